@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU time of running processes, to the nanosecond, without touching them. Linux only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Usage = Mapping[int, float]
+"""Process id -> seconds of CPU it has used, user and system, all its threads."""
+
+_PROC = Path("/proc")
+
+
+def read_usage(roots: Iterable[int]) -> Usage:
+    """What these processes and all that descend from them have used so far."""
+    usage = {}
+    for pid in tree(roots):
+        try:
+            usage[pid] = time.clock_gettime(_cpu_clock(pid))
+        except OSError:
+            # It ended between being listed and being read.
+            continue
+    return usage
+
+
+def spent(before: Usage, after: Usage) -> float:
+    """Seconds used between two readings. What a process that ended in between used after the first is not in it."""
+    return sum(used - before.get(pid, 0.0) for pid, used in after.items())
+
+
+def tree(roots: Iterable[int]) -> set[int]:
+    """The processes and their descendants, those of them that run."""
+    parents = _parents()
+    found = {pid for pid in roots if pid in parents}
+    reached = found
+    while reached := {pid for pid, parent in parents.items() if parent in reached} - found:
+        found |= reached
+    return found
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            # The name stands in brackets and may itself hold brackets and spaces (proc(5)).
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return parents
+
+
+def _cpu_clock(pid: int) -> int:
+    # What clock_getcpuclockid(3) returns on Linux: the complement of the pid, then "all of it" and "scheduler's clock".
+    # /proc/<pid>/stat has the same figure, but in ticks of 10 ms.
+    return ~pid << 3 | 2

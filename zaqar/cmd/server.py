@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-server``: the whole service with one command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from oslo_config import cfg
+
+from zaqar import conf as configuration
+from zaqar.cmd.preflight import survey_stores
+from zaqar.cmd.supervisor import Part, Supervisor, say
+from zaqar.errors import StartupError
+
+_SWEEP_SECONDS = 60
+_MOST_DEFAULT_WORKERS = 4
+_ANSWER_SECONDS = 30.0
+_BACKLOG = 2048
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, these are recognised, not chosen
+
+_DESCRIPTION = """\
+Run the message queue service: the HTTP API, and a sweeper that removes what has expired.
+
+Without arguments and without a configuration file it listens on 127.0.0.1:8888 and keeps
+messages in SQLite, in the state directory.
+"""
+_EPILOG = """\
+signals:
+  TERM, INT (Ctrl-C)   finish the running requests, then end; under 10 seconds
+  HUP                  read configuration and policy anew, without an interruption
+
+examples:
+  zaqar-server --state-dir ./data --bind 127.0.0.1:9999
+  zaqar-server --config-file /etc/zaqar/zaqar.conf --workers 8
+"""
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def reachable(self) -> Address:
+        """The same, or loopback where it stands for every address of the machine."""
+        return Address(_LOOPBACK.get(self.host, self.host), self.port)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parse(argv)
+    try:
+        _serve(options)
+    except StartupError as exc:
+        say(str(exc))
+        return 1
+    except KeyboardInterrupt:
+        # Ctrl-C before there was anything to end.
+        return 130
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="zaqar-server",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        metavar="FILE",
+        help="read this file; may be repeated, later ones win (default: /etc/zaqar/zaqar.conf where it exists)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="keep the database and the lock of this server here (default: $XDG_STATE_HOME/zaqar or "
+        "~/.local/state/zaqar)",
+    )
+    parser.add_argument(
+        "--bind", type=_parse_address, metavar="HOST:PORT", help="listen here (default: 127.0.0.1:8888)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_parse_workers,
+        metavar="N",
+        help="processes that serve requests (default: one a CPU, up to 4)",
+    )
+    parser.add_argument(
+        "--server",
+        choices=["gunicorn", "granian"],
+        default="gunicorn",
+        help="HTTP server; granian is faster and has to be installed: pip install 'zaqar[granian]' (default: gunicorn)",
+    )
+    parser.add_argument("--version", action="version", version=f"zaqar-server {version('zaqar')}")
+    return parser.parse_args(argv)
+
+
+def _parse_address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form HOST:PORT")
+    return Address(host, int(port))
+
+
+def _parse_workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    # The parts read the same configuration, from these variables.
+    if options.config_file:
+        files = [str(Path(name).absolute()) for name in options.config_file]
+        os.environ[configuration.CONFIG_FILE_VARIABLE] = os.pathsep.join(files)
+    if options.state_dir:
+        os.environ[configuration.STATE_DIR_VARIABLE] = str(Path(options.state_dir).expanduser().absolute())
+    conf = configuration.load()
+    with _lock(configuration.make_state_dir(conf)):
+        wsgi = conf["drivers:transport:wsgi"]
+        listener = _listen(options.bind or Address(str(wsgi.bind), wsgi.port))
+        address = Address(*listener.getsockname()[:2])
+        workers = _count_workers(conf, options.workers)
+        stored = survey_stores()
+        parts = [_api(options.server, workers, listener, address), _sweeper()]
+        supervisor = Supervisor(parts, env=os.environ)
+        banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
+        asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
+
+
+def _lock(state_dir: Path) -> IO[str]:
+    """The file of this server's process id, locked for as long as it is open, which ends with the process."""
+    path = state_dir / "zaqar-server.pid"
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        with file:
+            file.seek(0)
+            pid = file.read().strip()
+        raise StartupError(f"Another zaqar-server (process {pid}) is using the state directory {state_dir}.") from exc
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family = found[0][0]
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except socket.gaierror as exc:
+        raise StartupError(f"Cannot listen on {address}: {exc.strerror}.") from exc
+    except OSError as exc:
+        # create_server adds the address to the text of the error themselves.
+        raise StartupError(f"Cannot listen on {address}: {os.strerror(exc.errno or 0)}.") from exc
+
+
+def _count_workers(conf: cfg.ConfigOpts, wanted: int | None) -> int:
+    if _is_in_memory(conf):
+        if wanted not in (None, 1):
+            raise StartupError("--workers: a database in memory cannot be shared, so there can be only one worker.")
+        return 1
+    return wanted or min(len(os.sched_getaffinity(0)), _MOST_DEFAULT_WORKERS)
+
+
+def _is_in_memory(conf: cfg.ConfigOpts) -> bool:
+    stores = [store for store in ("message_store", "management_store") if conf.drivers[store] == "sqlalchemy"]
+    return any(configuration.sqlalchemy_uri(conf, store)[0] in ("sqlite://", "sqlite:///:memory:") for store in stores)
+
+
+def _api(server: str, workers: int, listener: socket.socket, address: Address) -> Part:
+    if server == "granian":
+        if importlib.util.find_spec("granian") is None:
+            raise StartupError("--server granian: it is not installed; 'pip install zaqar[granian]' does that.")
+        # granian opens the port itself; this socket was to find out whether it is free.
+        listener.close()
+        command = ["granian", "--interface=wsgi", f"--host={address.host}", f"--port={address.port}"]
+        command += [
+            f"--workers={workers}",
+            "--respawn-failed-workers",
+            "--workers-kill-timeout=8",
+            "--log-level=warning",
+        ]
+        return Part("API", _python(*command, "zaqar.wsgi:application"), reload=signal.SIGHUP)
+    command = ["gunicorn", "--config=python:zaqar.cmd.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
+    command += [f"--workers={workers}", "zaqar.wsgi:application"]
+    return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
+
+
+def _sweeper() -> Part:
+    return Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
+
+
+def _python(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments)
+
+
+def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[str, str]) -> str:
+    drivers = conf.drivers
+    place = f"the {drivers.message_store} store"
+    if drivers.message_store == "sqlalchemy":
+        uri, embedded = configuration.sqlalchemy_uri(conf, "message_store")
+        place = uri.removeprefix("sqlite:///") if embedded else f"{uri.partition('://')[0]}, as configured"
+    lines = [f"zaqar-server {version('zaqar')} listens on http://{address} ({how}).", f"Messages are kept in {place}."]
+    if stored["survives"]:
+        lines.append(f"An acknowledged message survives: {stored['survives']}.")
+    if not conf.auth_strategy and address.host not in ("127.0.0.1", "::1"):
+        lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
+    base = f"curl -s -H Client-ID:{uuid.uuid4()} -H X-Project-ID:demo -H Content-Type:application/json"
+    queue = f"http://{address.reachable}/v2/queues/greetings"
+    body = '{"messages": [{"body": "hello", "ttl": 300}]}'
+    lines += [
+        "",
+        "Post a message, claim it, and look at the queue:",
+        f"  {base} -d '{body}' {queue}/messages",
+        f"  {base} -X POST {queue}/claims",
+        f"  {base} '{queue}/messages?echo=true&include_claimed=true'",
+        "",
+        "Ctrl-C ends the server.",
+    ]
+    return "\n".join(lines)
+
+
+async def _announce(banner: str, address: Address) -> None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while not await _answers(address):
+                await asyncio.sleep(0.05)
+    except TimeoutError as exc:
+        raise StartupError(f"The API does not answer within {_ANSWER_SECONDS:g} s.") from exc
+    print(banner, flush=True)
+
+
+async def _answers(address: Address) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(f"GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+    except OSError:
+        return False
+    return answer.startswith(b"HTTP/1.1 ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

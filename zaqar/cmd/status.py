@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-status upgrade check``: whether this release can run with the configuration and the stores that are there."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from oslo_config import cfg
+
+from zaqar import app
+from zaqar import conf as configuration
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.limits import Limits
+from zaqar.policies import Authorizer
+
+_WIDTH = 76
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Result(enum.IntEnum):
+    """The exit statuses are those of the upgrade checks of other OpenStack services."""
+
+    SUCCESS = 0
+    WARNING = 1
+    FAILURE = 2
+
+
+class Finding(NamedTuple):
+    check: str
+    result: Result
+    details: str = ""
+
+
+def check_all(argv: Sequence[str]) -> list[Finding]:
+    """Each check in turn; without a configuration there is nothing more to check."""
+    try:
+        conf = configuration.load(argv)
+        Limits.from_conf(conf)
+    except StartupError as exc:
+        return [Finding("Configuration", Result.FAILURE, str(exc))]
+    return [Finding("Configuration", Result.SUCCESS), _check_policy(conf), _check_stores(conf), _check_access(conf)]
+
+
+def _check_policy(conf: cfg.ConfigOpts) -> Finding:
+    try:
+        Authorizer(conf)
+    except StartupError as exc:
+        return Finding("Policy", Result.FAILURE, str(exc))
+    return Finding("Policy", Result.SUCCESS)
+
+
+def _check_stores(conf: cfg.ConfigOpts) -> Finding:
+    """Drivers can be loaded, stores answer, schemas are those of this release."""
+    try:
+        parts = app.build(conf)
+    except (StartupError, StoreUnavailable) as exc:
+        return Finding("Stores", Result.FAILURE, str(exc))
+    try:
+        parts.health.ping()
+    except StoreUnavailable as exc:
+        return Finding("Stores", Result.FAILURE, str(exc))
+    finally:
+        parts.close()
+    return Finding("Stores", Result.SUCCESS)
+
+
+def _check_access(conf: cfg.ConfigOpts) -> Finding:
+    if not conf.auth_strategy and str(conf["drivers:transport:wsgi"].bind) not in _LOOPBACK:
+        details = "Callers are not authenticated ([DEFAULT] auth_strategy), and the server listens to other hosts."
+        return Finding("Access", Result.WARNING, details)
+    return Finding("Access", Result.SUCCESS)
+
+
+def render(findings: Iterable[Finding]) -> str:
+    """The findings as a table."""
+    rule = f"+{'-' * (_WIDTH - 2)}+"
+    lines = [rule, _row("Upgrade Check Results"), rule]
+    for finding in findings:
+        lines += [_row(f"Check: {finding.check}"), _row(f"Result: {finding.result.name.capitalize()}")]
+        lines += [_row(line) for line in textwrap.wrap(f"Details: {finding.details or 'None'}", _WIDTH - 4)]
+        lines.append(rule)
+    return "\n".join(lines)
+
+
+def _row(text: str) -> str:
+    return f"| {text:<{_WIDTH - 4}} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="zaqar-status",
+        description="Check whether this release can run with the configuration and the stores that are there.",
+        epilog="The exit status of 'upgrade check' is 0 when all is well, 1 with warnings, 2 with failures. "
+        "--config-file and --config-dir are understood as well.",
+    )
+    parser.add_argument("category", choices=["upgrade"])
+    parser.add_argument("action", choices=["check"])
+    _, rest = parser.parse_known_args(argv)
+    findings = check_all(rest)
+    print(render(findings))
+    return max(finding.result for finding in findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

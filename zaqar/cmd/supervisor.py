@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the parts of a server as child processes: starts them again when they die, and ends them together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zaqar.errors import StartupError
+
+DRAIN_SECONDS = 9.5
+"""How long the parts have to end after SIGTERM."""
+
+_QUICK_SECONDS = 10.0
+_MOST_QUICK_DEATHS = 5
+_FIRST_PAUSE = 0.25
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A child process. ``reload`` is the signal that makes it read its configuration anew, by ending or by itself."""
+
+    name: str
+    command: tuple[str, ...]
+    pass_fds: tuple[int, ...] = ()
+    reload: signal.Signals = signal.SIGTERM
+
+
+class Supervisor:
+    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str]) -> None:
+        self._parts = parts
+        self._env = dict(env)
+        self._processes: dict[Part, asyncio.subprocess.Process] = {}
+        self._reloading: set[Part] = set()
+        self._stop = asyncio.Event()
+
+    async def run(
+        self, started: Callable[[], Coroutine[Any, Any, None]], stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run until SIGTERM or SIGINT; ``started`` runs beside the parts, ``stopping`` is called before they end.
+
+        Raises StartupError where a part keeps dying, and what ``started`` raises.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        announcing = asyncio.create_task(started())
+        keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
+        pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
+        try:
+            done: set[asyncio.Task[Any]] = set()
+            while done <= {announcing}:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            self._stop.set()
+            announcing.cancel()
+            stopping()
+            await self._end(keepers)
+
+    def reload(self) -> None:
+        for part, process in self._processes.items():
+            self._reloading.add(part)
+            _send(process, part.reload)
+
+    async def _keep_running(self, part: Part) -> None:
+        loop = asyncio.get_running_loop()
+        quick_deaths = 0
+        while not self._stop.is_set():
+            began = loop.time()
+            process = self._processes[part] = await asyncio.create_subprocess_exec(
+                *part.command,
+                env=self._env,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=part.pass_fds,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which then ends the parts in order
+                preexec_fn=_end_with_parent,
+            )
+            status = await process.wait()
+            del self._processes[part]
+            if self._stop.is_set():
+                return
+            if part in self._reloading:
+                self._reloading.discard(part)
+                continue
+            quick_deaths = quick_deaths + 1 if loop.time() - began < _QUICK_SECONDS else 0
+            if quick_deaths == _MOST_QUICK_DEATHS:
+                raise StartupError(f"The {part.name} keeps ending, at last with {_describe(status)}; giving up.")
+            pause = _FIRST_PAUSE * 2**quick_deaths
+            say(f"The {part.name} has ended with {_describe(status)}; it is started again in {pause:g} s.")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
+        for process in self._processes.values():
+            _send(process, signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=DRAIN_SECONDS)
+        for part, process in self._processes.items():
+            say(f"The {part.name} did not end within {DRAIN_SECONDS:g} s; it is killed.")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if late:
+            await asyncio.wait(late)
+
+
+def say(sentence: str) -> None:
+    """A line for the operator, beside what the parts themselves log."""
+    print(f"zaqar-server: {sentence}", file=sys.stderr, flush=True)
+
+
+def _describe(status: int) -> str:
+    return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # It may have ended at this moment.
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _end_with_parent() -> None:
+    # Where the supervisor is killed, parts that nobody looks after would keep the port and the database.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

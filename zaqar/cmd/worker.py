@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gunicorn worker that ``zaqar-server`` uses: gevent's, with an end to everything a client can draw out.
+
+gunicorn itself bounds the wait for a request and its headers, by the setting ``keepalive``. The rest is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import time
+from typing import Any
+
+import gevent
+from gunicorn import util
+from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
+
+_log = logging.getLogger(__name__)
+
+BODY_SECONDS = 30.0
+"""How long a body may take in all."""
+
+SEND_SECONDS = 30.0
+"""How long a client may take to read an answer."""
+
+
+_REFUSALS = {
+    errors.ExpectationFailed: "417 Expectation Failed",
+    errors.LimitRequestHeaders: "431 Request Header Fields Too Large",
+    errors.LimitRequestLine: "414 URI Too Long",
+}
+
+_FAULTS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
+"""Those of the application, which are in the same tree."""
+
+
+class BoundedReader:
+    """What gunicorn reads a body from; raises TimeoutError once the time is over, however the bytes trickle in.
+
+    gunicorn then marks the body as failed and closes the connection after the answer.
+    """
+
+    def __init__(self, reader: Any, seconds: float) -> None:
+        self._reader = reader
+        self._deadline = time.monotonic() + seconds
+
+    def read(self, size: int) -> bytes:
+        left = max(0.0, self._deadline - time.monotonic())
+        with gevent.Timeout(left, TimeoutError("the body did not arrive in time")):
+            data: bytes = self._reader.read(size)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+
+class BoundedWorker(GeventWorker):  # type: ignore[misc]
+    """Lets go of clients that send or read too slowly, and at its end of those that ask for nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: set[Any] = set()
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        self._waiting.add(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._waiting.discard(client)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        body = req.body
+        if getattr(body.reader, "length", None) != 0:
+            body.reader = BoundedReader(body.reader, BODY_SECONDS)
+        self._waiting.discard(sock)
+        sock.settimeout(SEND_SECONDS)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError as exc:
+            # StopIteration is how gunicorn is told to close a connection; the error would be logged with a traceback.
+            raise StopIteration from exc
+        finally:
+            self._wait_for_next(sock)
+
+    def notify(self) -> None:
+        super().notify()
+        if not self.alive:
+            for client in list(self._waiting):
+                _stop_reading(client)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what is not HTTP as the service itself answers bad input: as JSON, and never with a 5xx."""
+        if not isinstance(exc, errors.ParseException) or isinstance(exc, _FAULTS):
+            super().handle_error(req, client, addr, exc)
+            return
+        _log.info("refused what is not a request: %s", exc)
+        # The peer may be gone, or may not read.
+        with contextlib.suppress(OSError):
+            util.write_nonblock(client, _refuse(_REFUSALS.get(type(exc), "400 Bad Request"), str(exc)))
+
+    def _wait_for_next(self, sock: Any) -> None:
+        self._waiting.add(sock)
+        if self.alive:
+            sock.settimeout(None)
+        else:
+            _stop_reading(sock)
+
+
+def _refuse(status: str, description: str) -> bytes:
+    body = json.dumps({"title": status.partition(" ")[2].capitalize(), "description": description}).encode()
+    headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return f"HTTP/1.1 {status}\r\n{headers}\r\n".encode() + body
+
+
+def _stop_reading(client: Any) -> None:
+    """Make a waiting connection end, after a request that has arrived already."""
+    # A client may go away at any time.
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RD)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``[drivers]``"""
+
+from oslo_config import cfg
+
+GROUP = "drivers"
+
+OPTS = [
+    cfg.StrOpt("transport", default="wsgi", choices=["wsgi", "websocket"], help="Which transport this server speaks."),
+    cfg.StrOpt(
+        "message_store",
+        default="sqlalchemy",
+        help="Name of the driver that keeps messages and claims, an entry point of 'zaqar.data.storage'.",
+    ),
+    cfg.StrOpt(
+        "management_store",
+        default="sqlalchemy",
+        help="Name of the driver that keeps queues, an entry point of 'zaqar.control.storage'.",
+    ),
+]

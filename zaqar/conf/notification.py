@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``[notification]``"""
+
+import ipaddress
+from typing import Any
+
+from oslo_config import cfg, types
+
+GROUP = "notification"
+
+# Fields of the bodies, as existing templates use them: {0} queue, {1} project, {2} link.
+_SUBSCRIBED = {
+    "topic": "Zaqar Notification - Subscription Confirmation",
+    "body": "You have chosen to subscribe to the queue {0} of the project {1}. Please confirm this by visiting "
+    "{2} now. If you did not ask for it, do nothing: unconfirmed subscriptions get no messages.",
+    "sender": "Zaqar Notifications <no-reply@openstack.org>",
+}
+_UNSUBSCRIBED = {
+    "topic": "Zaqar Notification - Unsubscribe Confirmation",
+    "body": "You have unsubscribed from the queue {0} of the project {1}. To take this back and subscribe again, "
+    "please visit {2} now.",
+    "sender": "Zaqar Notifications <no-reply@openstack.org>",
+}
+
+
+class Network(types.ConfigType):
+    """An IP network such as 10.0.0.0/8; a single address is a network of one."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="network value")
+
+    def __call__(self, value: Any) -> str:
+        return str(ipaddress.ip_network(str(value)))
+
+    def __repr__(self) -> str:
+        return "Network"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network)
+
+    __hash__ = object.__hash__
+
+    def _formatter(self, value: str) -> str:
+        return value
+
+
+OPTS = [
+    cfg.StrOpt(
+        "smtp_mode",
+        default="third_part",
+        choices=["third_part", "self_local"],
+        help="How mail is sent: by smtp_command (third_part) or by the server at smtp_host (self_local).",
+    ),
+    cfg.HostAddressOpt("smtp_host", help="Name or address of the SMTP server."),
+    cfg.PortOpt("smtp_port", help="Port of the SMTP server."),
+    cfg.StrOpt("smtp_user_name", help="Name to log in to the SMTP server with."),
+    cfg.StrOpt("smtp_user_password", secret=True, help="Password to log in to the SMTP server with."),
+    cfg.StrOpt("smtp_command", default="/usr/sbin/sendmail -t -oi", help="Command that takes a mail on its input."),
+    cfg.IntOpt("max_notifier_workers", default=10, min=1, help="Most notifications that one notifier sends at a time."),
+    cfg.BoolOpt("require_confirmation", default=False, help="Whether subscribers have to confirm a subscription."),
+    cfg.StrOpt("external_confirmation_url", help="Page that the link of a confirmation mail leads to."),
+    cfg.DictOpt(
+        "subscription_confirmation_email_template",
+        default=_SUBSCRIBED,
+        help="Topic, body and sender of the mail that asks to confirm; {0} is the queue, {1} the project, {2} a link.",
+    ),
+    cfg.DictOpt(
+        "unsubscribe_confirmation_email_template",
+        default=_UNSUBSCRIBED,
+        help="Topic, body and sender of the mail after unsubscribing; {0} is the queue, {1} the project, {2} a link.",
+    ),
+    cfg.ListOpt(
+        "webhook_allowed_networks",
+        item_type=Network(),
+        default=[],
+        help="Networks that webhooks may reach though they are private, loopback or link-local.",
+    ),
+]

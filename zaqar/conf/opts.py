@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of our own, by group."""
+
+from oslo_config import cfg
+
+from zaqar.conf import (
+    cors,
+    default,
+    drivers,
+    drivers_management_store_mongodb,
+    drivers_management_store_redis,
+    drivers_management_store_sqlalchemy,
+    drivers_message_store_mongodb,
+    drivers_message_store_redis,
+    drivers_message_store_sqlalchemy,
+    drivers_transport_websocket,
+    drivers_transport_wsgi,
+    notification,
+    pooling_catalog,
+    profiler,
+    signed_url,
+    storage,
+    transport,
+)
+
+_GROUPS = (
+    cors,
+    default,
+    drivers,
+    drivers_management_store_mongodb,
+    drivers_management_store_redis,
+    drivers_management_store_sqlalchemy,
+    drivers_message_store_mongodb,
+    drivers_message_store_redis,
+    drivers_message_store_sqlalchemy,
+    drivers_transport_websocket,
+    drivers_transport_wsgi,
+    notification,
+    pooling_catalog,
+    profiler,
+    signed_url,
+    storage,
+    transport,
+)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """(group, options), as oslo-config-generator asks for them."""
+    return [(module.GROUP, list(module.OPTS)) for module in _GROUPS]

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both stores on SQL databases are told."""
+
+from oslo_config import cfg
+
+
+def synchronous_opt() -> cfg.Opt:
+    return cfg.StrOpt(
+        "synchronous",
+        default="FULL",
+        choices=["NORMAL", "FULL", "EXTRA"],
+        help="What an acknowledged write on SQLite survives: NORMAL a process crash, FULL and EXTRA a power cut.",
+    )

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns of the service: frozen, without I/O, shared by all layers.
+
+Times are float seconds since the epoch; durations are whole seconds; bodies are the JSON bytes the client sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+QUEUE = "queue"
+TOPIC = "topic"
+
+UID_LENGTH = 24
+"""Length of a queue's ``uid``: 96 random bits in lower-case hexadecimal digits."""
+
+_MESSAGE_ID = re.compile(r"[0-9a-f]{36}")
+
+
+class Address(NamedTuple):
+    """What a client calls a queue: its name within a project and a kind."""
+
+    project: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue or topic as the management store has it.
+
+    ``uid`` is new for each creation; ``generation`` grows with each change of metadata, placement or ``notify``.
+    ``metadata`` holds only what was stored, without the defaults of the reserved keys. ``pool`` names the pool that
+    holds the messages, None for the one message store of a service without pools. ``notify`` says that there are
+    subscribers.
+    """
+
+    uid: str
+    project: str
+    name: str
+    kind: str = QUEUE
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    pool: str | None = None
+    generation: int = 1
+    notify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """What the reserved metadata of a queue come to, defaults filled in (API facts, section 3)."""
+
+    max_messages_post_size: int
+    default_message_ttl: int
+    default_message_delay: int
+    dead_letter_queue: str | None
+    dead_letter_queue_messages_ttl: int | None
+    max_claim_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message on its way in. ``ttl`` counts from the post, also for a message with a ``delay``."""
+
+    body: bytes
+    ttl: int
+    delay: int = 0
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a dead letter came from: the queue's name, the id it had there and how often it had been claimed."""
+
+    queue: str
+    message_id: str
+    claim_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message. ``sequence`` is its place in the total order of the queue, from 1.
+
+    ``claim_id`` is that of the live claim and None where there is none. ``expires`` is the end of its life, which a
+    claim may have moved past ``created`` plus the TTL of the post.
+    """
+
+    queue_uid: str
+    sequence: int
+    body: bytes
+    created: float
+    expires: float
+    client_id: str
+    claim_id: str | None = None
+    claim_count: int = 0
+    checksum: str | None = None
+    origin: Origin | None = None
+
+    @property
+    def id(self) -> str:
+        return message_id(self.queue_uid, self.sequence)
+
+    @property
+    def ttl(self) -> int:
+        return round(self.expires - self.created)
+
+    def age(self, now: float) -> int:
+        """Whole seconds since it was posted, never negative though clocks of two hosts may differ."""
+        return max(0, int(now - self.created))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease on messages. ``started`` is when it was made or last renewed; it is over at ``started + ttl``."""
+
+    id: str
+    ttl: int
+    grace: int
+    started: float
+
+    @property
+    def expires(self) -> float:
+        return self.started + self.ttl
+
+    def age(self, now: float) -> int:
+        return max(0, int(now - self.started))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Where a claim moves messages that were claimed ``max_claim_count`` times, and the TTL they get there.
+
+    ``ttl`` None leaves a message its own end of life.
+    """
+
+    queue: Queue
+    max_claim_count: int
+    ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts at one moment. Delayed messages are in none of them. ``oldest`` and ``newest`` are by sequence."""
+
+    free: int = 0
+    claimed: int = 0
+    oldest: Message | None = None
+    newest: Message | None = None
+
+    @property
+    def total(self) -> int:
+        return self.free + self.claimed
+
+
+def message_id(queue_uid: str, sequence: int) -> str:
+    """The id clients see: the uid of the queue, then the sequence number as 12 hexadecimal digits."""
+    return f"{queue_uid}{sequence:012x}"
+
+
+def is_message_id(text: str) -> bool:
+    """Whether the text has the form of a message id, of any queue."""
+    return _MESSAGE_ID.fullmatch(text) is not None
+
+
+def sequence_of(queue_uid: str, text: str) -> int | None:
+    """The sequence number in a message id, or None where the id is malformed or of another or an earlier queue."""
+    if is_message_id(text) and text.startswith(queue_uid):
+        return int(text[UID_LENGTH:], 16)
+    return None

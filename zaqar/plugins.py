@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads what an entry point names. A plug-in that is missing or broken stops the start."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from stevedore.driver import DriverManager
+from stevedore.exception import MultipleMatches
+
+from zaqar.errors import StartupError
+
+_SUBJECTS = {
+    "zaqar.control.storage": ("[drivers] management_store", "driver"),
+    "zaqar.data.storage": ("[drivers] message_store", "driver"),
+    "zaqar.storage.stages": ("[storage] message_pipeline", "stage"),
+    "zaqar.transport": ("[drivers] transport", "transport"),
+}
+
+
+def load(namespace: str, name: str) -> Any:
+    """The object behind the entry point, not called; StartupError where it is missing, ambiguous or broken."""
+    option, noun = _SUBJECTS.get(namespace, (namespace, "plug-in"))
+    names = installed(namespace)
+    if name not in names:
+        raise StartupError(f"{option}: there is no {noun} '{name}'; installed: {', '.join(names) or 'none'}.")
+    try:
+        manager: DriverManager[Any] = DriverManager(
+            namespace, name, on_load_failure_callback=_refuse, on_missing_entrypoints_callback=None
+        )
+    except MultipleMatches as exc:
+        raise StartupError(f"{option}: several installed packages have a {noun} '{name}'.") from exc
+    except _BrokenPlugin as exc:
+        raise StartupError(f"{option}: the {noun} '{name}' cannot be loaded: {exc}.") from exc.__cause__
+    return manager.extensions[0].plugin
+
+
+def installed(namespace: str) -> list[str]:
+    """The names of the entry points of a group, sorted."""
+    return sorted({entry_point.name for entry_point in entry_points(group=namespace)})
+
+
+class _BrokenPlugin(Exception):
+    """The import of an entry point failed; raised from the cause."""
+
+
+def _refuse(manager: object, entry_point: EntryPoint, error: BaseException) -> None:
+    raise _BrokenPlugin(f"{entry_point.value}: {type(error).__name__}: {error}") from error

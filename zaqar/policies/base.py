@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that others are built from."""
+
+from oslo_policy import policy
+
+ADMIN = "role:admin"
+ANYBODY = ""
+
+RULES = [
+    policy.RuleDefault("context_is_admin", ADMIN, "Who is an administrator of the service."),
+    policy.RuleDefault(
+        "admin_or_owner", "is_admin:True or project_id:%(project_id)s", "Administrators, and the project of the target."
+    ),
+]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may use subscriptions."""
+
+from oslo_policy import policy
+
+from zaqar.policies.base import ANYBODY
+
+RULES: list[policy.RuleDefault] = [
+    policy.DocumentedRuleDefault(
+        "subscription:get_all",
+        ANYBODY,
+        "List the subscriptions of a queue or topic.",
+        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:create",
+        ANYBODY,
+        "Subscribe to a queue or topic.",
+        [{"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:get",
+        ANYBODY,
+        "Show a subscription.",
+        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:delete",
+        ANYBODY,
+        "Delete a subscription.",
+        [{"method": "DELETE", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:update",
+        ANYBODY,
+        "Change a subscription.",
+        [{"method": "PATCH", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:confirm",
+        ANYBODY,
+        "Confirm a subscription or take the confirmation back.",
+        [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
+    ),
+]

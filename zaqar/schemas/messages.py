@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of messages: a post, lists of ids, and the schemas of both directions."""
+
+import hashlib
+import json
+
+import msgspec
+
+from zaqar.errors import InvalidInput
+from zaqar.limits import MIN_MESSAGE_TTL, Limits
+from zaqar.model import Draft, QueueRules
+from zaqar.schemas import strict_json
+from zaqar.schemas.fields import JsonSchema, check_range
+
+
+class WireDraft(msgspec.Struct):
+    """One message of a post. ``body`` is the slice of the request that held it, byte for byte."""
+
+    body: msgspec.Raw
+    ttl: int | msgspec.UnsetType = msgspec.UNSET
+    delay: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class WirePost(msgspec.Struct):
+    messages: list[WireDraft]
+
+
+_post_decoder = msgspec.json.Decoder(WirePost)
+
+
+def parse_post(raw: bytes) -> list[WireDraft]:
+    """The messages of a post, their types checked; InvalidInput naming the field otherwise.
+
+    Two passes: the strict decoder refuses what is not clean JSON anywhere in the document, then msgspec checks the
+    types and hands out each body as a slice. See docs/decisions for what that costs.
+    """
+    strict_json.decode(raw)
+    try:
+        drafts = _post_decoder.decode(raw).messages
+    except msgspec.ValidationError as exc:
+        raise _named(exc) from exc
+    if not drafts:
+        raise InvalidInput("messages", "must not be empty")
+    return drafts
+
+
+def _named(exc: msgspec.ValidationError) -> InvalidInput:
+    # msgspec ends its text with the place: "Expected `int`, got `str` - at `$.messages[0].ttl`".
+    reason, _, place = str(exc).partition(" - at `$")
+    return InvalidInput(place.strip("`.") or "body", reason.replace("`", ""))
+
+
+def make_drafts(posted: list[WireDraft], *, size: int, rules: QueueRules, limits: Limits) -> list[Draft]:
+    """Apply the rules of the queue: the size of the whole post in bytes, then TTL and delay of each message."""
+    if size > rules.max_messages_post_size:
+        raise InvalidInput("messages", f"the post has {size} bytes, more than {rules.max_messages_post_size}")
+    drafts = []
+    for index, wire in enumerate(posted):
+        ttl = rules.default_message_ttl if wire.ttl is msgspec.UNSET else wire.ttl
+        delay = rules.default_message_delay if wire.delay is msgspec.UNSET else wire.delay
+        # PERF: bounds are compared here, so that a function is called, and a field named, for a bad one only.
+        if not MIN_MESSAGE_TTL <= ttl <= limits.max_message_ttl:
+            check_range(ttl, MIN_MESSAGE_TTL, limits.max_message_ttl, field=f"messages[{index}].ttl", unit=" seconds")
+        if not 0 <= delay <= limits.max_message_delay:
+            check_range(delay, 0, limits.max_message_delay, field=f"messages[{index}].delay", unit=" seconds")
+        body = bytes(wire.body)
+        drafts.append(Draft(body, ttl, delay, make_checksum(body) if limits.enable_checksum else None))
+    return drafts
+
+
+def make_checksum(body: bytes) -> str:
+    """MD5 of the body in the spelling of Python's ``json.dumps``, as consumers of ``enable_checksum`` compute it."""
+    text = json.dumps(json.loads(body))
+    return "MD5:" + hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def parse_ids(text: str, *, most: int, field: str = "ids") -> list[str]:
+    """A comma-separated list of ids, at most ``most``. Whether they exist is for the store to say."""
+    ids = [part for part in text.split(",") if part]
+    if not ids:
+        raise InvalidInput(field, "must hold at least one id")
+    if len(ids) > most:
+        raise InvalidInput(field, f"must hold at most {most} ids, not {len(ids)}")
+    return ids
+
+
+def post_schema(limits: Limits) -> JsonSchema:
+    ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
+    delay = {"type": "integer", "minimum": 0, "maximum": limits.max_message_delay}
+    message = {
+        "type": "object",
+        "required": ["body"],
+        "properties": {
+            "body": {"description": "Any JSON value, kept byte for byte."},
+            "ttl": {**ttl, "description": "Seconds to live, from the post; default from the queue."},
+            "delay": {**delay, "description": "Seconds to stay invisible; default from the queue."},
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["messages"],
+        "properties": {"messages": {"type": "array", "minItems": 1, "items": message}},
+    }
+
+
+MESSAGE: JsonSchema = {
+    "type": "object",
+    "required": ["id", "href", "ttl", "age", "body"],
+    "properties": {
+        "id": {"type": "string"},
+        "href": {"type": "string", "format": "uri-reference"},
+        "ttl": {"type": "integer"},
+        "age": {"type": "integer", "minimum": 0},
+        "body": {"description": "The JSON value that was posted."},
+        "checksum": {"type": "string", "description": "Only with `enable_checksum`."},
+        "origin": {"$ref": "#/components/schemas/Origin"},
+    },
+}
+POPPED: JsonSchema = {
+    "type": "object",
+    "required": ["id", "ttl", "age", "body", "claim_id", "claim_count"],
+    "properties": {
+        "id": {"type": "string"},
+        "ttl": {"type": "integer"},
+        "age": {"type": "integer", "minimum": 0},
+        "body": {"description": "The JSON value that was posted."},
+        "claim_id": {"type": "null"},
+        "claim_count": {"type": "integer", "minimum": 0},
+    },
+}
+ORIGIN: JsonSchema = {
+    "type": "object",
+    "description": "Where a dead letter came from; only with `include_origin=true`.",
+    "required": ["queue", "message_id", "claim_count"],
+    "properties": {
+        "queue": {"type": "string"},
+        "message_id": {"type": "string"},
+        "claim_count": {"type": "integer", "minimum": 1},
+    },
+}
+POSTED: JsonSchema = {
+    "type": "object",
+    "required": ["resources"],
+    "properties": {"resources": {"type": "array", "items": {"type": "string", "format": "uri-reference"}}},
+}

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of queues: metadata, JSON patches of them, purge requests and listing filters."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import re2
+
+from zaqar.errors import Conflict, InvalidInput
+from zaqar.limits import MIN_MESSAGE_TTL, Limits
+from zaqar.model import Queue, QueueRules
+from zaqar.schemas import retry_policy, strict_json
+from zaqar.schemas.fields import NAME_PATTERN, JsonSchema, Validator, check_name
+
+Metadata = Mapping[str, Any]
+
+JSON_PATCH = "application/openstack-messaging-v2.0-json-patch"
+RESOURCE_TYPES = ("messages", "subscriptions")
+
+_MOST_BYTES_OF_A_FILTER = 256 * 1024
+
+_ESCAPE = re.compile(r"~[01]")
+_UNESCAPED = {"~0": "~", "~1": "/"}
+
+
+def metadata_schema(limits: Limits) -> JsonSchema:
+    """Metadata of a queue: any members, and the reserved ones within their bounds (API facts, section 3)."""
+    ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
+    size = {"type": "integer", "minimum": 1, "maximum": limits.max_messages_post_size}
+    return {
+        "type": "object",
+        "properties": {
+            "_max_messages_post_size": size,
+            "_default_message_ttl": ttl,
+            "_default_message_delay": {"type": "integer", "minimum": 0, "maximum": limits.max_message_delay},
+            "_dead_letter_queue": {"type": ["string", "null"], "pattern": NAME_PATTERN},
+            "_dead_letter_queue_messages_ttl": {**ttl, "type": ["integer", "null"]},
+            "_max_claim_count": {"type": ["integer", "null"], "minimum": 1},
+            "_enable_encrypt_messages": {"type": "boolean"},
+            "_flavor": {"type": ["string", "null"]},
+            "_retry_policy": retry_policy.SCHEMA,
+        },
+    }
+
+
+def shown_defaults(limits: Limits) -> dict[str, Any]:
+    """What a queue shows for the reserved keys that it does not set."""
+    return {
+        "_max_messages_post_size": limits.max_messages_post_size,
+        "_default_message_ttl": limits.default_message_ttl,
+        "_default_message_delay": limits.default_message_delay,
+        "_dead_letter_queue": None,
+        "_dead_letter_queue_messages_ttl": None,
+        "_max_claim_count": None,
+        "_enable_encrypt_messages": False,
+    }
+
+
+def rules_of(metadata: Metadata, limits: Limits) -> QueueRules:
+    """The rules that the reserved metadata of a queue set.
+
+    The operator may have lowered a limit since the metadata were stored; then the limit counts.
+    """
+    dead_letter_ttl = metadata.get("_dead_letter_queue_messages_ttl")
+    return QueueRules(
+        min(metadata.get("_max_messages_post_size", limits.max_messages_post_size), limits.max_messages_post_size),
+        min(metadata.get("_default_message_ttl", limits.default_message_ttl), limits.max_message_ttl),
+        min(metadata.get("_default_message_delay", limits.default_message_delay), limits.max_message_delay),
+        metadata.get("_dead_letter_queue"),
+        None if dead_letter_ttl is None else min(dead_letter_ttl, limits.max_message_ttl),
+        metadata.get("_max_claim_count"),
+    )
+
+
+class QueueSchemas:
+    """The validators of queue requests under one set of limits, compiled once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._metadata = Validator(metadata_schema(limits))
+        self._patch = Validator(PATCH)
+        self._purge = Validator(PURGE)
+
+    def parse_metadata(self, raw: bytes) -> dict[str, Any]:
+        """The metadata object of a PUT; without a body, an empty one."""
+        metadata: dict[str, Any] = strict_json.decode(raw, field="metadata") if raw else {}
+        return metadata
+
+    def check_metadata(self, metadata: Any, *, name: str) -> None:
+        """InvalidInput unless a queue of this name may have these metadata."""
+        self._metadata.check(metadata, root="metadata")
+        retry_policy.check(metadata.get("_retry_policy"), field="_retry_policy")
+        dead_letter_queue = metadata.get("_dead_letter_queue")
+        if dead_letter_queue is not None:
+            # The pattern of the schema lets a newline at the end through, as Python reads it.
+            check_name(dead_letter_queue, field="_dead_letter_queue")
+        if dead_letter_queue == name:
+            raise InvalidInput("_dead_letter_queue", "a queue cannot be its own dead letter queue")
+        if metadata.get("_enable_encrypt_messages"):
+            raise InvalidInput("_enable_encrypt_messages", "encryption at rest is not available in this release")
+        if metadata.get("_flavor") is not None:
+            raise InvalidInput("_flavor", f"there is no flavor '{metadata['_flavor']}'")
+        size = len(strict_json.encode(metadata))
+        if size > self._limits.max_queue_metadata:
+            raise InvalidInput("metadata", f"has {size} bytes, more than {self._limits.max_queue_metadata}")
+
+    def parse_patch(self, raw: bytes) -> list[dict[str, Any]]:
+        """The operations of a JSON patch, their form checked."""
+        operations: list[dict[str, Any]] = strict_json.decode(raw)
+        self._patch.check(operations)
+        for index, operation in enumerate(operations):
+            if operation["op"] != "remove" and "value" not in operation:
+                raise InvalidInput(f"[{index}]", "lacks the field 'value'")
+            _key_of(operation["path"], field=f"[{index}].path")
+        return operations
+
+    def apply_patch(self, operations: list[dict[str, Any]], metadata: Metadata) -> dict[str, Any]:
+        """New metadata; Conflict where a missing key is replaced or removed. Reserved keys are never missing."""
+        patched = dict(metadata)
+        reserved = shown_defaults(self._limits)
+        for index, operation in enumerate(operations):
+            key = _key_of(operation["path"], field=f"[{index}].path")
+            if operation["op"] != "add" and key not in patched and key not in reserved:
+                raise Conflict(f"[{index}].path: there is no key {key!a} to {operation['op']}")
+            if operation["op"] == "remove":
+                patched.pop(key, None)
+            else:
+                patched[key] = operation["value"]
+        return patched
+
+    def parse_purge(self, raw: bytes) -> list[str]:
+        """The resource types to purge; all of them without a body."""
+        if not raw:
+            return list(RESOURCE_TYPES)
+        document = strict_json.decode(raw)
+        self._purge.check(document)
+        types: list[str] = document["resource_types"]
+        return types
+
+
+def _key_of(path: str, *, field: str) -> str:
+    """The metadata key that a JSON pointer names: ``/metadata/<key>`` with ``~0`` and ``~1`` (RFC 6901)."""
+    root, _, token = path.removeprefix("/").partition("/")
+    if not path.startswith("/") or root != "metadata" or not token or "/" in token:
+        raise InvalidInput(field, "must be '/metadata/<key>'")
+    if "~" in _ESCAPE.sub("", token):
+        raise InvalidInput(field, "'~' must be written '~0' and '/' as '~1'")
+    return _ESCAPE.sub(lambda match: _UNESCAPED[match.group()], token)
+
+
+def make_filter(name: str | None, values: Mapping[str, str]) -> Callable[[Queue], bool] | None:
+    """Which queues a listing keeps: a regular expression found in the name, and metadata values; None for all.
+
+    RE2 matches in linear time, so that no expression can hold a worker.
+    """
+    if not name and not values:
+        return None
+    search = _compile(name).search if name else None
+
+    def keep(queue: Queue) -> bool:
+        if search is not None and search(queue.name) is None:
+            return False
+        return all(_spells(text, queue.metadata.get(key)) for key, text in values.items())
+
+    return keep
+
+
+def _compile(pattern: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    # Names have at most 64 ASCII characters. The memory of an expression also bounds the time it takes with each name;
+    # the module keeps 128 of them.
+    options.max_mem = _MOST_BYTES_OF_A_FILTER
+    options.never_capture = True
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as exc:
+        raise InvalidInput("name", "is not a regular expression that RE2 accepts") from exc
+
+
+def _spells(text: str, value: Any) -> bool:
+    """Whether a query parameter spells a metadata value; numbers are compared as such."""
+    if isinstance(value, bool):
+        return text.lower() == str(value).lower()
+    if isinstance(value, int | float):
+        try:
+            return float(text) == value if isinstance(value, float) else int(text) == value
+        except ValueError:
+            return False
+    return isinstance(value, str) and text == value
+
+
+PATCH: JsonSchema = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["op", "path"],
+        "properties": {
+            "op": {"enum": ["add", "remove", "replace"]},
+            "path": {"type": "string", "description": "`/metadata/<key>`, a JSON pointer."},
+            "value": {},
+        },
+    },
+}
+PURGE: JsonSchema = {
+    "type": "object",
+    "required": ["resource_types"],
+    "additionalProperties": False,
+    "properties": {"resource_types": {"type": "array", "items": {"enum": list(RESOURCE_TYPES)}}},
+}
+QUEUE_LISTED: JsonSchema = {
+    "type": "object",
+    "required": ["name", "href"],
+    "properties": {
+        "name": {"type": "string"},
+        "href": {"type": "string", "format": "uri-reference"},
+        "metadata": {"type": "object", "description": "Only with `detailed=true`."},
+    },
+}
+MOMENT: JsonSchema = {
+    "type": "object",
+    "required": ["href", "age", "created"],
+    "properties": {
+        "href": {"type": "string", "format": "uri-reference"},
+        "age": {"type": "integer", "minimum": 0},
+        "created": {"type": "string", "format": "date-time"},
+    },
+}
+STATS: JsonSchema = {
+    "type": "object",
+    "required": ["messages"],
+    "properties": {
+        "messages": {
+            "type": "object",
+            "required": ["claimed", "free", "total"],
+            "properties": {
+                "claimed": {"type": "integer", "minimum": 0},
+                "free": {"type": "integer", "minimum": 0},
+                "total": {"type": "integer", "minimum": 0},
+                "oldest": MOMENT,
+                "newest": MOMENT,
+            },
+        }
+    },
+}

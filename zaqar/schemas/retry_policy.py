@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of a webhook retry policy (API facts, section 4)."""
+
+from typing import Any
+
+from zaqar.errors import InvalidInput
+from zaqar.schemas.fields import JsonSchema
+
+BACKOFF_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
+DEFAULT_MINIMUM_DELAY = 5
+DEFAULT_MAXIMUM_DELAY = 30
+LEAST_SPAN = 10
+"""Seconds by which the maximum delay exceeds the minimum delay at least."""
+
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 1000}
+_SECONDS = {"type": "integer", "minimum": 1, "maximum": 43_200}
+
+SCHEMA: JsonSchema = {
+    "type": "object",
+    "properties": {
+        "retries_with_no_delay": _COUNT,
+        "minimum_delay_retries": _COUNT,
+        "minimum_delay": _SECONDS,
+        "maximum_delay": _SECONDS,
+        "maximum_delay_retries": _COUNT,
+        "retry_backoff_function": {"enum": list(BACKOFF_FUNCTIONS)},
+        "ignore_subscription_override": {"type": "boolean"},
+    },
+}
+
+
+def check(policy: dict[str, Any] | None, *, field: str) -> None:
+    """InvalidInput where the delays of a policy of the right form lie too close together."""
+    if policy is None:
+        return
+    low = policy.get("minimum_delay", DEFAULT_MINIMUM_DELAY)
+    high = policy.get("maximum_delay", DEFAULT_MAXIMUM_DELAY)
+    if high - low < LEAST_SPAN:
+        raise InvalidInput(f"{field}.maximum_delay", f"must exceed minimum_delay by at least {LEAST_SPAN} seconds")

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queues: creation, metadata, listing, deletion, and the cache that lets an operation find its queue for free.
+
+A cached queue needs no expiry: every operation of a message store checks it against the fence of the queue, and
+:meth:`Queues.serve` reads the row again when the fence says that the copy is stale.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+from zaqar.clock import Clock
+from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
+from zaqar.limits import Limits
+from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
+from zaqar.schemas.queues import Metadata, QueueSchemas, rules_of, shown_defaults
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.placement import Placement
+
+T = TypeVar("T")
+
+CACHE_SIZE = 100_000
+"""Queues a process remembers; at about 1 KiB each. The one cached longest goes first."""
+
+TRIES = 16
+"""How often an operation is tried while others keep changing or deleting its queue."""
+
+_SCAN = 200
+"""Rows read at a time while a listing is filtered."""
+
+
+class Known(NamedTuple):
+    """A queue, the rules its metadata set, and the store that serves it."""
+
+    queue: Queue
+    rules: QueueRules
+    store: MessageStore
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """A page of a listing; ``count`` of all that match only where it was asked for."""
+
+    queues: list[Queue]
+    count: int | None
+
+
+class Queues:
+    def __init__(self, *, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> None:
+        self._management = management
+        self._placement = placement
+        self._limits = limits
+        self._clock = clock
+        self._cache: dict[Address, Known] = {}
+        # Held by whoever changes the cache, as finding the oldest entry takes two steps; reading needs no lock.
+        self._cache_lock = threading.Lock()
+        self.schemas = QueueSchemas(limits)
+
+    # -- finding the queue of an operation ---------------------------------------------------------------------------
+
+    def serve(self, address: Address, action: Callable[[Known], T], *, create: bool = False) -> T | None:
+        """What ``action`` returns for the queue, or None where there is no such queue and ``create`` is false.
+
+        The action may run several times, each time with a newer queue: when the store finds the queue stale, and when
+        it refuses the input by rules that turn out to be old. With ``create`` a missing queue is made only once the
+        action has come as far as the store, so that refused input leaves no queue behind.
+        """
+        known = self.find(address, create=create)
+        for _ in range(TRIES):
+            if known is None:
+                return None
+            try:
+                return action(known)
+            except (StaleQueue, InvalidInput) as signal:
+                known = self.find_again(address, known, signal, create=create)
+        raise StoreUnavailable
+
+    def find(self, address: Address, *, create: bool) -> Known | None:
+        """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
+        return self._cache.get(address) or self._load(address, create=create)
+
+    def find_again(
+        self, address: Address, used: Known, signal: StaleQueue | InvalidInput, *, create: bool
+    ) -> Known | None:
+        """The queue to try next, after what was used led to ``signal``; raises the signal where that is no help."""
+        if isinstance(signal, InvalidInput):
+            known = self._load(address, create=create)
+            if known is None or known.rules == used.rules:
+                raise signal
+            return known
+        # A claim may have found its dead letter queue stale; then that one has been read again already.
+        if signal.uid == used.queue.uid:
+            self.reopen(address, create=create)
+        return self.find(address, create=create)
+
+    def ensure(self, address: Address) -> Known:
+        """The queue, created where it is missing."""
+        for _ in range(TRIES):
+            known = self._cache.get(address)
+            if known is not None:
+                return known
+            self.reopen(address, create=True)
+        raise StoreUnavailable
+
+    def reopen(self, address: Address, *, create: bool) -> None:
+        """Read the row again and bring the fence of the message store up to it, after the store said StaleQueue."""
+        self._forget(address)
+        row = self._read(address)
+        if row is None and create:
+            row = self._management.create_queue(queue=_new_queue(address, {}))
+        if row is not None and (opened := self._open(row)) is not None:
+            self._remember(address, opened)
+
+    def _load(self, address: Address, *, create: bool) -> Known | None:
+        """The queue by its row; with ``create`` a missing one as it would be made, which no store knows yet."""
+        row = self._read(address)
+        if row is not None:
+            return self._remember(address, row)
+        self._forget(address)
+        return self._known(_new_queue(address, {})) if create else None
+
+    def _read(self, address: Address) -> Queue | None:
+        return self._management.get_queue(project=address.project, kind=address.kind, name=address.name)
+
+    def _open(self, row: Queue) -> Queue | None:
+        """Raise the fence to the row and return it; None where the row is out of date or its queue was dropped.
+
+        A dropped queue's row is a left-over of a delete that did not end, which is ended here.
+        """
+        store = self._placement.store_of(row)
+        try:
+            while store.open_queue(queue=row, now=self._clock()) > row.generation:
+                # Either the row has changed since it was read, and replacing it fails, or the management store was
+                # restored from a backup older than the fence: then the row has to overtake the fence.
+                row = replace(row, generation=row.generation + 1)
+                if not self._management.replace_queue(queue=row):
+                    return None
+        except QueueDropped:
+            self._management.delete_queue(queue=row)
+            return None
+        return row
+
+    def _known(self, row: Queue) -> Known:
+        return Known(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
+
+    def _remember(self, address: Address, row: Queue) -> Known:
+        known = self._known(row)
+        with self._cache_lock:
+            self._cache.pop(address, None)
+            if len(self._cache) >= CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]
+            self._cache[address] = known
+        return known
+
+    def _forget(self, address: Address) -> None:
+        with self._cache_lock:
+            self._cache.pop(address, None)
+
+    # -- the operations ----------------------------------------------------------------------------------------------
+
+    def create(self, address: Address, raw: bytes) -> bool:
+        """Create the queue with the metadata of a request body; False where it exists, and then nothing changes."""
+        metadata = self.schemas.parse_metadata(raw)
+        self.schemas.check_metadata(metadata, name=address.name)
+        for _ in range(TRIES):
+            queue = _new_queue(address, metadata)
+            row = self._management.create_queue(queue=queue)
+            if (opened := self._open(row)) is not None:
+                self._remember(address, opened)
+                return opened.uid == queue.uid
+        raise StoreUnavailable
+
+    def get(self, address: Address) -> dict[str, Any]:
+        """The metadata as stored, reserved defaults filled in; only those for a queue that does not exist."""
+        row = self._read(address)
+        return self._shown(row.metadata if row is not None else {})
+
+    def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
+        """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
+        operations = self.schemas.parse_patch(raw)
+        for _ in range(TRIES):
+            row = self._read(address)
+            if row is None:
+                raise NotFound(f"There is no queue '{address.name}'.")
+            metadata = self.schemas.apply_patch(operations, row.metadata)
+            self.schemas.check_metadata(metadata, name=address.name)
+            changed = replace(row, metadata=metadata, generation=row.generation + 1)
+            if self._management.replace_queue(queue=changed):
+                # Where the queue is dropped, or changed further, at this moment, this change came before that.
+                self._forget(address)
+                self._open(changed)
+                return self._shown(metadata)
+        raise StoreUnavailable
+
+    def delete(self, address: Address) -> None:
+        """Delete the queue and all that is in it; a missing one is fine."""
+        row = self._read(address)
+        if row is not None:
+            # The store forgets the queue first: an acknowledged message is never in a queue without a row.
+            self._placement.store_of(row).drop_queue(queue=row, now=self._clock())
+            self._management.delete_queue(queue=row)
+        self._forget(address)
+
+    def list_page(
+        self,
+        *,
+        project: str,
+        kind: str,
+        after: str,
+        limit: int,
+        keep: Callable[[Queue], bool] | None,
+        with_count: bool,
+    ) -> QueuePage:
+        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name."""
+        if keep is None:
+            page = self._management.list_queues(project=project, kind=kind, after=after, limit=limit)
+            count = self._management.count_queues(project=project, kind=kind) if with_count else None
+            return QueuePage(page, count)
+        page = []
+        for queue in self._scan(project, kind, after):
+            if keep(queue):
+                page.append(queue)
+                if len(page) == limit:
+                    break
+        count = sum(1 for queue in self._scan(project, kind, "") if keep(queue)) if with_count else None
+        return QueuePage(page, count)
+
+    def _scan(self, project: str, kind: str, after: str) -> Iterator[Queue]:
+        while batch := self._management.list_queues(project=project, kind=kind, after=after, limit=_SCAN):
+            yield from batch
+            after = batch[-1].name
+
+    def stats(self, address: Address) -> tuple[Stats, float]:
+        """The counts and the moment they were taken at; zeros for a missing queue."""
+        now = self._clock()
+        stats = self.serve(address, lambda known: known.store.stats(queue=known.queue, now=now))
+        return stats or Stats(), now
+
+    def purge(self, address: Address, raw: bytes) -> None:
+        """Empty a queue of what the request body names; a missing queue is fine."""
+        if "messages" in self.schemas.parse_purge(raw):
+            self.serve(address, lambda known: known.store.purge(queue=known.queue, now=self._clock()))
+
+    def _shown(self, metadata: Metadata) -> dict[str, Any]:
+        return {**shown_defaults(self._limits), **metadata}
+
+
+def _new_queue(address: Address, metadata: Metadata) -> Queue:
+    return Queue(
+        uid=secrets.token_hex(UID_LENGTH // 2),
+        project=address.project,
+        name=address.name,
+        kind=address.kind,
+        metadata=metadata,
+    )

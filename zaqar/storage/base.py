@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two contracts of a store. The conformance suite runs every driver through all of them.
+
+A driver is safe to use from several threads and, where its store is shared, from several processes. It raises
+:class:`~zaqar.errors.StoreUnavailable` when its store is away, within bounded time, and heals by itself.
+
+Every method of :class:`MessageStore` that takes a ``queue`` checks ``(queue.uid, queue.generation)`` against the fence
+of that queue inside its own atomic step and raises :class:`~zaqar.errors.StaleQueue` when they differ. ``now`` is the
+caller's clock in seconds since the epoch. Timers act by it: a message is gone from ``now >= expires``, a claim is over
+from ``now >= started + ttl``, a delay ends at ``created + delay``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
+
+TOMBSTONE_LIFETIME = 86_400.0
+"""Seconds a dropped queue is remembered. Longer than any request that still holds a copy of it can take."""
+
+
+class ManagementStore(ABC):
+    """The control plane: the truth about which queues exist."""
+
+    @abstractmethod
+    def create_queue(self, *, queue: Queue) -> Queue:
+        """Insert the queue unless (project, kind, name) is taken; return the one that is in place afterwards."""
+
+    @abstractmethod
+    def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None: ...
+
+    @abstractmethod
+    def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
+        """At most ``limit`` queues with a name greater than ``after``, ordered by name (by code point)."""
+
+    @abstractmethod
+    def count_queues(self, *, project: str, kind: str) -> int: ...
+
+    @abstractmethod
+    def replace_queue(self, *, queue: Queue) -> bool:
+        """Write the queue where its uid is in place with ``generation - 1``; False where it is not."""
+
+    @abstractmethod
+    def delete_queue(self, *, queue: Queue) -> None:
+        """Remove the row where the uid is still this one."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the store answers, raise StoreUnavailable when it does not."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class MessageStore(ABC):
+    """The data plane: messages and claims of queues, by sequence number."""
+
+    capabilities: ClassVar[frozenset[str]]
+    """Of FIFO, CLAIMS, DURABILITY, AOD, HIGH_THROUGHPUT."""
+
+    # -- the fence ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open_queue(self, *, queue: Queue, now: float) -> int:
+        """Create the fence, or raise it to the queue's generation where it is lower; return the generation in force.
+
+        Raises QueueDropped where the uid is tombstoned.
+        """
+
+    @abstractmethod
+    def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        """Make every message and claim of the queue unreachable in one step, whatever its generation.
+
+        A tombstone refuses the uid for ``remember`` seconds. Dropping an unknown or a dropped queue is fine.
+        """
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+        """Store all the drafts or none, durably, in their order; return their sequence numbers."""
+
+    @abstractmethod
+    def list_messages(
+        self,
+        *,
+        queue: Queue,
+        after: int,
+        limit: int,
+        now: float,
+        exclude_client: str | None = None,
+        include_claimed: bool = False,
+        include_delayed: bool = False,
+    ) -> list[Message]:
+        """Messages with a sequence number greater than ``after``, in order, without those of ``exclude_client``."""
+
+    @abstractmethod
+    def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
+        """Those that exist, in order, claimed and delayed ones as well."""
+
+    @abstractmethod
+    def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
+        """Delete one message; an absent one is fine whatever the claim id.
+
+        Without ``claim_id``: Forbidden where the message is claimed. With it: ClaimOver where no such claim is live or
+        the message is not claimed, Forbidden where another live claim holds it.
+        """
+
+    @abstractmethod
+    def delete_messages(
+        self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
+    ) -> None:
+        """Delete several in one step, all or nothing; absent ones are fine.
+
+        With ``claim_ids`` None claims do not matter. Else ClaimOver unless each message that exists is held by a live
+        claim among them.
+        """
+
+    @abstractmethod
+    def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
+        """Take the first free messages out for good and return them as they were."""
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def claim(
+        self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
+    ) -> list[Message]:
+        """Lease the first free messages to ``claim`` (its id is new, its ``started`` is ``now``) and return them.
+
+        Nothing free: an empty list and no claim. Each message's count of claims grows by one and its end of life
+        is moved to the claim's end plus grace where that is later. With ``dead_letters``, messages that were claimed
+        ``max_claim_count`` times before are instead moved to the end of that queue, in the same atomic step, with
+        their origin; StaleQueue may then be about either queue.
+        """
+
+    @abstractmethod
+    def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
+        """A live claim and the messages it still holds; NotFound otherwise."""
+
+    @abstractmethod
+    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
+        """Start a live claim anew at ``now``; None keeps the claim's own value. NotFound where it is not live."""
+
+    @abstractmethod
+    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
+        """End a claim; its messages are free at once. An absent one is fine."""
+
+    # -- the queue as a whole ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stats(self, *, queue: Queue, now: float) -> Stats: ...
+
+    @abstractmethod
+    def purge(self, *, queue: Queue, now: float) -> None:
+        """Remove every message and claim in one step, claimed and delayed messages as well."""
+
+    # -- the store as a whole ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def volume(self, *, now: float) -> Stats:
+        """Free and claimed messages of all queues together, without ``oldest`` and ``newest``."""
+
+    @abstractmethod
+    def sweep(self, *, now: float, limit: int) -> int:
+        """Remove up to about ``limit`` dead records (expired, dropped, purged); return how many. 0 means clean."""
+
+    @abstractmethod
+    def durability(self) -> Mapping[str, str]:
+        """What "stored" survives with this store as it is set up, for the health report and the log."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the store answers, raise StoreUnavailable when it does not."""
+
+    @abstractmethod
+    def close(self) -> None: ...

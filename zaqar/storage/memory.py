@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference driver: the promises in the simplest code, kept in the memory of one process.
+
+Every state is computed from stored times and the caller's ``now``, so there is nothing to ripen and nothing to forget.
+It is what the other drivers are compared with; it scans a queue where they use an index.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from threading import RLock
+from typing import ClassVar
+
+from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, StaleQueue
+from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Queue, Stats
+from zaqar.storage.base import TOMBSTONE_LIFETIME, ManagementStore, MessageStore
+
+
+class MemoryManagementStore(ManagementStore):
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._queues: dict[tuple[str, str, str], Queue] = {}
+
+    def create_queue(self, *, queue: Queue) -> Queue:
+        with self._lock:
+            return _copy(self._queues.setdefault(_key(queue), _copy(queue)))
+
+    def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None:
+        with self._lock:
+            queue = self._queues.get((project, kind, name))
+            return None if queue is None else _copy(queue)
+
+    def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
+        with self._lock:
+            names = sorted(name for name in self._names(project, kind) if name > after)
+            return [_copy(self._queues[project, kind, name]) for name in names[:limit]]
+
+    def count_queues(self, *, project: str, kind: str) -> int:
+        with self._lock:
+            return len(self._names(project, kind))
+
+    def replace_queue(self, *, queue: Queue) -> bool:
+        with self._lock:
+            old = self._queues.get(_key(queue))
+            if old is None or (old.uid, old.generation) != (queue.uid, queue.generation - 1):
+                return False
+            self._queues[_key(queue)] = _copy(queue)
+            return True
+
+    def delete_queue(self, *, queue: Queue) -> None:
+        with self._lock:
+            old = self._queues.get(_key(queue))
+            if old is not None and old.uid == queue.uid:
+                del self._queues[_key(queue)]
+
+    def ping(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def _names(self, project: str, kind: str) -> list[str]:
+        return [key[2] for key in self._queues if key[:2] == (project, kind)]
+
+
+def _key(queue: Queue) -> tuple[str, str, str]:
+    return queue.project, queue.kind, queue.name
+
+
+def _copy(queue: Queue) -> Queue:
+    """A queue that shares no mutable metadata with the given one, as if it had been written and read back."""
+    return replace(queue, metadata=copy.deepcopy(dict(queue.metadata)))
+
+
+@dataclass
+class _Stored:
+    """A message as it was last changed. Its ``claim_id`` may be that of a claim that is over; see ``_Shelf.view``."""
+
+    message: Message
+    due: float
+    """When its delay ends. Minus infinity without one: the next caller's clock may be a little behind."""
+
+    def expired(self, now: float) -> bool:
+        return now >= self.message.expires
+
+
+@dataclass
+class _Shelf:
+    """One queue: its fence, its messages in order (a dict keeps it, numbers only grow), and its claims."""
+
+    uid: str
+    generation: int
+    last: int = 0
+    stored: dict[int, _Stored] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    def append(self, message: Message, *, due: float) -> int:
+        self.last += 1
+        self.stored[self.last] = _Stored(replace(message, queue_uid=self.uid, sequence=self.last), due)
+        return self.last
+
+    def live_claim(self, claim_id: str | None, now: float) -> Claim | None:
+        claim = None if claim_id is None else self.claims.get(claim_id)
+        return claim if claim is not None and now < claim.expires else None
+
+    def view(self, sequence: int, now: float) -> Message | None:
+        """The message as it is at ``now``, or None where there is none (any more)."""
+        entry = self.stored.get(sequence)
+        if entry is None or entry.expired(now):
+            return None
+        if entry.message.claim_id is not None and self.live_claim(entry.message.claim_id, now) is None:
+            return replace(entry.message, claim_id=None)
+        return entry.message
+
+    def views(self, now: float, *, delayed: bool = False) -> Iterator[Message]:
+        """Every message there is at ``now``, in order; those still delayed only where asked for."""
+        for sequence, entry in self.stored.items():
+            message = self.view(sequence, now)
+            if message is not None and (delayed or now >= entry.due):
+                yield message
+
+    def free(self, now: float) -> Iterator[Message]:
+        return (message for message in self.views(now) if message.claim_id is None)
+
+    def held(self, claim_id: str, now: float) -> list[Message]:
+        return [message for message in self.views(now) if message.claim_id == claim_id]
+
+    def lease(self, message: Message, claim: Claim, *, count: int) -> Message:
+        """Put a message under the claim, which may lift its end of life, and count ``count`` more claims."""
+        leased = replace(
+            message,
+            claim_id=claim.id,
+            claim_count=message.claim_count + count,
+            expires=max(message.expires, claim.expires + claim.grace),
+        )
+        self.stored[message.sequence].message = leased
+        return leased
+
+    def clear(self) -> None:
+        self.stored.clear()
+        self.claims.clear()
+
+
+class MemoryMessageStore(MessageStore):
+    """Safe for threads: one lock is every method's atomic step."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "AOD"})
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._shelves: dict[str, _Shelf] = {}
+        self._tombstones: dict[str, float] = {}
+        """Dropped uids and until when each is remembered."""
+
+    # -- the fence ---------------------------------------------------------------------------------------------------
+
+    def open_queue(self, *, queue: Queue, now: float) -> int:
+        with self._lock:
+            if self._tombstones.get(queue.uid, now) > now:
+                raise QueueDropped(queue.uid)
+            shelf = self._shelves.setdefault(queue.uid, _Shelf(queue.uid, queue.generation))
+            shelf.generation = max(shelf.generation, queue.generation)
+            return shelf.generation
+
+    def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        with self._lock:
+            self._shelves.pop(queue.uid, None)
+            if remember > 0:
+                self._tombstones[queue.uid] = max(now + remember, self._tombstones.get(queue.uid, now))
+
+    def _shelf(self, queue: Queue) -> _Shelf:
+        shelf = self._shelves.get(queue.uid)
+        if shelf is None or shelf.generation != queue.generation:
+            raise StaleQueue(queue.uid)
+        return shelf
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+        with self._lock:
+            shelf = self._shelf(queue)
+            first = shelf.last + 1
+            for draft in drafts:
+                message = Message(queue.uid, 0, draft.body, now, now + draft.ttl, client_id, checksum=draft.checksum)
+                shelf.append(message, due=now + draft.delay if draft.delay else -math.inf)
+            return range(first, shelf.last + 1)
+
+    def list_messages(
+        self,
+        *,
+        queue: Queue,
+        after: int,
+        limit: int,
+        now: float,
+        exclude_client: str | None = None,
+        include_claimed: bool = False,
+        include_delayed: bool = False,
+    ) -> list[Message]:
+        with self._lock:
+            wanted = (
+                message
+                for message in self._shelf(queue).views(now, delayed=include_delayed)
+                if message.sequence > after
+                and message.client_id != exclude_client
+                and (include_claimed or message.claim_id is None)
+            )
+            return list(islice(wanted, limit))
+
+    def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
+        with self._lock:
+            shelf = self._shelf(queue)
+            views = (shelf.view(sequence, now) for sequence in sorted(set(sequences)))
+            return [message for message in views if message is not None]
+
+    def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
+        with self._lock:
+            shelf = self._shelf(queue)
+            message = shelf.view(sequence, now)
+            if message is None:
+                return
+            if claim_id is None and message.claim_id is not None:
+                raise Forbidden("The message is claimed.")
+            if claim_id is not None:
+                if shelf.live_claim(claim_id, now) is None or message.claim_id is None:
+                    raise ClaimOver("The claim is over, or the message is not claimed.")
+                if message.claim_id != claim_id:
+                    raise Forbidden("The message is held by another claim.")
+            del shelf.stored[sequence]
+
+    def delete_messages(
+        self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
+    ) -> None:
+        with self._lock:
+            shelf = self._shelf(queue)
+            there = [message for message in (shelf.view(s, now) for s in set(sequences)) if message is not None]
+            if claim_ids is not None and any(message.claim_id not in claim_ids for message in there):
+                raise ClaimOver("A message is not held by one of the claims.")
+            for message in there:
+                del shelf.stored[message.sequence]
+
+    def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
+        with self._lock:
+            shelf = self._shelf(queue)
+            popped = list(islice(shelf.free(now), limit))
+            for message in popped:
+                del shelf.stored[message.sequence]
+            return popped
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    def claim(
+        self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
+    ) -> list[Message]:
+        with self._lock:
+            shelf = self._shelf(queue)
+            taken: list[Message] = []
+            dead: list[Message] = []
+            for message in shelf.free(now):
+                if len(taken) == limit:
+                    break
+                worn_out = dead_letters is not None and message.claim_count >= dead_letters.max_claim_count
+                (dead if worn_out else taken).append(message)
+            if dead_letters is not None and dead:
+                self._bury(shelf, dead, queue.name, dead_letters, now)
+            if taken:
+                shelf.claims[claim.id] = claim
+            return [shelf.lease(message, claim, count=1) for message in taken]
+
+    def _bury(self, shelf: _Shelf, dead: list[Message], name: str, dead_letters: DeadLetters, now: float) -> None:
+        """Move messages to the end of the dead letter queue. Its fence is checked before anything changes."""
+        grave = self._shelf(dead_letters.queue)
+        for message in dead:
+            del shelf.stored[message.sequence]
+            moved = replace(message, claim_count=0, origin=Origin(name, message.id, message.claim_count))
+            if dead_letters.ttl is not None:
+                moved = replace(moved, created=now, expires=now + dead_letters.ttl)
+            grave.append(moved, due=-math.inf)
+
+    def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
+        with self._lock:
+            shelf = self._shelf(queue)
+            return self._live(shelf, claim_id, now), shelf.held(claim_id, now)
+
+    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
+        with self._lock:
+            shelf = self._shelf(queue)
+            old = self._live(shelf, claim_id, now)
+            held = shelf.held(claim_id, now)
+            claim = Claim(claim_id, old.ttl if ttl is None else ttl, old.grace if grace is None else grace, started=now)
+            shelf.claims[claim_id] = claim
+            for message in held:
+                shelf.lease(message, claim, count=0)
+
+    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
+        with self._lock:
+            self._shelf(queue).claims.pop(claim_id, None)
+
+    def _live(self, shelf: _Shelf, claim_id: str, now: float) -> Claim:
+        claim = shelf.live_claim(claim_id, now)
+        if claim is None:
+            raise NotFound("There is no such claim.")
+        return claim
+
+    # -- the queue as a whole ----------------------------------------------------------------------------------------
+
+    def stats(self, *, queue: Queue, now: float) -> Stats:
+        with self._lock:
+            messages = list(self._shelf(queue).views(now))
+            if not messages:
+                return Stats()
+            claimed = sum(message.claim_id is not None for message in messages)
+            return Stats(len(messages) - claimed, claimed, messages[0], messages[-1])
+
+    def purge(self, *, queue: Queue, now: float) -> None:
+        with self._lock:
+            self._shelf(queue).clear()
+
+    # -- the store as a whole ----------------------------------------------------------------------------------------
+
+    def volume(self, *, now: float) -> Stats:
+        with self._lock:
+            messages = [message for shelf in self._shelves.values() for message in shelf.views(now)]
+            claimed = sum(message.claim_id is not None for message in messages)
+            return Stats(len(messages) - claimed, claimed)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        with self._lock:
+            dead = list(islice(self._dead(now), limit))
+            for forget in dead:
+                forget()
+            return len(dead)
+
+    def _dead(self, now: float) -> Iterator[Callable[[], object]]:
+        """What removes each dead record: an expired message, a claim that is over, a tombstone past its lifetime."""
+        yield from (partial(self._tombstones.pop, uid) for uid, until in self._tombstones.items() if now >= until)
+        for shelf in self._shelves.values():
+            yield from (partial(shelf.stored.pop, n) for n, entry in shelf.stored.items() if entry.expired(now))
+            yield from (partial(shelf.claims.pop, claim.id) for claim in shelf.claims.values() if now >= claim.expires)
+
+    def durability(self) -> Mapping[str, str]:
+        return {"process crash": "lost", "power cut": "lost", "fail-over": "not supported"}
+
+    def ping(self) -> None:
+        return
+
+    def close(self) -> None:
+        return

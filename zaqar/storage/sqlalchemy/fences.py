@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fence of each queue, and what keeps the rows behind it in their places.
+
+Every write runs alone (``BEGIN IMMEDIATE``) and every read sees one moment, so whatever is read of the fence inside a
+transaction is in force until the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
+from zaqar.model import Queue
+from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.sql import numbers
+from zaqar.storage.sqlalchemy.statements import statements_for
+from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.transactions import Connection
+
+BATCH = 500
+"""Rows that one transaction ripens, expires or removes at most, so that it does not hold up other writers."""
+
+
+class Fence(NamedTuple):
+    """The fence of a queue as an operation finds it, and whether messages are due or have expired."""
+
+    segment: int
+    next_sequence: int
+    due: bool
+    expired: bool
+
+
+class FenceStore(MessageStore):
+    """The part of the message store that the other parts stand on."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._statements = statements_for(database.dialect)
+
+    def open_queue(self, *, queue: Queue, now: float) -> int:
+        sql = self._statements.fences
+        with self._database.write as connection:
+            row = connection.execute(sql.find, {"uid": queue.uid}).fetchone()
+            if row is not None and row[2] is not None and now >= row[2]:
+                connection.execute(sql.delete, {"uid": queue.uid})
+                row = None
+            if row is None:
+                self._insert_fence(connection, queue, segment=self._new_segment(connection), forget_at=None)
+                return queue.generation
+            generation, _, forget_at = row
+            if forget_at is not None:
+                raise QueueDropped(queue.uid)
+            if queue.generation > generation:
+                connection.execute(sql.raise_generation, {"uid": queue.uid, "new_generation": queue.generation})
+            return max(int(generation), queue.generation)
+
+    def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        sql = self._statements.fences
+        until = now + remember
+        with self._database.write as connection:
+            row = connection.execute(sql.find, {"uid": queue.uid}).fetchone()
+            _, segment, forget_at = row or (None, None, None)
+            if segment is not None:
+                connection.execute(sql.discard_segment, {"segment": segment})
+            if remember <= 0:
+                if segment is not None:
+                    connection.execute(sql.delete, {"uid": queue.uid})
+            elif row is None:
+                self._insert_fence(connection, queue, segment=None, forget_at=until)
+            elif forget_at is None or forget_at < until:
+                connection.execute(sql.bury, {"uid": queue.uid, "until": until})
+        if segment is not None:
+            self._clear_up(segment)
+
+    def purge(self, *, queue: Queue, now: float) -> None:
+        sql = self._statements.fences
+        with self._database.write as connection:
+            old = self._segment(connection, queue)
+            new = self._new_segment(connection)
+            connection.execute(sql.replace_segment, {"uid": queue.uid, "new_segment": new})
+            connection.execute(sql.discard_segment, {"segment": old})
+        self._clear_up(old)
+
+    def durability(self) -> Mapping[str, str]:
+        if self._database.path is None:
+            return {"store": "sqlite", "journal_mode": "memory", "survives": "nothing: it ends with the process"}
+        synchronous = self._database.synchronous()
+        survives = "process crash" if synchronous == "NORMAL" else "process crash and power cut"
+        return {"store": "sqlite", "journal_mode": "wal", "synchronous": synchronous, "survives": survives}
+
+    def ping(self) -> None:
+        with self._database.read() as connection:
+            connection.execute(self._statements.fences.ping).fetchone()
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- inside a transaction ----------------------------------------------------------------------------------------
+
+    def _segment(self, connection: Connection, queue: Queue) -> int:
+        """Where the messages of the queue are; StaleQueue where the queue is not as the fence has it."""
+        key = {"uid": queue.uid, "generation": queue.generation}
+        row = connection.execute(self._statements.fences.segment, key).fetchone()
+        if row is None:
+            raise StaleQueue(queue.uid)
+        return int(row[0])
+
+    def _look(self, connection: Connection, queue: Queue, now: float) -> Fence:
+        """The same, and what needs to be done before READY messages are in order and complete."""
+        key = {"uid": queue.uid, "generation": queue.generation, "now": now}
+        row = connection.execute(self._statements.fences.look, key).fetchone()
+        if row is None:
+            raise StaleQueue(queue.uid)
+        return Fence._make(row)
+
+    def _count(self, connection: Connection, uid: str, *, ready: int = 0, claimed: int = 0, delayed: int = 0) -> None:
+        more = {"uid": uid, "more_ready": ready, "more_claimed": claimed, "more_delayed": delayed}
+        connection.execute(self._statements.fences.count, more)
+
+    def _settle(self, connection: Connection, queue: Queue, fence: Fence, now: float) -> bool:
+        """Ripen and expire one batch each; whether all that is due has been ripened.
+
+        READY order is exact only then. What has expired is never shown, so it may be removed a batch at a time.
+        """
+        if fence.expired:
+            self._expire(connection, queue.uid, fence.segment, now, limit=BATCH)
+        return not fence.due or self._ripen(connection, queue.uid, fence.segment, now)
+
+    def _ripen(self, connection: Connection, uid: str, segment: int, now: float) -> bool:
+        sql = self._statements.messages
+        batch = {"segment": segment, "now": now, "limit": BATCH}
+        rows = connection.execute(sql.due_batch, batch).fetchall()
+        live = [number for number, _, expired in rows if not expired]
+        gone = [number for number, _, expired in rows if expired]
+        if live:
+            connection.execute(sql.ripen, {"ids": numbers(live)})
+        if gone:
+            connection.execute(sql.delete_several, {"ids": numbers(gone)})
+        left = Counter(state for _, state, _ in rows)
+        self._count(connection, uid, ready=len(live), claimed=-left[CLAIMED], delayed=-left[DELAYED])
+        return len(rows) < BATCH
+
+    def _expire(self, connection: Connection, uid: str, segment: int, now: float, *, limit: int) -> int:
+        batch = {"segment": segment, "now": now, "limit": limit}
+        rows = connection.execute(self._statements.messages.expire, batch).fetchall()
+        gone = Counter(state for (state,) in rows)
+        self._count(connection, uid, ready=-gone[READY], claimed=-gone[CLAIMED], delayed=-gone[DELAYED])
+        return len(rows)
+
+    def _new_segment(self, connection: Connection) -> int:
+        ((number,),) = connection.execute(self._statements.fences.add_segment).fetchall()
+        return int(number)
+
+    def _insert_fence(
+        self, connection: Connection, queue: Queue, *, segment: int | None, forget_at: float | None
+    ) -> None:
+        row = {"uid": queue.uid, "generation": queue.generation, "segment": segment, "forget_at": forget_at}
+        connection.execute(self._statements.fences.insert, row)
+
+    # -- what a purge or a drop leaves behind ------------------------------------------------------------------------
+
+    def _clear_up(self, segment: int) -> None:
+        """Remove the first rows of a segment that nobody can reach any more; a sweep removes the rest."""
+        with suppress(StoreUnavailable):  # the purge or drop is done; what is left is nobody's but the sweep's
+            for _ in range(4):
+                if self._remove_garbage(segment, limit=BATCH) < BATCH:
+                    return
+
+    def _remove_garbage(self, segment: int, *, limit: int) -> int:
+        """Remove up to ``limit`` rows, then the segment itself; how many were removed."""
+        sql = self._statements.sweep
+        with self._database.write as connection:
+            removed = connection.execute(sql.messages_of, {"segment": segment, "limit": limit}).rowcount
+            if removed < limit:
+                rest = {"segment": segment, "limit": limit - removed}
+                removed += connection.execute(sql.claims_of, rest).rowcount
+            if removed < limit:
+                removed += connection.execute(sql.forget_garbage, {"segment": segment}).rowcount
+                connection.execute(sql.forget_segment, {"segment": segment})
+        return removed

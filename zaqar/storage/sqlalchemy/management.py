@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control plane on an SQL database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from zaqar.model import Queue
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.statements import statements_for
+
+
+class SqlManagementStore(ManagementStore):
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._statements = statements_for(database.dialect).queues
+
+    def create_queue(self, *, queue: Queue) -> Queue:
+        with self._database.write as connection:
+            connection.execute(self._statements.insert, _row_of(queue))
+            address = {"project": queue.project, "kind": queue.kind, "name": queue.name}
+            return _queue_of(connection.execute(self._statements.get, address).fetchone())
+
+    def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None:
+        address = {"project": project, "kind": kind, "name": name}
+        with self._database.read() as connection:
+            row = connection.execute(self._statements.get, address).fetchone()
+        return None if row is None else _queue_of(row)
+
+    def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
+        page = {"project": project, "kind": kind, "after": after, "limit": limit}
+        with self._database.read() as connection:
+            rows = connection.execute(self._statements.list, page).fetchall()
+        return [_queue_of(row) for row in rows]
+
+    def count_queues(self, *, project: str, kind: str) -> int:
+        with self._database.read() as connection:
+            row = connection.execute(self._statements.count, {"project": project, "kind": kind}).fetchone()
+        return int(row[0])
+
+    def replace_queue(self, *, queue: Queue) -> bool:
+        with self._database.write as connection:
+            changed = connection.execute(self._statements.replace, {"uid": queue.uid, **_row_of(queue)})
+            return changed.rowcount == 1
+
+    def delete_queue(self, *, queue: Queue) -> None:
+        with self._database.write as connection:
+            connection.execute(self._statements.delete, {"uid": queue.uid})
+
+    def ping(self) -> None:
+        with self._database.read() as connection:
+            connection.execute(self._statements.ping).fetchone()
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _row_of(queue: Queue) -> dict[str, Any]:
+    return {
+        "new_uid": queue.uid,
+        "new_project": queue.project,
+        "new_kind": queue.kind,
+        "new_name": queue.name,
+        "new_metadata": json.dumps(dict(queue.metadata)),
+        "new_pool": queue.pool,
+        "new_generation": queue.generation,
+        "new_notify": queue.notify,
+    }
+
+
+def _queue_of(row: tuple[Any, ...]) -> Queue:
+    uid, project, kind, name, metadata, pool, generation, notify = row
+    return Queue(uid, project, name, kind, json.loads(metadata), pool, generation, bool(notify))

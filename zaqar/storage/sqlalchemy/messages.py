@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane on an SQL database: messages, and the queue as a whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, NoReturn
+
+from zaqar.errors import ClaimOver, Forbidden, StaleQueue
+from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.storage.sqlalchemy.rows import messages_of
+from zaqar.storage.sqlalchemy.sql import numbers
+from zaqar.storage.sqlalchemy.sweep import SweepStore
+from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.transactions import Connection
+
+
+class SqlMessageStore(SweepStore):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
+
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+        sql = self._statements
+        count = len(drafts)
+        states = [DELAYED if draft.delay > 0 else READY for draft in drafts]
+        delayed = states.count(DELAYED)
+        key = {"uid": queue.uid, "generation": queue.generation, "now": now}
+        more = {"count": count, "more_ready": count - delayed, "more_delayed": delayed}
+        with self._database.write as connection:
+            # Commits come in the order of these numbers, as each transaction that takes some runs alone.
+            taken = connection.execute(sql.fences.append, {**key, **more}).fetchall()
+            if not taken:
+                raise StaleQueue(queue.uid)
+            ((segment, end, expired),) = taken
+            rows = [
+                {
+                    "segment": segment,
+                    "sequence": sequence,
+                    "state": state,
+                    "due": now + draft.delay if state == DELAYED else None,
+                    "expires": now + draft.ttl,
+                    "now": now,
+                    "client_id": client_id,
+                    "checksum": draft.checksum,
+                    "body": draft.body,
+                }
+                for sequence, state, draft in zip(range(end - count, end), states, drafts, strict=True)
+            ]
+            connection.executemany(sql.messages.insert, rows)
+            if expired:
+                # More than it adds, so that a queue that nobody reads does not grow for ever.
+                self._expire(connection, queue.uid, segment, now, limit=max(16, 2 * count))
+        return range(end - count, end)
+
+    def list_messages(
+        self,
+        *,
+        queue: Queue,
+        after: int,
+        limit: int,
+        now: float,
+        exclude_client: str | None = None,
+        include_claimed: bool = False,
+        include_delayed: bool = False,
+    ) -> list[Message]:
+        statement = self._statements.messages.listing(
+            claimed=include_claimed, delayed=include_delayed, excluding=exclude_client is not None
+        )
+        page = {"after": after, "limit": limit, "now": now, "exclude_client": exclude_client}
+        settled = False
+        while True:
+            with self._database.read() as connection:
+                fence = self._look(connection, queue, now)
+                if not fence.due and (settled or not fence.expired):
+                    rows = connection.execute(statement, {**page, "segment": fence.segment}).fetchall()
+                    return messages_of(queue.uid, rows)
+            self._settle_apart(queue, now)
+            settled = True
+
+    def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
+        with self._database.read() as connection:
+            several = {"segment": self._segment(connection, queue), "sequences": numbers(sequences), "now": now}
+            rows = connection.execute(self._statements.messages.get, several).fetchall()
+        return messages_of(queue.uid, rows)
+
+    def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
+        sql = self._statements
+        with self._database.write as connection:
+            segment = self._segment(connection, queue)
+            key = {"segment": segment, "sequence": sequence, "now": now}
+            if claim_id is not None:
+                held = {**key, "claim_id": claim_id}
+                if connection.execute(sql.messages.delete_held, held).rowcount:
+                    self._count(connection, queue.uid, claimed=-1)
+                    return
+            row = connection.execute(sql.messages.examine, key).fetchone()
+            if row is None:
+                return
+            number, state, holder = row
+            if claim_id is not None:
+                self._refuse(connection, segment, claim_id, holder, now)
+            if holder is not None:
+                raise Forbidden("The message is claimed.")
+            connection.execute(sql.messages.delete, {"id": number})
+            self._count_deleted(connection, queue.uid, Counter((state,)))
+
+    def _refuse(self, connection: Connection, segment: int, claim_id: str, holder: str | None, now: float) -> NoReturn:
+        """Say why a claim id cannot delete the message that ``holder`` has."""
+        key = {"segment": segment, "claim": claim_id, "now": now}
+        live = connection.execute(self._statements.claims.live, key).fetchone() is not None
+        if not live or holder is None:
+            raise ClaimOver("The claim is over, or the message is not claimed.")
+        raise Forbidden("The message is held by another claim.")
+
+    def delete_messages(
+        self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
+    ) -> None:
+        sql = self._statements.messages
+        with self._database.write as connection:
+            several = {"segment": self._segment(connection, queue), "sequences": numbers(sequences), "now": now}
+            rows = connection.execute(sql.examine_several, several).fetchall()
+            if claim_ids is not None and any(holder is None or holder not in claim_ids for _, _, holder in rows):
+                raise ClaimOver("A message is not held by one of the claims.")
+            if rows:
+                connection.execute(sql.delete_several, {"ids": numbers(number for number, _, _ in rows)})
+                self._count_deleted(connection, queue.uid, Counter(state for _, state, _ in rows))
+
+    def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
+        while True:
+            with self._database.write as connection:
+                fence = self._look(connection, queue, now)
+                if (fence.due or fence.expired) and not self._settle(connection, queue, fence, now):
+                    continue
+                first = {"segment": fence.segment, "limit": limit, "now": now}
+                rows = connection.execute(self._statements.messages.pop, first).fetchall()
+                if rows:
+                    self._count(connection, queue.uid, ready=-len(rows))
+                return messages_of(queue.uid, rows)
+
+    def stats(self, *, queue: Queue, now: float) -> Stats:
+        sql = self._statements
+        settled = False
+        while True:
+            with self._database.read() as connection:
+                fence = self._look(connection, queue, now)
+                if not fence.due and (settled or not fence.expired):
+                    (counts,) = connection.execute(sql.fences.counts, {"uid": queue.uid, "now": now}).fetchall()
+                    end = {"segment": fence.segment, "after": 0, "limit": 1, "now": now}
+                    oldest = connection.execute(
+                        sql.messages.listing(claimed=True, delayed=False, excluding=False), end
+                    ).fetchall()
+                    newest = connection.execute(sql.messages.newest, end).fetchall()
+                    break
+            self._settle_apart(queue, now)
+            settled = True
+        ends = [*messages_of(queue.uid, oldest), *messages_of(queue.uid, newest)]
+        return Stats(*counts, *ends)
+
+    def _settle_apart(self, queue: Queue, now: float) -> None:
+        """What a read needs done before it reads: a transaction of its own for each batch."""
+        settled = False
+        while not settled:
+            with self._database.write as connection:
+                settled = self._settle(connection, queue, self._look(connection, queue, now), now)
+
+    def _count_deleted(self, connection: Connection, uid: str, states: Counter[Any]) -> None:
+        self._count(connection, uid, ready=-states[READY], claimed=-states[CLAIMED], delayed=-states[DELAYED])

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rows to the nouns of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zaqar.model import Message, Origin
+
+
+def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
+    """The message in a row of the columns that the statements show."""
+    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count = row
+    origin = None if queue is None else Origin(queue, message_id, count)
+    return Message(queue_uid, sequence, body, created, expires, client_id, claim_id, claim_count, checksum, origin)
+
+
+def messages_of(queue_uid: str, rows: Iterable[tuple[Any, ...]]) -> list[Message]:
+    """The messages in order; rows that a change returns come in none."""
+    return [message_of(queue_uid, row) for row in sorted(rows)]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the statements are written with: literals, parameters, and the way to text of one dialect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+
+from zaqar.storage.sqlalchemy import tables
+
+_DIALECTS: dict[str, Any] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
+_PARAMSTYLES = {"sqlite": "named", "postgresql": "pyformat"}
+
+# Written out, not bound: SQLite uses an index with a condition only where the statement has that condition literally.
+READY, CLAIMED, DELAYED = (
+    sa.literal_column(str(state), sa.SmallInteger) for state in (tables.READY, tables.CLAIMED, tables.DELAYED)
+)
+NOTHING = sa.literal_column("0", sa.Integer)
+"""Also as OFFSET, which SQLAlchemy would otherwise bind for SQLite."""
+
+
+def param(name: str, type_: Any = None) -> Any:
+    return sa.bindparam(name, type_=type_)
+
+
+now, segment, limit = param("now", sa.Double), param("segment", sa.BigInteger), param("limit", sa.Integer)
+uid = param("uid", sa.Text)
+
+
+class _Numbers(sa.sql.functions.FunctionElement[int]):
+    """The numbers of a JSON array that is bound as one parameter, so that one text serves any count of them."""
+
+    inherit_cache = True
+
+
+@compiles(_Numbers, "sqlite")
+def _numbers_on_sqlite(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kwargs)}))"  # noqa: S608 - a parameter
+
+
+@compiles(_Numbers, "postgresql")
+def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
+    array = compiler.process(element.clauses, **kwargs)
+    return f"(SELECT value::bigint FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
+
+
+def numbers(values: Iterable[int]) -> str:
+    """The value of a parameter that stands for a set of numbers."""
+    return json.dumps(list(values))
+
+
+def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Whether the column is one of the ``numbers`` in that parameter."""
+    return column.op("IN", is_comparison=True)(_Numbers(sa.bindparam(name, type_=sa.Text)))
+
+
+def compile_text(statement: sa.Executable, dialect: str) -> str:
+    made = _DIALECTS[dialect](paramstyle=_PARAMSTYLES[dialect])
+    compiled = statement.compile(dialect=made)  # type: ignore[attr-defined]
+    bound = {name: value for name, value in compiled.params.items() if value is not None}
+    if bound:
+        raise TypeError(f"values that nobody would pass: {bound}")
+    return str(compiled)
+
+
+class Texts:
+    """A group of statements as text for one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._dialect = dialect
+
+    def _text(self, statement: sa.Executable) -> str:
+        return compile_text(statement, self._dialect)
+
+
+def ping_of(table: sa.Table) -> sa.Select[Any]:
+    one: sa.ColumnClause[int] = sa.literal_column("1")
+    return sa.select(one).select_from(table).limit(one).offset(NOTHING)

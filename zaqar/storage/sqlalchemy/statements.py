@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every statement of the stores, defined once with SQLAlchemy Core, as text for one dialect.
+
+Parameters are named. A statement that shows messages needs ``now``, as it shows a claim only while it lives.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from zaqar.storage.sqlalchemy.sql import (
+    CLAIMED,
+    DELAYED,
+    NOTHING,
+    READY,
+    Texts,
+    among,
+    limit,
+    now,
+    param,
+    ping_of,
+    segment,
+    uid,
+)
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, queues, segments
+
+_m = messages.alias("m")
+"""For subqueries about messages inside a statement that changes them."""
+
+_claim_shown = sa.case((sa.and_(messages.c.state == CLAIMED, messages.c.due > now), messages.c.claim_id))
+_SHOWN = (
+    messages.c.sequence,
+    messages.c.body,
+    messages.c.created,
+    messages.c.expires,
+    messages.c.client_id,
+    _claim_shown.label("live_claim_id"),
+    messages.c.claim_count,
+    messages.c.checksum,
+    messages.c.origin_queue,
+    messages.c.origin_id,
+    messages.c.origin_claim_count,
+)
+"""In the order of ``model.Message``; ``rows.message_of`` reads them."""
+
+_LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
+"""A claim only ever moves the end of life further away."""
+
+_is_due = sa.and_(_m.c.state != NOTHING, _m.c.due <= now)
+_in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
+
+
+def _alive(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from SQLite."""
+    return table.c.expires + NOTHING > now
+
+
+def _exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return sa.exists(sa.select(sa.literal_column("1")).select_from(_m).where(*conditions).correlate(fences))
+
+
+def _count(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(_m)
+    return counted.where(_m.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
+
+
+class FenceStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        self._define_checks()
+        self._define_life()
+
+    def _define_checks(self) -> None:
+        """What each operation asks of the fence and leaves there."""
+
+        f = fences.c
+        # RETURNING of SQLite knows no table in subqueries unless it is written out.
+        own_segment = sa.literal_column("fences.segment", sa.BigInteger)
+        self.look = self._text(
+            sa.select(
+                f.segment,
+                f.next_sequence,
+                _exists(_m.c.segment == f.segment, _is_due),
+                _exists(_m.c.segment == f.segment, _m.c.expires <= now),
+            ).where(_in_force)
+        )
+        self.segment = self._text(sa.select(f.segment).where(_in_force))
+        self.append = self._text(
+            sa.update(fences)
+            .where(_in_force)
+            .values(
+                next_sequence=f.next_sequence + param("count"),
+                ready=f.ready + param("more_ready"),
+                delayed=f.delayed + param("more_delayed"),
+            )
+            .returning(f.segment, f.next_sequence, _exists(_m.c.segment == own_segment, _m.c.expires <= now))
+        )
+        self.count = self._text(
+            sa.update(fences)
+            .where(f.uid == uid)
+            .values(
+                ready=f.ready + param("more_ready"),
+                claimed=f.claimed + param("more_claimed"),
+                delayed=f.delayed + param("more_delayed"),
+            )
+        )
+        self.counts = self._text(_counts().where(f.uid == uid))
+        self.all_counts = self._text(_total_counts())
+        self.ping = self._text(ping_of(fences))
+
+    def _define_life(self) -> None:
+        """How a fence comes, changes and goes."""
+
+        f = fences.c
+        empty = {"ready": NOTHING, "claimed": NOTHING, "delayed": NOTHING}
+        self.find = self._text(sa.select(f.generation, f.segment, f.forget_at).where(f.uid == uid))
+        self.insert = self._text(
+            sa.insert(fences).values(
+                uid=uid,
+                generation=param("generation"),
+                next_sequence=sa.literal_column("1"),
+                segment=segment,
+                forget_at=param("forget_at"),
+                **empty,
+            )
+        )
+        self.delete = self._text(sa.delete(fences).where(f.uid == uid))
+        self.raise_generation = self._text(
+            sa.update(fences).where(f.uid == uid).values(generation=param("new_generation"))
+        )
+        self.replace_segment = self._text(
+            sa.update(fences).where(f.uid == uid).values(segment=param("new_segment"), **empty)
+        )
+        self.bury = self._text(
+            sa.update(fences).where(f.uid == uid).values(segment=sa.null(), forget_at=param("until"), **empty)
+        )
+        self.add_segment = self._text(sa.insert(segments).values().returning(segments.c.id))
+        self.discard_segment = self._text(sa.insert(garbage).values(segment=segment))
+
+
+def _counts() -> sa.Select[Any]:
+    """Free and claimed messages of each fence: the counters, less what has expired, and what is due counts as free."""
+    gone = _m.c.expires <= now
+    over = _count(_is_due, _m.c.state == CLAIMED, _alive(_m))
+    ripe = _count(_is_due, _m.c.state == DELAYED, _alive(_m))
+    # For the same reason as in _alive: the expired of a state are found among all that expired.
+    state = _m.c.state + NOTHING
+    free = fences.c.ready - _count(gone, state == READY) + over + ripe
+    claimed = fences.c.claimed - _count(gone, state == CLAIMED) - over
+    return sa.select(free.label("free"), claimed.label("claimed")).select_from(fences)
+
+
+def _total_counts() -> sa.Select[Any]:
+    each = _counts().where(fences.c.forget_at.is_(None)).subquery("each_fence")
+    return sa.select(
+        sa.func.coalesce(sa.func.sum(each.c.free), NOTHING), sa.func.coalesce(sa.func.sum(each.c.claimed), NOTHING)
+    )
+
+
+class MessageStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        self._define_messages()
+        self._define_timers()
+
+    def _define_messages(self) -> None:
+        """One message or several, by number or by place in the order."""
+
+        m = messages.c
+        self.insert = self._text(
+            sa.insert(messages).values(
+                segment=segment,
+                sequence=param("sequence"),
+                state=param("state"),
+                due=param("due"),
+                expires=param("expires"),
+                created=now,
+                claim_count=NOTHING,
+                client_id=param("client_id"),
+                checksum=param("checksum"),
+                body=param("body"),
+            )
+        )
+        self._lists = {
+            (claimed, delayed, excluding): self._text(_listing(claimed, delayed, excluding))
+            for claimed in (False, True)
+            for delayed in (False, True)
+            for excluding in (False, True)
+        }
+        self.newest = self._text(_listing(claimed=True, newest_first=True))
+        numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
+        one = sa.and_(numbered, m.sequence == param("sequence"))
+        several = sa.and_(numbered, among(m.sequence, "sequences"))
+        self.get = self._text(sa.select(*_SHOWN).where(several, _alive(messages)).order_by(m.sequence))
+        self.delete_held = self._text(
+            sa.delete(messages).where(
+                m.segment == segment,
+                m.state == CLAIMED,
+                m.sequence == param("sequence"),
+                m.claim_id == param("claim_id"),
+                m.due > now,
+                _alive(messages),
+            )
+        )
+        self.examine = self._text(sa.select(m.id, m.state, _claim_shown).where(one, _alive(messages)))
+        self.examine_several = self._text(sa.select(m.id, m.state, _claim_shown).where(several, _alive(messages)))
+        self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
+        self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
+        first = _first_free().with_only_columns(_m.c.id)
+        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*_SHOWN))
+
+    def _define_timers(self) -> None:
+        """What time does to messages."""
+
+        m = messages.c
+        self.due_batch = self._text(
+            sa.select(m.id, m.state, m.expires <= now)
+            .where(m.segment == segment, m.state != NOTHING, m.due <= now)
+            .order_by(m.due)
+            .limit(limit)
+            .offset(NOTHING)
+        )
+        self.ripen = self._text(
+            sa.update(messages).where(among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
+        )
+        gone = sa.select(_m.c.id).where(_m.c.segment == segment, _m.c.expires <= now)
+        gone = gone.order_by(_m.c.expires).limit(limit).offset(NOTHING)
+        self.expire = self._text(sa.delete(messages).where(m.id.in_(gone)).returning(m.state))
+
+    def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
+        return self._lists[claimed, delayed, excluding]
+
+
+def _listing(
+    claimed: bool = False, delayed: bool = False, excluding: bool = False, newest_first: bool = False
+) -> sa.Executable:
+    """Pages over one or several states: one scan of the index for each, merged by number and ended at the limit."""
+
+    def scan(state: Any) -> sa.Select[Any]:
+        m = messages.c
+        found = sa.select(*_SHOWN).where(m.segment == segment, m.state == state, _alive(messages))
+        if not newest_first:
+            found = found.where(m.sequence > param("after"))
+        return found.where(m.client_id != param("exclude_client")) if excluding else found
+
+    states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
+    pages = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
+    order = sa.literal_column("sequence", sa.BigInteger)
+    return pages.order_by(order.desc() if newest_first else order).limit(limit).offset(NOTHING)
+
+
+def _first_free() -> sa.Select[Any]:
+    found = sa.select(_m).where(_m.c.segment == segment, _m.c.state == READY, _alive(_m))
+    return found.order_by(_m.c.sequence).limit(limit).offset(NOTHING)
+
+
+class ClaimStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        self._define_taking()
+        self._define_claims()
+
+    def _define_taking(self) -> None:
+        """Messages on their way into a claim or to a dead letter queue."""
+
+        m = messages.c
+        lease = {
+            m.state: CLAIMED,
+            m.due: param("end"),
+            m.claim_id: param("new_claim_id"),
+            m.claim_count: m.claim_count + sa.literal_column("1"),
+            m.expires: _LONGER,
+        }
+        first = _first_free().with_only_columns(_m.c.id)
+        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(lease).returning(*_SHOWN))
+        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(lease).returning(*_SHOWN))
+        self.candidates = self._text(
+            _first_free()
+            .with_only_columns(_m.c.id, _m.c.sequence, _m.c.claim_count, _m.c.created, _m.c.expires)
+            .where(_m.c.sequence < param("end_of_queue"))
+        )
+        self.move = self._text(
+            sa.update(messages)
+            .where(m.id == param("message"))
+            .values(
+                segment=param("new_segment"),
+                sequence=param("new_sequence"),
+                created=param("new_created"),
+                expires=param("new_expires"),
+                claim_count=NOTHING,
+                origin_queue=param("from_queue"),
+                origin_id=param("from_id"),
+                origin_claim_count=m.claim_count,
+            )
+        )
+
+    def _define_claims(self) -> None:
+        """A claim and the messages that it holds."""
+
+        m, c = messages.c, claims.c
+        mine = sa.and_(c.segment == segment, c.claim_id == param("claim"))
+        held = sa.and_(
+            m.segment == segment, m.state != NOTHING, m.due == param("held_until"), m.claim_id == param("claim")
+        )
+        self.insert = self._text(
+            sa.insert(claims).values(
+                segment=segment,
+                claim_id=param("claim"),
+                ttl=param("ttl"),
+                grace=param("grace"),
+                started=param("started"),
+                expires=param("end"),
+            )
+        )
+        self.get = self._text(sa.select(c.ttl, c.grace, c.started).where(mine, c.expires > now))
+        self.held = self._text(sa.select(*_SHOWN).where(held, _alive(messages)))
+        self.update = self._text(
+            sa.update(claims)
+            .where(mine)
+            .values(ttl=param("new_ttl"), grace=param("new_grace"), started=param("started"), expires=param("end"))
+        )
+        self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: _LONGER}))
+        self.delete = self._text(sa.delete(claims).where(mine).returning(c.expires))
+        self.release = self._text(
+            sa.update(messages).where(held).values(state=READY, due=sa.null(), claim_id=sa.null())
+        )
+        self.live = self._text(sa.select(c.claim_id).where(mine, c.expires > now))
+
+
+class SweepStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        f, other = fences.c, claims.alias("c")
+        self.segments_with_expired = self._text(
+            sa.select(f.uid, f.segment)
+            .where(f.segment > param("after"), _exists(_m.c.segment == f.segment, _m.c.expires <= now))
+            .order_by(f.segment)
+            .limit(limit)
+            .offset(NOTHING)
+        )
+        self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
+        some = sa.select(_m.c.id).where(_m.c.segment == segment).limit(limit).offset(NOTHING)
+        self.messages_of = self._text(sa.delete(messages).where(messages.c.id.in_(some)))
+        theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
+        self.claims_of = self._text(sa.delete(claims).where(claims.c.segment == segment, claims.c.claim_id.in_(theirs)))
+        self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
+        self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
+        c = claims.c
+        self.claims_over = self._text(
+            sa.select(c.segment, c.claim_id).where(c.expires <= now).limit(limit).offset(NOTHING)
+        )
+        this = sa.and_(c.segment == segment, c.claim_id == param("claim"))
+        self.remove_claim = self._text(sa.delete(claims).where(this, c.expires <= now))
+        self.tombstones_past = self._text(sa.select(f.uid).where(f.forget_at <= now).limit(limit).offset(NOTHING))
+        self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
+
+
+class QueueStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        q = queues.c
+        columns = (q.uid, q.project, q.kind, q.name, q.metadata, q.pool, q.generation, q.notify)
+        within = sa.and_(q.project == param("project"), q.kind == param("kind"))
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](queues)
+        values = {column: param(f"new_{column.name}", column.type) for column in columns}
+        self.insert = self._text(
+            insert.values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
+        )
+        self.get = self._text(sa.select(*columns).where(within, q.name == param("name")))
+        self.list = self._text(
+            sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
+        )
+        self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
+        self.replace = self._text(
+            sa.update(queues)
+            .where(q.uid == uid, q.generation == param("new_generation") - sa.literal_column("1"))
+            .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
+        )
+        self.delete = self._text(sa.delete(queues).where(q.uid == uid))
+        self.ping = self._text(ping_of(queues))
+
+
+class Statements:
+    """All of them, by what they are about."""
+
+    def __init__(self, dialect: str) -> None:
+        self.fences = FenceStatements(dialect)
+        self.messages = MessageStatements(dialect)
+        self.claims = ClaimStatements(dialect)
+        self.sweep = SweepStatements(dialect)
+        self.queues = QueueStatements(dialect)
+
+
+@lru_cache
+def statements_for(dialect: str) -> Statements:
+    return Statements(dialect)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nobody waits for: removing what is dead, and the sums over all queues."""
+
+from __future__ import annotations
+
+from zaqar.model import Stats
+from zaqar.storage.sqlalchemy.claims import ClaimStore
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.fences import BATCH
+
+QUEUES_AT_ONCE = 50
+
+
+class SweepStore(ClaimStore):
+    """The part of the message store that is about the store as a whole."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._swept = 0
+        """The segment at which the sweep for expired messages goes on."""
+
+    def volume(self, *, now: float) -> Stats:
+        with self._database.read() as connection:
+            free, claimed = connection.execute(self._statements.fences.all_counts, {"now": now}).fetchone()
+        return Stats(free, claimed)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        removed = 0
+        for sweep_some in (self._sweep_messages, self._sweep_garbage, self._sweep_claims, self._sweep_tombstones):
+            while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
+                removed += more
+        return removed
+
+    def _sweep_messages(self, now: float, limit: int) -> int:
+        """Expired messages of the next queues that have some; all around once before the answer is 0."""
+        sql = self._statements.sweep
+        for after in (self._swept, 0):
+            page = {"after": after, "now": now, "limit": QUEUES_AT_ONCE}
+            with self._database.read() as connection:
+                found = connection.execute(sql.segments_with_expired, page).fetchall()
+            if found:
+                return self._expire_in(found, now, limit)
+        return 0
+
+    def _expire_in(self, found: list[tuple[str, int]], now: float, limit: int) -> int:
+        removed = 0
+        with self._database.write as connection:
+            for uid, segment in found:
+                row = connection.execute(self._statements.fences.find, {"uid": uid}).fetchone()
+                if row is None or row[1] != segment:
+                    continue  # purged or dropped since it was found: the segment is garbage
+                removed += self._expire(connection, uid, segment, now, limit=limit - removed)
+                if removed == limit:
+                    break
+                self._swept = segment
+        return removed
+
+    def _sweep_garbage(self, now: float, limit: int) -> int:
+        with self._database.read() as connection:
+            row = connection.execute(self._statements.sweep.garbage, {"limit": 1}).fetchone()
+        return 0 if row is None else self._remove_garbage(row[0], limit=limit)
+
+    def _sweep_claims(self, now: float, limit: int) -> int:
+        sql = self._statements.sweep
+        with self._database.read() as connection:
+            found = connection.execute(sql.claims_over, {"now": now, "limit": limit}).fetchall()
+        if not found:
+            return 0
+        with self._database.write as connection:
+            over = [{"segment": segment, "claim": claim_id, "now": now} for segment, claim_id in found]
+            return connection.executemany(sql.remove_claim, over).rowcount
+
+    def _sweep_tombstones(self, now: float, limit: int) -> int:
+        sql = self._statements.sweep
+        with self._database.read() as connection:
+            found = connection.execute(sql.tombstones_past, {"now": now, "limit": limit}).fetchall()
+        if not found:
+            return 0
+        with self._database.write as connection:
+            return connection.executemany(sql.remove_tombstone, [{"uid": uid, "now": now} for (uid,) in found]).rowcount

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of both stores, and why each index is there. Times are epoch seconds, as everywhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+HEAD: Final = "0001"
+"""The revision that these tables are; a test compares it, and them, with the migrations."""
+
+READY, CLAIMED, DELAYED = 0, 1, 2
+"""States as stored. What a row *is* also depends on the clock: see ``messages``."""
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers rows only in a column declared INTEGER.
+_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# Names are ordered by code point on every database.
+_Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("uid", sa.Text, primary_key=True),
+    sa.Column("project", _Name, nullable=False),
+    sa.Column("kind", _Name, nullable=False),
+    sa.Column("name", _Name, nullable=False),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("pool", sa.Text),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("notify", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("project", "kind", "name"),
+)
+
+# Messages and claims belong to a segment, not to a queue: a purge gives the queue a new one and a drop takes it away,
+# in one small step whatever the old one holds. Numbers are never used twice (AUTOINCREMENT).
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("id", _Number, primary_key=True, autoincrement=True),
+    sqlite_autoincrement=True,
+)
+
+# Segments that no fence names any more; their rows wait to be removed in batches.
+garbage = sa.Table("garbage", metadata, sa.Column("segment", sa.BigInteger, primary_key=True, autoincrement=False))
+
+# One row per queue: with a segment it is the fence in force, with ``forget_at`` the tombstone of a dropped queue.
+# ``ready``, ``claimed`` and ``delayed`` count the rows of the segment by stored state, exactly, in every transaction.
+fences = sa.Table(
+    "fences",
+    metadata,
+    sa.Column("uid", sa.Text, primary_key=True),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("next_sequence", sa.BigInteger, nullable=False),
+    sa.Column("segment", sa.BigInteger),
+    sa.Column("ready", sa.BigInteger, nullable=False),
+    sa.Column("claimed", sa.BigInteger, nullable=False),
+    sa.Column("delayed", sa.BigInteger, nullable=False),
+    sa.Column("forget_at", sa.Double),
+    sa.UniqueConstraint("segment"),
+    sqlite_with_rowid=False,
+)
+_remembered = fences.c.forget_at.is_not(None)
+sa.Index("ix_fences_forget_at", fences.c.forget_at, sqlite_where=_remembered, postgresql_where=_remembered)
+
+# ``due`` is when a claim or a delay ends. A row is free when it is READY or ``due <= now``, and gone from
+# ``expires <= now`` on, whatever its state; so each timer acts at its moment, and moving rows to READY (ripening) and
+# deleting expired ones only keeps the indexes short.
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("id", _Number, primary_key=True, autoincrement=True),
+    sa.Column("segment", sa.BigInteger, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("due", sa.Double),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("claim_id", sa.Text),
+    sa.Column("claim_count", sa.Integer, nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("checksum", sa.Text),
+    sa.Column("origin_queue", sa.Text),
+    sa.Column("origin_id", sa.Text),
+    sa.Column("origin_claim_count", sa.Integer),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+# Order within a state. A message is also found by its number through this one, with ``state IN (0, 1, 2)``: a unique
+# index of (segment, sequence) would be one more b-tree, which costs a page in the log of each commit. ``expires`` lets
+# a scan pass expired rows without reading them.
+sa.Index("ix_messages_order", messages.c.segment, messages.c.state, messages.c.sequence, messages.c.expires)
+# What falls due next, and what a claim holds (its end is the ``due`` of its messages).
+sa.Index(
+    "ix_messages_due",
+    messages.c.segment,
+    messages.c.due,
+    messages.c.claim_id,
+    sqlite_where=messages.c.state != sa.literal_column("0"),
+    postgresql_where=messages.c.state != sa.literal_column("0"),
+)
+# What has expired. By segment first, so that no queue's probe walks over the expired messages of others; a sweep goes
+# from fence to fence.
+sa.Index("ix_messages_expires", messages.c.segment, messages.c.expires)
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("segment", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("claim_id", sa.Text, primary_key=True),
+    sa.Column("ttl", sa.Integer, nullable=False),
+    sa.Column("grace", sa.Integer, nullable=False),
+    sa.Column("started", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("ix_claims_expires", claims.c.expires)

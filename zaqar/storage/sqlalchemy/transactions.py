@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transactions on the driver's connections, and the one seam where the library's errors are translated.
+
+Both kinds are context managers that give a connection. They are on the path of every request, so they call little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fcntl import LOCK_UN, flock
+from time import monotonic, sleep
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from sqlalchemy.pool import PoolProxiedConnection
+
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.sqlalchemy.write_turn import FRESH, LOCK_AT_ONCE, NAP, NOTE, PAUSE, TENURE, WriteTurn
+
+if TYPE_CHECKING:
+    from zaqar.storage.sqlalchemy.connection import Database
+
+Parameters = Mapping[str, Any]
+
+
+class Cursor(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+class Connection(Protocol):
+    """What the stores use of a connection of the driver."""
+
+    def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
+    def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
+    def rollback(self) -> None: ...
+
+
+class Opened:
+    """A connection and the place in SQLAlchemy's pool that it was checked out of."""
+
+    __slots__ = ("checkout", "driver")
+
+    def __init__(self, checkout: PoolProxiedConnection) -> None:
+        self.checkout = checkout
+        self.driver = cast("Connection", checkout.driver_connection)
+
+    def discard(self, error: BaseException) -> None:
+        """Close it, which ends its transaction."""
+        self.checkout.invalidate(error)
+
+
+class Reader:
+    """A transaction that sees one moment of the database; one object for each use."""
+
+    __slots__ = ("_database", "_opened")
+
+    _opened: Opened
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        database = self._database
+        try:
+            self._opened = opened = database.idle.pop()
+        except IndexError:
+            self._opened = opened = database.connect()
+        try:
+            opened.driver.execute("BEGIN")
+        except BaseException as exc:
+            opened.discard(exc)
+            if isinstance(exc, database.errors):
+                raise StoreUnavailable from exc
+            raise
+        return opened.driver
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        database, opened = self._database, self._opened
+        try:
+            opened.driver.rollback()
+        except database.errors as exc:
+            opened.discard(exc)
+            raise StoreUnavailable from error or exc
+        if isinstance(error, database.errors):
+            opened.discard(error)
+            raise StoreUnavailable from error
+        database.idle.append(opened)
+
+
+class Writer:
+    """A transaction that writes, alone. It is committed at the end, or rolled back where an error is raised.
+
+    One object for each database: only one thread at a time is between its ``__enter__`` and ``__exit__``.
+    """
+
+    __slots__ = ("_begin", "_commit", "_database", "_opened", "_turn")
+
+    def __init__(self, database: Database, turn: WriteTurn, *, begin: str, commit: str) -> None:
+        self._database = database
+        self._turn = turn
+        self._begin = begin
+        self._commit = commit
+        self._opened: Opened | None = None
+
+    def __enter__(self) -> Connection:
+        database, turn, started = self._database, self._turn, monotonic()
+        if not turn.threads.acquire(timeout=turn.patience):
+            raise StoreUnavailable
+        try:
+            if (descriptor := turn.descriptor) is not None:
+                if started - turn.ended > PAUSE:
+                    turn.since = started
+                elif started - turn.since > TENURE:
+                    if started - FRESH < NOTE.unpack_from(turn.notes)[0] <= started:
+                        sleep(NAP)
+                    turn.since = monotonic()
+                try:
+                    flock(descriptor, LOCK_AT_ONCE)
+                except BlockingIOError:
+                    turn.wait(descriptor, started + turn.patience)
+            try:
+                self._opened = opened = database.idle.pop()
+            except IndexError:
+                self._opened = opened = database.connect()
+            opened.driver.execute(self._begin)
+        except BaseException as exc:
+            self._abandon(exc)
+            if isinstance(exc, database.errors):
+                raise StoreUnavailable from exc
+            raise
+        return opened.driver
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        database, turn, opened = self._database, self._turn, cast("Opened", self._opened)
+        try:
+            if error is None:
+                opened.driver.execute(self._commit)
+            else:
+                opened.driver.rollback()
+        except database.errors as exc:
+            self._abandon(error or exc)
+            raise StoreUnavailable from error or exc
+        if isinstance(error, database.errors):
+            self._abandon(error)
+            raise StoreUnavailable from error
+        self._opened = None
+        database.idle.append(opened)
+        try:
+            if turn.descriptor is not None:
+                flock(turn.descriptor, LOCK_UN)
+                turn.ended = monotonic()
+        finally:
+            turn.threads.release()
+
+    def _abandon(self, error: BaseException) -> None:
+        """Give the turn, and part with the connection: it may be broken for good."""
+        turn, opened = self._turn, self._opened
+        try:
+            self._opened = None
+            if opened is not None:
+                opened.discard(error)
+            if turn.descriptor is not None:
+                flock(turn.descriptor, LOCK_UN)
+        finally:
+            turn.threads.release()

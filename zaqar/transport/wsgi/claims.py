@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/queues/{queue_name}/claims`` and one claim below it."""
+
+import falcon
+import msgspec
+
+from zaqar.limits import Limits
+from zaqar.model import Address
+from zaqar.policies import Authorizer
+from zaqar.schemas.fields import parse_integer
+from zaqar.service.claims import Claimed, Claims
+from zaqar.transport.wsgi.messages import WireMessage, flag, render
+from zaqar.transport.wsgi.requests import read_body, read_query
+
+MOST_BYTES = 4096
+"""A claim's terms are two integers; more than this is not read."""
+
+
+def _path(address: Address, claimed: Claimed) -> str:
+    return f"/v2/queues/{address.name}/claims/{claimed.claim.id}"
+
+
+def _messages(address: Address, claimed: Claimed, with_origin: bool) -> list[WireMessage]:
+    return [render(address.name, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
+
+
+class ClaimsResource:
+    def __init__(self, claims: Claims, authorizer: Authorizer, limits: Limits) -> None:
+        self._claims = claims
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "claims:create")
+        query, address = read_query(req), req.context.address
+        limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
+        claimed = self._claims.create(address, read_body(req, MOST_BYTES), limit=limit)
+        if not claimed.messages:
+            resp.status = 204
+            return
+        resp.status, resp.location = 201, _path(address, claimed)
+        resp.data = msgspec.json.encode({"messages": _messages(address, claimed, with_origin)})
+
+    def _limit(self, text: str | None) -> int:
+        most = self._limits.max_messages_per_claim_or_pop
+        return min(10, most) if text is None else parse_integer(text, 1, most, field="limit")
+
+
+class ClaimResource:
+    def __init__(self, claims: Claims, authorizer: Authorizer) -> None:
+        self._claims = claims
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
+        self._authorizer.check(req.context.caller, "claims:get")
+        address, with_origin = req.context.address, flag(read_query(req), "include_origin")
+        claimed = self._claims.get(address, claim_id)
+        resp.data = msgspec.json.encode(
+            {
+                "age": claimed.claim.age(claimed.now),
+                "ttl": claimed.claim.ttl,
+                "href": _path(address, claimed),
+                "messages": _messages(address, claimed, with_origin),
+            }
+        )
+
+    def on_patch(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
+        self._authorizer.check(req.context.caller, "claims:update")
+        self._claims.renew(req.context.address, claim_id, read_body(req, MOST_BYTES))
+        resp.status = 204
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
+        self._authorizer.check(req.context.caller, "claims:delete")
+        self._claims.release(req.context.address, claim_id)
+        resp.status = 204

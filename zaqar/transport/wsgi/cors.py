@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross-origin requests, as ``[cors]`` allows them: falcon's middleware with the options operators know."""
+
+from typing import Any
+
+import falcon
+from oslo_config import cfg
+
+
+class Cors(falcon.CORSMiddleware[Any, Any]):
+    """Answers for the allowed origins; a preflight names the methods and headers that are both asked and allowed."""
+
+    def __init__(self, options: cfg.ConfigOpts.GroupAttr) -> None:
+        anywhere = "*" in options.allowed_origin
+        origins = "*" if anywhere else options.allowed_origin
+        super().__init__(
+            allow_origins=origins,
+            expose_headers=options.expose_headers or None,
+            # A wildcard with credentials would let every site act as its visitor (Fetch standard, section 3.2.5).
+            allow_credentials=None if anywhere or not options.allow_credentials else origins,
+        )
+        self._methods = frozenset(options.allow_methods)
+        self._headers = ", ".join(options.allow_headers)
+        self._max_age = str(options.max_age)
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        super().process_response(req, resp, resource, req_succeeded)
+        if self.allow_origins != "*":
+            # Also without an Origin: no cache may hand one page the answer of another (Fetch standard, section 3.2.5).
+            resp.append_header("Vary", "Origin")
+        served = resp.get_header("Access-Control-Allow-Methods")
+        if served is None:
+            return
+        methods = [method for method in map(str.strip, served.split(",")) if method in self._methods]
+        resp.set_header("Access-Control-Allow-Methods", ", ".join(methods))
+        resp.set_header("Access-Control-Max-Age", self._max_age)
+        if self._headers:
+            resp.set_header("Access-Control-Allow-Headers", self._headers)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors as HTTP answers: one mapping for the service's own, one for falcon's, one for what nobody expected."""
+
+import logging
+from typing import Any
+
+import falcon
+import msgspec
+
+from zaqar.errors import ClientError, StoreUnavailable, UnsupportedMedia
+
+_log = logging.getLogger(__name__)
+
+
+def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
+    """Make every error of the application a JSON body ``{"title": ..., "description": ...}``."""
+    app.add_error_handler(Exception, _answer_unexpected)
+    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(ClientError, _answer_client_error)
+    app.add_error_handler(StoreUnavailable, _answer_store_unavailable)
+
+
+def _render(resp: falcon.Response, status: int | str, title: str, description: str) -> None:
+    resp.status = status
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode({"title": title, "description": description})
+
+
+def _answer_client_error(
+    req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]
+) -> None:
+    if isinstance(error, UnsupportedMedia):
+        resp.set_header("Accept-Patch", error.accept_patch)
+    _render(resp, error.status, error.title, str(error))
+
+
+def _answer_store_unavailable(
+    req: falcon.Request, resp: falcon.Response, error: StoreUnavailable, params: dict[str, Any]
+) -> None:
+    _log.error("%s: a store is not available", req.context.request_id, exc_info=error)
+    resp.set_header("Retry-After", str(error.retry_after))
+    _render(resp, error.status, error.title, str(error))
+
+
+def _answer_http_error(
+    req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
+) -> None:
+    if error.headers is not None:
+        resp.set_headers(error.headers)
+    description = error.description
+    if description is None and isinstance(error, falcon.HTTPMethodNotAllowed):
+        description = f"{req.method} is not served here; see the Allow header."
+    elif description is None and isinstance(error, falcon.HTTPRouteNotFound):
+        description = f"There is nothing at '{req.path[:200]}'."
+    _render(resp, error.status, error.title or "Error", description or "The request cannot be served.")
+
+
+def _answer_unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+    # The text of the exception stays in the log: it may hold addresses, statements or data of another tenant.
+    request_id = getattr(req.context, "request_id", "-")
+    _log.error("%s: %s %s failed", request_id, req.method, req.path, exc_info=error)
+    _render(resp, 500, "Internal server error", f"Something went wrong; the log has it as {request_id}.")

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/queues/{queue_name}/messages`` and one message below it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import falcon
+import msgspec
+
+from zaqar.errors import InvalidInput
+from zaqar.limits import Limits
+from zaqar.model import Address, Message
+from zaqar.policies import Authorizer
+from zaqar.schemas.fields import parse_boolean, parse_integer
+from zaqar.service.messages import MessagePage, Messages
+from zaqar.transport.wsgi.requests import Query, read_body, read_query
+
+
+class WireOrigin(msgspec.Struct):
+    queue: str
+    message_id: str
+    claim_count: int
+
+
+class WireMessage(msgspec.Struct, omit_defaults=True):
+    """A message as it is listed. The body goes out as the bytes that came in."""
+
+    id: str
+    href: str
+    ttl: int
+    age: int
+    body: msgspec.Raw
+    checksum: str | None = None
+    origin: WireOrigin | None = None
+
+
+class WirePopped(msgspec.Struct):
+    """A message that was popped: it has no address any more."""
+
+    id: str
+    ttl: int
+    age: int
+    body: msgspec.Raw
+    claim_id: str | None
+    claim_count: int
+
+
+class Link(msgspec.Struct):
+    rel: str
+    href: str
+
+
+class WirePage(msgspec.Struct):
+    messages: list[WireMessage]
+    links: list[Link]
+
+
+def href_of(queue_name: str, message: Message) -> str:
+    """The path of a message; under a live claim, with what a delete needs."""
+    path = f"/v2/queues/{queue_name}/messages/{message.id}"
+    return path if message.claim_id is None else f"{path}?claim_id={message.claim_id}"
+
+
+def render(queue_name: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
+    origin = message.origin if with_origin else None
+    return WireMessage(
+        message.id,
+        href_of(queue_name, message),
+        message.ttl,
+        message.age(now),
+        msgspec.Raw(message.body),
+        message.checksum,
+        WireOrigin(origin.queue, origin.message_id, origin.claim_count) if origin else None,
+    )
+
+
+def flag(query: Query, name: str) -> bool:
+    """A boolean query parameter that is false where it is absent."""
+    return name in query and parse_boolean(query[name], field=name)
+
+
+class MessagesResource:
+    def __init__(self, messages: Messages, authorizer: Authorizer, limits: Limits) -> None:
+        self._messages = messages
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "messages:create")
+        raw = read_body(req, self._limits.max_messages_post_size)
+        ids = self._messages.post(req.context.caller, req.context.address, raw)
+        base = f"/v2/queues/{req.context.address.name}/messages"
+        resp.status, resp.location = 201, self._location(base, ids)
+        resp.data = msgspec.json.encode({"resources": [f"{base}/{id_}" for id_ in ids]})
+
+    def _location(self, base: str, ids: list[str]) -> str:
+        # No more ids than can be asked for at once: thousands of them would make a header that clients refuse.
+        return f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "messages:get_all")
+        query, address = read_query(req), req.context.address
+        with_origin = flag(query, "include_origin")
+        found = self._messages.get_many(address, query["ids"]) if "ids" in query else self._page(req, query)
+        messages = [render(address.name, message, found.now, with_origin=with_origin) for message in found.messages]
+        resp.data = msgspec.json.encode(
+            {"messages": messages} if "ids" in query else WirePage(messages, _links(address, query, found))
+        )
+
+    def _page(self, req: falcon.Request, query: Query) -> MessagePage:
+        most = self._limits.max_messages_per_page
+        return self._messages.list_page(
+            req.context.caller,
+            req.context.address,
+            marker=query.get("marker"),
+            limit=parse_integer(query["limit"], 1, most, field="limit") if "limit" in query else min(10, most),
+            echo=flag(query, "echo"),
+            include_claimed=flag(query, "include_claimed"),
+            include_delayed=flag(query, "include_delayed") and not flag(query, "hide_delayed"),
+        )
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        query, address = read_query(req), req.context.address
+        self._authorizer.check(req.context.caller, "messages:delete_all")
+        if ("ids" in query) == ("pop" in query):
+            raise InvalidInput("ids", "give either 'ids' or 'pop' in the query")
+        if "ids" in query:
+            self._messages.delete_many(address, query["ids"], claim_ids=query.get("claim_ids"))
+            resp.status = 204
+        else:
+            resp.data = msgspec.json.encode({"messages": self._popped(address, query["pop"])})
+
+    def _popped(self, address: Address, text: str) -> list[WirePopped]:
+        limit = parse_integer(text, 1, self._limits.max_messages_per_claim_or_pop, field="pop")
+        taken = self._messages.pop(address, limit=limit)
+        return [
+            WirePopped(m.id, m.ttl, m.age(taken.now), msgspec.Raw(m.body), m.claim_id, m.claim_count)
+            for m in taken.messages
+        ]
+
+
+def _links(address: Address, query: Query, page: MessagePage) -> list[Link]:
+    if not page.messages:
+        return []
+    following = {name: value for name, value in query.items() if name != "marker"}
+    if not page.delays and not flag(query, "include_delayed"):
+        # Clients are used to finding include_delayed here. It must not show a message before its delay is over to a
+        # client that never asked for such, so the link takes it back.
+        following |= {"include_delayed": "true", "hide_delayed": "true"}
+    following["marker"] = page.messages[-1].id
+    return [Link("next", f"/v2/queues/{address.name}/messages?{urlencode(following)}")]
+
+
+class MessageResource:
+    def __init__(self, messages: Messages, authorizer: Authorizer) -> None:
+        self._messages = messages
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
+        self._authorizer.check(req.context.caller, "messages:get")
+        query = read_query(req)
+        found = self._messages.get(req.context.address, message_id)
+        with_origin = flag(query, "include_origin")
+        message = render(req.context.address.name, found.messages[0], found.now, with_origin=with_origin)
+        resp.data = msgspec.json.encode(message)
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
+        self._authorizer.check(req.context.caller, "messages:delete")
+        claim_id = read_query(req).get("claim_id")
+        self._messages.delete(req.context.address, message_id, claim_id=claim_id)
+        resp.status = 204

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI 3.1 description of the HTTP API, from the schemas that the service itself works with.
+
+:func:`operations` is one table, an entry for each responder of the route table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zaqar.limits import Limits
+from zaqar.schemas import claims, messages, queues
+from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
+
+JSON = "application/json"
+
+_QUEUE = "/v2/queues/{queue_name}"
+_BOOLEAN: JsonSchema = {"type": "boolean", "default": False}
+_STRING: JsonSchema = {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. ``answers`` maps a status to a sentence and, where it has a body, its schema."""
+
+    id: str
+    summary: str
+    answers: Mapping[int, tuple[str, JsonSchema | None]]
+    query: Mapping[str, tuple[str, JsonSchema]] = field(default_factory=dict)
+    body: JsonSchema | None = None
+    body_required: bool = False
+    body_type: str = JSON
+    answer_type: str = JSON
+    errors: tuple[int, ...] = (400,)
+    open_to_all: bool = False
+
+
+def _ref(name: str) -> JsonSchema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list_of(member: str, name: str) -> JsonSchema:
+    return {
+        "type": "object",
+        "required": [member],
+        "properties": {
+            member: {"type": "array", "items": _ref(name)},
+            "links": {"type": "array", "items": _ref("Link")},
+            "count": {"type": "integer", "minimum": 0},
+        },
+    }
+
+
+def _limit(most: int) -> tuple[str, JsonSchema]:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
+    return "How many at most.", schema
+
+
+_ORIGIN = {"include_origin": ("Say of dead letters where they came from.", _BOOLEAN)}
+
+
+def operations(limits: Limits, *, admin_mode: bool) -> dict[tuple[str, str], Operation]:
+    """(path, method in lower case) -> what is served there."""
+    table = _common_operations()
+    if admin_mode:
+        table["/v2/health", "get"] = Operation(
+            "getHealth",
+            "How the stores fare; needs the role admin.",
+            {200: ("The report.", {"type": "object"})},
+            errors=(400, 403),
+        )
+    return table | _queue_operations(limits) | _message_operations(limits) | _claim_operations(limits)
+
+
+def _common_operations() -> dict[tuple[str, str], Operation]:
+    document: JsonSchema = {"type": "object"}
+    versions = {300: ("One.", document)}
+    pong = {204: ("Every store answers.", None)}
+    return {
+        ("/", "get"): Operation("listVersions", "The versions.", versions, errors=(), open_to_all=True),
+        ("/v2/", "get"): Operation(
+            "getHome", "What is served.", {200: ("A home document.", document)}, answer_type="application/json-home"
+        ),
+        ("/v2/openapi.json", "get"): Operation(
+            "getOpenApi", "This document.", {200: ("It.", document)}, errors=(), open_to_all=True
+        ),
+        ("/v2/ping", "get"): Operation("ping", "Whether the service can serve.", pong),
+        ("/v2/ping", "head"): Operation("pingHead", "Whether the service can serve.", pong),
+    }
+
+
+def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
+    shown = {200: ("The metadata, reserved defaults filled in.", _ref("Metadata"))}
+    page = {
+        "marker": ("The name after which the page begins.", _STRING),
+        "limit": _limit(limits.max_queues_per_page),
+        "detailed": ("With metadata.", _BOOLEAN),
+        "name": ("A regular expression (RE2) to be found in the name.", _STRING),
+        "with_count": ("With the number of all that match.", _BOOLEAN),
+    }
+    return {
+        ("/v2/queues", "get"): Operation(
+            "listQueues",
+            "Queues by name. Any further parameter keeps those whose metadata has that value under that key.",
+            {200: ("A page; `next` wherever it is not empty.", _list_of("queues", "Queue"))},
+            page,
+        ),
+        (_QUEUE, "put"): Operation(
+            "createQueue",
+            "Create a queue with metadata. One that exists stays as it is.",
+            {201: ("Created.", None), 204: ("It existed.", None)},
+            body=_ref("Metadata"),
+        ),
+        (_QUEUE, "get"): Operation("getQueue", "Metadata; also of a queue that does not exist yet.", shown),
+        (_QUEUE, "patch"): Operation(
+            "patchQueue",
+            "Change metadata by a JSON patch, all or nothing.",
+            shown,
+            body=queues.PATCH,
+            body_required=True,
+            body_type=queues.JSON_PATCH,
+            errors=(400, 404, 409, 415),
+        ),
+        (_QUEUE, "delete"): Operation("deleteQueue", "Delete a queue with all in it.", {204: ("It is gone.", None)}),
+        (_QUEUE + "/stats", "get"): Operation(
+            "getStats", "Counts, and the oldest and newest message.", {200: ("The counts.", _ref("Stats"))}
+        ),
+        (_QUEUE + "/purge", "post"): Operation(
+            "purgeQueue", "Empty a queue in one step.", {204: ("It is empty.", None)}, body=queues.PURGE
+        ),
+    }
+
+
+def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
+    collection = _QUEUE + "/messages"
+    many = (f"Comma-separated ids, at most {limits.max_messages_per_page}.", _STRING)
+    pop = {"type": "integer", "minimum": 1, "maximum": limits.max_messages_per_claim_or_pop}
+    return {
+        (collection, "post"): Operation(
+            "postMessages",
+            "Post messages, all or none; creates the queue.",
+            {201: ("Stored.", _ref("Posted"))},
+            body=messages.post_schema(limits),
+            body_required=True,
+        ),
+        (collection, "get"): Operation(
+            "listMessages",
+            "A page of messages in queue order, or those of `ids`.",
+            {200: ("The messages; `next` wherever a page is not empty.", _list_of("messages", "Message"))},
+            {
+                "marker": ("The id of the message after which the page begins.", _STRING),
+                "limit": _limit(limits.max_messages_per_page),
+                "echo": ("With those that this Client-ID posted.", _BOOLEAN),
+                "include_claimed": ("With those under a claim.", _BOOLEAN),
+                "include_delayed": ("With those whose delay is not over.", _BOOLEAN),
+                "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", _BOOLEAN),
+                "ids": many,
+                **_ORIGIN,
+            },
+            errors=(400, 404),
+        ),
+        (collection, "delete"): Operation(
+            "deleteMessages",
+            "Delete the messages of `ids`, or take the first free ones out with `pop`.",
+            {
+                200: ("What was popped.", _list_of("messages", "PoppedMessage")),
+                204: ("They are gone.", None),
+            },
+            {
+                "ids": many,
+                "claim_ids": ("The claims that hold them.", _STRING),
+                "pop": ("How many to take, instead of `ids`.", pop),
+            },
+        ),
+        **_single_message_operations(),
+    }
+
+
+def _single_message_operations() -> dict[tuple[str, str], Operation]:
+    single = _QUEUE + "/messages/{message_id}"
+    return {
+        (single, "get"): Operation(
+            "getMessage", "One message.", {200: ("It.", _ref("Message"))}, _ORIGIN, errors=(400, 404)
+        ),
+        (single, "delete"): Operation(
+            "deleteMessage",
+            "Delete one message; a claimed one with the id of its claim.",
+            {204: ("It is gone.", None)},
+            {"claim_id": ("The claim that holds it.", _STRING)},
+            errors=(400, 403),
+        ),
+    }
+
+
+def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
+    collection, single = _QUEUE + "/claims", _QUEUE + "/claims/{claim_id}"
+    terms = claims.terms_schema(limits)
+    return {
+        (collection, "post"): Operation(
+            "createClaim",
+            "Lease the first free messages.",
+            {201: ("The messages.", _list_of("messages", "Message")), 204: ("None was free.", None)},
+            {"limit": _limit(limits.max_messages_per_claim_or_pop), **_ORIGIN},
+            body=terms,
+        ),
+        (single, "get"): Operation(
+            "getClaim",
+            "A live claim and what it still holds.",
+            {200: ("It.", _ref("Claim"))},
+            _ORIGIN,
+            errors=(400, 404),
+        ),
+        (single, "patch"): Operation(
+            "renewClaim",
+            "Start a live claim anew from now; what is left out stays.",
+            {204: ("Renewed.", None)},
+            body=terms,
+            body_required=True,
+            errors=(400, 404),
+        ),
+        (single, "delete"): Operation("releaseClaim", "End a claim.", {204: ("Its messages are free.", None)}),
+    }
+
+
+def document(limits: Limits, *, admin_mode: bool) -> dict[str, Any]:
+    """The whole document, as JSON-able values."""
+    paths: dict[str, dict[str, Any]] = {}
+    for (path, method), operation in operations(limits, admin_mode=admin_mode).items():
+        paths.setdefault(path, {})[method] = _render(path, operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Zaqar",
+            "summary": "OpenStack Messaging API v2",
+            "version": "2",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": _schemas(limits), "parameters": _PARAMETERS},
+    }
+
+
+def _schemas(limits: Limits) -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "Error": {
+            "type": "object",
+            "required": ["title", "description"],
+            "properties": {"title": text, "description": text},
+        },
+        "Link": {"type": "object", "required": ["rel", "href"], "properties": {"rel": text, "href": text}},
+        "Metadata": queues.metadata_schema(limits),
+        "Queue": queues.QUEUE_LISTED,
+        "Stats": queues.STATS,
+        "Message": messages.MESSAGE,
+        "PoppedMessage": messages.POPPED,
+        "Origin": messages.ORIGIN,
+        "Posted": messages.POSTED,
+        "Claim": claims.CLAIM,
+    }
+
+
+_PARAMETERS: dict[str, Any] = {
+    "Client-ID": {
+        "name": "Client-ID",
+        "in": "header",
+        "required": True,
+        "description": "A UUID that the client keeps; `echo` goes by it.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "X-Project-ID": {
+        "name": "X-Project-ID",
+        "in": "header",
+        "required": True,
+        "description": "The tenant.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[!-+\--~]+$"},
+    },
+    "queue_name": {
+        "name": "queue_name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": NAME_PATTERN},
+    },
+    "message_id": {"name": "message_id", "in": "path", "required": True, "schema": {"type": "string"}},
+    "claim_id": {"name": "claim_id", "in": "path", "required": True, "schema": {"type": "string"}},
+}
+
+
+def _render(path: str, operation: Operation) -> dict[str, Any]:
+    shared = [] if operation.open_to_all else ["Client-ID", "X-Project-ID"]
+    shared += [name for name in ("queue_name", "message_id", "claim_id") if "{" + name + "}" in path]
+    parameters: list[dict[str, Any]] = [{"$ref": f"#/components/parameters/{name}"} for name in shared]
+    parameters += [
+        {"name": name, "in": "query", "description": text, "schema": schema}
+        for name, (text, schema) in operation.query.items()
+    ]
+    rendered: dict[str, Any] = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "parameters": parameters,
+        "responses": _responses(operation),
+    }
+    if operation.body is not None:
+        rendered["requestBody"] = {
+            "required": operation.body_required,
+            "content": {operation.body_type: {"schema": operation.body}},
+        }
+    return rendered
+
+
+_ERRORS = {
+    400: "The request breaks a rule; the description names the field.",
+    403: "Not allowed.",
+    404: "There is no such thing.",
+    406: "The client does not accept JSON.",
+    409: "A key to be changed is missing.",
+    415: "The body has another media type.",
+    503: "A store does not answer; Retry-After says when to try again.",
+}
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    rendered: dict[str, Any] = {}
+    for status, (text, schema) in operation.answers.items():
+        rendered[str(status)] = {"description": text}
+        if schema is not None:
+            rendered[str(status)]["content"] = {operation.answer_type: {"schema": schema}}
+    for status in sorted({*operation.errors, 406, 503}):
+        rendered[str(status)] = {
+            "description": _ERRORS[status],
+            "content": {JSON: {"schema": _ref("Error")}},
+        }
+    return rendered

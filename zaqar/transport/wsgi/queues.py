@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/queues``: the listing, one queue, its statistics, its purge."""
+
+import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import falcon
+import msgspec
+
+from zaqar.errors import UnsupportedMedia
+from zaqar.limits import Limits
+from zaqar.model import QUEUE, Message, Queue
+from zaqar.policies import Authorizer
+from zaqar.schemas.fields import parse_boolean, parse_integer
+from zaqar.schemas.queues import JSON_PATCH, make_filter
+from zaqar.service.queues import Queues
+from zaqar.transport.wsgi.requests import Query, read_body, read_query
+
+_LISTING_PARAMETERS = frozenset({"marker", "limit", "detailed", "name", "with_count"})
+
+
+class QueuesResource:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+        self._queues = queues
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:get_all")
+        query = read_query(req)
+        detailed = parse_boolean(query.get("detailed", "false"), field="detailed")
+        resp.data = msgspec.json.encode(self._page(req.context.caller.project, query, detailed))
+
+    def _page(self, project: str, query: Query, detailed: bool) -> dict[str, Any]:
+        most = self._limits.max_queues_per_page
+        page = self._queues.list_page(
+            project=project,
+            kind=QUEUE,
+            after=query.get("marker", ""),
+            limit=parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit"),
+            keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
+            with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),
+        )
+        listing: dict[str, Any] = {"queues": [_listed(queue, detailed) for queue in page.queues], "links": []}
+        if page.queues:
+            following = urlencode({**query, "marker": page.queues[-1].name})
+            listing["links"].append({"rel": "next", "href": f"/v2/queues?{following}"})
+        if page.count is not None:
+            listing["count"] = page.count
+        return listing
+
+
+def _listed(queue: Queue, detailed: bool) -> dict[str, Any]:
+    listed: dict[str, Any] = {"name": queue.name, "href": f"/v2/queues/{queue.name}"}
+    return {**listed, "metadata": queue.metadata} if detailed else listed
+
+
+class QueueResource:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+        self._queues = queues
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:create")
+        created = self._queues.create(req.context.address, read_body(req, self._limits.max_queue_metadata))
+        resp.status = 201 if created else 204
+        resp.location = f"/v2/queues/{req.context.address.name}"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:get")
+        resp.data = msgspec.json.encode(self._queues.get(req.context.address))
+
+    def on_patch(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:update")
+        if (req.content_type or "").partition(";")[0].strip().lower() != JSON_PATCH:
+            raise UnsupportedMedia(f"Content-Type: a patch must be '{JSON_PATCH}'", accept_patch=JSON_PATCH)
+        raw = read_body(req, self._limits.max_queue_metadata)
+        resp.data = msgspec.json.encode(self._queues.patch(req.context.address, raw))
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:delete")
+        self._queues.delete(req.context.address)
+        resp.status = 204
+
+
+class StatsResource:
+    def __init__(self, queues: Queues, authorizer: Authorizer) -> None:
+        self._queues = queues
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:stats")
+        stats, now = self._queues.stats(req.context.address)
+        counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
+        if stats.oldest is not None and stats.newest is not None:
+            name = req.context.address.name
+            counts |= {"oldest": _moment(name, stats.oldest, now), "newest": _moment(name, stats.newest, now)}
+        resp.data = msgspec.json.encode({"messages": counts})
+
+
+def _moment(queue_name: str, message: Message, now: float) -> dict[str, Any]:
+    created = datetime.datetime.fromtimestamp(message.created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"href": f"/v2/queues/{queue_name}/messages/{message.id}", "age": message.age(now), "created": created}
+
+
+class PurgeResource:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+        self._queues = queues
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "queues:purge")
+        self._queues.purge(req.context.address, read_body(req, self._limits.max_queue_metadata))
+        resp.status = 204
