@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-server`` as the person who runs it sees it: what it says, what it survives, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance import wire
+from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, running, start
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+MESSAGES = "/v2/queues/q/messages"
+POST = b'{"messages": [{"body": "x", "ttl": 300}]}'
+HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": "application/json"}
+
+
+def ask(server: Server, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    """One request over a connection of its own; status and document."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body, HEADERS)
+        response = connection.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text else None
+    finally:
+        connection.close()
+
+
+def stored(server: Server) -> int:
+    status, document = ask(server, "GET", "/v2/queues/q/stats")
+    assert status == 200
+    return int(document["messages"]["total"])
+
+
+def run_again(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to end by itself."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False)
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def banner(server: Server) -> str:
+    wait_until(lambda: "Ctrl-C" in server.log.read_text())
+    return server.log.read_text()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path / "state", options=("--workers", "2")) as server:
+        yield server
+
+
+# -- the start ---------------------------------------------------------------------------------------------------------
+
+
+def test_banner(server: Server) -> None:
+    text = banner(server)
+    assert f"listens on {server.url} (gunicorn, 2 workers)" in text
+    assert f"Messages are kept in {server.state_dir}/zaqar.db" in text
+    assert "survives: process crash and power cut" in text
+    assert stat_mode(server.state_dir) == 0o700
+
+
+def stat_mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_the_lines_to_paste_work(server: Server) -> None:
+    lines = re.findall(r"^ +(curl .*)$", banner(server), flags=re.MULTILINE)
+    answers = [_paste(line) for line in lines]
+    posted, claimed, listed = answers
+    (href,) = posted["resources"]
+    assert claimed["messages"][0]["body"] == "hello"
+    assert claimed["messages"][0]["href"].startswith(f"{href}?claim_id=")
+    assert [message["body"] for message in listed["messages"]] == ["hello"]
+
+
+def _paste(line: str) -> Any:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return json.loads(done.stdout)
+
+
+def test_without_arguments_it_uses_the_home_of_the_user(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "XDG_STATE_HOME": ""}
+    config = tmp_path / "zaqar.conf"
+    config.write_text(f"[drivers:transport:wsgi]\nport = {free_port()}\n")
+    with subprocess.Popen(
+        [*COMMAND],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment, "ZAQAR_CONFIG_FILE": str(config)},
+    ) as process:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(PATIENCE) == 0
+    assert config.read_text().split()[-1] in first
+    assert f"{tmp_path}/.local/state/zaqar/zaqar.db" in second
+
+
+def test_the_port_is_taken(server: Server, tmp_path: Path) -> None:
+    done = run_again("--bind", f"127.0.0.1:{server.port}", "--state-dir", str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert done.stderr == f"zaqar-server: Cannot listen on 127.0.0.1:{server.port}: Address already in use.\n"
+    assert server.answers()
+
+
+def test_the_port_is_taken_for_granian(server: Server, tmp_path: Path) -> None:
+    bind = f"127.0.0.1:{server.port}"
+    done = run_again("--server", "granian", "--bind", bind, "--state-dir", str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert done.stderr == f"zaqar-server: Cannot listen on {bind}: Address already in use.\n"
+
+
+def test_the_state_directory_is_taken(server: Server) -> None:
+    done = run_again("--bind", f"127.0.0.1:{free_port()}", "--state-dir", str(server.state_dir))
+    assert done.returncode == 1
+    pid = server.process.pid
+    expected = f"zaqar-server: Another zaqar-server (process {pid}) is using the state directory {server.state_dir}.\n"
+    assert done.stderr == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[transport]\nmax_claim_ttl = soon\n", r"\[transport\] max_claim_ttl: .*'soon'"),
+        ("[drivers]\nmessage_store = nosuch\n", r"\[drivers\] message_store: there is no driver 'nosuch'; installed: "),
+        ("[DEFAULT]\nstate_dir = /proc/nosuch\n", r"The state directory /proc/nosuch cannot be made: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    config = tmp_path / "zaqar.conf"
+    config.write_text(f"[DEFAULT]\nstate_dir = {tmp_path}/state\n{text}")
+    done = run_again("--config-file", str(config), "--bind", f"127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"zaqar-server: {complaint}.*\n", done.stderr)
+    assert done.stdout == ""
+
+
+def test_a_configuration_file_reaches_the_workers(tmp_path: Path) -> None:
+    config = tmp_path / "zaqar.conf"
+    config.write_text("[transport]\nmax_messages_post_size = 20\n")
+    with running(tmp_path / "state", options=("--config-file", str(config))) as server:
+        status, document = ask(server, "POST", MESSAGES, POST)
+    assert status == 400
+    assert "20" in document["description"]
+
+
+def parts_of(server: Server) -> list[int]:
+    """The processes that the supervisor started."""
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# -- what it survives --------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_there_after_the_next_start(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as server:
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+    with running(tmp_path / "state") as server:
+        assert stored(server) == 1
+
+
+def test_workers_that_are_killed_come_back(server: Server) -> None:
+    before = set(server.workers())
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(set(server.workers()) - before) == len(before))
+    assert ask(server, "POST", MESSAGES, POST)[0] == 201
+
+
+def test_parts_that_are_killed_come_back(server: Server) -> None:
+    parts = parts_of(server)
+    for pid in parts:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(set(parts_of(server)) - set(parts)) == len(parts))
+    # The port stays open meanwhile: this waits for the new API, and is not refused.
+    assert ask(server, "POST", MESSAGES, POST)[0] == 201
+
+
+def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
+    server = start(tmp_path / "state", options=("--workers", "1"))
+    pids = server.processes()
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
+    with running(tmp_path / "state", options=("--workers", "1")) as server:
+        assert server.answers()
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
+    config = tmp_path / "zaqar.conf"
+    config.write_text("")
+    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+        config.write_text("[transport]\nmax_messages_post_size = 20\n")
+        server.process.send_signal(signal.SIGHUP)
+        statuses = []
+
+        def is_refused() -> bool:
+            statuses.append(ask(server, "POST", MESSAGES, POST)[0])
+            return statuses[-20:] == [400] * 20
+
+        wait_until(is_refused)
+        assert set(statuses) <= {201, 400}
+        assert server.process.poll() is None
+
+
+# -- slow clients ------------------------------------------------------------------------------------------------------
+
+DRIBBLERS = 8
+DRIBBLE_SECONDS = 8
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> None:
+    whole = wire.request("POST", MESSAGES, project="slow", body=POST)
+    head, body = whole[: -len(POST)], whole[-len(POST) :]
+    with ExitStack() as stack:
+        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
+        in_headers = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
+        in_body = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
+        for sock in in_body:
+            sock.sendall(head)
+        end = threading.Event()
+        dribbling = threading.Thread(target=_dribble, args=(end, {head: in_headers, body: in_body}))
+        dribbling.start()
+        served = []
+        deadline = time.monotonic() + DRIBBLE_SECONDS
+        while time.monotonic() < deadline:
+            # A request that has to wait for a slow client does not end within this time.
+            served.append(_is_served_within(server, seconds=5))
+        end.set()
+        dribbling.join()
+        assert all(served)
+        assert len(served) > DRIBBLE_SECONDS
+
+
+def _dribble(end: threading.Event, clients: dict[bytes, list[socket.socket]]) -> None:
+    for position in range(min(len(data) for data in clients)):
+        for data, sockets in clients.items():
+            for sock in sockets:
+                sock.sendall(data[position : position + 1])
+        if end.wait(1):
+            return
+
+
+def _is_served_within(server: Server, *, seconds: float) -> bool:
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=seconds)
+    try:
+        connection.request("POST", MESSAGES, POST, HEADERS)
+        return connection.getresponse().status == 201
+    finally:
+        connection.close()
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def refuses(server: Server) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((server.host, server.port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal.Signals) -> None:
+    server = start(tmp_path / "state", options=("--server", name, "--workers", "1"))
+    with wire.connect(server) as running_one, wire.connect(server) as idle:
+        idle.sendall(wire.request("GET", "/v2/queues"))
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+        request = wire.request("POST", MESSAGES, project="p", body=POST)
+        running_one.sendall(request[:-5])
+        assert server.answers()  # so that the request before has been taken up
+        server.process.send_signal(number)
+        wait_until(lambda: refuses(server))
+        running_one.sendall(request[-5:])
+        assert wire.listen(running_one).statuses == [201]
+        assert server.process.wait(PATIENCE) == 0
+    with running(tmp_path / "state") as server:
+        assert stored(server) == 1
+
+
+def test_idle_connections_do_not_hold_up_the_end(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            sock = stack.enter_context(wire.connect(server))
+            sock.sendall(wire.request("GET", "/v2/queues"))
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 200")
+        pids = server.processes()
+        assert server.terminate() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert "killed" not in server.log.read_text()
+
+
+# -- other servers -----------------------------------------------------------------------------------------------------
+
+BIN = Path(sys.executable).parent
+
+
+def _gunicorn(port: int, _: Path) -> list[str]:
+    return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "zaqar.wsgi:application"]
+
+
+def _gunicorn_sample(port: int, _: Path) -> list[str]:
+    sample = str(ROOT / "etc" / "gunicorn.conf.py")
+    bind = f"127.0.0.1:{port}"
+    return [sys.executable, "-m", "gunicorn", "--config", sample, "--bind", bind, "zaqar.wsgi:application"]
+
+
+def _granian(port: int, _: Path) -> list[str]:
+    return [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "zaqar.wsgi:application"]
+
+
+def _uwsgi_sample(port: int, folder: Path) -> list[str]:
+    sample = (ROOT / "etc" / "uwsgi.ini").read_text()
+    sample = sample.replace("127.0.0.1:8888", f"127.0.0.1:{port}").replace("/etc/zaqar/", f"{folder}/")
+    (folder / "uwsgi.ini").write_text(sample)
+    return [str(BIN / "uwsgi"), "--ini", str(folder / "uwsgi.ini")]
+
+
+@pytest.mark.parametrize("command", [_gunicorn, _gunicorn_sample, _granian, _uwsgi_sample])
+def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> None:
+    port = free_port()
+    (tmp_path / "zaqar.conf").write_text("")
+    log = tmp_path / "log"
+    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
+    arguments = command(port, tmp_path)
+    with log.open("wb") as output:
+        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
+    server = Server("127.0.0.1", port, tmp_path / "state", log, process)
+    try:
+        server.wait_until_ready()
+        assert ask(server, "GET", "/v2/ping") == (204, None)
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+        assert stored(server) == 1
+    finally:
+        server.close()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the application in-process, with the headers every request needs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from falcon import testing
+
+from tests.clock import FakeClock
+from tests.conformance.drivers import Driver
+from zaqar import app, conf
+from zaqar.transport.wsgi.app import make_app
+
+ALICE = "3381af92-2b9e-11e3-b191-71861300734c"
+BOB = "98e1f4a6-2b9e-11e3-b191-71861300734d"
+JSON_PATCH = "application/openstack-messaging-v2.0-json-patch"
+
+
+class Api:
+    """One worker of the service: an application with caches of its own over stores that others may share."""
+
+    def __init__(self, driver: Driver, address: str, *, clock: FakeClock, **options: Any) -> None:
+        configuration = conf.load()
+        for name, value in {"admin_mode": True, **options}.items():
+            group, _, option = name.rpartition("__")
+            configuration.set_override(option, value, group or None)
+        self.clock = clock
+        self.project = uuid.uuid4().hex
+        self.parts = app.build(
+            configuration,
+            clock=clock,
+            management=driver.open_management(address),
+            messages=driver.open_messages(address),
+        )
+        self._client = testing.TestClient(make_app(self.parts))
+
+    def close(self) -> None:
+        self.parts.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        client: str = ALICE,
+        headers: dict[str, str | None] | None = None,
+        raw: bytes | None = None,
+    ) -> testing.Result:
+        """Send ``body`` as JSON, or ``raw`` as it is; a header given as None is left out."""
+        sent = {"Client-ID": client, "X-Project-ID": self.project, **(headers or {})}
+        content = raw if body is None else json.dumps(body).encode()
+        path, _, query = path.partition("?")
+        return self._client.simulate_request(
+            method,
+            path,
+            query_string=query,
+            headers={name: value for name, value in sent.items() if value is not None},
+            body=content,
+        )
+
+    def get(self, path: str, **kwargs: Any) -> testing.Result:
+        return self.request("GET", path, **kwargs)
+
+    def put(self, path: str, body: Any = None, **kwargs: Any) -> testing.Result:
+        return self.request("PUT", path, body, **kwargs)
+
+    def post(self, path: str, body: Any = None, **kwargs: Any) -> testing.Result:
+        return self.request("POST", path, body, **kwargs)
+
+    def delete(self, path: str, **kwargs: Any) -> testing.Result:
+        return self.request("DELETE", path, **kwargs)
+
+    def patch(self, path: str, body: Any = None, **kwargs: Any) -> testing.Result:
+        return self.request("PATCH", path, body, **kwargs)
+
+    def patch_queue(self, queue: str, *operations: dict[str, Any]) -> testing.Result:
+        return self.patch(f"/v2/queues/{queue}", list(operations), headers={"Content-Type": JSON_PATCH})
+
+    # -- what most tests begin with ----------------------------------------------------------------------------------
+
+    def send(self, queue: str, *bodies: Any, client: str = ALICE, **fields: Any) -> list[str]:
+        """Post messages and return their ids."""
+        messages = [{"body": body, "ttl": 300, **fields} for body in bodies]
+        result = self.post(f"/v2/queues/{queue}/messages", {"messages": messages}, client=client)
+        assert result.status_code == 201, result.text
+        return [href.rpartition("/")[2] for href in result.json["resources"]]
+
+    def claim(self, queue: str, limit: int = 10, **terms: int) -> tuple[str, list[dict[str, Any]]]:
+        """Claim messages; the claim's id and the messages, '' and none where nothing was free."""
+        result = self.post(f"/v2/queues/{queue}/claims?limit={limit}", terms or None)
+        if result.status_code == 204:
+            return "", []
+        assert result.status_code == 201, result.text
+        return result.headers["Location"].rpartition("/")[2], result.json["messages"]
+
+    def bodies(self, queue: str, query: str = "echo=true&limit=20") -> list[Any]:
+        """The bodies of one page."""
+        return [message["body"] for message in self.get(f"/v2/queues/{queue}/messages?{query}").json["messages"]]
+
+    def counts(self, queue: str) -> tuple[int, int, int]:
+        """Free, claimed, total."""
+        messages = self.get(f"/v2/queues/{queue}/stats").json["messages"]
+        return messages["free"], messages["claimed"], messages["total"]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An application over each store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.api.client import Api
+from tests.clock import FakeClock
+from tests.conformance.drivers import DRIVERS, Driver
+
+
+@pytest.fixture(scope="session", params=DRIVERS.values(), ids=DRIVERS.keys())
+def driver(request: pytest.FixtureRequest) -> Driver:
+    driver: Driver = request.param
+    return driver
+
+
+@pytest.fixture(scope="session")
+def address(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return driver.prepare(tmp_path_factory.mktemp(f"api-{driver.name}"))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_api(driver: Driver, address: str, clock: FakeClock) -> Iterator[Callable[..., Api]]:
+    made: list[Api] = []
+
+    def make(**options: object) -> Api:
+        api = Api(driver, address, clock=clock, **options)
+        made.append(api)
+        return api
+
+    yield make
+    for api in made:
+        api.close()
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    """One worker in a project of its own."""
+    return make_api()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document says what is served, and what is served keeps to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+from falcon import testing
+
+from tests.api.client import Api
+from zaqar.limits import Limits
+from zaqar.transport.wsgi import app, openapi
+
+
+def document_of(api: Api) -> dict[str, Any]:
+    document: dict[str, Any] = api.get("/v2/openapi.json", headers={"Client-ID": None, "X-Project-ID": None}).json
+    return document
+
+
+def check_answer(document: dict[str, Any], template: str, method: str, result: testing.Result) -> None:
+    """Status, content type and body are what the document announces."""
+    answers = document["paths"][template][method.lower()]["responses"]
+    assert str(result.status_code) in answers, f"{method} {template}: {result.status_code} is not announced"
+    content = answers[str(result.status_code)].get("content")
+    if content is None:
+        assert result.content == b""
+        return
+    ((media_type, description),) = content.items()
+    assert result.headers["Content-Type"] == media_type
+    schema = {"allOf": [description["schema"]], "components": document["components"]}
+    jsonschema.Draft202012Validator(schema).validate(result.json)
+
+
+@pytest.mark.parametrize("admin_mode", [True, False])
+def test_one_operation_for_each_responder(make_api: Callable[..., Api], admin_mode: bool) -> None:
+    api = make_api(admin_mode=admin_mode)
+    served = {
+        (path, name.removeprefix("on_"))
+        for path, resource in app.routes(api.parts).items()
+        for name in dir(resource)
+        if name.startswith("on_")
+    }
+    assert set(openapi.operations(api.parts.limits, admin_mode=admin_mode)) == served
+
+
+def test_operation_ids_are_unique(api: Api) -> None:
+    table = openapi.operations(api.parts.limits, admin_mode=True)
+    assert len({operation.id for operation in table.values()}) == len(table)
+
+
+def test_schemas_are_schemas(api: Api) -> None:
+    document = document_of(api)
+    assert document["openapi"].startswith("3.1")
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_limits_of_the_operator_show(make_api: Callable[..., Api]) -> None:
+    document = document_of(make_api(transport__max_messages_per_page=7))
+    parameters = document["paths"]["/v2/queues/{queue_name}/messages"]["get"]["parameters"]
+    (limit,) = (each["schema"] for each in parameters if each.get("name") == "limit")
+    assert (limit["maximum"], limit["default"]) == (7, 7)
+
+
+def test_answers_keep_to_the_document(api: Api) -> None:
+    document = document_of(api)
+    api.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead", "a": 1})
+    ids = api.send("q", 1, 2, 3)
+    claim_id, _ = api.claim("q", limit=1)
+    one = f"/v2/queues/q/messages/{ids[0]}"
+    exchanges: list[tuple[str, str, str, Any]] = [
+        ("/", "GET", "/", None),
+        ("/v2/", "GET", "/v2/", None),
+        ("/v2/openapi.json", "GET", "/v2/openapi.json", None),
+        ("/v2/queues", "GET", "/v2/queues?detailed=true&with_count=true", None),
+        ("/v2/queues", "GET", "/v2/queues?limit=0", None),
+        ("/v2/queues/{queue_name}", "PUT", "/v2/queues/new", {}),
+        ("/v2/queues/{queue_name}", "GET", "/v2/queues/q", None),
+        ("/v2/queues/{queue_name}", "PATCH", "/v2/queues/q", []),
+        ("/v2/queues/{queue_name}/stats", "GET", "/v2/queues/q/stats", None),
+        ("/v2/queues/{queue_name}/messages", "POST", "/v2/queues/q/messages", {"messages": [{"body": 1}]}),
+        ("/v2/queues/{queue_name}/messages", "POST", "/v2/queues/q/messages", {"messages": []}),
+        ("/v2/queues/{queue_name}/messages", "GET", "/v2/queues/q/messages?echo=true&include_claimed=true", None),
+        ("/v2/queues/{queue_name}/messages", "GET", f"/v2/queues/q/messages?ids={ids[0]}", None),
+        ("/v2/queues/{queue_name}/messages", "GET", "/v2/queues/q/messages?ids=x", None),
+        ("/v2/queues/{queue_name}/messages/{message_id}", "GET", one, None),
+        ("/v2/queues/{queue_name}/messages/{message_id}", "DELETE", one, None),
+        ("/v2/queues/{queue_name}/claims/{claim_id}", "GET", f"/v2/queues/q/claims/{claim_id}", None),
+        ("/v2/queues/{queue_name}/claims/{claim_id}", "PATCH", f"/v2/queues/q/claims/{claim_id}", {}),
+        ("/v2/queues/{queue_name}/claims/{claim_id}", "DELETE", f"/v2/queues/q/claims/{claim_id}", None),
+        ("/v2/queues/{queue_name}/claims", "POST", "/v2/queues/q/claims", None),
+        ("/v2/queues/{queue_name}/claims", "POST", "/v2/queues/q/claims", None),
+        ("/v2/queues/{queue_name}/claims", "POST", "/v2/queues/dead/claims?include_origin=true", None),
+        ("/v2/queues/{queue_name}/messages", "DELETE", "/v2/queues/q/messages?pop=2", None),
+        ("/v2/queues/{queue_name}/messages", "DELETE", "/v2/queues/q/messages?ids=x", None),
+        ("/v2/queues/{queue_name}/purge", "POST", "/v2/queues/q/purge", None),
+        ("/v2/queues/{queue_name}", "DELETE", "/v2/queues/q", None),
+    ]
+    for template, method, path, body in exchanges:
+        check_answer(document, template, method, api.request(method, path, body))
+    health = api.get("/v2/health", headers={"X-Roles": "admin"})
+    check_answer(document, "/v2/health", "GET", health)
+
+
+def test_the_document_is_the_one_of_these_limits(api: Api) -> None:
+    limits = Limits.from_conf(api.parts.conf)
+    assert document_of(api) == openapi.document(limits, admin_mode=True)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The path of a warm request: how many calls of our own it takes, how deep, and what it asks of the store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import zaqar
+from tests.api.client import Api
+from tests.clock import FakeClock
+from tests.conformance.drivers import DRIVERS
+
+OWN = str(Path(zaqar.__file__).parent)
+MOST_CALLS = 35
+MOST_NESTED = 6
+
+
+class CallPath:
+    """Counts calls of functions of the project, and how deep they nest, while it is entered."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.deepest = 0
+        self._depth = 0
+
+    def __enter__(self) -> CallPath:
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _see(self, frame: FrameType, event: str, _: Any) -> None:
+        if not frame.f_code.co_filename.startswith(OWN):
+            return
+        if event == "call":
+            self._depth += 1
+            self.deepest = max(self.deepest, self._depth)
+            self.calls.append("  " * self._depth + frame.f_code.co_qualname)
+        elif event == "return":
+            self._depth -= 1
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    driver = DRIVERS["sqlite"]
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock())
+    yield api
+    api.close()
+
+
+def test_post(api: Api) -> None:
+    def post() -> None:
+        assert api.post("/v2/queues/q/messages", {"messages": [{"body": {"n": 1}, "ttl": 60}]}).status_code == 201
+
+    for _ in range(3):
+        post()
+    with CallPath() as path:
+        post()
+    trace = "\n".join(path.calls)
+    assert len(path.calls) <= MOST_CALLS, trace
+    assert path.deepest <= MOST_NESTED, trace
+    # The test itself can fail: the path is seen at all.
+    assert any("MessagesResource.on_post" in call for call in path.calls)

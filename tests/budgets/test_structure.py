@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes and imports, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zaqar
+
+ROOT = Path(zaqar.__file__).parent
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 50
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.parts)
+
+# What each part of the tree may import from the project, besides what lies in the same part. The first entry that is
+# a prefix of the module counts.
+FOUNDATION = {"zaqar", "zaqar.model", "zaqar.errors", "zaqar.clock", "zaqar.context", "zaqar.limits"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "zaqar.model": set(),
+    "zaqar.errors": set(),
+    "zaqar.clock": set(),
+    "zaqar.context": set(),
+    "zaqar.limits": {"zaqar.errors"},
+    "zaqar.conf": {"zaqar.errors"},
+    "zaqar.plugins": {"zaqar.errors"},
+    "zaqar.policies": {"zaqar.errors", "zaqar.context"},
+    "zaqar.schemas": FOUNDATION,
+    "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
+    "zaqar.storage.placement": {"zaqar.storage.base", "zaqar.model"},
+    "zaqar.storage": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
+    "zaqar.stages": FOUNDATION,
+    "zaqar.service": FOUNDATION | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"},
+    "zaqar.bench": set(),
+    "zaqar.transport": FOUNDATION | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app"},
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The project's modules that a file imports, each by its full name."""
+    known = {module_of(each) for each in FILES}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "zaqar")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "zaqar":
+            for alias in node.names:
+                longer = f"{node.module}.{alias.name}"
+                yield longer if longer in known else node.module
+
+
+def belongs(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_import_rule(path: Path) -> None:
+    module = module_of(path)
+    part = next((part for part in MAY_IMPORT if belongs(module, part)), None)
+    if part is None:
+        # app, wsgi and the commands put the parts together; only app may name a concrete driver.
+        assert module in ("zaqar", "zaqar.app", "zaqar.wsgi") or belongs(module, "zaqar.cmd")
+        return
+    allowed = MAY_IMPORT[part]
+    # Two drivers are two parts, though they lie in one folder.
+    own = ".".join(module.split(".")[:3]) if part == "zaqar.storage" else part
+    for imported in imports_of(path):
+        assert belongs(imported, own) or any(
+            imported == each if each == "zaqar" else belongs(imported, each) for each in allowed
+        ), f"{module} must not import {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_sizes(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= MOST_LINES_OF_A_FILE
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MOST_LINES_OF_A_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_catch_all_module(path: Path) -> None:
+    assert path.stem.removesuffix("s") not in {"util", "helper", "manager", "handler", "common"}
+
+
+def test_responders_are_short() -> None:
+    """A responder translates and nothing more: at most six statements, no try."""
+    for path in (ROOT / "transport" / "wsgi").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("on_"):
+                assert not any(isinstance(inner, ast.Try) for inner in ast.walk(node)), f"{path.name}: {node.name}"
+                lines = (node.end_lineno or 0) - node.body[0].lineno + 1
+                assert len(node.body) <= 7, f"{path.name}: {node.name} has {len(node.body)} statements, {lines} lines"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drivers under test, in one table. A new one is one more entry.
+
+Everything here can be imported by a child process, which opens a store of its own from the name and the address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+
+
+@dataclass(frozen=True)
+class Driver:
+    """How to come by the stores of one driver.
+
+    ``prepare`` gets an empty folder, makes what the stores need there (once a session) and returns the address; where
+    a server is missing it skips, or fails where ``CI=true``. ``shared`` says whether several processes can open one
+    address.
+    """
+
+    name: str
+    prepare: Callable[[Path], str]
+    open_management: Callable[[str], ManagementStore]
+    open_messages: Callable[[str], MessageStore]
+    shared: bool = True
+
+
+def _prepare_sqlite(folder: Path) -> str:
+    from zaqar.storage.sqlalchemy.connection import Database
+
+    address = f"sqlite:///{folder}/zaqar.db"
+    database = Database.open(address, embedded=True)
+    database.prepare()
+    database.close()
+    return address
+
+
+def _sqlite_management(address: str) -> ManagementStore:
+    from zaqar.storage.sqlalchemy.connection import Database
+    from zaqar.storage.sqlalchemy.management import SqlManagementStore
+
+    return SqlManagementStore(Database.open(address, embedded=True))
+
+
+def _sqlite_messages(address: str) -> MessageStore:
+    from zaqar.storage.sqlalchemy.connection import Database
+    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+
+    return SqlMessageStore(Database.open(address, embedded=True))
+
+
+DRIVERS: dict[str, Driver] = {
+    driver.name: driver
+    for driver in (
+        Driver(
+            name="memory",
+            prepare=lambda folder: "",
+            open_management=lambda address: MemoryManagementStore(),
+            open_messages=lambda address: MemoryMessageStore(),
+            shared=False,
+        ),
+        Driver(
+            name="sqlite",
+            prepare=_prepare_sqlite,
+            open_management=_sqlite_management,
+            open_messages=_sqlite_messages,
+        ),
+    )
+}
+
+_shared = [driver for driver in DRIVERS.values() if driver.shared]
+
+only_shared = pytest.mark.parametrize(
+    "driver", _shared, ids=[driver.name for driver in _shared], indirect=True, scope="session"
+)
+"""Marks what only a store can do that outlives a process and is open in several at a time."""

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promises 1, 4 and 6 while processes die: kill -9 in the middle, several rounds, and others go on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import random
+from typing import Any
+
+import pytest
+
+from tests.clock import START
+from tests.conformance import victims
+from tests.conformance.drivers import Driver, only_shared
+from tests.conformance.scene import Scene, bodies, new_queue
+from zaqar.storage.base import MessageStore
+
+pytestmark = only_shared
+ROUNDS = 6
+PATIENCE = 60.0
+"""Seconds until a process that writes nothing counts as stuck. Far more than it takes, also on a busy machine."""
+
+
+class Victim:
+    """A process that notes what was acknowledged, until it is killed."""
+
+    def __init__(self, target: Callable[..., None], *arguments: Any, path: Path) -> None:
+        self.path = path
+        path.touch()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=target, args=(*arguments, str(path)), daemon=True)
+        self.process.start()
+
+    def notes(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+    def wait_for(self, lines: int) -> None:
+        """Until it has noted so many lines; that it does is what shows that nobody holds it up."""
+        end = time.monotonic() + PATIENCE
+        while len(self.notes()) < lines:
+            assert self.process.is_alive(), "it ended by itself"
+            assert time.monotonic() < end, "it does not get on"
+            time.sleep(0.005)
+
+    def kill(self) -> list[str]:
+        self.process.kill()
+        self.process.join()
+        return self.notes()
+
+
+@contextmanager
+def killed_in_the_end(*victims: Victim) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for victim in victims:
+            victim.kill()
+            victim.process.close()
+
+
+def killed_one_by_one(crowd: list[Victim]) -> list[list[str]]:
+    """Kill each in the middle of its work, wherever that is; what they noted. The others get on after each kill."""
+    for victim in crowd:
+        victim.wait_for(3)
+    notes = []
+    while crowd:
+        time.sleep(random() * 0.05)
+        notes.append(crowd[0].kill())
+        crowd = crowd[1:]
+        for witness in crowd:
+            witness.wait_for(len(witness.notes()) + 2)
+    return notes
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_what_a_killed_writer_was_told_is_there_once_and_whole(
+    driver: Driver, address: str, scene: Scene, tmp_path: Path, round_: int
+) -> None:
+    names = ["victim", "second-victim", "witness"]
+    crowd = [Victim(victims.post_on, driver.name, address, scene.queue, name, path=tmp_path / name) for name in names]
+    with killed_in_the_end(*crowd):
+        acknowledged = dict(zip(names, killed_one_by_one(crowd), strict=True))
+    after = scene.post("after")
+    seen = scene.listing()
+    assert [message.sequence for message in seen] == list(range(1, len(seen) + 1))
+    assert after == [len(seen)]
+    assert seen.pop().body == b"after"
+    found: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for message in seen:
+        writer, n, draft, padding = message.body.decode().split(".")
+        assert padding == victims.PADDING
+        found[writer, int(n)].append(draft)
+    assert all(drafts == [str(k) for k in range(victims.DRAFTS)] for drafts in found.values()), "part of a post"
+    for writer, notes in acknowledged.items():
+        there = sorted(n for name, n in found if name == writer)
+        told = [int(note) for note in notes]
+        assert there[: len(told)] == told
+        assert len(there) <= len(told) + 1
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS // 2))
+def test_what_a_killed_worker_deleted_stays_deleted_and_the_rest_is_there(
+    driver: Driver, address: str, scene: Scene, tmp_path: Path, round_: int
+) -> None:
+    total = 10_000
+    scene.post(*(str(n) for n in range(1, total + 1)), ttl=86_400)
+    crowd = [
+        Victim(victims.consume_on, driver.name, address, scene.queue, str(n), path=tmp_path / str(n)) for n in range(4)
+    ]
+    with killed_in_the_end(*crowd):
+        notes = [note for notes in killed_one_by_one(crowd) for note in notes]
+    deleted = [int(number) for note in notes if note[0] == "!" for number in note[1:].split(",")]
+    asked = [[int(number) for number in note[1:].split(",")] for note in notes if note[0] == "?"]
+    there = {int(message.body) for message in scene.listing(claimed=True)}
+    assert len(deleted) == len(set(deleted))
+    assert not set(deleted) & there
+    gone = set(range(1, total + 1)) - there
+    for batch in asked:
+        assert len(gone.intersection(batch)) in (0, len(batch)), "part of a delete"
+    assert gone <= {number for batch in asked for number in batch}
+    held = [message for message in scene.listing(claimed=True) if message.claim_id is not None]
+    assert len(held) <= victims.CLAIMED * len(crowd)
+    scene.clock.advance(3600)
+    assert {int(message.body) for message in scene.listing()} == there
+
+
+def test_a_killed_purge_is_done_or_not(driver: Driver, address: str, scene: Scene, tmp_path: Path) -> None:
+    for round_ in range(2):
+        victim = Victim(victims.refill_on, driver.name, address, scene.queue, "victim", path=tmp_path / f"{round_}")
+        with killed_in_the_end(victim):
+            victim.wait_for(6)
+            time.sleep(random() * 0.05)
+            last = victim.kill()[-1]
+        left = len(scene.list_everything())
+        assert left in (0, 300)
+        assert scene.stats().total == left
+        scene.purge()
+        assert scene.stats().total == 0
+        assert last in ("filled", "purged")
+
+
+def test_an_open_store_goes_on_after_all_others_were_killed(
+    driver: Driver, address: str, messages: MessageStore, tmp_path: Path
+) -> None:
+    """Killed at the first line, while they all contend: no lock is left behind."""
+    queue = new_queue()
+    messages.open_queue(queue=queue, now=START)
+    crowd = [Victim(victims.post_on, driver.name, address, queue, f"w{n}", path=tmp_path / f"{n}") for n in range(4)]
+    with killed_in_the_end(*crowd):
+        for victim in crowd:
+            victim.wait_for(1)
+    scene = Scene(messages, queue=queue)
+    before = len(scene.listing())
+    assert scene.post("after") == [before + 1]
+    assert bodies(scene.listing(before)) == ["after"]
+    scene.drop()

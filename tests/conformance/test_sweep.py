@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep removes what is dead, is bounded, comes to an end, and changes nothing that anybody can see."""
+
+from __future__ import annotations
+
+from tests.conformance.scene import Scene, bodies
+from zaqar.storage.base import MessageStore
+
+
+def sweep_clean(store: MessageStore, now: float, limit: int = 1000) -> list[int]:
+    """How many each sweep removed, until there was nothing left."""
+    removed = []
+    while count := store.sweep(now=now, limit=limit):
+        removed.append(count)
+        assert len(removed) < 10_000
+    return removed
+
+
+def test_expired_messages_are_removed_in_bounded_steps(scene: Scene) -> None:
+    sweep_clean(scene.store, scene.now)
+    scene.post(*["x"] * 400, ttl=60)
+    scene.post("alive", ttl=3600)
+    scene.clock.advance(60)
+    removed = sweep_clean(scene.store, scene.now, limit=100)
+    assert sum(removed) >= 400
+    assert max(removed) <= 200
+    assert scene.store.sweep(now=scene.now, limit=100) == 0
+    assert bodies(scene.list_everything()) == ["alive"]
+
+
+def test_a_dropped_queue_is_removed_in_bounded_steps(scene: Scene) -> None:
+    other = scene.beside()
+    other.post(*["x"] * 400)
+    other.claim(200)
+    other.drop()
+    removed = sweep_clean(scene.store, scene.now, limit=100)
+    assert not removed or max(removed) <= 200
+    assert scene.store.sweep(now=scene.now, limit=100) == 0
+
+
+def test_a_purged_queue_is_removed_and_goes_on(scene: Scene) -> None:
+    scene.post(*["x"] * 400)
+    scene.claim(200)
+    scene.purge()
+    scene.post("new")
+    sweep_clean(scene.store, scene.now, limit=100)
+    assert bodies(scene.list_everything()) == ["new"]
+    assert scene.post("next") == [402]
+
+
+def test_nobody_sees_a_sweep(scene: Scene) -> None:
+    scene.post("a", ttl=60)
+    scene.post("b", "c", "d", ttl=600)
+    scene.post("late", ttl=600, delay=120)
+    scene.clock.advance(30)
+    live, _ = scene.claim(2, ttl=60, grace=60)
+    over, _ = scene.claim(1, ttl=30)
+    for step in (0, 29, 1, 29, 1, 30, 30, 30):
+        scene.clock.advance(step)
+        before = scene.list_everything(), scene.listing(), scene.stats(), scene.get(1, 2, 3, 4, 5)
+        sweep_clean(scene.store, scene.now)
+        assert before == (scene.list_everything(), scene.listing(), scene.stats(), scene.get(1, 2, 3, 4, 5))
+    scene.release(live)
+    scene.release(over)
+    assert bodies(scene.claim()[1]) == ["b", "c", "d", "late"]
+
+
+def test_a_live_claim_that_holds_nothing_survives_a_sweep(scene: Scene) -> None:
+    scene.post("a")
+    claim_id, _ = scene.claim(ttl=600)
+    scene.delete(1, claim_id)
+    sweep_clean(scene.store, scene.now)
+    assert scene.get_claim(claim_id)[1] == []
+
+
+def test_a_claimed_message_past_its_first_ttl_survives_a_sweep(scene: Scene) -> None:
+    scene.post("a", ttl=60)
+    claim_id, _ = scene.claim(ttl=300, grace=60)
+    scene.clock.advance(120)
+    sweep_clean(scene.store, scene.now)
+    assert bodies(scene.get_claim(claim_id)[1]) == ["a"]
+    scene.clock.advance(180)
+    sweep_clean(scene.store, scene.now)
+    assert bodies(scene.listing()) == ["a"]
+    scene.clock.advance(60)
+    sweep_clean(scene.store, scene.now)
+    assert scene.list_everything() == []

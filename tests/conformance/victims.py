@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What test_kill kills: processes that write on and on, and note each acknowledgement outside of the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from tests.clock import START
+from tests.conformance.drivers import DRIVERS
+from tests.conformance.scene import new_claim_id
+from zaqar.model import Claim, Draft, Queue
+from zaqar.storage.base import MessageStore
+
+DRAFTS = 20
+CLAIMED = 20
+PADDING = "x" * 2000
+
+
+@contextmanager
+def _noting(path: str) -> Iterator[int]:
+    """A file whose lines survive the process: each is one write, in the kernel before the call returns."""
+    notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        yield notes
+    finally:
+        os.close(notes)
+
+
+def _open(driver: str, address: str) -> MessageStore:
+    return DRIVERS[driver].open_messages(address)
+
+
+def post_on(driver: str, address: str, queue: Queue, writer: str, path: str) -> None:
+    """Post after post; one line with the number of the post when it was acknowledged."""
+    store = _open(driver, address)
+    with _noting(path) as notes:
+        for n in count():
+            drafts = [Draft(f"{writer}.{n}.{k}.{PADDING}".encode(), 3600) for k in range(DRAFTS)]
+            store.post(queue=queue, drafts=drafts, client_id=writer, now=START)
+            os.write(notes, f"{n}\n".encode())
+
+
+def consume_on(driver: str, address: str, queue: Queue, worker: str, path: str) -> None:
+    """Claim after claim, deleted whole; a line before each delete (``?``) and one when it was acknowledged (``!``)."""
+    store = _open(driver, address)
+    with _noting(path) as notes:
+        while True:
+            claim = Claim(new_claim_id(), 3600, 60, START)
+            taken = store.claim(queue=queue, claim=claim, limit=CLAIMED, now=START)
+            if not taken:
+                return
+            sequences = [message.sequence for message in taken]
+            text = ",".join(map(str, sequences))
+            os.write(notes, f"?{text}\n".encode())
+            store.delete_messages(queue=queue, sequences=sequences, claim_ids=[claim.id], now=START)
+            os.write(notes, f"!{text}\n".encode())
+
+
+def refill_on(driver: str, address: str, queue: Queue, writer: str, path: str) -> None:
+    """Fill a queue and purge it, over and over; a line after each step."""
+    store = _open(driver, address)
+    with _noting(path) as notes:
+        while True:
+            store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 300, client_id=writer, now=START)
+            os.write(notes, b"filled\n")
+            store.purge(queue=queue, now=START)
+            os.write(notes, b"purged\n")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from zaqar.cmd import preflight
+from zaqar.errors import StartupError
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
+    path = folder / "zaqar.conf"
+    path.write_text(text)
+    monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(path))
+
+
+def test_what_is_stored_survives(state_dir: Path) -> None:
+    assert preflight.survey_stores() == {"survives": "process crash and power cut"}
+    assert (state_dir / "zaqar.db").exists()
+
+
+def test_less_survives_with_less_care(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, state_dir, "[drivers:message_store:sqlalchemy]\nsynchronous = NORMAL\n")
+    assert preflight.survey_stores() == {"survives": "process crash"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[transport]\nmax_message_ttl = x\n", r"\[transport\] max_message_ttl"),
+        ("[transport]\nmax_message_ttl = 60\n", r"\[transport\] default_message_ttl"),
+        ("[drivers]\nmessage_store = nosuch\n", r"\[drivers\] message_store: there is no driver 'nosuch'"),
+        ("[drivers:message_store:sqlalchemy]\nuri = sqlite:////nosuch/folder/x.db\n", "/nosuch/folder"),
+    ],
+)
+def test_what_stops_the_start(state_dir: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str) -> None:
+    configure(monkeypatch, state_dir, text)
+    with pytest.raises(StartupError, match=complaint):
+        preflight.survey_stores()
+
+
+def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_survey", lambda: os._exit(3))
+    with pytest.raises(StartupError, match="cannot be tried"):
+        preflight.survey_stores()

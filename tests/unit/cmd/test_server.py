@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``zaqar-server`` decides before it starts anything. Real servers are in the acceptance tests."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from zaqar import conf as configuration
+from zaqar.cmd import server
+from zaqar.cmd.server import Address
+from zaqar.errors import StartupError
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> cfg.ConfigOpts:
+    loaded = configuration.load(default_config_files=[])
+    loaded.set_override("state_dir", str(tmp_path))
+    return loaded
+
+
+def set_uri(conf: cfg.ConfigOpts, uri: str) -> None:
+    conf.set_override("uri", uri, "drivers:message_store:sqlalchemy")
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_no_arguments() -> None:
+    options = server._parse([])
+    assert (options.config_file, options.state_dir, options.bind, options.workers) == (None, None, None, None)
+    assert options.server == "gunicorn"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8888", Address("127.0.0.1", 8888)),
+        ("[::1]:80", Address("::1", 80)),
+        ("messaging.example:0", Address("messaging.example", 0)),
+    ],
+)
+def test_bind(text: str, address: Address) -> None:
+    assert server._parse(["--bind", text]).bind == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--bind", "8888"],
+        ["--bind", ":8888"],
+        ["--bind", "host:"],
+        ["--bind", "host:65536"],
+        ["--bind", "host:-1"],
+        ["--bind", "host:٣"],
+        ["--workers", "0"],
+        ["--workers", "-1"],
+        ["--workers", "two"],
+        ["--server", "waitress"],
+        ["--unknown"],
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        server._parse(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        server._parse(["--help"])
+    text = capsys.readouterr().out
+    for word in ("127.0.0.1:8888", "--config-file", "--state-dir", "--workers", "--server", "TERM", "HUP"):
+        assert word in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        server._parse(["--version"])
+    assert re.fullmatch(r"zaqar-server \d\S+\n", capsys.readouterr().out)
+
+
+# -- what may be there once --------------------------------------------------------------------------------------------
+
+
+def test_one_server_to_a_state_directory(tmp_path: Path) -> None:
+    with server._lock(tmp_path), pytest.raises(StartupError, match=rf"\(process \d+\) .* {tmp_path}"):
+        server._lock(tmp_path)
+    server._lock(tmp_path).close()
+
+
+def test_one_server_to_a_port() -> None:
+    with server._listen(Address("127.0.0.1", 0)) as listener:
+        address = Address(*listener.getsockname())
+        with pytest.raises(StartupError, match=f"^Cannot listen on {re.escape(str(address))}: Address already in use"):
+            server._listen(address)
+
+
+def test_ipv6() -> None:
+    with server._listen(Address("::1", 0)) as listener:
+        assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
+def test_an_address_of_somebody_else(host: str) -> None:
+    with pytest.raises(StartupError, match=f"Cannot listen on {host}:1: "):
+        server._listen(Address(host, 1))
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_as_many_workers_as_are_wanted(conf: cfg.ConfigOpts) -> None:
+    assert server._count_workers(conf, 7) == 7
+    assert server._count_workers(conf, None) in range(1, 5)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_has_one_worker(conf: cfg.ConfigOpts, uri: str) -> None:
+    set_uri(conf, uri)
+    assert server._count_workers(conf, None) == 1
+    assert server._count_workers(conf, 1) == 1
+    with pytest.raises(StartupError, match="--workers: "):
+        server._count_workers(conf, 2)
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_gunicorn_gets_the_socket() -> None:
+    with server._listen(Address("127.0.0.1", 0)) as listener:
+        part = server._api("gunicorn", 3, listener, Address("127.0.0.1", 1))
+        assert part.pass_fds == (listener.fileno(),)
+        assert f"--bind=fd://{listener.fileno()}" in part.command
+        assert "--workers=3" in part.command
+    assert part.reload == signal.SIGHUP
+
+
+def test_granian_gets_the_address() -> None:
+    listener = server._listen(Address("127.0.0.1", 0))
+    part = server._api("granian", 3, listener, Address("127.0.0.1", 1234))
+    assert {"--host=127.0.0.1", "--port=1234", "--workers=3"} <= set(part.command)
+    assert listener.fileno() == -1
+
+
+def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with server._listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
+        server._api("granian", 1, listener, Address("127.0.0.1", 1))
+
+
+# -- the banner --------------------------------------------------------------------------------------------------------
+
+
+def banner(conf: cfg.ConfigOpts, host: str = "127.0.0.1") -> str:
+    return server._banner(conf, Address(host, 8888), "gunicorn, 2 workers", {"survives": "a power cut"})
+
+
+def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    text = banner(conf)
+    for word in ("http://127.0.0.1:8888", f"{tmp_path}/zaqar.db", "survives: a power cut", "2 workers", "Ctrl-C"):
+        assert word in text
+    assert text.count("  curl ") == 3
+    assert "not authenticated" not in text
+
+
+@pytest.mark.parametrize(("host", "reachable"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.1", "192.0.2.1")])
+def test_banner_of_a_server_that_others_can_reach(conf: cfg.ConfigOpts, host: str, reachable: str) -> None:
+    text = banner(conf, host)
+    assert "not authenticated" in text
+    assert f" http://{reachable}:8888/v2/queues/greetings/messages\n" in text
+
+
+def test_banner_keeps_secrets(conf: cfg.ConfigOpts) -> None:
+    set_uri(conf, "postgresql://zaqar:hunter2@db.example/zaqar")
+    text = banner(conf)
+    assert "hunter2" not in text
+    assert "Messages are kept in postgresql, as configured." in text
+
+
+def test_banner_of_another_store(conf: cfg.ConfigOpts) -> None:
+    conf.set_override("message_store", "redis", "drivers")
+    assert "Messages are kept in the redis store." in banner(conf)

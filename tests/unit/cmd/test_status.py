@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zaqar.cmd import status
+from zaqar.cmd.status import Finding, Result
+from zaqar.errors import StoreUnavailable
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def run(folder: Path, text: str = "") -> tuple[int, dict[str, Result]]:
+    """Exit status, and the result of each check."""
+    path = folder / "zaqar.conf"
+    path.write_text(text)
+    arguments = ["--config-file", str(path)]
+    found = {finding.check: finding.result for finding in status.check_all(arguments)}
+    return status.main(["upgrade", "check", *arguments]), found
+
+
+def test_all_is_well(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = run(state_dir)
+    assert code == 0
+    assert found == dict.fromkeys(["Configuration", "Policy", "Stores", "Access"], Result.SUCCESS)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| Check: Stores" in "\n".join(lines)
+    assert {len(line) for line in lines} == {status._WIDTH}
+
+
+@pytest.mark.parametrize(
+    ("text", "check", "result"),
+    [
+        ("[transport]\nmax_message_ttl = x\n", "Configuration", Result.FAILURE),
+        ("[transport]\nmax_message_ttl = 60\n", "Configuration", Result.FAILURE),
+        ("[drivers]\nmanagement_store = nosuch\n", "Stores", Result.FAILURE),
+        ("[drivers:message_store:sqlalchemy]\nuri = sqlite:////nosuch/x.db\n", "Stores", Result.FAILURE),
+        ("[drivers:transport:wsgi]\nbind = 0.0.0.0\n", "Access", Result.WARNING),
+    ],
+)
+def test_what_is_wrong_is_found(state_dir: Path, text: str, check: str, result: Result) -> None:
+    code, found = run(state_dir, text)
+    assert code == result
+    assert {name for name, its in found.items() if its is not Result.SUCCESS} == {check}
+
+
+def test_a_broken_policy_file(state_dir: Path) -> None:
+    (state_dir / "policy.yaml").write_text("- 1\n")
+    code, found = run(state_dir)
+    assert (code, found["Policy"]) == (2, Result.FAILURE)
+
+
+def test_a_schema_that_an_operator_has_to_upgrade(state_dir: Path) -> None:
+    code, found = run(state_dir, f"[drivers:message_store:sqlalchemy]\nuri = sqlite:///{state_dir}/own.db\n")
+    assert (code, found["Stores"]) == (2, Result.FAILURE)
+
+
+def test_a_store_that_does_not_answer(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ping(self: object) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr("zaqar.service.health.Health.ping", ping)
+    assert run(state_dir)[1]["Stores"] is Result.FAILURE
+
+
+def test_long_details_are_wrapped() -> None:
+    table = status.render([Finding("One", Result.WARNING, "word " * 60)])
+    assert {len(line) for line in table.splitlines()} == {status._WIDTH}
+    assert table.count("word") == 60
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        status.main(["upgrade"])
+    assert "usage: zaqar-status" in capsys.readouterr().err

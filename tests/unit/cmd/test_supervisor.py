@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real child processes, of a few lines of Python each, that report what happens to them in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from zaqar.cmd import supervisor
+from zaqar.cmd.supervisor import Part, Supervisor
+from zaqar.errors import StartupError
+
+PATIENCE = 30.0
+
+SERVE = """
+import os, signal, sys, time
+def say(what):
+    with open(sys.argv[1], "a") as file: file.write(f"{what} {os.getpid()}\\n")
+def end(number, frame):
+    say(signal.Signals(number).name)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGHUP, lambda *_: say("SIGHUP"))
+say("started")
+while True: time.sleep(60)
+"""
+DEAF = SERVE.replace("sys.exit(0)", "pass")
+DIE = "import sys; sys.exit(7)"
+
+
+class Journal:
+    """What the children wrote, and the parts that write there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def part(self, source: str = SERVE, *, reload: signal.Signals = signal.SIGTERM) -> Part:
+        return Part("part", (sys.executable, "-c", source, str(self._path)), reload=reload)
+
+    def entries(self) -> list[tuple[str, int]]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [(what, int(pid)) for what, pid in (line.split() for line in lines)]
+
+    def words(self) -> list[str]:
+        return [what for what, _ in self.entries()]
+
+    async def wait_for(self, *words: str) -> list[int]:
+        """The pids behind the entries, once there are exactly these."""
+        deadline = time.monotonic() + PATIENCE
+        while self.words() != list(words):
+            assert time.monotonic() < deadline, self.words()
+            await asyncio.sleep(0.02)
+        return [pid for _, pid in self.entries()]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def nothing() -> None:
+    return
+
+
+def run(*parts: Part, script: Callable[[], Awaitable[object]], started: Callable[..., object] = nothing) -> None:
+    """Supervise the parts while the script goes on, which ends with a signal to this process."""
+
+    async def both() -> None:
+        await asyncio.gather(Supervisor(parts, env=os.environ).run(started), script())  # type: ignore[arg-type]
+
+    asyncio.run(both())
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_part(journal: Journal, number: signal.Signals) -> None:
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(number)
+
+    run(journal.part(), script=script)
+    (_, pid), last = journal.entries()
+    assert last == ("SIGTERM", pid)
+    assert not is_alive(pid)
+
+
+def test_a_part_that_is_killed_is_started_again(journal: Journal, capfd: pytest.CaptureFixture[str]) -> None:
+    async def script() -> None:
+        (pid,) = await journal.wait_for("started")
+        os.kill(pid, signal.SIGKILL)
+        first, second = await journal.wait_for("started", "started")
+        assert first != second
+        send(signal.SIGTERM)
+
+    run(journal.part(), script=script)
+    assert "The part has ended with signal SIGKILL; it is started again" in capfd.readouterr().err
+
+
+def test_a_part_that_keeps_dying_ends_them_all(journal: Journal) -> None:
+    async def script() -> None:
+        await journal.wait_for("started")
+
+    with pytest.raises(StartupError, match="The broken part keeps ending, at last with status 7"):
+        run(journal.part(), Part("broken part", (sys.executable, "-c", DIE)), script=script)
+    assert journal.words() == ["started", "SIGTERM"]
+
+
+def test_reload_of_a_part_that_does_it_by_itself(journal: Journal) -> None:
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        one, two = await journal.wait_for("started", "SIGHUP")
+        assert one == two
+        send(signal.SIGTERM)
+
+    run(journal.part(reload=signal.SIGHUP), script=script)
+
+
+def test_reload_of_a_part_by_a_new_process(journal: Journal, capfd: pytest.CaptureFixture[str]) -> None:
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        old, _, new = await journal.wait_for("started", "SIGTERM", "started")
+        assert old != new
+        send(signal.SIGTERM)
+
+    run(journal.part(), script=script)
+    assert "ended" not in capfd.readouterr().err
+
+
+def test_a_part_that_does_not_end_is_killed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervisor, "DRAIN_SECONDS", 0.3)
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGTERM)
+
+    run(journal.part(DEAF), script=script)
+    assert not is_alive(journal.entries()[0][1])
+    assert "it is killed" in capfd.readouterr().err
+
+
+def test_parts_do_not_outlive_a_supervisor_that_is_killed(journal: Journal) -> None:
+    source = f"""
+import asyncio, os
+from zaqar.cmd.supervisor import Part, Supervisor
+async def nothing(): pass
+asyncio.run(Supervisor([{journal.part()!r}], env=os.environ).run(nothing))
+""".replace("<Signals.SIGTERM: 15>", "15")
+
+    async def script() -> None:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", source)
+        await journal.wait_for("started")
+        process.kill()
+        await process.wait()
+        await journal.wait_for("started", "SIGTERM")
+
+    asyncio.run(script())
+
+
+def test_what_the_announcement_raises_ends_them_all(journal: Journal) -> None:
+    async def fail() -> None:
+        await journal.wait_for("started")
+        raise StartupError("no answer")
+
+    with pytest.raises(StartupError, match="no answer"):
+        run(journal.part(), script=nothing, started=fail)
+    assert journal.words() == ["started", "SIGTERM"]
+
+
+def test_parts_end_after_what_is_to_stop_first(journal: Journal) -> None:
+    seen = []
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGTERM)
+
+    async def both() -> None:
+        supervised = Supervisor([journal.part()], env=os.environ)
+        await asyncio.gather(supervised.run(nothing, lambda: seen.append(journal.words())), script())
+
+    asyncio.run(both())
+    assert seen == [["started"]]

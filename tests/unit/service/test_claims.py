@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims: terms and their defaults, and the two queues that dead letters need."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
+from zaqar.errors import InvalidInput, NotFound, StoreUnavailable
+from zaqar.model import Message
+
+DEAD = ADDRESS._replace(name="dead")
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster(limits=make_limits(default_claim_ttl=111, default_claim_grace=222))
+
+
+@pytest.fixture
+def worker(cluster: Cluster) -> Worker:
+    return cluster.worker()
+
+
+# -- terms -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "ttl", "grace"),
+    [(b"", 111, 222), (b"{}", 111, 222), (b'{"ttl":60}', 60, 222), (b'{"grace":61,"ttl":62}', 62, 61)],
+)
+def test_what_the_client_leaves_open_is_the_default(worker: Worker, raw: bytes, ttl: int, grace: int) -> None:
+    worker.post("a")
+    claim = worker.claims.create(ADDRESS, raw, limit=1).claim
+    assert (claim.ttl, claim.grace) == (ttl, grace)
+    found = worker.claims.get(ADDRESS, claim.id)
+    assert (found.claim, len(found.messages)) == (claim, 1)
+
+
+def test_each_claim_has_an_id_of_its_own(worker: Worker) -> None:
+    worker.post("a", "b")
+    ids = {worker.claims.create(ADDRESS, b"", limit=1).claim.id for _ in range(2)}
+    assert len(ids) == 2
+    assert all(len(id_) == 24 for id_ in ids)
+
+
+@pytest.mark.parametrize("raw", [b" ", b"[]", b'{"ttl":59}', b'{"grace":true}', b'{"ttl":60', b"\xff"])
+def test_bad_terms_claim_nothing(cluster: Cluster, worker: Worker, raw: bytes) -> None:
+    worker.post("a")
+    cluster.forget_counts()
+    with pytest.raises(InvalidInput):
+        worker.claims.create(ADDRESS, raw, limit=1)
+    with pytest.raises(InvalidInput):
+        worker.claims.renew(ADDRESS, "0" * 24, raw)
+    assert not cluster.fences.calls
+    assert not cluster.rows.calls
+
+
+def test_a_renewal_leaves_what_it_does_not_name(cluster: Cluster, worker: Worker) -> None:
+    worker.post("a")
+    claim = worker.claims.create(ADDRESS, b"", limit=1).claim
+    cluster.clock.advance(100)
+    for raw, ttl, grace in ((b"{}", 111, 222), (b'{"ttl":300}', 300, 222), (b'{"grace":400}', 300, 400)):
+        worker.claims.renew(ADDRESS, claim.id, raw)
+        renewed = worker.claims.get(ADDRESS, claim.id).claim
+        assert (renewed.ttl, renewed.grace, renewed.started) == (ttl, grace, cluster.clock.now)
+
+
+def test_a_claim_that_is_absent(worker: Worker) -> None:
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            worker.claims.get(ADDRESS, "0" * 24)
+        with pytest.raises(NotFound):
+            worker.claims.renew(ADDRESS, "0" * 24, b"{}")
+        worker.claims.release(ADDRESS, "0" * 24)
+        worker.post("a")
+
+
+def test_a_retried_claim_is_one_claim(cluster: Cluster, worker: Worker) -> None:
+    worker.post("a", "b")
+    other = cluster.worker()
+    cluster.fences.before(
+        "claim", lambda: other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+    )
+    claimed = worker.claims.create(ADDRESS, b"", limit=1)
+    assert cluster.fences.calls["claim"] == 2
+    assert [message.claim_id for message in claimed.messages] == [claimed.claim.id]
+    assert worker.queues.stats(ADDRESS)[0].claimed == 1
+
+
+# -- dead letters ----------------------------------------------------------------------------------------------------
+
+
+def prepare(worker: Worker, *bodies: str, count: int = 1, **metadata: Any) -> None:
+    """Messages that have been claimed as often as their queue allows."""
+    reserved = {"_max_claim_count": count, "_dead_letter_queue": "dead", **metadata}
+    worker.queues.create(ADDRESS, json.dumps(reserved).encode())
+    worker.post(*bodies)
+    for _ in range(count):
+        claimed = worker.claims.create(ADDRESS, b"", limit=10)
+        assert len(claimed.messages) == len(bodies)
+        worker.claims.release(ADDRESS, claimed.claim.id)
+
+
+def claim(worker: Worker) -> list[Message]:
+    return worker.claims.create(ADDRESS, b"", limit=10).messages
+
+
+@pytest.mark.parametrize("metadata", [{"_max_claim_count": 1}, {"_dead_letter_queue": "dead"}])
+def test_half_a_rule_needs_no_second_queue(cluster: Cluster, worker: Worker, metadata: dict[str, Any]) -> None:
+    worker.queues.create(ADDRESS, json.dumps(metadata).encode())
+    worker.post("a")
+    assert len(claim(worker)) == 1
+    assert cluster.row(DEAD) is None
+
+
+def test_a_missing_queue_makes_no_dead_letter_queue(cluster: Cluster, worker: Worker) -> None:
+    prepare(worker, "a")
+    worker.queues.delete(DEAD)
+    cluster.worker().queues.delete(ADDRESS)
+    assert claim(cluster.worker()) == []
+    assert cluster.row(DEAD) is None
+
+
+def test_the_dead_letter_queue_is_made(cluster: Cluster, worker: Worker) -> None:
+    prepare(worker, "a", "b")
+    assert claim(worker) == []
+    assert worker.bodies(DEAD) == ["a", "b"]
+    assert worker.bodies() == []
+
+
+def delete_dead(worker: Worker) -> None:
+    worker.queues.delete(DEAD)
+
+
+def recreate_dead(worker: Worker) -> None:
+    worker.queues.delete(DEAD)
+    worker.queues.create(DEAD, b'{"mine":1}')
+
+
+def patch_dead(worker: Worker) -> None:
+    worker.queues.create(DEAD, b"")
+    worker.queues.patch(DEAD, b'[{"op":"add","path":"/metadata/a","value":1}]')
+
+
+@pytest.mark.parametrize("change", [delete_dead, recreate_dead, patch_dead])
+@pytest.mark.parametrize("warm", [True, False])
+def test_the_dead_letter_queue_changes_under_the_claim(cluster: Cluster, change: Any, warm: bool) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a", "b")
+    claimant = one if warm else cluster.worker()
+    cluster.fences.before("claim", lambda: change(two))
+    assert claim(claimant) == []
+    assert cluster.fences.all_sprung
+    assert two.bodies(DEAD) == claimant.bodies(DEAD) == ["a", "b"]
+    assert two.bodies() == []
+
+
+def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+
+    def change_both() -> None:
+        recreate_dead(two)
+        two.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+
+    cluster.fences.before("claim", change_both, change_both)
+    assert claim(one) == []
+    assert two.bodies(DEAD) == ["a"]
+
+
+def test_another_dead_letter_queue_counts_once_it_is_answered(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+    patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]'
+    cluster.fences.before("claim", lambda: two.queues.patch(ADDRESS, patch))
+    assert claim(one) == []
+    assert two.bodies(DEAD) == []
+    assert two.bodies(ADDRESS._replace(name="grave")) == ["a"]
+
+
+def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+    patch = b'[{"op":"remove","path":"/metadata/_max_claim_count"}]'
+    cluster.fences.before("claim", lambda: two.queues.patch(ADDRESS, patch))
+    assert [message.body for message in claim(one)] == [b'"a"']
+
+
+def test_a_dead_letter_queue_that_never_stays_moves_nothing(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+    cluster.fences.before("claim", *[lambda: delete_dead(two)] * 100)
+    with pytest.raises(StoreUnavailable):
+        claim(one)
+    assert two.bodies() == ["a"]
+
+
+@pytest.mark.parametrize("point", ["create_queue", "open_queue", "claim"])
+def test_a_worker_that_dies_on_the_way_moves_nothing(cluster: Cluster, point: str) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+    two.queues.delete(DEAD)
+    wires = cluster.rows if point == "create_queue" else cluster.fences
+    wires.before(point, *([lambda: None, die] if point == "claim" else [die]))
+    with pytest.raises(Killed):
+        claim(one)
+    assert two.bodies() == ["a"]
+    assert claim(cluster.worker()) == []
+    assert two.bodies(DEAD) == ["a"]
+
+
+def test_the_ttl_of_dead_letters_is_bounded_by_the_operator(cluster: Cluster, worker: Worker) -> None:
+    prepare(worker, "a", _dead_letter_queue_messages_ttl=5000)
+    lowered = cluster.worker(limits=make_limits(max_message_ttl=1000, default_message_ttl=600))
+    assert claim(lowered) == []
+    page = lowered.messages.list_page(
+        CALLER, DEAD, marker=None, limit=1, echo=True, include_claimed=False, include_delayed=False
+    )
+    assert [message.ttl for message in page.messages] == [1000]

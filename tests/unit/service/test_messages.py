@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service adds to the store's messages: positions, scoping, the rule that deletes need a claim."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Cluster, Worker, make_limits
+from zaqar.context import Context
+from zaqar.errors import ClaimOver, Forbidden, InvalidInput, NotFound
+from zaqar.model import message_id
+from zaqar.service.messages import MessagePage
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def worker(cluster: Cluster) -> Worker:
+    return cluster.worker()
+
+
+def page(worker: Worker, *, caller: Context = CALLER, **changes: Any) -> MessagePage:
+    wanted = {"marker": None, "limit": 10, "echo": True, "include_claimed": False, "include_delayed": False, **changes}
+    return worker.messages.list_page(caller, ADDRESS, **wanted)
+
+
+def bodies(found: MessagePage) -> list[str]:
+    return [message.body.decode() for message in found.messages]
+
+
+def test_ids_are_in_the_order_of_the_post(worker: Worker) -> None:
+    ids = worker.post("a", "b") + worker.post("c")
+    assert ids == sorted(ids)
+    assert [message.id for message in page(worker).messages] == ids
+
+
+def test_all_of_a_page_is_of_one_moment(cluster: Cluster, worker: Worker) -> None:
+    worker.post("a")
+    cluster.fences.before("list_messages", lambda: cluster.clock.advance(10))
+    found = page(worker)
+    assert found.messages[0].age(found.now) == 0
+
+
+def test_a_retried_operation_keeps_its_moment(cluster: Cluster, worker: Worker) -> None:
+    """A message that expires between two tries was there when the client asked."""
+    worker.post("a")
+    other = cluster.worker()
+
+    def patch_and_wait() -> None:
+        other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+        cluster.clock.advance(cluster.limits.default_message_ttl)
+
+    cluster.fences.before("list_messages", patch_and_wait)
+    assert bodies(page(worker)) == ['"a"']
+    assert bodies(page(worker)) == []
+
+
+def test_a_post_counts_from_when_it_is_stored(cluster: Cluster, worker: Worker) -> None:
+    cluster.rows.before("get_queue", lambda: cluster.clock.advance(10))
+    worker.post("a")
+    assert page(worker).messages[0].created == cluster.clock.now
+
+
+# -- markers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_marker_is_a_position(worker: Worker) -> None:
+    ids = worker.post("a", "b", "c")
+    worker.messages.delete(ADDRESS, ids[1], claim_id=None)
+    assert bodies(page(worker, marker=ids[1])) == ['"c"']
+    assert bodies(page(worker, marker=ids[2])) == []
+    assert bodies(page(worker, marker=message_id(ids[0][:24], 0))) == ['"a"', '"c"']
+
+
+def test_a_marker_of_an_earlier_queue_begins_at_the_start(cluster: Cluster, worker: Worker) -> None:
+    """Also where the worker has yet to learn that the queue is another one."""
+    marker = worker.post("old", "old")[1]
+    other = cluster.worker()
+    other.queues.delete(ADDRESS)
+    other.post("new")
+    assert bodies(page(worker, marker=marker)) == ['"new"']
+
+
+@pytest.mark.parametrize("marker", ["", "x", "0" * 35, "0" * 37, "0" * 36 + "\n", "G" * 36, "A" * 36, "-1"])
+def test_a_marker_has_the_form_of_an_id(worker: Worker, marker: str) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match=r"^marker: must be the id of a message$"):
+            page(worker, marker=marker)
+        worker.post("a")
+
+
+# -- scoping ---------------------------------------------------------------------------------------------------------
+
+
+def test_ids_of_another_queue_reach_no_store_operation(cluster: Cluster, worker: Worker) -> None:
+    other = ADDRESS._replace(name="other")
+    (foreign,) = worker.post("theirs", address=other)
+    (own,) = worker.post("mine")
+    assert foreign[24:] == own[24:], "the same sequence number, so that only the uid tells them apart"
+    with pytest.raises(NotFound):
+        worker.messages.get(ADDRESS, foreign)
+    assert [message.id for message in worker.messages.get_many(ADDRESS, f"{foreign},{own},x").messages] == [own]
+    worker.messages.delete(ADDRESS, foreign, claim_id=None)
+    worker.messages.delete_many(ADDRESS, f"{foreign},nonsense", claim_ids=None)
+    assert worker.bodies() == ["mine"]
+    assert worker.bodies(other) == ["theirs"]
+
+
+def test_a_delete_of_a_nonsense_id_asks_no_store(cluster: Cluster, worker: Worker) -> None:
+    worker.post("a")
+    cluster.forget_counts()
+    worker.messages.delete(ADDRESS, "nonsense", claim_id="nonsense")
+    assert not cluster.fences.calls
+
+
+def test_echo_goes_by_client_and_not_by_caller(worker: Worker) -> None:
+    worker.post("a")
+    assert bodies(page(worker, echo=False)) == []
+    assert bodies(page(worker, caller=Context("shop", "consumer"), echo=False)) == ['"a"']
+    assert bodies(page(worker, caller=Context("shop", "producer", user_id="x"), echo=False)) == []
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_a_page_says_whether_the_queue_delays(worker: Worker, delay: int) -> None:
+    worker.queues.create(ADDRESS, b'{"_default_message_delay":%d}' % delay)
+    assert page(worker).delays is (delay > 0)
+
+
+# -- many at once ----------------------------------------------------------------------------------------------------
+
+
+def test_as_many_ids_as_messages_of_a_page() -> None:
+    worker = Cluster(limits=make_limits(max_messages_per_page=2)).worker()
+    ids = worker.post("a", "b", "c")
+    assert len(worker.messages.get_many(ADDRESS, ",".join(ids[:2])).messages) == 2
+    for too_many in (
+        lambda: worker.messages.get_many(ADDRESS, ",".join(ids)),
+        lambda: worker.messages.delete_many(ADDRESS, ",".join(ids), claim_ids=None),
+    ):
+        with pytest.raises(InvalidInput, match=r"^ids: must hold at most 2"):
+            too_many()
+    with pytest.raises(InvalidInput, match=r"^claim_ids: must hold at most 2"):
+        worker.messages.delete_many(ADDRESS, ids[0], claim_ids="a,b,c")
+    assert worker.bodies() == ["a", "b", "c"]
+
+
+# -- deletes under a claim only --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(cluster: Cluster) -> Worker:
+    return cluster.worker(limits=make_limits(message_delete_with_claim_id=True))
+
+
+def test_a_delete_needs_a_claim_where_that_is_the_rule(guarded: Worker) -> None:
+    held, free = guarded.post("held", "free")
+    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    with pytest.raises(ClaimOver):
+        guarded.messages.delete(ADDRESS, free, claim_id=None)
+    with pytest.raises(Forbidden):
+        guarded.messages.delete(ADDRESS, held, claim_id=None)
+    with pytest.raises(InvalidInput, match=r"^claim_ids"):
+        guarded.messages.delete_many(ADDRESS, held, claim_ids=None)
+    with pytest.raises(ClaimOver):
+        guarded.messages.delete_many(ADDRESS, f"{held},{free}", claim_ids=claim_id)
+    assert guarded.bodies() == ["held", "free"]
+    guarded.messages.delete(ADDRESS, held, claim_id=claim_id)
+    assert guarded.bodies() == ["free"]
+
+
+def test_what_is_absent_needs_no_claim(guarded: Worker) -> None:
+    (id_,) = guarded.post("a")
+    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    guarded.messages.delete(ADDRESS, id_, claim_id=claim_id)
+    guarded.messages.delete(ADDRESS, id_, claim_id=None)
+    guarded.messages.delete(ADDRESS, "nonsense", claim_id=None)
+    guarded.messages.delete(ADDRESS._replace(name="absent"), id_, claim_id=None)
+
+
+def test_a_message_released_while_its_delete_is_judged_stays(cluster: Cluster, guarded: Worker) -> None:
+    """The look and the delete are two steps, so no delete without a claim may follow from the look."""
+    (id_,) = guarded.post("a")
+    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    cluster.fences.after("get_messages", lambda: guarded.claims.release(ADDRESS, claim_id))
+    with pytest.raises(Forbidden):
+        guarded.messages.delete(ADDRESS, id_, claim_id=None)
+    assert guarded.bodies() == ["a"]

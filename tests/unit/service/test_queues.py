@@ -1,0 +1,697 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queues behind each other's backs: every race of docs/contributor/fence.rst, played in a fixed order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
+from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from zaqar.model import TOPIC, Address, Queue
+from zaqar.service import queues as queues_module
+from zaqar.storage.base import TOMBSTONE_LIFETIME
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def patch(**values: Any) -> bytes:
+    """A JSON patch that adds the values."""
+    return json.dumps([{"op": "add", "path": f"/metadata/{key}", "value": v} for key, v in values.items()]).encode()
+
+
+def away() -> None:
+    raise StoreUnavailable
+
+
+# -- the steady state ------------------------------------------------------------------------------------------------
+
+
+def test_warm_operations_read_no_row(cluster: Cluster) -> None:
+    """Each is one call of the message store and none of the management store."""
+    worker = cluster.worker()
+    (kept, _) = worker.post("kept", "other")
+    claimed = worker.claims.create(ADDRESS, b"", limit=1)
+    operations: dict[str, Callable[[], object]] = {
+        "post": lambda: worker.post("more"),
+        "list_messages": worker.bodies,
+        "get_messages": lambda: worker.messages.get(ADDRESS, kept),
+        "claim": lambda: worker.claims.create(ADDRESS, b"", limit=1),
+        "get_claim": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
+        "renew_claim": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
+        "delete_message": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
+        "delete_messages": lambda: worker.messages.delete_many(ADDRESS, kept, claim_ids=None),
+        "release_claim": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
+        "pop": lambda: worker.messages.pop(ADDRESS, limit=1),
+        "stats": lambda: worker.queues.stats(ADDRESS),
+        "purge": lambda: worker.queues.purge(ADDRESS, b""),
+    }
+    for method, operation in operations.items():
+        cluster.forget_counts()
+        operation()
+        assert dict(cluster.fences.calls) == {method: 1}
+        assert not cluster.rows.calls
+
+
+def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
+    cluster.worker().post("a")
+    cold = cluster.worker()
+    cluster.forget_counts()
+    assert cold.bodies() == ["a"]
+    assert dict(cluster.rows.calls) == {"get_queue": 1}
+    assert dict(cluster.fences.calls) == {"list_messages": 1}
+
+
+def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("a")
+    two.queues.patch(ADDRESS, patch(a=1))
+    cluster.forget_counts()
+    one.post("b")
+    assert dict(cluster.rows.calls) == {"get_queue": 1}
+    assert dict(cluster.fences.calls) == {"post": 2, "open_queue": 1}
+
+
+def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    assert worker.bodies() == []
+    assert worker.claims.create(ADDRESS, b"", limit=1).messages == []
+    assert worker.messages.pop(ADDRESS, limit=1).messages == []
+    assert worker.queues.stats(ADDRESS)[0].total == 0
+    worker.queues.purge(ADDRESS, b"")
+    worker.queues.delete(ADDRESS)
+    worker.messages.delete(ADDRESS, "0" * 36, claim_id=None)
+    worker.claims.release(ADDRESS, "0" * 24)
+    assert cluster.row() is None
+    assert not cluster.fences.calls
+    cluster.worker().post("a")
+    assert worker.bodies() == ["a"]
+
+
+def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    for address in (ADDRESS, ADDRESS._replace(kind=TOPIC), ADDRESS._replace(project="other")):
+        worker.post(f"{address.project} {address.kind}", address=address)
+    worker.queues.delete(ADDRESS._replace(kind=TOPIC))
+    assert worker.bodies() == ["shop queue"]
+    assert worker.bodies(ADDRESS._replace(project="other")) == ["other queue"]
+    assert worker.bodies(ADDRESS._replace(kind=TOPIC)) == []
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues_module, "CACHE_SIZE", 3)
+    worker = cluster.worker()
+    addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
+    for address in addresses:
+        worker.post("a", address=address)
+        assert len(worker.queues._cache) <= 3
+    assert list(worker.queues._cache) == addresses[2:]
+    # One that is there already pushes nobody out.
+    worker.queues.reopen(addresses[3], create=False)
+    assert set(worker.queues._cache) == set(addresses[2:])
+    cluster.forget_counts()
+    for address in addresses:
+        assert worker.bodies(address) == ["a"]
+    assert cluster.rows.calls["get_queue"] > 0
+
+
+def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding the oldest entry fails while another thread adds or removes one."""
+    monkeypatch.setattr(queues_module, "CACHE_SIZE", 4)
+    worker = cluster.worker()
+    addresses = [ADDRESS._replace(name=f"q{number}") for number in range(12)]
+
+    def churn(first: int) -> None:
+        for step in range(400):
+            address = addresses[(first + 7 * step) % len(addresses)]
+            worker.queues.reopen(address, create=True)
+
+    with impatient_threads(), ThreadPoolExecutor(8) as pool:
+        list(pool.map(churn, range(8)))
+    assert len(worker.queues._cache) <= 4
+
+
+@contextlib.contextmanager
+def impatient_threads() -> Iterator[None]:
+    """Threads change places after every few instructions, so that rare races happen."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+# -- creation --------------------------------------------------------------------------------------------------------
+
+
+def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
+    workers = [cluster.worker() for _ in range(8)]
+    meeting = threading.Barrier(8, timeout=30)
+
+    def post(number: int) -> None:
+        meeting.wait()
+        workers[number].post(str(number))
+
+    # All of them meet again where they have seen that there is no row.
+    cluster.rows.after("get_queue", *[meeting.wait] * 8)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(post, range(8)))
+    assert cluster.rows.all_sprung
+    row = cluster.row()
+    assert row is not None
+    assert cluster.shelves() == {row.uid}
+    for worker in workers:
+        assert sorted(worker.bodies()) == [str(number) for number in range(8)]
+
+
+def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    cluster.rows.before("create_queue", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
+    one.post("a")
+    assert cluster.rows.all_sprung
+    (message,) = one.messages.get(ADDRESS, one.post("b")[0]).messages
+    assert message.ttl == 77
+    page = two.messages.list_page(
+        CALLER, ADDRESS, marker=None, limit=9, echo=True, include_claimed=False, include_delayed=False
+    )
+    assert [message.ttl for message in page.messages] == [77, 77]
+
+
+def test_of_two_puts_one_creates(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    answers = []
+    cluster.rows.before("create_queue", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
+    answers.append(one.queues.create(ADDRESS, b'{"by":"one"}'))
+    assert answers == [True, False]
+    assert one.queues.get(ADDRESS)["by"] == "two"
+
+
+def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> None:
+    """The deletion was answered first, so the queue is there afterwards."""
+    one, two = cluster.worker(), cluster.worker()
+    cluster.rows.after("create_queue", lambda: two.queues.delete(ADDRESS))
+    assert one.queues.create(ADDRESS, b'{"mine":1}') is True
+    assert one.queues.get(ADDRESS)["mine"] == 1
+    assert two.post("a")
+    assert one.bodies() == ["a"]
+
+
+def test_a_queue_whose_creator_died_is_opened_by_the_next(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    cluster.fences.before("open_queue", die)
+    with pytest.raises(Killed):
+        one.queues.create(ADDRESS, b'{"_default_message_ttl":77}')
+    assert cluster.shelves() == set()
+    assert two.bodies() == []
+    (id_,) = two.post("a")
+    assert two.messages.get(ADDRESS, id_).messages[0].ttl == 77
+
+
+REFUSED = [
+    b"",
+    b"[]",
+    b'{"messages":[]}',
+    b'{"messages":[{"body":1,"ttl":59}]}',
+    b'{"messages":[{"body":1},{"body":1,"delay":901}]}',
+    b'{"messages":[{"body":"%s"}]}' % (b"x" * 300_000),
+]
+
+
+@pytest.mark.parametrize("raw", REFUSED, ids=range(len(REFUSED)))
+def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> None:
+    worker = cluster.worker()
+    with pytest.raises(InvalidInput):
+        worker.messages.post(CALLER, ADDRESS, raw)
+    assert cluster.row() is None
+    assert cluster.shelves() == set()
+    assert worker.queues._cache == {}
+
+
+# -- deletion --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["get_queue", "post"])
+def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> None:
+    """Whatever copy the poster has, its message is in a queue that is there when it is answered."""
+    one, two = cluster.worker(), cluster.worker()
+    two.post("old")
+    old = cluster.row()
+    if point == "get_queue":
+        cluster.rows.after("get_queue", lambda: two.queues.delete(ADDRESS))
+    else:
+        cluster.fences.before("post", lambda: two.queues.delete(ADDRESS))
+    one.post("new")
+    row = cluster.row()
+    assert old is not None
+    assert row is not None
+    assert row.uid != old.uid
+    assert one.bodies() == two.bodies() == ["new"]
+
+
+def test_a_queue_recreated_between_row_and_operation(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    (old,) = two.post("old")
+
+    def recreate() -> None:
+        two.queues.delete(ADDRESS)
+        two.queues.create(ADDRESS, b'{"_default_message_ttl":88}')
+
+    cluster.rows.after("get_queue", recreate)
+    (new,) = one.post("new")
+    assert one.messages.get(ADDRESS, new).messages[0].ttl == 88
+    with pytest.raises(NotFound):
+        one.messages.get(ADDRESS, old)
+
+
+@pytest.mark.parametrize("operation", ["list", "pop", "claim", "delete"])
+def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, operation: str) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    (id_,) = one.post("a")
+    points = {"list": "list_messages", "pop": "pop", "claim": "claim", "delete": "delete_message"}
+    cluster.fences.before(points[operation], lambda: two.queues.delete(ADDRESS))
+    found: dict[str, Callable[[], object]] = {
+        "list": one.bodies,
+        "pop": lambda: one.messages.pop(ADDRESS, limit=1).messages,
+        "claim": lambda: one.claims.create(ADDRESS, b"", limit=1).messages,
+        "delete": lambda: one.messages.delete(ADDRESS, id_, claim_id=None),
+    }
+    assert not found[operation]()
+    assert cluster.fences.all_sprung
+    assert cluster.row() is None
+
+
+def die_between_drop_and_row(cluster: Cluster) -> Queue:
+    """Leave a row whose queue is dropped, as a worker does that is killed in the middle of a delete."""
+    victim = cluster.worker()
+    victim.post("old")
+    cluster.rows.before("delete_queue", die)
+    with pytest.raises(Killed):
+        victim.queues.delete(ADDRESS)
+    row = cluster.row()
+    assert row is not None
+    return row
+
+
+def test_a_delete_that_died_is_ended_by_a_read(cluster: Cluster) -> None:
+    die_between_drop_and_row(cluster)
+    assert cluster.worker().bodies() == []
+    assert cluster.row() is None
+
+
+def test_a_delete_that_died_is_ended_by_a_post(cluster: Cluster) -> None:
+    left_over = die_between_drop_and_row(cluster)
+    worker = cluster.worker()
+    worker.post("new")
+    assert worker.bodies() == ["new"]
+    row = cluster.row()
+    assert row is not None
+    assert row.uid != left_over.uid
+    assert cluster.shelves() == {row.uid}
+
+
+def test_a_delete_that_died_is_ended_by_a_put(cluster: Cluster) -> None:
+    die_between_drop_and_row(cluster)
+    worker = cluster.worker()
+    assert worker.queues.create(ADDRESS, b'{"new":1}') is True
+    assert worker.queues.get(ADDRESS)["new"] == 1
+
+
+def test_a_delete_that_died_is_ended_by_a_patch(cluster: Cluster) -> None:
+    """The deletion was never answered: it may take place after the change."""
+    die_between_drop_and_row(cluster)
+    worker = cluster.worker()
+    assert worker.queues.patch(ADDRESS, patch(a=1))["a"] == 1
+    assert cluster.row() is None
+
+
+def test_a_delete_that_died_is_ended_by_a_delete(cluster: Cluster) -> None:
+    die_between_drop_and_row(cluster)
+    cluster.worker().queues.delete(ADDRESS)
+    assert cluster.row() is None
+
+
+def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None:
+    left_over = die_between_drop_and_row(cluster)
+    cluster.clock.advance(TOMBSTONE_LIFETIME)
+    worker = cluster.worker()
+    assert worker.bodies() == []
+    worker.post("new")
+    assert worker.bodies() == ["new"]
+    assert cluster.row() == left_over
+
+
+@pytest.mark.parametrize("point", ["drop_queue", "delete_queue"])
+def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: str) -> None:
+    worker = cluster.worker()
+    worker.post("old")
+    (cluster.fences if point == "drop_queue" else cluster.rows).before(point, away)
+    with pytest.raises(StoreUnavailable):
+        worker.queues.delete(ADDRESS)
+    worker.queues.delete(ADDRESS)
+    assert cluster.row() is None
+    assert cluster.shelves() == set()
+
+
+@pytest.mark.parametrize("point", ["drop_queue", "delete_queue"])
+def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Cluster, point: str) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("old")
+
+    def recreate() -> None:
+        two.queues.delete(ADDRESS)
+        two.post("new")
+
+    (cluster.fences if point == "drop_queue" else cluster.rows).before(point, recreate)
+    one.queues.delete(ADDRESS)
+    assert one.bodies() == two.bodies() == ["new"]
+
+
+def test_two_deletes_at_once(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("old")
+    cluster.fences.after("drop_queue", lambda: two.queues.delete(ADDRESS))
+    one.queues.delete(ADDRESS)
+    assert cluster.row() is None
+
+
+# -- patches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
+    """The copy was read before the change, and the change was answered before the operation: it counts."""
+    for point in ("get_queue", "post"):
+        one, two = cluster.worker(), cluster.worker()
+        two.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
+        wires = cluster.rows if point == "get_queue" else cluster.fences
+        (wires.after if point == "get_queue" else wires.before)(
+            point, lambda two=two: two.queues.patch(ADDRESS, patch(_default_message_ttl=200))
+        )
+        (id_,) = one.post("a")
+        assert wires.all_sprung
+        assert one.messages.get(ADDRESS, id_).messages[0].ttl == 200
+        one.queues.delete(ADDRESS)
+
+
+def test_rules_that_were_lifted_refuse_nobody(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
+    one.post("a")
+    two.queues.patch(ADDRESS, patch(_max_messages_post_size=1000))
+    one.post("b" * 100)
+    with pytest.raises(InvalidInput, match="more than 1000"):
+        one.post("c" * 1000)
+
+
+def test_rules_of_a_deleted_queue_refuse_nobody(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
+    one.post("a")
+    two.queues.delete(ADDRESS)
+    one.post("b" * 100)
+    assert two.bodies() == ["b" * 100]
+
+
+def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.queues.create(ADDRESS, b'{"_max_messages_post_size":10}')
+    cluster.forget_counts()
+    with pytest.raises(InvalidInput):
+        worker.post("a")
+    assert dict(cluster.rows.calls) == {"get_queue": 1}
+    assert not cluster.fences.calls
+
+
+def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
+    """It was never answered. Whoever meets the new row first brings it to all."""
+    one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
+    one.post("a")
+    cluster.fences.before("open_queue", die)
+    with pytest.raises(Killed):
+        three.queues.patch(ADDRESS, patch(_default_message_ttl=200))
+
+    def ttl(worker: Worker) -> int:
+        return worker.messages.get(ADDRESS, worker.post("x")[0]).messages[0].ttl
+
+    assert one.queues.get(ADDRESS)["_default_message_ttl"] == 200
+    assert ttl(one) == 100
+    assert ttl(two) == 200
+    assert ttl(one) == 200
+
+
+def test_a_patch_whose_fence_was_away_acts_in_its_own_worker(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.post("a")
+    cluster.fences.before("open_queue", away)
+    with pytest.raises(StoreUnavailable):
+        worker.queues.patch(ADDRESS, patch(_default_message_ttl=200))
+    assert worker.messages.get(ADDRESS, worker.post("b")[0]).messages[0].ttl == 200
+
+
+def test_two_patches_at_once_both_count(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"n":0}')
+    cluster.rows.before("replace_queue", lambda: two.queues.patch(ADDRESS, patch(b=2)))
+    shown = one.queues.patch(ADDRESS, patch(a=1))
+    assert (shown["n"], shown["a"], shown["b"]) == (0, 1, 2)
+    assert one.queues.get(ADDRESS) == shown
+    row = cluster.row()
+    assert row is not None
+    assert row.generation == 3
+
+
+def test_the_slower_of_two_patches_may_conflict(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"a":1}')
+    remove = b'[{"op":"remove","path":"/metadata/a"}]'
+    cluster.rows.before("replace_queue", lambda: two.queues.patch(ADDRESS, remove))
+    with pytest.raises(Conflict):
+        one.queues.patch(ADDRESS, remove)
+
+
+@pytest.mark.parametrize("point", ["replace_queue", "open_queue"])
+def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("a")
+    (cluster.rows if point == "replace_queue" else cluster.fences).before(point, lambda: two.queues.delete(ADDRESS))
+    if point == "replace_queue":
+        with pytest.raises(NotFound):
+            one.queues.patch(ADDRESS, patch(a=1))
+    else:
+        # The change was in place first, and went with the queue.
+        assert one.queues.patch(ADDRESS, patch(a=1))["a"] == 1
+    assert cluster.row() is None
+    assert one.bodies() == []
+
+
+def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("a")
+    cluster.rows.before("delete_queue", lambda: two.queues.patch(ADDRESS, patch(a=1)))
+    one.queues.delete(ADDRESS)
+    assert cluster.row() is None
+    assert two.queues.get(ADDRESS).get("a") is None
+
+
+def test_a_patch_of_a_queue_recreated_meanwhile_is_of_the_new_one(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.queues.create(ADDRESS, b'{"old":1}')
+
+    def recreate() -> None:
+        two.queues.delete(ADDRESS)
+        two.queues.create(ADDRESS, b'{"new":1}')
+
+    cluster.rows.before("replace_queue", recreate)
+    shown = one.queues.patch(ADDRESS, patch(a=1))
+    assert "old" not in shown
+    assert (shown["new"], shown["a"]) == (1, 1)
+
+
+def test_a_bad_patch_changes_nothing(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.queues.create(ADDRESS, b'{"a":1}')
+    before = cluster.row()
+    for values in ({"b": 2, "_default_message_ttl": 1}, {"_dead_letter_queue": "orders"}, {"big": "x" * 70_000}):
+        with pytest.raises(InvalidInput):
+            worker.queues.patch(ADDRESS, patch(**values))
+    with pytest.raises(NotFound):
+        worker.queues.patch(ADDRESS._replace(name="absent"), patch(a=1))
+    assert cluster.row() == before
+
+
+def test_a_patch_takes_back_what_lowered_limits_forbid(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.queues.create(ADDRESS, b'{"_default_message_ttl":1000}')
+    lowered = cluster.worker(limits=make_limits(max_message_ttl=500, default_message_ttl=300))
+    assert lowered.messages.get(ADDRESS, lowered.post("a")[0]).messages[0].ttl == 500
+    with pytest.raises(InvalidInput, match=r"^_default_message_ttl"):
+        lowered.queues.patch(ADDRESS, patch(a=1))
+    lowered.queues.patch(ADDRESS, b'[{"op":"remove","path":"/metadata/_default_message_ttl"}]')
+    assert lowered.messages.get(ADDRESS, lowered.post("a")[0]).messages[0].ttl == 300
+
+
+# -- fences and rows that lost each other ----------------------------------------------------------------------------
+
+
+def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
+    """It must not be written back: the row has moved on since it was read."""
+    one, two = cluster.worker(), cluster.worker()
+    two.queues.create(ADDRESS, b'{"n":0}')
+
+    def change_twice() -> None:
+        two.queues.patch(ADDRESS, patch(n=1))
+        two.queues.patch(ADDRESS, patch(n=2))
+
+    cluster.fences.before("open_queue", change_twice)
+    one.queues.reopen(ADDRESS, create=False)
+    assert ADDRESS not in one.queues._cache
+    assert one.queues.get(ADDRESS)["n"] == 2
+    one.post("a")
+    row = cluster.row()
+    assert row is not None
+    assert row.generation == 3
+
+
+def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.queues.create(ADDRESS, b'{"n":0}')
+    row = cluster.row()
+    assert row is not None
+    for n in (1, 2, 3):
+        worker.queues.patch(ADDRESS, patch(n=n))
+    cluster.management._queues[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = row
+    fresh = cluster.worker()
+    fresh.post("a")
+    caught_up = cluster.row()
+    assert caught_up is not None
+    assert caught_up == replace(row, generation=caught_up.generation)
+    assert caught_up.generation >= 4
+
+
+def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.post("a")
+    cluster.store._shelves.clear()
+    assert worker.bodies() == []
+    worker.post("b")
+    assert worker.bodies() == ["b"]
+
+
+def test_endless_change_ends_in_503(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("a")
+    cluster.fences.before("post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
+    with pytest.raises(StoreUnavailable):
+        one.post("b")
+    assert two.bodies() == ["a"]
+
+
+def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    cluster.rows.after("create_queue", *[lambda: two.queues.delete(ADDRESS)] * 100)
+    with pytest.raises(StoreUnavailable):
+        one.queues.create(ADDRESS, b"")
+    with pytest.raises(StoreUnavailable):
+        one.queues.ensure(ADDRESS)
+    assert cluster.row() is None
+
+
+def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
+    one = cluster.worker()
+    one.queues.create(ADDRESS, b'{"n":0}')
+
+    def change() -> None:
+        row = cluster.row()
+        assert row is not None
+        later = replace(row, generation=row.generation + 1)
+        cluster.management._queues[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = later
+
+    cluster.rows.before("replace_queue", *[change] * 100)
+    with pytest.raises(StoreUnavailable):
+        one.queues.patch(ADDRESS, patch(n=1))
+    assert one.queues.get(ADDRESS)["n"] == 0
+
+
+def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
+    one, two = cluster.worker(), cluster.worker()
+    one.post("a")
+    cluster.fences.before("post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
+    one.post("b")
+    assert two.bodies() == ["a", "b"]
+
+
+@pytest.mark.parametrize("point", ["get_queue", "create_queue", "open_queue", "post"])
+def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point: str) -> None:
+    worker = cluster.worker()
+    wires = cluster.fences if point in ("open_queue", "post") else cluster.rows
+    wires.before(point, away)
+    with pytest.raises(StoreUnavailable):
+        worker.post("a")
+    worker.post("b")
+    assert worker.bodies() == ["b"]
+
+
+def test_a_purge_of_subscriptions_leaves_the_messages(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    worker.post("a")
+    cluster.forget_counts()
+    worker.queues.purge(ADDRESS, b'{"resource_types":["subscriptions"]}')
+    assert not cluster.fences.calls
+    worker.queues.purge(ADDRESS, b'{"resource_types":["subscriptions","messages"]}')
+    assert worker.bodies() == []
+
+
+# -- listings --------------------------------------------------------------------------------------------------------
+
+
+def listing(worker: Worker, **changes: Any) -> tuple[list[str], int | None]:
+    wanted = {"project": "shop", "kind": "queue", "after": "", "limit": 10, "keep": None, "with_count": True, **changes}
+    page = worker.queues.list_page(**wanted)
+    return [queue.name for queue in page.queues], page.count
+
+
+def test_filters_and_counts_look_at_all_queues(cluster: Cluster) -> None:
+    """More of them than are read at a time, and the last ones match."""
+    worker = cluster.worker()
+    total = 2 * queues_module._SCAN + 3
+    for number in range(total):
+        worker.queues.create(Address("shop", "queue", f"q{number:04}"), b"")
+    worker.queues.create(Address("shop", TOPIC, "q9998"), b"")
+    worker.queues.create(Address("other", "queue", "q9999"), b"")
+
+    def late(queue: Queue) -> bool:
+        return int(queue.name[1:]) >= total - 3
+
+    names = [f"q{total - left:04}" for left in (3, 2, 1)]
+    assert listing(worker, keep=late) == (names, 3)
+    assert listing(worker, keep=late, limit=2) == (names[:2], 3)
+    assert listing(worker, keep=late, after=names[0], limit=1) == (names[1:2], 3)
+    assert listing(worker, keep=late, after=names[2]) == ([], 3)
+    assert listing(worker, keep=lambda queue: False) == ([], 0)
+    assert listing(worker, keep=late, with_count=False) == (names, None)
+    assert listing(worker, limit=1) == (["q0000"], total)
+    assert listing(worker, limit=1, with_count=False) == (["q0000"], None)
+
+
+def test_a_page_reads_no_more_than_it_needs(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    for number in range(3 * queues_module._SCAN):
+        worker.queues.create(Address("shop", "queue", f"q{number:04}"), b"")
+    cluster.forget_counts()
+    listing(worker, keep=lambda queue: True, with_count=False, limit=20)
+    assert dict(cluster.rows.calls) == {"list_queues": 1}

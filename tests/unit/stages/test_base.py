@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages: when each hook is called, in which order, with what, and what a refusal leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Cluster
+from zaqar.context import Context
+from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, StaleQueue, StartupError
+from zaqar.model import Draft, Queue
+from zaqar.stages.base import Stage, check_stage
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+class Note(Stage):
+    """Writes down what it sees, and adds its name to each body."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+
+    def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        self.log.append(f"before {self.name} {context.client_id} {queue.name} {[d.body.decode() for d in drafts]}")
+        return tuple(replace(draft, body=draft.body[:-1] + self.name.encode() + b'"') for draft in drafts)
+
+    def after_post(self, context: Context, queue: Queue, ids: Sequence[str]) -> None:
+        assert all(id_.startswith(queue.uid) for id_ in ids)
+        self.log.append(f"after {self.name} {context.client_id} {queue.name} {len(ids)}")
+
+
+class Refuse(Stage):
+    def __init__(self, error: Exception, *, after: bool = False) -> None:
+        self.error = error
+        self.after = after
+
+    def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        if not self.after:
+            raise self.error
+        return drafts
+
+    def after_post(self, context: Context, queue: Queue, ids: Sequence[str]) -> None:
+        if self.after:
+            raise self.error
+
+
+class Run(Stage):
+    """Something else happens while a post is between the stages and the store."""
+
+    def __init__(self, *steps: Callable[[], object]) -> None:
+        self.steps = list(steps)
+
+    def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        if self.steps:
+            self.steps.pop(0)()
+        return drafts
+
+
+def test_stages_follow_each_other(cluster: Cluster) -> None:
+    cluster.worker().post("")
+    log: list[str] = []
+    worker = cluster.worker(Note("1", log), Note("2", log))
+    assert len(worker.post("a", "b")) == 2
+    assert log == [
+        """before 1 producer orders ['"a"', '"b"']""",
+        """before 2 producer orders ['"a1"', '"b1"']""",
+        "after 1 producer orders 2",
+        "after 2 producer orders 2",
+    ]
+    assert worker.bodies() == ["", "a12", "b12"]
+
+
+def test_a_stage_without_hooks_changes_nothing(cluster: Cluster) -> None:
+    worker = cluster.worker(Stage(), Stage())
+    worker.post("a")
+    assert worker.bodies() == ["a"]
+
+
+def test_a_stage_may_drop_and_add_drafts(cluster: Cluster) -> None:
+    class Double(Stage):
+        def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+            return [*drafts[1:], *drafts]
+
+    worker = cluster.worker(Double())
+    assert len(worker.post("a", "b", "c")) == 5
+    assert worker.bodies() == ["b", "c", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [Forbidden("no"), InvalidInput("messages[0].body", "no"), Conflict("no")], ids=repr)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_refusal_stores_nothing_and_makes_no_queue(cluster: Cluster, error: ClientError, exists: bool) -> None:
+    if exists:
+        cluster.worker().post("before")
+    log: list[str] = []
+    worker = cluster.worker(Note("1", log), Refuse(error), Note("3", log))
+    cluster.forget_counts()
+    with pytest.raises(type(error)) as caught:
+        worker.post("a")
+    assert caught.value is error
+    assert not any("3" in line or "after" in line for line in log)
+    assert "post" not in cluster.fences.calls
+    assert (cluster.row() is not None) == exists
+    assert worker.bodies() == (["before"] if exists else [])
+
+
+def test_input_that_is_refused_reaches_no_stage(cluster: Cluster) -> None:
+    log: list[str] = []
+    worker = cluster.worker(Note("1", log))
+    for raw in (b"{", b'{"messages":[]}', b'{"messages":[{"body":1,"ttl":1}]}'):
+        with pytest.raises(InvalidInput):
+            worker.messages.post(CALLER, ADDRESS, raw)
+    assert log == []
+
+
+def test_a_retried_post_passes_the_stages_again_with_the_new_queue(cluster: Cluster) -> None:
+    """Their drafts were made for a queue that is gone; only the last ones are stored."""
+    other = cluster.worker()
+    other.post("old")
+    generations: list[int] = []
+
+    class See(Stage):
+        def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+            generations.append(queue.generation)
+            return drafts
+
+    log: list[str] = []
+    patch = b'[{"op":"add","path":"/metadata/a","value":1}]'
+    worker = cluster.worker(See(), Run(lambda: other.queues.patch(ADDRESS, patch)), Note("n", log))
+    assert len(worker.post("new")) == 1
+    assert generations == [1, 2]
+    assert [line.split()[0] for line in log] == ["before", "before", "after"]
+    assert worker.bodies() == ["old", "newn"]
+
+
+def error_of_a_stage_that_posts(uid: str) -> Exception:
+    """What a stage meets that uses a store of its own."""
+    return StaleQueue(uid)
+
+
+@pytest.mark.parametrize("make", [error_of_a_stage_that_posts, lambda uid: InvalidInput("x", "no"), RuntimeError])
+def test_nothing_after_the_store_makes_a_post_happen_twice(cluster: Cluster, make: Callable[[str], Exception]) -> None:
+    cluster.worker().post("a")
+    row = cluster.row()
+    assert row is not None
+    for error in (make(row.uid), make("f" * 24)):
+        cluster.forget_counts()
+        with pytest.raises(type(error)):
+            cluster.worker(Refuse(error, after=True)).post("b")
+        assert cluster.fences.calls["post"] == 1
+    assert cluster.worker().bodies() == ["a", "b", "b"]
+
+
+# -- plug-ins --------------------------------------------------------------------------------------------------------
+
+
+def test_a_subclass_is_a_stage() -> None:
+    class Mine(Stage):
+        pass
+
+    assert type(check_stage("mine", Mine)) is Mine
+    assert type(check_stage("base", Stage)) is Stage
+
+
+@pytest.mark.parametrize("plugin", [object, int, "Stage", None, Stage(), lambda: Stage()], ids=range(6))
+def test_anything_else_stops_the_start(plugin: object) -> None:
+    with pytest.raises(
+        StartupError, match=r"message_pipeline: 'mine' is not a subclass of zaqar\.stages\.base\.Stage$"
+    ):
+        check_stage("mine", plugin)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where the parts meet: what it is built from, and what stops the start."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+from stevedore import _cache as stevedore_cache
+from stevedore.extension import ExtensionManager
+
+from tests.clock import FakeClock
+from tests.unit.workers import ADDRESS, CALLER, Cluster
+from zaqar import app, conf
+from zaqar.errors import StartupError
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+
+POST = b'{"messages":[{"body":"a"}]}'
+
+
+def configured(**options: Any) -> cfg.ConfigOpts:
+    """A configuration without files; ``group__option`` sets an option of a group."""
+    configuration = conf.load([], default_config_files=[])
+    for name, value in options.items():
+        group, _, option = name.rpartition("__")
+        configuration.set_override(option, value, group or None)
+    return configuration
+
+
+def build(**options: Any) -> app.Parts:
+    return app.build(
+        configured(**options), clock=FakeClock(), management=MemoryManagementStore(), messages=MemoryMessageStore()
+    )
+
+
+def test_the_parts_know_each_other() -> None:
+    clock, management, store = FakeClock(), MemoryManagementStore(), MemoryMessageStore()
+    parts = app.build(configured(transport__default_message_ttl=77), clock=clock, management=management, messages=store)
+    assert parts.limits.default_message_ttl == 77
+    (id_,) = parts.messages.post(CALLER, ADDRESS, POST)
+    page = parts.messages.get(ADDRESS, id_)
+    assert (page.now, page.messages[0].ttl) == (clock.now, 77)
+    assert len(parts.claims.create(ADDRESS, b"", limit=1).messages) == 1
+    assert parts.queues.stats(ADDRESS)[0].claimed == 1
+    assert parts.health.report()["message_volume"]["claimed"] == 1
+    assert management.count_queues(project="shop", kind="queue") == 1
+    assert (parts.management, list(parts.stores())) == (management, [store])
+
+
+def test_a_store_that_is_passed_in_is_used_instead_of_the_configured_one() -> None:
+    parts = build(drivers__management_store="none such", drivers__message_store="none such")
+    parts.messages.post(CALLER, ADDRESS, POST)
+
+
+def test_two_builds_share_nothing() -> None:
+    one, two = build(), build()
+    one.messages.post(CALLER, ADDRESS, POST)
+    assert two.queues.stats(ADDRESS)[0].total == 0
+
+
+def test_every_store_is_closed_once() -> None:
+    cluster = Cluster()
+    parts = app.build(configured(), management=cluster.management, messages=cluster.store)
+    parts.close()
+    assert (cluster.rows.calls["close"], cluster.fences.calls["close"]) == (1, 1)
+
+
+def test_the_default_is_one_file_in_the_state_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    parts = app.build(configured(state_dir=str(folder)))
+    try:
+        parts.messages.post(CALLER, ADDRESS, POST)
+        assert parts.queues.stats(ADDRESS)[0].total == 1
+        assert (folder / conf.DATABASE_NAME).is_file()
+    finally:
+        parts.close()
+
+
+# -- what stops the start --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"auth_strategy": "keystone"}, ["[DEFAULT] auth_strategy", "'keystone'"]),
+        ({"pooling": True}, ["[DEFAULT] pooling"]),
+        ({"transport__default_message_ttl": 59}, ["[transport] default_message_ttl", "59"]),
+        ({"transport__max_message_ttl": 100}, ["[transport] default_message_ttl", "max_message_ttl"]),
+        ({"storage__message_pipeline": ["absent"]}, ["[storage] message_pipeline", "'absent'"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_served_is_one_sentence(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(StartupError) as caught:
+        build(**options)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["management_store", "message_store"])
+@pytest.mark.parametrize("name", ["mongodb", "none such", ""])
+def test_a_driver_that_is_not_installed(which: str, name: str) -> None:
+    passed_in: dict[str, Any] = (
+        {"messages": MemoryMessageStore()} if which == "management_store" else {"management": MemoryManagementStore()}
+    )
+    with pytest.raises(
+        StartupError, match=rf"^\[drivers\] {which}: there is no driver '{name}'; installed: .*sqlalchemy"
+    ):
+        app.build(configured(**{f"drivers__{which}": name}), **passed_in)
+
+
+# -- plug-ins --------------------------------------------------------------------------------------------------------
+
+PLUGINS = """
+from dataclasses import replace
+from zaqar.stages.base import Stage
+
+class One(Stage):
+    letter = b"1"
+
+    def before_post(self, context, queue, drafts):
+        return [replace(draft, body=draft.body[:-1] + self.letter + b'"') for draft in drafts]
+
+class Two(One):
+    letter = b"2"
+
+def function():
+    return One()
+
+class Alike:
+    before_post = One.before_post
+    after_post = One.after_post
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], None]:
+    """Puts a package with a module and entry points of a group on the path, as pip would."""
+
+    def install(source: str, stages: dict[str, str]) -> None:
+        info = tmp_path / "acme-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+        lines = [f"{name} = acme_stages:{target}" for name, target in stages.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[zaqar.storage.stages]", *lines, ""]))
+        (tmp_path / "acme_stages.py").write_text(textwrap.dedent(source))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        # What stevedore remembers of this process and of others is of another path.
+        monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
+        monkeypatch.setattr(stevedore_cache._c, "_disable_caching", True)
+        monkeypatch.delitem(sys.modules, "acme_stages", raising=False)
+
+    return install
+
+
+def test_stages_act_in_the_order_of_the_option(install: Callable[[str, dict[str, str]], None]) -> None:
+    install(PLUGINS, {"acme.one": "One", "acme.two": "Two"})
+    for pipeline, body in ((["acme.one", "acme.two"], b'"a12"'), (["acme.two", "acme.one"], b'"a21"'), ([], b'"a"')):
+        parts = build(storage__message_pipeline=pipeline)
+        (id_,) = parts.messages.post(CALLER, ADDRESS, POST)
+        assert parts.messages.get(ADDRESS, id_).messages[0].body == body
+
+
+@pytest.mark.parametrize("target", ["function", "Alike"])
+def test_a_plug_in_that_is_no_stage(install: Callable[[str, dict[str, str]], None], target: str) -> None:
+    install(PLUGINS, {"acme": target})
+    with pytest.raises(StartupError, match=r"^\[storage\] message_pipeline: 'acme' is not a subclass of"):
+        build(storage__message_pipeline=["acme"])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("import absent_module", "absent_module"), ("", "One"), ("1/0", "ZeroDivision")]
+)
+def test_a_plug_in_that_cannot_be_imported(
+    install: Callable[[str, dict[str, str]], None], source: str, words: str
+) -> None:
+    install(source, {"acme": "One"})
+    with pytest.raises(
+        StartupError, match=r"^\[storage\] message_pipeline: the stage 'acme' cannot be loaded"
+    ) as caught:
+        build(storage__message_pipeline=["acme"])
+    assert words in str(caught.value)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+from oslo_policy import generator
+
+from zaqar import conf
+from zaqar.context import Context
+from zaqar.errors import Forbidden, StartupError
+from zaqar.policies import Authorizer, list_rules
+
+ROOT = Path(__file__).parents[2]
+
+ADMIN = [
+    "context_is_admin",
+    "flavors:create",
+    "flavors:delete",
+    "flavors:update",
+    "health:get",
+    "pools:get_all",
+    "pools:create",
+    "pools:get",
+    "pools:delete",
+    "pools:update",
+]
+ANYBODY = [
+    "claims:create",
+    "claims:get",
+    "claims:delete",
+    "claims:update",
+    "flavors:get_all",
+    "flavors:get",
+    "ping:get",
+    "messages:get_all",
+    "messages:create",
+    "messages:get",
+    "messages:delete",
+    "messages:delete_all",
+    "queues:get_all",
+    "queues:create",
+    "queues:get",
+    "queues:delete",
+    "queues:update",
+    "queues:stats",
+    "queues:share",
+    "queues:purge",
+    "subscription:get_all",
+    "subscription:create",
+    "subscription:get",
+    "subscription:delete",
+    "subscription:update",
+    "subscription:confirm",
+    "topics:get_all",
+    "topics:create",
+    "topics:get",
+    "topics:delete",
+    "topics:update",
+    "topics:stats",
+    "topics:purge",
+]
+
+CALLER = Context("project", "client", frozenset({"reader"}), "user")
+
+MakeAuthorizer = Callable[[str], Authorizer]
+
+
+@pytest.fixture
+def make_authorizer(tmp_path: Path) -> MakeAuthorizer:
+    """An authorizer by the rules of a policy file, with none where the text is empty."""
+
+    def make(policy: str = "") -> Authorizer:
+        (tmp_path / "zaqar.conf").write_text("")
+        if policy:
+            (tmp_path / "policy.yaml").write_text(policy)
+        return Authorizer(conf.load(["--config-file", str(tmp_path / "zaqar.conf")]))
+
+    return make
+
+
+def allowed(authorizer: Authorizer, rule: str, caller: Context = CALLER) -> bool:
+    try:
+        authorizer.check(caller, rule)
+    except Forbidden:
+        return False
+    return True
+
+
+def test_the_rules_and_their_defaults() -> None:
+    rules = {rule.name: rule.check_str for rule in list_rules()}
+    owner = {"admin_or_owner": "is_admin:True or project_id:%(project_id)s"}
+    assert rules == dict.fromkeys(ADMIN, "role:admin") | dict.fromkeys(ANYBODY, "") | owner
+
+
+def test_what_anybody_may(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer("")
+    assert [rule for rule in ANYBODY if not allowed(authorizer, rule, Context("p", "c"))] == []
+
+
+@pytest.mark.parametrize("rule", ADMIN)
+def test_what_only_an_admin_may(make_authorizer: MakeAuthorizer, rule: str) -> None:
+    authorizer = make_authorizer("")
+    assert not allowed(authorizer, rule)
+    assert allowed(authorizer, rule, Context("p", "c", frozenset({"admin", "member"})))
+
+
+def test_the_error_names_the_rule(make_authorizer: MakeAuthorizer) -> None:
+    with pytest.raises(Forbidden, match="health:get"):
+        make_authorizer("").check(CALLER, "health:get")
+
+
+@pytest.mark.parametrize(
+    ("rule", "admitted", "refused"),
+    [
+        ("role:member", Context("p", "c", frozenset({"member"})), Context("p", "c", frozenset({"reader"}))),
+        ("project_id:theirs", Context("theirs", "c"), Context("ours", "c")),
+        ("user_id:root", Context("p", "c", user_id="root"), Context("p", "c", user_id="ann")),
+        ("'theirs':%(project_id)s", Context("theirs", "c"), Context("ours", "c")),
+        ("rule:context_is_admin", Context("p", "c", frozenset({"admin"})), Context("p", "c")),
+        ("is_admin:True", Context("p", "c", frozenset({"admin"})), Context("p", "c")),
+    ],
+)
+def test_the_policy_file_wins(make_authorizer: MakeAuthorizer, rule: str, admitted: Context, refused: Context) -> None:
+    authorizer = make_authorizer(f'"queues:create": "{rule}"\n')
+    for _ in range(2):  # the second time from memory
+        assert allowed(authorizer, "queues:create", admitted)
+        assert not allowed(authorizer, "queues:create", refused)
+        assert allowed(authorizer, "queues:get", refused)
+
+
+def test_the_owner_may(make_authorizer: MakeAuthorizer) -> None:
+    assert allowed(make_authorizer('"queues:delete": "rule:admin_or_owner"\n'), "queues:delete")
+
+
+def test_an_operator_may_say_who_is_admin(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer('"context_is_admin": "role:boss"\n"health:get": "is_admin:True"\n')
+    assert allowed(authorizer, "health:get", Context("p", "c", frozenset({"boss"})))
+    assert not allowed(authorizer, "health:get", Context("p", "c", frozenset({"admin"})))
+
+
+def test_more_callers_than_are_remembered(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.policies._MOST_DECISIONS", 3)
+    authorizer = make_authorizer('"queues:create": "project_id:p7"\n')
+    for _ in range(2):
+        admitted = [n for n in range(10) if allowed(authorizer, "queues:create", Context(f"p{n}", "c"))]
+        assert admitted == [7]
+
+
+@pytest.mark.parametrize("policy", ['"queues:create": "role:', "- 1\n- 2\n"])
+def test_a_policy_file_that_is_none_stops_the_start(make_authorizer: MakeAuthorizer, policy: str) -> None:
+    with pytest.raises(StartupError, match=r"^\[oslo_policy\] policy_file: "):
+        make_authorizer(policy)
+
+
+def test_the_sample_file_is_fresh() -> None:
+    fresh = io.StringIO()
+    with redirect_stdout(fresh):
+        generator.generate_sample(["--namespace", "zaqar"], cfg.ConfigOpts())
+    assert (ROOT / "etc" / "policy.yaml.sample").read_text() == fresh.getvalue(), "run tox -e genpolicy"

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The home document: every resource that is served, with the variables that it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import falcon
+import pytest
+from falcon import testing
+
+from tests.unit.workers import make_limits
+from zaqar.transport.wsgi import openapi
+from zaqar.transport.wsgi.home import HomeResource, OpenApiResource, VersionsResource
+
+# Parameters that only some clients know of, and that a template does not need.
+UNLISTED = {"include_origin", "hide_delayed"}
+
+
+def served(resource: Any, path: str) -> testing.Result:
+    app = falcon.App()
+    app.add_route(path, resource)
+    return testing.TestClient(app).simulate_get(path)
+
+
+@pytest.fixture(params=[True, False], ids=["admin", "plain"])
+def admin_mode(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def resources(admin_mode: bool) -> dict[str, Any]:
+    result = served(HomeResource(admin_mode=admin_mode), "/v2/")
+    assert result.headers["Content-Type"] == "application/json-home"
+    assert result.headers["Cache-Control"] == "max-age=86400"
+    found: dict[str, Any] = json.loads(result.text)["resources"]
+    return found
+
+
+def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool) -> None:
+    table = openapi.operations(make_limits(), admin_mode=admin_mode)
+    listed = [
+        (resource["href-template"].partition("{?")[0], method.lower())
+        for resource in resources.values()
+        for method in resource["hints"]["allow"]
+    ]
+    covered = {(path, method) for path, method in table if path not in ("/", "/v2/")}
+    # A queue's messages have one relation to post and one to delete; listing shares the path with both.
+    assert set(listed) == covered
+    assert len(listed) == len(set(listed))
+
+
+def test_templates_have_the_variables_of_their_operations(resources: dict[str, Any], admin_mode: bool) -> None:
+    table = openapi.operations(make_limits(), admin_mode=admin_mode)
+    for name, resource in resources.items():
+        path, _, query = resource["href-template"].partition("{?")
+        variables = query.rstrip("}").split(",") if query else []
+        operations = [table[path, method.lower()] for method in resource["hints"]["allow"]]
+        known = {parameter for operation in operations for parameter in operation.query}
+        assert set(variables) <= known, name
+        # All that the operation takes, but for what picks another operation of the same path.
+        if resource["hints"]["allow"] == ["GET"]:
+            assert known - set(variables) - UNLISTED <= {"ids"}, name
+        assert set(resource["href-vars"]) == set(variables) | set(re.findall(r"{(\w+)}", path)), name
+
+
+def test_hints_name_media_types(resources: dict[str, Any]) -> None:
+    for resource in resources.values():
+        assert resource["hints"]["formats"] == {"application/json": {}}
+        takes = {"POST", "PATCH"} & set(resource["hints"]["allow"])
+        if takes and len(resource["hints"]["allow"]) == 1:
+            assert resource["hints"]["accept-post"] == ["application/json"]
+
+
+def test_versions() -> None:
+    result = served(VersionsResource(), "/")
+    assert result.status_code == 300
+    (version,) = result.json["versions"]
+    assert version["id"] == "2"
+    assert version["links"] == [{"href": "/v2/", "rel": "self"}]
+    assert VersionsResource.open_to_all
+
+
+def test_the_api_document_is_served_as_it_is() -> None:
+    made = openapi.document(make_limits(), admin_mode=True)
+    result = served(OpenApiResource(made), "/v2/openapi.json")
+    assert result.json == json.loads(json.dumps(made))
+    assert result.headers["Content-Type"] == "application/json"
+    assert OpenApiResource.open_to_all

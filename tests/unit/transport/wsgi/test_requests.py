@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers, query and body of a request, from servers and clients that keep to the rules and from others."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import falcon
+import pytest
+from falcon import testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.workers import make_limits
+from zaqar.errors import InvalidInput, NotAcceptable
+from zaqar.model import QUEUE, Address
+from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
+
+ID = "3381af92-2b9e-11e3-b191-71861300734c"
+MOST = 10
+
+
+class Stream:
+    """A server's body: what each read returns, or raises, in turn."""
+
+    def __init__(self, *parts: bytes | BaseException) -> None:
+        self.parts = list(parts)
+        self.asked: list[int] = []
+
+    def read(self, size: int) -> bytes:
+        assert size > 0, "a read of nothing, or of everything, blocks on some servers"
+        self.asked.append(size)
+        part = self.parts.pop(0) if self.parts else b""
+        if isinstance(part, BaseException):
+            raise part
+        if len(part) > size:
+            self.parts.insert(0, part[size:])
+        return part[:size]
+
+
+def request(stream: Stream | None = None, *, length: object = None, coding: str | None = None, query: str = "") -> Any:
+    env = testing.create_environ(path="/v2/queues/q/messages", method="POST")
+    env["QUERY_STRING"] = query
+    env["wsgi.input"] = stream or Stream(AssertionError("nothing is to be read"))
+    env.pop("CONTENT_LENGTH", None)
+    if length is not None:
+        env["CONTENT_LENGTH"] = str(length)
+    if coding is not None:
+        env["HTTP_TRANSFER_ENCODING"] = coding
+    return falcon.Request(env)
+
+
+def refusal(req: Any, most: int = MOST) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        read_body(req, most)
+    return str(caught.value)
+
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_body_is_not_waited_for() -> None:
+    assert read_body(request(), MOST) == b""
+    assert read_body(request(length=0), MOST) == b""
+    assert read_body(request(length=""), MOST) == b""
+
+
+def short_reads(raw: bytes, step: int) -> Stream:
+    return Stream(*(raw[at : at + step] for at in range(0, len(raw), step)))
+
+
+@pytest.mark.parametrize("step", [1, 3, 10, 100])
+@pytest.mark.parametrize("size", [1, 9, 10])
+def test_a_body_comes_in_any_pieces(size: int, step: int) -> None:
+    raw = b"0123456789"[:size]
+    assert read_body(request(short_reads(raw, step), length=size), MOST) == raw
+    assert read_body(request(short_reads(raw, step), coding="chunked"), MOST) == raw
+
+
+def test_a_body_beyond_its_length_is_left_alone() -> None:
+    """It is the next request of that connection."""
+    stream = Stream(b"12345GET /")
+    assert read_body(request(stream, length=5), MOST) == b"12345"
+    assert stream.parts == [b"GET /"]
+
+
+@pytest.mark.parametrize("parts", [[], [b"1234"], [b"1", b"234"], [b"1234", b"", b"5"]])
+def test_a_body_short_of_its_length(parts: list[bytes]) -> None:
+    had = len(b"".join(parts)[:4])
+    assert (
+        refusal(request(Stream(*parts), length=5)) == f"body: ends after {had} of the 5 bytes that Content-Length says"
+    )
+
+
+@pytest.mark.parametrize("length", [MOST + 1, 10**9, 10**30])
+def test_a_length_beyond_the_limit_is_refused_unread(length: int) -> None:
+    assert refusal(request(length=length)) == f"body: has {length} bytes, more than {MOST}"
+
+
+@pytest.mark.parametrize("step", [1, 4, 11, 100])
+def test_chunks_beyond_the_limit_are_read_no_further(step: int) -> None:
+    stream = short_reads(b"x" * 1000, step)
+    assert refusal(request(stream, coding="chunked")) == f"body: has more than {MOST} bytes"
+    assert 1000 - sum(len(part) for part in stream.parts if isinstance(part, bytes)) == MOST + 1
+
+
+class ServerError(Exception):
+    """What a WSGI server raises for bad framing: a class of its own."""
+
+
+@pytest.mark.parametrize(
+    "error", [ServerError("chunk"), OSError(104, "reset"), ValueError("x"), EOFError(), TimeoutError()]
+)
+@pytest.mark.parametrize("before", [[], [b"12"]])
+def test_a_body_that_breaks_off(error: Exception, before: list[bytes]) -> None:
+    text = "body: breaks off or is not framed correctly"
+    assert refusal(request(Stream(*before, error), length=5)) == text
+    assert refusal(request(Stream(*before, error), coding="chunked")) == text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_what_ends_the_process_is_not_held_up(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        read_body(request(Stream(error), length=5), MOST)
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", " chunked", "CHUNKED "])
+def test_chunked(coding: str) -> None:
+    assert read_body(request(Stream(b"1"), coding=coding), MOST) == b"1"
+
+
+@pytest.mark.parametrize(
+    "coding", ["", "gzip", "gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked;q=1"]
+)
+def test_other_codings_are_refused_unread(coding: str) -> None:
+    assert refusal(request(coding=coding)) == "Transfer-Encoding: must be 'chunked'"
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1.5", "1e1", "5 5", "0x5"])
+def test_a_bad_length_is_a_bad_request(length: str) -> None:
+    with pytest.raises(falcon.HTTPBadRequest):
+        read_body(request(length=length), MOST)
+
+
+@given(
+    raw=st.binary(max_size=30), sizes=st.lists(st.integers(1, 7), max_size=30), length=st.none() | st.integers(0, 30)
+)
+def test_any_pieces_and_any_length(raw: bytes, sizes: list[int], length: int | None) -> None:
+    """What comes back is what was sent, all of it, or there is a refusal."""
+
+    def pieces() -> Iterator[bytes]:
+        at = 0
+        for size in sizes:
+            if at < len(raw):
+                yield raw[at : at + size]
+                at += size
+        if at < len(raw):
+            yield raw[at:]
+
+    req = request(Stream(*pieces()), length=length, coding="chunked" if length is None else None)
+    try:
+        body = read_body(req, MOST)
+    except InvalidInput:
+        assert (len(raw) > MOST) if length is None else (length > MOST or len(raw) < length)
+    else:
+        assert body == (raw if length is None else raw[:length])
+        assert len(body) <= MOST
+
+
+# -- queries ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("", {}),
+        ("a=1&b=2", {"a": "1", "b": "2"}),
+        ("a=", {}),
+        ("a=&b=1", {"b": "1"}),
+        ("a", {}),
+        ("&&a=1&&", {"a": "1"}),
+        ("=1", {"": "1"}),
+        ("a=b=c", {"a": "b=c"}),
+        ("a=1+2%2B3", {"a": "1 2+3"}),
+        ("a=%C3%A9", {"a": "é"}),
+        ("a=%F0%9F%98%80", {"a": "\U0001f600"}),
+        ("%61=%00", {"a": "\x00"}),
+        ("a=%zz", {"a": "%zz"}),
+        ("a=1;b=2", {"a": "1;b=2"}),
+        ("a=1&a=", {"a": "1"}),
+        ("ids=a&ids=b,c&ids=", {"ids": "a,b,c"}),
+        ("claim_ids=a&x=1&claim_ids=b", {"claim_ids": "a,b", "x": "1"}),
+        ("&".join(f"k{n}=1" for n in range(100)), {f"k{n}": "1" for n in range(100)}),
+        # Bytes that were not escaped: UTF-8, as WSGI spells it.
+        ("a=é".encode().decode("latin-1"), {"a": "é"}),
+    ],
+)
+def test_queries(text: str, query: dict[str, str]) -> None:
+    assert read_query(request(query=text)) == query
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a=1&a=2", "a: is given twice in the query"),
+        ("a=1&a=1", "a: is given twice in the query"),
+        ("%61=1&b=1&a=2", "a: is given twice in the query"),
+        ("limit=1&ids=a&ids=b&limit=2", "limit: is given twice in the query"),
+        ("a=%FF", "query: is not valid UTF-8"),
+        ("a=%ED%A0%80", "query: is not valid UTF-8"),
+        ("%C3=1", "query: is not valid UTF-8"),
+        ("a=\xe9", "query: is not valid UTF-8"),
+        ("&".join(f"k{n}=1" for n in range(101)), "query: has more than 100 parameters"),
+        ("ids=a&" * 101, "query: has more than 100 parameters"),
+        ("&" * 100_000, "query: has more than 100 parameters"),
+    ],
+)
+def test_bad_queries(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_query(request(query=text))
+    assert str(caught.value) == complaint
+
+
+@given(query=st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1)))
+def test_every_query_comes_through(query: dict[str, str]) -> None:
+    assert read_query(request(query=urlencode(query))) == query
+    spelled = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items())
+    assert read_query(request(query=spelled)) == query
+
+
+# -- headers ---------------------------------------------------------------------------------------------------------
+
+
+def checked(
+    headers: dict[str, str],
+    *,
+    params: dict[str, Any] | None = None,
+    resource: object = None,
+    method: str = "GET",
+    **limits: Any,
+) -> Any:
+    """The request's context after the checks."""
+    env = testing.create_environ(path="/v2/queues", method=method)
+    for name, value in headers.items():
+        variable = name.upper().replace("-", "_")
+        env[variable if variable.startswith("CONTENT_") else f"HTTP_{variable}"] = value
+    req, resp = falcon.Request(env), falcon.Response()
+    checks = RequestChecks(make_limits(**limits))
+    checks.process_request(req, resp)
+    assert resp.get_header("X-OpenStack-Request-ID") == req.context.request_id
+    checks.process_resource(req, resp, resource, {} if params is None else params)
+    return req.context
+
+
+def complaint(headers: dict[str, str], **kwargs: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        checked(headers, **kwargs)
+    return caught.value.field
+
+
+GOOD = {"Client-ID": ID, "X-Project-ID": "shop"}
+
+
+def test_the_caller() -> None:
+    caller = checked({**GOOD, "X-Roles": " Admin, ,member,ADMIN", "X-User-ID": "u"}).caller
+    assert caller.project == "shop"
+    assert caller.client_id == ID.replace("-", "")
+    assert caller.roles == {"admin", "member"}
+    assert caller.user_id == "u"
+    bare = checked(GOOD).caller
+    assert (bare.roles, bare.user_id) == (frozenset(), None)
+
+
+def test_request_ids_are_uuids_of_their_own() -> None:
+    ids = {checked(GOOD).request_id for _ in range(10)}
+    assert len(ids) == 10
+    for id_ in ids:
+        assert uuid.UUID(id_.removeprefix("req-")).version == 4
+
+
+@pytest.mark.parametrize(
+    "text", [ID, ID.upper(), ID.replace("-", ""), f"{{{ID}}}", f"urn:uuid:{ID}", f"urn:uuid:{ID.upper()}"]
+)
+def test_one_client_however_it_spells_its_uuid(text: str) -> None:
+    assert checked({**GOOD, "Client-ID": text}).caller.client_id == ID.replace("-", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x", ID[:-1], ID + "0", ID[:-1] + "g", "0x" + "0" * 30, "0_" * 16, "+" + "1" * 31, "1" * 31 + "\xb2"),
+        *(" " * 32, "{}", "urn:uuid:", "-" * 32),
+    ],
+)
+def test_what_is_no_uuid(text: str) -> None:
+    assert complaint({**GOOD, "Client-ID": text}) == "Client-ID"
+    assert complaint({"X-Project-ID": "shop"}) == "Client-ID"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"), [("", False), ("ab", False), ("abc", True), ("x y z", True), ("abcdef", False)]
+)
+def test_clients_without_uuid_have_a_length(text: str, fits: bool) -> None:
+    limits = {"client_id_uuid_safe": "off", "min_length_client_id": 3, "max_length_client_id": 5}
+    if fits:
+        assert checked({**GOOD, "Client-ID": text}, **limits).caller.client_id == text
+    else:
+        assert complaint({**GOOD, "Client-ID": text}, **limits) == "Client-ID"
+
+
+@pytest.mark.parametrize("project", ["p", "0" * 32, "a-b_c.d:/", "x" * 256])
+def test_projects(project: str) -> None:
+    assert checked({**GOOD, "X-Project-ID": project}).caller.project == project
+    assert checked({"Client-ID": ID, "X-Tenant-ID": project}).caller.project == project
+
+
+@pytest.mark.parametrize("project", ["", " ", "a b", "a,b", "a\t", "x" * 257, "a\x00", "a\x7f", "a\n"])
+def test_bad_projects(project: str) -> None:
+    assert complaint({**GOOD, "X-Project-ID": project}) == "X-Project-ID"
+    assert complaint({"Client-ID": ID}) == "X-Project-ID"
+
+
+def test_an_empty_project_is_none() -> None:
+    assert checked({**GOOD, "X-Project-ID": "", "X-Tenant-ID": "t"}).caller.project == "t"
+
+
+def test_the_address_of_a_queue() -> None:
+    params = {"queue_name": "orders", "message_id": "x"}
+    assert checked(GOOD, params=params).address == Address("shop", QUEUE, "orders")
+    assert params == {"message_id": "x"}, "a responder gets the rest of the path only"
+    assert not hasattr(checked(GOOD), "address")
+    for name in ("", "a b", "é", "..", "x" * 65, "a\n"):
+        assert complaint(GOOD, params={"queue_name": name}) == "queue_name"
+
+
+class Open:
+    open_to_all = True
+
+
+@pytest.mark.parametrize(("resource", "method"), [(Open(), "GET"), (None, "OPTIONS")])
+def test_what_needs_no_headers(resource: object, method: str) -> None:
+    context = checked({}, resource=resource, method=method, params={"queue_name": "a b"})
+    assert not hasattr(context, "caller")
+    with pytest.raises(NotAcceptable):
+        checked({"Accept": "text/html"}, resource=resource, method=method)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "*/*", "application/*", "text/html, */*;q=0.1"])
+def test_clients_that_take_json(accept: str) -> None:
+    assert checked({**GOOD, "Accept": accept}).caller
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/xml", "application/json;q=0", "nonsense", "application/jsonx"]
+)
+def test_clients_that_do_not(accept: str) -> None:
+    with pytest.raises(NotAcceptable):
+        checked({**GOOD, "Accept": accept})
+
+
+def test_forms_are_refused_where_there_is_a_body() -> None:
+    form = {**GOOD, "Content-Type": "Application/x-www-form-urlencoded; charset=utf-8"}
+    assert checked(form).caller
+    assert checked({**form, "Content-Length": "0"}).caller
+    assert complaint({**form, "Content-Length": "5"}) == "Content-Type"
+    assert complaint({**form, "Transfer-Encoding": "chunked"}) == "Content-Type"

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers of the service over shared memory stores, whose races are played in a fixed order."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tests.clock import FakeClock
+from zaqar import conf
+from zaqar.context import Context
+from zaqar.limits import Limits
+from zaqar.model import QUEUE, Address, Queue
+from zaqar.service.claims import Claims
+from zaqar.service.messages import Messages
+from zaqar.service.queues import Queues
+from zaqar.stages.base import Stage
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.storage.placement import Placement
+
+Step = Callable[[], object]
+
+ADDRESS = Address("shop", QUEUE, "orders")
+CALLER = Context("shop", "producer")
+
+
+@functools.cache
+def default_limits() -> Limits:
+    return Limits.from_conf(conf.load([], default_config_files=[]))
+
+
+def make_limits(**changes: Any) -> Limits:
+    """The limits of an empty configuration, with some changed."""
+    return replace(default_limits(), **changes)
+
+
+class Killed(BaseException):
+    """The process dies at this moment: nothing in the service may catch it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+class Tripwires:
+    """Counts the calls of each method of a store, and runs steps of other actors before or after the next ones."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._before: dict[str, list[Step]] = {}
+        self._after: dict[str, list[Step]] = {}
+
+    def before(self, method: str, *steps: Step) -> None:
+        """Run one step before each of the next calls of ``method``, whoever makes them."""
+        self._before.setdefault(method, []).extend(steps)
+
+    def after(self, method: str, *steps: Step) -> None:
+        self._after.setdefault(method, []).extend(steps)
+
+    def run(self, method: str, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        self.calls[method] += 1
+        self._next(self._before, method)
+        result = operation(**arguments)
+        self._next(self._after, method)
+        return result
+
+    @staticmethod
+    def _next(plan: dict[str, list[Step]], method: str) -> None:
+        if steps := plan.get(method):
+            # Taken out first: the step may itself call the method.
+            steps.pop(0)()
+
+    @property
+    def all_sprung(self) -> bool:
+        return not any(self._before.values()) and not any(self._after.values())
+
+
+def _wired(store: type, contract: type) -> type:
+    """The store's class with every method of its contract led past the tripwires of the object."""
+
+    def lead(name: str) -> Callable[..., Any]:
+        operation = getattr(store, name)
+
+        def method(self: Any, **arguments: Any) -> Any:
+            return self.wires.run(name, functools.partial(operation, self), arguments)
+
+        return method
+
+    methods: dict[str, Any] = {name: lead(name) for name in contract.__abstractmethods__}  # type: ignore[attr-defined]
+    return type(f"Wired{store.__name__}", (store,), methods)
+
+
+_WiredManagement = _wired(MemoryManagementStore, ManagementStore)
+_WiredMessages = _wired(MemoryMessageStore, MessageStore)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process: caches of its own."""
+
+    queues: Queues
+    messages: Messages
+    claims: Claims
+
+    def post(self, *bodies: str, address: Address = ADDRESS) -> list[str]:
+        document = {"messages": [{"body": body} for body in bodies]}
+        return self.messages.post(CALLER, address, json.dumps(document).encode())
+
+    def bodies(self, address: Address = ADDRESS) -> list[str]:
+        page = self.messages.list_page(
+            CALLER, address, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
+        )
+        return [json.loads(message.body) for message in page.messages]
+
+
+class Cluster:
+    """Stores that any number of workers share."""
+
+    def __init__(self, *, limits: Limits | None = None, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.limits = limits or default_limits()
+        self.management = _WiredManagement()
+        self.store = _WiredMessages()
+        self.rows: Tripwires = Tripwires()
+        self.fences: Tripwires = Tripwires()
+        self.management.wires = self.rows
+        self.store.wires = self.fences
+
+    def worker(self, *stages: Stage, limits: Limits | None = None) -> Worker:
+        return self._worker(stages, limits or self.limits)
+
+    def _worker(self, stages: Sequence[Stage], limits: Limits) -> Worker:
+        queues = Queues(management=self.management, placement=Placement(self.store), limits=limits, clock=self.clock)
+        return Worker(
+            queues,
+            Messages(queues=queues, limits=limits, clock=self.clock, stages=stages),
+            Claims(queues=queues, limits=limits, clock=self.clock),
+        )
+
+    def row(self, address: Address = ADDRESS) -> Queue | None:
+        """The row as it is, past the tripwires."""
+        return MemoryManagementStore.get_queue(
+            self.management, project=address.project, kind=address.kind, name=address.name
+        )
+
+    def shelves(self) -> set[str]:
+        """The uids that the message store holds anything of."""
+        return set(self.store._shelves)
+
+    def forget_counts(self) -> None:
+        self.rows.calls.clear()
+        self.fences.calls.clear()
