@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sphinx directives that write pages from what the service itself works with, so that they cannot fall behind it.
+
+``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to and
+``.. policy-rules::`` the policy rules with their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from zaqar import conf, policies
+from zaqar.limits import Limits
+from zaqar.transport.wsgi import openapi
+
+Json = Mapping[str, Any]
+
+EVERYWHERE = ("400", "406", "503")
+"""Answers that the page explains once."""
+
+GROUPS = (
+    ("Service", lambda path: not path.startswith("/v2/queues")),
+    ("Queues", lambda path: path.startswith("/v2/queues") and path.partition("{queue_name}/")[2][:1] not in ("m", "c")),
+    ("Messages", lambda path: "/messages" in path),
+    ("Claims", lambda path: "/claims" in path),
+)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of a service with default limits and ``admin_mode``."""
+    return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield ".. list-table::"
+    yield "   :header-rows: 1"
+    yield ""
+    for row in (header, *rows):
+        for index, cell in enumerate(row):
+            yield f"   {'* -' if index == 0 else '  -'} {cell}"
+    yield ""
+
+
+def literal(value: object) -> str:
+    return f"``{value}``"
+
+
+def as_rst(markdown: str) -> str:
+    """The descriptions are Markdown, as OpenAPI has it; of that they use code spans only."""
+    return markdown.replace("`", "``")
+
+
+def kind_of(schema: Json) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f":ref:`{name} <schema-{name.lower()}>`"
+    if "enum" in schema:
+        return " or ".join(literal(choice) for choice in schema["enum"])
+    kind = schema.get("type", "any value")
+    if kind == "array":
+        return f"list of {kind_of(schema.get('items', {}))}"
+    return kind if isinstance(kind, str) else " or ".join(kind)
+
+
+def bounds_of(schema: Json) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    parts = []
+    if low is not None and high is not None:
+        parts.append(f"{low} to {high}")
+    elif low is not None:
+        parts.append(f"at least {low}")
+    if "default" in schema:
+        parts.append(f"default {literal(str(schema['default']).lower())}")
+    return ", ".join(parts)
+
+
+def fields_of(schema: Json, path: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, bounds and meaning of each member, those of nested objects by their path."""
+    required = schema.get("required", ())
+    for name, member in schema.get("properties", {}).items():
+        full = f"{path}{name}"
+        text = as_rst(member.get("description", ""))
+        if name in required:
+            text = f"Required. {text}".strip()
+        yield literal(full), kind_of(member), bounds_of(member), text
+        nested, inner = (member["items"], f"{full}[].") if "items" in member else (member, f"{full}.")
+        yield from fields_of(nested, inner)
+
+
+def body_of(schema: Json, *, required: bool) -> Iterator[str]:
+    optional = "" if required else ", may be left out"
+    if "$ref" in schema:
+        yield f"Body: {kind_of(schema)}{optional}."
+        yield ""
+        return
+    of_list = "items" in schema
+    yield f"Body: {'a list of objects' if of_list else 'an object'}{optional}."
+    yield ""
+    yield from table(("field", "type", "bounds", "meaning"), fields_of(schema["items"] if of_list else schema))
+
+
+def operation_of(path: str, method: str, operation: Json) -> Iterator[str]:
+    title = f"{method.upper()} {path}"
+    yield f".. _operation-{operation['operationId'].lower()}:"
+    yield ""
+    yield title
+    yield "^" * len(title)
+    yield ""
+    yield as_rst(operation["summary"])
+    yield ""
+    query = [parameter for parameter in operation["parameters"] if parameter.get("in") == "query"]
+    if query:
+        yield from table(
+            ("query parameter", "type", "bounds", "meaning"),
+            (
+                (literal(p["name"]), kind_of(p["schema"]), bounds_of(p["schema"]), as_rst(p["description"]))
+                for p in query
+            ),
+        )
+    if "requestBody" in operation:
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        if media_type != openapi.JSON:
+            yield f"Content-Type: {literal(media_type)}, else 415."
+            yield ""
+        yield from body_of(content["schema"], required=operation["requestBody"]["required"])
+    yield from table(("status", "meaning"), answers_of(operation["responses"]))
+
+
+def answers_of(responses: Json) -> Iterator[tuple[str, str]]:
+    for status, answer in responses.items():
+        if status in EVERYWHERE:
+            continue
+        text = as_rst(answer["description"])
+        for content in answer.get("content", {}).values():
+            schema = content["schema"]
+            if "$ref" in schema and not schema["$ref"].endswith("/Error"):
+                text += f" Body: {kind_of(schema)}."
+            elif "properties" in schema:
+                member, members = next(iter(schema["properties"].items()))
+                text += f" Body: an object with {literal(member)}, a {kind_of(members)}."
+        yield status, text
+
+
+def operations() -> Iterator[str]:
+    paths = document()["paths"]
+    for title, belongs in GROUPS:
+        yield title
+        yield "-" * len(title)
+        yield ""
+        for path, methods in paths.items():
+            if belongs(path):
+                for method, operation in methods.items():
+                    yield from operation_of(path, method, operation)
+
+
+def schemas() -> Iterator[str]:
+    for name, schema in document()["components"]["schemas"].items():
+        yield f".. _schema-{name.lower()}:"
+        yield ""
+        yield name
+        yield "-" * len(name)
+        yield ""
+        if "description" in schema:
+            yield as_rst(schema["description"])
+            yield ""
+        yield from table(("field", "type", "bounds", "meaning"), fields_of(schema))
+
+
+def policy_rules() -> Iterator[str]:
+    def cells(rule: Any) -> tuple[str, str, str]:
+        served = ", ".join(f"``{o['method']} {o['path']}``" for o in getattr(rule, "operations", ()))
+        return literal(rule.name), literal(rule.check_str) if rule.check_str else "any caller", served or "-"
+
+    yield from table(("rule", "default", "operations"), (cells(rule) for rule in policies.list_rules()))
+
+
+class _Written(SphinxDirective):
+    """A directive without arguments whose content comes from ``lines``."""
+
+    lines: Any
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(type(self).lines()), allow_section_headings=True)
+
+
+class ApiOperations(_Written):
+    lines = staticmethod(operations)
+
+
+class ApiSchemas(_Written):
+    lines = staticmethod(schemas)
+
+
+class PolicyRules(_Written):
+    lines = staticmethod(policy_rules)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("api-operations", ApiOperations)
+    app.add_directive("api-schemas", ApiSchemas)
+    app.add_directive("policy-rules", PolicyRules)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

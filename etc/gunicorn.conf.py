@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# For gunicorn without zaqar-server:
+#
+#   ZAQAR_CONFIG_FILE=/etc/zaqar/zaqar.conf gunicorn -c gunicorn.conf.py zaqar.wsgi:application
+#
+# The sweeper has to be run beside it: zaqar-gc --every 60
+
+bind = "127.0.0.1:8888"
+workers = 2
+
+# gevent's worker, with an end to bodies that trickle in and answers that are not read. A worker that waits for one slow
+# client goes on serving the others, so no proxy has to stand in front for that.
+worker_class = "zaqar.cmd.worker.BoundedWorker"
+
+# Seconds. How long a client may take to send the headers, and may leave a connection unused.
+keepalive = 30
+# How long running requests have to end after SIGTERM.
+graceful_timeout = 8
+# A worker that does not come round for so long is killed.
+timeout = 60
+
+loglevel = "warning"
+# accesslog = "-"
