@@ -63,6 +63,7 @@ def build(
     if conf.pooling:
         raise StartupError("[DEFAULT] pooling: pools are not available in this release.")
     limits = Limits.from_conf(conf)
+    authorizer = Authorizer(conf)
     stages = [check_stage(name, plugins.load("zaqar.storage.stages", name)) for name in conf.storage.message_pipeline]
     management = management or _open_store(conf, "management_store", "zaqar.control.storage")
     messages = messages or _open_store(conf, "message_store", "zaqar.data.storage")
@@ -71,7 +72,7 @@ def build(
     return Parts(
         conf=conf,
         limits=limits,
-        authorizer=Authorizer(conf),
+        authorizer=authorizer,
         management=management,
         placement=placement,
         queues=queues,
@@ -85,7 +86,9 @@ def _open_store(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
     """The store that ``[drivers] <which>`` names, made from the options of ``[drivers:<which>:<name>]``."""
     name = conf.drivers[which]
     make_store = plugins.load(namespace, name)
-    settings = dict(conf[f"drivers:{which}:{name}"])
+    group = f"drivers:{which}:{name}"
+    # A driver of somebody else's may have no options here.
+    settings = dict(conf[group]) if group in conf else {}
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
     return make_store(settings)

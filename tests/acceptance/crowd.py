@@ -81,6 +81,7 @@ class Client:
             return None
         if status >= 300:
             self._ledger.wrong_answers.append(f"{method} {path}: {status} {raw!r}")
+            return None
         return status, json.loads(raw) if raw else None
 
     def _forget(self, why: str) -> None:

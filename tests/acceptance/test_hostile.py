@@ -94,12 +94,16 @@ def assert_refused(conversation: wire.Conversation) -> None:
     assert conversation.replies or conversation.closed
     for reply in conversation.replies:
         assert reply.status in range(400, 500), reply
+        # What granian refuses by itself has no body; all that has one is an error of the API.
+        if reply.body:
+            assert set(reply.json) == {"title", "description"}
 
 
 def assert_stands(target: Target, case: str, conversation: wire.Conversation, project: str) -> None:
     """Refused with nothing stored, or served where the server knows the case to be harmless."""
     if target.refuses(case):
         assert_refused(conversation)
+        assert target.name == "granian" or all(reply.body for reply in conversation.replies)
         assert wire.bodies(target.server, project) == []
     else:
         assert {status < 300 for status in conversation.statuses} <= {True}
@@ -328,10 +332,9 @@ PATHS = {
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_paths_that_lead_nowhere(service: Server, project: str, path: str) -> None:
-    (reply,) = talk(service, request("GET", path, CLOSE, project=project)).replies
-    assert reply.status in range(400, 500)
-    if reply.headers.get("content-type") == "application/json":
-        assert set(reply.json) == {"title", "description"}
+    conversation = talk(service, request("GET", path, CLOSE, project=project))
+    assert len(conversation.replies) == 1
+    assert_refused(conversation)
 
 
 # -- what is unusual but right -----------------------------------------------------------------------------------------

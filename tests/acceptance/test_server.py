@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, running, start
+from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, running
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -67,9 +67,10 @@ def banner(server: Server) -> str:
     return server.log.read_text()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with running(tmp_path / "state", options=("--workers", "2")) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all the tests that leave it running."""
+    with running(tmp_path_factory.mktemp("server") / "state", options=("--workers", "2")) as server:
         yield server
 
 
@@ -206,11 +207,11 @@ def test_parts_that_are_killed_come_back(server: Server) -> None:
 
 
 def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
-    server = start(tmp_path / "state", options=("--workers", "1"))
-    pids = server.processes()
-    os.kill(server.process.pid, signal.SIGKILL)
-    server.process.wait(PATIENCE)
-    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
+    with running(tmp_path / "state", options=("--workers", "1")) as server:
+        pids = server.processes()
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(PATIENCE)
+        wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
     with running(tmp_path / "state", options=("--workers", "1")) as server:
         assert server.answers()
 
@@ -237,7 +238,7 @@ def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
 # -- slow clients ------------------------------------------------------------------------------------------------------
 
 DRIBBLERS = 8
-DRIBBLE_SECONDS = 8
+DRIBBLE_SECONDS = 6
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
@@ -290,16 +291,18 @@ def refuses(server: Server) -> bool:
         return probe.connect_ex((server.host, server.port)) != 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+@pytest.mark.parametrize(
+    ("name", "number"), [("gunicorn", signal.SIGTERM), ("gunicorn", signal.SIGINT), ("granian", signal.SIGTERM)]
+)
 def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal.Signals) -> None:
-    server = start(tmp_path / "state", options=("--server", name, "--workers", "1"))
-    with wire.connect(server) as running_one, wire.connect(server) as idle:
+    with ExitStack() as stack:
+        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
+        running_one, idle = (stack.enter_context(wire.connect(server)) for _ in range(2))
         idle.sendall(wire.request("GET", "/v2/queues"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
         request = wire.request("POST", MESSAGES, project="p", body=POST)
         running_one.sendall(request[:-5])
-        assert server.answers()  # so that the request before has been taken up
+        wait_until(server.answers)  # so that the request before has been taken up
         server.process.send_signal(number)
         wait_until(lambda: refuses(server))
         running_one.sendall(request[-5:])
@@ -309,8 +312,9 @@ def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal
         assert stored(server) == 1
 
 
-def test_idle_connections_do_not_hold_up_the_end(server: Server) -> None:
+def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
+        server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2")))
         for _ in range(20):
             sock = stack.enter_context(wire.connect(server))
             sock.sendall(wire.request("GET", "/v2/queues"))

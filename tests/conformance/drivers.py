@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drivers under test, in one table. A new one is one more entry.
 
-Everything here can be imported by a child process, which opens a store of its own from the name and the address.
+Everything here can be imported by a child process, which opens a store of its own from the name and the address. So
+it imports little.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -74,10 +73,3 @@ DRIVERS: dict[str, Driver] = {
         ),
     )
 }
-
-_shared = [driver for driver in DRIVERS.values() if driver.shared]
-
-only_shared = pytest.mark.parametrize(
-    "driver", _shared, ids=[driver.name for driver in _shared], indirect=True, scope="session"
-)
-"""Marks what only a store can do that outlives a process and is open in several at a time."""

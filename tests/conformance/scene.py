@@ -35,7 +35,7 @@ def at_once(*works: Callable[[], object]) -> None:
     barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], object]) -> None:
-        barrier.wait()
+        barrier.wait(60)
         work()
 
     with ThreadPoolExecutor(len(works)) as pool:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.drivers import Driver, only_shared
+from tests.conformance.drivers import Driver
+from tests.conformance.marks import only_shared
 from tests.conformance.scene import ALL, Scene, bodies
 from zaqar.errors import StaleQueue
 from zaqar.model import Draft, Message, message_id
@@ -129,3 +130,8 @@ def test_what_stored_survives_is_said(messages: MessageStore) -> None:
     said = messages.durability()
     assert said
     assert all(isinstance(key, str) and isinstance(value, str) and value for key, value in said.items())
+
+
+def test_it_answers_and_says_what_it_can(messages: MessageStore) -> None:
+    messages.ping()
+    assert messages.capabilities <= {"FIFO", "CLAIMS", "DURABILITY", "AOD", "HIGH_THROUGHPUT"}

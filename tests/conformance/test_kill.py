@@ -16,12 +16,13 @@ import pytest
 
 from tests.clock import START
 from tests.conformance import victims
-from tests.conformance.drivers import Driver, only_shared
+from tests.conformance.drivers import Driver
+from tests.conformance.marks import only_shared
 from tests.conformance.scene import Scene, bodies, new_queue
 from zaqar.storage.base import MessageStore
 
 pytestmark = only_shared
-ROUNDS = 6
+ROUNDS = 4
 PATIENCE = 60.0
 """Seconds until a process that writes nothing counts as stuck. Far more than it takes, also on a busy machine."""
 
@@ -107,10 +108,11 @@ def test_what_a_killed_writer_was_told_is_there_once_and_whole(
 def test_what_a_killed_worker_deleted_stays_deleted_and_the_rest_is_there(
     driver: Driver, address: str, scene: Scene, tmp_path: Path, round_: int
 ) -> None:
-    total = 10_000
+    total = 40_000
     scene.post(*(str(n) for n in range(1, total + 1)), ttl=86_400)
+    gate = multiprocessing.get_context("spawn").Barrier(4)
     crowd = [
-        Victim(victims.consume_on, driver.name, address, scene.queue, str(n), path=tmp_path / str(n)) for n in range(4)
+        Victim(victims.consume_on, driver.name, address, scene.queue, gate, path=tmp_path / str(n)) for n in range(4)
     ]
     with killed_in_the_end(*crowd):
         notes = [note for notes in killed_one_by_one(crowd) for note in notes]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from tests.conformance.scene import Scene, bodies
+import threading
+
+from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.storage.base import MessageStore
 
 
@@ -85,3 +87,31 @@ def test_a_claimed_message_past_its_first_ttl_survives_a_sweep(scene: Scene) -> 
     scene.clock.advance(60)
     sweep_clean(scene.store, scene.now)
     assert scene.list_everything() == []
+
+
+def test_a_sweep_beside_everything_else_leaves_true_statistics(scene: Scene) -> None:
+    """What it found dead may have been purged, and the queue be full of other messages, when it comes to remove it."""
+    done = threading.Event()
+
+    def sweep_on() -> None:
+        while not done.is_set():
+            scene.store.sweep(now=scene.now, limit=10)
+
+    def live_on() -> None:
+        try:
+            for _ in range(40):
+                scene.clock.advance(-120)
+                scene.post(*["x"] * 10, ttl=60)
+                scene.clock.advance(120)
+                scene.post(*["y"] * 10)
+                claim_id, _ = scene.claim(4)
+                scene.purge()
+                scene.release(claim_id)
+        finally:
+            done.set()
+
+    at_once(live_on, sweep_on, sweep_on)
+    scene.post("a", "b", "c")
+    sweep_clean(scene.store, scene.now)
+    assert bodies(scene.list_everything()) == ["a", "b", "c"]
+    assert (scene.stats().free, scene.stats().claimed) == (3, 0)

@@ -145,6 +145,72 @@ def test_the_age_of_a_delayed_message_counts_from_the_post(scene: Scene) -> None
     assert (message.created, message.expires) == (scene.now - 30, scene.now + 570)
 
 
+# -- many at the same moment ------------------------------------------------------------------------------------------
+
+MANY = 1200
+"""More than any driver should want to move in one step."""
+
+
+@around
+def test_many_end_at_the_same_moment(scene: Scene, offset: float) -> None:
+    before = scene.volume().free
+    scene.post(*["x"] * MANY, ttl=60)
+    scene.post("y", ttl=600)
+    scene.clock.advance(60 + offset)
+    left = 1 if offset >= 0 else MANY + 1
+    assert scene.volume().free - before == left
+    assert len(scene.get(1, 2, MANY, MANY + 1)) == (1 if offset >= 0 else 4)
+    assert len(scene.listing()) == len(scene.list_everything()) == left
+    assert scene.stats().free == left
+    assert len(scene.claim(3)[1]) == min(left, 3)
+    assert len(scene.pop()) == max(left - 3, 0)
+
+
+@around
+@pytest.mark.parametrize("take", ["list", "claim", "pop"])
+def test_many_delays_end_at_the_same_moment(scene: Scene, take: str, offset: float) -> None:
+    texts = [str(n) for n in range(MANY)]
+    scene.post(*texts, delay=30)
+    scene.post("last")
+    scene.clock.advance(30 + offset)
+    expected = ["last"] if offset < 0 else [*texts, "last"]
+    taken = {"list": scene.listing, "claim": lambda: scene.claim()[1], "pop": scene.pop}[take]()
+    assert bodies(taken) == expected
+    assert (scene.stats().free, scene.stats().claimed) == {
+        "list": (len(expected), 0),
+        "claim": (0, len(expected)),
+        "pop": (0, 0),
+    }[take]
+
+
+@around
+@pytest.mark.parametrize("take", ["list", "claim", "pop"])
+def test_many_claims_end_at_the_same_moment(scene: Scene, take: str, offset: float) -> None:
+    texts = [str(n) for n in range(MANY)]
+    scene.post(*texts)
+    for _ in range(4):
+        scene.claim(MANY // 4, ttl=60)
+    scene.post("last")
+    scene.clock.advance(60 + offset)
+    expected = ["last"] if offset < 0 else [*texts, "last"]
+    assert bodies({"list": scene.listing, "claim": lambda: scene.claim()[1], "pop": scene.pop}[take]()) == expected
+
+
+@pytest.mark.parametrize("first", ["list", "claim", "stats"])
+def test_many_fall_due_and_expire_at_the_same_moment(scene: Scene, first: str) -> None:
+    scene.post(*["x"] * MANY, ttl=60, delay=60)
+    scene.post(*["y"] * MANY, ttl=60, delay=30)
+    scene.post("z", ttl=600, delay=60)
+    scene.clock.advance(60)
+    if first == "stats":
+        assert scene.stats().newest == scene.stats().oldest == scene.get(2 * MANY + 1)[0]
+    else:
+        assert bodies(scene.listing() if first == "list" else scene.claim(1, ttl=60)[1]) == ["z"]
+    assert scene.stats().total == len(scene.listing(claimed=True)) == 1
+    scene.clock.advance(60)
+    assert scene.stats().free == len(scene.listing()) == 1
+
+
 # -- clocks as they are -----------------------------------------------------------------------------------------------
 
 

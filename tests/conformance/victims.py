@@ -10,6 +10,7 @@ from itertools import count
 
 from tests.clock import START
 from tests.conformance.drivers import DRIVERS
+from tests.conformance.history import Gate
 from tests.conformance.scene import new_claim_id
 from zaqar.model import Claim, Draft, Queue
 from zaqar.storage.base import MessageStore
@@ -43,10 +44,11 @@ def post_on(driver: str, address: str, queue: Queue, writer: str, path: str) -> 
             os.write(notes, f"{n}\n".encode())
 
 
-def consume_on(driver: str, address: str, queue: Queue, worker: str, path: str) -> None:
+def consume_on(driver: str, address: str, queue: Queue, gate: Gate, path: str) -> None:
     """Claim after claim, deleted whole; a line before each delete (``?``) and one when it was acknowledged (``!``)."""
     store = _open(driver, address)
     with _noting(path) as notes:
+        gate.wait(120)  # or the first would have consumed everything before the last has come
         while True:
             claim = Claim(new_claim_id(), 3600, 60, START)
             taken = store.claim(queue=queue, claim=claim, limit=CLAIMED, now=START)

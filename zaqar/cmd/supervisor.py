@@ -90,6 +90,9 @@ class Supervisor:
             )
             status = await process.wait()
             del self._processes[part]
+            # Workers of a master that was killed would go on, on the same port, beside those of the next one.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             if self._stop.is_set():
                 return
             if part in self._reloading:

@@ -133,12 +133,15 @@ class Queues:
         """
         store = self._placement.store_of(row)
         try:
-            while store.open_queue(queue=row, now=self._clock()) > row.generation:
+            fence = store.open_queue(queue=row, now=self._clock())
+            if fence > row.generation:
                 # Either the row has changed since it was read, and replacing it fails, or the management store was
-                # restored from a backup older than the fence: then the row has to overtake the fence.
-                row = replace(row, generation=row.generation + 1)
-                if not self._management.replace_queue(queue=row):
-                    return None
+                # restored from a backup older than the fence: then the row has to overtake what workers may remember.
+                while row.generation <= fence:
+                    row = replace(row, generation=row.generation + 1)
+                    if not self._management.replace_queue(queue=row):
+                        return None
+                store.open_queue(queue=row, now=self._clock())
         except QueueDropped:
             self._management.delete_queue(queue=row)
             return None

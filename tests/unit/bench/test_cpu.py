@@ -17,6 +17,8 @@ FAMILY = """
 import subprocess, sys
 pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
 child = subprocess.Popen([sys.executable, '-c', sys.argv[1], ''], **pipes) if sys.argv[1] else None
+if child:
+    child.stdout.readline()
 print(child.pid if child else '', flush=True)
 for line in sys.stdin:
     if child and line.startswith('child '):
@@ -48,9 +50,6 @@ def family() -> Iterator[Family]:
     arguments = [sys.executable, "-c", FAMILY, FAMILY]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         family = Family(process)
-        # The child says of itself that it has none.
-        family.burn("child 1")
-        family.burn("child 1")
         assert process.stdin is not None
         yield family
         process.stdin.close()

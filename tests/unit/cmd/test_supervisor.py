@@ -78,6 +78,14 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def is_running(pid: int) -> bool:
+    """Whether it is there and not only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 async def nothing() -> None:
     return
 
@@ -117,6 +125,20 @@ def test_a_part_that_is_killed_is_started_again(journal: Journal, capfd: pytest.
 
     run(journal.part(), script=script)
     assert "The part has ended with signal SIGKILL; it is started again" in capfd.readouterr().err
+
+
+def test_children_of_a_part_that_is_killed_end_with_it(journal: Journal) -> None:
+    forking = SERVE.replace('say("started")', 'os.fork(); say("started")')
+
+    async def script() -> None:
+        pids = await journal.wait_for("started", "started")
+        os.kill(min(pids), signal.SIGKILL)
+        again = await journal.wait_for(*["started"] * 4)
+        assert not set(pids) & set(again[2:])
+        assert not any(map(is_running, pids))
+        send(signal.SIGTERM)
+
+    run(journal.part(forking), script=script)
 
 
 def test_a_part_that_keeps_dying_ends_them_all(journal: Journal) -> None:

@@ -130,6 +130,13 @@ FAULTS: list[tuple[bytes, str]] = [
     (b'{"messages":[{"body":1,"ttl":59},{"body":1,"ttl":58}]}', "messages[0].ttl"),
     (b'{"messages":[{"body":1},{"body":1,"delay":51}]}', "messages[1].delay"),
     (b'{"messages":[{"body":1,"ttl":59,"delay":51}]}', "messages[0].ttl"),
+    # What is not clean JSON is refused wherever it stands, also where nobody looks.
+    (b'{"messages":[{"body":1,"body":2}]}', "body"),
+    (b'{"messages":[{"body":{"a":{"b":1,"b":1}}}]}', "body"),
+    (b'{"messages":[{"body":[1e999]}]}', "body"),
+    (b'{"messages":[{"body":1}],"unknown":9223372036854775808}', "body"),
+    (b'{"messages":[{"body":1,"unknown":"\\ud800"}]}', "body"),
+    (b'{"messages":[{"body":1,"unknown":' + b"[" * 98 + b"]" * 98 + b"}]}", "body"),
 ]
 
 

@@ -159,6 +159,17 @@ def test_the_dead_letter_queue_changes_under_the_claim(cluster: Cluster, change:
     assert two.bodies() == []
 
 
+def test_a_change_of_the_dead_letter_queue_costs_one_row(cluster: Cluster) -> None:
+    """The queue that is claimed from is as it was, and is not read again."""
+    one, two = cluster.worker(), cluster.worker()
+    prepare(one, "a")
+    patch_dead(two)
+    cluster.forget_counts()
+    claim(one)
+    assert dict(cluster.rows.calls) == {"get_queue": 1}
+    assert dict(cluster.fences.calls) == {"claim": 2, "open_queue": 1}
+
+
 def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")

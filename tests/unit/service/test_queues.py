@@ -18,6 +18,7 @@ from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, ma
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import TOPIC, Address, Queue
 from zaqar.service import queues as queues_module
+from zaqar.service.queues import Known
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 
 
@@ -143,6 +144,46 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
     with impatient_threads(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
     assert len(worker.queues._cache) <= 4
+
+
+class Guarded(dict[Address, Known]):
+    """A cache that is changed, and whose oldest entry is looked for, under its lock only."""
+
+    lock: threading.Lock
+
+    def pop(self, *args: Any) -> Any:
+        assert self.lock.locked()
+        return super().pop(*args)
+
+    def __iter__(self) -> Iterator[Address]:
+        assert self.lock.locked()
+        return super().__iter__()
+
+    def __setitem__(self, address: Address, known: Known) -> None:
+        assert self.lock.locked()
+        super().__setitem__(address, known)
+
+    def __delitem__(self, address: Address) -> None:
+        assert self.lock.locked()
+        super().__delitem__(address)
+
+
+def test_the_cache_changes_under_its_lock(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues_module, "CACHE_SIZE", 1)
+    one, two = cluster.worker(), cluster.worker()
+    cache = one.queues._cache = Guarded()
+    cache.lock = one.queues._cache_lock
+    one.post("a")
+    one.post("b", address=ADDRESS._replace(name="other"))
+    two.queues.delete(ADDRESS)
+    assert one.bodies() == []
+    one.queues.create(ADDRESS, b"")
+    one.queues.patch(ADDRESS, patch(a=1))
+    one.post("c")
+    assert len(cache) == 1
+    one.queues.delete(ADDRESS)
+    assert len(cache) == 0
+    assert not cache.lock.locked()
 
 
 @contextlib.contextmanager

@@ -28,21 +28,22 @@ class ClaimStore(FenceStore):
         }
         while True:
             with self._database.write as connection:
-                fence = self._look(connection, queue, now)
-                if (fence.due or fence.expired) and not self._settle(connection, queue, fence, now):
+                fence = self._settled(connection, queue, now)
+                if fence is None:
                     continue
                 if dead_letters is None:
-                    first = {**lease, "segment": fence.segment, "limit": limit}
-                    rows = connection.execute(sql.take, first).fetchall()
+                    first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit}
+                    rows = connection.execute(sql.take, {**lease, **first}).fetchall()
                 else:
                     ids = self._bury(connection, queue, fence, limit, now, dead_letters)
                     if ids is None:
                         continue
                     rows = connection.execute(sql.take_these, {**lease, "ids": numbers(ids)}).fetchall()
-                if rows:
-                    self._count(connection, queue.uid, ready=-len(rows), claimed=len(rows))
+                taken = messages_of(queue.uid, rows)
+                self._count_taken(connection, queue.uid, fence, taken, claimed=len(taken))
+                if taken:
                     connection.execute(sql.insert, _row_of(fence.segment, claim))
-                return messages_of(queue.uid, rows)
+                return taken
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         with self._database.read() as connection:
@@ -72,10 +73,13 @@ class ClaimStore(FenceStore):
     def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
         sql = self._statements.claims
         with self._database.write as connection:
-            key = {"segment": self._segment(connection, queue), "claim": claim_id}
+            fence = self._look(connection, queue, now)
+            key = {"segment": fence.segment, "claim": claim_id}
             for (end,) in connection.execute(sql.delete, key).fetchall():
-                freed = connection.execute(sql.release, {**key, "held_until": end}).rowcount
-                self._count(connection, queue.uid, ready=freed, claimed=-freed)
+                freed = connection.execute(sql.release, {**key, "held_until": end}).fetchall()
+                if freed:
+                    ready_from = min(fence.ready_from, min(freed)[0])
+                    self._count(connection, queue.uid, ready=len(freed), claimed=-len(freed), ready_from=ready_from)
 
     def _live(self, connection: Connection, key: dict[str, Any]) -> Claim:
         row = connection.execute(self._statements.claims.get, key).fetchone()
@@ -96,7 +100,13 @@ class ClaimStore(FenceStore):
         living: list[int] = []
         dead: list[tuple[Any, ...]] = []
         # What is moved to the end of the same queue must not be met again.
-        place = {"segment": fence.segment, "now": now, "end_of_queue": fence.next_sequence, "limit": limit + BATCH}
+        place = {
+            "segment": fence.segment,
+            "now": now,
+            "ready_from": fence.ready_from,
+            "end_of_queue": fence.next_sequence,
+            "limit": limit + BATCH,
+        }
         rows = connection.execute(self._statements.claims.candidates, place).fetchall()
         for row in rows:
             if len(living) == limit or len(dead) == BATCH:
@@ -115,12 +125,12 @@ class ClaimStore(FenceStore):
     ) -> None:
         """Put messages at the end of the dead letter queue, whose fence is checked in the same statement."""
         grave = rules.queue
-        key = {"uid": grave.uid, "generation": grave.generation, "now": now}
+        key = {"uid": grave.uid, "generation": grave.generation}
         more = {"count": len(dead), "more_ready": len(dead), "more_delayed": 0}
         rows = connection.execute(self._statements.fences.append, {**key, **more}).fetchall()
         if not rows:
             raise StaleQueue(grave.uid)
-        ((segment, end, _),) = rows
+        ((segment, end),) = rows
         moves = []
         for new_sequence, (number, sequence, _, created, expires) in enumerate(dead, end - len(dead)):
             move = {

@@ -66,8 +66,12 @@ class Database:
         _check_version(engine.dialect.loaded_dbapi.sqlite_version)
         try:
             database = cls(engine, path=path, embedded=embedded, patience=patience)
+        except OSError as exc:
+            raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
+        try:
             database._try_it()
-        except (StoreUnavailable, OSError) as exc:
+        except StoreUnavailable as exc:
+            database.close()
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
         return database
 
@@ -157,8 +161,10 @@ def _path_of(uri: str) -> str | None:
     folder = path.parent
     if not folder.is_dir():
         raise StartupError(f"The SQLite database {path} cannot be opened: {folder} is not a directory.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StartupError(f"The SQLite database {path} cannot be opened: {folder} cannot be written to.")
+    for needed in (folder, path):
+        # SQLite would open a file that is read-only, and fail at the first write.
+        if needed.exists() and not os.access(needed, os.R_OK | os.W_OK):
+            raise StartupError(f"The SQLite database {path} cannot be opened: {needed} cannot be written to.")
     return str(path)
 
 

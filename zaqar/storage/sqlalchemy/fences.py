@@ -8,12 +8,12 @@ transaction is in force until the transaction ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
-from zaqar.model import Queue
+from zaqar.model import Message, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.sql import numbers
@@ -22,16 +22,19 @@ from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.transactions import Connection
 
 BATCH = 500
-"""Rows that one transaction ripens, expires or removes at most, so that it does not hold up other writers."""
+"""Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""
+
+FAR = 200
+"""Numbers that a scan for READY messages may pass in vain before ``ready_from`` is moved for that alone."""
 
 
 class Fence(NamedTuple):
-    """The fence of a queue as an operation finds it, and whether messages are due or have expired."""
+    """The fence of a queue as an operation finds it, and whether messages are due."""
 
     segment: int
     next_sequence: int
+    ready_from: int
     due: bool
-    expired: bool
 
 
 class FenceStore(MessageStore):
@@ -110,45 +113,92 @@ class FenceStore(MessageStore):
         return int(row[0])
 
     def _look(self, connection: Connection, queue: Queue, now: float) -> Fence:
-        """The same, and what needs to be done before READY messages are in order and complete."""
+        """The whole fence, for what needs READY messages in order; that takes that nothing is due."""
         key = {"uid": queue.uid, "generation": queue.generation, "now": now}
         row = connection.execute(self._statements.fences.look, key).fetchone()
         if row is None:
             raise StaleQueue(queue.uid)
         return Fence._make(row)
 
-    def _count(self, connection: Connection, uid: str, *, ready: int = 0, claimed: int = 0, delayed: int = 0) -> None:
-        more = {"uid": uid, "more_ready": ready, "more_claimed": claimed, "more_delayed": delayed}
-        connection.execute(self._statements.fences.count, more)
+    def _count(
+        self,
+        connection: Connection,
+        uid: str,
+        *,
+        ready: int = 0,
+        claimed: int = 0,
+        delayed: int = 0,
+        ready_from: int | None = None,
+    ) -> None:
+        """Add to the counters, and move the place where scans for READY messages begin."""
+        change = {
+            "uid": uid,
+            "more_ready": ready,
+            "more_claimed": claimed,
+            "more_delayed": delayed,
+            "new_ready_from": ready_from,
+        }
+        connection.execute(self._statements.fences.count, change)
 
-    def _settle(self, connection: Connection, queue: Queue, fence: Fence, now: float) -> bool:
-        """Ripen and expire one batch each; whether all that is due has been ripened.
+    def _count_taken(
+        self, connection: Connection, uid: str, fence: Fence, taken: Sequence[Message], *, claimed: int = 0
+    ) -> None:
+        """After the first free messages were taken: there is none before the last of them, or none at all."""
+        if taken:
+            ready_from = taken[-1].sequence + 1
+        elif fence.next_sequence - fence.ready_from > FAR:
+            ready_from = fence.next_sequence
+        else:
+            return
+        self._count(connection, uid, ready=-len(taken), claimed=claimed, ready_from=ready_from)
 
-        READY order is exact only then. What has expired is never shown, so it may be removed a batch at a time.
+    def _settled(self, connection: Connection, queue: Queue, now: float) -> Fence | None:
+        """The fence when nothing is due any more, so that READY messages are complete.
+
+        None after a batch that was not the last: the transaction ends here, so that others get their turn, and the
+        operation begins again.
         """
-        if fence.expired:
-            self._expire(connection, queue.uid, fence.segment, now, limit=BATCH)
-        return not fence.due or self._ripen(connection, queue.uid, fence.segment, now)
+        fence = self._look(connection, queue, now)
+        if not fence.due:
+            return fence
+        return self._look(connection, queue, now) if self._ripen(connection, queue, fence, now) else None
 
-    def _ripen(self, connection: Connection, uid: str, segment: int, now: float) -> bool:
+    def _settle(self, queue: Queue, now: float) -> None:
+        """The same for who only reads: every batch in a transaction of its own."""
+        fence = None
+        while fence is None:
+            with self._database.write as connection:
+                fence = self._settled(connection, queue, now)
+
+    def _ripen(self, connection: Connection, queue: Queue, fence: Fence, now: float) -> bool:
+        """Bring one batch of what is due where it belongs; whether it was the last."""
         sql = self._statements.messages
-        batch = {"segment": segment, "now": now, "limit": BATCH}
+        batch = {"segment": fence.segment, "now": now, "limit": BATCH}
         rows = connection.execute(sql.due_batch, batch).fetchall()
-        live = [number for number, _, expired in rows if not expired]
-        gone = [number for number, _, expired in rows if expired]
+        live = [number for number, _, _, expired in rows if not expired]
+        gone = [number for number, _, _, expired in rows if expired]
         if live:
             connection.execute(sql.ripen, {"ids": numbers(live)})
         if gone:
             connection.execute(sql.delete_several, {"ids": numbers(gone)})
-        left = Counter(state for _, state, _ in rows)
-        self._count(connection, uid, ready=len(live), claimed=-left[CLAIMED], delayed=-left[DELAYED])
+        left = Counter(state for _, _, state, _ in rows)
+        self._count(
+            connection,
+            queue.uid,
+            ready=len(live),
+            claimed=-left[CLAIMED],
+            delayed=-left[DELAYED],
+            ready_from=min([fence.ready_from, *(sequence for _, sequence, _, expired in rows if not expired)]),
+        )
         return len(rows) < BATCH
 
     def _expire(self, connection: Connection, uid: str, segment: int, now: float, *, limit: int) -> int:
+        """Remove up to ``limit`` expired messages of a queue; how many."""
         batch = {"segment": segment, "now": now, "limit": limit}
         rows = connection.execute(self._statements.messages.expire, batch).fetchall()
-        gone = Counter(state for (state,) in rows)
-        self._count(connection, uid, ready=-gone[READY], claimed=-gone[CLAIMED], delayed=-gone[DELAYED])
+        if rows:
+            gone = Counter(state for (state,) in rows)
+            self._count(connection, uid, ready=-gone[READY], claimed=-gone[CLAIMED], delayed=-gone[DELAYED])
         return len(rows)
 
     def _new_segment(self, connection: Connection) -> int:

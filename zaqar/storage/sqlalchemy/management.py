@@ -9,13 +9,13 @@ from typing import Any
 from zaqar.model import Queue
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.statements import statements_for
+from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
 
 
 class SqlManagementStore(ManagementStore):
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._statements = statements_for(database.dialect).queues
+        self._statements = queue_statements_for(database.dialect)
 
     def create_queue(self, *, queue: Queue) -> Queue:
         with self._database.write as connection:

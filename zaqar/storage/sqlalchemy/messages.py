@@ -5,15 +5,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NoReturn
 
-from zaqar.errors import ClaimOver, Forbidden, StaleQueue
+from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import numbers
 from zaqar.storage.sqlalchemy.sweep import SweepStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.transactions import Connection
+
+TIDY_EVERY = 64
+"""A post that passes a multiple of this number removes twice as many expired messages.
+
+So a queue that nobody reads takes bounded space without a sweep, and posts beside expired messages cost the same.
+"""
 
 
 class SqlMessageStore(SweepStore):
@@ -24,14 +32,14 @@ class SqlMessageStore(SweepStore):
         count = len(drafts)
         states = [DELAYED if draft.delay > 0 else READY for draft in drafts]
         delayed = states.count(DELAYED)
-        key = {"uid": queue.uid, "generation": queue.generation, "now": now}
+        key = {"uid": queue.uid, "generation": queue.generation}
         more = {"count": count, "more_ready": count - delayed, "more_delayed": delayed}
         with self._database.write as connection:
             # Commits come in the order of these numbers, as each transaction that takes some runs alone.
             taken = connection.execute(sql.fences.append, {**key, **more}).fetchall()
             if not taken:
                 raise StaleQueue(queue.uid)
-            ((segment, end, expired),) = taken
+            ((segment, end),) = taken
             rows = [
                 {
                     "segment": segment,
@@ -47,9 +55,9 @@ class SqlMessageStore(SweepStore):
                 for sequence, state, draft in zip(range(end - count, end), states, drafts, strict=True)
             ]
             connection.executemany(sql.messages.insert, rows)
-            if expired:
-                # More than it adds, so that a queue that nobody reads does not grow for ever.
-                self._expire(connection, queue.uid, segment, now, limit=max(16, 2 * count))
+            rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
+            if rounds:
+                self._expire(connection, queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)
         return range(end - count, end)
 
     def list_messages(
@@ -67,15 +75,35 @@ class SqlMessageStore(SweepStore):
             claimed=include_claimed, delayed=include_delayed, excluding=exclude_client is not None
         )
         page = {"after": after, "limit": limit, "now": now, "exclude_client": exclude_client}
-        settled = False
         while True:
             with self._database.read() as connection:
                 fence = self._look(connection, queue, now)
-                if not fence.due and (settled or not fence.expired):
-                    rows = connection.execute(statement, {**page, "segment": fence.segment}).fetchall()
-                    return messages_of(queue.uid, rows)
-            self._settle_apart(queue, now)
-            settled = True
+                if not fence.due:
+                    page.update(segment=fence.segment, after_ready=max(after, fence.ready_from - 1))
+                    listed = messages_of(queue.uid, connection.execute(statement, page).fetchall())
+                    break
+            self._settle(queue, now)
+        first = listed[0].sequence if listed else fence.next_sequence
+        if after < fence.ready_from < first - FAR:
+            self._move_ready_from(queue, now)
+        return listed
+
+    def _move_ready_from(self, queue: Queue, now: float) -> None:
+        """After a listing that passed many numbers in vain, so that the next one does not."""
+        with suppress(StoreUnavailable, StaleQueue):  # the listing is done; this only makes others faster
+            with self._database.read() as connection:
+                fence, first = self._first_free(connection, queue, now)
+            if first > fence.ready_from + FAR:
+                with self._database.write as connection:
+                    _, first = self._first_free(connection, queue, now)
+                    self._count(connection, queue.uid, ready_from=first)
+
+    def _first_free(self, connection: Connection, queue: Queue, now: float) -> tuple[Fence, int]:
+        """The fence, and the number of the first READY message, or the next one where there is none."""
+        fence = self._look(connection, queue, now)
+        start = {"segment": fence.segment, "ready_from": fence.ready_from, "now": now, "limit": 1}
+        row = connection.execute(self._statements.messages.first_free, start).fetchone()
+        return fence, fence.next_sequence if row is None else row[0]
 
     def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
         with self._database.read() as connection:
@@ -128,40 +156,30 @@ class SqlMessageStore(SweepStore):
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
         while True:
             with self._database.write as connection:
-                fence = self._look(connection, queue, now)
-                if (fence.due or fence.expired) and not self._settle(connection, queue, fence, now):
+                fence = self._settled(connection, queue, now)
+                if fence is None:
                     continue
-                first = {"segment": fence.segment, "limit": limit, "now": now}
+                first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit, "now": now}
                 rows = connection.execute(self._statements.messages.pop, first).fetchall()
-                if rows:
-                    self._count(connection, queue.uid, ready=-len(rows))
-                return messages_of(queue.uid, rows)
+                popped = messages_of(queue.uid, rows)
+                self._count_taken(connection, queue.uid, fence, popped)
+                return popped
 
     def stats(self, *, queue: Queue, now: float) -> Stats:
         sql = self._statements
-        settled = False
+        every = sql.messages.listing(claimed=True, delayed=False, excluding=False)
         while True:
             with self._database.read() as connection:
                 fence = self._look(connection, queue, now)
-                if not fence.due and (settled or not fence.expired):
+                if not fence.due:
+                    end = {"segment": fence.segment, "after": 0, "after_ready": fence.ready_from - 1}
+                    one = {**end, "limit": 1, "now": now}
+                    oldest = connection.execute(every, one).fetchall()
+                    newest = connection.execute(sql.messages.newest, one).fetchall()
                     (counts,) = connection.execute(sql.fences.counts, {"uid": queue.uid, "now": now}).fetchall()
-                    end = {"segment": fence.segment, "after": 0, "limit": 1, "now": now}
-                    oldest = connection.execute(
-                        sql.messages.listing(claimed=True, delayed=False, excluding=False), end
-                    ).fetchall()
-                    newest = connection.execute(sql.messages.newest, end).fetchall()
                     break
-            self._settle_apart(queue, now)
-            settled = True
-        ends = [*messages_of(queue.uid, oldest), *messages_of(queue.uid, newest)]
-        return Stats(*counts, *ends)
-
-    def _settle_apart(self, queue: Queue, now: float) -> None:
-        """What a read needs done before it reads: a transaction of its own for each batch."""
-        settled = False
-        while not settled:
-            with self._database.write as connection:
-                settled = self._settle(connection, queue, self._look(connection, queue, now), now)
+            self._settle(queue, now)
+        return Stats(*counts, *messages_of(queue.uid, oldest), *messages_of(queue.uid, newest))
 
     def _count_deleted(self, connection: Connection, uid: str, states: Counter[Any]) -> None:
         self._count(connection, uid, ready=-states[READY], claimed=-states[CLAIMED], delayed=-states[DELAYED])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def config(connection: sa.Connection | None = None, **attributes: Any) -> Config
     """What alembic's commands run with; without a connection only those that read the scripts."""
     from alembic.config import Config
 
-    made = Config()
+    made = Config(stdout=sys.stdout)
     made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     made.attributes.update(attributes, connection=connection)
     return made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every statement of the stores, defined once with SQLAlchemy Core, as text for one dialect.
+"""The statements of the message store, defined once with SQLAlchemy Core, as text for one dialect.
 
 Parameters are named. A statement that shows messages needs ``now``, as it shows a claim only while it lives.
 """
@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.sqlalchemy.sql import (
     CLAIMED,
@@ -26,7 +25,7 @@ from zaqar.storage.sqlalchemy.sql import (
     segment,
     uid,
 )
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, queues, segments
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, segments
 
 _m = messages.alias("m")
 """For subqueries about messages inside a statement that changes them."""
@@ -56,7 +55,8 @@ _in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generatio
 
 def _alive(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from SQLite."""
-    return table.c.expires + NOTHING > now
+    alive: sa.ColumnElement[bool] = table.c.expires + NOTHING > now
+    return alive
 
 
 def _exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -78,14 +78,12 @@ class FenceStatements(Texts):
         """What each operation asks of the fence and leaves there."""
 
         f = fences.c
-        # RETURNING of SQLite knows no table in subqueries unless it is written out.
-        own_segment = sa.literal_column("fences.segment", sa.BigInteger)
         self.look = self._text(
             sa.select(
                 f.segment,
                 f.next_sequence,
+                f.ready_from,
                 _exists(_m.c.segment == f.segment, _is_due),
-                _exists(_m.c.segment == f.segment, _m.c.expires <= now),
             ).where(_in_force)
         )
         self.segment = self._text(sa.select(f.segment).where(_in_force))
@@ -97,7 +95,7 @@ class FenceStatements(Texts):
                 ready=f.ready + param("more_ready"),
                 delayed=f.delayed + param("more_delayed"),
             )
-            .returning(f.segment, f.next_sequence, _exists(_m.c.segment == own_segment, _m.c.expires <= now))
+            .returning(f.segment, f.next_sequence)
         )
         self.count = self._text(
             sa.update(fences)
@@ -106,6 +104,7 @@ class FenceStatements(Texts):
                 ready=f.ready + param("more_ready"),
                 claimed=f.claimed + param("more_claimed"),
                 delayed=f.delayed + param("more_delayed"),
+                ready_from=sa.func.coalesce(param("new_ready_from", sa.BigInteger), f.ready_from),
             )
         )
         self.counts = self._text(_counts().where(f.uid == uid))
@@ -124,6 +123,7 @@ class FenceStatements(Texts):
                 generation=param("generation"),
                 next_sequence=sa.literal_column("1"),
                 segment=segment,
+                ready_from=sa.literal_column("1"),
                 forget_at=param("forget_at"),
                 **empty,
             )
@@ -143,14 +143,16 @@ class FenceStatements(Texts):
 
 
 def _counts() -> sa.Select[Any]:
-    """Free and claimed messages of each fence: the counters, less what has expired, and what is due counts as free."""
+    """Free and claimed messages of each fence: the counters, put right by what time did since they were written.
+
+    ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
+    (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back).
+    """
     gone = _m.c.expires <= now
-    over = _count(_is_due, _m.c.state == CLAIMED, _alive(_m))
-    ripe = _count(_is_due, _m.c.state == DELAYED, _alive(_m))
-    # For the same reason as in _alive: the expired of a state are found among all that expired.
-    state = _m.c.state + NOTHING
-    free = fences.c.ready - _count(gone, state == READY) + over + ripe
-    claimed = fences.c.claimed - _count(gone, state == CLAIMED) - over
+    stillborn = _count(gone, _m.c.due > now, _m.c.state + NOTHING == DELAYED)
+    stillborn = sa.case((fences.c.delayed == NOTHING, NOTHING), else_=stillborn)
+    free = fences.c.ready + _count(_is_due) - _count(gone) + stillborn
+    claimed = fences.c.claimed - _count(_is_due, _m.c.state == CLAIMED)
     return sa.select(free.label("free"), claimed.label("claimed")).select_from(fences)
 
 
@@ -211,6 +213,7 @@ class MessageStatements(Texts):
         self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
         self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
         first = _first_free().with_only_columns(_m.c.id)
+        self.first_free = self._text(_first_free().with_only_columns(_m.c.sequence))
         self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*_SHOWN))
 
     def _define_timers(self) -> None:
@@ -218,7 +221,7 @@ class MessageStatements(Texts):
 
         m = messages.c
         self.due_batch = self._text(
-            sa.select(m.id, m.state, m.expires <= now)
+            sa.select(m.id, m.sequence, m.state, m.expires <= now)
             .where(m.segment == segment, m.state != NOTHING, m.due <= now)
             .order_by(m.due)
             .limit(limit)
@@ -244,7 +247,7 @@ def _listing(
         m = messages.c
         found = sa.select(*_SHOWN).where(m.segment == segment, m.state == state, _alive(messages))
         if not newest_first:
-            found = found.where(m.sequence > param("after"))
+            found = found.where(m.sequence > param("after_ready" if state is READY else "after"))
         return found.where(m.client_id != param("exclude_client")) if excluding else found
 
     states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
@@ -254,7 +257,9 @@ def _listing(
 
 
 def _first_free() -> sa.Select[Any]:
-    found = sa.select(_m).where(_m.c.segment == segment, _m.c.state == READY, _alive(_m))
+    found = sa.select(_m).where(
+        _m.c.segment == segment, _m.c.state == READY, _m.c.sequence >= param("ready_from"), _alive(_m)
+    )
     return found.order_by(_m.c.sequence).limit(limit).offset(NOTHING)
 
 
@@ -326,7 +331,10 @@ class ClaimStatements(Texts):
         self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: _LONGER}))
         self.delete = self._text(sa.delete(claims).where(mine).returning(c.expires))
         self.release = self._text(
-            sa.update(messages).where(held).values(state=READY, due=sa.null(), claim_id=sa.null())
+            sa.update(messages)
+            .where(held)
+            .values(state=READY, due=sa.null(), claim_id=sa.null())
+            .returning(messages.c.sequence)
         )
         self.live = self._text(sa.select(c.claim_id).where(mine, c.expires > now))
 
@@ -359,31 +367,6 @@ class SweepStatements(Texts):
         self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
 
 
-class QueueStatements(Texts):
-    def __init__(self, dialect: str) -> None:
-        super().__init__(dialect)
-        q = queues.c
-        columns = (q.uid, q.project, q.kind, q.name, q.metadata, q.pool, q.generation, q.notify)
-        within = sa.and_(q.project == param("project"), q.kind == param("kind"))
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](queues)
-        values = {column: param(f"new_{column.name}", column.type) for column in columns}
-        self.insert = self._text(
-            insert.values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
-        )
-        self.get = self._text(sa.select(*columns).where(within, q.name == param("name")))
-        self.list = self._text(
-            sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
-        )
-        self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
-        self.replace = self._text(
-            sa.update(queues)
-            .where(q.uid == uid, q.generation == param("new_generation") - sa.literal_column("1"))
-            .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
-        )
-        self.delete = self._text(sa.delete(queues).where(q.uid == uid))
-        self.ping = self._text(ping_of(queues))
-
-
 class Statements:
     """All of them, by what they are about."""
 
@@ -392,7 +375,6 @@ class Statements:
         self.messages = MessageStatements(dialect)
         self.claims = ClaimStatements(dialect)
         self.sweep = SweepStatements(dialect)
-        self.queues = QueueStatements(dialect)
 
 
 @lru_cache

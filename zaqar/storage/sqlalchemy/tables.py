@@ -54,6 +54,7 @@ garbage = sa.Table("garbage", metadata, sa.Column("segment", sa.BigInteger, prim
 
 # One row per queue: with a segment it is the fence in force, with ``forget_at`` the tombstone of a dropped queue.
 # ``ready``, ``claimed`` and ``delayed`` count the rows of the segment by stored state, exactly, in every transaction.
+# No READY row with a number below ``ready_from`` is alive: scans begin there, past what expired and waits for a sweep.
 fences = sa.Table(
     "fences",
     metadata,
@@ -64,6 +65,7 @@ fences = sa.Table(
     sa.Column("ready", sa.BigInteger, nullable=False),
     sa.Column("claimed", sa.BigInteger, nullable=False),
     sa.Column("delayed", sa.BigInteger, nullable=False),
+    sa.Column("ready_from", sa.BigInteger, nullable=False),
     sa.Column("forget_at", sa.Double),
     sa.UniqueConstraint("segment"),
     sqlite_with_rowid=False,

@@ -6,9 +6,10 @@ Both kinds are context managers that give a connection. They are on the path of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from fcntl import LOCK_UN, flock
-from time import monotonic, sleep
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -115,7 +116,7 @@ class Writer:
                     turn.since = started
                 elif started - turn.since > TENURE:
                     if started - FRESH < NOTE.unpack_from(turn.notes)[0] <= started:
-                        sleep(NAP)
+                        time.sleep(NAP)  # by its module, where gevent may have put its own
                     turn.since = monotonic()
                 try:
                     flock(descriptor, LOCK_AT_ONCE)

@@ -11,6 +11,9 @@ from zaqar.errors import ClientError, StoreUnavailable, UnsupportedMedia
 
 _log = logging.getLogger(__name__)
 
+_MOST_CHARACTERS = 500
+"""A description names what the client sent, which may be long."""
+
 
 def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
     """Make every error of the application a JSON body ``{"title": ..., "description": ...}``."""
@@ -31,7 +34,7 @@ def _answer_client_error(
 ) -> None:
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
-    _render(resp, error.status, error.title, str(error))
+    _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
 
 
 def _answer_store_unavailable(

@@ -39,6 +39,15 @@ def resources(admin_mode: bool) -> dict[str, Any]:
     return found
 
 
+def test_names_of_relations(resources: dict[str, Any], admin_mode: bool) -> None:
+    """Clients look for them by name."""
+    queues = {"queues", "queue", "queue_stats", "queue_purge"}
+    messages = {"post_messages", "messages", "messages_delete", "message_get", "message_delete"}
+    claims = {"post_claim", "claim", "patch_claim", "delete_claim"}
+    service = {"ping", "openapi"} | ({"health"} if admin_mode else set())
+    assert set(resources) == {f"rel/{name}" for name in queues | messages | claims | service}
+
+
 def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool) -> None:
     table = openapi.operations(make_limits(), admin_mode=admin_mode)
     listed = [

@@ -57,6 +57,7 @@ def _create_fences() -> None:
         sa.Column("ready", sa.BigInteger, nullable=False),
         sa.Column("claimed", sa.BigInteger, nullable=False),
         sa.Column("delayed", sa.BigInteger, nullable=False),
+        sa.Column("ready_from", sa.BigInteger, nullable=False),
         sa.Column("forget_at", sa.Double),
         sa.PrimaryKeyConstraint("uid", name="pk_fences"),
         sa.UniqueConstraint("segment", name="uq_fences_segment"),

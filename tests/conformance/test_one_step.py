@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changes in one step is never seen half done, whoever looks meanwhile (promises 1, 6, 7 and 10)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from tests.conformance.scene import Scene, at_once
+from zaqar.errors import StaleQueue
+from zaqar.model import DeadLetters
+
+SIZE = 700
+"""More than any driver should want to move in one batch."""
+
+
+def seen_during(change: Callable[[], object], look: Callable[[], int]) -> set[int]:
+    """What three onlookers saw from before the change began until after it ended."""
+    seen: set[int] = set()
+    started, ended = threading.Barrier(4), threading.Event()
+
+    def act() -> None:
+        started.wait(60)
+        try:
+            change()
+        finally:
+            ended.set()
+
+    def watch() -> None:
+        seen.add(look())
+        started.wait(60)
+        while not ended.is_set():
+            seen.add(look())
+        seen.add(look())
+
+    at_once(act, watch, watch, watch)
+    return seen
+
+
+def test_a_post(scene: Scene) -> None:
+    def post_three() -> None:
+        for _ in range(3):
+            scene.post(*["x"] * SIZE)
+
+    assert seen_during(post_three, lambda: len(scene.listing())) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
+
+
+def test_a_post_in_the_statistics(scene: Scene) -> None:
+    def post_three() -> None:
+        for _ in range(3):
+            scene.post(*["x"] * SIZE)
+
+    assert seen_during(post_three, lambda: scene.stats().total) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
+
+
+def test_a_purge(scene: Scene) -> None:
+    scene.post(*["x"] * SIZE)
+    scene.claim(SIZE // 2)
+    assert seen_during(scene.purge, lambda: len(scene.listing(claimed=True))) == {0, SIZE}
+
+
+def test_a_drop(scene: Scene) -> None:
+    scene.post(*["x"] * SIZE)
+
+    def count() -> int:
+        try:
+            return len(scene.listing())
+        except StaleQueue:
+            return -1
+
+    assert seen_during(scene.drop, count) == {-1, SIZE}
+
+
+def test_a_bulk_delete(scene: Scene) -> None:
+    scene.post(*["x"] * SIZE)
+    claim_id, _ = scene.claim(20)
+    delete = partial(scene.delete_many, *range(1, 21), claim_ids=[claim_id])
+    assert seen_during(delete, lambda: len(scene.listing(claimed=True))) == {SIZE, SIZE - 20}
+
+
+def test_a_claim_and_its_release(scene: Scene) -> None:
+    scene.post(*["x"] * SIZE)
+
+    def claim_and_release() -> None:
+        for _ in range(5):
+            claim_id, _ = scene.claim(20)
+            scene.release(claim_id)
+
+    assert seen_during(claim_and_release, lambda: len(scene.listing())) <= {SIZE, SIZE - 20}
+
+
+def test_a_move_to_the_dead_letters(scene: Scene) -> None:
+    """At each moment the message is in exactly one of the two queues: the sum over all queues stays."""
+    dead = scene.beside()
+    scene.post(*["x"] * SIZE)
+    scene.wear_out(SIZE, times=1)
+    before = scene.volume().total
+    bury = partial(scene.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
+    assert seen_during(bury, lambda: scene.volume().total) == {before}
+    assert dead.stats().total == SIZE
+    dead.drop()
+
+
+def test_an_end_of_many_claims(scene: Scene) -> None:
+    """Nobody changes anything here but the clock; whoever looks at the same time of it sees the same."""
+    scene.post(*["x"] * SIZE)
+    scene.claim(SIZE, ttl=60)
+    scene.clock.advance(60)
+    assert seen_during(lambda: scene.claim(1), lambda: scene.stats().total) == {SIZE}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every statement is text for both dialects, and on SQLite an index serves it whatever a queue holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.conformance.scene import Scene
+from tests.unit.storage.sqlalchemy.tracing import commits_of, traced, work_of
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
+from zaqar.storage.sqlalchemy.sql import compile_text
+from zaqar.storage.sqlalchemy.statements import Statements
+from zaqar.storage.sqlalchemy.tables import fences
+
+WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "QueueStatements.ping", "SweepStatements.garbage"}
+"""Those that look at a table as a whole, which is what they are for, or at any one row of it."""
+
+
+def statements_on(dialect: str) -> Iterator[tuple[str, str]]:
+    groups: list[Any] = [*vars(Statements(dialect)).values(), QueueStatements(dialect)]
+    for group in groups:
+        for name, value in vars(group).items():
+            if name == "_dialect":
+                continue
+            texts = value if isinstance(value, dict) else {"": value}
+            for key, text in texts.items():
+                yield f"{type(group).__name__}.{name}{key or ''}", text
+
+
+SQLITE = dict(statements_on("sqlite"))
+
+
+def test_all_are_found() -> None:
+    assert len(SQLITE) > 50
+    assert all(isinstance(text, str) for text in SQLITE.values())
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_each_is_text_with_named_parameters(dialect: str) -> None:
+    texts = dict(statements_on(dialect))
+    assert texts.keys() == SQLITE.keys()
+    for name, text in texts.items():
+        parameters = re.findall(r"%\((\w+)\)s" if dialect == "postgresql" else r":(\w+)", text)
+        assert set(parameters) >= set(re.findall(r":(\w+)", SQLITE[name])), name
+        assert "?" not in text, name
+
+
+def test_a_statement_with_a_value_of_its_own_is_refused() -> None:
+    with pytest.raises(TypeError, match="ready_1"):
+        compile_text(sa.select(fences.c.uid).where(fences.c.ready == 7), "sqlite")
+
+
+def plan_of(database: Database, text: str) -> list[str]:
+    names = set(re.findall(r":(\w+)", text))
+    values = {name: "[1]" if name in ("ids", "sequences") else 1 for name in names}
+    with database.read() as connection:
+        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()]
+
+
+@pytest.mark.parametrize("name", sorted(SQLITE.keys() - WHOLE_STORE))
+def test_an_index_serves_it(database: Database, name: str) -> None:
+    for step in plan_of(database, SQLITE[name]):
+        assert not step.startswith("SCAN") or "json_each" in step, step
+        # Sorting is only for what was asked for by number, or is about one claim.
+        assert "TEMP B-TREE" not in step or name == "MessageStatements.get", step
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("FenceStatements.look", "ix_messages_due (segment=? AND due<?)"),
+        ("MessageStatements._lists(False, False, False)", "ix_messages_order (segment=? AND state=? AND sequence>?)"),
+        ("MessageStatements._lists(True, True, True)", "ix_messages_order (segment=? AND state=? AND sequence>?)"),
+        ("MessageStatements.newest", "ix_messages_order (segment=? AND state=?)"),
+        ("MessageStatements.get", "ix_messages_order (segment=? AND state=? AND sequence=?)"),
+        ("MessageStatements.examine", "ix_messages_order (segment=? AND state=? AND sequence=?)"),
+        ("MessageStatements.delete_held", "ix_messages_order (segment=? AND state=? AND sequence=?)"),
+        ("MessageStatements.first_free", "COVERING INDEX ix_messages_order (segment=? AND state=? AND sequence>?)"),
+        ("MessageStatements.pop", "COVERING INDEX ix_messages_order (segment=? AND state=? AND sequence>?)"),
+        ("ClaimStatements.take", "COVERING INDEX ix_messages_order (segment=? AND state=? AND sequence>?)"),
+        ("ClaimStatements.held", "ix_messages_due (segment=? AND due=? AND claim_id=?)"),
+        ("ClaimStatements.renew", "ix_messages_due (segment=? AND due=? AND claim_id=?)"),
+        ("ClaimStatements.release", "ix_messages_due (segment=? AND due=? AND claim_id=?)"),
+        ("MessageStatements.due_batch", "ix_messages_due (segment=? AND due<?)"),
+        ("MessageStatements.expire", "COVERING INDEX ix_messages_expires (segment=? AND expires<?)"),
+        ("SweepStatements.claims_over", "COVERING INDEX ix_claims_expires (expires<?)"),
+    ],
+)
+def test_the_index_is_the_one_for_it(database: Database, name: str, index: str) -> None:
+    plan = plan_of(database, SQLITE[name])
+    about_messages = [step for step in plan if re.match(r"SEARCH (messages|m|claims) ", step) and "INTEGER" not in step]
+    assert about_messages
+    assert all(index in step for step in about_messages), plan
+
+
+def test_a_plan_that_scans_would_be_seen(database: Database) -> None:
+    assert any(step.startswith("SCAN") for step in plan_of(database, "SELECT * FROM messages WHERE client_id = :c"))
+
+
+# -- how many ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["purge", "drop"])
+def test_a_purge_and_a_drop_take_the_same_statements_at_any_size(
+    database: Database, store: SqlMessageStore, end: str
+) -> None:
+    needed = []
+    for size in (1, 100, 3000):
+        scene = Scene(store)
+        scene.post(*["x"] * size)
+        scene.claim(size // 2)
+        with traced(database) as seen:
+            getattr(scene, end)()
+        done = seen.index("COMMIT")
+        needed.append(len(seen[:done]))
+        assert not any("messages" in statement for statement in work_of(seen[:done]))
+        assert commits_of(seen) <= 5
+    assert len(set(needed)) == 1
+
+
+def test_a_read_in_the_steady_state_writes_nothing(database: Database, scene: Scene) -> None:
+    scene.post("a", "b", "c", ttl=600)
+    scene.post("late", delay=600)
+    scene.claim(1)
+    scene.post("old", ttl=60)
+    scene.clock.advance(60)
+    scene.listing()
+    with traced(database) as seen:
+        scene.listing()
+        scene.list_everything()
+        scene.get(1, 2)
+        scene.stats()
+        scene.volume()
+    assert commits_of(seen) == 0
+    assert len(work_of(seen)) == 2 + 2 + 2 + 4 + 1
+
+
+def test_a_claim_that_finds_nothing_changes_nothing(database: Database, scene: Scene) -> None:
+    with traced(database) as seen:
+        scene.claim()
+    assert not any(statement.startswith("INSERT") for statement in seen)
+    assert len(work_of(seen)) == 2

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writers wait for their turn, for a limited time, and each gets its share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from tests.conformance.scene import Scene, new_queue
+from tests.unit.storage.sqlalchemy import children
+from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+
+spawn = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
+    """A process that has said that it is where it should be."""
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=work, args=(*arguments, there))
+    process.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == "locked"
+        yield process, here
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_turn_that_does_not_come_is_store_unavailable(
+    scene: Scene, database: Database, open_database: Callable[..., Database]
+) -> None:
+    hasty = Scene(SqlMessageStore(open_database(patience=0.2)), queue=scene.queue)
+    with child(children.hold_lock_file, f"{database.path}.lock") as (process, pipe):
+        with pytest.raises(StoreUnavailable):
+            hasty.post("a")
+        assert hasty.listing() == []  # readers do not wait for writers
+        pipe.send("let go")
+        process.join(60)
+        assert hasty.post("a") == [1]
+
+
+def test_the_turn_of_a_killed_process_ends_with_it(scene: Scene, uri: str) -> None:
+    with child(children.hold_a_transaction, uri) as (process, _):
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert scene.post("a") == [1]
+
+
+def test_a_writer_without_the_lock_file_is_waited_for_as_well(
+    scene: Scene, open_database: Callable[..., Database]
+) -> None:
+    """The command line of SQLite knows nothing of our lock file."""
+    hasty = open_database(patience=0.2)
+    stranger = open_database()
+    with stranger.engine.begin(), pytest.raises(StoreUnavailable) as caught:
+        Scene(SqlMessageStore(hasty), queue=scene.queue)
+    assert "locked" in str(caught.value.__cause__)
+    assert Scene(SqlMessageStore(hasty), queue=scene.queue).post("a") == [1]
+
+
+def test_a_database_that_others_hold_cannot_be_opened(database: Database, uri: str) -> None:
+    with (
+        child(children.hold_lock_file, f"{database.path}.lock"),
+        pytest.raises(StartupError, match="another process does not let go of it"),
+    ):
+        Database.open(uri, embedded=True, patience=0.2)
+
+
+def test_a_thread_waits_for_a_thread(database: Database, open_database: Callable[..., Database]) -> None:
+    impatient = open_database(patience=0.2)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with impatient.write:
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(60)
+    with pytest.raises(StoreUnavailable), impatient.write:
+        pass
+    leave.set()
+    thread.join()
+    with impatient.write as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_error_gives_the_turn_back(scene: Scene, open_database: Callable[..., Database]) -> None:
+    other = Scene(SqlMessageStore(open_database(patience=1.0)), queue=scene.queue)
+    for _ in range(3):
+        with pytest.raises(StaleQueue):
+            scene.store.purge(queue=new_queue(), now=scene.now)
+        other.post("a")
+        scene.post("a")
+
+
+def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
+    """Without the lock file some get one turn in seconds."""
+    writers = 4
+    gate = spawn.Barrier(writers)
+    pipes, processes = [], []
+    for _ in range(writers):
+        here, there = spawn.Pipe()
+        process = spawn.Process(target=children.post_for, args=(uri, scene.queue, 1.5, gate, there))
+        process.start()
+        pipes.append(here)
+        processes.append(process)
+    counts = [pipe.recv() if pipe.poll(120) else 0 for pipe in pipes]
+    for process in processes:
+        process.join(60)
+    assert min(counts) * 5 > max(counts)
+    assert scene.stats().free == sum(counts)
+    assert scene.listing()[-1].sequence == sum(counts)

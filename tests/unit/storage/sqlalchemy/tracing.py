@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seeing the statements that SQLite runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from zaqar.storage.sqlalchemy.connection import Database
+
+TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA")
+
+
+@contextmanager
+def traced(database: Database) -> Iterator[list[str]]:
+    """The statements run while it is entered, in their order, with values; on a database that nobody else uses."""
+    seen: list[str] = []
+
+    def begin(connection: Any, _: object) -> None:
+        connection.set_trace_callback(seen.append)
+
+    database.close_idle()
+    sa.event.listen(database.engine, "connect", begin)
+    try:
+        yield seen
+    finally:
+        sa.event.remove(database.engine, "connect", begin)
+        database.close_idle()
+
+
+def work_of(statements: list[str]) -> list[str]:
+    """Without what begins and ends transactions."""
+    return [statement for statement in statements if not statement.startswith(TRANSACTION_CONTROL)]
+
+
+def commits_of(statements: list[str]) -> int:
+    return statements.count("COMMIT")

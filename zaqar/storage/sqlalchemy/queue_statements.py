@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statements of the management store, as text for one dialect; see ``statements``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param, ping_of, uid
+from zaqar.storage.sqlalchemy.tables import queues
+
+
+class QueueStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        q = queues.c
+        columns = (q.uid, q.project, q.kind, q.name, q.metadata, q.pool, q.generation, q.notify)
+        within = sa.and_(q.project == param("project"), q.kind == param("kind"))
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](queues)
+        values = {column: param(f"new_{column.name}", column.type) for column in columns}
+        self.insert = self._text(
+            insert.values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
+        )
+        self.get = self._text(sa.select(*columns).where(within, q.name == param("name")))
+        self.list = self._text(
+            sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
+        )
+        self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
+        self.replace = self._text(
+            sa.update(queues)
+            .where(q.uid == uid, q.generation == param("new_generation") - sa.literal_column("1"))
+            .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
+        )
+        self.delete = self._text(sa.delete(queues).where(q.uid == uid))
+        self.ping = self._text(ping_of(queues))
+
+
+@lru_cache
+def queue_statements_for(dialect: str) -> QueueStatements:
+    return QueueStatements(dialect)
