@@ -26,9 +26,7 @@ def load(namespace: str, name: str) -> Any:
     if name not in names:
         raise StartupError(f"{option}: there is no {noun} '{name}'; installed: {', '.join(names) or 'none'}.")
     try:
-        manager: DriverManager[Any] = DriverManager(
-            namespace, name, on_load_failure_callback=_refuse, on_missing_entrypoints_callback=None
-        )
+        manager: DriverManager[Any] = DriverManager(namespace, name, on_load_failure_callback=_refuse)
     except MultipleMatches as exc:
         raise StartupError(f"{option}: several installed packages have a {noun} '{name}'.") from exc
     except _BrokenPlugin as exc:

@@ -116,6 +116,9 @@ class Record:
 _gate: Gate
 _written: Signal
 
+_LATE_SECONDS = 120.0
+"""How long after the producers' time a process goes on at most: nobody may be left to tell it that they ended."""
+
 
 def enter(gate: Gate, written: Signal) -> None:
     """Called in each process first: the gate opens when all have come, ``written`` is set when the producers ended."""
@@ -145,7 +148,9 @@ def work(stage: Stage, index: int) -> Record:
     record, random = Record(), Random(index)
     with stage.store() as store:
         _gate.wait(120)
+        last = time.monotonic() + stage.seconds + _LATE_SECONDS
         while not _written.is_set():
+            assert time.monotonic() < last
             chance = random.random()
             if chance < 0.15:
                 popped = store.pop(queue=stage.work, limit=random.randint(1, 5), now=time.time())
@@ -200,7 +205,9 @@ def read(stage: Stage, index: int) -> Record:
     record, random, marker = Record(), Random(index), 0
     with stage.store() as store:
         _gate.wait(120)
+        last = time.monotonic() + stage.seconds + _LATE_SECONDS
         while True:
+            assert time.monotonic() < last
             ended = _written.is_set()
             size = random.randint(1, 20)
             page = store.list_messages(queue=stage.news, after=marker, limit=size, now=time.time())

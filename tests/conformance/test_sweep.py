@@ -99,12 +99,12 @@ def test_a_sweep_beside_everything_else_leaves_true_statistics(scene: Scene) -> 
 
     def live_on() -> None:
         try:
-            for _ in range(40):
-                scene.clock.advance(-120)
-                scene.post(*["x"] * 10, ttl=60)
-                scene.clock.advance(120)
-                scene.post(*["y"] * 10)
+            for _ in range(150):
+                scene.post(*["y"] * 5)
                 claim_id, _ = scene.claim(4)
+                scene.clock.advance(-120)
+                scene.post(*["x"] * 5, ttl=60)
+                scene.clock.advance(120)
                 scene.purge()
                 scene.release(claim_id)
         finally:

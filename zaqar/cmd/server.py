@@ -28,6 +28,7 @@ _SWEEP_SECONDS = 60
 _MOST_DEFAULT_WORKERS = 4
 _ANSWER_SECONDS = 30.0
 _BACKLOG = 2048
+_IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, these are recognised, not chosen
 
 _DESCRIPTION = """\
@@ -184,7 +185,7 @@ def _count_workers(conf: cfg.ConfigOpts, wanted: int | None) -> int:
 
 def _is_in_memory(conf: cfg.ConfigOpts) -> bool:
     stores = [store for store in ("message_store", "management_store") if conf.drivers[store] == "sqlalchemy"]
-    return any(configuration.sqlalchemy_uri(conf, store)[0] in ("sqlite://", "sqlite:///:memory:") for store in stores)
+    return any(configuration.sqlalchemy_uri(conf, store)[0] in _IN_MEMORY for store in stores)
 
 
 def _api(server: str, workers: int, listener: socket.socket, address: Address) -> Part:

@@ -122,7 +122,7 @@ def test_as_many_workers_as_are_wanted(conf: cfg.ConfigOpts) -> None:
     assert server._count_workers(conf, None) in range(1, 5)
 
 
-@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_a_database_in_memory_has_one_worker(conf: cfg.ConfigOpts, uri: str) -> None:
     set_uri(conf, uri)
     assert server._count_workers(conf, None) == 1

@@ -56,17 +56,13 @@ class WirePage(msgspec.Struct):
     links: list[Link]
 
 
-def href_of(queue_name: str, message: Message) -> str:
-    """The path of a message; under a live claim, with what a delete needs."""
-    path = f"/v2/queues/{queue_name}/messages/{message.id}"
-    return path if message.claim_id is None else f"{path}?claim_id={message.claim_id}"
-
-
 def render(queue_name: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
-    origin = message.origin if with_origin else None
+    """The message with its path, which under a live claim has what a delete needs."""
+    origin, id_ = message.origin if with_origin else None, message.id
+    path = f"/v2/queues/{queue_name}/messages/{id_}"
     return WireMessage(
-        message.id,
-        href_of(queue_name, message),
+        id_,
+        path if message.claim_id is None else f"{path}?claim_id={message.claim_id}",
         message.ttl,
         message.age(now),
         msgspec.Raw(message.body),
