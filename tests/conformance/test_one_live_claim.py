@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.conformance.scene import Scene, at_once, bodies, new_claim_id
@@ -69,6 +71,32 @@ def test_free_messages_behind_many_claimed_ones_are_found(scene: Scene) -> None:
     scene.claim(499)
     assert bodies(scene.claim(1)[1]) == ["499"]
     assert scene.claim(1)[1] == []
+
+
+@pytest.mark.parametrize("look", ["list", "claim", "pop", "stats"])
+def test_what_comes_after_many_looks_in_vain_is_found(scene: Scene, look: str) -> None:
+    looks: dict[str, Callable[[], object]] = {
+        "list": scene.listing,
+        "claim": lambda: scene.claim(1)[1],
+        "pop": lambda: scene.pop(1),
+        "stats": scene.stats,
+    }
+    scene.post(*["claimed"] * 500)
+    held, _ = scene.claim(500, ttl=600)
+    scene.post(*["expired"] * 500, ttl=60)
+    scene.clock.advance(60)
+    scene.post(*["late"] * 500, delay=120)
+    for _ in range(3):
+        looks[look]()
+    scene.post("next")
+    assert bodies(scene.listing()) == ["next"]
+    assert bodies(scene.claim(1)[1]) == ["next"]
+    looks[look]()
+    scene.clock.advance(120)
+    assert bodies(scene.pop(1)) == ["late"]
+    scene.release(held)
+    assert bodies(scene.listing(limit=1)) == ["claimed"]
+    assert bodies(scene.claim(501)[1]) == ["claimed"] * 500 + ["late"]
 
 
 def test_each_claim_counts(scene: Scene) -> None:
