@@ -58,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts: Counter[tuple[str, str]] = Counter()
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            name = dict(report.user_properties).get("driver")
+            name = dict(getattr(report, "user_properties", ())).get("driver")
             if name is not None:
                 counts[str(name), outcome] += 1
     for name in DRIVERS:

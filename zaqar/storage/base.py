@@ -133,8 +133,9 @@ class MessageStore(ABC):
 
         Nothing free: an empty list and no claim. Each message's count of claims grows by one and its end of life
         is moved to the claim's end plus grace where that is later. With ``dead_letters``, messages that were claimed
-        ``max_claim_count`` times before are instead moved to the end of that queue, in the same atomic step, with
-        their origin; StaleQueue may then be about either queue.
+        ``max_claim_count`` times before are instead moved to the end of that queue, which is another one, with their
+        origin, each exactly once: in the same atomic step or, where they are very many, in steps before it.
+        StaleQueue may then be about either queue.
         """
 
     @abstractmethod

@@ -51,6 +51,8 @@ class Database:
         """``with database.write as connection``: a transaction that writes."""
         self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
         self._held_for_fork = False
+        self._is_made = False
+        """Whether there is a file: the first connection makes it."""
         _databases.add(self)
 
     @classmethod
@@ -80,6 +82,7 @@ class Database:
         with self.write as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        self._is_made = True
         if self.path is not None and mode != "wal":
             self.close()
             raise StartupError(f"The SQLite database {self.path} cannot be opened: its file system cannot do WAL.")
@@ -109,11 +112,22 @@ class Database:
         with self.read() as connection:
             return _SYNCHRONOUS[connection.execute("PRAGMA synchronous").fetchone()[0]]
 
-    def connect(self) -> Opened:
-        try:
-            return Opened(self.engine.raw_connection())
-        except self.errors as exc:
-            raise StoreUnavailable from exc
+    def take(self) -> Opened:
+        """A connection to the file that is at the path now. Raises what is among ``errors``, OSError where none is.
+
+        A file that was removed or replaced stays writable for who has it open, and what it takes in is lost.
+        """
+        file = None
+        if self.path is not None and self._is_made:
+            found = os.stat(self.path)  # noqa: PTH116, on the path of every request
+            file = (found.st_dev, found.st_ino)
+        while self.idle:
+            with suppress(IndexError):  # another thread took the last one
+                opened = self.idle.pop()
+                if opened.file == file:
+                    return opened
+                opened.checkout.close()
+        return Opened(self.engine.raw_connection(), file)
 
     def close(self) -> None:
         self.close_idle()

@@ -42,10 +42,12 @@ class Connection(Protocol):
 class Opened:
     """A connection and the place in SQLAlchemy's pool that it was checked out of."""
 
-    __slots__ = ("checkout", "driver")
+    __slots__ = ("checkout", "driver", "file")
 
-    def __init__(self, checkout: PoolProxiedConnection) -> None:
+    def __init__(self, checkout: PoolProxiedConnection, file: tuple[int, int] | None) -> None:
         self.checkout = checkout
+        self.file = file
+        """Device and inode of the file that it is a connection to; None for one in memory."""
         self.driver = cast("Connection", checkout.driver_connection)
 
     def discard(self, error: BaseException) -> None:
@@ -66,9 +68,9 @@ class Reader:
     def __enter__(self) -> Connection:
         database = self._database
         try:
-            self._opened = opened = database.idle.pop()
-        except IndexError:
-            self._opened = opened = database.connect()
+            self._opened = opened = database.take()
+        except database.errors as exc:
+            raise StoreUnavailable from exc
         try:
             opened.driver.execute("BEGIN")
         except BaseException as exc:
@@ -122,10 +124,7 @@ class Writer:
                     flock(descriptor, LOCK_AT_ONCE)
                 except BlockingIOError:
                     turn.wait(descriptor, started + turn.patience)
-            try:
-                self._opened = opened = database.idle.pop()
-            except IndexError:
-                self._opened = opened = database.connect()
+            self._opened = opened = database.take()
             opened.driver.execute(self._begin)
         except BaseException as exc:
             self._abandon(exc)

@@ -227,6 +227,47 @@ def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
     database.close()
 
 
+def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Database, scene: Scene) -> None:
+    """An open file outlives its name; what is written to it then would be gone with the process."""
+    scene.post("before")
+    path = Path(database.path or "")
+    away = path.with_suffix(".away")
+    path.rename(away)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            scene.post("lost")
+        with pytest.raises(StoreUnavailable):
+            scene.listing()
+        with pytest.raises(StoreUnavailable):
+            scene.store.ping()
+    assert not path.exists()
+    away.rename(path)
+    scene.post("after")
+    assert bodies(scene.listing()) == ["before", "after"]
+
+
+def test_another_file_in_its_place_is_taken_up(
+    database: Database, scene: Scene, open_database: Callable[..., Database]
+) -> None:
+    scene.post("in both")
+    path = Path(database.path or "")
+    copy = path.with_suffix(".copy")
+    with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    scene.post("in the first")
+    database.close_idle()
+    copy.rename(path)
+    scene.post("in the second")
+    scene.post("and again")
+    expected = ["in both", "in the second", "and again"]
+    assert bodies(scene.listing()) == expected
+    assert bodies(Scene.listing(scene)) == expected
+    database.close_idle()
+    assert bodies(scene.listing()) == expected
+
+
 def test_connections_are_used_again(database: Database, scene: Scene) -> None:
     with traced(database):
         for _ in range(5):
