@@ -17,9 +17,6 @@ MIN_CLAIM_TTL = 60
 MIN_CLAIM_GRACE = 60
 MIN_SUBSCRIPTION_TTL = 60
 
-MIN_INTEGER = -(2**63)
-MAX_INTEGER = 2**63 - 1
-
 _MOST_SECONDS = 2**31 - 1
 """About 68 years. An end of life further away than that would no longer be exact as float seconds on every store."""
 

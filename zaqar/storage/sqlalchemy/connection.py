@@ -122,11 +122,13 @@ class Database:
             found = os.stat(self.path)  # noqa: PTH116, on the path of every request
             file = (found.st_dev, found.st_ino)
         while self.idle:
-            with suppress(IndexError):  # another thread took the last one
+            try:
                 opened = self.idle.pop()
-                if opened.file == file:
-                    return opened
-                opened.checkout.close()
+            except IndexError:  # another thread took the last one
+                break
+            if opened.file == file:
+                return opened
+            opened.checkout.close()
         return Opened(self.engine.raw_connection(), file)
 
     def close(self) -> None:
