@@ -85,10 +85,10 @@ def build(
 def _open_store(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
     """The store that ``[drivers] <which>`` names, made from the options of ``[drivers:<which>:<name>]``."""
     name = conf.drivers[which]
-    make_store = plugins.load(namespace, name)
+    store = plugins.load(namespace, name)
     group = f"drivers:{which}:{name}"
     # A driver of somebody else's may have no options here.
     settings = dict(conf[group]) if group in conf else {}
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
-    return make_store(settings)
+    return store.from_settings(settings)

@@ -132,12 +132,40 @@ class Claim:
 class DeadLetters:
     """Where a claim moves messages that were claimed ``max_claim_count`` times, and the TTL they get there.
 
-    ``ttl`` None leaves a message its own end of life.
+    ``queue`` None: the dead letter queue is on another message store, so a claim passes those messages over; see
+    ``MessageStore.set_aside``. ``ttl`` None leaves a message its own end of life.
     """
 
-    queue: Queue
+    queue: Queue | None
     max_claim_count: int
     ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One message store that queues may be placed on: its URI (the scheme names the driver), and its share of queues.
+
+    ``options`` override the driver's options. ``flavor`` names the flavor it belongs to; a pool without one serves the
+    queues that ask for none.
+    """
+
+    name: str
+    uri: str
+    weight: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    flavor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All pools and flavors of a deployment: a few dozen at most, changed seldom, so they are one versioned record.
+
+    ``flavors`` are names; the pools of a flavor are those that name it. ``version`` is 0 before the first change.
+    """
+
+    version: int = 0
+    pools: tuple[Pool, ...] = ()
+    flavors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

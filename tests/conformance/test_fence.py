@@ -36,6 +36,9 @@ OPERATIONS: dict[str, Operation] = {
         queue=queue, claim_id="x", ttl=None, grace=None, now=now
     ),
     "release_claim": lambda store, queue, now: store.release_claim(queue=queue, claim_id="x", now=now),
+    "set_aside": lambda store, queue, now: store.set_aside(queue=queue, max_claim_count=1, limit=1, now=now),
+    "receive": lambda store, queue, now: store.receive(queue=queue, letters=[], now=now),
+    "forget_set_aside": lambda store, queue, now: store.forget_set_aside(queue=queue, sequences=[1], now=now),
     "stats": lambda store, queue, now: store.stats(queue=queue, now=now),
     "purge": lambda store, queue, now: store.purge(queue=queue, now=now),
 }

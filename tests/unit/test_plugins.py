@@ -11,7 +11,7 @@ from stevedore.extension import ExtensionManager
 
 from zaqar import plugins
 from zaqar.errors import StartupError
-from zaqar.storage.sqlalchemy.plugin import message_store
+from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 GROUP = "zaqar.storage.stages"
 
@@ -37,7 +37,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def test_our_own_drivers_are_installed() -> None:
     assert "sqlalchemy" in plugins.installed("zaqar.data.storage")
-    assert plugins.load("zaqar.data.storage", "sqlalchemy") is message_store
+    assert plugins.load("zaqar.data.storage", "sqlalchemy") is SqlMessageStore
 
 
 @pytest.mark.parametrize("group", ["zaqar.control.storage", "zaqar.data.storage", "zaqar.transport"])

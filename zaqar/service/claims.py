@@ -44,7 +44,7 @@ class Claims:
                     queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
-                if dead_letters is not None and stale.uid == dead_letters.queue.uid:
+                if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
                     self._queues.reopen(address._replace(name=dead_letters.queue.name), create=True)
                 raise
 

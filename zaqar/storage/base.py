@@ -14,16 +14,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.model import Catalog, Claim, DeadLetters, Draft, Message, Queue, Stats
 
 TOMBSTONE_LIFETIME = 86_400.0
 """Seconds a dropped queue is remembered. Longer than any request that still holds a copy of it can take."""
 
 
 class ManagementStore(ABC):
-    """The control plane: the truth about which queues exist."""
+    """The control plane: the truth about which queues exist, and about pools and flavors."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Open the store as the options of ``[drivers:management_store:<name>]`` say.
+
+        StartupError, one sentence that never shows a password, where that cannot be.
+        """
 
     @abstractmethod
     def create_queue(self, *, queue: Queue) -> Queue:
@@ -48,6 +56,18 @@ class ManagementStore(ABC):
         """Remove the row where the uid is still this one."""
 
     @abstractmethod
+    def pool_has_queues(self, *, pool: str) -> bool:
+        """Whether a queue of any project is placed on the pool."""
+
+    @abstractmethod
+    def get_catalog(self) -> Catalog:
+        """The pools and flavors; an empty catalog of version 0 where nothing was written yet."""
+
+    @abstractmethod
+    def replace_catalog(self, *, catalog: Catalog) -> bool:
+        """Write the catalog where the one in place is of ``version - 1``; False where it is not."""
+
+    @abstractmethod
     def ping(self) -> None:
         """Return when the store answers, raise StoreUnavailable when it does not."""
 
@@ -60,6 +80,14 @@ class MessageStore(ABC):
 
     capabilities: ClassVar[frozenset[str]]
     """Of FIFO, CLAIMS, DURABILITY, AOD, HIGH_THROUGHPUT."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Open the store as the options of ``[drivers:message_store:<name>]``, or the URI of a pool, say.
+
+        StartupError, one sentence that never shows a password, where that cannot be.
+        """
 
     # -- the fence ---------------------------------------------------------------------------------------------------
 
@@ -134,8 +162,9 @@ class MessageStore(ABC):
         Nothing free: an empty list and no claim. Each message's count of claims grows by one and its end of life
         is moved to the claim's end plus grace where that is later. With ``dead_letters``, messages that were claimed
         ``max_claim_count`` times before are instead moved to the end of that queue, which is another one, with their
-        origin, each exactly once: in the same atomic step or, where they are very many, in steps before it.
-        StaleQueue may then be about either queue.
+        origin, each exactly once: in the same atomic step or, where they are very many or the two queues cannot change
+        together, in steps before it. StaleQueue may then be about either queue. With a ``dead_letters.queue`` of None
+        they stay where they are and are passed over.
         """
 
     @abstractmethod
@@ -149,6 +178,33 @@ class MessageStore(ABC):
     @abstractmethod
     def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
         """End a claim; its messages are free at once. An absent one is fine."""
+
+    # -- dead letters on their way to another store ------------------------------------------------------------------
+    #
+    # Set aside in the one store, received in the other, then forgotten in the first. Each step is atomic and can be
+    # repeated, so whoever finds what a killed process left set aside goes on where that one stopped.
+
+    @abstractmethod
+    def set_aside(self, *, queue: Queue, max_claim_count: int, limit: int, now: float) -> list[Message]:
+        """Take the worn out among the first free messages out of the queue, and return what is set aside, in order.
+
+        Worn out are those claimed ``max_claim_count`` times or more. Taken out are those that a claim of ``limit``
+        messages would meet, a batch of the driver's choice at most; what an earlier call set aside comes first. What is
+        set aside is durable, is in no listing, claim or statistics, never expires, and stays until
+        ``forget_set_aside``, a purge or a drop. Empty: such a claim would meet none.
+        """
+
+    @abstractmethod
+    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+        """Append messages that were set aside elsewhere, with their ``origin``, each once however often it comes.
+
+        Their ``created``, ``expires``, ``client_id``, ``checksum`` and ``body`` are kept, their claim count begins at 0.
+        ``origin.message_id`` tells them apart, and is remembered for TOMBSTONE_LIFETIME seconds from ``now``.
+        """
+
+    @abstractmethod
+    def forget_set_aside(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:
+        """Remove what was received by the other store; absent ones are fine."""
 
     # -- the queue as a whole ----------------------------------------------------------------------------------------
 

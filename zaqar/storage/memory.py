@@ -14,17 +14,26 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from threading import RLock
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, StaleQueue
-from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Queue, Stats
+from zaqar.model import Catalog, Claim, DeadLetters, Draft, Message, Origin, Queue, Stats
 from zaqar.storage.base import TOMBSTONE_LIFETIME, ManagementStore, MessageStore
+
+
+BATCH = 500
+"""Messages that one step sets aside at most."""
 
 
 class MemoryManagementStore(ManagementStore):
     def __init__(self) -> None:
         self._lock = RLock()
         self._queues: dict[tuple[str, str, str], Queue] = {}
+        self._catalog = Catalog()
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        return cls()
 
     def create_queue(self, *, queue: Queue) -> Queue:
         with self._lock:
@@ -57,6 +66,21 @@ class MemoryManagementStore(ManagementStore):
             old = self._queues.get(_key(queue))
             if old is not None and old.uid == queue.uid:
                 del self._queues[_key(queue)]
+
+    def pool_has_queues(self, *, pool: str) -> bool:
+        with self._lock:
+            return any(queue.pool == pool for queue in self._queues.values())
+
+    def get_catalog(self) -> Catalog:
+        with self._lock:
+            return copy.deepcopy(self._catalog)
+
+    def replace_catalog(self, *, catalog: Catalog) -> bool:
+        with self._lock:
+            if self._catalog.version != catalog.version - 1:
+                return False
+            self._catalog = copy.deepcopy(catalog)
+            return True
 
     def ping(self) -> None:
         return
@@ -98,6 +122,10 @@ class _Shelf:
     last: int = 0
     stored: dict[int, _Stored] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    aside: dict[int, Message] = field(default_factory=dict)
+    """Dead letters on their way to another store."""
+    received: dict[str, float] = field(default_factory=dict)
+    """Ids of dead letters that came from another store, and until when each is remembered."""
 
     def append(self, message: Message, *, due: float) -> int:
         self.last += 1
@@ -144,6 +172,17 @@ class _Shelf:
     def clear(self) -> None:
         self.stored.clear()
         self.claims.clear()
+        self.aside.clear()
+
+    def first_free(self, limit: int, now: float, max_claim_count: float) -> tuple[list[Message], list[Message]]:
+        """The first ``limit`` free messages that are not worn out, and those before and between them that are."""
+        living: list[Message] = []
+        dead: list[Message] = []
+        for message in self.free(now):
+            if len(living) == limit:
+                break
+            (dead if message.claim_count >= max_claim_count else living).append(message)
+        return living, dead
 
 
 class MemoryMessageStore(MessageStore):
@@ -156,6 +195,10 @@ class MemoryMessageStore(MessageStore):
         self._shelves: dict[str, _Shelf] = {}
         self._tombstones: dict[str, float] = {}
         """Dropped uids and until when each is remembered."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        return cls()
 
     # -- the fence ---------------------------------------------------------------------------------------------------
 
@@ -258,27 +301,23 @@ class MemoryMessageStore(MessageStore):
     ) -> list[Message]:
         with self._lock:
             shelf = self._shelf(queue)
-            taken: list[Message] = []
-            dead: list[Message] = []
-            for message in shelf.free(now):
-                if len(taken) == limit:
-                    break
-                worn_out = dead_letters is not None and message.claim_count >= dead_letters.max_claim_count
-                (dead if worn_out else taken).append(message)
-            if dead_letters is not None and dead:
-                self._bury(shelf, dead, queue.name, dead_letters, now)
+            most = math.inf if dead_letters is None else dead_letters.max_claim_count
+            taken, dead = shelf.first_free(limit, now, most)
+            if dead_letters is not None and dead_letters.queue is not None and dead:
+                self._bury(shelf, self._shelf(dead_letters.queue), dead, queue.name, dead_letters.ttl, now)
             if taken:
                 shelf.claims[claim.id] = claim
             return [shelf.lease(message, claim, count=1) for message in taken]
 
-    def _bury(self, shelf: _Shelf, dead: list[Message], name: str, dead_letters: DeadLetters, now: float) -> None:
-        """Move messages to the end of the dead letter queue. Its fence is checked before anything changes."""
-        grave = self._shelf(dead_letters.queue)
+    def _bury(
+        self, shelf: _Shelf, grave: _Shelf, dead: list[Message], name: str, ttl: int | None, now: float
+    ) -> None:
+        """Move messages to the end of the dead letter queue."""
         for message in dead:
             del shelf.stored[message.sequence]
             moved = replace(message, claim_count=0, origin=Origin(name, message.id, message.claim_count))
-            if dead_letters.ttl is not None:
-                moved = replace(moved, created=now, expires=now + dead_letters.ttl)
+            if ttl is not None:
+                moved = replace(moved, created=now, expires=now + ttl)
             grave.append(moved, due=-math.inf)
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
@@ -305,6 +344,33 @@ class MemoryMessageStore(MessageStore):
         if claim is None:
             raise NotFound("There is no such claim.")
         return claim
+
+    # -- dead letters on their way to another store ------------------------------------------------------------------
+
+    def set_aside(self, *, queue: Queue, max_claim_count: int, limit: int, now: float) -> list[Message]:
+        with self._lock:
+            shelf = self._shelf(queue)
+            _, dead = shelf.first_free(limit, now, max_claim_count)
+            for message in dead[: max(0, BATCH - len(shelf.aside))]:
+                del shelf.stored[message.sequence]
+                shelf.aside[message.sequence] = message
+            return list(islice(shelf.aside.values(), BATCH))
+
+    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+        with self._lock:
+            shelf = self._shelf(queue)
+            for letter in letters:
+                if letter.origin is None:
+                    raise ValueError("a dead letter without an origin")
+                if letter.origin.message_id not in shelf.received:
+                    shelf.append(replace(letter, claim_id=None, claim_count=0), due=-math.inf)
+                    shelf.received[letter.origin.message_id] = now + TOMBSTONE_LIFETIME
+
+    def forget_set_aside(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:
+        with self._lock:
+            shelf = self._shelf(queue)
+            for sequence in sequences:
+                shelf.aside.pop(sequence, None)
 
     # -- the queue as a whole ----------------------------------------------------------------------------------------
 
@@ -341,6 +407,7 @@ class MemoryMessageStore(MessageStore):
         for shelf in self._shelves.values():
             yield from (partial(shelf.stored.pop, n) for n, entry in shelf.stored.items() if entry.expired(now))
             yield from (partial(shelf.claims.pop, claim.id) for claim in shelf.claims.values() if now >= claim.expires)
+            yield from (partial(shelf.received.pop, id_) for id_, until in shelf.received.items() if now >= until)
 
     def durability(self) -> Mapping[str, str]:
         return {"process crash": "lost", "power cut": "lost", "fail-over": "not supported"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
@@ -56,7 +56,7 @@ class Database:
         _databases.add(self)
 
     @classmethod
-    def open(cls, uri: str, *, embedded: bool, synchronous: str = "FULL", patience: float = PATIENCE) -> Database:
+    def open(cls, uri: str, *, embedded: bool, synchronous: str = "FULL", patience: float = PATIENCE) -> Self:
         """Open it, and raise StartupError, one sentence that names the path and the reason, where that cannot be.
 
         ``embedded`` says that the service itself makes the database and keeps its schema up to date.
@@ -75,6 +75,13 @@ class Database:
         except StoreUnavailable as exc:
             database.close()
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
+        return database
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Open and prepare what the options of a store say; StartupError where it cannot be, or has another schema."""
+        database = cls.open(settings["uri"], embedded=settings["embedded"], synchronous=settings["synchronous"])
+        database.prepare()
         return database
 
     def _try_it(self) -> None:

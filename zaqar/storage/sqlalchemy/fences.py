@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
@@ -43,6 +43,10 @@ class FenceStore(MessageStore):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._statements = statements_for(database.dialect)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(Database.from_settings(settings))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         sql = self._statements.fences

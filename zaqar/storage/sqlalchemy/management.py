@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from zaqar.model import Queue
 from zaqar.storage.base import ManagementStore
@@ -16,6 +17,10 @@ class SqlManagementStore(ManagementStore):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._statements = queue_statements_for(database.dialect)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(Database.from_settings(settings))
 
     def create_queue(self, *, queue: Queue) -> Queue:
         with self._database.write as connection:

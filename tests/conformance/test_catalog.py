@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The management store: pools and flavors, one record that is changed by comparing its version."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.conformance.scene import at_once, new_queue
+from tests.conformance.test_queues import METADATA
+from zaqar.model import Catalog, Pool
+from zaqar.storage.base import ManagementStore
+
+
+def change(management: ManagementStore, **changes: Any) -> Catalog:
+    """Put another catalog in place of the one that is there."""
+    old = management.get_catalog()
+    new = replace(old, version=old.version + 1, **changes)
+    assert management.replace_catalog(catalog=new)
+    return new
+
+
+@pytest.mark.parametrize("options", METADATA.values(), ids=METADATA.keys())
+def test_a_catalog_comes_back_as_it_was_written(management: ManagementStore, options: dict[str, Any]) -> None:
+    pools = (
+        Pool("fast", "redis://:s%40cret@127.0.0.1:6379/?dbid=1", 2**32 - 1, options, "gold"),
+        Pool("slow", "sqlite:////var/lib/zaqar/na\u00efve.db", 0),
+    )
+    written = change(management, pools=pools, flavors=("gold", "empty"))
+    assert management.get_catalog() == written
+
+
+def test_a_change_of_an_old_version_is_refused(management: ManagementStore) -> None:
+    first = change(management, flavors=("a",))
+    second = change(management, flavors=("b",))
+    for version in (0, first.version, second.version, second.version + 2):
+        assert not management.replace_catalog(catalog=replace(second, version=version, flavors=("c",)))
+    assert management.get_catalog() == second
+
+
+def test_of_changes_at_the_same_time_one_wins(management: ManagementStore) -> None:
+    old = change(management, flavors=())
+    won: list[str] = []
+
+    def write(name: str) -> None:
+        if management.replace_catalog(catalog=replace(old, version=old.version + 1, flavors=(name,))):
+            won.append(name)
+
+    at_once(*(partial(write, f"f{n}") for n in range(8)))
+    assert len(won) == 1
+    assert management.get_catalog().flavors == tuple(won)
+
+
+def test_a_pool_has_queues_while_some_are_placed_on_it(management: ManagementStore) -> None:
+    pool, other = f"pool-{secrets.token_hex(4)}", f"pool-{secrets.token_hex(4)}"
+    first = management.create_queue(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
+    second = management.create_queue(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
+    assert management.pool_has_queues(pool=pool)
+    assert not management.pool_has_queues(pool=other)
+    management.delete_queue(queue=first)
+    assert management.pool_has_queues(pool=pool)
+    assert management.replace_queue(queue=replace(second, pool=other, generation=second.generation + 1))
+    assert not management.pool_has_queues(pool=pool)
+    assert management.pool_has_queues(pool=other)
+    management.delete_queue(queue=second)
+    assert not management.pool_has_queues(pool=other)
