@@ -7,9 +7,12 @@ it imports little.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -55,6 +58,32 @@ def _sqlite_messages(address: str) -> MessageStore:
     return SqlMessageStore(Database.open(address, embedded=True))
 
 
+def _redis_address(folder: Path) -> str:
+    address = os.environ.get("ZAQAR_TEST_REDIS", "")
+    if not address:
+        pytest.skip("no Redis server")
+    return address
+
+
+def _redis_cluster_address(folder: Path) -> str:
+    address = os.environ.get("ZAQAR_TEST_REDIS_CLUSTER", "")
+    if not address:
+        pytest.skip("no Redis Cluster")
+    return address
+
+
+def _redis_management(address: str) -> ManagementStore:
+    from zaqar.storage.redis.management import RedisManagementStore
+
+    return RedisManagementStore.from_settings({"uri": address})
+
+
+def _redis_messages(address: str) -> MessageStore:
+    from zaqar.storage.redis.messages import RedisMessageStore
+
+    return RedisMessageStore.from_settings({"uri": address})
+
+
 DRIVERS: dict[str, Driver] = {
     driver.name: driver
     for driver in (
@@ -70,6 +99,18 @@ DRIVERS: dict[str, Driver] = {
             prepare=_prepare_sqlite,
             open_management=_sqlite_management,
             open_messages=_sqlite_messages,
+        ),
+        Driver(
+            name="redis",
+            prepare=_redis_address,
+            open_management=_redis_management,
+            open_messages=_redis_messages,
+        ),
+        Driver(
+            name="redis-cluster",
+            prepare=_redis_cluster_address,
+            open_management=_redis_management,
+            open_messages=_redis_messages,
         ),
     )
 }
