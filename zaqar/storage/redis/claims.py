@@ -7,7 +7,7 @@ from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.redis.aside import AsideStore
 from zaqar.storage.redis.connection import Word
-from zaqar.storage.redis.fences import ABSENT, STALE_GRAVE
+from zaqar.storage.redis.fences import ABSENT, STALE_GRAVE, WORN_OUT
 from zaqar.storage.redis.keys import FENCE, LIFE, READY, RECORDS
 from zaqar.storage.redis.records import claim_of, messages_of, pack_claim
 from zaqar.storage.redis.scripts import load
@@ -36,25 +36,19 @@ class ClaimStore(AsideStore):
         self, queue: Queue, words: tuple[Word, ...], limit: int, now: float, rules: DeadLetters
     ) -> list[object]:
         grave = rules.queue
-        if grave is not None and self._redis.is_cluster and grave.uid != queue.uid:
-            # Two queues lie in two slots, which no script reaches together.
-            self._carry(queue, grave, limit, now, rules)
-            grave = None
         words += (rules.max_claim_count,)
         if grave is None:
             reply: list[object] = self._ask(_CLAIM, queue, now, *words)
             return reply
+        if self._redis.is_cluster and grave.uid != queue.uid:
+            # Two queues lie in two slots, which no script reaches together.
+            while (reply := self._ask(_CLAIM, queue, now, *words, b"tell")) == WORN_OUT:
+                self._carry(queue, grave, limit, now, rules)
+            return reply
         keys = self._keys.of(grave.uid)
-        reply = self._ask(
-            _CLAIM,
-            queue,
-            now,
-            *words,
-            grave.generation,
-            queue.name,
-            "" if rules.ttl is None else now + rules.ttl,
-            more_keys=(keys[FENCE], keys[RECORDS], keys[READY], keys[LIFE]),
-        )
+        expires = b"" if rules.ttl is None else now + rules.ttl
+        more_keys = (keys[FENCE], keys[RECORDS], keys[READY], keys[LIFE])
+        reply = self._ask(_CLAIM, queue, now, *words, grave.generation, queue.name, expires, more_keys=more_keys)
         if reply == STALE_GRAVE:
             raise StaleQueue(grave.uid)
         return reply

@@ -18,7 +18,7 @@ from zaqar.storage.redis.connection import Redis, Word
 from zaqar.storage.redis.keys import SLOTS_IN_USE, QueueKeys, slot_of
 from zaqar.storage.redis.scripts import Script, load
 
-STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT = range(-1, -8, -1)
+STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9, -1)
 """What scripts answer instead of a result, see ``scripts/keys.lua``."""
 
 _OPEN = load("open", again=True)
