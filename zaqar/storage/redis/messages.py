@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from zaqar.errors import ClaimOver, Forbidden
 from zaqar.model import Draft, Message, Queue, Stats
-from zaqar.storage.redis.connection import Word
 from zaqar.storage.redis.fences import HELD, OVER
 from zaqar.storage.redis.records import messages_of, record_of
 from zaqar.storage.redis.scripts import load
 from zaqar.storage.redis.sweep import SweepStore
+from zaqar.storage.redis.wire import Word
 
 _POST = load("post")
 _LIST = load("list", again=True)
