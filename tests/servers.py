@@ -116,7 +116,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
                 user=self.user,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls one function of libc
+                preexec_fn=_end_with_parent,
             )
         _running.append(self)
 
@@ -389,7 +389,7 @@ class Postgres:
     def _programs(self, folder: Path) -> Path:
         """The folder of the programs, as somebody else than root can enter it."""
         found = find_initdb().parent
-        if self._user is None or all(os.stat(part).st_mode & 0o001 for part in (found, *found.parents)):
+        if self._user is None or all(part.stat().st_mode & 0o001 for part in (found, *found.parents)):
             return found
         copy = folder / "programs"
         shutil.copytree(found.parent, copy, symlinks=True)
