@@ -405,7 +405,7 @@ class Postgres:
         # Until then they keep the shared memory, and a new server refuses to start beside them.
         data = self.program.folder / "data"
         deadline = time.monotonic() + START_SECONDS
-        while list(_processes_in(data)):
+        while list(processes_in(data)):
             assert time.monotonic() < deadline, "children of PostgreSQL are left"
             time.sleep(0.02)
 
@@ -443,7 +443,8 @@ def _unprivileged_user() -> int | None:
     return 65534
 
 
-def _processes_in(folder: Path) -> Iterator[int]:
+def processes_in(folder: Path) -> Iterator[int]:
+    """The processes that work in a folder."""
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdigit() and (process / "cwd").readlink() == folder:
