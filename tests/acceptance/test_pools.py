@@ -62,10 +62,8 @@ class Cloud:
         return self.must(status, "POST", f"/v2/queues/{queue}/messages", {"messages": messages})
 
     def bodies(self, queue: str) -> list[Any]:
-        return [
-            message["body"]
-            for message in self.must(200, "GET", f"/v2/queues/{queue}/messages?limit=20&echo=true")["messages"]
-        ]
+        page = self.must(200, "GET", f"/v2/queues/{queue}/messages?limit=20&echo=true")
+        return [message["body"] for message in page["messages"]]
 
     def wear_out(self, queue: str) -> None:
         """Claim all and release it."""
