@@ -37,6 +37,7 @@ class AsideStore(FenceStore):
 
     def _carry(self, queue: Queue, grave: Queue, limit: int, now: float, rules: DeadLetters) -> None:
         """Move what a claim would find worn out, step by step; whoever finds it half done goes on from there."""
+        self.receive(queue=grave, letters=(), now=now)  # that queue has to be as it should before anything is changed
         while letters := self.set_aside(queue=queue, max_claim_count=rules.max_claim_count, limit=limit, now=now):
             addressed = []
             for letter in letters:

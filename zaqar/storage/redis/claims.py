@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.redis.aside import AsideStore
-from zaqar.storage.redis.connection import Word
-from zaqar.storage.redis.fences import ABSENT, STALE_GRAVE
+from zaqar.storage.redis.fences import ABSENT, STALE_GRAVE, WORN_OUT
 from zaqar.storage.redis.keys import FENCE, LIFE, READY, RECORDS
 from zaqar.storage.redis.records import claim_of, messages_of, pack_claim
 from zaqar.storage.redis.scripts import load
+from zaqar.storage.redis.wire import Word
 
 _CLAIM = load("claim")
 _GET = load("get_claim", again=True, writes=False)
@@ -32,29 +34,20 @@ class ClaimStore(AsideStore):
             reply = self._claim_living(queue, words, limit, now, dead_letters)
         return list(messages_of(queue.uid, reply, now))
 
-    def _claim_living(
-        self, queue: Queue, words: tuple[Word, ...], limit: int, now: float, rules: DeadLetters
-    ) -> list[object]:
+    def _claim_living(self, queue: Queue, words: tuple[Word, ...], limit: int, now: float, rules: DeadLetters) -> Any:
         grave = rules.queue
-        if grave is not None and self._redis.is_cluster and grave.uid != queue.uid:
-            # Two queues lie in two slots, which no script reaches together.
-            self._carry(queue, grave, limit, now, rules)
-            grave = None
         words += (rules.max_claim_count,)
         if grave is None:
-            reply: list[object] = self._ask(_CLAIM, queue, now, *words)
+            return self._ask(_CLAIM, queue, now, *words)
+        if self._redis.is_cluster and grave.uid != queue.uid:
+            # Two queues lie in two slots, which no script reaches together.
+            while (reply := self._ask(_CLAIM, queue, now, *words, b"tell")) == WORN_OUT:
+                self._carry(queue, grave, limit, now, rules)
             return reply
         keys = self._keys.of(grave.uid)
-        reply = self._ask(
-            _CLAIM,
-            queue,
-            now,
-            *words,
-            grave.generation,
-            queue.name,
-            "" if rules.ttl is None else now + rules.ttl,
-            more_keys=(keys[FENCE], keys[RECORDS], keys[READY], keys[LIFE]),
-        )
+        expires = b"" if rules.ttl is None else now + rules.ttl
+        more_keys = (keys[FENCE], keys[RECORDS], keys[READY], keys[LIFE])
+        reply = self._ask(_CLAIM, queue, now, *words, grave.generation, queue.name, expires, more_keys=more_keys)
         if reply == STALE_GRAVE:
             raise StaleQueue(grave.uid)
         return reply

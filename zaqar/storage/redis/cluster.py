@@ -76,10 +76,7 @@ class ClusterRoute:
         wires = self._wires.setdefault(node, Wires())
         wire = wires.take() or self._dial(node)
         try:
-            if asking:
-                answers = wire.exchange(_ASKING + data, replies + 1)[1:]
-            else:
-                answers = wire.exchange(data, replies)
+            answers = wire.exchange(_ASKING + data, replies + 1)[1:] if asking else wire.exchange(data, replies)
         except ERRORS:
             wire.close()
             wires.close()
@@ -103,7 +100,7 @@ class ClusterRoute:
             nodes = self._look()
         node = nodes[slot]
         if node is None:
-            raise redis.ClusterDownError(f"slot {slot} is not served")
+            raise redis.ConnectionError(f"slot {slot} is not served")
         return node
 
     def _look(self) -> tuple[Node | None, ...]:

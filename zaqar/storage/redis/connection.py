@@ -16,9 +16,7 @@ from zaqar.storage.redis.cluster import ClusterRoute
 from zaqar.storage.redis.scripts import Script
 from zaqar.storage.redis.server import Dialler, ServerRoute
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, pack
-
-Word = bytes | str | int | float
+from zaqar.storage.redis.wire import ERRORS, Word, pack
 
 
 class Route(Protocol):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.redis.connection import Redis
@@ -73,17 +73,16 @@ def _warning(found: Mapping[str, str], waited_for: int, replicas: int) -> str:
     if found["appendonly"] == "no":
         warnings.append("an acknowledged message may be lost when Redis ends, for appendonly is off")
     elif found["appendonly"] == UNKNOWN or found["appendfsync"] == UNKNOWN:
-        warnings.append("whether an acknowledged message survives is not known, for the server does not tell its settings")
+        warnings.append("the server does not tell its set-up, so whether an acknowledged message survives is not known")
     elif found["appendfsync"] != "always":
-        warnings.append(f"an acknowledged message may be lost in a power cut, for appendfsync is {found['appendfsync']}")
+        fsync = found["appendfsync"]
+        warnings.append(f"an acknowledged message may be lost in a power cut, for appendfsync is {fsync}")
     if replicas and not waited_for:
         warnings.append("an acknowledged message may be lost in a fail-over, for wait_replicas is 0")
     if waited_for > replicas:
         warnings.append(f"nothing can be acknowledged, for there are {replicas} of {waited_for} replicas to wait for")
     if found["maxmemory_policy"] not in ("noeviction", UNKNOWN):
-        warnings.append(
-            f"messages may vanish when memory is full, for maxmemory-policy is {found['maxmemory_policy']}"
-        )
+        warnings.append(f"messages may vanish when memory is full, for maxmemory-policy is {found['maxmemory_policy']}")
     return "; ".join(warnings)
 
 
@@ -104,6 +103,6 @@ def _on_off(flag: str | None) -> str:
     return {"1": "yes", "0": "no"}.get(flag or "", UNKNOWN)
 
 
-def _same(values: object) -> str:
+def _same(values: Iterable[str]) -> str:
     """The value that all nodes have, or those that they have."""
-    return ", ".join(sorted({str(value) for value in values}))  # type: ignore[attr-defined]
+    return ", ".join(sorted(set(values)))

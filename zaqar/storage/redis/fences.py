@@ -14,11 +14,12 @@ from zaqar.errors import QueueDropped, StaleQueue
 from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.redis import durability
-from zaqar.storage.redis.connection import Redis, Word
+from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import SLOTS_IN_USE, QueueKeys, slot_of
 from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.wire import Word
 
-STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT = range(-1, -8, -1)
+STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9, -1)
 """What scripts answer instead of a result, see ``scripts/keys.lua``."""
 
 _OPEN = load("open", again=True)

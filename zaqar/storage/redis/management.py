@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control plane on Redis.
 
-Everything about the queues of one project and kind lies under one hash tag, so each operation is one script in one slot:
-``names`` in order, ``rows`` by name, and how many of them are on each ``pool``. Across projects there is only a set for
-each pool, of those tags that ever had a queue on it. It is added to before the queue is, and never taken from, so it may
-name too many: what counts is asked of each.
+Everything about the queues of one project and kind lies under one hash tag, so each operation is one script in one
+slot: ``names`` in order, ``rows`` by name, and how many of them are on each of the ``pools``. Across projects there is
+only a set for each pool, of those tags that ever had a queue on it. It is added to before the queue is, and never taken
+from, so it may name too many: what counts is asked of each.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from urllib.parse import quote
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.redis import durability
-from zaqar.storage.redis.connection import Redis, Word
+from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
 from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.wire import Word
 
 _CREATE = load("queue_create", again=True)
 _REPLACE = load("queue_replace")

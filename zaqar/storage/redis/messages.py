@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from zaqar.errors import ClaimOver, Forbidden
 from zaqar.model import Draft, Message, Queue, Stats
-from zaqar.storage.redis.connection import Word
 from zaqar.storage.redis.fences import HELD, OVER
 from zaqar.storage.redis.records import messages_of, record_of
 from zaqar.storage.redis.scripts import load
 from zaqar.storage.redis.sweep import SweepStore
+from zaqar.storage.redis.wire import Word
 
 _POST = load("post")
 _LIST = load("list", again=True)
@@ -46,14 +46,12 @@ class RedisMessageStore(SweepStore):
         include_delayed: bool = False,
     ) -> list[Message]:
         kinds = (b"1" if include_claimed else b"", b"1" if include_delayed else b"")
-        if exclude_client is None:
-            reply = self._ask(_LIST, queue, now, after, limit, *kinds)
-            return list(messages_of(queue.uid, reply, now))
+        without = () if exclude_client is None else (exclude_client,)
         listed: list[Message] = []
         go_on: int | bytes | None = after
-        # A script passes so many messages of that client and no more. Each page is of one moment, as those of a reader.
+        # A script reads so many messages and no more. What it answers is of one moment, like a page of a reader.
         while go_on is not None and len(listed) < limit:
-            reply = self._ask(_LIST, queue, now, go_on, limit - len(listed), *kinds, exclude_client)
+            reply = self._ask(_LIST, queue, now, go_on, limit - len(listed), *kinds, *without)
             listed += messages_of(queue.uid, reply, now)
             go_on = reply[0]
         return listed

@@ -48,7 +48,7 @@ class SweepStore(ClaimStore):
             page = (b"ZRANGEBYSCORE", agenda, b"-inf", now, b"LIMIT", 0, _SWEPT_AT_ONCE)
             while uids := self._redis.command(*page, slot=slot):
                 for uid in uids:
-                    removed += self._ask(_SWEEP, _any_queue(uid), now, limit - removed)
+                    removed += int(self._ask(_SWEEP, _any_queue(uid), now, limit - removed))
                     if removed >= limit:
                         return removed
         return removed

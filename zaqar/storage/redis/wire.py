@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
 from zaqar.storage.redis.uri import RedisAddress
@@ -25,13 +26,20 @@ ERRORS = (redis.RedisError, hiredis.HiredisError, OSError)
 LOST = (redis.ConnectionError, ConnectionError, EOFError)
 """The connection ended; whether the server acted on the command is not known."""
 
+# Not annotated by redis-py.
+_Tcp: Any = Connection
+_Tls: Any = SSLConnection
+_UnixSocket: Any = UnixDomainSocketConnection
+
 _MORE = object()
 _READ = 65_536
 _UNSEEN = 0.05
 """Seconds of rest after which a connection is looked at before it is used."""
 
-pack = hiredis.pack_command
-"""One command as bytes, from bytes, texts and numbers; floats with all their digits."""
+Word = bytes | str | int | float
+
+pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+"""One command as bytes; floats with all their digits. Its own annotation knows tuples of one word only."""
 
 
 class Wire:
@@ -39,7 +47,7 @@ class Wire:
 
     __slots__ = ("_connection", "_reader", "_sock", "_used")
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection  # which closes the socket when it is forgotten
         self._sock: Any = connection._sock
         self._reader = hiredis.Reader(notEnoughData=_MORE)
@@ -48,7 +56,7 @@ class Wire:
     def exchange(self, data: bytes, replies: int) -> list[Any]:
         """Send commands and return that many replies; error replies are among them, as values."""
         self._sock.sendall(data)
-        answers = []
+        answers: list[Any] = []
         while len(answers) < replies:
             answer = self._reader.gets()
             if answer is _MORE:
@@ -78,7 +86,7 @@ class Wire:
 
     def peer(self) -> tuple[str, int]:
         """Whom it was opened to, as it was written then."""
-        return self._connection.host, self._connection.port
+        return str(self._connection.host), int(self._connection.port)
 
     def close(self) -> None:
         self._connection.disconnect()
@@ -104,13 +112,13 @@ def open_wire(
         "protocol": 2,
     }
     if address.path is not None:
-        connection: AbstractConnection = UnixDomainSocketConnection(path=address.path, **options)
+        connection = _UnixSocket(path=address.path, **options)
     else:
         options.update(host=host, port=port, socket_connect_timeout=timeout, socket_keepalive=True)
         if address.tls is None:
-            connection = Connection(**options)
+            connection = _Tcp(**options)
         else:
-            connection = SSLConnection(
+            connection = _Tls(
                 ssl_ca_certs=address.tls.ca,
                 ssl_certfile=address.tls.certificate,
                 ssl_keyfile=address.tls.key,

@@ -1,7 +1,8 @@
 -- include: keys fence timers states ripen append first_free
 -- ARGV: generation, now, limit, claim id, end of the claim, end plus grace, the claim packed; with dead letters also the number
--- of claims that wears a message out; and where they go somewhere, the generation of their queue, the name of this one, and
--- when they expire there, or '' where they keep their own end.
+-- of claims that wears a message out, and what becomes of those: nothing for passing them over; 'tell' for answering WORN_OUT
+-- when there are some, or some set aside; or the generation of their queue, the name of this one, and when they expire there
+-- ('' where they keep their own end).
 -- KEYS behind those of the queue: fence, records, ready, life of the dead letter queue.
 local limit, claim_id, ends, until_grace = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local worn_out = tonumber(ARGV[8])
@@ -59,7 +60,11 @@ local living
 if worn_out then
   local dead
   living, dead = first_free(limit, worn_out, ARGV[9] and BATCH or huge)
-  if ARGV[9] and #dead > 0 then
+  if ARGV[9] == 'tell' then
+    if #dead > 0 or call('EXISTS', ASIDE) == 1 then
+      return WORN_OUT
+    end
+  elseif ARGV[9] and #dead > 0 then
     if not bury(dead) then
       return STALE_GRAVE
     elseif #dead == BATCH and #living < limit then

@@ -6,7 +6,7 @@ local RECEIVED, QUEUES, AGENDA = KEYS[13], KEYS[14], KEYS[15]
 
 local call, format, sub, min, huge = redis.call, string.format, string.sub, math.min, math.huge
 
-local STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT = -1, -2, -3, -4, -5, -6, -7
+local STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = -1, -2, -3, -4, -5, -6, -7, -8
 local CHUNK = 1000 -- arguments of one command: Lua's stack takes 8000
 local BATCH = 500 -- messages that one script ripens, buries or removes beside its own work
 

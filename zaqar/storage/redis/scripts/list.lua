@@ -1,7 +1,8 @@
 -- include: keys fence timers states ripen
 -- ARGV: generation, now, after, limit, '1' for claimed ones as well, '1' for delayed ones, client id to leave out (or no more)
--- Answers where to go on, or false at the end, then the rows. It stops early only where it leaves messages of a client out.
-local PASSED = 2000 -- messages of that client that one script passes at most
+-- Answers where to go on, or false at the end, then the rows.
+-- Lua finds equal strings by a hash of a few of their bytes, so thousands of similar bodies are slow to have at a time.
+local ROWS = 2500 -- messages that one script reads at most
 
 local after, limit, without = ARGV[3], tonumber(ARGV[4]), ARGV[7]
 if not settle(BATCH) then
@@ -37,7 +38,8 @@ local function page(size)
 end
 
 if not without then
-  return add_rows({ false }, page(limit))
+  local found = page(min(limit, ROWS))
+  return add_rows({ #found == ROWS and limit > ROWS and found[ROWS] }, found)
 end
 
 local reply, passed = { false }, 0
@@ -59,7 +61,7 @@ while true do
   end
   after = found[#found]
   passed = passed + #found
-  if passed >= PASSED then
+  if passed >= ROWS - CHUNK then
     reply[1] = after
     return reply
   end
