@@ -72,8 +72,10 @@ def each_message_is_consumed_once(history: History) -> None:
     """Nothing acknowledged was lost, nothing was worked on twice, and nothing came from nowhere."""
     posted = Counter(body for post in history.posts if post.queue == "work" for body in post.bodies)
     ended = Counter(body for record in history.records for body in record.consumed) + Counter(history.left)
-    assert posted - ended == Counter(), "lost"
+    late = {body for record in history.records for body in record.late}
+    assert {body for body in posted - ended if body not in late} == set(), "lost"
     assert ended - posted == Counter(), "consumed twice, or never posted"
+    assert late <= posted.keys(), "never posted"
 
 
 def no_message_is_under_two_live_claims(history: History) -> None:
@@ -252,6 +254,10 @@ def consume_twice(history: History) -> None:
     history.left.append("0.0")
 
 
+def dream_one_up_late(history: History) -> None:
+    history.records[1].late.append("9.9")
+
+
 def dream_one_up(history: History) -> None:
     history.left.append("9.9")
 
@@ -308,6 +314,7 @@ FAULTS = [
     (lose_one, each_message_is_consumed_once),
     (consume_twice, each_message_is_consumed_once),
     (dream_one_up, each_message_is_consumed_once),
+    (dream_one_up_late, each_message_is_consumed_once),
     (claim_too_early, no_message_is_under_two_live_claims),
     (ignore_a_renewal, no_message_is_under_two_live_claims),
     (release_too_late, no_message_is_under_two_live_claims),
