@@ -9,7 +9,6 @@ from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.redis.aside import AsideStore
 from zaqar.storage.redis.fences import ABSENT, STALE_GRAVE, WORN_OUT
-from zaqar.storage.redis.keys import FENCE, LIFE, READY, RECORDS
 from zaqar.storage.redis.records import claim_of, messages_of, pack_claim
 from zaqar.storage.redis.scripts import load
 from zaqar.storage.redis.wire import Word
@@ -44,9 +43,8 @@ class ClaimStore(AsideStore):
             while (reply := self._ask(_CLAIM, queue, now, *words, b"tell")) == WORN_OUT:
                 self._carry(queue, grave, limit, now, rules)
             return reply
-        keys = self._keys.of(grave.uid)
         expires = b"" if rules.ttl is None else now + rules.ttl
-        more_keys = (keys[FENCE], keys[RECORDS], keys[READY], keys[LIFE])
+        more_keys = () if self._redis.is_cluster else self._keys.of(grave.uid)
         reply = self._ask(_CLAIM, queue, now, *words, grave.generation, queue.name, expires, more_keys=more_keys)
         if reply == STALE_GRAVE:
             raise StaleQueue(grave.uid)

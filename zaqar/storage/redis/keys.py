@@ -15,12 +15,7 @@ from itertools import count
 SLOTS = 16384
 
 _SUFFIXES = tuple(b":%c" % letter for letter in b"fmsrlcdokexyv")
-"""Fence, records, states, ready, life, claimed, due, delayed, claims, ends, aside, letters, received.
-
-In the order of ``scripts/keys.lua``."""
-
-FENCE, RECORDS, READY, LIFE = 0, 1, 3, 4
-"""Places of those keys of a dead letter queue that a claim writes to."""
+"""What they are is said in ``scripts/keys.lua``; the fence is the first."""
 
 SLOTS_IN_USE = b"zaqar:slots"
 """In a Cluster: the slots that have a queue or a tombstone, or had."""
@@ -46,22 +41,24 @@ def _tags() -> tuple[bytes, ...]:
 
 
 class QueueKeys:
-    """The keys of queues, made once for each queue in use."""
+    """What scripts get as KEYS, made once for each queue: the fence; in a Cluster all keys of the queue and of its slot."""
 
     def __init__(self, *, cluster: bool) -> None:
         self._cluster = cluster
         self._made: dict[str, tuple[bytes, ...]] = {}
 
     def of(self, uid: str) -> tuple[bytes, ...]:
-        keys = self._made.get(uid)
-        if keys is None:
-            if len(self._made) >= _MOST:
-                self._made.clear()
-            tag = uid.encode()
-            prefix = b"zaqar:{%b}" % tag
-            queues, agenda = self.registry(slot_of(tag) if self._cluster else 0)
-            keys = (*(prefix + suffix for suffix in _SUFFIXES), queues, agenda)
-            self._made[uid] = keys
+        found = self._made.get(uid)
+        if found is not None:
+            return found
+        if len(self._made) >= _MOST:
+            self._made.clear()
+        tag = uid.encode()
+        prefix = b"zaqar:{%b}" % tag
+        keys: tuple[bytes, ...] = (prefix + _SUFFIXES[0],)
+        if self._cluster:
+            keys = (*(prefix + suffix for suffix in _SUFFIXES), *self.registry(slot_of(tag)))
+        self._made[uid] = keys
         return keys
 
     def registry(self, slot: int) -> tuple[bytes, bytes]:

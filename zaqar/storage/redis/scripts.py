@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Lua scripts: one for each operation, put together from the pieces that its first line names."""
+"""The Lua scripts: one for each operation, with the pieces in place of the lines that name them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 
-_INCLUDE = re.compile(r"\A-- include: ([a-z_ ]+)\n")
+_INCLUDE = re.compile(r"^ *-- include: ([a-z_]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,13 @@ class Script:
 
 
 def load(name: str, *, again: bool = False, writes: bool = True) -> Script:
-    text = _read(name)
-    pieces = [text]
-    if found := _INCLUDE.match(text):
-        pieces = [*(_read(piece) for piece in found[1].split()), text]
-    source = "\n".join(pieces).encode()
+    source = _read(name).encode()
     # The name of a script on a server is its SHA-1; nothing is secured by it.
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
     return Script(name, source, sha, again, writes)
 
 
 def _read(name: str) -> str:
-    return (files("zaqar.storage.redis") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+    """The text, pieces within pieces included."""
+    text = (files("zaqar.storage.redis") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda line: _read(line[1]), text)

@@ -1,5 +1,5 @@
 -- Put messages that nobody delays at the end of a queue. `records` and `lives` (their ends, as text or number) go together.
-local function append(fence_key, records_key, ready_key, life_key, last, records, lives)
+local function append(prefix, last, records, lives)
   local rows, ready, life = {}, {}, {}
   for place = 1, #records do
     local number = format('%.0f', last + place)
@@ -8,8 +8,8 @@ local function append(fence_key, records_key, ready_key, life_key, last, records
     ready[at - 1], ready[at] = number, number
     life[at - 1], life[at] = lives[place], number
   end
-  many('HSET', records_key, rows)
-  many('ZADD', ready_key, ready)
-  many('ZADD', life_key, life)
-  call('HSET', fence_key, 'n', format('%.0f', last + #records))
+  many('HSET', prefix .. 'm', rows)
+  many('ZADD', prefix .. 'r', ready)
+  many('ZADD', prefix .. 'l', life)
+  call('HSET', prefix .. 'f', 'n', format('%.0f', last + #records))
 end

@@ -1,4 +1,7 @@
--- include: keys fence states
+-- include: keys
+-- include: fence
+-- include: states
+-- include: many
 -- ARGV: generation, now, number of claim ids or '' where claims do not matter, the claim ids, numbers of messages
 -- First all are looked at, then all are removed: nothing was written when one of them refuses.
 local claims, from = nil, 4
@@ -9,43 +12,37 @@ if ARGV[3] ~= '' then
     claims[ARGV[at]] = true
   end
 end
-local numbers = {}
-for at = from, #ARGV do
-  numbers[#numbers + 1] = ARGV[at]
-end
 
-local there, claimed = {}, {}
-for start = 1, #numbers, CHUNK do
-  local to = min(start + CHUNK - 1, #numbers)
-  local states = call('HMGET', STATES, unpack(numbers, start, to))
-  local lives = call('ZMSCORE', LIFE, unpack(numbers, start, to))
+local free_ones, claimed = {}, {}
+for start = from, #ARGV, CHUNK do
+  local to = min(start + CHUNK - 1, #ARGV)
+  local states = call('HMGET', PREFIX .. 's', unpack(ARGV, start, to))
+  local lives
   for place = 1, to - start + 1 do
-    local number, state, by = numbers[start + place - 1], states[place], ''
-    local expires, ends = tonumber(lives[place] or 0), 0
+    local number, state, holder = ARGV[start + place - 1], states[place], ''
+    local expires, ends = 0, 0
     if state then
-      expires, ends = struct.unpack(STATE, state)
-      by = holder(state)
+      expires, ends = unpack_struct(STATE, state)
+      holder = sub(state, 21)
+    else
+      lives = lives or call('ZMSCORE', PREFIX .. 'l', unpack(ARGV, start, to))
+      expires = tonumber(lives[place] or 0)
     end
     if expires > now then
-      if claims and not (now < ends and claims[by]) then
+      if claims and not (now < ends and claims[holder]) then
         return OVER
       end
-      if by ~= '' then
-        claimed[#claimed + 1] = number
-      else
-        there[#there + 1] = number
-      end
+      local list = holder ~= '' and claimed or free_ones
+      list[#list + 1] = number
     end
   end
 end
-many('ZREM', CLAIMED, claimed)
-if #there > 0 then
-  for _, key in ipairs({ READY, LIFE, DELAYED, DUE }) do
-    many('ZREM', key, there)
-  end
+many('ZREM', PREFIX .. 'c', claimed)
+for _, letter in ipairs({ 'r', 'l', 'o', 'd' }) do
+  many('ZREM', PREFIX .. letter, free_ones)
 end
-for _, list in ipairs({ claimed, there }) do
-  many('HDEL', RECORDS, list)
-  many('HDEL', STATES, list)
+for _, list in ipairs({ claimed, free_ones }) do
+  many('HDEL', PREFIX .. 'm', list)
+  many('HDEL', PREFIX .. 's', list)
 end
-return #there + #claimed
+return #free_ones + #claimed

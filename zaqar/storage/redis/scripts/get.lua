@@ -1,4 +1,6 @@
--- include: keys fence states
+-- include: keys
+-- include: fence
+-- include: rows
 -- ARGV: generation, now, numbers. Answers the rows as they are stored, absent ones included; the reader goes by their times.
 local numbers = {}
 for at = 3, #ARGV do

@@ -1,24 +1,20 @@
--- The keys of a queue, all under its hash tag, then the two of the store that lie in the same slot. See docs/stores/redis.rst.
--- Scripts get every key they may touch, so that a Cluster that is moving the slot refuses a script before it has written.
-local FENCE, RECORDS, STATES, READY, LIFE, CLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DUE, DELAYED, CLAIMS, ENDS, ASIDE, LETTERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local RECEIVED, QUEUES, AGENDA = KEYS[13], KEYS[14], KEYS[15]
-
+-- KEYS[1] is the fence of the queue. Its other keys have the same name but for the last letter, so the same hash tag:
+--   f fence      hash: generation, last number, lower bounds of the next timer; of a dropped queue the end of its tombstone
+--   m records    hash by number: what is written once      s states   hash by number: what changes, see states.lua
+--   r READY      by number                                 l lives    their numbers by when they expire
+--   c CLAIMED    by number
+--   o DELAYED    by number                                 d due      their numbers by when the delay, or the life, ends
+--   k claims     hash by id                                e ends     their ids by when they end
+--   x set aside  numbers in the order they came            y letters  hash by number
+--   v received   ids of dead letters by when they are forgotten
+-- A script makes the names it uses, which is faster than being given all. In a Cluster it is given all as well, so that a node
+-- that is moving the slot refuses the script before it has written anything.
 local call, format, sub, min, huge = redis.call, string.format, string.sub, math.min, math.huge
+local FENCE = KEYS[1]
+local PREFIX = sub(FENCE, 1, -2)
 
 local STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = -1, -2, -3, -4, -5, -6, -7, -8
 local CHUNK = 1000 -- arguments of one command: Lua's stack takes 8000
 local BATCH = 500 -- messages that one script ripens, buries or removes beside its own work
-
-local function uid_of(fence_key)
-  return string.match(fence_key, '{(.-)}')
-end
-
--- A command with a long list of arguments; of pairs as well, for CHUNK is even.
-local function many(command, key, list)
-  for from = 1, #list, CHUNK do
-    call(command, key, unpack(list, from, min(from + CHUNK - 1, #list)))
-  end
-end
 
 local now = tonumber(ARGV[2])

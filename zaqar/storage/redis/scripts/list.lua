@@ -1,4 +1,9 @@
--- include: keys fence timers states ripen
+-- include: keys
+-- include: fence
+-- include: timers
+-- include: states
+-- include: rows
+-- include: ripen
 -- ARGV: generation, now, after, limit, '1' for claimed ones as well, '1' for delayed ones, client id to leave out (or no more)
 -- Answers where to go on, or false at the end, then the rows.
 -- Lua finds equal strings by a hash of a few of their bytes, so thousands of similar bodies are slow to have at a time.
@@ -9,23 +14,17 @@ if not settle(BATCH) then
   return AGAIN
 end
 
-local sets = { READY }
-if ARGV[5] == '1' then
-  sets[#sets + 1] = CLAIMED
-end
-if ARGV[6] == '1' then
-  sets[#sets + 1] = DELAYED
-end
-
 local function page(size)
-  local found = call('ZRANGEBYSCORE', READY, '(' .. after, '+inf', 'LIMIT', 0, size)
-  if #sets == 1 then
+  local found = call('ZRANGEBYSCORE', PREFIX .. 'r', '(' .. after, '+inf', 'LIMIT', 0, size)
+  if ARGV[5] == '' and ARGV[6] == '' then
     return found
   end
-  for place = 2, #sets do
-    local more = call('ZRANGEBYSCORE', sets[place], '(' .. after, '+inf', 'LIMIT', 0, size)
-    for at = 1, #more do
-      found[#found + 1] = more[at]
+  for place, letter in ipairs({ 'c', 'o' }) do
+    if ARGV[4 + place] == '1' then
+      local more = call('ZRANGEBYSCORE', PREFIX .. letter, '(' .. after, '+inf', 'LIMIT', 0, size)
+      for at = 1, #more do
+        found[#found + 1] = more[at]
+      end
     end
   end
   table.sort(found, function(one, other)
@@ -46,14 +45,15 @@ local reply, passed = { false }, 0
 while true do
   local found = page(min(limit, CHUNK))
   local rows = add_rows({}, found)
-  for at = 1, #rows, 3 do
+  for at = 1, 3 * #found, 3 do
     if #reply == 3 * limit + 1 then
       return reply
     end
     local record = rows[at + 1]
-    local _, _, length = struct.unpack(RECORD, record)
+    local _, _, length = unpack_struct(RECORD, record)
     if sub(record, 29, 28 + length) ~= without then
-      reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = rows[at], record, rows[at + 2]
+      local size = #reply
+      reply[size + 1], reply[size + 2], reply[size + 3] = rows[at], record, rows[at + 2]
     end
   end
   if #found < min(limit, CHUNK) or #reply == 3 * limit + 1 then

@@ -1,4 +1,5 @@
 -- include: keys
+-- include: store_keys
 -- ARGV: generation, now. A fence with `t` is a tombstone, and `t` says until when.
 local fence = call('HMGET', FENCE, 'g', 't')
 if fence[2] then
@@ -10,7 +11,7 @@ end
 local generation = tonumber(fence[1])
 if not generation then
   call('HSET', FENCE, 'g', ARGV[1], 'n', 0)
-  call('ZADD', QUEUES, 0, uid_of(FENCE))
+  call('ZADD', QUEUES, 0, UID)
   return tonumber(ARGV[1])
 end
 if tonumber(ARGV[1]) > generation then

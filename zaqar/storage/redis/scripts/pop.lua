@@ -1,15 +1,16 @@
--- include: keys fence timers states ripen
+-- include: keys
+-- include: fence
+-- include: timers
+-- include: states
+-- include: many
+-- include: rows
+-- include: remove
+-- include: ripen
 -- ARGV: generation, now, limit
 if not settle(BATCH) then
   return AGAIN
 end
-local numbers = call('ZRANGE', READY, 0, tonumber(ARGV[3]) - 1)
-if #numbers == 0 then
-  return { false }
-end
+local numbers = call('ZRANGE', PREFIX .. 'r', 0, tonumber(ARGV[3]) - 1)
 local reply = add_rows({ false }, numbers)
-call('ZREMRANGEBYRANK', READY, 0, #numbers - 1)
-many('ZREM', LIFE, numbers)
-many('HDEL', RECORDS, numbers)
-many('HDEL', STATES, numbers)
+remove(numbers)
 return reply

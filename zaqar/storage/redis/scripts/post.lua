@@ -1,19 +1,24 @@
--- include: keys fence timers states ripen
+-- include: keys
+-- include: fence
+-- include: timers
+-- include: states
+-- include: many
+-- include: ripen
 -- ARGV: generation, now, then for each draft its record, its end of life, and the end of its delay or ''.
 -- Answers the last number. All numbers of a queue are given out here and in `append`, inside a script: in order, without gaps.
 local TIDY_EVERY = 64 -- a post that passes a multiple of this removes twice as many of the dead, so that nobody has to read
 
 local last = tonumber(fence[2])
-local drafts = (#ARGV - 2) / 3
 if now >= due_from then
+  local drafts = (#ARGV - 2) / 3
   local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
   if rounds > 0 then
     settle(2 * TIDY_EVERY * rounds)
   end
 end
 
-local records, ready, life, due, delayed, states = {}, {}, {}, {}, {}, {}
-local first = huge
+local records, ready, life, first = {}, {}, {}, huge
+local due, delayed, states
 for at = 3, #ARGV, 3 do
   last = last + 1
   local number = format('%.0f', last)
@@ -27,8 +32,9 @@ for at = 3, #ARGV, 3 do
     life[#life + 1] = expires
     life[#life + 1] = number
   else
+    due, delayed, states = due or {}, delayed or {}, states or {}
     states[#states + 1] = number
-    states[#states + 1] = state_of(moment, 0, 0, '')
+    states[#states + 1] = pack_struct(STATE, moment, 0, 0)
     moment = min(moment, tonumber(delay_ends))
     due[#due + 1] = moment
     due[#due + 1] = number
@@ -37,16 +43,14 @@ for at = 3, #ARGV, 3 do
   end
   first = min(first, moment)
 end
-many('HSET', RECORDS, records)
-many('ZADD', READY, ready)
-many('ZADD', LIFE, life)
-if #due > 0 then
-  many('HSET', STATES, states)
-  many('ZADD', DUE, due)
-  many('ZADD', DELAYED, delayed)
+many('HSET', PREFIX .. 'm', records)
+many('ZADD', PREFIX .. 'r', ready)
+many('ZADD', PREFIX .. 'l', life)
+if due then
+  many('HSET', PREFIX .. 's', states)
+  many('ZADD', PREFIX .. 'd', due)
+  many('ZADD', PREFIX .. 'o', delayed)
 end
 call('HSET', FENCE, 'n', format('%.0f', last))
-if first < huge then
-  note(first)
-end
+-- include: note
 return last

@@ -1,4 +1,5 @@
--- include: keys fence
--- ARGV: generation, now. The memory is given back by a thread of the server. RECEIVED stays: those ids must not come again.
-call('UNLINK', RECORDS, STATES, READY, LIFE, CLAIMED, DUE, DELAYED, CLAIMS, ENDS, ASIDE, LETTERS)
+-- include: keys
+-- include: fence
+-- ARGV: generation, now. The ids of received letters stay, for those must not come again.
+-- include: clear
 return 0

@@ -1,40 +1,45 @@
--- include: keys fence timers states ripen first_free
+-- include: keys
+-- include: fence
+-- include: timers
+-- include: states
+-- include: many
+-- include: rows
+-- include: remove
+-- include: first_free
+-- include: ripen
 -- ARGV: generation, now, number of claims that wears out, limit
--- ASIDE has the numbers in the order they were set aside, LETTERS the messages: claims so far, then the record.
+-- Answers letters in the order they were set aside, each after its number. A letter is: claims so far, then the record.
 if not settle(BATCH) then
   return AGAIN
 end
-local already = call('ZCARD', ASIDE)
+local already = call('ZCARD', PREFIX .. 'x')
 if already < BATCH then
   local _, dead = first_free(tonumber(ARGV[4]), tonumber(ARGV[3]), BATCH - already)
   if #dead > 0 then
     local rows = add_rows({}, dead)
-    local place = tonumber(call('ZREVRANGE', ASIDE, 0, 0, 'WITHSCORES')[2]) or 0
+    local place = tonumber(call('ZREVRANGE', PREFIX .. 'x', 0, 0, 'WITHSCORES')[2]) or 0
     local aside, letters = {}, {}
-    for at = 1, #rows, 3 do
+    for at = 1, 3 * #dead, 3 do
       local record = rows[at + 1]
-      local expires, count = life_of(record, rows[at + 2])
+      local expires, _, count = unpack_struct(STATE, rows[at + 2])
       place = place + 1
       aside[#aside + 1] = place
       aside[#aside + 1] = rows[at]
       letters[#letters + 1] = rows[at]
-      letters[#letters + 1] = struct.pack('<I4', count) .. sub(record, 1, 8) .. struct.pack('<d', expires) .. sub(record, 17)
+      letters[#letters + 1] = pack_struct('<I4', count) .. sub(record, 1, 8) .. pack_struct('<d', expires) .. sub(record, 17)
     end
-    many('ZADD', ASIDE, aside)
-    many('HSET', LETTERS, letters)
-    many('ZREM', READY, dead)
-    many('ZREM', LIFE, dead)
-    many('HDEL', RECORDS, dead)
-    many('HDEL', STATES, dead)
+    many('ZADD', PREFIX .. 'x', aside)
+    many('HSET', PREFIX .. 'y', letters)
+    remove(dead)
   end
 end
-local numbers = call('ZRANGE', ASIDE, 0, BATCH - 1)
+local numbers = call('ZRANGE', PREFIX .. 'x', 0, BATCH - 1)
 local reply = { false }
 if #numbers > 0 then
-  local letters = call('HMGET', LETTERS, unpack(numbers))
+  local letters = call('HMGET', PREFIX .. 'y', unpack(numbers))
   for place = 1, #numbers do
-    reply[#reply + 1] = numbers[place]
-    reply[#reply + 1] = letters[place]
+    reply[2 * place] = numbers[place]
+    reply[2 * place + 1] = letters[place]
   end
 end
 return reply

@@ -1,4 +1,8 @@
--- include: keys any_fence timers states ripen
+-- include: keys
+-- include: any_fence
+-- include: timers
+-- include: states
+-- include: ripen
 -- ARGV: whatever, now. Answers whether nothing is due any more.
 if not fence[1] or settle(BATCH) then
   return 1

@@ -1,18 +1,22 @@
--- include: keys any_fence timers states ripen
+-- include: keys
+-- include: store_keys
+-- include: any_fence
+-- include: timers
+-- include: states
+-- include: ripen
 -- ARGV: whatever, now, limit. Removes what is dead of one queue that the agenda names, and puts its next moment there.
 -- Answers how many records are gone. It always gets on: it removes or moves something, or the agenda names a later moment.
-local uid = uid_of(FENCE)
-local untils = tonumber(call('HGET', FENCE, 't'))
-if untils then
-  if untils <= now then
+local tombstone_ends = tonumber(call('HGET', FENCE, 't'))
+if tombstone_ends then
+  if tombstone_ends <= now then
     call('DEL', FENCE)
-    call('ZREM', AGENDA, uid)
+    call('ZREM', AGENDA, UID)
     return 1
   end
-  call('ZADD', AGENDA, untils, uid)
+  call('ZADD', AGENDA, tombstone_ends, UID)
   return 0
 elseif not fence[1] then
-  call('ZREM', AGENDA, uid)
+  call('ZREM', AGENDA, UID)
   return 0
 end
 
@@ -20,16 +24,19 @@ local limit = tonumber(ARGV[3])
 if not settle(limit) then
   return removed
 end
-local forgotten = call('ZRANGEBYSCORE', RECEIVED, '-inf', now, 'LIMIT', 0, min(limit, CHUNK))
+local forgotten = call('ZRANGEBYSCORE', PREFIX .. 'v', '-inf', now, 'LIMIT', 0, min(limit, CHUNK))
 if #forgotten > 0 then
-  call('ZREM', RECEIVED, unpack(forgotten))
+  call('ZREM', PREFIX .. 'v', unpack(forgotten))
 end
-local next_moment = min(first_of(ENDS), first_of(DUE), first_of(LIFE), first_of(RECEIVED))
+local next_moment = huge
+for _, letter in ipairs({ 'e', 'd', 'l', 'v' }) do
+  next_moment = min(next_moment, tonumber(call('ZRANGE', PREFIX .. letter, 0, 0, 'WITHSCORES')[2]) or huge)
+end
 if next_moment < huge then
   call('HSET', FENCE, 'b', next_moment)
-  call('ZADD', AGENDA, next_moment, uid)
+  call('ZADD', AGENDA, next_moment, UID)
 else
   call('HDEL', FENCE, 'b')
-  call('ZREM', AGENDA, uid)
+  call('ZREM', AGENDA, UID)
 end
 return removed + #forgotten
