@@ -27,10 +27,10 @@ def test_on_one_server_scripts_get_the_fence() -> None:
 
 def test_in_a_cluster_they_get_every_key_and_all_lie_in_one_slot() -> None:
     keys = QueueKeys(cluster=True).of(UID)
-    assert len(keys) == len(set(keys)) == 15
+    assert len(keys) == len(set(keys)) == 16
     assert {redis.crc.key_slot(key) for key in keys} == {slot_of(UID.encode())}
-    assert [key[-1:] for key in keys[:13]] == [b"%c" % letter for letter in b"fmsrlcdokexyv"]
-    assert keys[13:] == QueueKeys(cluster=True).registry(slot_of(UID.encode()))
+    assert [key[-1:] for key in keys[:14]] == [b"%c" % letter for letter in b"fmsrlcdokexyvz"]
+    assert keys[14:] == QueueKeys(cluster=True).registry(slot_of(UID.encode()))
 
 
 def test_every_slot_has_a_registry_of_its_own() -> None:
