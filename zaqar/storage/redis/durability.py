@@ -42,7 +42,7 @@ def report(server: Redis) -> dict[str, str]:
     infos = [_pairs(text) for text in server.ask_each(b"INFO", b"everything")]
     configured = {name: _configured(server, name) for name in ("appendfsync", "save", "maxmemory-policy")}
     appendonly = _same(_on_off(info.get("aof_enabled")) for info in infos)
-    fsync = configured["appendfsync"] if appendonly == "yes" else "-"
+    fsync = "-" if appendonly == "no" else configured["appendfsync"]
     policy = _same(info.get("maxmemory_policy", UNKNOWN) for info in infos)
     replicas = min((int(info.get("connected_slaves", 0)) for info in infos), default=0)
     found = {
