@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from tests import servers
-from tests.unit.storage.redis.conftest import OpenStore
+from tests.conformance.redis.conftest import OpenStore
 from zaqar.errors import StartupError
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.messages import RedisMessageStore

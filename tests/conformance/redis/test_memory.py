@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies
-from tests.unit.storage.redis.conftest import OpenStore
 
 MANY = 3000
 

@@ -17,13 +17,13 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies, new_queue
-from tests.unit.storage.redis.conftest import OpenStore
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.redis.management import RedisManagementStore
 from zaqar.storage.redis.messages import RedisMessageStore
 
-PAGE = (Path(__file__).parents[4] / "docs" / "stores" / "redis.rst").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
 
 def serves(store: RedisMessageStore) -> None:
