@@ -108,6 +108,8 @@ class Program:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self.process is not None:
+            self.process.wait(START_SECONDS)  # it was killed; its port and its data are free only when it is gone
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
