@@ -7,9 +7,12 @@ it imports little.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -41,18 +44,30 @@ def _prepare_sqlite(folder: Path) -> str:
     return address
 
 
-def _sqlite_management(address: str) -> ManagementStore:
+def _sql_management(address: str) -> ManagementStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.management import SqlManagementStore
 
     return SqlManagementStore(Database.open(address, embedded=True))
 
 
-def _sqlite_messages(address: str) -> MessageStore:
+def _sql_messages(address: str) -> MessageStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
-    return SqlMessageStore(Database.open(address, embedded=True))
+    return SqlMessageStore.on(Database.open(address, embedded=True))
+
+
+def _prepare_postgresql(folder: Path) -> str:
+    from zaqar.storage.sqlalchemy.connection import Database
+
+    address = os.environ.get("ZAQAR_TEST_POSTGRESQL", "")
+    if not address:
+        pytest.skip("ZAQAR_TEST_POSTGRESQL does not name a database")
+    database = Database.open(address, embedded=True)
+    database.prepare()
+    database.close()
+    return address
 
 
 DRIVERS: dict[str, Driver] = {
@@ -68,8 +83,14 @@ DRIVERS: dict[str, Driver] = {
         Driver(
             name="sqlite",
             prepare=_prepare_sqlite,
-            open_management=_sqlite_management,
-            open_messages=_sqlite_messages,
+            open_management=_sql_management,
+            open_messages=_sql_messages,
+        ),
+        Driver(
+            name="postgresql",
+            prepare=_prepare_postgresql,
+            open_management=_sql_management,
+            open_messages=_sql_messages,
         ),
     )
 }
