@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
-from zaqar.errors import NotFound, StaleQueue, StoreUnavailable
+from zaqar.errors import ClaimOver, NotFound, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
@@ -145,11 +145,22 @@ class PostgresqlMessageStore(SqlMessageStore):
     @repeated
     def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
         sql = self._warm
+        claim_id = None if claim_id is None else _claim_key(claim_id)
         values = {"sequence": sequence, "claim_id": claim_id, "now": now}
         statement = sql.delete_unclaimed if claim_id is None else sql.delete_held
         ((_, done),) = self._run(statement, queue, values)
         if not done:
             super().delete_message(queue=queue, sequence=sequence, claim_id=claim_id, now=now)
+
+    @repeated
+    def delete_messages(
+        self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
+    ) -> None:
+        ids = None if claim_ids is None else [_claim_key(claim_id) for claim_id in claim_ids]
+        values = {"sequences": json_array(sequences), "claim_ids": ids, "now": now}
+        ((_, refused),) = self._run(self._warm.delete_several, queue, values)
+        if refused:
+            raise ClaimOver("A message is not held by one of the claims.")
 
     @repeated
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
@@ -209,22 +220,32 @@ class PostgresqlMessageStore(SqlMessageStore):
         return taken
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
-        rows = self._run(self._warm.get_claim, queue, {"claim": claim_id, "now": now})
+        rows = self._run(self._warm.get_claim, queue, {"claim": _claim_key(claim_id), "now": now})
         ttl, grace, started = rows[0][_FENCE : _FENCE + 3]
         if ttl is None:
             raise NotFound("There is no such claim.")
         held = (row[_FENCE + 3 :] for row in rows if row[_FENCE + 3] is not None)
         return Claim(claim_id, ttl, grace, started), messages_of(queue.uid, held)
 
+    @repeated
+    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
+        super().renew_claim(queue=queue, claim_id=_claim_key(claim_id), ttl=ttl, grace=grace, now=now)
+
+    @repeated
+    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
+        super().release_claim(queue=queue, claim_id=_claim_key(claim_id), now=now)
+
     # -- as on any SQL database, but begun anew where two were in each other's way -------------------------------------
 
     open_queue = repeated(SqlMessageStore.open_queue)
     drop_queue = repeated(SqlMessageStore.drop_queue)
-    delete_messages = repeated(SqlMessageStore.delete_messages)
-    renew_claim = repeated(SqlMessageStore.renew_claim)
-    release_claim = repeated(SqlMessageStore.release_claim)
     set_aside = repeated(SqlMessageStore.set_aside)
     receive = repeated(SqlMessageStore.receive)
     forget_set_aside = repeated(SqlMessageStore.forget_set_aside)
     purge = repeated(SqlMessageStore.purge)
     sweep = repeated(SqlMessageStore.sweep)
+
+
+def _claim_key(claim_id: str) -> str:
+    """The id, or one that no claim has where it is guessed and PostgreSQL could not even be asked for it."""
+    return "" if "\0" in claim_id or not claim_id.isascii() else claim_id

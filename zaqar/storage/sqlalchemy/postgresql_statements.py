@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zaqar.storage.sqlalchemy.selections import SHOWN, alive, claim_shown, first_free, inner
-from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, among, now, param
+from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, among, chosen_once, now, param
 from zaqar.storage.sqlalchemy.statements import LEASE, counts, in_force, listing_of, looked
 from zaqar.storage.sqlalchemy.tables import claims, fences, messages, tallies
 
@@ -130,6 +130,7 @@ class WarmStatements(Texts):
             alive(messages),
         )
         self.delete_held = self._text(_delete(held))
+        self.delete_several = self._text(_delete_several(among(m.sequence, "sequences")))
         self.delete_unclaimed = self._text(_delete(sa.and_(numbered, claim_shown.is_(None))))
 
     def _define_reads(self) -> None:
@@ -179,7 +180,13 @@ def _claim(*, skipping: bool, passing_over: bool) -> sa.Select[Any]:
     fresh = inner.c.claim_count < param("max_claim_count")
     first = _first(fence, skipping, *((fresh,) if passing_over else ()))
     worn = sa.false() if passing_over else _there(first, first.c.claim_count >= param("max_claim_count"))
-    taken = sa.update(messages).where(_among_first(first), sa.not_(worn)).values(LEASE).returning(*SHOWN).cte("taken")
+    taken = (
+        sa.update(messages)
+        .where(chosen_once(messages.c.id, sa.select(first.c.id)), sa.not_(worn))
+        .values(LEASE)
+        .returning(*SHOWN)
+        .cte("taken")
+    )
     lease = sa.select(
         _only(fence, "segment"), *(param(name) for name in ("new_claim_id", "ttl", "grace", "now", "end"))
     ).where(_there(taken))
@@ -189,16 +196,10 @@ def _claim(*, skipping: bool, passing_over: bool) -> sa.Select[Any]:
     return answer.select_from(_beside(fence, taken)).add_cte(leased.cte("leased"), tally)
 
 
-def _among_first(first: sa.CTE) -> sa.ColumnElement[bool]:
-    chosen: Any = sa.func.array(sa.select(first.c.id).scalar_subquery())
-    these: sa.ColumnElement[bool] = messages.c.id == sa.any_(chosen)
-    return these
-
-
 def _pop(*, skipping: bool) -> sa.Select[Any]:
     fence = _fence()
     first = _first(fence, skipping)
-    taken = sa.delete(messages).where(_among_first(first)).returning(*SHOWN).cte("taken")
+    taken = sa.delete(messages).where(chosen_once(messages.c.id, sa.select(first.c.id))).returning(*SHOWN).cte("taken")
     tally = _tally(fence, taken, -_count_of_all, NOTHING, NOTHING)
     answer = sa.select(*fence.c, sa.false().label("worn"), _left(fence, taken).label("left"), *taken.c)
     return answer.select_from(_beside(fence, taken)).add_cte(tally)
@@ -210,6 +211,28 @@ def _delete(these: sa.ColumnElement[bool]) -> sa.Select[Any]:
     gone = sa.delete(messages).where(of, these).returning(messages.c.state).cte("gone")
     each = [_counted(gone.c.state, state) for state in (READY, CLAIMED, DELAYED)]
     return sa.select(fence.c.segment, _there(gone)).add_cte(_tally(fence, gone, *each))
+
+
+def _delete_several(numbered: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Delete all, or none where one is not held by a live claim that may delete it. Rows are locked in one order."""
+    m = messages.c
+    fence = _fence()
+    found = (
+        sa.select(m.id, m.state, claim_shown.label("holder"))
+        .where(m.segment == _only(fence, "segment"), m.state.in_([READY, CLAIMED, DELAYED]), numbered, alive(messages))
+        .order_by(m.sequence)
+        .with_for_update(key_share=True)
+        .cte("found")
+    )
+    holders = sa.cast(param("claim_ids"), postgresql.ARRAY(sa.Text))
+    is_held = sa.func.coalesce(found.c.holder == sa.any_(holders), sa.false())
+    refused = sa.and_(holders.is_not(None), sa.not_(is_held))
+    bad = _there(found, refused)
+    gone = (
+        sa.delete(messages).where(chosen_once(m.id, sa.select(found.c.id)), sa.not_(bad)).returning(m.state).cte("gone")
+    )
+    each = [_counted(gone.c.state, state) for state in (READY, CLAIMED, DELAYED)]
+    return sa.select(fence.c.segment, bad).add_cte(_tally(fence, gone, *each))
 
 
 def _page(claimed: bool, delayed: bool, excluding: bool) -> sa.Select[Any]:

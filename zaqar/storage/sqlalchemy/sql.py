@@ -82,6 +82,13 @@ def _among_on_postgresql(element: _Among, compiler: Any, **kwargs: Any) -> str:
     return f"{column} {'=' if values.startswith('ANY') else 'IN'} {values}"
 
 
+def chosen_once(column: sa.Column[Any], choice: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """Whether the column is one of a choice, on PostgreSQL, which may make that of ``IN (SELECT ...)`` for each row."""
+    chosen: Any = sa.func.array(choice.scalar_subquery())
+    is_chosen: sa.ColumnElement[bool] = column == sa.any_(chosen)
+    return is_chosen
+
+
 def json_array(values: Iterable[int] | Iterable[str]) -> str:
     """The value of a parameter that stands for a set of numbers or of texts."""
     return json.dumps(list(values))
@@ -116,6 +123,10 @@ class Texts:
     def _locking(self, found: sa.Select[Any]) -> sa.Select[Any]:
         """Rows that are read to be changed. Rows that changed meanwhile are looked at anew after the wait."""
         return found.with_for_update(key_share=True) if self.is_concurrent else found
+
+    def _chosen(self, column: Any, choice: sa.Select[Any]) -> Any:
+        """Whether the column is one of a choice that is made once."""
+        return chosen_once(column, choice) if self.is_concurrent else column.in_(choice)
 
     def _text(self, statement: sa.Executable) -> str:
         return compile_text(statement, self._dialect)

@@ -215,7 +215,7 @@ class MessageStatements(Texts):
         self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
         first = self._locking(first_free().with_only_columns(inner.c.id))
         self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
-        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*SHOWN))
+        self.pop = self._text(sa.delete(messages).where(self._chosen(m.id, first)).returning(*SHOWN))
 
     def _define_timers(self) -> None:
         """What time does to messages."""
@@ -235,7 +235,7 @@ class MessageStatements(Texts):
         )
         gone = sa.select(inner.c.id).where(inner.c.segment == segment, inner.c.expires <= now)
         gone = self._locking(gone.order_by(inner.c.expires).limit(limit).offset(NOTHING))
-        self.expire = self._text(sa.delete(messages).where(m.id.in_(gone)).returning(m.state))
+        self.expire = self._text(sa.delete(messages).where(self._chosen(m.id, gone)).returning(m.state))
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
@@ -277,9 +277,11 @@ class ClaimStatements(Texts):
 
         m = messages.c
         first = self._locking(first_free().with_only_columns(inner.c.id))
-        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(LEASE).returning(*SHOWN))
+        self.take = self._text(sa.update(messages).where(self._chosen(m.id, first)).values(LEASE).returning(*SHOWN))
         fresh = first.where(inner.c.claim_count < param("max_claim_count"))
-        self.take_fresh = self._text(sa.update(messages).where(m.id.in_(fresh)).values(LEASE).returning(*SHOWN))
+        self.take_fresh = self._text(
+            sa.update(messages).where(self._chosen(m.id, fresh)).values(LEASE).returning(*SHOWN)
+        )
         self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(LEASE).returning(*SHOWN))
 
     def _define_claims(self) -> None:
@@ -331,12 +333,16 @@ class SweepStatements(Texts):
         )
         self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
         some = sa.select(inner.c.id).where(inner.c.segment == segment).limit(limit).offset(NOTHING)
-        self.messages_of = self._text(sa.delete(messages).where(messages.c.id.in_(some)))
+        self.messages_of = self._text(sa.delete(messages).where(self._chosen(messages.c.id, some)))
         theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
-        self.claims_of = self._text(sa.delete(claims).where(claims.c.segment == segment, claims.c.claim_id.in_(theirs)))
+        self.claims_of = self._text(
+            sa.delete(claims).where(claims.c.segment == segment, self._chosen(claims.c.claim_id, theirs))
+        )
         a, same = set_aside.c, set_aside.alias("a")
         numbers = sa.select(same.c.sequence).where(same.c.segment == segment).limit(limit).offset(NOTHING)
-        self.set_aside_of = self._text(sa.delete(set_aside).where(a.segment == segment, a.sequence.in_(numbers)))
+        self.set_aside_of = self._text(
+            sa.delete(set_aside).where(a.segment == segment, self._chosen(a.sequence, numbers))
+        )
         self.forget_tallies = self._text(sa.delete(tallies).where(tallies.c.segment == segment))
         self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
         self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
