@@ -24,6 +24,7 @@ from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.mongodb.connection import MAJORITY, PATIENCE, Opened, ReplicaSet, translated
@@ -181,7 +182,7 @@ class Turns:
         with translated(), pymongo.timeout(max(0.001, self.remaining)):
             opened = self._set.opened
             session = opened.session()
-            session.start_transaction(read_concern=_LOCAL, write_concern=MAJORITY)
+            session.start_transaction(_LOCAL, MAJORITY, ReadPreference.PRIMARY)
             transaction = Transaction(opened, session)
             settled = False
             try:
