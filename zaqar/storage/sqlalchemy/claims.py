@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from zaqar.errors import NotFound, StaleQueue
-from zaqar.model import Claim, DeadLetters, Message, Queue, message_id
-from zaqar.storage.sqlalchemy.fences import BATCH, Fence, FenceStore
+from zaqar.errors import NotFound
+from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.storage.sqlalchemy.dead_letters import DeadLetterStore
 from zaqar.storage.sqlalchemy.rows import messages_of
-from zaqar.storage.sqlalchemy.sql import numbers
+from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.transactions import Connection
 
 
-class ClaimStore(FenceStore):
+class ClaimStore(DeadLetterStore):
     """The part of the message store that is about claims."""
 
     def claim(
@@ -34,13 +34,22 @@ class ClaimStore(FenceStore):
                 if dead_letters is None:
                     first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit}
                     rows = connection.execute(sql.take, {**lease, **first}).fetchall()
+                elif dead_letters.queue is None:
+                    first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit}
+                    most = {"max_claim_count": dead_letters.max_claim_count}
+                    rows = connection.execute(sql.take_fresh, {**lease, **first, **most}).fetchall()
                 else:
-                    ids = self._bury(connection, queue, fence, limit, now, dead_letters)
+                    ids = self._bury(connection, queue, fence, limit, now, dead_letters, dead_letters.queue)
                     if ids is None:
                         continue
-                    rows = connection.execute(sql.take_these, {**lease, "ids": numbers(ids)}).fetchall()
+                    rows = connection.execute(sql.take_these, {**lease, "ids": json_array(ids)}).fetchall()
                 taken = messages_of(queue.uid, rows)
-                self._count_taken(connection, queue.uid, fence, taken, claimed=len(taken))
+                if dead_letters is not None and dead_letters.queue is None:
+                    # It was passed over, so it may be before those that were taken.
+                    left = self._first_free(connection, fence, now)
+                    self._count(connection, queue.uid, ready=-len(taken), claimed=len(taken), ready_from=left)
+                else:
+                    self._count_taken(connection, queue.uid, fence, taken, claimed=len(taken))
                 if taken:
                     connection.execute(sql.insert, _row_of(fence.segment, claim))
                 return taken
@@ -87,64 +96,6 @@ class ClaimStore(FenceStore):
             raise NotFound("There is no such claim.")
         ttl, grace, started = row
         return Claim(key["claim"], ttl, grace, started)
-
-    # -- dead letters ------------------------------------------------------------------------------------------------
-
-    def _bury(
-        self, connection: Connection, queue: Queue, fence: Fence, limit: int, now: float, rules: DeadLetters
-    ) -> list[int] | None:
-        """Move the worn out among the first free messages; the ids of the ``limit`` living ones before and after them.
-
-        None where a batch was moved and there may be more: the caller commits it and begins again.
-        """
-        living: list[int] = []
-        dead: list[tuple[Any, ...]] = []
-        # What is moved to the end of the same queue must not be met again.
-        place = {
-            "segment": fence.segment,
-            "now": now,
-            "ready_from": fence.ready_from,
-            "end_of_queue": fence.next_sequence,
-            "limit": limit + BATCH,
-        }
-        rows = connection.execute(self._statements.claims.candidates, place).fetchall()
-        for row in rows:
-            if len(living) == limit or len(dead) == BATCH:
-                break
-            number, _, claim_count, _, _ = row
-            if claim_count >= rules.max_claim_count:
-                dead.append(row)
-            else:
-                living.append(number)
-        if dead:
-            self._move(connection, queue, dead, now, rules)
-        return None if len(dead) == BATCH and len(living) < limit else living
-
-    def _move(
-        self, connection: Connection, queue: Queue, dead: list[tuple[Any, ...]], now: float, rules: DeadLetters
-    ) -> None:
-        """Put messages at the end of the dead letter queue, whose fence is checked in the same statement."""
-        grave = rules.queue
-        key = {"uid": grave.uid, "generation": grave.generation}
-        more = {"count": len(dead), "more_ready": len(dead), "more_delayed": 0}
-        rows = connection.execute(self._statements.fences.append, {**key, **more}).fetchall()
-        if not rows:
-            raise StaleQueue(grave.uid)
-        ((segment, end),) = rows
-        moves = []
-        for new_sequence, (number, sequence, _, created, expires) in enumerate(dead, end - len(dead)):
-            move = {
-                "message": number,
-                "new_segment": segment,
-                "new_sequence": new_sequence,
-                "new_created": created if rules.ttl is None else now,
-                "new_expires": expires if rules.ttl is None else now + rules.ttl,
-                "from_queue": queue.name,
-                "from_id": message_id(queue.uid, sequence),
-            }
-            moves.append(move)
-        connection.executemany(self._statements.claims.move, moves)
-        self._count(connection, queue.uid, ready=-len(dead))
 
 
 def _row_of(segment: int, claim: Claim) -> dict[str, Any]:

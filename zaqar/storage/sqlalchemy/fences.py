@@ -16,7 +16,7 @@ from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.sql import numbers
+from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.transactions import Connection
@@ -156,6 +156,12 @@ class FenceStore(MessageStore):
             return
         self._count(connection, uid, ready=-len(taken), claimed=claimed, ready_from=ready_from)
 
+    def _first_free(self, connection: Connection, fence: Fence, now: float) -> int:
+        """The number of the first READY message, or the next one where there is none."""
+        start = {"segment": fence.segment, "ready_from": fence.ready_from, "now": now, "limit": 1}
+        row = connection.execute(self._statements.messages.first_free, start).fetchone()
+        return fence.next_sequence if row is None else int(row[0])
+
     def _settled(self, connection: Connection, queue: Queue, now: float) -> Fence | None:
         """The fence when nothing is due any more, so that READY messages are complete.
 
@@ -182,9 +188,9 @@ class FenceStore(MessageStore):
         live = [number for number, _, _, expired in rows if not expired]
         gone = [number for number, _, _, expired in rows if expired]
         if live:
-            connection.execute(sql.ripen, {"ids": numbers(live)})
+            connection.execute(sql.ripen, {"ids": json_array(live)})
         if gone:
-            connection.execute(sql.delete_several, {"ids": numbers(gone)})
+            connection.execute(sql.delete_several, {"ids": json_array(gone)})
         left = Counter(state for _, _, state, _ in rows)
         self._count(
             connection,
@@ -232,6 +238,9 @@ class FenceStore(MessageStore):
             if removed < limit:
                 rest = {"segment": segment, "limit": limit - removed}
                 removed += connection.execute(sql.claims_of, rest).rowcount
+            if removed < limit:
+                rest = {"segment": segment, "limit": limit - removed}
+                removed += connection.execute(sql.set_aside_of, rest).rowcount
             if removed < limit:
                 removed += connection.execute(sql.forget_garbage, {"segment": segment}).rowcount
                 connection.execute(sql.forget_segment, {"segment": segment})

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Self
 
-from zaqar.model import Queue
+from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
@@ -54,6 +55,23 @@ class SqlManagementStore(ManagementStore):
         with self._database.write as connection:
             connection.execute(self._statements.delete, {"uid": queue.uid})
 
+    def pool_has_queues(self, *, pool: str) -> bool:
+        with self._database.read() as connection:
+            return connection.execute(self._statements.on_pool, {"pool": pool}).fetchone() is not None
+
+    def get_catalog(self) -> Catalog:
+        with self._database.read() as connection:
+            row = connection.execute(self._statements.get_catalog, {}).fetchone()
+        return Catalog() if row is None else _catalog_of(*row)
+
+    def replace_catalog(self, *, catalog: Catalog) -> bool:
+        sql = self._statements
+        content = {"pools": [asdict(pool) for pool in catalog.pools], "flavors": catalog.flavors}
+        row = {"new_version": catalog.version, "new_content": json.dumps(content)}
+        with self._database.write as connection:
+            statement = sql.insert_catalog if catalog.version == 1 else sql.replace_catalog
+            return connection.execute(statement, row).rowcount == 1
+
     def ping(self) -> None:
         with self._database.read() as connection:
             connection.execute(self._statements.ping).fetchone()
@@ -78,3 +96,8 @@ def _row_of(queue: Queue) -> dict[str, Any]:
 def _queue_of(row: tuple[Any, ...]) -> Queue:
     uid, project, kind, name, metadata, pool, generation, notify = row
     return Queue(uid, project, name, kind, json.loads(metadata), pool, generation, bool(notify))
+
+
+def _catalog_of(version: int, content: str) -> Catalog:
+    found = json.loads(content)
+    return Catalog(version, tuple(Pool(**pool) for pool in found["pools"]), tuple(found["flavors"]))

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, NoReturn
 
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
-from zaqar.storage.sqlalchemy.fences import FAR, Fence
+from zaqar.storage.sqlalchemy.fences import FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
-from zaqar.storage.sqlalchemy.sql import numbers
+from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.sweep import SweepStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.transactions import Connection
@@ -92,22 +92,16 @@ class SqlMessageStore(SweepStore):
         """After a listing that passed many numbers in vain, so that the next one does not."""
         with suppress(StoreUnavailable, StaleQueue):  # the listing is done; this only makes others faster
             with self._database.read() as connection:
-                fence, first = self._first_free(connection, queue, now)
+                fence = self._look(connection, queue, now)
+                first = self._first_free(connection, fence, now)
             if first > fence.ready_from + FAR:
                 with self._database.write as connection:
-                    _, first = self._first_free(connection, queue, now)
+                    first = self._first_free(connection, self._look(connection, queue, now), now)
                     self._count(connection, queue.uid, ready_from=first)
-
-    def _first_free(self, connection: Connection, queue: Queue, now: float) -> tuple[Fence, int]:
-        """The fence, and the number of the first READY message, or the next one where there is none."""
-        fence = self._look(connection, queue, now)
-        start = {"segment": fence.segment, "ready_from": fence.ready_from, "now": now, "limit": 1}
-        row = connection.execute(self._statements.messages.first_free, start).fetchone()
-        return fence, fence.next_sequence if row is None else row[0]
 
     def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
         with self._database.read() as connection:
-            several = {"segment": self._segment(connection, queue), "sequences": numbers(sequences), "now": now}
+            several = {"segment": self._segment(connection, queue), "sequences": json_array(sequences), "now": now}
             rows = connection.execute(self._statements.messages.get, several).fetchall()
         return messages_of(queue.uid, rows)
 
@@ -145,12 +139,12 @@ class SqlMessageStore(SweepStore):
     ) -> None:
         sql = self._statements.messages
         with self._database.write as connection:
-            several = {"segment": self._segment(connection, queue), "sequences": numbers(sequences), "now": now}
+            several = {"segment": self._segment(connection, queue), "sequences": json_array(sequences), "now": now}
             rows = connection.execute(sql.examine_several, several).fetchall()
             if claim_ids is not None and any(holder is None or holder not in claim_ids for _, _, holder in rows):
                 raise ClaimOver("A message is not held by one of the claims.")
             if rows:
-                connection.execute(sql.delete_several, {"ids": numbers(number for number, _, _ in rows)})
+                connection.execute(sql.delete_several, {"ids": json_array(number for number, _, _ in rows)})
                 self._count_deleted(connection, queue.uid, Counter(state for _, state, _ in rows))
 
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param, ping_of, uid
-from zaqar.storage.sqlalchemy.tables import queues
+from zaqar.storage.sqlalchemy.tables import catalog, queues
 
 
 class QueueStatements(Texts):
@@ -19,10 +19,10 @@ class QueueStatements(Texts):
         q = queues.c
         columns = (q.uid, q.project, q.kind, q.name, q.metadata, q.pool, q.generation, q.notify)
         within = sa.and_(q.project == param("project"), q.kind == param("kind"))
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](queues)
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
         values = {column: param(f"new_{column.name}", column.type) for column in columns}
         self.insert = self._text(
-            insert.values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
+            insert(queues).values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
         )
         self.get = self._text(sa.select(*columns).where(within, q.name == param("name")))
         self.list = self._text(
@@ -35,7 +35,25 @@ class QueueStatements(Texts):
             .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
         )
         self.delete = self._text(sa.delete(queues).where(q.uid == uid))
+        self.on_pool = self._text(
+            sa.select(q.uid).where(q.pool == param("pool")).limit(sa.literal_column("1")).offset(NOTHING)
+        )
+        self._define_catalog(insert)
         self.ping = self._text(ping_of(queues))
+
+    def _define_catalog(self, insert: Any) -> None:
+        c = catalog.c
+        only: Any = sa.literal_column("1", sa.SmallInteger)
+        values = {c.version: param("new_version"), c.content: param("new_content")}
+        self.get_catalog = self._text(sa.select(c.version, c.content).where(c.id == only))
+        self.replace_catalog = self._text(
+            sa.update(catalog)
+            .where(c.id == only, c.version == param("new_version") - sa.literal_column("1"))
+            .values(values)
+        )
+        self.insert_catalog = self._text(
+            insert(catalog).inline().values({c.id: only, **values}).on_conflict_do_nothing(index_elements=["id"])
+        )
 
 
 @lru_cache

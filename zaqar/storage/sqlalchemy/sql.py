@@ -49,14 +49,30 @@ def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> s
     return f"(SELECT value::bigint FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
 
 
-def numbers(values: Iterable[int]) -> str:
-    """The value of a parameter that stands for a set of numbers."""
+class _Words(sa.sql.functions.FunctionElement[str]):
+    """The same for texts."""
+
+    inherit_cache = True
+
+
+compiles(_Words, "sqlite")(_numbers_on_sqlite)
+
+
+@compiles(_Words, "postgresql")
+def _words_on_postgresql(element: _Words, compiler: Any, **kwargs: Any) -> str:
+    array = compiler.process(element.clauses, **kwargs)
+    return f"(SELECT value FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
+
+
+def json_array(values: Iterable[int] | Iterable[str]) -> str:
+    """The value of a parameter that stands for a set of numbers or of texts."""
     return json.dumps(list(values))
 
 
 def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
-    """Whether the column is one of the ``numbers`` in that parameter."""
-    return column.op("IN", is_comparison=True)(_Numbers(sa.bindparam(name, type_=sa.Text)))
+    """Whether the column is one of those in that parameter, which is a ``json_array``."""
+    values = _Words if isinstance(column.type, sa.Text) else _Numbers
+    return column.op("IN", is_comparison=True)(values(sa.bindparam(name, type_=sa.Text)))
 
 
 def compile_text(statement: sa.Executable, dialect: str) -> str:

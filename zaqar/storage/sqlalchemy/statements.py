@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from zaqar.storage.sqlalchemy.letter_statements import LetterStatements
+from zaqar.storage.sqlalchemy.selections import SHOWN, alive, claim_shown, first_free, inner
 from zaqar.storage.sqlalchemy.sql import (
     CLAIMED,
     DELAYED,
@@ -25,47 +27,22 @@ from zaqar.storage.sqlalchemy.sql import (
     segment,
     uid,
 )
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, segments
-
-_m = messages.alias("m")
-"""For subqueries about messages inside a statement that changes them."""
-
-_claim_shown = sa.case((sa.and_(messages.c.state == CLAIMED, messages.c.due > now), messages.c.claim_id))
-_SHOWN = (
-    messages.c.sequence,
-    messages.c.body,
-    messages.c.created,
-    messages.c.expires,
-    messages.c.client_id,
-    _claim_shown.label("live_claim_id"),
-    messages.c.claim_count,
-    messages.c.checksum,
-    messages.c.origin_queue,
-    messages.c.origin_id,
-    messages.c.origin_claim_count,
-)
-"""In the order of ``model.Message``; ``rows.message_of`` reads them."""
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside
 
 _LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
 """A claim only ever moves the end of life further away."""
 
-_is_due = sa.and_(_m.c.state != NOTHING, _m.c.due <= now)
+_is_due = sa.and_(inner.c.state != NOTHING, inner.c.due <= now)
 _in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
 
 
-def _alive(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from SQLite."""
-    alive: sa.ColumnElement[bool] = table.c.expires + NOTHING > now
-    return alive
-
-
 def _exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    return sa.exists(sa.select(sa.literal_column("1")).select_from(_m).where(*conditions).correlate(fences))
+    return sa.exists(sa.select(sa.literal_column("1")).select_from(inner).where(*conditions).correlate(fences))
 
 
 def _count(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(_m)
-    return counted.where(_m.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
+    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(inner)
+    return counted.where(inner.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
 
 
 class FenceStatements(Texts):
@@ -83,7 +60,7 @@ class FenceStatements(Texts):
                 f.segment,
                 f.next_sequence,
                 f.ready_from,
-                _exists(_m.c.segment == f.segment, _is_due),
+                _exists(inner.c.segment == f.segment, _is_due),
             ).where(_in_force)
         )
         self.segment = self._text(sa.select(f.segment).where(_in_force))
@@ -148,11 +125,11 @@ def _counts() -> sa.Select[Any]:
     ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
     (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back).
     """
-    gone = _m.c.expires <= now
-    stillborn = _count(gone, _m.c.due > now, _m.c.state + NOTHING == DELAYED)
+    gone = inner.c.expires <= now
+    stillborn = _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
     stillborn = sa.case((fences.c.delayed == NOTHING, NOTHING), else_=stillborn)
     free = fences.c.ready + _count(_is_due) - _count(gone) + stillborn
-    claimed = fences.c.claimed - _count(_is_due, _m.c.state == CLAIMED)
+    claimed = fences.c.claimed - _count(_is_due, inner.c.state == CLAIMED)
     return sa.select(free.label("free"), claimed.label("claimed")).select_from(fences)
 
 
@@ -197,7 +174,7 @@ class MessageStatements(Texts):
         numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
         one = sa.and_(numbered, m.sequence == param("sequence"))
         several = sa.and_(numbered, among(m.sequence, "sequences"))
-        self.get = self._text(sa.select(*_SHOWN).where(several, _alive(messages)).order_by(m.sequence))
+        self.get = self._text(sa.select(*SHOWN).where(several, alive(messages)).order_by(m.sequence))
         self.delete_held = self._text(
             sa.delete(messages).where(
                 m.segment == segment,
@@ -205,16 +182,16 @@ class MessageStatements(Texts):
                 m.sequence == param("sequence"),
                 m.claim_id == param("claim_id"),
                 m.due > now,
-                _alive(messages),
+                alive(messages),
             )
         )
-        self.examine = self._text(sa.select(m.id, m.state, _claim_shown).where(one, _alive(messages)))
-        self.examine_several = self._text(sa.select(m.id, m.state, _claim_shown).where(several, _alive(messages)))
+        self.examine = self._text(sa.select(m.id, m.state, claim_shown).where(one, alive(messages)))
+        self.examine_several = self._text(sa.select(m.id, m.state, claim_shown).where(several, alive(messages)))
         self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
         self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
-        first = _first_free().with_only_columns(_m.c.id)
-        self.first_free = self._text(_first_free().with_only_columns(_m.c.sequence))
-        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*_SHOWN))
+        first = first_free().with_only_columns(inner.c.id)
+        self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
+        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*SHOWN))
 
     def _define_timers(self) -> None:
         """What time does to messages."""
@@ -230,8 +207,8 @@ class MessageStatements(Texts):
         self.ripen = self._text(
             sa.update(messages).where(among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
         )
-        gone = sa.select(_m.c.id).where(_m.c.segment == segment, _m.c.expires <= now)
-        gone = gone.order_by(_m.c.expires).limit(limit).offset(NOTHING)
+        gone = sa.select(inner.c.id).where(inner.c.segment == segment, inner.c.expires <= now)
+        gone = gone.order_by(inner.c.expires).limit(limit).offset(NOTHING)
         self.expire = self._text(sa.delete(messages).where(m.id.in_(gone)).returning(m.state))
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
@@ -245,7 +222,7 @@ def _listing(
 
     def scan(state: Any) -> sa.Select[Any]:
         m = messages.c
-        found = sa.select(*_SHOWN).where(m.segment == segment, m.state == state, _alive(messages))
+        found = sa.select(*SHOWN).where(m.segment == segment, m.state == state, alive(messages))
         if not newest_first:
             found = found.where(m.sequence > param("after_ready" if state is READY else "after"))
         return found.where(m.client_id != param("exclude_client")) if excluding else found
@@ -256,13 +233,6 @@ def _listing(
     return pages.order_by(order.desc() if newest_first else order).limit(limit).offset(NOTHING)
 
 
-def _first_free() -> sa.Select[Any]:
-    found = sa.select(_m).where(
-        _m.c.segment == segment, _m.c.state == READY, _m.c.sequence >= param("ready_from"), _alive(_m)
-    )
-    return found.order_by(_m.c.sequence).limit(limit).offset(NOTHING)
-
-
 class ClaimStatements(Texts):
     def __init__(self, dialect: str) -> None:
         super().__init__(dialect)
@@ -270,7 +240,7 @@ class ClaimStatements(Texts):
         self._define_claims()
 
     def _define_taking(self) -> None:
-        """Messages on their way into a claim or to a dead letter queue."""
+        """Messages on their way into a claim."""
 
         m = messages.c
         lease = {
@@ -280,28 +250,11 @@ class ClaimStatements(Texts):
             m.claim_count: m.claim_count + sa.literal_column("1"),
             m.expires: _LONGER,
         }
-        first = _first_free().with_only_columns(_m.c.id)
-        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(lease).returning(*_SHOWN))
-        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(lease).returning(*_SHOWN))
-        self.candidates = self._text(
-            _first_free()
-            .with_only_columns(_m.c.id, _m.c.sequence, _m.c.claim_count, _m.c.created, _m.c.expires)
-            .where(_m.c.sequence < param("end_of_queue"))
-        )
-        self.move = self._text(
-            sa.update(messages)
-            .where(m.id == param("message"))
-            .values(
-                segment=param("new_segment"),
-                sequence=param("new_sequence"),
-                created=param("new_created"),
-                expires=param("new_expires"),
-                claim_count=NOTHING,
-                origin_queue=param("from_queue"),
-                origin_id=param("from_id"),
-                origin_claim_count=m.claim_count,
-            )
-        )
+        first = first_free().with_only_columns(inner.c.id)
+        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(lease).returning(*SHOWN))
+        fresh = first.where(inner.c.claim_count < param("max_claim_count"))
+        self.take_fresh = self._text(sa.update(messages).where(m.id.in_(fresh)).values(lease).returning(*SHOWN))
+        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(lease).returning(*SHOWN))
 
     def _define_claims(self) -> None:
         """A claim and the messages that it holds."""
@@ -322,7 +275,7 @@ class ClaimStatements(Texts):
             )
         )
         self.get = self._text(sa.select(c.ttl, c.grace, c.started).where(mine, c.expires > now))
-        self.held = self._text(sa.select(*_SHOWN).where(held, _alive(messages)))
+        self.held = self._text(sa.select(*SHOWN).where(held, alive(messages)))
         self.update = self._text(
             sa.update(claims)
             .where(mine)
@@ -345,16 +298,19 @@ class SweepStatements(Texts):
         f, other = fences.c, claims.alias("c")
         self.segments_with_expired = self._text(
             sa.select(f.uid, f.segment)
-            .where(f.segment > param("after"), _exists(_m.c.segment == f.segment, _m.c.expires <= now))
+            .where(f.segment > param("after"), _exists(inner.c.segment == f.segment, inner.c.expires <= now))
             .order_by(f.segment)
             .limit(limit)
             .offset(NOTHING)
         )
         self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
-        some = sa.select(_m.c.id).where(_m.c.segment == segment).limit(limit).offset(NOTHING)
+        some = sa.select(inner.c.id).where(inner.c.segment == segment).limit(limit).offset(NOTHING)
         self.messages_of = self._text(sa.delete(messages).where(messages.c.id.in_(some)))
         theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
         self.claims_of = self._text(sa.delete(claims).where(claims.c.segment == segment, claims.c.claim_id.in_(theirs)))
+        a, same = set_aside.c, set_aside.alias("a")
+        numbers = sa.select(same.c.sequence).where(same.c.segment == segment).limit(limit).offset(NOTHING)
+        self.set_aside_of = self._text(sa.delete(set_aside).where(a.segment == segment, a.sequence.in_(numbers)))
         self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
         self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
         c = claims.c
@@ -364,6 +320,12 @@ class SweepStatements(Texts):
         this = sa.and_(c.segment == segment, c.claim_id == param("claim"))
         self.remove_claim = self._text(sa.delete(claims).where(this, c.expires <= now))
         self.tombstones_past = self._text(sa.select(f.uid).where(f.forget_at <= now).limit(limit).offset(NOTHING))
+        r = received.c
+        past = sa.select(r.uid, r.message_id).where(r.forget_at <= now)
+        self.received_past = self._text(past.limit(limit).offset(NOTHING))
+        self.forget_received = self._text(
+            sa.delete(received).where(r.uid == uid, r.message_id == param("letter"), r.forget_at <= now)
+        )
         self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
 
 
@@ -374,6 +336,7 @@ class Statements:
         self.fences = FenceStatements(dialect)
         self.messages = MessageStatements(dialect)
         self.claims = ClaimStatements(dialect)
+        self.letters = LetterStatements(dialect)
         self.sweep = SweepStatements(dialect)
 
 

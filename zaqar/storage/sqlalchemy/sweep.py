@@ -26,7 +26,8 @@ class SweepStore(ClaimStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        for sweep_some in (self._sweep_messages, self._sweep_garbage, self._sweep_claims, self._sweep_tombstones):
+        records = (self._sweep_claims, self._sweep_received, self._sweep_tombstones)
+        for sweep_some in (self._sweep_messages, self._sweep_garbage, *records):
             while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
                 removed += more
         return removed
@@ -69,6 +70,16 @@ class SweepStore(ClaimStore):
         with self._database.write as connection:
             over = [{"segment": segment, "claim": claim_id, "now": now} for segment, claim_id in found]
             return connection.executemany(sql.remove_claim, over).rowcount
+
+    def _sweep_received(self, now: float, limit: int) -> int:
+        sql = self._statements.sweep
+        with self._database.read() as connection:
+            found = connection.execute(sql.received_past, {"now": now, "limit": limit}).fetchall()
+        if not found:
+            return 0
+        with self._database.write as connection:
+            past = [{"uid": uid, "letter": letter, "now": now} for uid, letter in found]
+            return connection.executemany(sql.forget_received, past).rowcount
 
     def _sweep_tombstones(self, now: float, limit: int) -> int:
         sql = self._statements.sweep

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -38,6 +38,17 @@ queues = sa.Table(
     sa.Column("generation", sa.BigInteger, nullable=False),
     sa.Column("notify", sa.Boolean, nullable=False),
     sa.UniqueConstraint("project", "kind", "name"),
+)
+_placed = queues.c.pool.is_not(None)
+sa.Index("ix_queues_pool", queues.c.pool, sqlite_where=_placed, postgresql_where=_placed)
+
+# One row, once there is a pool or a flavor.
+catalog = sa.Table(
+    "catalog",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
 )
 
 # Messages and claims belong to a segment, not to a queue: a purge gives the queue a new one and a drop takes it away,
@@ -124,3 +135,31 @@ claims = sa.Table(
     sqlite_with_rowid=False,
 )
 sa.Index("ix_claims_expires", claims.c.expires)
+
+# Dead letters on their way to another store: out of the messages, so that no timer, count or listing meets them.
+set_aside = sa.Table(
+    "set_aside",
+    metadata,
+    sa.Column("segment", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("claim_count", sa.Integer, nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("checksum", sa.Text),
+    sa.Column("origin_queue", sa.Text),
+    sa.Column("origin_id", sa.Text),
+    sa.Column("origin_claim_count", sa.Integer),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+# Which dead letters of another store a queue has, or had. By queue, not by segment: a purge does not make them new.
+received = sa.Table(
+    "received",
+    metadata,
+    sa.Column("uid", sa.Text, primary_key=True),
+    sa.Column("message_id", sa.Text, primary_key=True),
+    sa.Column("forget_at", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("ix_received_forget_at", received.c.forget_at)

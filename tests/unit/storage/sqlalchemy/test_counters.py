@@ -12,7 +12,7 @@ from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
 from zaqar.errors import ClientError
 from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.sqlalchemy import claims, fences, messages, sweep
+from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
@@ -21,7 +21,7 @@ from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches so small that most operations take several."""
-    for module in (fences, claims, sweep):
+    for module in (fences, dead_letters, sweep):
         monkeypatch.setattr(module, "BATCH", 3)
     monkeypatch.setattr(fences, "FAR", 2)
     monkeypatch.setattr(messages, "FAR", 2)

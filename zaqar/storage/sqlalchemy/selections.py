@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts that several groups of statements are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from zaqar.storage.sqlalchemy.sql import CLAIMED, NOTHING, READY, limit, now, param, segment
+from zaqar.storage.sqlalchemy.tables import messages
+
+inner = messages.alias("m")
+"""For subqueries about messages inside a statement that changes them."""
+
+claim_shown = sa.case((sa.and_(messages.c.state == CLAIMED, messages.c.due > now), messages.c.claim_id))
+SHOWN = (
+    messages.c.sequence,
+    messages.c.body,
+    messages.c.created,
+    messages.c.expires,
+    messages.c.client_id,
+    claim_shown.label("live_claim_id"),
+    messages.c.claim_count,
+    messages.c.checksum,
+    messages.c.origin_queue,
+    messages.c.origin_id,
+    messages.c.origin_claim_count,
+)
+"""In the order of ``model.Message``; ``rows.message_of`` reads them."""
+
+
+def alive(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from SQLite."""
+    living: sa.ColumnElement[bool] = table.c.expires + NOTHING > now
+    return living
+
+
+def first_free() -> sa.Select[Any]:
+    found = sa.select(inner).where(
+        inner.c.segment == segment, inner.c.state == READY, inner.c.sequence >= param("ready_from"), alive(inner)
+    )
+    return found.order_by(inner.c.sequence).limit(limit).offset(NOTHING)
