@@ -126,9 +126,8 @@ def _check_option(name: str, value: object, opt: cfg.Opt | None) -> None:
     if name == "uri":
         raise InvalidInput(field, "the URI of a pool is its field 'uri'")
     for kind, types, noun in _JSON_TYPES:
-        if isinstance(opt, kind) and (
-            not isinstance(value, types) or (isinstance(value, bool) and kind != cfg.BoolOpt)
-        ):
+        fits = isinstance(value, types) and isinstance(value, bool) == (kind is cfg.BoolOpt)
+        if isinstance(opt, kind) and not fits:
             raise InvalidInput(field, f"must be of type {noun}")
     try:
         opt.type(value)

@@ -181,7 +181,8 @@ class PoolPlacement(Placement):
         self._configured = LazyStore("the configured message store", configured, monotonic)
         self._stores: dict[str, tuple[Pool, LazyStore]] = {}
         self._retired: list[tuple[float, LazyStore]] = []
-        self._places: dict[str | None, Place] = {None: _PoolPlace(None, lambda: self._configured)}
+        self._configured_place = _PoolPlace(None, lambda: self._configured)
+        self._places: dict[str, Place] = {}
 
     # -- the catalog -------------------------------------------------------------------------------------------------
 
@@ -295,11 +296,9 @@ class PoolPlacement(Placement):
         return _Nowhere(uid)
 
     def _place_named(self, name: str | None) -> Place:
-        place = self._places.get(name)
-        if place is None and name is not None:
-            place = self._places.setdefault(name, _PoolPlace(name, lambda: self._lazy_store(name)))
-        assert place is not None
-        return place
+        if name is None:
+            return self._configured_place
+        return self._places.get(name) or self._places.setdefault(name, _PoolPlace(name, lambda: self._lazy_store(name)))
 
     def _lazy_store(self, name: str) -> LazyStore:
         self._catalog()
@@ -314,7 +313,7 @@ class PoolPlacement(Placement):
 
     def places(self) -> list[Place]:
         names = sorted(pool.name for pool in self._catalog().pools)
-        return [*map(self._place_named, names), self._place_named(None)]
+        return [*map(self._place_named, names), self._configured_place]
 
     def places_in_use(self) -> list[Place]:
         # The configured store counts where it takes new queues, or has served one that is older than the pools.
