@@ -47,8 +47,8 @@ def sweep_all(places: Iterable[Place], *, clock: Clock, pause: Callable[[], None
             removed += sweep([place.store], clock=clock, pause=pause)
         except StoreUnavailable as exc:
             away = exc
-            label = "The message store" if place.name is None else f"The store of pool '{place.name}'"
-            _log.warning("%s is away and was not swept.", label, exc_info=True)
+            if place.name is not None:
+                _log.warning("The store of pool '%s' is away and was not swept.", place.name)
     _log.debug("removed %d records", removed)
     if away is not None:
         raise away
@@ -98,7 +98,7 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         except StoreUnavailable:
             if every is None:
                 raise
-            _log.warning("A store is away; the next sweep is in %g s.", every)
+            _log.warning("A message store is away; the next sweep is in %g s.", every, exc_info=True)
         if every is None:
             return
         time.sleep(every)

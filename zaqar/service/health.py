@@ -66,8 +66,13 @@ class Health:
         self._management.ping()
         # What answered a moment ago is asked first, so that a store that is away costs no waiting.
         places = sorted(self._placement.places_in_use(), key=lambda place: place.away)
-        if places and not _answers(places[0]) and not any(_at_once(_answers, places[1:])):
-            raise StoreUnavailable
+        for place in places[:1]:
+            try:
+                place.store.ping()
+            except StoreUnavailable:
+                place.note_failure()
+                if not any(_at_once(_answers, places[1:])):
+                    raise
 
     def report(self) -> dict[str, Any]:
         """The state of the stores at one look.
