@@ -10,10 +10,12 @@ from zaqar.errors import NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
-from zaqar.service.dead_letters import hand_over
+from zaqar.service.dead_letters import NEVER, hand_over
 from zaqar.service.queues import Known, Queues
 
 _log = logging.getLogger(__name__)
+
+_MOST_SETTLED = 10_000
 
 
 class Claimed(NamedTuple):
@@ -29,6 +31,7 @@ class Claims:
         self._queues = queues
         self._limits = limits
         self._clock = clock
+        self._settled: dict[str, tuple[int, str]] = {}
 
     def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
         """Lease the first free messages; without messages where none is free or the queue is missing.
@@ -62,25 +65,44 @@ class Claims:
         """
         rules = known.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
+            # The rule may have been taken away while letters were on their way.
+            if known.queue.generation > 1 and not self._is_settled(known, known):
+                self._settle(known, known, hand_over(known, known, most=NEVER, ttl=None, limit=limit, now=now))
             return None
         passed_over = DeadLetters(None, rules.max_claim_count)
+        ttl = rules.dead_letter_queue_messages_ttl
         dead_letters = address._replace(name=rules.dead_letter_queue)
         try:
             target = self._queues.ensure(dead_letters)
-            if target.place is known.place:
-                return DeadLetters(target.queue, rules.max_claim_count, rules.dead_letter_queue_messages_ttl)
         except StoreUnavailable:
             _log.warning("The dead letter queue '%s' is away.", dead_letters.name, exc_info=True)
             return passed_over
+        in_one_store = target.place is known.place
+        if in_one_store and self._is_settled(known, target):
+            return DeadLetters(target.queue, rules.max_claim_count, ttl)
         if target.place.away:
             return passed_over
         try:
-            hand_over(known, target, limit=limit, now=now)
+            brought = hand_over(known, target, most=rules.max_claim_count, ttl=ttl, limit=limit, now=now)
         except StaleQueue as stale:
             if stale.uid == target.queue.uid:
                 self._queues.reopen(dead_letters, create=True)
             raise
+        self._settle(known, target, brought)
         return passed_over
+
+    def _is_settled(self, known: Known, target: Known) -> bool:
+        """Whether nothing can be left on its way from the time when the dead letters went to another store.
+
+        Then the claim alone moves them within one store, as it always does without pools.
+        """
+        return not self._queues.spread or self._settled.get(known.queue.uid) == _pair(known, target)
+
+    def _settle(self, known: Known, target: Known, brought: bool) -> None:
+        if brought:
+            if len(self._settled) >= _MOST_SETTLED:
+                self._settled.clear()
+            self._settled[known.queue.uid] = _pair(known, target)
 
     def get(self, address: Address, claim_id: str) -> Claimed:
         """A live claim and what it still holds; NotFound otherwise."""
@@ -115,3 +137,7 @@ class Claims:
 
 def _no_claim(address: Address) -> NotFound:
     return NotFound(f"There is no such claim on '{address.name}', or it is over.")
+
+
+def _pair(known: Known, target: Known) -> tuple[int, str]:
+    return known.queue.generation, target.queue.uid

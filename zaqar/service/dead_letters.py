@@ -14,32 +14,34 @@ from zaqar.service.queues import Known
 
 _log = logging.getLogger(__name__)
 
+NEVER = 2**31 - 1
+"""A count of claims that no message reaches."""
+
 _MOST_BATCHES = 20
 """Batches that one claim brings over; the next one goes on."""
 
 
-def hand_over(source: Known, target: Known, *, limit: int, now: float) -> None:
-    """Bring the worn-out messages that a claim of ``limit`` messages would meet to the dead letter queue.
+def hand_over(source: Known, target: Known, *, most: int, ttl: int | None, limit: int, now: float) -> bool:
+    """Bring what a claim of ``limit`` messages would meet and was claimed ``most`` times to the dead letter queue.
 
-    StaleQueue may be about either queue. Where the target is away they stay set aside, for a later claim.
+    What was set aside earlier goes along. False where more is left: for a later claim, also where the target is away.
+    StaleQueue may be about either queue.
     """
-    ttl, most = source.rules.dead_letter_queue_messages_ttl, source.rules.max_claim_count
-    for _ in range(_MOST_BATCHES if most is not None else 0):
+    for _ in range(_MOST_BATCHES):
         store = source.place.store
-        aside = store.set_aside(queue=source.queue, max_claim_count=most or 1, limit=limit, now=now)
+        aside = store.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
         if not aside:
-            return
+            return True
         letters = [_letter(message, source.queue.name, ttl, now) for message in aside]
         try:
             target.place.store.receive(queue=target.queue, letters=letters, now=now)
         except StoreUnavailable:
             # A claim in the seconds to come does not wait for it.
             target.place.note_failure()
-            _log.warning(
-                "%d dead letters of '%s' wait for their store.", len(letters), source.queue.name, exc_info=True
-            )
-            return
+            _log.warning("Dead letters of '%s' wait for their store.", source.queue.name, exc_info=True)
+            return False
         store.forget_set_aside(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
+    return False
 
 
 def _letter(message: Message, queue: str, ttl: int | None, now: float) -> Message:

@@ -59,6 +59,8 @@ class Queues:
         # Held by whoever changes the cache, as finding the oldest entry takes two steps; reading needs no lock.
         self._cache_lock = threading.Lock()
         self.schemas = QueueSchemas(limits)
+        self.spread = placement.spreads
+        """Whether two queues may be on two stores."""
 
     # -- finding the queue of an operation ---------------------------------------------------------------------------
 
