@@ -104,29 +104,29 @@ def test_who_may(admin: Admin) -> None:
         assert_error(admin.api.request(method, "/v2/flavors/gold", {"pool_list": ["one"]}), 403)
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        (None, "body"),
-        ([], "body"),
-        ({}, "pool_list"),
-        ({"x": 1}, "pool_list"),
-        ({"pool_list": ["one"], "x": 1}, "x"),
-        ({"pool_list": "one"}, "pool_list"),
-        ({"pool_list": []}, "pool_list"),
-        ({"pool_list": [1]}, "pool_list[0]"),
-        ({"pool_list": ["one", "absent"]}, "pool_list[1]"),
-        ({"pool_list": ["one", "one"]}, "pool_list"),
-        ({"pool_list": {"one": 1}}, "pool_list"),
-        ({"pool_list": None}, "pool_list"),
-    ],
-)
+BAD: list[tuple[Any, str]] = [
+    (None, "body"),
+    ([], "body"),
+    ({}, "pool_list"),
+    ({"x": 1}, "pool_list"),
+    ({"pool_list": ["one"], "x": 1}, "x"),
+    ({"pool_list": "one"}, "pool_list"),
+    ({"pool_list": []}, "pool_list"),
+    ({"pool_list": [1]}, "pool_list[0]"),
+    ({"pool_list": ["one", "absent"]}, "pool_list[1]"),
+    ({"pool_list": ["one", "one"]}, "pool_list"),
+    ({"pool_list": {"one": 1}}, "pool_list"),
+    ({"pool_list": None}, "pool_list"),
+]
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_bad_flavors_change_nothing(admin: Admin, method: str, body: Any, field: str) -> None:
+def test_bad_flavors_change_nothing(admin: Admin, method: str) -> None:
     admin.add("one")
     admin.add("two")
     define(admin, "gold", "two")
-    assert_error(admin.request(method, "flavors/gold", body), 400, field)
+    for body, field in BAD:
+        assert_error(admin.request(method, "flavors/gold", body), 400, field)
     assert admin.get("flavors/gold")["pool_list"] == ["two"]
 
 

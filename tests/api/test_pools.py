@@ -147,62 +147,55 @@ def test_no_two_pools_on_one_uri(admin: Admin) -> None:
     assert admin.pools() == ["one", "two"]
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"weight": -1}, "weight"),
-        ({"weight": 2**32}, "weight"),
-        ({"weight": True}, "weight"),
-        ({"weight": 1.5}, "weight"),
-        ({"weight": "1"}, "weight"),
-        ({"uri": 5}, "uri"),
-        ({"uri": ""}, "uri"),
-        ({"uri": None}, "uri"),
-        ({"uri": "host:1234"}, "uri"),
-        ({"uri": "://host"}, "uri"),
-        ({"uri": "redis://a b"}, "uri"),
-        ({"uri": "redis://a\n"}, "uri"),
-        ({"uri": "redis://a\u0000"}, "uri"),
-        ({"uri": "nosuch://host"}, "uri"),
-        ({"uri": "sqlite://"}, "uri"),
-        ({"uri": "sqlite:///:memory:"}, "uri"),
-        ({"uri": "sqlite:///?x=1"}, "uri"),
-        ({"uri": "sqlite:////nosuch/folder/x.db"}, "uri"),
-        ({"uri": "sqlite:///" + "x" * 5000}, "uri"),
-        ({"flavor": 5}, "flavor"),
-        ({"flavor": "a/b"}, "flavor"),
-        ({"options": []}, "options"),
-        ({"options": None}, "options"),
-        ({"options": {"a": 1}}, "options.a"),
-        ({"options": {"uri": "sqlite:///x.db"}}, "options.uri"),
-        ({"options": {"synchronous": 1}}, "options.synchronous"),
-        ({"options": {"synchronous": "OFF"}}, "options.synchronous"),
-        ({"options": {"embedded": False}}, "options.embedded"),
-        ({"extra": 1}, "extra"),
-        ({"name": "other"}, "name"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-@pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_bad_pools_are_refused_by_the_name_of_the_field(admin: Admin, method: str, body: Any, field: str) -> None:
-    admin.add("one", 7)
-    whole = {"uri": admin.uri("one"), "weight": 7, **body} if method == "PUT" else body
-    assert_error(admin.request(method, "pools/one", whole), 400, field)
-    assert admin.get("pools/one?detailed=true") == {
-        "href": "/v2/pools/one",
-        "name": "one",
-        "uri": admin.uri("one"),
-        "weight": 7,
-        "flavor": None,
-        "options": {},
-    }
+BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"weight": -1}, "weight"),
+    ({"weight": 2**32}, "weight"),
+    ({"weight": True}, "weight"),
+    ({"weight": 1.5}, "weight"),
+    ({"weight": "1"}, "weight"),
+    ({"uri": 5}, "uri"),
+    ({"uri": ""}, "uri"),
+    ({"uri": None}, "uri"),
+    ({"uri": "host:1234"}, "uri"),
+    ({"uri": "://host"}, "uri"),
+    ({"uri": "redis://a b"}, "uri"),
+    ({"uri": "redis://a\n"}, "uri"),
+    ({"uri": "redis://a\u0000"}, "uri"),
+    ({"uri": "nosuch://host"}, "uri"),
+    ({"uri": "sqlite://"}, "uri"),
+    ({"uri": "sqlite:///:memory:"}, "uri"),
+    ({"uri": "sqlite:///?x=1"}, "uri"),
+    ({"uri": "sqlite:////nosuch/folder/x.db"}, "uri"),
+    ({"uri": "sqlite:///" + "x" * 5000}, "uri"),
+    ({"flavor": 5}, "flavor"),
+    ({"flavor": "a/b"}, "flavor"),
+    ({"options": []}, "options"),
+    ({"options": None}, "options"),
+    ({"options": {"a": 1}}, "options.a"),
+    ({"options": {"uri": "sqlite:///x.db"}}, "options.uri"),
+    ({"options": {"synchronous": 1}}, "options.synchronous"),
+    ({"options": {"synchronous": "OFF"}}, "options.synchronous"),
+    ({"options": {"embedded": False}}, "options.embedded"),
+    ({"extra": 1}, "extra"),
+    ({"name": "other"}, "name"),
+]
 
 
-@pytest.mark.parametrize("raw", [None, b"", b"{", b"[]", b"null", b"{}", b'{"weight":1,"weight":2}', b"\xff"])
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_bodies_that_describe_no_pool(admin: Admin, method: str, raw: bytes | None) -> None:
+def test_bad_pools_are_refused_by_the_name_of_the_field(admin: Admin, method: str) -> None:
     admin.add("one", 7)
-    assert_error(admin.request(method, "pools/one", raw=raw), 400, "body")
+    before = admin.get("pools/one?detailed=true")
+    for body, field in BAD_FIELDS:
+        whole = {"uri": admin.uri("one"), "weight": 7, **body} if method == "PUT" else body
+        assert_error(admin.request(method, "pools/one", whole), 400, field)
+    assert admin.get("pools/one?detailed=true") == before
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_bodies_that_describe_no_pool(admin: Admin, method: str) -> None:
+    admin.add("one", 7)
+    for raw in (None, b"", b"{", b"[]", b"null", b"{}", b'{"weight":1,"weight":2}', b"\xff"):
+        assert_error(admin.request(method, "pools/one", raw=raw), 400, "body")
     assert admin.get("pools/one")["weight"] == 7
 
 
@@ -211,10 +204,10 @@ def test_a_new_pool_needs_uri_and_weight(admin: Admin, body: dict[str, Any]) -> 
     assert_error(admin.request("PUT", "pools/one", body), 400, "uri" if "weight" in body else "weight")
 
 
-@pytest.mark.parametrize("name", ["a%2Fb", "a%20b", "x" * 65, "..", "%0A", "%C3%A4"])
-def test_bad_names(admin: Admin, name: str) -> None:
-    result = admin.request("PUT", f"pools/{name}", {"uri": admin.uri("one"), "weight": 1})
-    assert result.status_code in (400, 404)
+def test_bad_names(admin: Admin) -> None:
+    for name in ["a%2Fb", "a%20b", "x" * 65, "..", "%0A", "%C3%A4"]:
+        result = admin.request("PUT", f"pools/{name}", {"uri": admin.uri("one"), "weight": 1})
+        assert result.status_code in (400, 404)
     assert admin.pools() == []
 
 
@@ -246,15 +239,15 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize("uri", SECRETS)
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_no_refusal_shows_a_password(admin: Admin, caplog: pytest.LogCaptureFixture, method: str, uri: str) -> None:
+def test_no_refusal_shows_a_password(admin: Admin, caplog: pytest.LogCaptureFixture, method: str) -> None:
     admin.add("one")
-    body = {"uri": uri, "weight": 1} if method == "PUT" else {"uri": uri}
-    result = admin.request(method, "pools/one", body)
-    assert_error(result, 400, "uri")
-    assert "hunter2" not in result.text
-    assert "hunter2" not in caplog.text
+    for uri in SECRETS:
+        body = {"uri": uri, "weight": 1} if method == "PUT" else {"uri": uri}
+        result = admin.request(method, "pools/one", body)
+        assert_error(result, 400, "uri")
+        assert "hunter2" not in result.text
+        assert "hunter2" not in caplog.text
 
 
 def test_a_shown_uri_can_be_sent_back(admin: Admin) -> None:
