@@ -32,8 +32,8 @@ GROUPS = (
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document of a service with default limits and ``admin_mode``."""
-    return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True)
+    """The OpenAPI document of a service with default limits and ``admin_mode`` and pools."""
+    return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
