@@ -24,10 +24,11 @@ EVERYWHERE = ("400", "406", "503")
 """Answers that the page explains once."""
 
 GROUPS = (
-    ("Service", lambda path: not path.startswith("/v2/queues")),
+    ("Service", lambda path: not path.startswith(("/v2/queues", "/v2/pools", "/v2/flavors"))),
     ("Queues", lambda path: path.startswith("/v2/queues") and path.partition("{queue_name}/")[2][:1] not in ("m", "c")),
     ("Messages", lambda path: "/messages" in path),
     ("Claims", lambda path: "/claims" in path),
+    ("Pools and flavors", lambda path: path.startswith(("/v2/pools", "/v2/flavors"))),
 )
 
 
