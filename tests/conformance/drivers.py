@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import servers
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 
@@ -19,40 +20,68 @@ from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 class Driver:
     """How to come by the stores of one driver.
 
-    ``prepare`` gets an empty folder, makes what the stores need there (once a session) and returns the address; where
-    a server is missing it skips, or fails where ``CI=true``. ``shared`` says whether several processes can open one
-    address.
+    ``prepare`` gets an empty folder, makes what the stores need (once a session) and returns the address; where a
+    server is missing it skips, or fails where ``CI=true``. ``server`` is the kind of server in ``tests.servers`` that
+    it needs. ``shared`` says whether several processes can open one address. ``one_step_across_queues``: a message and
+    its dead letter change together; without it there is a moment in which neither queue shows the message.
     """
 
     name: str
     prepare: Callable[[Path], str]
     open_management: Callable[[str], ManagementStore]
     open_messages: Callable[[str], MessageStore]
+    server: str | None = None
     shared: bool = True
+    one_step_across_queues: bool = True
 
 
-def _prepare_sqlite(folder: Path) -> str:
-    from zaqar.storage.sqlalchemy.connection import Database
-
-    address = f"sqlite:///{folder}/zaqar.db"
-    database = Database.open(address, embedded=True)
-    database.prepare()
-    database.close()
-    return address
-
-
-def _sqlite_management(address: str) -> ManagementStore:
+def _sql_management(address: str) -> ManagementStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.management import SqlManagementStore
 
     return SqlManagementStore(Database.open(address, embedded=True))
 
 
-def _sqlite_messages(address: str) -> MessageStore:
+def _sql_messages(address: str) -> MessageStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
     return SqlMessageStore(Database.open(address, embedded=True))
+
+
+def _migrate(address: str) -> str:
+    from zaqar.storage.sqlalchemy.connection import Database
+
+    database = Database.open(address, embedded=True)
+    database.prepare()
+    database.close()
+    return address
+
+
+def _redis_management(address: str) -> ManagementStore:
+    from zaqar.storage.redis.management import RedisManagementStore
+
+    return RedisManagementStore.from_settings({"uri": address})
+
+
+def _redis_messages(address: str) -> MessageStore:
+    from zaqar.storage.redis.messages import RedisMessageStore
+
+    return RedisMessageStore.from_settings({"uri": address})
+
+
+def _mongodb_management(address: str) -> ManagementStore:
+    from zaqar.storage.mongodb.management import MongoManagementStore
+
+    uri, _, database = address.partition(" ")
+    return MongoManagementStore.from_settings({"uri": uri, "database": database})
+
+
+def _mongodb_messages(address: str) -> MessageStore:
+    from zaqar.storage.mongodb.messages import MongoMessageStore
+
+    uri, _, database = address.partition(" ")
+    return MongoMessageStore.from_settings({"uri": uri, "database": database})
 
 
 DRIVERS: dict[str, Driver] = {
@@ -67,9 +96,38 @@ DRIVERS: dict[str, Driver] = {
         ),
         Driver(
             name="sqlite",
-            prepare=_prepare_sqlite,
-            open_management=_sqlite_management,
-            open_messages=_sqlite_messages,
+            prepare=lambda folder: _migrate(f"sqlite:///{folder}/zaqar.db"),
+            open_management=_sql_management,
+            open_messages=_sql_messages,
+        ),
+        Driver(
+            name="postgresql",
+            prepare=lambda folder: _migrate(servers.shared("postgresql").new_database()),
+            open_management=_sql_management,
+            open_messages=_sql_messages,
+            server="postgresql",
+        ),
+        Driver(
+            name="redis",
+            prepare=lambda folder: servers.shared("redis").uri,
+            open_management=_redis_management,
+            open_messages=_redis_messages,
+            server="redis",
+        ),
+        Driver(
+            name="redis-cluster",
+            prepare=lambda folder: servers.shared("redis-cluster").uri,
+            open_management=_redis_management,
+            open_messages=_redis_messages,
+            server="redis-cluster",
+            one_step_across_queues=False,
+        ),
+        Driver(
+            name="mongodb",
+            prepare=lambda folder: f"{servers.shared('mongodb').uri} {folder.name}",
+            open_management=_mongodb_management,
+            open_messages=_mongodb_messages,
+            server="mongodb",
         ),
     )
 }

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Producers, workers and readers that write down what they did, for test_history to judge.
 
-Each runs in a process of its own (a thread for a store that processes cannot share), opens the store itself and works
-by the clock of the host, as the service would.
+Some of a kind share a process and an open store, each a thread, as in the service; and there are several such processes
+(only threads for a store that processes cannot share). They work by the clock of the host.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -104,7 +105,10 @@ class Record:
     renewals: list[Renewal] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
-    """Bodies that were popped, or deleted under a live claim."""
+    """Bodies that were popped, or deleted while the claim was certainly live."""
+    late: list[str] = field(default_factory=list)
+    """Bodies whose delete returned when the claim may have been over: absent is fine, so somebody else may have been
+    first."""
     read: list[tuple[int, str]] = field(default_factory=list)
     """Sequence numbers and bodies in the order they were seen, by following the marker."""
     pages: list[tuple[int, int]] = field(default_factory=list)
@@ -126,67 +130,81 @@ def enter(gate: Gate, written: Signal) -> None:
     _gate, _written = gate, written
 
 
-def produce(stage: Stage, index: int) -> Record:
+def crowd(role: Callable[[Stage, MessageStore, int], Record], stage: Stage, indices: Sequence[int]) -> list[Record]:
+    """What each of them did, all in this process with one store."""
+    with stage.store() as store, ThreadPoolExecutor(len(indices)) as threads:
+        return list(threads.map(lambda index: role(stage, store, index), indices))
+
+
+def produce(stage: Stage, store: MessageStore, index: int) -> Record:
     record, random, counts = Record(), Random(index), {"work": 0, "news": 0}
-    with stage.store() as store:
-        _gate.wait(120)
-        end = time.monotonic() + stage.seconds
-        while time.monotonic() < end:
-            name = random.choice(["work", "news"])
-            first, counts[name] = counts[name], counts[name] + random.randint(1, 4)
-            bodies = [f"{index}.{n}" for n in range(first, counts[name])]
-            drafts = [Draft(body.encode(), TTL) for body in bodies]
-            queue = stage.work if name == "work" else stage.news
-            numbers = store.post(queue=queue, drafts=drafts, client_id=f"producer-{index}", now=time.time())
-            record.posts.append(Post(name, index, bodies, list(numbers)))
-            time.sleep(random.random() * 0.02)  # a pace that readers can follow
+    _gate.wait(120)
+    end = time.monotonic() + stage.seconds
+    while time.monotonic() < end:
+        name = random.choice(["work", "news"])
+        first, counts[name] = counts[name], counts[name] + random.randint(1, 4)
+        bodies = [f"{index}.{n}" for n in range(first, counts[name])]
+        drafts = [Draft(body.encode(), TTL) for body in bodies]
+        queue = stage.work if name == "work" else stage.news
+        numbers = store.post(queue=queue, drafts=drafts, client_id=f"producer-{index}", now=time.time())
+        record.posts.append(Post(name, index, bodies, list(numbers)))
+        time.sleep(random.random() * 0.02)  # a pace that readers can follow
     return record
 
 
-def work(stage: Stage, index: int) -> Record:
+def work(stage: Stage, store: MessageStore, index: int) -> Record:
     """Claim and delete; now and then release, renew, walk away from a claim, or pop instead."""
     record, random = Record(), Random(index)
-    with stage.store() as store:
-        _gate.wait(120)
-        last = time.monotonic() + stage.seconds + _LATE_SECONDS
-        while not _written.is_set():
-            assert time.monotonic() < last
-            chance = random.random()
-            if chance < 0.15:
-                popped = store.pop(queue=stage.work, limit=random.randint(1, 5), now=time.time())
-                record.consumed += _bodies(popped)
-                continue
-            called = time.monotonic()
-            claim = Claim(new_claim_id(), random.choice([1, 2, 60]), 60, time.time())
-            taken = store.claim(queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started)
-            if not taken:
-                time.sleep(0.002)
-                continue
-            sequences = [message.sequence for message in taken]
-            record.leases.append(Lease(claim.id, called + claim.ttl, time.monotonic(), sequences, _bodies(taken)))
-            if chance < 0.2:
-                continue
-            if chance < 0.3:
-                _renew(record, stage, store, claim)
-            half = len(taken) // 2 if chance > 0.8 else len(taken)
-            _consume(record, stage, store, claim, taken[:half], one_by_one=chance < 0.6)
-            if half < len(taken):
-                record.releases.append(Release(claim.id, time.monotonic()))
-                store.release_claim(queue=stage.work, claim_id=claim.id, now=time.time())
+    _gate.wait(120)
+    last = time.monotonic() + stage.seconds + _LATE_SECONDS
+    while not _written.is_set():
+        assert time.monotonic() < last
+        chance = random.random()
+        if chance < 0.15:
+            popped = store.pop(queue=stage.work, limit=random.randint(1, 5), now=time.time())
+            record.consumed += _bodies(popped)
+            continue
+        called = time.monotonic()
+        claim = Claim(new_claim_id(), random.choice([1, 2, 60]), 60, time.time())
+        taken = store.claim(queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started)
+        if not taken:
+            time.sleep(0.002)
+            continue
+        sequences = [message.sequence for message in taken]
+        record.leases.append(Lease(claim.id, called + claim.ttl, time.monotonic(), sequences, _bodies(taken)))
+        if chance < 0.2:
+            continue
+        ends = called + claim.ttl
+        if chance < 0.3:
+            ends = _renew(record, stage, store, claim, ends)
+        half = len(taken) // 2 if chance > 0.8 else len(taken)
+        _consume(record, stage, store, claim, taken[:half], ends, one_by_one=chance < 0.6)
+        if half < len(taken):
+            record.releases.append(Release(claim.id, time.monotonic()))
+            store.release_claim(queue=stage.work, claim_id=claim.id, now=time.time())
     return record
 
 
-def _renew(record: Record, stage: Stage, store: MessageStore, claim: Claim) -> None:
+def _renew(record: Record, stage: Stage, store: MessageStore, claim: Claim, ends: float) -> float:
+    """When the claim ends now, at the earliest."""
     called = time.monotonic()
     try:
         store.renew_claim(queue=stage.work, claim_id=claim.id, ttl=3, grace=None, now=time.time())
     except ClientError:  # it was over: a slow moment of the machine
-        return
+        return ends
     record.renewals.append(Renewal(claim.id, called + 3))
+    return called + 3
 
 
 def _consume(
-    record: Record, stage: Stage, store: MessageStore, claim: Claim, taken: list[Message], *, one_by_one: bool
+    record: Record,
+    stage: Stage,
+    store: MessageStore,
+    claim: Claim,
+    taken: list[Message],
+    ends: float,
+    *,
+    one_by_one: bool,
 ) -> None:
     for batch in [[message] for message in taken] if one_by_one else [taken]:
         try:
@@ -197,30 +215,29 @@ def _consume(
                 store.delete_messages(queue=stage.work, sequences=numbers, claim_ids=[claim.id], now=time.time())
         except ClientError:  # the claim was over, so somebody else will work on it
             continue
-        record.consumed += _bodies(batch)
+        (record.consumed if time.monotonic() < ends else record.late).extend(_bodies(batch))
 
 
-def read(stage: Stage, index: int) -> Record:
+def read(stage: Stage, store: MessageStore, index: int) -> Record:
     """Follow the marker with pages of any size until everything was written and an empty page came."""
     record, random, marker = Record(), Random(index), 0
-    with stage.store() as store:
-        _gate.wait(120)
-        last = time.monotonic() + stage.seconds + _LATE_SECONDS
-        while True:
-            assert time.monotonic() < last
-            ended = _written.is_set()
-            size = random.randint(1, 20)
-            page = store.list_messages(queue=stage.news, after=marker, limit=size, now=time.time())
-            record.pages.append((size, len(page)))
-            record.read += [(message.sequence, message.body.decode()) for message in page]
-            marker = page[-1].sequence if page else marker
-            if random.random() < 0.05:
-                stats = store.stats(queue=stage.news, now=time.time())
-                record.totals.append((stats.total, stats.newest.sequence if stats.newest else 0))
-            if ended and not page:
-                return record
-            if not page:
-                time.sleep(0.002)
+    _gate.wait(120)
+    last = time.monotonic() + stage.seconds + _LATE_SECONDS
+    while True:
+        assert time.monotonic() < last
+        ended = _written.is_set()
+        size = random.randint(1, 20)
+        page = store.list_messages(queue=stage.news, after=marker, limit=size, now=time.time())
+        record.pages.append((size, len(page)))
+        record.read += [(message.sequence, message.body.decode()) for message in page]
+        marker = page[-1].sequence if page else marker
+        if random.random() < 0.05:
+            stats = store.stats(queue=stage.news, now=time.time())
+            record.totals.append((stats.total, stats.newest.sequence if stats.newest else 0))
+        if ended and not page:
+            return record
+        if not page:
+            time.sleep(0.002)
 
 
 def _bodies(messages: list[Message]) -> list[str]:

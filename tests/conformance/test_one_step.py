@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from tests.conformance.drivers import Driver
 from tests.conformance.scene import Scene, at_once
 from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters
@@ -90,14 +91,20 @@ def test_a_claim_and_its_release(scene: Scene) -> None:
     assert seen_during(claim_and_release, lambda: len(scene.listing())) <= {SIZE, SIZE - 20}
 
 
-def test_a_move_to_the_dead_letters(scene: Scene) -> None:
-    """At each moment the message is in exactly one of the two queues: the sum over all queues stays."""
+def test_a_move_to_the_dead_letters(driver: Driver, scene: Scene) -> None:
+    """At each moment the message is in exactly one of the two queues: the sum over all queues stays.
+
+    Where two queues cannot change together it may for a moment be in neither, but never in both.
+    """
     dead = scene.beside()
     scene.post(*["x"] * SIZE)
     scene.wear_out(SIZE, times=1)
     before = scene.volume().total
     bury = partial(scene.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
-    assert seen_during(bury, lambda: scene.volume().total) == {before}
+    seen = seen_during(bury, lambda: scene.volume().total)
+    assert max(seen) == before
+    assert len(seen) == 1 or not driver.one_step_across_queues
+    assert scene.volume().total == before
     assert dead.stats().total == SIZE
     dead.drop()
 

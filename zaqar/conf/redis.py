@@ -11,8 +11,32 @@ def connection_opts() -> list[cfg.Opt]:
             default="redis://127.0.0.1:6379",
             secret=True,
             help="redis://[user:password@]host[:port][,host2...][/path.sock]?master=&socket_timeout=&dbid=; several "
-            "hosts with a master are Sentinels.",
+            "hosts with a master are Sentinels, with cluster=true nodes of a Redis Cluster; rediss:// is TLS.",
         ),
-        cfg.IntOpt("max_reconnect_attempts", default=10, min=0, help="Most attempts when the connection is lost."),
-        cfg.FloatOpt("reconnect_sleep", default=1.0, min=0, help="Pause between attempts to reconnect, in seconds."),
+        cfg.IntOpt(
+            "max_reconnect_attempts",
+            default=10,
+            min=0,
+            help="Most attempts to connect in one request. However many, a request is answered within 5 seconds.",
+        ),
+        cfg.FloatOpt(
+            "reconnect_sleep",
+            default=1.0,
+            min=0,
+            help="Pause between attempts to connect, in seconds; an attempt that would end after 5 seconds is not made.",
+        ),
+        cfg.IntOpt(
+            "wait_replicas",
+            default=0,
+            min=0,
+            help="Replicas that must have a change before it is acknowledged (WAIT); with fewer the answer is 503, "
+            "though the change may be there.",
+        ),
+        cfg.FloatOpt(
+            "wait_timeout",
+            default=1.0,
+            min=0.001,
+            max=4,
+            help="Seconds that a change waits for wait_replicas.",
+        ),
     ]

@@ -28,10 +28,7 @@ class ManagementStore(ABC):
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Open the store as the options of ``[drivers:management_store:<name>]`` say.
-
-        StartupError, one sentence that never shows a password, where that cannot be.
-        """
+        """The store as the options of ``[drivers:management_store:<name>]`` say; see ``MessageStore.from_settings``."""
 
     @abstractmethod
     def create_queue(self, *, queue: Queue) -> Queue:
@@ -84,9 +81,11 @@ class MessageStore(ABC):
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Open the store as the options of ``[drivers:message_store:<name>]``, or the URI of a pool, say.
+        """The store as the options of ``[drivers:message_store:<name>]``, or the URI of a pool, say.
 
-        StartupError, one sentence that never shows a password, where that cannot be.
+        Raises StartupError, one sentence that never shows a password, where the settings can never work or the server
+        is found unfit. A server that does not answer is no error here, as a worker may begin while it is away: then
+        operations raise StoreUnavailable until it is back, and it is checked at the first contact.
         """
 
     # -- the fence ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, StaleQueu
 from zaqar.model import Catalog, Claim, DeadLetters, Draft, Message, Origin, Queue, Stats
 from zaqar.storage.base import TOMBSTONE_LIFETIME, ManagementStore, MessageStore
 
-
 BATCH = 500
 """Messages that one step sets aside at most."""
 
@@ -309,9 +308,7 @@ class MemoryMessageStore(MessageStore):
                 shelf.claims[claim.id] = claim
             return [shelf.lease(message, claim, count=1) for message in taken]
 
-    def _bury(
-        self, shelf: _Shelf, grave: _Shelf, dead: list[Message], name: str, ttl: int | None, now: float
-    ) -> None:
+    def _bury(self, shelf: _Shelf, grave: _Shelf, dead: list[Message], name: str, ttl: int | None, now: float) -> None:
         """Move messages to the end of the dead letter queue."""
         for message in dead:
             del shelf.stored[message.sequence]

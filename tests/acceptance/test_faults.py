@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Money tests on each store: workers and the store itself are killed while clients work, and every answer holds."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.backends import BACKENDS, Backend, every_backend, started
+from tests.acceptance.crowd import Crowd
+from tests.acceptance.ledger import await_progress, settle_accounts
+from tests.acceptance.server import Server, kill, running
+
+PATIENCE = 60.0
+QUICK = 5.0
+"""Seconds in which an answer has to come while the store is away (design, promise 12)."""
+SLACK = 3.0
+"""What a busy machine may add to that."""
+HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": "application/json"}
+POST = json.dumps({"messages": [{"body": "x", "ttl": 300}]})
+
+
+@pytest.fixture
+def backend_server(backend: Backend) -> Iterator[Any]:
+    with started(backend) as server:
+        yield server
+
+
+@pytest.fixture
+def server(backend: Backend, backend_server: Any, tmp_path: Path) -> Iterator[Server]:
+    config = backend.write_config(backend_server, tmp_path / "zaqar.conf")
+    options = ("--config-file", str(config), "--workers", "2")
+    with running(tmp_path / "state", options=options) as server:
+        yield server
+
+
+@every_backend
+def test_workers_and_the_store_die_and_every_answer_holds(
+    backend: Backend, backend_server: Any, server: Server
+) -> None:
+    crowd = Crowd(server)
+    crowd.start()
+    try:
+        await_progress(crowd)
+        for _ in range(2):
+            kill(server.workers()[:1])
+            await_progress(crowd)
+            backend.hurt(backend_server)
+            await_progress(crowd)
+    finally:
+        crowd.stop()
+    settle_accounts(crowd)
+
+
+def ask(server: Server, method: str, path: str, body: str | None = None) -> tuple[int, str | None, float]:
+    """Status, Retry-After, and the seconds it took, over a connection of its own."""
+    began = time.monotonic()
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body, HEADERS)
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.headers["Retry-After"], time.monotonic() - began
+    finally:
+        connection.close()
+
+
+REQUESTS = [
+    ("POST", "/v2/queues/known/messages", POST),
+    ("GET", "/v2/queues/known/messages?echo=true", None),
+    ("POST", "/v2/queues/known/claims", None),
+    ("PUT", "/v2/queues/new", None),
+    ("GET", "/v2/queues", None),
+    ("GET", "/v2/ping", None),
+]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["gone", "silent"])
+@every_backend
+def test_a_store_that_is_away_gives_503_soon_and_the_service_heals(
+    backend: Backend, backend_server: Any, server: Server, how: int
+) -> None:
+    assert ask(server, "POST", "/v2/queues/known/messages", POST)[0] == 201
+    backend.signal(backend_server, how)
+    try:
+        for method, path, body in REQUESTS:
+            status, retry_after, seconds = ask(server, method, path, body)
+            assert status == 503, (method, path)
+            assert retry_after is not None
+            assert int(retry_after) > 0
+            assert seconds < QUICK + SLACK, (method, path)
+    finally:
+        restore(backend, backend_server, how)
+    deadline = time.monotonic() + PATIENCE
+    healed = 0
+    while healed < 5:  # each worker finds out by itself
+        answers = ask(server, "POST", "/v2/queues/known/messages", POST)[0], ask(server, "GET", "/v2/ping")[0]
+        healed = healed + 1 if answers == (201, 204) else 0
+        assert time.monotonic() < deadline, "the service does not heal"
+        time.sleep(0.1)
+
+
+def restore(backend: Backend, backend_server: Any, how: int) -> None:
+    if how == signal.SIGSTOP:
+        backend.signal(backend_server, signal.SIGCONT)
+    else:
+        backend.start_again(backend_server)
+
+
+def test_each_store_but_the_embedded_one_is_here() -> None:
+    from tests.conformance.drivers import DRIVERS
+
+    assert {driver.server for driver in DRIVERS.values() if driver.server} <= {backend.name for backend in BACKENDS}

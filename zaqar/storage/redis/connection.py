@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server, or the servers, behind a store; and the one seam where errors on the way there are translated."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import hiredis
+
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.redis import uri
+from zaqar.storage.redis.cluster import ClusterRoute
+from zaqar.storage.redis.scripts import Script
+from zaqar.storage.redis.server import Dialler, ServerRoute
+from zaqar.storage.redis.uri import RedisAddress
+from zaqar.storage.redis.wire import ERRORS, Word, pack
+
+
+class Route(Protocol):
+    """How commands come to where they belong."""
+
+    is_cluster: bool
+
+    def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]: ...
+    def each_node(self, data: bytes, replies: int) -> list[list[Any]]: ...
+    def close(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+class Redis:
+    """Safe for threads, and for processes that fork."""
+
+    def __init__(
+        self, address: RedisAddress, *, attempts: int = 10, pause: float = 1.0, replicas: int = 0, wait: float = 1.0
+    ) -> None:
+        self.address = address
+        self.replicas = replicas
+        make = ClusterRoute if address.cluster else ServerRoute
+        self._route: Route = make(address, Dialler(attempts=attempts, pause=pause))
+        self.is_cluster = self._route.is_cluster
+        self._wait = pack((b"WAIT", replicas, round(wait * 1000))) if replicas else b""
+        _open.add(self)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """What the options of a store name; nothing is connected yet. StartupError for a URI that cannot be used."""
+        return cls(
+            uri.parse(settings["uri"]),
+            attempts=settings.get("max_reconnect_attempts", 10),
+            pause=settings.get("reconnect_sleep", 1.0),
+            replicas=settings.get("wait_replicas", 0),
+            wait=settings.get("wait_timeout", 1.0),
+        )
+
+    def run(self, script: Script, keys: Sequence[bytes], words: Sequence[Word], slot: int = 0) -> Any:
+        """Run a script in one round trip; a second one where the server does not know it (any more)."""
+        waits = self._wait if script.writes else b""
+        count = 2 if waits else 1
+        tail = (len(keys), *keys, *words)
+        data = pack((b"EVALSHA", script.sha, *tail))
+        try:
+            answers = self._route.exchange(data + waits if waits else data, count, slot, again=script.again)
+            if isinstance(answers[0], hiredis.ReplyError) and str(answers[0]).startswith("NOSCRIPT"):
+                data = pack((b"EVAL", script.source, *tail))
+                answers = self._route.exchange(data + waits, count, slot, again=script.again)
+        except ERRORS as exc:
+            raise StoreUnavailable from exc
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise StoreUnavailable from answer
+        if waits and answers[1] < self.replicas:
+            # Not acknowledged, though it may well be there: as with a connection that was lost.
+            raise StoreUnavailable
+        return answers[0]
+
+    def command(self, *words: Word, slot: int = 0, again: bool = True) -> Any:
+        """One plain command; StoreUnavailable for an error reply as well."""
+        try:
+            (answer,) = self._route.exchange(pack(words), 1, slot, again=again)
+        except ERRORS as exc:
+            raise StoreUnavailable from exc
+        if isinstance(answer, hiredis.ReplyError):
+            raise StoreUnavailable from answer
+        return answer
+
+    def ask_each(self, *words: Word) -> list[Any]:
+        """A plain command to every master; an error reply, such as for lack of permission, is None."""
+        try:
+            answers = self._route.each_node(pack(words), 1)
+        except ERRORS as exc:
+            raise StoreUnavailable from exc
+        return [None if isinstance(answer, hiredis.ReplyError) else answer for (answer,) in answers]
+
+    def close(self) -> None:
+        self._route.close()
+
+    def forget(self) -> None:
+        self._route.forget()
+
+
+# -- fork -------------------------------------------------------------------------------------------------------------
+
+_open: weakref.WeakSet[Redis] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for each in list(_open):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

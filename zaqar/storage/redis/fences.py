@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fence of each queue, and how operations are asked for.
+
+Each operation is one script. Redis runs one at a time and to its end, so whatever a script reads is in force until it
+answers, and nobody sees half of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from zaqar.errors import QueueDropped, StaleQueue
+from zaqar.model import Queue
+from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.redis import durability
+from zaqar.storage.redis.connection import Redis
+from zaqar.storage.redis.keys import SLOTS_IN_USE, QueueKeys, slot_of
+from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.wire import Word
+
+STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9, -1)
+"""What scripts answer instead of a result, see ``scripts/keys.lua``."""
+
+_OPEN = load("open", again=True)
+_DROP = load("drop", again=True)
+_PURGE = load("purge", again=True)
+
+
+class FenceStore(MessageStore):
+    """The part of the message store that the other parts stand on."""
+
+    def __init__(self, server: Redis) -> None:
+        self._redis = server
+        self._keys = QueueKeys(cluster=server.is_cluster)
+        self._slots: set[int] = set()
+        """In a Cluster: those that this process has noted in ``SLOTS_IN_USE``."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        server = Redis.from_settings(settings)
+        durability.look_at_start(server)
+        return cls(server)
+
+    def open_queue(self, *, queue: Queue, now: float) -> int:
+        self._note_slot(queue)
+        generation = self._ask(_OPEN, queue, now)
+        if generation == DROPPED:
+            raise QueueDropped(queue.uid)
+        return int(generation)
+
+    def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        self._note_slot(queue)
+        self._ask(_DROP, queue, now, now + remember if remember > 0 else "")
+
+    def purge(self, *, queue: Queue, now: float) -> None:
+        self._ask(_PURGE, queue, now)
+
+    def durability(self) -> Mapping[str, str]:
+        return durability.report(self._redis)
+
+    def ping(self) -> None:
+        self._redis.ask_each(b"PING")
+
+    def close(self) -> None:
+        self._redis.close()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, script: Script, queue: Queue, now: float, *words: Word, more_keys: tuple[bytes, ...] = ()) -> Any:
+        """Run the script of an operation until it is through; StaleQueue where the fence is another."""
+        keys = self._keys.of(queue.uid)
+        if more_keys:
+            keys += more_keys
+        slot = slot_of(queue.uid.encode()) if self._redis.is_cluster else 0
+        arguments = (queue.generation, now, *words)
+        while True:
+            reply = self._redis.run(script, keys, arguments, slot)
+            # More was due than one script brings to its place; this batch is done, so the next one is asked for.
+            if reply == AGAIN:
+                continue
+            if reply == STALE:
+                raise StaleQueue(queue.uid)
+            return reply
+
+    def _note_slot(self, queue: Queue) -> None:
+        """Before a slot has its first queue, so that sweeps find it."""
+        if self._redis.is_cluster and (slot := slot_of(queue.uid.encode())) not in self._slots:
+            self._redis.command(b"SADD", SLOTS_IN_USE, slot, slot=slot_of(SLOTS_IN_USE))
+            self._slots.add(slot)

@@ -1,0 +1,1 @@
+local fence = call('HMGET', FENCE, 'g', 'n', 'a', 'b')

@@ -1,0 +1,56 @@
+-- include: keys
+-- include: fence
+-- include: timers
+-- include: states
+-- include: many
+-- include: ripen
+-- ARGV: generation, now, then for each draft its record, its end of life, and the end of its delay or ''.
+-- Answers the last number. All numbers of a queue are given out here and in `append`, inside a script: in order, without gaps.
+local TIDY_EVERY = 64 -- a post that passes a multiple of this removes twice as many of the dead, so that nobody has to read
+
+local last = tonumber(fence[2])
+if now >= due_from then
+  local drafts = (#ARGV - 2) / 3
+  local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
+  if rounds > 0 then
+    settle(2 * TIDY_EVERY * rounds)
+  end
+end
+
+local records, ready, life, first = {}, {}, {}, huge
+local due, delayed, states
+for at = 3, #ARGV, 3 do
+  last = last + 1
+  local number = format('%.0f', last)
+  local expires, delay_ends = ARGV[at + 1], ARGV[at + 2]
+  local moment = tonumber(expires)
+  records[#records + 1] = number
+  records[#records + 1] = ARGV[at]
+  if delay_ends == '' then
+    ready[#ready + 1] = number
+    ready[#ready + 1] = number
+    life[#life + 1] = expires
+    life[#life + 1] = number
+  else
+    due, delayed, states = due or {}, delayed or {}, states or {}
+    states[#states + 1] = number
+    states[#states + 1] = pack_struct(STATE, moment, 0, 0)
+    moment = min(moment, tonumber(delay_ends))
+    due[#due + 1] = moment
+    due[#due + 1] = number
+    delayed[#delayed + 1] = number
+    delayed[#delayed + 1] = number
+  end
+  first = min(first, moment)
+end
+many('HSET', PREFIX .. 'm', records)
+many('ZADD', PREFIX .. 'r', ready)
+many('ZADD', PREFIX .. 'l', life)
+if due then
+  many('HSET', PREFIX .. 's', states)
+  many('ZADD', PREFIX .. 'd', due)
+  many('ZADD', PREFIX .. 'o', delayed)
+end
+call('HSET', FENCE, 'n', format('%.0f', last))
+-- include: note
+return last

@@ -1,0 +1,62 @@
+local removed = 0 -- dead records that are gone for good: messages and claims
+
+-- Bring at most `most` messages and claims that are due to their places. True when nothing is due any more, so that READY and
+-- CLAIMED hold exactly what is so at `now`. What was moved is moved for good, so a caller that is told AGAIN just calls again.
+local function settle(most)
+  if now < due_from then
+    return true
+  end
+  -- The rest is made only when it is needed.
+  -- include: free
+  local READY, LIFE, DUE, ENDS = PREFIX .. 'r', PREFIX .. 'l', PREFIX .. 'd', PREFIX .. 'e'
+  local left = most
+
+  local function due_in(key)
+    if left <= 0 then
+      return {}
+    end
+    return call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, min(left, CHUNK))
+  end
+
+  local over = due_in(ENDS)
+  while #over > 0 do
+    local claims = call('HMGET', PREFIX .. 'k', unpack(over))
+    for place = 1, #over do
+      if left > 0 then
+        left = left - 1 - free(over[place], claims[place] or '')
+        removed = removed + 1
+      end
+    end
+    over = due_in(ENDS)
+  end
+
+  local due = due_in(DUE)
+  while #due > 0 do
+    call('ZREM', DUE, unpack(due))
+    call('ZREM', PREFIX .. 'o', unpack(due))
+    make_ready(due, call('HMGET', PREFIX .. 's', unpack(due)))
+    left = left - #due
+    due = due_in(DUE)
+  end
+
+  local dead = due_in(LIFE)
+  while #dead > 0 do
+    call('ZREM', READY, unpack(dead))
+    call('ZREMRANGEBYRANK', LIFE, 0, #dead - 1)
+    call('HDEL', PREFIX .. 'm', unpack(dead))
+    call('HDEL', PREFIX .. 's', unpack(dead))
+    removed = removed + #dead
+    left = left - #dead
+    dead = due_in(LIFE)
+  end
+
+  if left <= 0 then
+    return false
+  end
+  due_from = huge
+  for _, key in ipairs({ ENDS, DUE, LIFE }) do
+    due_from = min(due_from, tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) or huge)
+  end
+  call('HSET', FENCE, 'a', due_from)
+  return true
+end

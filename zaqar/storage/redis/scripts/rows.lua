@@ -1,0 +1,14 @@
+-- Add number, record and state of each to a reply.
+local function add_rows(reply, numbers)
+  local size = #reply
+  for from = 1, #numbers, CHUNK do
+    local to = min(from + CHUNK - 1, #numbers)
+    local records = call('HMGET', PREFIX .. 'm', unpack(numbers, from, to))
+    local states = call('HMGET', PREFIX .. 's', unpack(numbers, from, to))
+    for place = 1, to - from + 1 do
+      reply[size + 1], reply[size + 2], reply[size + 3] = numbers[from + place - 1], records[place], states[place]
+      size = size + 3
+    end
+  end
+  return reply
+end

@@ -1,0 +1,21 @@
+-- KEYS: the queues of a slot, or of the server. ARGV: now, after which uid, how many at most.
+-- Answers where to go on or false, free, claimed, and the uids of queues where something is due: those are not counted.
+-- It only reads. The keys of the queues are not among KEYS, for it cannot be known which they are; they lie in the same slot.
+local call, now = redis.call, tonumber(ARGV[1])
+local uids = call('ZRANGEBYLEX', KEYS[1], ARGV[2] == '' and '-' or '(' .. ARGV[2], '+', 'LIMIT', 0, ARGV[3])
+local free, claimed, reply = 0, 0, { false, 0, 0 }
+for _, uid in ipairs(uids) do
+  local prefix = 'zaqar:{' .. uid .. '}:'
+  local due_from = tonumber(call('HGET', prefix .. 'f', 'a'))
+  if due_from and due_from <= now then
+    reply[#reply + 1] = uid
+  else
+    free = free + call('ZCARD', prefix .. 'r')
+    claimed = claimed + call('ZCARD', prefix .. 'c')
+  end
+end
+if #uids == tonumber(ARGV[3]) then
+  reply[1] = uids[#uids]
+end
+reply[2], reply[3] = free, claimed
+return reply
