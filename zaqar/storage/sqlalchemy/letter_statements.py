@@ -24,7 +24,7 @@ class LetterStatements(Texts):
 
         m = messages.c
         self.candidates = self._text(
-            first_free()
+            self._locking(first_free())
             .with_only_columns(inner.c.id, inner.c.sequence, inner.c.claim_count, inner.c.created, inner.c.expires)
             .where(inner.c.sequence < param("end_of_queue"))
         )
@@ -65,7 +65,9 @@ class LetterStatements(Texts):
             sa.insert(received).values(uid=uid, message_id=param("letter"), forget_at=param("forget_at"))
         )
         self.insert = self._text(
-            sa.insert(messages).values(
+            sa.insert(messages)
+            .inline()
+            .values(
                 segment=segment,
                 sequence=param("sequence"),
                 state=READY,

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from zaqar.storage.sqlalchemy.sql import CLAIMED, NOTHING, READY, limit, now, param, segment
+from zaqar.storage.sqlalchemy.sql import CLAIMED, NOTHING, READY, limit, now, ready_from, segment
 from zaqar.storage.sqlalchemy.tables import messages
 
 inner = messages.alias("m")
@@ -30,14 +30,14 @@ SHOWN = (
 """In the order of ``model.Message``; ``rows.message_of`` reads them."""
 
 
-def alive(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from SQLite."""
+def alive(table: Any) -> sa.ColumnElement[bool]:
+    """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from the planner."""
     living: sa.ColumnElement[bool] = table.c.expires + NOTHING > now
     return living
 
 
-def first_free() -> sa.Select[Any]:
+def first_free(of: Any = segment, start: Any = ready_from, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
     found = sa.select(inner).where(
-        inner.c.segment == segment, inner.c.state == READY, inner.c.sequence >= param("ready_from"), alive(inner)
+        inner.c.segment == of, inner.c.state == READY, inner.c.sequence >= start, alive(inner), *conditions
     )
     return found.order_by(inner.c.sequence).limit(limit).offset(NOTHING)

@@ -29,7 +29,7 @@ def param(name: str, type_: Any = None) -> Any:
 
 
 now, segment, limit = param("now", sa.Double), param("segment", sa.BigInteger), param("limit", sa.Integer)
-uid = param("uid", sa.Text)
+uid, ready_from = param("uid", sa.Text), param("ready_from", sa.BigInteger)
 
 
 class _Numbers(sa.sql.functions.FunctionElement[int]):
@@ -46,7 +46,8 @@ def _numbers_on_sqlite(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
 @compiles(_Numbers, "postgresql")
 def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
     array = compiler.process(element.clauses, **kwargs)
-    return f"(SELECT value::bigint FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
+    # The text of an array of numbers differs only in its brackets. A subquery would be joined, from either side.
+    return f"ANY (CAST(translate({array}, '[]', '{{}}') AS bigint[]))"
 
 
 class _Words(sa.sql.functions.FunctionElement[str]):
@@ -64,6 +65,30 @@ def _words_on_postgresql(element: _Words, compiler: Any, **kwargs: Any) -> str:
     return f"(SELECT value FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
 
 
+class _Among(sa.sql.functions.FunctionElement[bool]):
+    inherit_cache = True
+    type = sa.Boolean()
+
+
+@compiles(_Among, "sqlite")
+def _among_on_sqlite(element: _Among, compiler: Any, **kwargs: Any) -> str:
+    column, values = (compiler.process(clause, **kwargs) for clause in element.clauses)
+    return f"{column} IN {values}"
+
+
+@compiles(_Among, "postgresql")
+def _among_on_postgresql(element: _Among, compiler: Any, **kwargs: Any) -> str:
+    column, values = (compiler.process(clause, **kwargs) for clause in element.clauses)
+    return f"{column} {'=' if values.startswith('ANY') else 'IN'} {values}"
+
+
+def chosen_once(column: sa.Column[Any], choice: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """Whether the column is one of a choice, on PostgreSQL, which may make that of ``IN (SELECT ...)`` for each row."""
+    chosen: Any = sa.func.array(choice.scalar_subquery())
+    is_chosen: sa.ColumnElement[bool] = column == sa.any_(chosen)
+    return is_chosen
+
+
 def json_array(values: Iterable[int] | Iterable[str]) -> str:
     """The value of a parameter that stands for a set of numbers or of texts."""
     return json.dumps(list(values))
@@ -72,7 +97,7 @@ def json_array(values: Iterable[int] | Iterable[str]) -> str:
 def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
     """Whether the column is one of those in that parameter, which is a ``json_array``."""
     values = _Words if isinstance(column.type, sa.Text) else _Numbers
-    return column.op("IN", is_comparison=True)(values(sa.bindparam(name, type_=sa.Text)))
+    return _Among(column, values(sa.bindparam(name, type_=sa.Text)))
 
 
 def compile_text(statement: sa.Executable, dialect: str) -> str:
@@ -89,6 +114,19 @@ class Texts:
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether transactions run beside each other, so that what is read to be changed must be locked."""
+        return self._dialect == "postgresql"
+
+    def _locking(self, found: sa.Select[Any]) -> sa.Select[Any]:
+        """Rows that are read to be changed. Rows that changed meanwhile are looked at anew after the wait."""
+        return found.with_for_update(key_share=True) if self.is_concurrent else found
+
+    def _chosen(self, column: Any, choice: sa.Select[Any]) -> Any:
+        """Whether the column is one of a choice that is made once."""
+        return chosen_once(column, choice) if self.is_concurrent else column.in_(choice)
 
     def _text(self, statement: sa.Executable) -> str:
         return compile_text(statement, self._dialect)

@@ -7,7 +7,7 @@ Parameters are named. A statement that shows messages needs ``now``, as it shows
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -27,16 +27,24 @@ from zaqar.storage.sqlalchemy.sql import (
     segment,
     uid,
 )
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside, tallies
 
-_LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
+LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
 """A claim only ever moves the end of life further away."""
 
-_is_due = sa.and_(inner.c.state != NOTHING, inner.c.due <= now)
-_in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
+_after, _after_ready = param("after", sa.BigInteger), param("after_ready", sa.BigInteger)
+LEASE = {
+    messages.c.state: CLAIMED,
+    messages.c.due: param("end"),
+    messages.c.claim_id: param("new_claim_id"),
+    messages.c.claim_count: messages.c.claim_count + sa.literal_column("1"),
+    messages.c.expires: LONGER,
+}
+is_due = sa.and_(inner.c.state != NOTHING, inner.c.due <= now)
+in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
 
 
-def _exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.exists(sa.select(sa.literal_column("1")).select_from(inner).where(*conditions).correlate(fences))
 
 
@@ -55,18 +63,11 @@ class FenceStatements(Texts):
         """What each operation asks of the fence and leaves there."""
 
         f = fences.c
-        self.look = self._text(
-            sa.select(
-                f.segment,
-                f.next_sequence,
-                f.ready_from,
-                _exists(inner.c.segment == f.segment, _is_due),
-            ).where(_in_force)
-        )
-        self.segment = self._text(sa.select(f.segment).where(_in_force))
+        self.look = self._text(self._locking(looked()))
+        self.segment = self._text(self._locking(sa.select(f.segment).where(in_force)))
         self.append = self._text(
             sa.update(fences)
-            .where(_in_force)
+            .where(in_force)
             .values(
                 next_sequence=f.next_sequence + param("count"),
                 ready=f.ready + param("more_ready"),
@@ -84,8 +85,8 @@ class FenceStatements(Texts):
                 ready_from=sa.func.coalesce(param("new_ready_from", sa.BigInteger), f.ready_from),
             )
         )
-        self.counts = self._text(_counts().where(f.uid == uid))
-        self.all_counts = self._text(_total_counts())
+        self.counts = self._text(counts(self.is_concurrent).where(f.uid == uid))
+        self.all_counts = self._text(_total_counts(self.is_concurrent))
         self.ping = self._text(ping_of(fences))
 
     def _define_life(self) -> None:
@@ -93,7 +94,7 @@ class FenceStatements(Texts):
 
         f = fences.c
         empty = {"ready": NOTHING, "claimed": NOTHING, "delayed": NOTHING}
-        self.find = self._text(sa.select(f.generation, f.segment, f.forget_at).where(f.uid == uid))
+        self.find = self._text(self._locking(sa.select(f.generation, f.segment, f.forget_at).where(f.uid == uid)))
         self.insert = self._text(
             sa.insert(fences).values(
                 uid=uid,
@@ -119,7 +120,23 @@ class FenceStatements(Texts):
         self.discard_segment = self._text(sa.insert(garbage).values(segment=segment))
 
 
-def _counts() -> sa.Select[Any]:
+def looked() -> sa.Select[Any]:
+    """What ``fences.Fence`` is made of."""
+    f = fences.c
+    due = exists(inner.c.segment == f.segment, is_due).label("due")
+    return sa.select(f.segment, f.next_sequence, f.ready_from, due).where(in_force)
+
+
+def _counted(name: str, with_tallies: bool) -> sa.ColumnElement[int]:
+    if not with_tallies:
+        return fences.c[name]
+    mine = tallies.c.segment == fences.c.segment
+    tallied = sa.select(sa.cast(sa.func.sum(tallies.c[name]), sa.BigInteger)).where(mine).correlate(fences)
+    counted: sa.ColumnElement[int] = fences.c[name] + sa.func.coalesce(tallied.scalar_subquery(), NOTHING)
+    return counted
+
+
+def counts(with_tallies: bool) -> sa.Select[Any]:
     """Free and claimed messages of each fence: the counters, put right by what time did since they were written.
 
     ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
@@ -127,17 +144,18 @@ def _counts() -> sa.Select[Any]:
     """
     gone = inner.c.expires <= now
     stillborn = _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
-    stillborn = sa.case((fences.c.delayed == NOTHING, NOTHING), else_=stillborn)
-    free = fences.c.ready + _count(_is_due) - _count(gone) + stillborn
-    claimed = fences.c.claimed - _count(_is_due, inner.c.state == CLAIMED)
-    return sa.select(free.label("free"), claimed.label("claimed")).select_from(fences)
+    stillborn = sa.case((_counted("delayed", with_tallies) == NOTHING, NOTHING), else_=stillborn)
+    free = _counted("ready", with_tallies) + _count(is_due) - _count(gone) + stillborn
+    claimed = _counted("claimed", with_tallies) - _count(is_due, inner.c.state == CLAIMED)
+    shown: Any = sa.select(free.label("free"), claimed.label("claimed"))
+    return cast("sa.Select[Any]", shown.select_from(fences))
 
 
-def _total_counts() -> sa.Select[Any]:
-    each = _counts().where(fences.c.forget_at.is_(None)).subquery("each_fence")
-    return sa.select(
-        sa.func.coalesce(sa.func.sum(each.c.free), NOTHING), sa.func.coalesce(sa.func.sum(each.c.claimed), NOTHING)
-    )
+def _total_counts(with_tallies: bool) -> sa.Select[Any]:
+    each = counts(with_tallies).where(fences.c.forget_at.is_(None)).subquery("each_fence")
+    sums = (sa.cast(sa.func.sum(column), sa.BigInteger) for column in (each.c.free, each.c.claimed))
+    total: Any = sa.select(*(sa.func.coalesce(each_sum, NOTHING) for each_sum in sums))
+    return cast("sa.Select[Any]", total)
 
 
 class MessageStatements(Texts):
@@ -151,7 +169,9 @@ class MessageStatements(Texts):
 
         m = messages.c
         self.insert = self._text(
-            sa.insert(messages).values(
+            sa.insert(messages)
+            .inline()
+            .values(
                 segment=segment,
                 sequence=param("sequence"),
                 state=param("state"),
@@ -165,12 +185,12 @@ class MessageStatements(Texts):
             )
         )
         self._lists = {
-            (claimed, delayed, excluding): self._text(_listing(claimed, delayed, excluding))
+            (claimed, delayed, excluding): self._text(listing_of(claimed, delayed, excluding))
             for claimed in (False, True)
             for delayed in (False, True)
             for excluding in (False, True)
         }
-        self.newest = self._text(_listing(claimed=True, newest_first=True))
+        self.newest = self._text(listing_of(claimed=True, newest_first=True))
         numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
         one = sa.and_(numbered, m.sequence == param("sequence"))
         several = sa.and_(numbered, among(m.sequence, "sequences"))
@@ -185,52 +205,65 @@ class MessageStatements(Texts):
                 alive(messages),
             )
         )
-        self.examine = self._text(sa.select(m.id, m.state, claim_shown).where(one, alive(messages)))
-        self.examine_several = self._text(sa.select(m.id, m.state, claim_shown).where(several, alive(messages)))
+        self.examine = self._text(self._locking(sa.select(m.id, m.state, claim_shown).where(one, alive(messages))))
+        examined = sa.select(m.id, m.state, claim_shown).where(several, alive(messages))
+        # Locked in one order by all, so that two never wait for each other.
+        self.examine_several = self._text(
+            self._locking(examined.order_by(m.sequence)) if self.is_concurrent else examined
+        )
         self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
         self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
-        first = first_free().with_only_columns(inner.c.id)
+        first = self._locking(first_free().with_only_columns(inner.c.id))
         self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
-        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*SHOWN))
+        self.pop = self._text(sa.delete(messages).where(self._chosen(m.id, first)).returning(*SHOWN))
 
     def _define_timers(self) -> None:
         """What time does to messages."""
 
         m = messages.c
         self.due_batch = self._text(
-            sa.select(m.id, m.sequence, m.state, m.expires <= now)
-            .where(m.segment == segment, m.state != NOTHING, m.due <= now)
-            .order_by(m.due)
-            .limit(limit)
-            .offset(NOTHING)
+            self._locking(
+                sa.select(m.id, m.sequence, m.state, m.expires <= now)
+                .where(m.segment == segment, m.state != NOTHING, m.due <= now)
+                .order_by(m.due)
+                .limit(limit)
+                .offset(NOTHING)
+            )
         )
         self.ripen = self._text(
             sa.update(messages).where(among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
         )
         gone = sa.select(inner.c.id).where(inner.c.segment == segment, inner.c.expires <= now)
-        gone = gone.order_by(inner.c.expires).limit(limit).offset(NOTHING)
-        self.expire = self._text(sa.delete(messages).where(m.id.in_(gone)).returning(m.state))
+        gone = self._locking(gone.order_by(inner.c.expires).limit(limit).offset(NOTHING))
+        self.expire = self._text(sa.delete(messages).where(self._chosen(m.id, gone)).returning(m.state))
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
 
 
-def _listing(
-    claimed: bool = False, delayed: bool = False, excluding: bool = False, newest_first: bool = False
-) -> sa.Executable:
+def listing_of(
+    claimed: bool = False,
+    delayed: bool = False,
+    excluding: bool = False,
+    newest_first: bool = False,
+    of: Any = segment,
+    after: Any = _after,
+    after_ready: Any = _after_ready,
+    most: Any = limit,
+) -> sa.Select[Any] | sa.CompoundSelect[Any]:
     """Pages over one or several states: one scan of the index for each, merged by number and ended at the limit."""
 
     def scan(state: Any) -> sa.Select[Any]:
         m = messages.c
-        found = sa.select(*SHOWN).where(m.segment == segment, m.state == state, alive(messages))
+        found = sa.select(*SHOWN).where(m.segment == of, m.state == state, alive(messages))
         if not newest_first:
-            found = found.where(m.sequence > param("after_ready" if state is READY else "after"))
+            found = found.where(m.sequence > (after_ready if state is READY else after))
         return found.where(m.client_id != param("exclude_client")) if excluding else found
 
     states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
     pages = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
     order = sa.literal_column("sequence", sa.BigInteger)
-    return pages.order_by(order.desc() if newest_first else order).limit(limit).offset(NOTHING)
+    return pages.order_by(order.desc() if newest_first else order).limit(most).offset(NOTHING)
 
 
 class ClaimStatements(Texts):
@@ -243,18 +276,13 @@ class ClaimStatements(Texts):
         """Messages on their way into a claim."""
 
         m = messages.c
-        lease = {
-            m.state: CLAIMED,
-            m.due: param("end"),
-            m.claim_id: param("new_claim_id"),
-            m.claim_count: m.claim_count + sa.literal_column("1"),
-            m.expires: _LONGER,
-        }
-        first = first_free().with_only_columns(inner.c.id)
-        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(lease).returning(*SHOWN))
+        first = self._locking(first_free().with_only_columns(inner.c.id))
+        self.take = self._text(sa.update(messages).where(self._chosen(m.id, first)).values(LEASE).returning(*SHOWN))
         fresh = first.where(inner.c.claim_count < param("max_claim_count"))
-        self.take_fresh = self._text(sa.update(messages).where(m.id.in_(fresh)).values(lease).returning(*SHOWN))
-        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(lease).returning(*SHOWN))
+        self.take_fresh = self._text(
+            sa.update(messages).where(self._chosen(m.id, fresh)).values(LEASE).returning(*SHOWN)
+        )
+        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(LEASE).returning(*SHOWN))
 
     def _define_claims(self) -> None:
         """A claim and the messages that it holds."""
@@ -281,7 +309,7 @@ class ClaimStatements(Texts):
             .where(mine)
             .values(ttl=param("new_ttl"), grace=param("new_grace"), started=param("started"), expires=param("end"))
         )
-        self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: _LONGER}))
+        self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: LONGER}))
         self.delete = self._text(sa.delete(claims).where(mine).returning(c.expires))
         self.release = self._text(
             sa.update(messages)
@@ -298,19 +326,24 @@ class SweepStatements(Texts):
         f, other = fences.c, claims.alias("c")
         self.segments_with_expired = self._text(
             sa.select(f.uid, f.segment)
-            .where(f.segment > param("after"), _exists(inner.c.segment == f.segment, inner.c.expires <= now))
+            .where(f.segment > param("after"), exists(inner.c.segment == f.segment, inner.c.expires <= now))
             .order_by(f.segment)
             .limit(limit)
             .offset(NOTHING)
         )
         self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
         some = sa.select(inner.c.id).where(inner.c.segment == segment).limit(limit).offset(NOTHING)
-        self.messages_of = self._text(sa.delete(messages).where(messages.c.id.in_(some)))
+        self.messages_of = self._text(sa.delete(messages).where(self._chosen(messages.c.id, some)))
         theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
-        self.claims_of = self._text(sa.delete(claims).where(claims.c.segment == segment, claims.c.claim_id.in_(theirs)))
+        self.claims_of = self._text(
+            sa.delete(claims).where(claims.c.segment == segment, self._chosen(claims.c.claim_id, theirs))
+        )
         a, same = set_aside.c, set_aside.alias("a")
         numbers = sa.select(same.c.sequence).where(same.c.segment == segment).limit(limit).offset(NOTHING)
-        self.set_aside_of = self._text(sa.delete(set_aside).where(a.segment == segment, a.sequence.in_(numbers)))
+        self.set_aside_of = self._text(
+            sa.delete(set_aside).where(a.segment == segment, self._chosen(a.sequence, numbers))
+        )
+        self.forget_tallies = self._text(sa.delete(tallies).where(tallies.c.segment == segment))
         self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
         self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
         c = claims.c
