@@ -26,7 +26,7 @@ from zaqar.storage.sqlalchemy.selections import (
     listing_of,
     looked,
 )
-from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, among, chosen_once, now, param
+from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, chosen_once, now, param
 from zaqar.storage.sqlalchemy.tables import claims, fences, messages, tallies
 
 SLOTS = 8
@@ -141,7 +141,7 @@ class WarmStatements(Texts):
             alive(messages),
         )
         self.delete_held = self._text(_delete(held))
-        self.delete_several = self._text(_delete_several(among(m.sequence, "sequences")))
+        self.delete_several = self._text(_delete_several(self._among(m.sequence, "sequences")))
         self.delete_unclaimed = self._text(_delete(sa.and_(numbered, claim_shown.is_(None))))
 
     def _define_reads(self) -> None:
@@ -153,7 +153,7 @@ class WarmStatements(Texts):
                     self._lists[claimed, delayed, excluding] = self._text(_page(claimed, delayed, excluding))
         fence = _fence()
         several = sa.and_(
-            m.segment == fence.c.segment, m.state.in_([READY, CLAIMED, DELAYED]), among(m.sequence, "sequences")
+            m.segment == fence.c.segment, m.state.in_([READY, CLAIMED, DELAYED]), self._among(m.sequence, "sequences")
         )
         found = sa.select(*SHOWN).where(several, alive(messages)).lateral("found")
         self.get = self._text(sa.select(*fence.c, *found.c).select_from(_beside(fence, found)))

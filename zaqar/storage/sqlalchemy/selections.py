@@ -134,5 +134,5 @@ def listing_of(
         return sa.select(ended(found, m.sequence).subquery()) if each_ends else found
 
     states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
-    pages = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
+    pages: Any = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
     return cast("sa.Select[Any]", ended(pages, sa.literal_column("sequence", sa.BigInteger)))

@@ -31,7 +31,6 @@ from zaqar.storage.sqlalchemy.sql import (
     NOTHING,
     READY,
     Texts,
-    among,
     limit,
     now,
     param,
@@ -143,9 +142,16 @@ class MessageStatements(Texts):
             for excluding in (False, True)
         }
         self.newest = self._text(listing_of(claimed=True, newest_first=True))
+        self._define_by_number()
+        first = self._locking(first_free().with_only_columns(inner.c.id))
+        self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
+        self.pop = self._text(sa.delete(messages).where(self._chosen(m.id, first)).returning(*SHOWN))
+
+    def _define_by_number(self) -> None:
+        m = messages.c
         numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
         one = sa.and_(numbered, m.sequence == param("sequence"))
-        several = sa.and_(numbered, among(m.sequence, "sequences"))
+        several = sa.and_(numbered, self._among(m.sequence, "sequences"))
         self.get = self._text(sa.select(*SHOWN).where(several, alive(messages)).order_by(m.sequence))
         self.delete_held = self._text(
             sa.delete(messages).where(
@@ -164,10 +170,7 @@ class MessageStatements(Texts):
             self._locking(examined.order_by(m.sequence)) if self.is_concurrent else examined
         )
         self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
-        self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
-        first = self._locking(first_free().with_only_columns(inner.c.id))
-        self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
-        self.pop = self._text(sa.delete(messages).where(self._chosen(m.id, first)).returning(*SHOWN))
+        self.delete_several = self._text(sa.delete(messages).where(self._among(m.id, "ids")))
 
     def _define_timers(self) -> None:
         """What time does to messages."""
@@ -183,7 +186,7 @@ class MessageStatements(Texts):
             )
         )
         self.ripen = self._text(
-            sa.update(messages).where(among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
+            sa.update(messages).where(self._among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
         )
         gone = sa.select(inner.c.id).where(inner.c.segment == segment, inner.c.expires <= now)
         gone = self._locking(gone.order_by(inner.c.expires).limit(limit).offset(NOTHING))
@@ -209,7 +212,9 @@ class ClaimStatements(Texts):
         self.take_fresh = self._text(
             sa.update(messages).where(self._chosen(m.id, fresh)).values(LEASE).returning(*SHOWN)
         )
-        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(LEASE).returning(*SHOWN))
+        self.take_these = self._text(
+            sa.update(messages).where(self._among(m.id, "ids")).values(LEASE).returning(*SHOWN)
+        )
 
     def _define_claims(self) -> None:
         """A claim and the messages that it holds."""
