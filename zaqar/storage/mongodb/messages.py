@@ -29,7 +29,7 @@ from zaqar.storage.mongodb.documents import (
     statement,
     within,
 )
-from zaqar.storage.mongodb.fences import FAR, Hint, check, counts_of, ids_of, in_force, slot
+from zaqar.storage.mongodb.fences import BATCH, FAR, Hint, check, counts_of, ids_of, in_force, slot
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -158,9 +158,15 @@ class MongoMessageStore(SweepStore):
                         ends.append(message_of(queue.uid, document, now))
                     else:
                         sums.update({name: number for name, number in document.items() if name != "_id"})
+                if sums["expired"] > BATCH:
+                    self._remove_expired(queue.uid, look.hint.segment, now)  # or the next count takes as long
                 free = look.fence["ready"] + sums["ready"] - sums["expired"]
                 return Stats(free, sums["claimed"], *ends)
         raise AssertionError("turns end by themselves")
+
+    def _remove_expired(self, uid: str, segment: ObjectId, now: float) -> None:
+        with suppress(StoreUnavailable):  # whoever calls is done; a sweep does the same
+            self._expire(uid, segment, now, limit=2 * BATCH)
 
     # -- removing ----------------------------------------------------------------------------------------------------
 
