@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import ClassVar
 
 from bson import ObjectId
@@ -13,6 +15,8 @@ from bson import ObjectId
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
 from zaqar.storage.mongodb.claims import segment_in
+from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.desk import Desk, Request
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     DELAYED,
@@ -43,29 +47,58 @@ FEW = 50
 """Messages that a post sends along with a guess at their numbers."""
 
 LITTLE = 1024 * 1024
-"""Bytes of their bodies."""
+"""Bytes of posts that are stored together, or with a guess at their numbers."""
+
+LIGHT = 1024
+"""What a message weighs there without its body."""
+
+MOST_DESKS = 20_000
 
 MOST_POSTS_WITHOUT_A_GUESS = 64
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Post(Request):
+    drafts: Sequence[Draft]
+    client_id: str
+    now: float
 
 
 class MongoMessageStore(SweepStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
 
+    def __init__(self, replica_set: ReplicaSet) -> None:
+        super().__init__(replica_set)
+        self._desks: dict[tuple[str, int], Desk[Post]] = {}
+        self._desks_lock = threading.Lock()
+
     # -- posting -----------------------------------------------------------------------------------------------------
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
-        many = len(drafts)
-        delayed = sum(draft.delay > 0 for draft in drafts)
-        few = many <= FEW and sum(len(draft.body) for draft in drafts) <= LITTLE
+        weight = sum(len(draft.body) + LIGHT for draft in drafts)
+        request = Post(weight=weight, drafts=drafts, client_id=client_id, now=now)
+        with self._desks_lock:
+            desk = self._desks.get((queue.uid, queue.generation))
+            if desk is None:
+                if len(self._desks) >= MOST_DESKS:
+                    self._desks.clear()  # who is at one of them stays there
+                desk = self._desks[queue.uid, queue.generation] = Desk(LITTLE)
+        numbers: range = desk.serve(request, lambda posts: self._post_together(queue, posts))
+        return numbers
+
+    def _post_together(self, queue: Queue, posts: Sequence[Post]) -> None:
+        many = sum(len(post.drafts) for post in posts)
+        delayed = sum(draft.delay > 0 for post in posts for draft in post.drafts)
         growth = {"$inc": {"next": many, "ready": many - delayed, "delayed": delayed}}
+        few = many <= FEW and sum(post.weight for post in posts) <= LITTLE
         for turn in self._turns():
             hint = self._hint(turn, queue)
             guess = hint.next if few else None
             if guess is not None:
-                documents = _documents_of(hint.segment, guess, drafts, client_id, now)
+                documents = _documents_of(hint.segment, guess, posts)
                 fence = {**in_force(queue), "seg": hint.segment, "next": guess}
                 if turn.write([statement(fence, growth), *map(put, documents)], expect=1 + many):
-                    return self._posted(queue, hint, range(guess, guess + many), now, guessed=True)
+                    return self._posted(queue, hint, guess, posts, guessed=True)
                 hint.misses = min(MOST_POSTS_WITHOUT_A_GUESS, 2 * hint.misses + 1)
                 hint.wait, hint.next = hint.misses, None
                 continue
@@ -75,26 +108,28 @@ class MongoMessageStore(SweepStore):
                 if changed is None:
                     raise StaleQueue(queue.uid)
                 first = changed["next"] - many
-                transaction.insert(_documents_of(changed["seg"], first, drafts, client_id, now))
+                transaction.insert(_documents_of(changed["seg"], first, posts))
             if transaction.committed:
                 if changed["seg"] != hint.segment:  # purged by another process
                     self._forget(queue.uid)
-                return self._posted(queue, hint, range(first, first + many), now, guessed=False)
+                return self._posted(queue, hint, first, posts, guessed=False)
         raise AssertionError("turns end by themselves")
 
-    def _posted(self, queue: Queue, hint: Hint, numbers: range, now: float, *, guessed: bool) -> range:
-        """Learn from the post, and tidy up now and then."""
+    def _posted(self, queue: Queue, hint: Hint, first: int, posts: Sequence[Post], *, guessed: bool) -> None:
+        """Tell each its numbers, learn from it, and tidy up now and then."""
+        end = first
+        for post in posts:
+            post.answer = range(end, end := end + len(post.drafts))
         if guessed:
             hint.misses = 0
         else:
             hint.wait -= 1
         if hint.wait <= 0:
-            hint.next = numbers.stop
-        rounds = numbers.stop // TIDY_EVERY - numbers.start // TIDY_EVERY
+            hint.next = end
+        rounds = end // TIDY_EVERY - first // TIDY_EVERY
         if rounds:
             with suppress(StoreUnavailable):  # the post is done; a sweep does the same
-                self._expire(queue.uid, hint.segment, now, limit=min(1000, 2 * TIDY_EVERY * rounds))
-        return numbers
+                self._expire(queue.uid, hint.segment, posts[0].now, limit=min(1000, 2 * TIDY_EVERY * rounds))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -253,14 +288,16 @@ class MongoMessageStore(SweepStore):
         raise AssertionError("turns end by themselves")
 
 
-def _documents_of(segment: ObjectId, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> list[Document]:
+def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post]) -> list[Document]:
     documents = []
-    for sequence, draft in enumerate(drafts, first):
-        message = Message("", sequence, draft.body, now, now + draft.ttl, client_id, checksum=draft.checksum)
-        document = document_of(segment, message)
-        if draft.delay > 0:
-            document |= {"t": DELAYED, "d": now + draft.delay}
-        documents.append(document)
+    for post in posts:
+        now = post.now
+        for sequence, draft in enumerate(post.drafts, first + len(documents)):
+            message = Message("", sequence, draft.body, now, now + draft.ttl, post.client_id, checksum=draft.checksum)
+            document = document_of(segment, message)
+            if draft.delay > 0:
+                document |= {"t": DELAYED, "d": now + draft.delay}
+            documents.append(document)
     return documents
 
 

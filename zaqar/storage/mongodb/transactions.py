@@ -130,7 +130,7 @@ class Turns:
         if lost_connection:
             pause = retries.reconnect_pause
         else:
-            pause = min(retries.longest_pause, 0.0005 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
+            pause = min(retries.longest_pause, 0.002 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
         pause += retries.jitter * random.random() * min(1.0, self._attempts / 8)  # noqa: S311
         over = self._attempts >= max(1, retries.attempts) or self._reconnects > retries.reconnects
         if over or self.remaining <= pause:
