@@ -28,6 +28,7 @@ class Request:
     served: bool = False
     failure: Exception | None = None
     woken: threading.Event | None = None
+    leads: bool = False
 
 
 class Desk(Generic[T]):
@@ -40,7 +41,7 @@ class Desk(Generic[T]):
         self._busy = False
 
     def serve(self, request: T, work: Callable[[Sequence[T]], None]) -> Any:
-        """``work`` sets the answer of each; what it raises is raised for all that it was called with."""
+        """``work`` sets the answer of each; what it raises is raised for all that are not ``served`` by then."""
         with self._lock:
             waits = self._busy
             if waits:
@@ -48,12 +49,26 @@ class Desk(Generic[T]):
                 self._waiting.append(request)
             self._busy = True
         if request.woken is not None:
-            request.woken.wait()
+            self._wait(request, request.woken)
         if not request.served and request.failure is None:
             self._serve_with_others(request, work)
         if request.failure is not None:
             raise _anew(request.failure) from request.failure
         return request.answer
+
+    def _wait(self, request: T, woken: threading.Event) -> None:
+        called = False
+        try:
+            woken.wait()
+            called = True
+        finally:
+            if not called:  # a greenlet that is killed must not take its turn with it
+                with self._lock:
+                    is_waiting = request in self._waiting
+                    if is_waiting:
+                        self._waiting.remove(request)
+                if not is_waiting and request.leads:
+                    self._end_turn([], StoreUnavailable())
 
     def _serve_with_others(self, request: T, work: Callable[[Sequence[T]], None]) -> None:
         """It is this one's turn; the next turn goes to the first who is left waiting."""
@@ -70,24 +85,25 @@ class Desk(Generic[T]):
                 each.served = True
         except (StaleQueue, StoreUnavailable) as exc:
             failure = exc
-            request.failure = exc
         finally:
-            self._end_turn([each for each in together if each is not request], request.served, failure)
+            self._end_turn(together, failure)
 
-    def _end_turn(self, others: list[T], served: bool, failure: Exception) -> None:
+    def _end_turn(self, together: list[T], failure: Exception) -> None:
         with self._lock:
-            if not served:
-                if isinstance(failure, StoreUnavailable):
-                    # They waited as long as anybody should, and it is away for them too.
-                    others.extend(self._waiting)
-                    self._waiting.clear()
-                for each in others:
-                    each.failure = failure
+            refused = [each for each in together if not each.served]
+            if refused and isinstance(failure, StoreUnavailable):
+                # They waited as long as anybody should, and it is away for them too.
+                refused.extend(self._waiting)
+                together.extend(self._waiting)
+                self._waiting.clear()
+            for each in refused:
+                each.failure = failure
             if self._waiting:
-                others.append(self._waiting.popleft())
+                self._waiting[0].leads = True
+                together.append(self._waiting.popleft())
             else:
                 self._busy = False
-        for each in others:
+        for each in together:
             if each.woken is not None:
                 each.woken.set()
 

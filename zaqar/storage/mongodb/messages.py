@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -14,9 +13,8 @@ from bson import ObjectId
 
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
-from zaqar.storage.mongodb.claims import segment_in
-from zaqar.storage.mongodb.connection import ReplicaSet
-from zaqar.storage.mongodb.desk import Desk, Request
+from zaqar.storage.mongodb.claims import Take, segment_in
+from zaqar.storage.mongodb.desk import Request
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     DELAYED,
@@ -52,8 +50,6 @@ LITTLE = 1024 * 1024
 LIGHT = 1024
 """What a message weighs there without its body."""
 
-MOST_DESKS = 20_000
-
 MOST_POSTS_WITHOUT_A_GUESS = 64
 
 
@@ -67,22 +63,12 @@ class Post(Request):
 class MongoMessageStore(SweepStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        super().__init__(replica_set)
-        self._desks: dict[tuple[str, int], Desk[Post]] = {}
-        self._desks_lock = threading.Lock()
-
     # -- posting -----------------------------------------------------------------------------------------------------
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
         weight = sum(len(draft.body) + LIGHT for draft in drafts)
         request = Post(weight=weight, drafts=drafts, client_id=client_id, now=now)
-        with self._desks_lock:
-            desk = self._desks.get((queue.uid, queue.generation))
-            if desk is None:
-                if len(self._desks) >= MOST_DESKS:
-                    self._desks.clear()  # who is at one of them stays there
-                desk = self._desks[queue.uid, queue.generation] = Desk(LITTLE)
+        desk = self._desk(("post", queue.uid, queue.generation), LITTLE)
         numbers: range = desk.serve(request, lambda posts: self._post_together(queue, posts))
         return numbers
 
@@ -268,28 +254,11 @@ class MongoMessageStore(SweepStore):
             self._forget(queue.uid)
 
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        for turn in self._turns():
-            look = self._first_free(turn, queue, limit, now)
-            if look is None:
-                continue
-            segment, popped = look.hint.segment, look.documents
-            if popped:
-                still_free = {"_id": {"$in": ids_of(popped)}, "t": READY, "x": {"$gt": now}}
-                taking = [
-                    check(queue, segment),
-                    remove(segment, still_free),
-                    count(segment, slot(), ready=-len(popped)),
-                ]
-                if not turn.write(taking, expect=2 + len(popped)):
-                    continue
-                self._removed(look.hint, len(popped))
-            self._passed(queue, look, now)
-            return messages_of(queue.uid, popped, now)
-        raise AssertionError("turns end by themselves")
+        return self._take(queue, Take(weight=limit, claim=None, limit=limit, now=now), None)
 
 
 def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post]) -> list[Document]:
-    documents = []
+    documents: list[Document] = []
     for post in posts:
         now = post.now
         for sequence, draft in enumerate(post.drafts, first + len(documents)):
