@@ -99,10 +99,9 @@ class ClaimStore(FenceStore):
             if rules is not None and any(each["n"] >= worn_out for each in look.documents):
                 self._take_past(queue, takes, now, rules)
                 return
-            if look.documents:
-                statements, expect = _taking(queue, look, takes, now)
-                if not turn.write(statements, expect=expect):
-                    continue
+            statements, expect = _taking(queue, look, takes, now)
+            if look.documents and not turn.write(statements, expect=expect):
+                continue
             for take in takes:
                 take.finish(queue)
             self._removed(look.hint, sum(len(take.found) for take in takes if take.claim is None))

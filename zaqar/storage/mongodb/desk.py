@@ -68,12 +68,12 @@ class Desk(Generic[T]):
                     if is_waiting:
                         self._waiting.remove(request)
                 if not is_waiting and request.leads:
-                    self._end_turn([], StoreUnavailable())
+                    self._end_turn([], None)
 
     def _serve_with_others(self, request: T, work: Callable[[Sequence[T]], None]) -> None:
         """It is this one's turn; the next turn goes to the first who is left waiting."""
         together = [request]
-        failure: Exception = StoreUnavailable()
+        failure: Exception | None = None
         try:
             with self._lock:
                 weight = request.weight
@@ -88,7 +88,8 @@ class Desk(Generic[T]):
         finally:
             self._end_turn(together, failure)
 
-    def _end_turn(self, together: list[T], failure: Exception) -> None:
+    def _end_turn(self, together: list[T], failure: Exception | None) -> None:
+        """Without a ``failure`` those who were not served share the lot of one that was killed: nobody knows."""
         with self._lock:
             refused = [each for each in together if not each.served]
             if refused and isinstance(failure, StoreUnavailable):
@@ -97,7 +98,7 @@ class Desk(Generic[T]):
                 together.extend(self._waiting)
                 self._waiting.clear()
             for each in refused:
-                each.failure = failure
+                each.failure = failure or StoreUnavailable()
             if self._waiting:
                 self._waiting[0].leads = True
                 together.append(self._waiting.popleft())
