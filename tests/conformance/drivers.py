@@ -7,11 +7,9 @@ it imports little.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests import servers
 from zaqar.storage.base import ManagementStore, MessageStore
@@ -48,7 +46,7 @@ def _sql_messages(address: str) -> MessageStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
-    return SqlMessageStore.on(Database.open(address, embedded=True))
+    return SqlMessageStore(Database.open(address, embedded=True))
 
 
 def _migrate(address: str) -> str:
@@ -84,27 +82,6 @@ def _mongodb_messages(address: str) -> MessageStore:
 
     uri, _, database = address.partition(" ")
     return MongoMessageStore.from_settings({"uri": uri, "database": database})
-
-
-def _prepare_mongodb(folder: Path) -> str:
-    """The URI of a replica set, from the environment."""
-    return os.environ["ZAQAR_TEST_MONGODB"]
-
-
-def _mongodb_settings(address: str) -> dict[str, Any]:
-    return {"uri": address, "database": "zaqar_conformance"}
-
-
-def _mongodb_management(address: str) -> ManagementStore:
-    from zaqar.storage.mongodb.management import MongoManagementStore
-
-    return MongoManagementStore.from_settings(_mongodb_settings(address))
-
-
-def _mongodb_messages(address: str) -> MessageStore:
-    from zaqar.storage.mongodb.messages import MongoMessageStore
-
-    return MongoMessageStore.from_settings(_mongodb_settings(address))
 
 
 DRIVERS: dict[str, Driver] = {
@@ -151,12 +128,6 @@ DRIVERS: dict[str, Driver] = {
             open_management=_mongodb_management,
             open_messages=_mongodb_messages,
             server="mongodb",
-        ),
-        Driver(
-            name="mongodb",
-            prepare=_prepare_mongodb,
-            open_management=_mongodb_management,
-            open_messages=_mongodb_messages,
         ),
     )
 }
