@@ -273,6 +273,12 @@ class RedisSentinel:
         self.sentinel.start()
         self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
 
+    def master_port(self) -> int:
+        """That of the master as the Sentinel tells clients."""
+        import redis
+
+        return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
+
     def _replicas(self) -> list[Any]:
         import redis
 

@@ -23,7 +23,7 @@ def connection_opts() -> list[cfg.Opt]:
             "reconnect_sleep",
             default=1.0,
             min=0,
-            help="Pause between attempts to connect, in seconds; an attempt that would end after 5 seconds is not made.",
+            help="Pause between attempts to connect, in seconds; none is made that would end after 5 seconds.",
         ),
         cfg.IntOpt(
             "wait_replicas",

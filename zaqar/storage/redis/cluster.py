@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import hiredis
@@ -19,6 +21,7 @@ _PATIENCE = 2.0
 """Seconds in which an operation is tried again that a node refused, for the slot is on its way or has no master yet."""
 
 _PAUSE = 0.05
+_TOGETHER = 500
 _ASKING = pack((b"ASKING",))
 
 
@@ -66,6 +69,28 @@ class ClusterRoute:
                 time.sleep(_PAUSE)
                 self._nodes = ()
                 node = self._master_of(slot)
+
+    def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]:
+        """The one reply to each of many requests for different slots, those for one node sent together.
+
+        All may be sent again.
+        """
+        answers: dict[int, Any] = {}
+        by_node: dict[Node, list[int]] = {}
+        for place, (slot, _) in enumerate(requests):
+            by_node.setdefault(self._master_of(slot), []).append(place)
+        for node, places in by_node.items():
+            for start in range(0, len(places), _TOGETHER):
+                some = places[start : start + _TOGETHER]
+                with suppress(*LOST):  # what is missing then is asked for one by one
+                    data = b"".join(requests[place][1] for place in some)
+                    answers.update(zip(some, self._over(node, data, len(some), asking=False), strict=True))
+        return [
+            answers[place]
+            if place in answers and _refusal(answers[place])[0] not in _ELSEWHERE
+            else self.exchange(data, 1, slot, again=True)[0]
+            for place, (slot, data) in enumerate(requests)
+        ]
 
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
         self._master_of(0)

@@ -25,6 +25,7 @@ class Route(Protocol):
     is_cluster: bool
 
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]: ...
+    def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]: ...
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
@@ -85,6 +86,17 @@ class Redis:
         if isinstance(answer, hiredis.ReplyError):
             raise StoreUnavailable from answer
         return answer
+
+    def in_each(self, slots: Sequence[int], requests: Sequence[tuple[Word, ...]]) -> list[Any]:
+        """One plain command, which only reads, in each of many slots."""
+        try:
+            answers = self._route.exchange_many([*zip(slots, map(pack, requests), strict=True)])
+        except ERRORS as exc:
+            raise StoreUnavailable from exc
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise StoreUnavailable from answer
+        return answers
 
     def ask_each(self, *words: Word) -> list[Any]:
         """A plain command to every master; an error reply, such as for lack of permission, is None."""

@@ -41,7 +41,7 @@ def _tags() -> tuple[bytes, ...]:
 
 
 class QueueKeys:
-    """What scripts get as KEYS, made once for each queue: the fence; in a Cluster all keys of the queue and of its slot."""
+    """What scripts get as KEYS, made once for each queue: the fence; in a Cluster all keys of queue and slot."""
 
     def __init__(self, *, cluster: bool) -> None:
         self._cluster = cluster

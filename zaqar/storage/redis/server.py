@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -130,6 +131,9 @@ class ServerRoute:
                 self._sentinels = [sentinel, *(each for each in address.hosts if each != sentinel)]
                 return found[0].decode(), int(found[1])
         raise redis.ConnectionError("no Sentinel names the master") from last
+
+    def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]:
+        return [self.exchange(data, 1, again=True)[0] for _, data in requests]
 
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
         """The replies of every master: here of the one."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from zaqar.model import Queue, Stats
 from zaqar.storage.redis.claims import ClaimStore
 from zaqar.storage.redis.keys import SLOTS_IN_USE, slot_of
@@ -25,7 +23,11 @@ class SweepStore(ClaimStore):
 
     def volume(self, *, now: float) -> Stats:
         free = claimed = 0
-        for slot in self._slots_in_use():
+        slots = self._slots_in_use()
+        sizes = self._redis.in_each(slots, [(b"ZCARD", self._keys.registry(slot)[0]) for slot in slots])
+        for slot, size in zip(slots, sizes, strict=True):
+            if not size:
+                continue
             queues, _ = self._keys.registry(slot)
             after: bytes | None = b""
             while after is not None:
@@ -43,21 +45,25 @@ class SweepStore(ClaimStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        for slot in self._slots_in_use():
-            _, agenda = self._keys.registry(slot)
-            page = (b"ZRANGEBYSCORE", agenda, b"-inf", now, b"LIMIT", 0, _SWEPT_AT_ONCE)
-            while uids := self._redis.command(*page, slot=slot):
+        slots = self._slots_in_use()
+        pages = [
+            (b"ZRANGEBYSCORE", self._keys.registry(slot)[1], b"-inf", now, b"LIMIT", 0, _SWEPT_AT_ONCE)
+            for slot in slots
+        ]
+        for slot, page, found in zip(slots, pages, self._redis.in_each(slots, pages), strict=True):
+            uids = found
+            while uids:
                 for uid in uids:
                     removed += int(self._ask(_SWEEP, _any_queue(uid), now, limit - removed))
                     if removed >= limit:
                         return removed
+                uids = self._redis.command(*page, slot=slot)
         return removed
 
-    def _slots_in_use(self) -> Iterator[int]:
+    def _slots_in_use(self) -> list[int]:
         if not self._redis.is_cluster:
-            yield 0
-            return
-        yield from map(int, self._redis.command(b"SMEMBERS", SLOTS_IN_USE, slot=slot_of(SLOTS_IN_USE)))
+            return [0]
+        return [int(slot) for slot in self._redis.command(b"SMEMBERS", SLOTS_IN_USE, slot=slot_of(SLOTS_IN_USE))]
 
 
 def _any_queue(uid: bytes) -> Queue:
