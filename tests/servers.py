@@ -108,6 +108,8 @@ class Program:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self.process is not None:
+            self.process.wait(START_SECONDS)  # it was killed; its port and its data are free only when it is gone
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -270,6 +272,12 @@ class RedisSentinel:
         self.sentinel = Program([str(find_redis()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
         self.sentinel.start()
         self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
+
+    def master_port(self) -> int:
+        """That of the master as the Sentinel tells clients."""
+        import redis
+
+        return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
 
     def _replicas(self) -> list[Any]:
         import redis

@@ -5,23 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from oslo_config import cfg
 
 from zaqar import plugins
 from zaqar.clock import Clock, system_clock
-from zaqar.conf import sqlalchemy_uri
+from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
+from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
+from zaqar.service.flavors import Flavors
 from zaqar.service.health import Health
 from zaqar.service.messages import Messages
+from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
 from zaqar.stages.base import check_stage
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.placement import Placement, PoolPlacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,16 @@ class Parts:
     queues: Queues
     messages: Messages
     claims: Claims
+    pools: Pools
+    flavors: Flavors
     health: Health
 
     def stores(self) -> Iterator[MessageStore]:
-        return self.placement.stores()
+        """Every message store in use, opened; StoreUnavailable where one cannot be."""
+        return (place.store for place in self.placement.places_in_use())
 
     def close(self) -> None:
-        for store in self.stores():
-            store.close()
+        self.placement.close()
         self.management.close()
 
 
@@ -60,15 +64,14 @@ def build(
     """
     if conf.auth_strategy:
         raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
-    if conf.pooling:
-        raise StartupError("[DEFAULT] pooling: pools are not available in this release.")
     limits = Limits.from_conf(conf)
     authorizer = Authorizer(conf)
     stages = [check_stage(name, plugins.load("zaqar.storage.stages", name)) for name in conf.storage.message_pipeline]
-    management = management or _open_store(conf, "management_store", "zaqar.control.storage")
-    messages = messages or _open_store(conf, "message_store", "zaqar.data.storage")
-    placement = Placement(messages)
+    management = management or open_management_store(conf)
+    drivers = Drivers(conf)
+    placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
+    changes = CatalogChanges(management, placement)
     return Parts(
         conf=conf,
         limits=limits,
@@ -78,17 +81,22 @@ def build(
         queues=queues,
         messages=Messages(queues=queues, limits=limits, clock=clock, stages=stages),
         claims=Claims(queues=queues, limits=limits, clock=clock),
+        pools=Pools(management=management, changes=changes, drivers=drivers),
+        flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock),
     )
 
 
-def _open_store(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
-    """The store that ``[drivers] <which>`` names, made from the options of ``[drivers:<which>:<name>]``."""
-    name = conf.drivers[which]
-    store = plugins.load(namespace, name)
-    group = f"drivers:{which}:{name}"
-    # A driver of somebody else's may have no options here.
-    settings = dict(conf[group]) if group in conf else {}
-    if name == "sqlalchemy":
-        settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
-    return store.from_settings(settings)
+def _place(
+    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: Drivers
+) -> Placement:
+    if not conf.pooling:
+        return Placement(messages or open_message_store(conf))
+    virtual = conf["pooling:catalog"].enable_virtual_pool
+    # With pools the configured store may be one that nobody uses; then nobody opens it.
+    return PoolPlacement(
+        management=management,
+        drivers=drivers,
+        configured=lambda: messages or open_message_store(conf),
+        virtual=virtual,
+    )

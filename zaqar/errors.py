@@ -13,6 +13,7 @@
     |   |-- Conflict          409
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
+    |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
         |-- StaleQueue              the cached queue is not the one the store knows
@@ -91,6 +92,15 @@ class StoreUnavailable(ZaqarError):
     def __init__(self, *, retry_after: int = 1) -> None:
         super().__init__("The storage backend is not available at the moment. Please try again.")
         self.retry_after = retry_after
+
+
+class NoPool(StoreUnavailable):
+    """No registered pool takes new queues of this flavor (None: without one); an operator has to register one."""
+
+    def __init__(self, flavor: str | None) -> None:
+        super().__init__(retry_after=5)
+        kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
+        self.args = (f"There is no pool that takes new queues {kind}.",)
 
 
 class StartupError(ZaqarError):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from zaqar import uris
+
 QUEUE = "queue"
 TOPIC = "topic"
 
@@ -155,6 +157,10 @@ class Pool:
     options: Mapping[str, Any] = field(default_factory=dict)
     flavor: str | None = None
 
+    def __repr__(self) -> str:
+        # Logs and tracebacks must not hold the passwords of a URI.
+        return f"Pool({self.name!r}, {uris.mask(self.uri)!r}, weight={self.weight}, flavor={self.flavor!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -166,6 +172,13 @@ class Catalog:
     version: int = 0
     pools: tuple[Pool, ...] = ()
     flavors: tuple[str, ...] = ()
+
+    def pool(self, name: str) -> Pool | None:
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def pools_of(self, flavor: str | None) -> tuple[Pool, ...]:
+        """The pools of a flavor, or with None those that serve queues without one; ordered by name."""
+        return tuple(sorted((pool for pool in self.pools if pool.flavor == flavor), key=lambda pool: pool.name))
 
 
 @dataclass(frozen=True, slots=True)

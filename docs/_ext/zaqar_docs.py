@@ -24,16 +24,17 @@ EVERYWHERE = ("400", "406", "503")
 """Answers that the page explains once."""
 
 GROUPS = (
-    ("Service", lambda path: not path.startswith("/v2/queues")),
+    ("Service", lambda path: not path.startswith(("/v2/queues", "/v2/pools", "/v2/flavors"))),
     ("Queues", lambda path: path.startswith("/v2/queues") and path.partition("{queue_name}/")[2][:1] not in ("m", "c")),
     ("Messages", lambda path: "/messages" in path),
     ("Claims", lambda path: "/claims" in path),
+    ("Pools and flavors", lambda path: path.startswith(("/v2/pools", "/v2/flavors"))),
 )
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document of a service with default limits and ``admin_mode``."""
-    return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True)
+    """The OpenAPI document of a service with default limits and ``admin_mode`` and pools."""
+    return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

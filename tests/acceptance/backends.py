@@ -66,10 +66,13 @@ def _new_primary(server: servers.MongoSet) -> None:
 
 def _fail_over(server: servers.RedisSentinel) -> None:
     """Kill the master, let Sentinel promote the replica, and bring the old master back, as a replica of the new one."""
-    server.master.kill()
-    server.replica.program.wait_until(lambda: server.replica.client().info("replication")["role"] == "master")
-    server.master.start()
-    server.master.program.wait_until(lambda: server.master.client().info("replication")["role"] == "slave")
+    pair = (server.master, server.replica)
+    old, new = pair if server.master_port() == server.master.program.port else reversed(pair)
+    old.kill()
+    # Not before Sentinel says so: it takes a master that is back in the middle of a fail-over for the master again.
+    server.sentinel.wait_until(lambda: server.master_port() == new.program.port)
+    old.start()
+    old.program.wait_until(lambda: old.client().info("replication")["role"] == "slave")
 
 
 def _restart_node(server: servers.RedisCluster) -> None:

@@ -29,16 +29,17 @@ class Api:
             configuration.set_override(option, value, group or None)
         self.clock = clock
         self.project = uuid.uuid4().hex
+        self._messages = driver.open_messages(address)
         self.parts = app.build(
-            configuration,
-            clock=clock,
-            management=driver.open_management(address),
-            messages=driver.open_messages(address),
+            configuration, clock=clock, management=driver.open_management(address), messages=self._messages
         )
         self._client = testing.TestClient(make_app(self.parts))
 
     def close(self) -> None:
         self.parts.close()
+        if self.parts.conf.pooling:
+            # With pools it is closed only where it was used.
+            self._messages.close()
 
     def request(
         self,

@@ -29,7 +29,9 @@ from zaqar.transport.wsgi.app import make_app
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     driver = DRIVERS["sqlite"]
-    api = Api(driver, driver.prepare(tmp_path_factory.mktemp("fuzz")), clock=FakeClock())
+    address = driver.prepare(tmp_path_factory.mktemp("fuzz"))
+    pools: dict[str, Any] = {"pooling": True, "pooling:catalog__enable_virtual_pool": True}
+    api = Api(driver, address, clock=FakeClock(), **pools)
     yield api
     api.close()
 
@@ -39,7 +41,7 @@ def described(fuzzed: Api) -> Any:
     return schemathesis.openapi.from_wsgi("/v2/openapi.json", make_app(fuzzed.parts))
 
 
-OPERATIONS = openapi.operations(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True)
+OPERATIONS = openapi.operations(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 GOOD, BAD = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 schemathesis.serializer.alias(JSON_PATCH, "application/json")
@@ -58,7 +60,7 @@ def test_requests_from_the_document(described: Any, mode: schemathesis.Generatio
     @given(case=cases)
     @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     def answers(case: schemathesis.Case) -> None:
-        response = case.call()
+        response = case.call(headers={"X-Roles": "admin"})
         case.validate_response(response, checks=[not_a_server_error, response_schema_conformance])
         if response.status_code >= 400 and method != "head":
             assert set(response.json()) == {"title", "description"}
@@ -72,6 +74,9 @@ PATHS = [
     ("POST", "/v2/queues/q/messages"),
     ("POST", "/v2/queues/q/claims"),
     ("POST", "/v2/queues/q/purge"),
+    ("PUT", "/v2/pools/p"),
+    ("PATCH", "/v2/pools/p"),
+    ("PUT", "/v2/flavors/f"),
 ]
 
 json_values = st.recursive(
@@ -85,6 +90,7 @@ json_values = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(["messages", "body", "ttl", "delay", "grace", "op", "path", "value", "resource_types"])
+            | st.sampled_from(["uri", "weight", "flavor", "options", "pool_list"])
             | st.sampled_from(["_max_claim_count", "_dead_letter_queue", "_retry_policy", "_default_message_ttl"])
             | st.text(max_size=5),
             inner,
@@ -100,7 +106,7 @@ json_values = st.recursive(
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @example(raw=b'{"messages":[{"body":{"\\ud83d":1}}]}')
 def test_any_body(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
-    result = fuzzed.request(method, path, raw=raw, headers={"Content-Type": JSON_PATCH})
+    result = fuzzed.request(method, path, raw=raw, headers={"Content-Type": JSON_PATCH, "X-Roles": "admin"})
     assert result.status_code < 500, result.text
     listed = fuzzed.get("/v2/queues/q/messages?echo=true&include_delayed=true&limit=20")
     assert listed.status_code == 200

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -34,20 +35,21 @@ def check_answer(document: dict[str, Any], template: str, method: str, result: t
     jsonschema.Draft202012Validator(schema).validate(result.json)
 
 
+@pytest.mark.parametrize("pooling", [True, False])
 @pytest.mark.parametrize("admin_mode", [True, False])
-def test_one_operation_for_each_responder(make_api: Callable[..., Api], admin_mode: bool) -> None:
-    api = make_api(admin_mode=admin_mode)
+def test_one_operation_for_each_responder(make_api: Callable[..., Api], admin_mode: bool, pooling: bool) -> None:
+    api = make_api(admin_mode=admin_mode, pooling=pooling)
     served = {
         (path, name.removeprefix("on_"))
         for path, resource in app.routes(api.parts).items()
         for name in dir(resource)
         if name.startswith("on_")
     }
-    assert set(openapi.operations(api.parts.limits, admin_mode=admin_mode)) == served
+    assert set(openapi.operations(api.parts.limits, admin_mode=admin_mode, pooling=pooling)) == served
 
 
 def test_operation_ids_are_unique(api: Api) -> None:
-    table = openapi.operations(api.parts.limits, admin_mode=True)
+    table = openapi.operations(api.parts.limits, admin_mode=True, pooling=True)
     assert len({operation.id for operation in table.values()}) == len(table)
 
 
@@ -103,6 +105,37 @@ def test_answers_keep_to_the_document(api: Api) -> None:
         check_answer(document, template, method, api.request(method, path, body))
     health = api.get("/v2/health", headers={"X-Roles": "admin"})
     check_answer(document, "/v2/health", "GET", health)
+
+
+def test_answers_about_pools_keep_to_the_document(make_api: Callable[..., Api], tmp_path: Path) -> None:
+    api = make_api(pooling=True)
+    document = document_of(api)
+    pool, flavor = {"uri": f"sqlite:///{tmp_path}/one.db", "weight": 1}, {"pool_list": ["one"]}
+    exchanges: list[tuple[str, str, str, Any]] = [
+        ("/v2/pools/{pool_name}", "PUT", "/v2/pools/one", pool),
+        ("/v2/pools/{pool_name}", "PUT", "/v2/pools/two", pool),
+        ("/v2/pools/{pool_name}", "PUT", "/v2/pools/two", {}),
+        ("/v2/pools/{pool_name}", "PATCH", "/v2/pools/one", {"weight": 2}),
+        ("/v2/pools/{pool_name}", "PATCH", "/v2/pools/two", {"weight": 2}),
+        ("/v2/pools/{pool_name}", "GET", "/v2/pools/one?detailed=true", None),
+        ("/v2/pools/{pool_name}", "GET", "/v2/pools/two", None),
+        ("/v2/flavors/{flavor_name}", "PUT", "/v2/flavors/gold", flavor),
+        ("/v2/flavors/{flavor_name}", "PUT", "/v2/flavors/gold", {"pool_list": []}),
+        ("/v2/flavors/{flavor_name}", "PATCH", "/v2/flavors/gold", flavor),
+        ("/v2/flavors/{flavor_name}", "PATCH", "/v2/flavors/lead", flavor),
+        ("/v2/flavors/{flavor_name}", "GET", "/v2/flavors/gold", None),
+        ("/v2/flavors/{flavor_name}", "GET", "/v2/flavors/lead", None),
+        ("/v2/pools", "GET", "/v2/pools?detailed=true&limit=3", None),
+        ("/v2/pools", "GET", "/v2/pools?limit=0", None),
+        ("/v2/flavors", "GET", "/v2/flavors?detailed=true&limit=3", None),
+        ("/v2/pools/{pool_name}", "DELETE", "/v2/pools/one", None),
+        ("/v2/flavors/{flavor_name}", "DELETE", "/v2/flavors/gold", None),
+        ("/v2/pools/{pool_name}", "DELETE", "/v2/pools/one", None),
+    ]
+    for template, method, path, body in exchanges:
+        result = api.request(method, path, body, headers={"X-Roles": "admin"})
+        assert result.status_code < 500
+        check_answer(document, template, method, result)
 
 
 def test_the_document_is_the_one_of_these_limits(api: Api) -> None:

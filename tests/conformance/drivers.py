@@ -46,7 +46,7 @@ def _sql_messages(address: str) -> MessageStore:
     from zaqar.storage.sqlalchemy.connection import Database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
-    return SqlMessageStore(Database.open(address, embedded=True))
+    return SqlMessageStore.on(Database.open(address, embedded=True))
 
 
 def _migrate(address: str) -> str:

@@ -88,7 +88,6 @@ def test_the_default_is_one_file_in_the_state_directory(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"auth_strategy": "keystone"}, ["[DEFAULT] auth_strategy", "'keystone'"]),
-        ({"pooling": True}, ["[DEFAULT] pooling"]),
         ({"transport__default_message_ttl": 59}, ["[transport] default_message_ttl", "59"]),
         ({"transport__max_message_ttl": 100}, ["[transport] default_message_ttl", "max_message_ttl"]),
         ({"storage__message_pipeline": ["absent"]}, ["[storage] message_pipeline", "'absent'"]),

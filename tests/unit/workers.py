@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +14,14 @@ from tests.clock import FakeClock
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Address, Queue
+from zaqar.model import QUEUE, Address, Catalog, Pool, Queue
 from zaqar.service.claims import Claims
 from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
 from zaqar.stages.base import Stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.placement import Placement, PoolPlacement
 
 Step = Callable[[], object]
 
@@ -74,6 +74,10 @@ class Tripwires:
         if steps := plan.get(method):
             # Taken out first: the step may itself call the method.
             steps.pop(0)()
+
+    def forget_plan(self) -> None:
+        self._before.clear()
+        self._after.clear()
 
     @property
     def all_sprung(self) -> bool:
@@ -134,8 +138,11 @@ class Cluster:
     def worker(self, *stages: Stage, limits: Limits | None = None) -> Worker:
         return self._worker(stages, limits or self.limits)
 
+    def placement(self) -> Placement:
+        return Placement(self.store)
+
     def _worker(self, stages: Sequence[Stage], limits: Limits) -> Worker:
-        queues = Queues(management=self.management, placement=Placement(self.store), limits=limits, clock=self.clock)
+        queues = Queues(management=self.management, placement=self.placement(), limits=limits, clock=self.clock)
         return Worker(
             queues,
             Messages(queues=queues, limits=limits, clock=self.clock, stages=stages),
@@ -155,3 +162,55 @@ class Cluster:
     def forget_counts(self) -> None:
         self.rows.calls.clear()
         self.fences.calls.clear()
+
+
+class PooledCluster(Cluster):
+    """Workers over several pools; ``next_pool`` is the one that new queues get."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.stores = {name: _WiredMessages() for name in names}
+        self.wires = {name: Tripwires() for name in names}
+        for name, store in self.stores.items():
+            store.wires = self.wires[name]
+        self.next_pool = names[0]
+        self.only_next_pool = False
+        self.monotonic = FakeClock()
+        pools = tuple(Pool(name, f"memory://{name}", 1) for name in names)
+        self.management.replace_catalog(catalog=Catalog(1, pools))
+
+    def placement(self) -> Placement:
+        cluster = self
+
+        class Drawn(PoolPlacement):
+            def _by_weight(self, pools: Iterable[Pool]) -> Iterator[Pool]:
+                drawn = sorted(pools, key=lambda pool: pool.name != cluster.next_pool)
+                return iter(drawn[:1] if cluster.only_next_pool else drawn)
+
+        return Drawn(
+            management=self.management,
+            drivers=_Stores(self.stores),
+            configured=lambda: self.store,
+            virtual=False,
+            monotonic=self.monotonic,
+        )
+
+    def held(self, pool: str) -> int:
+        """Messages in the store of a pool."""
+        return MemoryMessageStore.volume(self.stores[pool], now=self.clock.now).total
+
+
+class _Stores:
+    """The drivers of pools whose stores are there already."""
+
+    def __init__(self, stores: Mapping[str, MessageStore]) -> None:
+        self._stores = stores
+
+    def check(self, pool: Pool) -> None:
+        return
+
+    def open(self, pool: Pool) -> MessageStore:
+        return self._stores[pool.name]
+
+    def capabilities(self, pool: Pool) -> frozenset[str]:
+        return self._stores[pool.name].capabilities

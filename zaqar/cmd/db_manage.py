@@ -42,7 +42,7 @@ def _on_each(uris: Iterable[str], options: argparse.Namespace) -> bool:
     for uri in uris:
         database = Database.open(uri, embedded=False)
         try:
-            if database.path is None:
+            if database.is_in_memory:
                 raise StartupError(
                     "A database in memory ends with the process that made it: there is nothing to manage."
                 )
@@ -81,7 +81,7 @@ def _branches(options: argparse.Namespace) -> None:
 
 def _current(database: Database, options: argparse.Namespace) -> bool:
     found = migration.current(database) or "none"
-    print(f"{database.path}: {found}{' (head)' if found == HEAD else ''}")
+    print(f"{database.name}: {found}{' (head)' if found == HEAD else ''}")
     return True
 
 
@@ -91,9 +91,9 @@ def _check(database: Database, options: argparse.Namespace) -> bool:
         raise StartupError(f"The migrations have several heads: {', '.join(sorted(heads))}.")
     found = migration.current(database)
     if found == heads[0]:
-        print(f"{database.path}: up to date")
+        print(f"{database.name}: up to date")
         return True
-    print(f"{database.path}: {found or 'no schema'} where {heads[0]} is needed: run zaqar-sql-db-manage upgrade")
+    print(f"{database.name}: {found or 'no schema'} where {heads[0]} is needed: run zaqar-sql-db-manage upgrade")
     return False
 
 

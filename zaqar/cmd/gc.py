@@ -17,6 +17,7 @@ from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import MessageStore
+from zaqar.storage.placement import Place
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,23 @@ def sweep(stores: Iterable[MessageStore], *, clock: Clock, pause: Callable[[], N
         while batch := store.sweep(now=clock(), limit=BATCH):
             removed += batch
             pause()
+    return removed
+
+
+def sweep_all(places: Iterable[Place], *, clock: Clock, pause: Callable[[], None]) -> int:
+    """Sweep one store after the other; those that are away are left out, and StoreUnavailable says so at the end."""
+    removed = 0
+    away: StoreUnavailable | None = None
+    for place in places:
+        try:
+            removed += sweep([place.store], clock=clock, pause=pause)
+        except StoreUnavailable as exc:
+            away = exc
+            if place.name is not None:
+                _log.warning("The store of pool '%s' is away and was not swept.", place.name)
+    _log.debug("removed %d records", removed)
+    if away is not None:
+        raise away
     return removed
 
 
@@ -76,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parts: app.Parts, *, every: float | None) -> None:
     while True:
         try:
-            removed = sweep(parts.stores(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
-            _log.debug("removed %d records", removed)
+            sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
         except StoreUnavailable:
             if every is None:
                 raise

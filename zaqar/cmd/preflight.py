@@ -6,12 +6,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from zaqar.errors import StartupError
+from zaqar.errors import StartupError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from zaqar.app import Parts
 
 
-def survey_stores() -> Mapping[str, str]:
+def survey_stores() -> Mapping[str, Any]:
     """Open the stores as a part will, in a process of its own, and return what an acknowledged message survives.
+
+    ``survives`` is about the configured store. With pools, ``pools`` maps the name of each to what a message there
+    survives, None where its store is away, which stops no start; then the configured store may be one not in use.
 
     The process ends with all that it loaded; a supervisor stays small and holds no connection when it forks. Raises
     StartupError. The embedded database is made, and its schema brought up to date, on the way.
@@ -31,19 +38,30 @@ def survey_stores() -> Mapping[str, str]:
     with os.fdopen(reader) as pipe:
         text = pipe.read()
     os.waitpid(pid, 0)
-    answer: dict[str, str] = json.loads(text or '{"error": "The configuration cannot be tried."}')
+    answer: dict[str, Any] = json.loads(text or '{"error": "The configuration cannot be tried."}')
     if "error" in answer:
         raise StartupError(answer["error"])
     return answer
 
 
-def _survey() -> dict[str, str]:
+def _survey() -> dict[str, Any]:
     from zaqar import app, conf  # which load the drivers; only the child process is to have them
 
     try:
         parts = app.build(conf.load())
-        durability = next(parts.stores()).durability()
+        found = _survey_parts(parts)
         parts.close()
     except StartupError as exc:
         return {"error": str(exc)}
-    return {"survives": durability.get("survives", "")}
+    return found
+
+
+def _survey_parts(parts: Parts) -> dict[str, Any]:
+    if not parts.conf.pooling:
+        return {"survives": next(parts.stores()).durability().get("survives", "")}
+    try:
+        survives = parts.health.survey()
+    except StoreUnavailable:
+        # The management store is away: the service starts and waits for it.
+        return {"survives": "", "pools": {}}
+    return {"survives": survives.pop(None, None) or "", "pools": survives}

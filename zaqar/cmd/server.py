@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from oslo_config import cfg
 
@@ -215,15 +215,19 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[str, str]) -> str:
+def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[str, Any]) -> str:
     drivers = conf.drivers
     place = f"the {drivers.message_store} store"
     if drivers.message_store == "sqlalchemy":
         uri, embedded = configuration.sqlalchemy_uri(conf, "message_store")
         place = uri.removeprefix("sqlite:///") if embedded else f"{uri.partition('://')[0]}, as configured"
-    lines = [f"zaqar-server {version('zaqar')} listens on http://{address} ({how}).", f"Messages are kept in {place}."]
+    lines = [f"zaqar-server {version('zaqar')} listens on http://{address} ({how})."]
+    if "pools" not in stored or stored["survives"]:
+        lines.append(f"Messages are kept in {place}.")
     if stored["survives"]:
         lines.append(f"An acknowledged message survives: {stored['survives']}.")
+    if conf.pooling:
+        lines += _describe_pools(stored["pools"])
     if not conf.auth_strategy and address.host not in ("127.0.0.1", "::1"):
         lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
     base = f"curl -s -H Client-ID:{uuid.uuid4()} -H X-Project-ID:demo -H Content-Type:application/json"
@@ -239,6 +243,17 @@ def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[st
         "Ctrl-C ends the server.",
     ]
     return "\n".join(lines)
+
+
+def _describe_pools(pools: Mapping[str, str | None]) -> list[str]:
+    if not pools:
+        return ["There are no pools yet; an administrator registers them with PUT /v2/pools/{name}."]
+    return [
+        f"Pool '{name}' does not answer; its queues are served again when it does."
+        if survives is None
+        else f"In pool '{name}' an acknowledged message survives: {survives or 'see its documentation'}."
+        for name, survives in pools.items()
+    ]
 
 
 async def _announce(banner: str, address: Address) -> None:

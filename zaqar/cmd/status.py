@@ -62,10 +62,14 @@ def _check_stores(conf: cfg.ConfigOpts) -> Finding:
         return Finding("Stores", Result.FAILURE, str(exc))
     try:
         parts.health.ping()
+        away = sorted(name or "" for name, survives in parts.health.survey().items() if survives is None)
     except StoreUnavailable as exc:
         return Finding("Stores", Result.FAILURE, str(exc))
     finally:
         parts.close()
+    if away:
+        names = ", ".join(name or "the configured message store" for name in away)
+        return Finding("Stores", Result.WARNING, f"Pools that do not answer, and whose queues are not served: {names}.")
     return Finding("Stores", Result.SUCCESS)
 
 

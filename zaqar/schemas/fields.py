@@ -12,7 +12,10 @@ from zaqar.errors import InvalidInput
 JsonSchema = Mapping[str, Any]
 
 NAME_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
-"""Names of queues and topics (API facts, section 1); ``$`` ends the string as in ECMA 262, which JSON Schema uses."""
+"""Names of queues, topics, pools and flavors (API facts, section 1).
+
+``$`` ends the string as in ECMA 262, which JSON Schema uses.
+"""
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
@@ -29,7 +32,7 @@ _StrictValidator = jsonschema.validators.extend(  # type: ignore[no-untyped-call
 
 
 def check_name(name: str, *, field: str) -> None:
-    """InvalidInput unless the whole text is a name of a queue or topic."""
+    """InvalidInput unless the whole text is a name of a queue, topic, pool or flavor."""
     if _NAME.fullmatch(name) is None or name in (".", ".."):
         raise InvalidInput(
             field, "a name has 1 to 64 of the ASCII letters, digits, '_', '-' and '.', and is not '.' or '..'"
@@ -96,7 +99,7 @@ def _reason(error: jsonschema.ValidationError) -> str:
             return "must be one of " + ", ".join(str(choice) for choice in rule)
         case "pattern":
             return f"must match {rule}"
-        case "minItems" | "minLength":
+        case "minItems" | "minLength" | "minProperties":
             return "must not be empty"
         case "required":
             return f"lacks the field '{next(name for name in rule if name not in value)}'"

@@ -99,8 +99,6 @@ class QueueSchemas:
             raise InvalidInput("_dead_letter_queue", "a queue cannot be its own dead letter queue")
         if metadata.get("_enable_encrypt_messages"):
             raise InvalidInput("_enable_encrypt_messages", "encryption at rest is not available in this release")
-        if metadata.get("_flavor") is not None:
-            raise InvalidInput("_flavor", f"there is no flavor '{metadata['_flavor']}'")
         size = len(strict_json.encode(metadata))
         if size > self._limits.max_queue_metadata:
             raise InvalidInput("metadata", f"has {size} bytes, more than {self._limits.max_queue_metadata}")

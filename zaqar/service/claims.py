@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims: create, get, renew, release."""
 
+import logging
 import secrets
 from typing import NamedTuple
 
 from zaqar.clock import Clock
-from zaqar.errors import NotFound, StaleQueue
+from zaqar.errors import NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
+from zaqar.service.dead_letters import NEVER, hand_over
 from zaqar.service.queues import Known, Queues
+
+_log = logging.getLogger(__name__)
+
+_MOST_SETTLED = 10_000
 
 
 class Claimed(NamedTuple):
@@ -25,6 +31,7 @@ class Claims:
         self._queues = queues
         self._limits = limits
         self._clock = clock
+        self._settled: dict[str, tuple[int, str]] = {}
 
     def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
         """Lease the first free messages; without messages where none is free or the queue is missing.
@@ -38,9 +45,9 @@ class Claims:
         claim = Claim(secrets.token_hex(12), ttl, grace, now)
 
         def take(known: Known) -> list[Message]:
-            dead_letters = self._dead_letters(address, known)
+            dead_letters = self._bury(address, known, limit, now)
             try:
-                return known.store.claim(
+                return known.place.store.claim(
                     queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
@@ -50,18 +57,58 @@ class Claims:
 
         return Claimed(claim, self._queues.serve(address, take) or [], now)
 
-    def _dead_letters(self, address: Address, known: Known) -> DeadLetters | None:
+    def _bury(self, address: Address, known: Known, limit: int, now: float) -> DeadLetters | None:
+        """What the claim is to do with messages that are worn out.
+
+        Those that go to another store have been brought there; where that one is away they stay where they are, are
+        passed over, and go with a later claim, so that a store that is away stops no consumer of another one.
+        """
         rules = known.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
+            # The rule may have been taken away while letters were on their way.
+            if known.queue.generation > 1 and not self._is_settled(known, known):
+                self._settle(known, known, hand_over(known, known, most=NEVER, ttl=None, limit=limit, now=now))
             return None
-        target = self._queues.ensure(address._replace(name=rules.dead_letter_queue))
-        return DeadLetters(target.queue, rules.max_claim_count, rules.dead_letter_queue_messages_ttl)
+        passed_over = DeadLetters(None, rules.max_claim_count)
+        ttl = rules.dead_letter_queue_messages_ttl
+        dead_letters = address._replace(name=rules.dead_letter_queue)
+        try:
+            target = self._queues.ensure(dead_letters)
+        except StoreUnavailable:
+            _log.warning("The dead letter queue '%s' is away.", dead_letters.name, exc_info=True)
+            return passed_over
+        in_one_store = target.place is known.place
+        if in_one_store and self._is_settled(known, target):
+            return DeadLetters(target.queue, rules.max_claim_count, ttl)
+        if target.place.away:
+            return passed_over
+        try:
+            brought = hand_over(known, target, most=rules.max_claim_count, ttl=ttl, limit=limit, now=now)
+        except StaleQueue as stale:
+            if stale.uid == target.queue.uid:
+                self._queues.reopen(dead_letters, create=True)
+            raise
+        self._settle(known, target, brought)
+        return passed_over
+
+    def _is_settled(self, known: Known, target: Known) -> bool:
+        """Whether nothing can be left on its way from the time when the dead letters went to another store.
+
+        Then the claim alone moves them within one store, as it always does without pools.
+        """
+        return not self._queues.spread or self._settled.get(known.queue.uid) == _pair(known, target)
+
+    def _settle(self, known: Known, target: Known, brought: bool) -> None:
+        if brought:
+            if len(self._settled) >= _MOST_SETTLED:
+                self._settled.clear()
+            self._settled[known.queue.uid] = _pair(known, target)
 
     def get(self, address: Address, claim_id: str) -> Claimed:
         """A live claim and what it still holds; NotFound otherwise."""
         now = self._clock()
         found = self._queues.serve(
-            address, lambda known: known.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
+            address, lambda known: known.place.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
         )
         if found is None:
             raise _no_claim(address)
@@ -72,7 +119,7 @@ class Claims:
         terms = parse_terms(raw, limits=self._limits)
 
         def start_anew(known: Known) -> bool:
-            known.store.renew_claim(
+            known.place.store.renew_claim(
                 queue=known.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
             )
             return True
@@ -84,9 +131,13 @@ class Claims:
         """End a claim; what it still holds is free at once. An absent one is fine."""
         self._queues.serve(
             address,
-            lambda known: known.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock()),
+            lambda known: known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock()),
         )
 
 
 def _no_claim(address: Address) -> NotFound:
     return NotFound(f"There is no such claim on '{address.name}', or it is over.")
+
+
+def _pair(known: Known, target: Known) -> tuple[int, str]:
+    return known.queue.generation, target.queue.uid

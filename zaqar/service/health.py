@@ -1,21 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health: whether the stores answer, how each operation fares, and what "stored" survives."""
 
+from __future__ import annotations
+
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
 from zaqar.model import UID_LENGTH, Claim, Draft, Queue
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.placement import Place, Placement
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CLIENT = "health"
+
+
+REPORT_SECONDS = 10.0
+
+_MOST_AT_ONCE = 32
+
+OPERATIONS = (
+    "create_queue",
+    "post_messages",
+    "list_messages",
+    "claim_messages",
+    "delete_claim",
+    "delete_messages",
+    "bulk_delete_messages",
+    "delete_queue",
+)
+
+
+class _Look(NamedTuple):
+    """What was found of one store."""
+
+    tried: Mapping[str, Any]
+    reachable: bool = False
+    durability: Mapping[str, str] | None = None
+    volume: Mapping[str, int] = {}
+
+
+_NO_ANSWER = _Look({name: {"succeeded": False, "seconds": REPORT_SECONDS, "ref": None} for name in OPERATIONS})
 
 
 class Health:
@@ -25,40 +58,68 @@ class Health:
         self._clock = clock
 
     def ping(self) -> None:
-        """Return when every store answers, raise StoreUnavailable otherwise."""
+        """Return when the management store and a message store answer, raise StoreUnavailable otherwise.
+
+        With pools one of their stores is enough, as this service still serves the queues on it; none is missed while
+        none is registered.
+        """
         self._management.ping()
-        for store in self._placement.stores():
-            store.ping()
+        # What answered a moment ago is asked first, so that a store that is away costs no waiting.
+        places = sorted(self._placement.places_in_use(), key=lambda place: place.away)
+        for place in places[:1]:
+            try:
+                place.store.ping()
+            except StoreUnavailable:
+                place.note_failure()
+                if not any(_at_once(_answers, places[1:])):
+                    raise
 
     def report(self) -> dict[str, Any]:
         """The state of the stores at one look.
 
         Each message operation is tried and timed on a queue that no project can name and that leaves no trace. What
-        comes after an operation that fails is not tried: a store that is away is waited for once.
+        comes after an operation that fails is not tried: a store that is away is waited for once. Several stores are
+        tried at a time, and each for REPORT_SECONDS at most.
         """
-        status: dict[str, Any] = {}
-        volume = {"free": 0, "claimed": 0, "total": 0}
-        stores = []
         catalog = _time("ping of the management store", self._management.ping)
-        for store in self._placement.stores():
-            tried = self._try_operations(store)
-            status.update(tried)
-            reachable = all(each["succeeded"] for each in tried.values())
-            durability: dict[str, str] | None = None
-            if reachable:
-                durability = dict(store.durability())
-                counts = store.volume(now=self._clock())
-                volume["free"] += counts.free
-                volume["claimed"] += counts.claimed
-                volume["total"] += counts.total
-            stores.append({"reachable": reachable, "durability": durability})
+        try:
+            places = self._placement.places_in_use()
+        except StoreUnavailable:
+            places = []
+        findings = _at_once(self._look_at, places)
+        looks = [finding or _NO_ANSWER for finding in findings]
+        volume = {"free": 0, "claimed": 0, "total": 0}
+        for look in looks:
+            for name, count in look.volume.items():
+                volume[name] += count
+        stores = [
+            {"name": place.name, "reachable": look.reachable, "durability": look.durability}
+            for place, look in zip(places, looks, strict=True)
+        ]
         return {
-            "storage_reachable": all(store["reachable"] for store in stores),
+            "storage_reachable": all(look.reachable for look in looks) and (catalog["succeeded"] or bool(places)),
             "catalog_reachable": catalog["succeeded"],
-            "operation_status": status,
+            "operation_status": _merge([look.tried for look in looks]),
             "message_volume": volume,
             "message_stores": stores,
         }
+
+    def survey(self) -> dict[str | None, str | None]:
+        """What an acknowledged message survives, by the name of the pool; None where the store is away."""
+        places = self._placement.places_in_use()
+        return {place.name: found for place, found in zip(places, _at_once(_survival, places), strict=True)}
+
+    def _look_at(self, place: Place) -> _Look:
+        opened = _time("opening of the store", lambda: place.store)
+        if not opened["succeeded"]:
+            return _Look(dict.fromkeys(OPERATIONS, opened))
+        store = place.store
+        tried = self._try_operations(store)
+        if not all(each["succeeded"] for each in tried.values()):
+            return _Look(tried)
+        counts = store.volume(now=self._clock())
+        volume = {"free": counts.free, "claimed": counts.claimed, "total": counts.total}
+        return _Look(tried, True, dict(store.durability()), volume)
 
     def _try_operations(self, store: MessageStore) -> dict[str, Any]:
         now = self._clock()
@@ -98,3 +159,44 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
         reference = secrets.token_hex(8)
         _log.exception("health: %s failed, reference %s", name, reference)
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
+
+
+def _answers(place: Place) -> bool:
+    try:
+        place.store.ping()
+    except StoreUnavailable:
+        place.note_failure()
+        return False
+    return True
+
+
+def _survival(place: Place) -> str | None:
+    try:
+        return place.store.durability().get("survives", "")
+    except StoreUnavailable:
+        return None
+
+
+def _at_once(look: Callable[[Place], T], places: Sequence[Place]) -> list[T | None]:
+    """What ``look`` finds of each place; None where it has found nothing in time."""
+    if len(places) <= 1:
+        return [look(place) for place in places]
+    executor = ThreadPoolExecutor(min(len(places), _MOST_AT_ONCE))
+    try:
+        futures = [executor.submit(look, place) for place in places]
+        done, _ = wait(futures, REPORT_SECONDS)
+        return [future.result() if future in done else None for future in futures]
+    finally:
+        # Those that still wait end by the time-out of their driver.
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _merge(looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each operation as it fared on all stores: the longest time, and what failed first."""
+    merged: dict[str, Any] = {}
+    for name in OPERATIONS if looks else ():
+        each = [look[name] for look in looks]
+        failed = next((status for status in each if not status["succeeded"]), None)
+        worst = failed or each[0]
+        merged[name] = {**worst, "seconds": max(status["seconds"] for status in each)}
+    return merged

@@ -56,7 +56,7 @@ class Messages:
         drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
         for stage in self._stages:
             drafts = list(stage.before_post(context, queue, drafts))
-        stored = known.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=self._clock())
+        stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=self._clock())
         return [message_id(queue.uid, sequence) for sequence in stored]
 
     def list_page(
@@ -80,7 +80,7 @@ class Messages:
         now = self._clock()
 
         def read(known: Known) -> MessagePage:
-            messages = known.store.list_messages(
+            messages = known.place.store.list_messages(
                 queue=known.queue,
                 after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
                 limit=limit,
@@ -105,7 +105,7 @@ class Messages:
         now = self._clock()
         messages = self._queues.serve(
             address,
-            lambda known: known.store.get_messages(queue=known.queue, sequences=_sequences(known, ids), now=now),
+            lambda known: known.place.store.get_messages(queue=known.queue, sequences=_sequences(known, ids), now=now),
         )
         if not messages:
             raise NotFound(f"There is no such message in '{address.name}'.")
@@ -121,12 +121,12 @@ class Messages:
                 return
             if claim_id is None and self._limits.message_delete_with_claim_id:
                 self._refuse_unclaimed_delete(known, sequence, now)
-            known.store.delete_message(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
+            known.place.store.delete_message(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
 
         self._queues.serve(address, remove)
 
     def _refuse_unclaimed_delete(self, known: Known, sequence: int, now: float) -> None:
-        found = known.store.get_messages(queue=known.queue, sequences=[sequence], now=now)
+        found = known.place.store.get_messages(queue=known.queue, sequences=[sequence], now=now)
         if found and found[0].claim_id is not None:
             raise Forbidden("The message is claimed; give its claim_id.")
         if found:
@@ -142,7 +142,7 @@ class Messages:
         now = self._clock()
         self._queues.serve(
             address,
-            lambda known: known.store.delete_messages(
+            lambda known: known.place.store.delete_messages(
                 queue=known.queue, sequences=_sequences(known, wanted), claim_ids=claims, now=now
             ),
         )
@@ -150,7 +150,9 @@ class Messages:
     def pop(self, address: Address, *, limit: int) -> MessagePage:
         """Take the first free messages out for good; empty for a missing queue."""
         now = self._clock()
-        popped = self._queues.serve(address, lambda known: known.store.pop(queue=known.queue, limit=limit, now=now))
+        popped = self._queues.serve(
+            address, lambda known: known.place.store.pop(queue=known.queue, limit=limit, now=now)
+        )
         return MessagePage(popped or [], now)
 
 

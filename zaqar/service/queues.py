@@ -18,8 +18,8 @@ from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, Store
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
 from zaqar.schemas.queues import Metadata, QueueSchemas, rules_of, shown_defaults
-from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.placement import Place, Placement
 
 T = TypeVar("T")
 
@@ -34,11 +34,11 @@ _SCAN = 200
 
 
 class Known(NamedTuple):
-    """A queue, the rules its metadata set, and the store that serves it."""
+    """A queue, the rules its metadata set, and the place whose store serves it."""
 
     queue: Queue
     rules: QueueRules
-    store: MessageStore
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Queues:
         # Held by whoever changes the cache, as finding the oldest entry takes two steps; reading needs no lock.
         self._cache_lock = threading.Lock()
         self.schemas = QueueSchemas(limits)
+        self.spread = placement.spreads
+        """Whether two queues may be on two stores."""
 
     # -- finding the queue of an operation ---------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Queues:
         self._forget(address)
         row = self._read(address)
         if row is None and create:
-            row = self._management.create_queue(queue=_new_queue(address, {}))
+            row = self._insert(self._new_queue(address, {}))
         if row is not None and (opened := self._open(row)) is not None:
             self._remember(address, opened)
 
@@ -121,17 +123,31 @@ class Queues:
         if row is not None:
             return self._remember(address, row)
         self._forget(address)
-        return self._known(_new_queue(address, {})) if create else None
+        if not create:
+            return None
+        queue = _make_queue(address, {}, pool=None)
+        return Known(queue, rules_of({}, self._limits), self._placement.place_before_creation(queue.uid))
 
     def _read(self, address: Address) -> Queue | None:
         return self._management.get_queue(project=address.project, kind=address.kind, name=address.name)
+
+    def _new_queue(self, address: Address, metadata: Metadata) -> Queue:
+        return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
+
+    def _insert(self, queue: Queue) -> Queue | None:
+        """The row in place afterwards; None where there is none, as the pool was removed at this moment."""
+        row = self._management.create_queue(queue=queue)
+        if row.uid == queue.uid and not self._placement.still_stands(row):
+            self._management.delete_queue(queue=row)
+            return None
+        return row
 
     def _open(self, row: Queue) -> Queue | None:
         """Raise the fence to the row and return it; None where the row is out of date or its queue was dropped.
 
         A dropped queue's row is a left-over of a delete that did not end, which is ended here.
         """
-        store = self._placement.store_of(row)
+        store = self._placement.place_of(row).store
         try:
             fence = store.open_queue(queue=row, now=self._clock())
             if fence > row.generation:
@@ -147,11 +163,8 @@ class Queues:
             return None
         return row
 
-    def _known(self, row: Queue) -> Known:
-        return Known(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
-
     def _remember(self, address: Address, row: Queue) -> Known:
-        known = self._known(row)
+        known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
         with self._cache_lock:
             self._cache.pop(address, None)
             if len(self._cache) >= CACHE_SIZE:
@@ -169,12 +182,18 @@ class Queues:
         """Create the queue with the metadata of a request body; False where it exists, and then nothing changes."""
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name)
+        self._placement.check_flavor(metadata.get("_flavor"))
         for _ in range(TRIES):
-            queue = _new_queue(address, metadata)
-            row = self._management.create_queue(queue=queue)
-            if (opened := self._open(row)) is not None:
+            # A queue that exists needs no pool that takes new ones.
+            row = self._read(address) if self._placement.spreads else None
+            created = row is None
+            if row is None:
+                queue = self._new_queue(address, metadata)
+                row = self._insert(queue)
+                created = row is not None and row.uid == queue.uid
+            if row is not None and (opened := self._open(row)) is not None:
                 self._remember(address, opened)
-                return opened.uid == queue.uid
+                return created
         raise StoreUnavailable
 
     def get(self, address: Address) -> dict[str, Any]:
@@ -191,6 +210,8 @@ class Queues:
                 raise NotFound(f"There is no queue '{address.name}'.")
             metadata = self.schemas.apply_patch(operations, row.metadata)
             self.schemas.check_metadata(metadata, name=address.name)
+            if metadata.get("_flavor") != row.metadata.get("_flavor"):
+                self._placement.check_flavor(metadata.get("_flavor"))
             changed = replace(row, metadata=metadata, generation=row.generation + 1)
             if self._management.replace_queue(queue=changed):
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
@@ -204,7 +225,7 @@ class Queues:
         row = self._read(address)
         if row is not None:
             # The store forgets the queue first: an acknowledged message is never in a queue without a row.
-            self._placement.store_of(row).drop_queue(queue=row, now=self._clock())
+            self._placement.place_of(row).store.drop_queue(queue=row, now=self._clock())
             self._management.delete_queue(queue=row)
         self._forget(address)
 
@@ -240,23 +261,24 @@ class Queues:
     def stats(self, address: Address) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.store.stats(queue=known.queue, now=now))
+        stats = self.serve(address, lambda known: known.place.store.stats(queue=known.queue, now=now))
         return stats or Stats(), now
 
     def purge(self, address: Address, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
         if "messages" in self.schemas.parse_purge(raw):
-            self.serve(address, lambda known: known.store.purge(queue=known.queue, now=self._clock()))
+            self.serve(address, lambda known: known.place.store.purge(queue=known.queue, now=self._clock()))
 
     def _shown(self, metadata: Metadata) -> dict[str, Any]:
         return {**shown_defaults(self._limits), **metadata}
 
 
-def _new_queue(address: Address, metadata: Metadata) -> Queue:
+def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:
     return Queue(
         uid=secrets.token_hex(UID_LENGTH // 2),
         project=address.project,
         name=address.name,
         kind=address.kind,
         metadata=metadata,
+        pool=pool,
     )

@@ -197,8 +197,8 @@ class MessageStore(ABC):
     def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
         """Append messages that were set aside elsewhere, with their ``origin``, each once however often it comes.
 
-        Their ``created``, ``expires``, ``client_id``, ``checksum`` and ``body`` are kept, their claim count begins at 0.
-        ``origin.message_id`` tells them apart, and is remembered for TOMBSTONE_LIFETIME seconds from ``now``.
+        Their ``created``, ``expires``, ``client_id``, ``checksum`` and ``body`` are kept, their claim count begins at
+        0. ``origin.message_id`` tells them apart, and is remembered for TOMBSTONE_LIFETIME seconds from ``now``.
         """
 
     @abstractmethod

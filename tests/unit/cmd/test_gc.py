@@ -80,13 +80,15 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
 
 
 class Away(MemoryMessageStore):
+    """Stands for both stores: the management store is only opened and closed."""
+
     def sweep(self, *, now: float, limit: int) -> int:
         raise StoreUnavailable
 
 
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.plugins.load", lambda namespace, name: lambda settings: Away())
+    monkeypatch.setattr("zaqar.plugins.load", lambda namespace, name: Away)
 
 
 @pytest.mark.usefixtures("away")

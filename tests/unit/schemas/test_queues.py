@@ -162,7 +162,7 @@ def test_metadata_without_a_body() -> None:
         ({"_dead_letter_queue": ""}, "_dead_letter_queue"),
         ({"_dead_letter_queue": "orders"}, "_dead_letter_queue"),
         ({"_enable_encrypt_messages": True}, "_enable_encrypt_messages"),
-        ({"_flavor": ""}, "_flavor"),
+        ({"_flavor": 1}, "_flavor"),
     ],
 )
 def test_bad_metadata_name_the_field(metadata: Any, field: str) -> None:

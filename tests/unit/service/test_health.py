@@ -55,7 +55,7 @@ def test_all_is_well(cluster: Cluster, health: Health) -> None:
         assert status["ref"] is None
     assert report["message_volume"] == {"free": 2, "claimed": 1, "total": 3}
     (store,) = report["message_stores"]
-    assert store == {"reachable": True, "durability": dict(cluster.store.durability())}
+    assert store == {"name": None, "reachable": True, "durability": dict(cluster.store.durability())}
 
 
 def test_it_leaves_no_trace(cluster: Cluster, health: Health) -> None:
@@ -97,7 +97,7 @@ def test_a_message_store_that_is_away(cluster: Cluster, health: Health) -> None:
     assert report["storage_reachable"] is False
     assert report["catalog_reachable"] is True
     assert report["message_volume"] == {"free": 0, "claimed": 0, "total": 0}
-    assert report["message_stores"] == [{"reachable": False, "durability": None}]
+    assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None}]
     assert len({status["ref"] for status in report["operation_status"].values()}) == 1
     # It is waited for once.
     assert sum(cluster.fences.calls.values()) == before + 1

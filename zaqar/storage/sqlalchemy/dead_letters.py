@@ -9,10 +9,10 @@ from typing import Any
 from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Message, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.sqlalchemy.connection import Connection
 from zaqar.storage.sqlalchemy.fences import BATCH, Fence, FenceStore
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
-from zaqar.storage.sqlalchemy.transactions import Connection
 
 
 class DeadLetterStore(FenceStore):

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple, Self
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
-from zaqar.storage.sqlalchemy.transactions import Connection
 
 BATCH = 500
 """Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""
@@ -46,7 +45,12 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(Database.from_settings(settings))
+        return cls.on(Database.from_settings(settings))
+
+    @classmethod
+    def on(cls, database: Database) -> Self:
+        """The store for that kind of database, which may be one of a subclass."""
+        return cls(database)
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         sql = self._statements.fences
@@ -93,11 +97,7 @@ class FenceStore(MessageStore):
         self._clear_up(old)
 
     def durability(self) -> Mapping[str, str]:
-        if self._database.path is None:
-            return {"store": "sqlite", "journal_mode": "memory", "survives": "nothing: it ends with the process"}
-        synchronous = self._database.synchronous()
-        survives = "process crash" if synchronous == "NORMAL" else "process crash and power cut"
-        return {"store": "sqlite", "journal_mode": "wal", "synchronous": synchronous, "survives": survives}
+        return self._database.durability()
 
     def ping(self) -> None:
         with self._database.read() as connection:
@@ -242,6 +242,8 @@ class FenceStore(MessageStore):
                 rest = {"segment": segment, "limit": limit - removed}
                 removed += connection.execute(sql.set_aside_of, rest).rowcount
             if removed < limit:
+                if self._database.dialect == "postgresql":
+                    connection.execute(sql.forget_tallies, {"segment": segment})
                 removed += connection.execute(sql.forget_garbage, {"segment": segment}).rowcount
                 connection.execute(sql.forget_segment, {"segment": segment})
         return removed

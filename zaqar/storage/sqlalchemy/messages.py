@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.fences import FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.sweep import SweepStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
-from zaqar.storage.sqlalchemy.transactions import Connection
 
 TIDY_EVERY = 64
 """A post that passes a multiple of this number removes twice as many expired messages.
@@ -26,6 +26,14 @@ So a queue that nobody reads takes bounded space without a sweep, and posts besi
 
 class SqlMessageStore(SweepStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
+
+    @classmethod
+    def on(cls, database: Database) -> Self:
+        if database.dialect != "postgresql":
+            return cls(database)
+        from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
+
+        return cast("Self", PostgresqlMessageStore(cast("Any", database)))
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
         sql = self._statements

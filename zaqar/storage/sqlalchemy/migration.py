@@ -21,11 +21,11 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 def prepare(database: Database) -> None:
     """Make or upgrade the schema of an embedded database, or of one in memory; only check it otherwise."""
-    if database.embedded or database.path is None:
+    if database.embedded or database.is_in_memory:
         migrate(database)
     elif (found := current(database)) != HEAD:
         raise StartupError(
-            f"The database {database.path} has schema {found or 'none'} where {HEAD} is needed: "
+            f"The database {database.name} has schema {found or 'none'} where {HEAD} is needed: "
             "run zaqar-sql-db-manage upgrade."
         )
 
@@ -40,7 +40,7 @@ def migrate(database: Database) -> None:
             if _current(connection) != HEAD:
                 upgrade(connection)
     except StoreUnavailable as exc:
-        raise StartupError(f"The schema of the database {database.path} cannot be upgraded: {exc.__cause__}.") from exc
+        raise StartupError(f"The schema of the database {database.name} cannot be upgraded: {exc.__cause__}.") from exc
 
 
 def current(database: Database) -> str | None:

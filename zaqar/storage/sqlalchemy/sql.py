@@ -29,7 +29,7 @@ def param(name: str, type_: Any = None) -> Any:
 
 
 now, segment, limit = param("now", sa.Double), param("segment", sa.BigInteger), param("limit", sa.Integer)
-uid = param("uid", sa.Text)
+uid, ready_from = param("uid", sa.Text), param("ready_from", sa.BigInteger)
 
 
 class _Numbers(sa.sql.functions.FunctionElement[int]):
@@ -38,30 +38,35 @@ class _Numbers(sa.sql.functions.FunctionElement[int]):
     inherit_cache = True
 
 
-@compiles(_Numbers, "sqlite")
-def _numbers_on_sqlite(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kwargs)}))"  # noqa: S608 - a parameter
-
-
-@compiles(_Numbers, "postgresql")
-def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
-    array = compiler.process(element.clauses, **kwargs)
-    return f"(SELECT value::bigint FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
-
-
 class _Words(sa.sql.functions.FunctionElement[str]):
     """The same for texts."""
 
     inherit_cache = True
 
 
-compiles(_Words, "sqlite")(_numbers_on_sqlite)
+@compiles(_Numbers, "sqlite")
+@compiles(_Words, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kwargs)}))"  # noqa: S608 - a parameter
+
+
+@compiles(_Numbers, "postgresql")
+def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
+    # The text of an array of numbers differs only in its brackets.
+    return f"CAST(translate({compiler.process(element.clauses, **kwargs)}, '[]', '{{}}') AS bigint[])"
 
 
 @compiles(_Words, "postgresql")
 def _words_on_postgresql(element: _Words, compiler: Any, **kwargs: Any) -> str:
     array = compiler.process(element.clauses, **kwargs)
-    return f"(SELECT value FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
+    return f"array(SELECT json_array_elements_text(CAST({array} AS json)))"
+
+
+def chosen_once(column: sa.Column[Any], choice: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """Whether the column is one of a choice, on PostgreSQL, which may make that of ``IN (SELECT ...)`` for each row."""
+    chosen: Any = sa.func.array(choice.scalar_subquery())
+    is_chosen: sa.ColumnElement[bool] = column == sa.any_(chosen)
+    return is_chosen
 
 
 def json_array(values: Iterable[int] | Iterable[str]) -> str:
@@ -69,10 +74,15 @@ def json_array(values: Iterable[int] | Iterable[str]) -> str:
     return json.dumps(list(values))
 
 
-def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+def among(column: sa.Column[Any], name: str, dialect: str) -> sa.ColumnElement[bool]:
     """Whether the column is one of those in that parameter, which is a ``json_array``."""
-    values = _Words if isinstance(column.type, sa.Text) else _Numbers
-    return column.op("IN", is_comparison=True)(values(sa.bindparam(name, type_=sa.Text)))
+    kind: Any = _Words if isinstance(column.type, sa.Text) else _Numbers
+    values = kind(sa.bindparam(name, type_=sa.Text))
+    if dialect == "sqlite":
+        return column.op("IN", is_comparison=True)(values)
+    # Not IN with a subquery, which would be joined, from either side.
+    is_among: sa.ColumnElement[bool] = column == sa.any_(values)
+    return is_among
 
 
 def compile_text(statement: sa.Executable, dialect: str) -> str:
@@ -89,6 +99,22 @@ class Texts:
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether transactions run beside each other, so that what is read to be changed must be locked."""
+        return self._dialect == "postgresql"
+
+    def _locking(self, found: sa.Select[Any]) -> sa.Select[Any]:
+        """Rows that are read to be changed. Rows that changed meanwhile are looked at anew after the wait."""
+        return found.with_for_update(key_share=True) if self.is_concurrent else found
+
+    def _among(self, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+        return among(column, name, self._dialect)
+
+    def _chosen(self, column: Any, choice: sa.Select[Any]) -> Any:
+        """Whether the column is one of a choice that is made once."""
+        return chosen_once(column, choice) if self.is_concurrent else column.in_(choice)
 
     def _text(self, statement: sa.Executable) -> str:
         return compile_text(statement, self._dialect)

@@ -7,19 +7,30 @@ Parameters are named. A statement that shows messages needs ``now``, as it shows
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import sqlalchemy as sa
 
 from zaqar.storage.sqlalchemy.letter_statements import LetterStatements
-from zaqar.storage.sqlalchemy.selections import SHOWN, alive, claim_shown, first_free, inner
+from zaqar.storage.sqlalchemy.selections import (
+    LEASE,
+    LONGER,
+    SHOWN,
+    alive,
+    claim_shown,
+    counts,
+    first_free,
+    in_force,
+    inner,
+    listing_of,
+    looked,
+    total_counts,
+)
 from zaqar.storage.sqlalchemy.sql import (
     CLAIMED,
     DELAYED,
     NOTHING,
     READY,
     Texts,
-    among,
     limit,
     now,
     param,
@@ -27,22 +38,8 @@ from zaqar.storage.sqlalchemy.sql import (
     segment,
     uid,
 )
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside
-
-_LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
-"""A claim only ever moves the end of life further away."""
-
-_is_due = sa.and_(inner.c.state != NOTHING, inner.c.due <= now)
-_in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
-
-
-def _exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    return sa.exists(sa.select(sa.literal_column("1")).select_from(inner).where(*conditions).correlate(fences))
-
-
-def _count(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(inner)
-    return counted.where(inner.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
+from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, segments
 
 
 class FenceStatements(Texts):
@@ -55,18 +52,11 @@ class FenceStatements(Texts):
         """What each operation asks of the fence and leaves there."""
 
         f = fences.c
-        self.look = self._text(
-            sa.select(
-                f.segment,
-                f.next_sequence,
-                f.ready_from,
-                _exists(inner.c.segment == f.segment, _is_due),
-            ).where(_in_force)
-        )
-        self.segment = self._text(sa.select(f.segment).where(_in_force))
+        self.look = self._text(self._locking(looked()))
+        self.segment = self._text(self._locking(sa.select(f.segment).where(in_force)))
         self.append = self._text(
             sa.update(fences)
-            .where(_in_force)
+            .where(in_force)
             .values(
                 next_sequence=f.next_sequence + param("count"),
                 ready=f.ready + param("more_ready"),
@@ -84,8 +74,8 @@ class FenceStatements(Texts):
                 ready_from=sa.func.coalesce(param("new_ready_from", sa.BigInteger), f.ready_from),
             )
         )
-        self.counts = self._text(_counts().where(f.uid == uid))
-        self.all_counts = self._text(_total_counts())
+        self.counts = self._text(counts(self.is_concurrent).where(f.uid == uid))
+        self.all_counts = self._text(total_counts(self.is_concurrent))
         self.ping = self._text(ping_of(fences))
 
     def _define_life(self) -> None:
@@ -93,7 +83,7 @@ class FenceStatements(Texts):
 
         f = fences.c
         empty = {"ready": NOTHING, "claimed": NOTHING, "delayed": NOTHING}
-        self.find = self._text(sa.select(f.generation, f.segment, f.forget_at).where(f.uid == uid))
+        self.find = self._text(self._locking(sa.select(f.generation, f.segment, f.forget_at).where(f.uid == uid)))
         self.insert = self._text(
             sa.insert(fences).values(
                 uid=uid,
@@ -119,27 +109,6 @@ class FenceStatements(Texts):
         self.discard_segment = self._text(sa.insert(garbage).values(segment=segment))
 
 
-def _counts() -> sa.Select[Any]:
-    """Free and claimed messages of each fence: the counters, put right by what time did since they were written.
-
-    ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
-    (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back).
-    """
-    gone = inner.c.expires <= now
-    stillborn = _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
-    stillborn = sa.case((fences.c.delayed == NOTHING, NOTHING), else_=stillborn)
-    free = fences.c.ready + _count(_is_due) - _count(gone) + stillborn
-    claimed = fences.c.claimed - _count(_is_due, inner.c.state == CLAIMED)
-    return sa.select(free.label("free"), claimed.label("claimed")).select_from(fences)
-
-
-def _total_counts() -> sa.Select[Any]:
-    each = _counts().where(fences.c.forget_at.is_(None)).subquery("each_fence")
-    return sa.select(
-        sa.func.coalesce(sa.func.sum(each.c.free), NOTHING), sa.func.coalesce(sa.func.sum(each.c.claimed), NOTHING)
-    )
-
-
 class MessageStatements(Texts):
     def __init__(self, dialect: str) -> None:
         super().__init__(dialect)
@@ -151,7 +120,9 @@ class MessageStatements(Texts):
 
         m = messages.c
         self.insert = self._text(
-            sa.insert(messages).values(
+            sa.insert(messages)
+            .inline()
+            .values(
                 segment=segment,
                 sequence=param("sequence"),
                 state=param("state"),
@@ -165,15 +136,22 @@ class MessageStatements(Texts):
             )
         )
         self._lists = {
-            (claimed, delayed, excluding): self._text(_listing(claimed, delayed, excluding))
+            (claimed, delayed, excluding): self._text(listing_of(claimed, delayed, excluding))
             for claimed in (False, True)
             for delayed in (False, True)
             for excluding in (False, True)
         }
-        self.newest = self._text(_listing(claimed=True, newest_first=True))
+        self.newest = self._text(listing_of(claimed=True, newest_first=True))
+        self._define_by_number()
+        first = self._locking(first_free().with_only_columns(inner.c.id))
+        self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
+        self.pop = self._text(sa.delete(messages).where(self._chosen(m.id, first)).returning(*SHOWN))
+
+    def _define_by_number(self) -> None:
+        m = messages.c
         numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
         one = sa.and_(numbered, m.sequence == param("sequence"))
-        several = sa.and_(numbered, among(m.sequence, "sequences"))
+        several = sa.and_(numbered, self._among(m.sequence, "sequences"))
         self.get = self._text(sa.select(*SHOWN).where(several, alive(messages)).order_by(m.sequence))
         self.delete_held = self._text(
             sa.delete(messages).where(
@@ -185,52 +163,37 @@ class MessageStatements(Texts):
                 alive(messages),
             )
         )
-        self.examine = self._text(sa.select(m.id, m.state, claim_shown).where(one, alive(messages)))
-        self.examine_several = self._text(sa.select(m.id, m.state, claim_shown).where(several, alive(messages)))
+        self.examine = self._text(self._locking(sa.select(m.id, m.state, claim_shown).where(one, alive(messages))))
+        examined = sa.select(m.id, m.state, claim_shown).where(several, alive(messages))
+        # Locked in one order by all, so that two never wait for each other.
+        self.examine_several = self._text(
+            self._locking(examined.order_by(m.sequence)) if self.is_concurrent else examined
+        )
         self.delete = self._text(sa.delete(messages).where(m.id == param("id")))
-        self.delete_several = self._text(sa.delete(messages).where(among(m.id, "ids")))
-        first = first_free().with_only_columns(inner.c.id)
-        self.first_free = self._text(first_free().with_only_columns(inner.c.sequence))
-        self.pop = self._text(sa.delete(messages).where(m.id.in_(first)).returning(*SHOWN))
+        self.delete_several = self._text(sa.delete(messages).where(self._among(m.id, "ids")))
 
     def _define_timers(self) -> None:
         """What time does to messages."""
 
         m = messages.c
         self.due_batch = self._text(
-            sa.select(m.id, m.sequence, m.state, m.expires <= now)
-            .where(m.segment == segment, m.state != NOTHING, m.due <= now)
-            .order_by(m.due)
-            .limit(limit)
-            .offset(NOTHING)
+            self._locking(
+                sa.select(m.id, m.sequence, m.state, m.expires <= now)
+                .where(m.segment == segment, m.state != NOTHING, m.due <= now)
+                .order_by(m.due)
+                .limit(limit)
+                .offset(NOTHING)
+            )
         )
         self.ripen = self._text(
-            sa.update(messages).where(among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
+            sa.update(messages).where(self._among(m.id, "ids")).values(state=READY, due=sa.null(), claim_id=sa.null())
         )
         gone = sa.select(inner.c.id).where(inner.c.segment == segment, inner.c.expires <= now)
-        gone = gone.order_by(inner.c.expires).limit(limit).offset(NOTHING)
-        self.expire = self._text(sa.delete(messages).where(m.id.in_(gone)).returning(m.state))
+        gone = self._locking(gone.order_by(inner.c.expires).limit(limit).offset(NOTHING))
+        self.expire = self._text(sa.delete(messages).where(self._chosen(m.id, gone)).returning(m.state))
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
-
-
-def _listing(
-    claimed: bool = False, delayed: bool = False, excluding: bool = False, newest_first: bool = False
-) -> sa.Executable:
-    """Pages over one or several states: one scan of the index for each, merged by number and ended at the limit."""
-
-    def scan(state: Any) -> sa.Select[Any]:
-        m = messages.c
-        found = sa.select(*SHOWN).where(m.segment == segment, m.state == state, alive(messages))
-        if not newest_first:
-            found = found.where(m.sequence > param("after_ready" if state is READY else "after"))
-        return found.where(m.client_id != param("exclude_client")) if excluding else found
-
-    states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
-    pages = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
-    order = sa.literal_column("sequence", sa.BigInteger)
-    return pages.order_by(order.desc() if newest_first else order).limit(limit).offset(NOTHING)
 
 
 class ClaimStatements(Texts):
@@ -243,18 +206,15 @@ class ClaimStatements(Texts):
         """Messages on their way into a claim."""
 
         m = messages.c
-        lease = {
-            m.state: CLAIMED,
-            m.due: param("end"),
-            m.claim_id: param("new_claim_id"),
-            m.claim_count: m.claim_count + sa.literal_column("1"),
-            m.expires: _LONGER,
-        }
-        first = first_free().with_only_columns(inner.c.id)
-        self.take = self._text(sa.update(messages).where(m.id.in_(first)).values(lease).returning(*SHOWN))
+        first = self._locking(first_free().with_only_columns(inner.c.id))
+        self.take = self._text(sa.update(messages).where(self._chosen(m.id, first)).values(LEASE).returning(*SHOWN))
         fresh = first.where(inner.c.claim_count < param("max_claim_count"))
-        self.take_fresh = self._text(sa.update(messages).where(m.id.in_(fresh)).values(lease).returning(*SHOWN))
-        self.take_these = self._text(sa.update(messages).where(among(m.id, "ids")).values(lease).returning(*SHOWN))
+        self.take_fresh = self._text(
+            sa.update(messages).where(self._chosen(m.id, fresh)).values(LEASE).returning(*SHOWN)
+        )
+        self.take_these = self._text(
+            sa.update(messages).where(self._among(m.id, "ids")).values(LEASE).returning(*SHOWN)
+        )
 
     def _define_claims(self) -> None:
         """A claim and the messages that it holds."""
@@ -281,7 +241,7 @@ class ClaimStatements(Texts):
             .where(mine)
             .values(ttl=param("new_ttl"), grace=param("new_grace"), started=param("started"), expires=param("end"))
         )
-        self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: _LONGER}))
+        self.renew = self._text(sa.update(messages).where(held).values({m.due: param("end"), m.expires: LONGER}))
         self.delete = self._text(sa.delete(claims).where(mine).returning(c.expires))
         self.release = self._text(
             sa.update(messages)
@@ -290,43 +250,6 @@ class ClaimStatements(Texts):
             .returning(messages.c.sequence)
         )
         self.live = self._text(sa.select(c.claim_id).where(mine, c.expires > now))
-
-
-class SweepStatements(Texts):
-    def __init__(self, dialect: str) -> None:
-        super().__init__(dialect)
-        f, other = fences.c, claims.alias("c")
-        self.segments_with_expired = self._text(
-            sa.select(f.uid, f.segment)
-            .where(f.segment > param("after"), _exists(inner.c.segment == f.segment, inner.c.expires <= now))
-            .order_by(f.segment)
-            .limit(limit)
-            .offset(NOTHING)
-        )
-        self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
-        some = sa.select(inner.c.id).where(inner.c.segment == segment).limit(limit).offset(NOTHING)
-        self.messages_of = self._text(sa.delete(messages).where(messages.c.id.in_(some)))
-        theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
-        self.claims_of = self._text(sa.delete(claims).where(claims.c.segment == segment, claims.c.claim_id.in_(theirs)))
-        a, same = set_aside.c, set_aside.alias("a")
-        numbers = sa.select(same.c.sequence).where(same.c.segment == segment).limit(limit).offset(NOTHING)
-        self.set_aside_of = self._text(sa.delete(set_aside).where(a.segment == segment, a.sequence.in_(numbers)))
-        self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
-        self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
-        c = claims.c
-        self.claims_over = self._text(
-            sa.select(c.segment, c.claim_id).where(c.expires <= now).limit(limit).offset(NOTHING)
-        )
-        this = sa.and_(c.segment == segment, c.claim_id == param("claim"))
-        self.remove_claim = self._text(sa.delete(claims).where(this, c.expires <= now))
-        self.tombstones_past = self._text(sa.select(f.uid).where(f.forget_at <= now).limit(limit).offset(NOTHING))
-        r = received.c
-        past = sa.select(r.uid, r.message_id).where(r.forget_at <= now)
-        self.received_past = self._text(past.limit(limit).offset(NOTHING))
-        self.forget_received = self._text(
-            sa.delete(received).where(r.uid == uid, r.message_id == param("letter"), r.forget_at <= now)
-        )
-        self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
 
 
 class Statements:

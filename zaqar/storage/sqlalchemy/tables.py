@@ -13,13 +13,14 @@ HEAD: Final = "0002"
 READY, CLAIMED, DELAYED = 0, 1, 2
 """States as stored. What a row *is* also depends on the clock: see ``messages``."""
 
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
+_NAMES = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+metadata = sa.MetaData(naming_convention=_NAMES)
+postgresql_metadata = sa.MetaData(naming_convention=_NAMES)
+"""What there is on PostgreSQL besides."""
 
 # SQLite numbers rows only in a column declared INTEGER.
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -80,6 +81,18 @@ fences = sa.Table(
     sa.Column("forget_at", sa.Double),
     sa.UniqueConstraint("segment"),
     sqlite_with_rowid=False,
+)
+
+# On PostgreSQL, where claims run beside each other: what they and deletes add to the counters of the fence, which they
+# do not lock. Each process of the server has a row of its own, of a few, so that they seldom meet.
+tallies = sa.Table(
+    "tallies",
+    postgresql_metadata,
+    sa.Column("segment", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("ready", sa.BigInteger, nullable=False),
+    sa.Column("claimed", sa.BigInteger, nullable=False),
+    sa.Column("delayed", sa.BigInteger, nullable=False),
 )
 _remembered = fences.c.forget_at.is_not(None)
 sa.Index("ix_fences_forget_at", fences.c.forget_at, sqlite_where=_remembered, postgresql_where=_remembered)

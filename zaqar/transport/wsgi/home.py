@@ -76,7 +76,20 @@ HOME: dict[str, Any] = {
         "rel/openapi": _relation("/v2/openapi.json", "GET"),
     }
 }
-HEALTH = _relation("/v2/health", "GET")
+HEALTH = {"rel/health": _relation("/v2/health", "GET")}
+
+
+def _listing(noun: str) -> dict[str, Any]:
+    variables = {"detailed": "detailed", "limit": f"{noun}_limit", "marker": "marker"}
+    return _relation(f"/v2/{noun}s{{?detailed,limit,marker}}", "GET", **variables)
+
+
+POOLS = {
+    "rel/pools": _listing("pool"),
+    "rel/pool": _relation("/v2/pools/{pool_name}", "GET PUT PATCH DELETE", pool_name="pool_name"),
+    "rel/flavors": _listing("flavor"),
+    "rel/flavor": _relation("/v2/flavors/{flavor_name}", "GET PUT PATCH DELETE", flavor_name="flavor_name"),
+}
 
 
 class VersionsResource:
@@ -91,8 +104,10 @@ class VersionsResource:
 class HomeResource:
     """The resources that are served: those of an administrator only with ``admin_mode``."""
 
-    def __init__(self, *, admin_mode: bool) -> None:
-        resources = {**HOME["resources"], **({"rel/health": HEALTH} if admin_mode else {})}
+    def __init__(self, *, admin_mode: bool, pooling: bool = False) -> None:
+        resources = dict(HOME["resources"])
+        if admin_mode:
+            resources |= HEALTH | (POOLS if pooling else {})
         self._body = msgspec.json.encode({"resources": resources})
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:

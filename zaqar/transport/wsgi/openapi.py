@@ -6,62 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from zaqar.limits import Limits
 from zaqar.schemas import claims, messages, queues
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
-
-JSON = "application/json"
+from zaqar.transport.wsgi import openapi_pools
+from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref
 
 _QUEUE = "/v2/queues/{queue_name}"
-_BOOLEAN: JsonSchema = {"type": "boolean", "default": False}
-_STRING: JsonSchema = {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path. ``answers`` maps a status to a sentence and, where it has a body, its schema."""
-
-    id: str
-    summary: str
-    answers: Mapping[int, tuple[str, JsonSchema | None]]
-    query: Mapping[str, tuple[str, JsonSchema]] = field(default_factory=dict)
-    body: JsonSchema | None = None
-    body_required: bool = False
-    body_type: str = JSON
-    answer_type: str = JSON
-    errors: tuple[int, ...] = (400,)
-    open_to_all: bool = False
+_ORIGIN = {"include_origin": ("Say of dead letters where they came from.", BOOLEAN)}
 
 
-def _ref(name: str) -> JsonSchema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _list_of(member: str, name: str) -> JsonSchema:
-    return {
-        "type": "object",
-        "required": [member],
-        "properties": {
-            member: {"type": "array", "items": _ref(name)},
-            "links": {"type": "array", "items": _ref("Link")},
-            "count": {"type": "integer", "minimum": 0},
-        },
-    }
-
-
-def _limit(most: int) -> tuple[str, JsonSchema]:
-    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
-    return "How many at most.", schema
-
-
-_ORIGIN = {"include_origin": ("Say of dead letters where they came from.", _BOOLEAN)}
-
-
-def operations(limits: Limits, *, admin_mode: bool) -> dict[tuple[str, str], Operation]:
+def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict[tuple[str, str], Operation]:
     """(path, method in lower case) -> what is served there."""
     table = _common_operations()
     if admin_mode:
@@ -71,6 +30,8 @@ def operations(limits: Limits, *, admin_mode: bool) -> dict[tuple[str, str], Ope
             {200: ("The report.", {"type": "object"})},
             errors=(400, 403),
         )
+        if pooling:
+            table |= openapi_pools.operations(limits)
     return table | _queue_operations(limits) | _message_operations(limits) | _claim_operations(limits)
 
 
@@ -92,26 +53,26 @@ def _common_operations() -> dict[tuple[str, str], Operation]:
 
 
 def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
-    shown = {200: ("The metadata, reserved defaults filled in.", _ref("Metadata"))}
+    shown = {200: ("The metadata, reserved defaults filled in.", ref("Metadata"))}
     page = {
-        "marker": ("The name after which the page begins.", _STRING),
-        "limit": _limit(limits.max_queues_per_page),
-        "detailed": ("With metadata.", _BOOLEAN),
-        "name": ("A regular expression (RE2) to be found in the name.", _STRING),
-        "with_count": ("With the number of all that match.", _BOOLEAN),
+        "marker": ("The name after which the page begins.", STRING),
+        "limit": limit_of(limits.max_queues_per_page),
+        "detailed": ("With metadata.", BOOLEAN),
+        "name": ("A regular expression (RE2) to be found in the name.", STRING),
+        "with_count": ("With the number of all that match.", BOOLEAN),
     }
     return {
         ("/v2/queues", "get"): Operation(
             "listQueues",
             "Queues by name. Any further parameter keeps those whose metadata has that value under that key.",
-            {200: ("A page; `next` wherever it is not empty.", _list_of("queues", "Queue"))},
+            {200: ("A page; `next` wherever it is not empty.", list_of("queues", "Queue"))},
             page,
         ),
         (_QUEUE, "put"): Operation(
             "createQueue",
             "Create a queue with metadata. One that exists stays as it is.",
             {201: ("Created.", None), 204: ("It existed.", None)},
-            body=_ref("Metadata"),
+            body=ref("Metadata"),
         ),
         (_QUEUE, "get"): Operation("getQueue", "Metadata; also of a queue that does not exist yet.", shown),
         (_QUEUE, "patch"): Operation(
@@ -125,7 +86,7 @@ def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
         ),
         (_QUEUE, "delete"): Operation("deleteQueue", "Delete a queue with all in it.", {204: ("It is gone.", None)}),
         (_QUEUE + "/stats", "get"): Operation(
-            "getStats", "Counts, and the oldest and newest message.", {200: ("The counts.", _ref("Stats"))}
+            "getStats", "Counts, and the oldest and newest message.", {200: ("The counts.", ref("Stats"))}
         ),
         (_QUEUE + "/purge", "post"): Operation(
             "purgeQueue", "Empty a queue in one step.", {204: ("It is empty.", None)}, body=queues.PURGE
@@ -135,27 +96,27 @@ def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
 
 def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
     collection = _QUEUE + "/messages"
-    many = (f"Comma-separated ids, at most {limits.max_messages_per_page}.", _STRING)
+    many = (f"Comma-separated ids, at most {limits.max_messages_per_page}.", STRING)
     pop = {"type": "integer", "minimum": 1, "maximum": limits.max_messages_per_claim_or_pop}
     return {
         (collection, "post"): Operation(
             "postMessages",
             "Post messages, all or none; creates the queue.",
-            {201: ("Stored.", _ref("Posted"))},
+            {201: ("Stored.", ref("Posted"))},
             body=messages.post_schema(limits),
             body_required=True,
         ),
         (collection, "get"): Operation(
             "listMessages",
             "A page of messages in queue order, or those of `ids`.",
-            {200: ("The messages; `next` wherever a page is not empty.", _list_of("messages", "Message"))},
+            {200: ("The messages; `next` wherever a page is not empty.", list_of("messages", "Message"))},
             {
-                "marker": ("The id of the message after which the page begins.", _STRING),
-                "limit": _limit(limits.max_messages_per_page),
-                "echo": ("With those that this Client-ID posted.", _BOOLEAN),
-                "include_claimed": ("With those under a claim.", _BOOLEAN),
-                "include_delayed": ("With those whose delay is not over.", _BOOLEAN),
-                "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", _BOOLEAN),
+                "marker": ("The id of the message after which the page begins.", STRING),
+                "limit": limit_of(limits.max_messages_per_page),
+                "echo": ("With those that this Client-ID posted.", BOOLEAN),
+                "include_claimed": ("With those under a claim.", BOOLEAN),
+                "include_delayed": ("With those whose delay is not over.", BOOLEAN),
+                "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", BOOLEAN),
                 "ids": many,
                 **_ORIGIN,
             },
@@ -165,12 +126,12 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             "deleteMessages",
             "Delete the messages of `ids`, or take the first free ones out with `pop`.",
             {
-                200: ("What was popped.", _list_of("messages", "PoppedMessage")),
+                200: ("What was popped.", list_of("messages", "PoppedMessage")),
                 204: ("They are gone.", None),
             },
             {
                 "ids": many,
-                "claim_ids": ("The claims that hold them.", _STRING),
+                "claim_ids": ("The claims that hold them.", STRING),
                 "pop": ("How many to take, instead of `ids`.", pop),
             },
         ),
@@ -182,13 +143,13 @@ def _single_message_operations() -> dict[tuple[str, str], Operation]:
     single = _QUEUE + "/messages/{message_id}"
     return {
         (single, "get"): Operation(
-            "getMessage", "One message.", {200: ("It.", _ref("Message"))}, _ORIGIN, errors=(400, 404)
+            "getMessage", "One message.", {200: ("It.", ref("Message"))}, _ORIGIN, errors=(400, 404)
         ),
         (single, "delete"): Operation(
             "deleteMessage",
             "Delete one message; a claimed one with the id of its claim.",
             {204: ("It is gone.", None)},
-            {"claim_id": ("The claim that holds it.", _STRING)},
+            {"claim_id": ("The claim that holds it.", STRING)},
             errors=(400, 403),
         ),
     }
@@ -201,14 +162,14 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
         (collection, "post"): Operation(
             "createClaim",
             "Lease the first free messages.",
-            {201: ("The messages.", _list_of("messages", "Message")), 204: ("None was free.", None)},
-            {"limit": _limit(limits.max_messages_per_claim_or_pop), **_ORIGIN},
+            {201: ("The messages.", list_of("messages", "Message")), 204: ("None was free.", None)},
+            {"limit": limit_of(limits.max_messages_per_claim_or_pop), **_ORIGIN},
             body=terms,
         ),
         (single, "get"): Operation(
             "getClaim",
             "A live claim and what it still holds.",
-            {200: ("It.", _ref("Claim"))},
+            {200: ("It.", ref("Claim"))},
             _ORIGIN,
             errors=(400, 404),
         ),
@@ -224,10 +185,10 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
     }
 
 
-def document(limits: Limits, *, admin_mode: bool) -> dict[str, Any]:
+def document(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict[str, Any]:
     """The whole document, as JSON-able values."""
     paths: dict[str, dict[str, Any]] = {}
-    for (path, method), operation in operations(limits, admin_mode=admin_mode).items():
+    for (path, method), operation in operations(limits, admin_mode=admin_mode, pooling=pooling).items():
         paths.setdefault(path, {})[method] = _render(path, operation)
     return {
         "openapi": "3.1.0",
@@ -238,7 +199,10 @@ def document(limits: Limits, *, admin_mode: bool) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": _schemas(limits), "parameters": _PARAMETERS},
+        "components": {
+            "schemas": _schemas(limits) | (openapi_pools.SCHEMAS if pooling else {}),
+            "parameters": _PARAMETERS | (openapi_pools.PARAMETERS if pooling else {}),
+        },
     }
 
 
@@ -288,9 +252,12 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
+_IN_PATHS = ("queue_name", "message_id", "claim_id", *openapi_pools.PARAMETERS)
+
+
 def _render(path: str, operation: Operation) -> dict[str, Any]:
     shared = [] if operation.open_to_all else ["Client-ID", "X-Project-ID"]
-    shared += [name for name in ("queue_name", "message_id", "claim_id") if "{" + name + "}" in path]
+    shared += [name for name in _IN_PATHS if "{" + name + "}" in path]
     parameters: list[dict[str, Any]] = [{"$ref": f"#/components/parameters/{name}"} for name in shared]
     parameters += [
         {"name": name, "in": "query", "description": text, "schema": schema}
@@ -315,7 +282,7 @@ _ERRORS = {
     403: "Not allowed.",
     404: "There is no such thing.",
     406: "The client does not accept JSON.",
-    409: "A key to be changed is missing.",
+    409: "It contradicts what is there.",
     415: "The body has another media type.",
     503: "A store does not answer; Retry-After says when to try again.",
 }
@@ -330,6 +297,6 @@ def _responses(operation: Operation) -> dict[str, Any]:
     for status in sorted({*operation.errors, 406, 503}):
         rendered[str(status)] = {
             "description": _ERRORS[status],
-            "content": {JSON: {"schema": _ref("Error")}},
+            "content": {JSON: {"schema": ref("Error")}},
         }
     return rendered

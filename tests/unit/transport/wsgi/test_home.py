@@ -30,26 +30,33 @@ def admin_mode(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.fixture(params=[True, False], ids=["pools", "one store"])
+def pooling(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def resources(admin_mode: bool) -> dict[str, Any]:
-    result = served(HomeResource(admin_mode=admin_mode), "/v2/")
+def resources(admin_mode: bool, pooling: bool) -> dict[str, Any]:
+    result = served(HomeResource(admin_mode=admin_mode, pooling=pooling), "/v2/")
     assert result.headers["Content-Type"] == "application/json-home"
     assert result.headers["Cache-Control"] == "max-age=86400"
     found: dict[str, Any] = json.loads(result.text)["resources"]
     return found
 
 
-def test_names_of_relations(resources: dict[str, Any], admin_mode: bool) -> None:
+def test_names_of_relations(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:
     """Clients look for them by name."""
     queues = {"queues", "queue", "queue_stats", "queue_purge"}
     messages = {"post_messages", "messages", "messages_delete", "message_get", "message_delete"}
     claims = {"post_claim", "claim", "patch_claim", "delete_claim"}
     service = {"ping", "openapi"} | ({"health"} if admin_mode else set())
+    if admin_mode and pooling:
+        service |= {"pools", "pool", "flavors", "flavor"}
     assert set(resources) == {f"rel/{name}" for name in queues | messages | claims | service}
 
 
-def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool) -> None:
-    table = openapi.operations(make_limits(), admin_mode=admin_mode)
+def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:
+    table = openapi.operations(make_limits(), admin_mode=admin_mode, pooling=pooling)
     listed = [
         (resource["href-template"].partition("{?")[0], method.lower())
         for resource in resources.values()
@@ -61,8 +68,10 @@ def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: b
     assert len(listed) == len(set(listed))
 
 
-def test_templates_have_the_variables_of_their_operations(resources: dict[str, Any], admin_mode: bool) -> None:
-    table = openapi.operations(make_limits(), admin_mode=admin_mode)
+def test_templates_have_the_variables_of_their_operations(
+    resources: dict[str, Any], admin_mode: bool, pooling: bool
+) -> None:
+    table = openapi.operations(make_limits(), admin_mode=admin_mode, pooling=pooling)
     for name, resource in resources.items():
         path, _, query = resource["href-template"].partition("{?")
         variables = query.rstrip("}").split(",") if query else []

@@ -3,11 +3,12 @@
 
 from alembic import context
 
-from zaqar.storage.sqlalchemy.tables import metadata
+from zaqar.storage.sqlalchemy.tables import metadata, postgresql_metadata
 
+connection = context.config.attributes["connection"]
 context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    connection=connection,
+    target_metadata=[metadata, postgresql_metadata] if connection.dialect.name == "postgresql" else metadata,
     # SQLite changes a table by making it anew.
     render_as_batch=True,
     transactional_ddl=True,

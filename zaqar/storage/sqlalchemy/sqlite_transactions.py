@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transactions on the driver's connections, and the one seam where the library's errors are translated.
+"""Transactions on the connections to SQLite, and the one seam where the library's errors are translated.
 
 Both kinds are context managers that give a connection. They are on the path of every request, so they call little.
 """
@@ -7,36 +7,19 @@ Both kinds are context managers that give a connection. They are on the path of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
 from fcntl import LOCK_UN, flock
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy.pool import PoolProxiedConnection
 
 from zaqar.errors import StoreUnavailable
+from zaqar.storage.sqlalchemy.connection import Connection
 from zaqar.storage.sqlalchemy.write_turn import FRESH, LOCK_AT_ONCE, NAP, NOTE, PAUSE, TENURE, WriteTurn
 
 if TYPE_CHECKING:
-    from zaqar.storage.sqlalchemy.connection import Database
-
-Parameters = Mapping[str, Any]
-
-
-class Cursor(Protocol):
-    @property
-    def rowcount(self) -> int: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
-
-
-class Connection(Protocol):
-    """What the stores use of a connection of the driver."""
-
-    def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
-    def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
-    def rollback(self) -> None: ...
+    from zaqar.storage.sqlalchemy.sqlite_database import SqliteDatabase
 
 
 class Opened:
@@ -62,7 +45,7 @@ class Reader:
 
     _opened: Opened
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
     def __enter__(self) -> Connection:
@@ -101,7 +84,7 @@ class Writer:
 
     __slots__ = ("_begin", "_commit", "_database", "_opened", "_turn")
 
-    def __init__(self, database: Database, turn: WriteTurn, *, begin: str, commit: str) -> None:
+    def __init__(self, database: SqliteDatabase, turn: WriteTurn, *, begin: str, commit: str) -> None:
         self._database = database
         self._turn = turn
         self._begin = begin

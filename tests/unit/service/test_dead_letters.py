@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters that go from the store of one pool to that of another, whoever dies on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Killed, PooledCluster, Worker, die
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Message
+from zaqar.service import dead_letters
+
+DEAD = ADDRESS._replace(name="dead")
+
+
+@pytest.fixture
+def cluster() -> PooledCluster:
+    """Queue ``orders`` on pool 'one' and ``dead`` on pool 'two'."""
+    return PooledCluster("one", "two")
+
+
+def prepare(cluster: PooledCluster, *bodies: str, **metadata: Any) -> Worker:
+    """A worker, and messages that have been claimed as often as their queue allows."""
+    worker = cluster.worker()
+    reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", **metadata}
+    cluster.next_pool = "one"
+    worker.queues.create(ADDRESS, json.dumps(reserved).encode())
+    cluster.next_pool = "two"
+    worker.queues.create(DEAD, b"")
+    worker.post(*bodies)
+    claimed = worker.claims.create(ADDRESS, b"", limit=len(bodies))
+    assert len(claimed.messages) == len(bodies)
+    worker.claims.release(ADDRESS, claimed.claim.id)
+    return worker
+
+
+def claim(worker: Worker, limit: int = 10) -> list[str]:
+    return [json.loads(message.body) for message in worker.claims.create(ADDRESS, b"", limit=limit).messages]
+
+
+def letters(worker: Worker) -> list[Message]:
+    page = worker.messages.list_page(
+        CALLER, DEAD, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
+    )
+    return page.messages
+
+
+def test_they_arrive_with_their_origin(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a", "b")
+    ids = [message.id for message in worker.messages.list_page(
+        CALLER, ADDRESS, marker=None, limit=10, echo=True, include_claimed=True, include_delayed=True
+    ).messages]  # fmt: skip
+    worker.post("c")
+    assert claim(worker) == ["c"]
+    arrived = letters(worker)
+    assert [json.loads(letter.body) for letter in arrived] == ["a", "b"]
+    assert [(letter.origin.queue, letter.origin.claim_count) for letter in arrived if letter.origin] == [
+        ("orders", 1)
+    ] * 2
+    assert [letter.origin.message_id for letter in arrived if letter.origin] == ids
+    assert [(letter.claim_id, letter.claim_count) for letter in arrived] == [(None, 0)] * 2
+    assert worker.queues.stats(ADDRESS)[0].total == 1
+    assert (cluster.held("one"), cluster.held("two")) == (1, 2)
+
+
+def test_their_ttl(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a", _dead_letter_queue_messages_ttl=5000)
+    cluster.clock.advance(100)
+    claim(worker)
+    (letter,) = letters(worker)
+    assert (letter.ttl, letter.created) == (5000, cluster.clock.now)
+
+
+def test_without_a_ttl_they_keep_their_own(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a")
+    created = cluster.clock.now
+    cluster.clock.advance(100)
+    claim(worker)
+    (letter,) = letters(worker)
+    assert (letter.ttl, letter.created) == (3600, created)
+
+
+def test_in_one_store_the_claim_moves_them_itself(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a", "b")
+    worker.queues.delete(DEAD)
+    cluster.next_pool = "one"
+    worker.queues.create(DEAD, b"")
+    for _ in range(3):
+        assert claim(worker) == []
+    before = cluster.wires["one"].calls["set_aside"]
+    for _ in range(3):
+        worker.post("x")
+        claimed = worker.claims.create(ADDRESS, b"", limit=1)
+        worker.claims.release(ADDRESS, claimed.claim.id)
+        assert claim(worker) == []
+    assert cluster.wires["one"].calls["set_aside"] == before
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b", "x", "x", "x"]
+
+
+def strand(cluster: PooledCluster) -> Worker:
+    """Letters that a killed worker has set aside for another store."""
+    prepare(cluster, "a", "b")
+    cluster.wires["two"].before("receive", die)
+    with pytest.raises(Killed):
+        claim(cluster.worker())
+    return cluster.worker()
+
+
+def test_letters_on_their_way_follow_the_queue_to_their_own_store(cluster: PooledCluster) -> None:
+    worker = strand(cluster)
+    worker.queues.delete(DEAD)
+    cluster.next_pool = "one"
+    worker.queues.create(DEAD, b"")
+    assert claim(worker) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b"]
+
+
+def test_letters_on_their_way_follow_the_rule_to_another_queue(cluster: PooledCluster) -> None:
+    worker = strand(cluster)
+    cluster.next_pool = "one"
+    worker.queues.patch(ADDRESS, b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]')
+    assert claim(worker) == []
+    assert worker.bodies(ADDRESS._replace(name="grave")) == ["a", "b"]
+    assert letters(worker) == []
+
+
+@pytest.mark.parametrize("key", ["_dead_letter_queue", "_max_claim_count"])
+def test_letters_on_their_way_come_back_when_the_rule_is_gone(cluster: PooledCluster, key: str) -> None:
+    worker = strand(cluster)
+    worker.queues.patch(ADDRESS, f'[{{"op":"remove","path":"/metadata/{key}"}}]'.encode())
+    assert claim(worker) == ["a", "b"]
+    assert claim(worker) == []
+    assert letters(worker) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("pool", "step"),
+    [("one", "set_aside"), ("two", "receive"), ("one", "forget_set_aside"), ("one", "claim")],
+)
+def test_exactly_once_whoever_is_killed(cluster: PooledCluster, pool: str, step: str, when: str) -> None:
+    prepare(cluster, "a", "b", "c")
+    getattr(cluster.wires[pool], when)(step, die)
+    with pytest.raises(Killed):
+        claim(cluster.worker())
+    assert cluster.wires[pool].all_sprung
+    other = cluster.worker()
+    assert claim(other) == []
+    assert claim(other) == []
+    assert [json.loads(letter.body) for letter in letters(other)] == ["a", "b", "c"]
+    assert other.queues.stats(ADDRESS)[0].total == 0
+
+
+def test_killed_again_and_again(cluster: PooledCluster) -> None:
+    prepare(cluster, "a", "b", "c")
+    for pool, step in (("one", "set_aside"), ("two", "receive")) * 3:
+        cluster.wires[pool].after(step, die)
+        with pytest.raises(Killed):
+            claim(cluster.worker())
+    worker = cluster.worker()
+    assert claim(worker) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b", "c"]
+
+
+def test_two_claims_at_a_time_bring_each_once(cluster: PooledCluster) -> None:
+    prepare(cluster, "a", "b")
+    two = cluster.worker()
+    for step, pool in (("receive", "two"), ("forget_set_aside", "one"), ("claim", "one")):
+        cluster.wires[pool].before(step, lambda: claim(two))
+    assert claim(cluster.worker()) == []
+    assert [json.loads(letter.body) for letter in letters(two)] == ["a", "b"]
+
+
+PATCH = b'[{"op":"add","path":"/metadata/a","value":1}]'
+
+
+def patch_source(worker: Worker) -> None:
+    worker.queues.patch(ADDRESS, PATCH)
+
+
+def patch_dead(worker: Worker) -> None:
+    worker.queues.patch(DEAD, PATCH)
+
+
+def recreate_dead(worker: Worker) -> None:
+    worker.queues.delete(DEAD)
+    worker.queues.create(DEAD, b"")
+
+
+def delete_dead(worker: Worker) -> None:
+    worker.queues.delete(DEAD)
+
+
+@pytest.mark.parametrize("change", [patch_source, patch_dead, recreate_dead, delete_dead])
+@pytest.mark.parametrize(("pool", "step"), [("one", "set_aside"), ("two", "receive"), ("one", "claim")])
+def test_a_queue_changes_on_the_way(
+    cluster: PooledCluster, change: Callable[[Worker], None], pool: str, step: str
+) -> None:
+    prepare(cluster, "a", "b")
+    other = cluster.worker()
+    # What is in a queue when it is deleted is gone, so these come before anything has arrived.
+    if step == "claim" and change in (recreate_dead, delete_dead):
+        return
+    cluster.wires[pool].before(step, lambda: change(other))
+    assert claim(cluster.worker()) == []
+    assert [json.loads(letter.body) for letter in letters(other)] == ["a", "b"]
+
+
+def test_the_dead_letter_queue_is_made_on_a_pool_of_its_own(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a")
+    worker.queues.delete(DEAD)
+    assert claim(worker) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+    assert cluster.held("two") == 1
+
+
+def away() -> None:
+    raise StoreUnavailable
+
+
+def test_living_messages_are_claimed_while_the_other_store_is_away(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a")
+    worker.post("b")
+    cluster.wires["two"].before("receive", *[away] * 5)
+    assert claim(worker) == ["b"]
+    worker.post("c")
+    assert claim(worker) == ["c"]
+    assert cluster.wires["two"].calls["receive"] == 1, "it is not waited for by each claim"
+    cluster.monotonic.advance(60)
+    cluster.wires["two"].forget_plan()
+    assert claim(worker) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+
+
+def test_a_dead_letter_queue_that_cannot_be_made_stops_no_claim(cluster: PooledCluster) -> None:
+    worker = prepare(cluster, "a")
+    worker.queues.delete(DEAD)
+    worker.post("b")
+    cluster.wires["two"].before("ping", away)
+    cluster.next_pool = "two"
+    cluster.only_next_pool = True
+    assert claim(worker) == ["b"]
+    cluster.monotonic.advance(60)
+    assert claim(worker) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+
+
+def test_a_claim_brings_a_bounded_number(cluster: PooledCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.storage.memory.BATCH", 2)
+    monkeypatch.setattr(dead_letters, "_MOST_BATCHES", 3)
+    worker = prepare(cluster, *map(str, range(10)))
+    worker.post("alive")
+    assert claim(worker, limit=20) == ["alive"]
+    assert len(letters(worker)) == 6
+    assert claim(worker, limit=20) == []
+    assert [json.loads(letter.body) for letter in letters(worker)] == [str(number) for number in range(10)]

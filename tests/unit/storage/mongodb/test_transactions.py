@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each operation costs, and transactions that somebody else is in the way of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from bson import ObjectId
+from pymongo import monitoring
+
+from tests.conformance.scene import Scene, bodies
+from tests.mongod import Members
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Draft, Queue
+from zaqar.storage.mongodb import transactions
+from zaqar.storage.mongodb.documents import fence_id, statement
+from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.transactions import Turns, _batches
+
+
+class Commands(monitoring.CommandListener):
+    """The names of the commands that were sent."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.names.append(event.command_name)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        return
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        return
+
+
+@contextmanager
+def listening(members: Members) -> Iterator[tuple[Scene, Commands]]:
+    """A scene on a store whose commands are heard."""
+    commands = Commands()
+    monitoring.register(commands)
+    try:
+        store = MongoMessageStore.from_settings({"uri": members.uri, "database": "unit"})
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(commands)
+    yield Scene(store), commands
+    store.close()
+
+
+LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
+    "post": (2, lambda scene: scene.post("x")),
+    "post ten": (2, lambda scene: scene.post(*"0123456789")),
+    "list": (1, lambda scene: scene.listing(limit=10)),
+    "get": (1, lambda scene: scene.get(5, 6)),
+    "stats": (1, lambda scene: scene.stats()),
+    "delete a free one": (2, lambda scene: scene.delete(9)),
+    # A read of what is free, a change of several documents, a commit: before MongoDB 8.0 no command is all of them.
+    "claim": (3, lambda scene: scene.claim(2)),
+    "pop": (3, lambda scene: scene.pop(1)),
+}
+
+
+def test_round_trips_of_a_claim_in_vain(members: Members) -> None:
+    with listening(members) as (scene, commands):
+        scene.listing()
+        commands.names.clear()
+        assert scene.claim()[1] == []
+        assert commands.names == ["aggregate"]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_round_trips_of_a_warm_operation(members: Members, name: str) -> None:
+    most, operation = LIMITS[name]
+    with listening(members) as (scene, commands):
+        scene.post(*"0123456789abcdef")
+        scene.post("warm")
+        scene.listing(limit=1)
+        commands.names.clear()
+        operation(scene)
+        assert len(commands.names) <= most, commands.names
+
+
+@pytest.mark.parametrize("many", [1, 5])
+def test_round_trips_of_a_delete_under_a_claim(members: Members, many: int) -> None:
+    with listening(members) as (scene, commands):
+        scene.post(*"0123456789abcdef")
+        claim_id, taken = scene.claim(many)
+        commands.names.clear()
+        if many == 1:
+            scene.delete(taken[0].sequence, claim_id)
+        else:
+            scene.delete_many(*(message.sequence for message in taken), claim_ids=[claim_id])
+        assert commands.names == ["update", "commitTransaction"]
+
+
+def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: Members, store: MongoMessageStore) -> None:
+    with listening(members) as (scene, commands):
+        other = Scene(store, queue=scene.queue)
+        scene.post("a")
+        for n in range(20):
+            other.post(f"other {n}")
+            scene.post(f"mine {n}")
+        guesses = commands.names.count("abortTransaction")
+        assert guesses <= 5
+        assert len(scene.listing()) == 41
+
+
+def test_a_transaction_of_a_dead_process_is_ended(
+    store: MongoMessageStore, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its two commands it would hold up everybody for a minute."""
+    opened = store._set.opened
+    session = opened.client.start_session()
+    session.start_transaction()
+    opened.collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+    begun = time.monotonic()
+    assert scene.post("a") == [1]
+    assert time.monotonic() - begun < 4.5
+    assert bodies(scene.listing()) == ["a"]
+    session.abort_transaction()
+
+
+def test_a_live_transaction_of_others_is_left_alone(members: Members, store: MongoMessageStore, scene: Scene) -> None:
+    import pymongo
+
+    with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
+        session.start_transaction()
+        collection = client["unit"]["message_store"]
+        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            scene.post("a")
+        assert 3 < time.monotonic() - begun < 5
+        session.abort_transaction()
+    assert scene.post("a") == [1]
+
+
+def test_a_lost_transaction_changes_nothing(store: MongoMessageStore) -> None:
+    key = f"x{ObjectId()}"
+    statements = [statement({"_id": key}, {"$set": {"a": 1}}, upsert=True), statement({"_id": "absent"}, {"$set": {}})]
+    turn = next(Turns(store._set))
+    assert not turn.write(statements, expect=2)
+    assert turn.write(statements, expect=1)
+
+    def break_off() -> None:
+        with turn.transaction() as transaction:
+            transaction.update([statement({"_id": key}, {"$set": {"a": 2}})], expect=1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    assert turn.peek([{"$match": {"_id": key}}], expect=2) == [{"_id": key, "a": 1}]
+    store._set.opened.collection.delete_one({"_id": key})
+
+
+def test_turns_end(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "PATIENCE", 0.3)
+    begun = time.monotonic()
+    turns = Turns(store._set)
+    with pytest.raises(StoreUnavailable):
+        list(turns)
+    assert time.monotonic() - begun < 1
+    assert turns._attempts > 3
+
+
+def test_what_is_too_large_for_one_command_is_sent_in_several() -> None:
+    documents = [{"_id": n, "b": b"x" * 3_000_000} for n in range(7)]
+    assert [[each["_id"] for each in batch] for batch in _batches(documents)] == [[0, 1], [2, 3], [4, 5], [6]]
+    assert list(_batches([])) == []
+
+
+def test_a_post_larger_than_a_command(scene: Scene) -> None:
+    drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
+    numbers = scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    assert numbers == range(1, 7)
+    assert [len(message.body) for message in scene.listing()] == [4_000_000] * 6
+
+
+def test_queues_keep_apart_in_the_memory_of_a_process(
+    store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zaqar.storage.mongodb import fences
+
+    monkeypatch.setattr(fences, "MOST_HINTS", 3)
+    scenes = [Scene(store) for _ in range(5)]
+    for scene in scenes:
+        scene.post("a")
+    assert len(store._hints) <= 3
+    assert isinstance(scenes[0].queue, Queue)
+    assert all(bodies(scene.listing()) == ["a"] for scene in scenes)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of pools."""
+
+from dataclasses import replace
+from typing import Any
+
+from zaqar import uris
+from zaqar.errors import InvalidInput
+from zaqar.model import Pool
+from zaqar.schemas import strict_json
+from zaqar.schemas.fields import NAME_PATTERN, JsonSchema, Validator, check_name
+
+_MOST_WEIGHT = 2**32 - 1
+_MOST_CHARACTERS_OF_A_URI = 4096
+
+_FIELDS: dict[str, JsonSchema] = {
+    "uri": {"type": "string", "minLength": 1, "maxLength": _MOST_CHARACTERS_OF_A_URI},
+    "weight": {"type": "integer", "minimum": 0, "maximum": _MOST_WEIGHT},
+    # An empty name stands for none, as in a patch that takes a pool out of its flavor.
+    "flavor": {"type": ["string", "null"]},
+    "options": {"type": "object"},
+}
+PUT: JsonSchema = {
+    "type": "object",
+    "required": ["uri", "weight"],
+    "properties": _FIELDS,
+    "additionalProperties": False,
+}
+PATCH: JsonSchema = {"type": "object", "properties": _FIELDS, "additionalProperties": False, "minProperties": 1}
+
+POOL: JsonSchema = {
+    "type": "object",
+    "required": ["href", "name", "uri", "weight", "flavor"],
+    "properties": {
+        "href": {"type": "string"},
+        "name": {"type": "string", "pattern": NAME_PATTERN},
+        "uri": {"type": "string"},
+        "weight": {"type": "integer", "minimum": 0, "maximum": _MOST_WEIGHT},
+        "flavor": {"type": ["string", "null"]},
+        "options": {"type": "object"},
+    },
+}
+
+_put = Validator(PUT)
+_patch = Validator(PATCH)
+
+
+def parse_pool(raw: bytes, *, name: str, old: Pool | None) -> Pool:
+    """The pool that a request body describes; ``old`` is the one it replaces."""
+    document = strict_json.decode(raw)
+    _put.check(document)
+    return _pool({"options": {}, "flavor": None, **document}, replace(old or Pool(name, "", 0), name=name))
+
+
+def parse_patch(raw: bytes) -> dict[str, Any]:
+    """The fields that a request body changes, their form checked."""
+    document: dict[str, Any] = strict_json.decode(raw)
+    _patch.check(document)
+    return document
+
+
+def apply_patch(changes: dict[str, Any], pool: Pool) -> Pool:
+    return _pool(changes, pool)
+
+
+def _pool(fields: dict[str, Any], old: Pool) -> Pool:
+    changed = dict(fields)
+    if "flavor" in fields:
+        changed["flavor"] = fields["flavor"] or None
+        if changed["flavor"] is not None:
+            check_name(changed["flavor"], field="flavor")
+    if "uri" in fields:
+        changed["uri"] = _unmask(fields["uri"], old)
+    return replace(old, **changed)
+
+
+def _unmask(uri: str, old: Pool) -> str:
+    """The URI, or the one in place where the client sends back what it was shown of it."""
+    if not uri.isprintable() or " " in uri:
+        raise InvalidInput("uri", "must hold no spaces and no control characters")
+    if uri == uris.mask(uri) and uris.MASK in uri:
+        if uri == uris.mask(old.uri):
+            return old.uri
+        raise InvalidInput("uri", f"'{uris.MASK}' stands for a password that is not shown; give the password itself")
+    return uri
+
+
+def shown(pool: Pool, *, detailed: bool) -> dict[str, Any]:
+    """The pool as an answer has it: with its options where asked for, never with a password."""
+    wire = {
+        "href": f"/v2/pools/{pool.name}",
+        "name": pool.name,
+        "weight": pool.weight,
+        "uri": uris.mask(pool.uri),
+        "flavor": pool.flavor,
+    }
+    return {**wire, "options": dict(pool.options)} if detailed else wire

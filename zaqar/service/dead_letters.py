@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters that go to another store, where no single step can move them.
+
+They are set aside in the one store, received by the other, forgotten by the first. Each step can be repeated, and the
+second store knows a letter that it has: whoever finds what a killed process left set aside goes on from there.
+"""
+
+import logging
+from dataclasses import replace
+
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Message, Origin
+from zaqar.service.queues import Known
+
+_log = logging.getLogger(__name__)
+
+NEVER = 2**31 - 1
+"""A count of claims that no message reaches."""
+
+_MOST_BATCHES = 20
+"""Batches that one claim brings over; the next one goes on."""
+
+
+def hand_over(source: Known, target: Known, *, most: int, ttl: int | None, limit: int, now: float) -> bool:
+    """Bring what a claim of ``limit`` messages would meet and was claimed ``most`` times to the dead letter queue.
+
+    What was set aside earlier goes along. False where more is left: for a later claim, also where the target is away.
+    StaleQueue may be about either queue.
+    """
+    for _ in range(_MOST_BATCHES):
+        store = source.place.store
+        aside = store.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
+        if not aside:
+            return True
+        letters = [_letter(message, source.queue.name, ttl, now) for message in aside]
+        try:
+            target.place.store.receive(queue=target.queue, letters=letters, now=now)
+        except StoreUnavailable:
+            # A claim in the seconds to come does not wait for it.
+            target.place.note_failure()
+            _log.warning("Dead letters of '%s' wait for their store.", source.queue.name, exc_info=True)
+            return False
+        store.forget_set_aside(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
+    return False
+
+
+def _letter(message: Message, queue: str, ttl: int | None, now: float) -> Message:
+    letter = replace(message, claim_id=None, origin=Origin(queue, message.id, message.claim_count))
+    return letter if ttl is None else replace(letter, created=now, expires=now + ttl)

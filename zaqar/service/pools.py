@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools: register, list, change, remove."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from zaqar import uris
+from zaqar.errors import Conflict, Forbidden, InvalidInput, NotFound, StartupError, StoreUnavailable
+from zaqar.model import Catalog, Pool
+from zaqar.schemas.fields import check_name
+from zaqar.schemas.pools import apply_patch, parse_patch, parse_pool
+from zaqar.service.catalog import CatalogChanges
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.placement import PoolDrivers
+
+_log = logging.getLogger(__name__)
+
+MOST_POOLS = 1000
+"""They are one record, which each worker reads every few seconds."""
+
+
+class Pools:
+    def __init__(self, *, management: ManagementStore, changes: CatalogChanges, drivers: PoolDrivers) -> None:
+        self._management = management
+        self._changes = changes
+        self._drivers = drivers
+
+    def list_page(self, *, after: str, limit: int) -> list[Pool]:
+        """The first ``limit`` pools named after ``after``, ordered by name."""
+        pools = self._management.get_catalog().pools
+        return sorted((pool for pool in pools if pool.name > after), key=lambda pool: pool.name)[:limit]
+
+    def get(self, name: str) -> Pool:
+        """NotFound where there is none."""
+        return _find(self._management.get_catalog(), name)
+
+    def put(self, name: str, raw: bytes) -> None:
+        """Register the pool that a request body describes, in place of one of that name; its store has to answer."""
+        check_name(name, field="pool_name")
+        self._change(name, lambda catalog: parse_pool(raw, name=name, old=catalog.pool(name)))
+
+    def patch(self, name: str, raw: bytes) -> Pool:
+        """Change the fields that a request body names; a changed store has to answer."""
+        changes = parse_patch(raw)
+        return self._change(name, lambda catalog: apply_patch(changes, _find(catalog, name)))
+
+    def _change(self, name: str, describe: Callable[[Catalog], Pool]) -> Pool:
+        # The store is tried before the catalog is changed, and after all that can be refused without it.
+        tried: list[Pool] = []
+
+        def edit(catalog: Catalog) -> Catalog:
+            pool = describe(catalog)
+            changed = _with_pool(catalog, pool)
+            if not any(_same_store(pool, other) for other in (catalog.pool(name), *tried)):
+                self._try(pool)
+                tried.append(pool)
+            return changed
+
+        return _find(self._changes.make(edit), name)
+
+    def _try(self, pool: Pool) -> None:
+        """InvalidInput, saying why and showing no password, unless the store of the pool answers."""
+        self._drivers.check(pool)
+        try:
+            store = self._drivers.open(pool)
+        except StartupError as exc:
+            _log.warning("Pool '%s' cannot be registered.", pool.name, exc_info=True)
+            reason = "the store cannot be opened" if uris.reveals(str(exc), pool.uri) else str(exc)
+            raise InvalidInput("uri", reason) from exc
+        except StoreUnavailable as exc:
+            raise _no_answer(pool) from exc
+        try:
+            store.ping()
+        except StoreUnavailable as exc:
+            raise _no_answer(pool) from exc
+        finally:
+            store.close()
+
+    def delete(self, name: str) -> None:
+        """Remove a pool; an absent one is fine. Forbidden while a flavor uses it or queues are on it."""
+        if self._management.get_catalog().pool(name) is None:
+            return
+        if self._management.pool_has_queues(pool=name):
+            raise _in_use(name)
+        removed: list[Pool] = []
+
+        def edit(catalog: Catalog) -> Catalog:
+            pool = catalog.pool(name)
+            if pool is None:
+                return catalog
+            if pool.flavor in catalog.flavors:
+                raise Forbidden(f"The flavor '{pool.flavor}' uses the pool '{name}'.")
+            removed.append(pool)
+            return replace(catalog, pools=tuple(other for other in catalog.pools if other.name != name))
+
+        self._changes.make(edit)
+        # A queue that was placed meanwhile: see Placement.still_stands for the other side.
+        if removed and self._management.pool_has_queues(pool=name):
+            self._changes.make(lambda catalog: catalog if catalog.pool(name) else _with_pool(catalog, removed[-1]))
+            raise _in_use(name)
+
+
+def _find(catalog: Catalog, name: str) -> Pool:
+    pool = catalog.pool(name)
+    if pool is None:
+        raise NotFound(f"There is no pool '{name}'.")
+    return pool
+
+
+def _with_pool(catalog: Catalog, pool: Pool) -> Catalog:
+    others = tuple(other for other in catalog.pools if other.name != pool.name)
+    twin = next((other for other in others if other.uri == pool.uri), None)
+    if twin is not None:
+        raise Conflict(f"uri: the pool '{twin.name}' has the same")
+    if len(others) >= MOST_POOLS:
+        raise Conflict(f"There are {MOST_POOLS} pools, which is the most there can be.")
+    return replace(catalog, pools=(*others, pool))
+
+
+def _same_store(pool: Pool, other: Pool | None) -> bool:
+    return other is not None and (pool.uri, pool.options) == (other.uri, other.options)
+
+
+def _no_answer(pool: Pool) -> InvalidInput:
+    return InvalidInput("uri", f"the store at {uris.mask(pool.uri)} does not answer")
+
+
+def _in_use(name: str) -> Forbidden:
+    return Forbidden(f"There are queues on the pool '{name}'; with weight 0 it gets no new ones.")

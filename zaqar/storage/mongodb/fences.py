@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fence of each queue, and what keeps the messages behind it in their places.
+
+Each operation checks uid and generation in the transaction that changes something, or in the one read of what it shows.
+An operation that changes the fence (a post, a purge, a drop, a change of generation) collides with every other of that
+kind, so these run one after the other. What only reads the fence (a claim, a delete) takes place as of the moment of
+its snapshot, which lies within its own call; what it changes in a segment that was purged meanwhile nobody can reach.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import randrange
+from typing import Any, NamedTuple, Self, TypeAlias
+
+from bson import ObjectId
+
+from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
+from zaqar.model import Queue
+from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.desk import Desk
+from zaqar.storage.mongodb.documents import (
+    CLAIMED,
+    DELAYED,
+    FREE,
+    INDEXES,
+    READY,
+    SLOTS,
+    Document,
+    count,
+    fence_id,
+    put,
+    remove,
+    segment_id,
+    statement,
+    within,
+)
+from zaqar.storage.mongodb.transactions import Turns
+
+COLLECTION = "message_store"
+
+BATCH = 500
+"""Messages that one transaction ripens, moves or removes at most."""
+
+FAR = 500
+"""Numbers that a scan for READY messages may pass in vain before ``from`` is moved."""
+
+REMOVE_EVERY = 64
+"""Deleted messages of a queue after which this process removes them for good."""
+
+MOST_HINTS = 20_000
+
+Parts: TypeAlias = Callable[[ObjectId, int], Sequence[Sequence[Document]]]
+"""What to read besides the fence, given the segment and where a scan for READY messages begins."""
+
+
+@dataclass
+class Hint:
+    """What this process believes about a fence; each operation checks it, in its own atomic step."""
+
+    segment: ObjectId
+    ready_from: int
+    next: int | None = None
+    """The next number, when nobody else seems to post."""
+    misses: int = 0
+    wait: int = 0
+    """Posts until ``next`` is believed again."""
+    gone: int = 0
+
+
+class Look(NamedTuple):
+    """The fence as it was at the moment of a read, and the documents that were read with it."""
+
+    hint: Hint
+    fence: Document
+    documents: list[Document]
+
+
+class FenceStore(MessageStore):
+    """The part of the message store that the other parts stand on."""
+
+    def __init__(self, replica_set: ReplicaSet) -> None:
+        self._set = replica_set
+        self._hints: dict[str, Hint] = {}
+        self._hints_lock = threading.Lock()
+        self._desks: dict[Hashable, Desk[Any]] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        replica_set = ReplicaSet.open(settings, COLLECTION)
+        for name, fields, having in INDEXES:
+            replica_set.create_index(name, fields, having=having)
+        return cls(replica_set)
+
+    def open_queue(self, *, queue: Queue, now: float) -> int:
+        key = {"_id": fence_id(queue.uid)}
+        for turn in self._turns():
+            with turn.transaction() as transaction:
+                fence = transaction.get(key)
+                if fence is None or ("seg" not in fence and now >= fence["end"]):
+                    generation = queue.generation
+                    transaction.update([put(_new_fence(queue))], expect=1)
+                elif "seg" not in fence:
+                    raise QueueDropped(queue.uid)
+                else:
+                    generation = max(fence["gen"], queue.generation)
+                    if generation > fence["gen"]:
+                        transaction.update([statement(key, {"$set": {"gen": generation}})], expect=1)
+            if transaction.committed:
+                return generation
+        raise AssertionError("turns end by themselves")
+
+    def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        key = {"_id": fence_id(queue.uid)}
+        tombstone = {**key, "gen": queue.generation, "end": now + remember}
+        for turn in self._turns():
+            with turn.transaction() as transaction:
+                fence = transaction.get(key) or {}
+                segment = fence.get("seg")
+                if segment is not None:
+                    transaction.update([put({"_id": segment_id("g", segment), "seg": segment})], expect=1)
+                if remember > 0:
+                    tombstone["end"] = max(now + remember, fence.get("end", 0.0))
+                    transaction.update([put(tombstone)], expect=1)
+                elif segment is not None:
+                    transaction.delete(key)
+            if transaction.committed:
+                self._forget(queue.uid)
+                self._clear_up(segment)
+                return
+
+    def purge(self, *, queue: Queue, now: float) -> None:
+        new = {"seg": ObjectId(), "ready": 0, "delayed": 0}
+        for turn in self._turns():
+            with turn.transaction() as transaction:
+                fence = transaction.get(in_force(queue))
+                if fence is None:
+                    raise StaleQueue(queue.uid)
+                garbage = {"_id": segment_id("g", fence["seg"]), "seg": fence["seg"]}
+                change = {"$set": {**new, "from": fence["next"]}}
+                transaction.update([statement({"_id": fence["_id"]}, change), put(garbage)], expect=2)
+            if transaction.committed:
+                self._forget(queue.uid)
+                self._clear_up(fence["seg"])
+                return
+
+    def durability(self) -> Mapping[str, str]:
+        return self._set.durability()
+
+    def ping(self) -> None:
+        self._set.ping()
+
+    def close(self) -> None:
+        self._set.close()
+
+    # -- checking the fence ------------------------------------------------------------------------------------------
+
+    def _turns(self) -> Turns:
+        return Turns(self._set)
+
+    def _hint(self, turn: Turns, queue: Queue) -> Hint:
+        """Where the messages of the queue seem to be; StaleQueue where the queue is not as the fence has it."""
+        hint = self._hints.get(queue.uid)
+        if hint is None:
+            found = turn.peek([{"$match": in_force(queue)}], expect=2)
+            if not found:
+                raise StaleQueue(queue.uid)
+            hint = Hint(found[0]["seg"], found[0]["from"], found[0]["next"])
+            with self._hints_lock:
+                if len(self._hints) >= MOST_HINTS:
+                    self._hints.clear()
+                hint = self._hints.setdefault(queue.uid, hint)
+        return hint
+
+    def _forget(self, uid: str) -> None:
+        with self._hints_lock:
+            self._hints.pop(uid, None)
+
+    def _look(
+        self,
+        turn: Turns,
+        queue: Queue,
+        hint: Hint,
+        parts: Sequence[Sequence[Document]],
+        *,
+        expect: int,
+        latest: bool = False,
+    ) -> Look | None:
+        """Read the fence and more at one moment; None when the hint was wrong, which it is not any longer then."""
+        pipeline: list[Document] = [{"$match": {**in_force(queue), "seg": hint.segment}}]
+        pipeline += [{"$unionWith": {"coll": COLLECTION, "pipeline": list(part)}} for part in parts]
+        documents = (turn.peek if latest else turn.read)(pipeline, expect=expect + 4)
+        if not documents or "gen" not in documents[0]:
+            self._forget(queue.uid)
+            return None
+        return Look(hint, documents[0], documents[1:])
+
+    def _settled(
+        self, turn: Turns, queue: Queue, now: float, parts: Parts, *, expect: int, latest: bool = False
+    ) -> Look | None:
+        """The same for what needs READY messages in order; None where it has to look again.
+
+        That takes that nothing is due, and that the scan began no later than ``from`` of the same moment says.
+        """
+        hint = self._hint(turn, queue)
+        begin = hint.ready_from
+        due: list[Document] = [
+            {"$match": {"s": hint.segment, "d": {"$lte": now}}},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "due": {"$literal": True}}},
+        ]
+        look = self._look(turn, queue, hint, [due, *parts(hint.segment, begin)], expect=expect, latest=latest)
+        if look is None:
+            return None
+        hint.ready_from = look.fence["from"]
+        if look.documents and "due" in look.documents[0]:
+            self._ripen(queue.uid, hint.segment, now)
+            turn.begin_anew()
+            return None
+        return look if begin <= look.fence["from"] else None
+
+    def _desk(self, key: Hashable, most: int) -> Desk[Any]:
+        """Where those meet who want the same of a queue at the same time."""
+        with self._hints_lock:
+            desk = self._desks.get(key)
+            if desk is None:
+                if len(self._desks) >= MOST_HINTS:
+                    self._desks.clear()  # who is at one of them stays there
+                desk = self._desks[key] = Desk(most)
+        return desk
+
+    # -- what time does ----------------------------------------------------------------------------------------------
+
+    def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
+        """Bring one batch of what is due where it belongs."""
+        for turn in self._turns():
+            with turn.transaction() as transaction:
+                due = transaction.find({"s": segment, "d": {"$lte": now}}, limit=BATCH, order="d", fields="qtx")
+                live = [each for each in due if each["x"] > now]
+                dead = [each for each in due if each["x"] <= now]
+                left = [each["t"] for each in due]
+                statements = [count(segment, slot(), **counts_of(len(live), left))]
+                if live:
+                    first = min(each["q"] for each in live)
+                    statements.append(statement({"_id": {"$in": ids_of(live)}}, FREE, many=True))
+                    statements.append(lower_ready_from(uid, segment, first))
+                if dead:
+                    statements.append(remove(segment, {"_id": {"$in": ids_of(dead)}}))
+                if due:
+                    transaction.update(statements, expect=1 + len(due) + bool(live))
+                else:
+                    transaction.reads_only = True
+            if transaction.committed:
+                return
+            # Others ripen the same, or the segment was purged: whoever called looks again.
+            if not self._has_due(turn, uid, segment, now):
+                return
+
+    def _has_due(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
+        pipeline = [
+            {"$match": {"_id": fence_id(uid), "seg": segment}},
+            {"$lookup": _first_due(self._set.opened.collection.name, segment, now)},
+            {"$match": {"due": {"$ne": []}}},
+        ]
+        return bool(turn.peek(pipeline, expect=2))
+
+    def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int) -> int:
+        """Remove up to ``limit`` expired messages of a queue; how many."""
+        for turn in self._turns():
+            with turn.transaction() as transaction:
+                found = transaction.find({"s": segment, "x": {"$lte": now}}, limit=limit, order="x", fields="t")
+                if found:
+                    fence = statement({"_id": fence_id(uid), "seg": segment}, {"$set": {"seg": segment}})
+                    counted = count(segment, slot(), **counts_of(0, [each["t"] for each in found]))
+                    transaction.update([fence, counted], expect=2)
+                    transaction.delete({"_id": {"$in": ids_of(found)}})
+                else:
+                    transaction.reads_only = True
+            if transaction.committed:
+                return len(found)
+            if not turn.peek([{"$match": {"_id": fence_id(uid), "seg": segment}}], expect=2):
+                return 0  # purged or dropped meanwhile: the segment is garbage
+        raise AssertionError("turns end by themselves")
+
+    def _move_ready_from(self, queue: Queue, now: float) -> None:
+        """After a scan that passed many numbers in vain, so that the next one does not.
+
+        Whoever brings messages back below ``from`` writes the fence as well, so of the two the later one begins again.
+        """
+        with suppress(StoreUnavailable):  # this only makes others faster
+            for turn in self._turns():
+                with turn.transaction() as transaction:
+                    fence = transaction.get(in_force(queue)) or {"next": 0, "from": 0}
+                    first = fence["next"]
+                    if first > fence["from"] + FAR:
+                        ready = {"s": fence["seg"], "t": READY, "q": {"$gte": fence["from"]}, "x": {"$gt": now}}
+                        for found in transaction.find(ready, limit=1, order="q", fields="q"):
+                            first = found["q"]
+                    if first > fence["from"] + FAR:
+                        transaction.update([statement({"_id": fence["_id"]}, {"$set": {"from": first}})], expect=1)
+                    else:
+                        transaction.reads_only = True
+                if transaction.committed:
+                    return
+
+    # -- what is left behind -----------------------------------------------------------------------------------------
+
+    def _removed(self, hint: Hint, more: int) -> None:
+        """Count what was deleted, and now and then remove it for good."""
+        hint.gone += more
+        if hint.gone >= REMOVE_EVERY:
+            hint.gone = 0
+            with suppress(StoreUnavailable):  # the deletion is done; a sweep removes the rest
+                self._remove_gone({"z": hint.segment}, limit=4 * REMOVE_EVERY)
+
+    def _remove_gone(self, which: Document, *, limit: int) -> int:
+        for turn in self._turns():
+            ids = ids_of(turn.peek([{"$match": which}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit))
+            return turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}}) if ids else 0
+        raise AssertionError("turns end by themselves")
+
+    def _clear_up(self, segment: ObjectId | None) -> None:
+        """Remove the first documents of a segment that nobody can reach any more; a sweep removes the rest."""
+        if segment is None:
+            return
+        with suppress(StoreUnavailable):  # the purge or drop is done; what is left is nobody's but the sweep's
+            for _ in range(4):
+                if self._remove_garbage(segment, limit=BATCH) < BATCH:
+                    return
+
+    def _remove_garbage(self, segment: ObjectId, *, limit: int) -> int:
+        """Remove up to ``limit`` documents, at last the one that says that there are some; how many."""
+        removed = 0
+        for kind in "mcsg":
+            turn = next(self._turns())
+            found = turn.peek(
+                [{"$match": {"_id": within(kind, segment)}}, {"$limit": limit - removed}, {"$project": {"_id": 1}}],
+                expect=limit,
+            )
+            if found:
+                removed += turn.delete({"_id": {"$in": ids_of(found)}})
+            if removed >= limit:
+                break
+        return removed
+
+
+# -- parts of operations ----------------------------------------------------------------------------------------------
+
+
+def _new_fence(queue: Queue) -> Document:
+    return {
+        "_id": fence_id(queue.uid),
+        "gen": queue.generation,
+        "seg": ObjectId(),
+        "next": 1,
+        "from": 1,
+        "ready": 0,
+        "delayed": 0,
+    }
+
+
+def in_force(queue: Queue) -> Document:
+    return {"_id": fence_id(queue.uid), "gen": queue.generation, "seg": {"$exists": True}}
+
+
+def check(queue: Queue, segment: ObjectId) -> Document:
+    """Matches one document if the fence is as the operation believes, and changes nothing."""
+    return statement({"_id": fence_id(queue.uid), "gen": queue.generation, "seg": segment}, {"$set": {"seg": segment}})
+
+
+def lower_ready_from(uid: str, segment: ObjectId, first: int) -> Document:
+    """A change in any case, so that it collides with who moves ``from`` at the same time."""
+    return statement({"_id": fence_id(uid), "seg": segment}, {"$min": {"from": first}, "$inc": {"back": 1}})
+
+
+def _first_due(collection: str, segment: ObjectId, now: float) -> Document:
+    one = [{"$match": {"s": segment, "d": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
+    return {"from": collection, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "due"}
+
+
+def counts_of(ready: int, left: Sequence[int]) -> dict[str, int]:
+    """What the counts change by when some become READY and some leave the states that are given."""
+    return {
+        "ready": ready - left.count(READY),
+        "claimed": -left.count(CLAIMED),
+        "delayed": -left.count(DELAYED),
+    }
+
+
+def ids_of(documents: Sequence[Document]) -> list[str]:
+    return [each["_id"] for each in documents]
+
+
+def slot() -> int:
+    return randrange(SLOTS)  # noqa: S311 - to keep out of each other's way

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/flavors``: the listing and one flavor."""
+
+from typing import Any
+
+import falcon
+import msgspec
+
+from zaqar.limits import Limits
+from zaqar.policies import Authorizer
+from zaqar.schemas.flavors import shown
+from zaqar.service.flavors import Flavor, Flavors
+from zaqar.transport.wsgi.messages import flag
+from zaqar.transport.wsgi.pools import MOST_BYTES, page, parse_limit
+from zaqar.transport.wsgi.requests import read_body, read_query
+
+
+def _render(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:
+    return shown(flavor.name, flavor.pool_list, flavor.capabilities if detailed else None)
+
+
+class FlavorsResource:
+    def __init__(self, flavors: Flavors, authorizer: Authorizer, limits: Limits) -> None:
+        self._flavors = flavors
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "flavors:get_all")
+        query = read_query(req)
+        detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_flavors_per_page)
+        flavors = self._flavors.list_page(after=query.get("marker", ""), limit=limit)
+        resp.data = page("/v2/flavors", "flavors", [_render(flavor, detailed=detailed) for flavor in flavors], query)
+
+
+class FlavorResource:
+    def __init__(self, flavors: Flavors, authorizer: Authorizer) -> None:
+        self._flavors = flavors
+        self._authorizer = authorizer
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
+        self._authorizer.check(req.context.caller, "flavors:create")
+        self._flavors.put(flavor_name, read_body(req, MOST_BYTES))
+        resp.status, resp.location = 201, f"/v2/flavors/{flavor_name}"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
+        self._authorizer.check(req.context.caller, "flavors:get")
+        flag(read_query(req), "detailed")
+        resp.data = msgspec.json.encode(_render(self._flavors.get(flavor_name)))
+
+    def on_patch(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
+        self._authorizer.check(req.context.caller, "flavors:update")
+        resp.data = msgspec.json.encode(_render(self._flavors.patch(flavor_name, read_body(req, MOST_BYTES))))
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
+        self._authorizer.check(req.context.caller, "flavors:delete")
+        self._flavors.delete(flavor_name)
+        resp.status = 204

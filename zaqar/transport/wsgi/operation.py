@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an entry of the OpenAPI description is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zaqar.schemas.fields import JsonSchema
+
+JSON = "application/json"
+BOOLEAN: JsonSchema = {"type": "boolean", "default": False}
+STRING: JsonSchema = {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. ``answers`` maps a status to a sentence and, where it has a body, its schema."""
+
+    id: str
+    summary: str
+    answers: Mapping[int, tuple[str, JsonSchema | None]]
+    query: Mapping[str, tuple[str, JsonSchema]] = field(default_factory=dict)
+    body: JsonSchema | None = None
+    body_required: bool = False
+    body_type: str = JSON
+    answer_type: str = JSON
+    errors: tuple[int, ...] = (400,)
+    open_to_all: bool = False
+
+
+def ref(name: str) -> JsonSchema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def list_of(member: str, name: str) -> JsonSchema:
+    return {
+        "type": "object",
+        "required": [member],
+        "properties": {
+            member: {"type": "array", "items": ref(name)},
+            "links": {"type": "array", "items": ref("Link")},
+            "count": {"type": "integer", "minimum": 0},
+        },
+    }
+
+
+def limit_of(most: int) -> tuple[str, JsonSchema]:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
+    return "How many at most.", schema

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/pools``: the listing and one pool."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import falcon
+import msgspec
+
+from zaqar.limits import Limits
+from zaqar.policies import Authorizer
+from zaqar.schemas.fields import parse_integer
+from zaqar.schemas.pools import shown
+from zaqar.service.pools import Pools
+from zaqar.transport.wsgi.messages import flag
+from zaqar.transport.wsgi.requests import Query, read_body, read_query
+
+MOST_BYTES = 65536
+"""The size of a pool's description; more than this is not read."""
+
+
+def page(path: str, member: str, listed: list[dict[str, Any]], query: Query) -> bytes:
+    """A page of what is listed by name, with the link to the next one wherever it is not empty."""
+    links = []
+    if listed:
+        links.append({"rel": "next", "href": f"{path}?{urlencode({**query, 'marker': listed[-1]['name']})}"})
+    return msgspec.json.encode({member: listed, "links": links})
+
+
+def parse_limit(query: Query, most: int) -> int:
+    return parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit")
+
+
+class PoolsResource:
+    def __init__(self, pools: Pools, authorizer: Authorizer, limits: Limits) -> None:
+        self._pools = pools
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "pools:get_all")
+        query = read_query(req)
+        detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_pools_per_page)
+        pools = self._pools.list_page(after=query.get("marker", ""), limit=limit)
+        resp.data = page("/v2/pools", "pools", [shown(pool, detailed=detailed) for pool in pools], query)
+
+
+class PoolResource:
+    def __init__(self, pools: Pools, authorizer: Authorizer) -> None:
+        self._pools = pools
+        self._authorizer = authorizer
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
+        self._authorizer.check(req.context.caller, "pools:create")
+        self._pools.put(pool_name, read_body(req, MOST_BYTES))
+        resp.status, resp.location = 201, f"/v2/pools/{pool_name}"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
+        self._authorizer.check(req.context.caller, "pools:get")
+        detailed = flag(read_query(req), "detailed")
+        resp.data = msgspec.json.encode(shown(self._pools.get(pool_name), detailed=detailed))
+
+    def on_patch(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
+        self._authorizer.check(req.context.caller, "pools:update")
+        pool = self._pools.patch(pool_name, read_body(req, MOST_BYTES))
+        resp.data = msgspec.json.encode(shown(pool, detailed=False))
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
+        self._authorizer.check(req.context.caller, "pools:delete")
+        self._pools.delete(pool_name)
+        resp.status = 204

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a URI may be shown: everything but its secrets. In doubt more is hidden than would have to be."""
+
+import re
+from urllib.parse import unquote, unquote_plus
+
+MASK = "***"
+
+_SECRET = re.compile(r"pass|pwd|secret|token|authmechanismproperties", re.IGNORECASE)
+
+
+def mask(uri: str) -> str:
+    """The URI with :data:`MASK` in place of each password, in its user part and in its query."""
+    return _split(uri)[0]
+
+
+def reveals(text: str, uri: str) -> bool:
+    """Whether a text has a password of the URI in it, percent-encoded or not."""
+    return any(form in text for secret in _split(uri)[1] for form in (secret, unquote(secret), unquote_plus(secret)))
+
+
+def _split(uri: str) -> tuple[str, list[str]]:
+    """The masked URI and what was masked."""
+    secrets: list[str] = []
+    scheme, separator, rest = uri.rpartition("://") if uri.count("://") == 1 else ("", "", uri)
+    # Whatever a sloppy password holds ('/', '?', '@'), it ends at the last '@'.
+    credentials, at, place = rest.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    if at and colon and password:
+        secrets.append(password)
+        credentials = f"{user}:{MASK}"
+    head, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", credentials + at + place, re.DOTALL).groups()  # type: ignore[union-attr]
+    parameters = [_mask_parameter(parameter, secrets) for parameter in query.split("&")]
+    return scheme + separator + head + mark + "&".join(parameters), secrets
+
+
+def _mask_parameter(parameter: str, secrets: list[str]) -> str:
+    name, equals, value = parameter.partition("=")
+    if not value or _SECRET.search(unquote(parameter)) is None:
+        return parameter
+    secrets.append(value)
+    return f"{name}{equals}{MASK}"
