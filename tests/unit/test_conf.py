@@ -25,7 +25,7 @@ _MONGODB = """
     max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 0.02)
 """
 _REDIS = "uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0)"
-_SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA)"
+_SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20)"
 
 CATALOGUE = {
     "cors": """

@@ -13,7 +13,7 @@ from zaqar.storage.sqlalchemy.connection import Database
 
 pytest.importorskip("psycopg")
 
-from zaqar.storage.sqlalchemy.postgresql_link import Address  # noqa: E402 - where the library is there
+from zaqar.storage.sqlalchemy.postgresql_link import Address
 
 
 @pytest.mark.parametrize(

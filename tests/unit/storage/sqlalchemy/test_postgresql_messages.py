@@ -15,6 +15,7 @@ from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -130,6 +131,14 @@ def test_it_says_what_a_commit_survives(scene: Scene) -> None:
     said = scene.store.durability()
     assert said["store"] == "postgresql"
     assert ("warning" in said) == (said["fsync"] != "on" or said["synchronous_commit"] == "off")
+
+
+def test_an_unsafe_setting_is_warned_of(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    unsafe = f"{address}{'&' if '?' in address else '?'}options=-csynchronous_commit%3Doff"
+    store = SqlMessageStore.from_settings({"uri": unsafe})
+    assert "synchronous_commit is off" in store.durability()["warning"]
+    store.close()
+    assert "synchronous_commit is off" in caplog.text
 
 
 def test_a_guess_that_no_text_can_hold_is_a_guess(scene: Scene) -> None:
