@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fence of each queue, and what keeps the rows behind it in their places.
 
-On SQLite every write runs alone (``BEGIN IMMEDIATE``); on PostgreSQL it locks the fence, and each message that it reads in
-order to change it. Every read sees one moment. So whatever is read of the fence inside a transaction is in force until
-the transaction ends.
+On SQLite every write runs alone (``BEGIN IMMEDIATE``); on PostgreSQL it locks the fence, and each message that it reads
+in order to change it. Every read sees one moment. So whatever is read of the fence inside a transaction is in force
+until the transaction ends.
 """
 
 from __future__ import annotations
