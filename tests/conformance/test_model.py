@@ -27,7 +27,9 @@ def test_any_sequence_of_operations(driver: Driver, messages: MessageStore) -> N
     def machine() -> StoreMachine:
         return machine_for(driver, messages, Counter())
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=50))  # type: ignore[arg-type]
+    # With a server each step is a few round trips, and finds come early: the first examples are the same everywhere.
+    examples = 100 if driver.server is None else 40
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=50))  # type: ignore[arg-type]
 
 
 def walk(machine: StoreMachine, steps: int, random: Random) -> None:

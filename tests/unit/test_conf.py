@@ -28,7 +28,7 @@ _REDIS = """
     uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0);
     wait_replicas (Int, 0); wait_timeout (Float, 1.0)
 """
-_SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA)"
+_SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20)"
 
 CATALOGUE = {
     "cors": """

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fence of each queue, and what keeps the rows behind it in their places.
 
-Every write runs alone (``BEGIN IMMEDIATE``) and every read sees one moment, so whatever is read of the fence inside a
-transaction is in force until the transaction ends.
+On SQLite every write runs alone (``BEGIN IMMEDIATE``); on PostgreSQL it locks the fence, and each message that it reads
+in order to change it. Every read sees one moment. So whatever is read of the fence inside a transaction is in force
+until the transaction ends.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,8 @@ from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
+
+LOG = logging.getLogger(__name__)
 
 BATCH = 500
 """Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""
@@ -45,7 +49,10 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls.on(Database.from_settings(settings))
+        database = Database.from_settings(settings)
+        if warning := database.durability().get("warning"):
+            LOG.warning("%s: %s.", database.name, warning)
+        return cls.on(database)
 
     @classmethod
     def on(cls, database: Database) -> Self:

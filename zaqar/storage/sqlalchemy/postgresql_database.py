@@ -220,4 +220,4 @@ class Transaction:
 
 
 def _reason(error: StoreUnavailable) -> str:
-    return " ".join(str(error.__cause__ or "no connection in time").split())
+    return " ".join(str(error.__cause__ or "no connection in time").split()).rstrip(".?")

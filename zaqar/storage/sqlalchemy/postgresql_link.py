@@ -110,6 +110,8 @@ class Address:
 
     name: str
     parameters: str
+    plain_parameters: str
+    """Without the settings, for changes of the schema, which may take long."""
 
     def __repr__(self) -> str:
         return f"Address({self.name})"
@@ -131,12 +133,13 @@ class Address:
         name = f"The PostgreSQL database {given.get('dbname', '')} at {where}".replace("  ", " ")
         defaults = {"application_name": "zaqar", "tcp_user_timeout": "4000", "keepalives_idle": "10"}
         settings = " ".join(f"-c {option}={value}" for option, value in _SETTINGS.items())
-        options = f"{settings} {given.pop('options', '')}".strip()
+        asked_for = given.pop("options", "")
         try:
-            made = conninfo.make_conninfo(**{**defaults, **given}, options=options)
+            made = conninfo.make_conninfo(**{**defaults, **given}, options=f"{settings} {asked_for}".strip())
+            plain = conninfo.make_conninfo(**{**defaults, **given}, options=asked_for)
         except psycopg.Error as exc:
             raise StartupError(f"{name} cannot be opened: {' '.join(str(exc).split())}.") from exc
-        return cls(name, made)
+        return cls(name, made, plain)
 
     def connect(self, patience: int) -> Link:
         link = Link.connect(self.parameters, autocommit=True, connect_timeout=patience)
@@ -147,9 +150,7 @@ class Address:
         return link
 
     def connect_plainly(self) -> psycopg.Connection[Any]:
-        """Without the settings, for changes of the schema, which may take long."""
-        parameters = conninfo.conninfo_to_dict(self.parameters)
-        return psycopg.connect(**{**parameters, "options": None, "connect_timeout": 3})  # type: ignore[arg-type]
+        return psycopg.connect(self.plain_parameters, connect_timeout=3)
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------
