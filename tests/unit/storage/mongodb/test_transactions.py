@@ -119,7 +119,7 @@ def test_a_transaction_of_a_dead_process_is_ended(
     opened.collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
     begun = time.monotonic()
     assert scene.post("a") == [1]
-    assert time.monotonic() - begun < 4.5
+    assert time.monotonic() - begun < 4
     assert bodies(scene.listing()) == ["a"]
     session.abort_transaction()
 
@@ -134,7 +134,7 @@ def test_a_live_transaction_of_others_is_left_alone(members: Members, store: Mon
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
             scene.post("a")
-        assert 3 < time.monotonic() - begun < 5
+        assert 2.5 < time.monotonic() - begun < 5
         session.abort_transaction()
     assert scene.post("a") == [1]
 
