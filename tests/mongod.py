@@ -75,7 +75,8 @@ class Members:
     def initiate(self) -> None:
         hosts = [{"_id": number, "host": member.address} for number, member in enumerate(self.members)]
         config = {"_id": "test", "members": hosts, "settings": {"electionTimeoutMillis": 2000}}
-        wait_for(self.members[0])
+        for member in self.members:  # all have to agree
+            wait_for(member)
         ask(self.members[0], {"replSetInitiate": config})
         self.primary()
 

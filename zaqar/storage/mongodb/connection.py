@@ -27,7 +27,7 @@ from pymongo.write_concern import WriteConcern
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.mongodb.documents import Document
 
-PATIENCE = 4.5
+PATIENCE = 4.0
 """Seconds that one step of an operation takes at most, retries included."""
 
 START_PATIENCE = 15.0

@@ -159,8 +159,8 @@ class FenceStore(MessageStore):
 
     # -- checking the fence ------------------------------------------------------------------------------------------
 
-    def _turns(self) -> Turns:
-        return Turns(self._set)
+    def _turns(self, *, more: float = 0.0) -> Turns:
+        return Turns(self._set, more=more)
 
     def _hint(self, turn: Turns, queue: Queue) -> Hint:
         """Where the messages of the queue seem to be; StaleQueue where the queue is not as the fence has it."""

@@ -77,7 +77,8 @@ class MongoMessageStore(SweepStore):
         delayed = sum(draft.delay > 0 for post in posts for draft in post.drafts)
         growth = {"$inc": {"next": many, "ready": many - delayed, "delayed": delayed}}
         few = many <= FEW and sum(post.weight for post in posts) <= LITTLE
-        for turn in self._turns():
+        # Thousands of messages in one post take a while on their own.
+        for turn in self._turns(more=many // 1000 / 4):
             hint = self._hint(turn, queue)
             guess = hint.next if few else None
             if guess is not None:

@@ -99,8 +99,9 @@ class Transaction:
 class Turns:
     """The attempts at one step of an operation: ``for turn in Turns(...)``, until it returns or patience is over."""
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
+    def __init__(self, replica_set: ReplicaSet, *, more: float = 0.0) -> None:
         self._set = replica_set
+        self._patience = PATIENCE + more
         self._retries = replica_set.retries
         self._begun = time.monotonic()
         self._attempts = 0
@@ -124,7 +125,7 @@ class Turns:
 
     @property
     def remaining(self) -> float:
-        return self._begun + PATIENCE - time.monotonic()
+        return self._begun + self._patience - time.monotonic()
 
     def _pause(self) -> None:
         retries = self._retries
@@ -133,8 +134,11 @@ class Turns:
         if lost_connection:
             pause = retries.reconnect_pause
         else:
-            pause = min(retries.longest_pause, 0.002 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
-        pause += retries.jitter * random.random() * min(1.0, self._attempts / 8)  # noqa: S311
+            # The longer somebody waits the sooner it tries again, or those who come last would win.
+            waited = 1 - self.remaining / self._patience
+            longest = retries.longest_pause * max(0.03, 1 - 2 * waited)
+            pause = min(longest, 0.002 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
+        pause += retries.jitter * random.random() * min(1.0, self._attempts / 8) / 2  # noqa: S311
         over = self._attempts >= max(FEWEST, retries.attempts) or self._reconnects > retries.reconnects
         if over or self.remaining <= pause:
             raise StoreUnavailable from self._cause
@@ -203,6 +207,7 @@ class Turns:
                 _forget(session)
                 settled = True
             except Lost:
+                self._cause = None
                 _abort(opened, session)
                 settled = True
             finally:

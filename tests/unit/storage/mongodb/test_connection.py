@@ -116,7 +116,7 @@ def test_durability_says_how_many(store: MongoMessageStore) -> None:
 def test_majority_and_journal_whatever_the_uri_says(members: Members) -> None:
     store = MongoMessageStore.from_settings({"uri": members.uri + "&w=0&journal=false&readPreference=secondary"})
     opened = store._set.opened
-    assert opened.collection.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4500}
+    assert opened.collection.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
     assert opened.collection.read_preference.mode == 0
     scene = Scene(store)
     scene.post("a")
@@ -164,10 +164,11 @@ def test_an_absent_set_is_unavailable_within_five_seconds(listening: bool) -> No
             held.listen(64)
         port = held.getsockname()[1]
         store = MongoMessageStore(ReplicaSet({"uri": f"mongodb://127.0.0.1:{port}/?replicaSet=x"}, "x"))
-        begun = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            Scene(store)
-        with pytest.raises(StoreUnavailable):
-            store.ping()
-        assert time.monotonic() - begun < 10
-        store.close()
+        try:
+            for operation in (lambda: Scene(store), store.ping):
+                begun = time.monotonic()
+                with pytest.raises(StoreUnavailable):
+                    operation()
+                assert time.monotonic() - begun < 5
+        finally:
+            store.close()

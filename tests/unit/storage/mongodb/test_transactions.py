@@ -6,12 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from bson import ObjectId
 from pymongo import monitoring
 
-from tests.conformance.scene import Scene, bodies
+from tests.conformance.scene import Scene, at_once, bodies
 from tests.mongod import Members
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
@@ -118,7 +119,7 @@ def test_a_transaction_of_a_dead_process_is_ended(
     opened.collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
     begun = time.monotonic()
     assert scene.post("a") == [1]
-    assert time.monotonic() - begun < 4.5
+    assert time.monotonic() - begun < 4
     assert bodies(scene.listing()) == ["a"]
     session.abort_transaction()
 
@@ -133,7 +134,7 @@ def test_a_live_transaction_of_others_is_left_alone(members: Members, store: Mon
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
             scene.post("a")
-        assert 3 < time.monotonic() - begun < 5
+        assert 2.5 < time.monotonic() - begun < 5
         session.abort_transaction()
     assert scene.post("a") == [1]
 
@@ -191,3 +192,22 @@ def test_queues_keep_apart_in_the_memory_of_a_process(
     assert len(store._hints) <= 3
     assert isinstance(scenes[0].queue, Queue)
     assert all(bodies(scene.listing()) == ["a"] for scene in scenes)
+
+
+def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessageStore, scene: Scene) -> None:
+    """More takers than messages: some are dealt to in an attempt that fails, and must not believe it."""
+    scene.post(*(f"{n:03}" for n in range(60)))
+    others = [Scene(store, queue=scene.queue), Scene(MongoMessageStore(store._set), queue=scene.queue)]
+    taken: list[list[str]] = []
+
+    def take(number: int) -> None:
+        own = others[number % 2]
+        for turn in range(6):
+            got = own.pop(2) if (number + turn) % 3 == 0 else own.claim(2)[1]
+            assert bodies(got) == sorted(bodies(got))
+            taken.append(bodies(got))
+
+    at_once(*(partial(take, number) for number in range(12)))
+    assert sorted(text for texts in taken for text in texts) == [f"{n:03}" for n in range(60)]
+    assert scene.stats().free == 0
+    assert scene.claim()[1] == []
