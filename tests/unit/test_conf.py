@@ -24,7 +24,10 @@ _MONGODB = """
     max_retry_sleep (Float, 0.1); max_retry_jitter (Float, 0.005);
     max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 0.02)
 """
-_REDIS = "uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0)"
+_REDIS = """
+    uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0);
+    wait_replicas (Int, 0); wait_timeout (Float, 1.0)
+"""
 _SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA)"
 
 CATALOGUE = {

@@ -9,5 +9,11 @@ GROUP = "drivers:message_store:mongodb"
 
 OPTS = [
     *connection_opts(),
-    cfg.IntOpt("partitions", default=2, min=1, help="Number of databases that messages are spread over."),
+    cfg.IntOpt(
+        "partitions",
+        default=2,
+        min=1,
+        help="Accepted, and without effect: there is no lock of a whole database to get around, so one is enough. "
+        "Use pools to spread queues over several replica sets.",
+    ),
 ]

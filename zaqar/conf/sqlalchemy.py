@@ -11,3 +11,12 @@ def synchronous_opt() -> cfg.Opt:
         choices=["NORMAL", "FULL", "EXTRA"],
         help="What an acknowledged write on SQLite survives: NORMAL a process crash, FULL and EXTRA a power cut.",
     )
+
+
+def connections_opt() -> cfg.Opt:
+    return cfg.IntOpt(
+        "connections",
+        default=20,
+        min=1,
+        help="Connections to PostgreSQL that each process of the service keeps at most.",
+    )

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from bson import ObjectId
 
 from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.storage.mongodb.desk import Request
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     FREE,
@@ -17,6 +20,7 @@ from zaqar.storage.mongodb.documents import (
     count,
     messages_of,
     put,
+    remove,
     segment_id,
     statement,
 )
@@ -27,32 +31,95 @@ _OVER = 0.0
 """The ``end`` of a claim that was released; a sweep removes it."""
 
 
+MOST_TOGETHER = 200
+"""Messages that claims and pops of one process take in one transaction, or one of them alone."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Take(Request):
+    """A claim, or without ``claim`` a pop, of the first free messages."""
+
+    claim: Claim | None
+    limit: int
+    now: float
+    found: list[Document] = field(default_factory=list)
+
+    def statements(self, segment: ObjectId, now: float) -> list[Document]:
+        """They match all that were found when all are still free, the count, and the claim."""
+        still_free = {"_id": {"$in": ids_of(self.found)}, "t": READY, "x": {"$gt": now}}
+        many = len(self.found)
+        if self.claim is None:
+            return [remove(segment, still_free), count(segment, slot(), ready=-many)]
+        change = {
+            "$set": {"t": CLAIMED, "d": self.claim.expires, "k": self.claim.id},
+            "$inc": {"n": 1},
+            "$max": {"x": self.claim.expires + self.claim.grace},
+        }
+        return [
+            statement(still_free, change, many=True),
+            count(segment, slot(), ready=-many, claimed=many),
+            put(_document_of(segment, self.claim)),
+        ]
+
+    def finish(self, queue: Queue) -> None:
+        """Answer the messages as that change leaves them."""
+        taken = self.found
+        if self.claim is not None:
+            life = self.claim.expires + self.claim.grace
+            held = {"t": CLAIMED, "d": self.claim.expires, "k": self.claim.id}
+            taken = [{**each, **held, "n": each["n"] + 1, "x": max(each["x"], life)} for each in taken]
+        self.answer = messages_of(queue.uid, taken, self.now)
+
+
 class ClaimStore(FenceStore):
     """The part of the message store that is about claims."""
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
     ) -> list[Message]:
-        passed_over = dead_letters.max_claim_count if dead_letters and dead_letters.queue is None else None
-        worn_out = dead_letters.max_claim_count if dead_letters and dead_letters.queue else None
+        return self._take(queue, Take(weight=limit, claim=claim, limit=limit, now=now), dead_letters)
+
+    # -- taking the first free messages ------------------------------------------------------------------------------
+
+    def _take(self, queue: Queue, take: Take, rules: DeadLetters | None) -> list[Message]:
+        grave = rules.queue if rules else None
+        same = rules and (grave and (grave.uid, grave.generation), rules.max_claim_count, rules.ttl)
+        desk = self._desk(("take", queue.uid, queue.generation, same), MOST_TOGETHER)
+        taken: list[Message] = desk.serve(take, lambda takes: self._take_together(queue, takes, rules))
+        return taken
+
+    def _take_together(self, queue: Queue, takes: Sequence[Take], rules: DeadLetters | None) -> None:
+        now = max(take.now for take in takes)
+        passed_over = rules.max_claim_count if rules and rules.queue is None else None
+        worn_out = rules.max_claim_count if rules and rules.queue else math.inf
         for turn in self._turns():
-            look = self._first_free(turn, queue, limit, now, below=passed_over)
+            look = self._first_free(turn, queue, sum(take.limit for take in takes), now, below=passed_over)
             if look is None:
                 continue
-            taken = look.documents
-            if worn_out is not None and any(each["n"] >= worn_out for each in taken):
-                assert dead_letters is not None
-                taken_past = self._claim_past(turn, queue, look, claim, limit, now, dead_letters)
-                if taken_past is not None:
-                    return taken_past
+            if rules is not None and any(each["n"] >= worn_out for each in look.documents):
+                self._take_past(queue, takes, now, rules)
+                return
+            statements, expect = _taking(queue, look, takes, now)
+            if look.documents and not turn.write(statements, expect=expect):
                 continue
-            if taken:
-                leasing = [check(queue, look.hint.segment), *lease(look.hint.segment, claim, taken, now)]
-                if not turn.write(leasing, expect=3 + len(taken)):
-                    continue
+            for take in takes:
+                take.finish(queue)
+            self._removed(look.hint, sum(len(take.found) for take in takes if take.claim is None))
             self._passed(queue, look, now)
-            return leased(queue, claim, taken, now)
-        raise AssertionError("turns end by themselves")
+            return
+
+    def _take_past(self, queue: Queue, takes: Sequence[Take], now: float, rules: DeadLetters) -> None:
+        """One claim after the other, each of which moves the worn out messages that it meets."""
+        for take in takes:
+            for turn in self._turns():
+                look = self._first_free(turn, queue, 1, now)
+                if look is not None and self._claim_past(turn, queue, look, take, now, rules):
+                    take.served = True
+                    break
+
+    def _claim_past(self, turn: Turns, queue: Queue, look: Look, take: Take, now: float, rules: DeadLetters) -> bool:
+        """What dead letters make of a claim; False where it has to begin again."""
+        raise NotImplementedError
 
     def _first_free(
         self, turn: Turns, queue: Queue, limit: int, now: float, *, below: int | None = None
@@ -72,11 +139,6 @@ class ClaimStore(FenceStore):
         first = look.documents[0]["q"] if look.documents else look.fence["next"]
         if first > look.fence["from"] + FAR:
             self._move_ready_from(queue, now)
-
-    def _claim_past(
-        self, turn: Turns, queue: Queue, look: Look, claim: Claim, limit: int, now: float, rules: DeadLetters
-    ) -> list[Message] | None:
-        raise NotImplementedError
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         for turn in self._turns():
@@ -155,27 +217,16 @@ def segment_in(transaction: Transaction, queue: Queue) -> ObjectId:
     return segment
 
 
-def lease(segment: ObjectId, claim: Claim, taken: Sequence[Document], now: float) -> list[Document]:
-    """Statements that match ``len(taken) + 2`` documents when all of these are still free."""
-    change = {
-        "$set": {"t": CLAIMED, "d": claim.expires, "k": claim.id},
-        "$inc": {"n": 1},
-        "$max": {"x": claim.expires + claim.grace},
-    }
-    still_free = {"_id": {"$in": ids_of(taken)}, "t": READY, "x": {"$gt": now}}
-    return [
-        statement(still_free, change, many=True),
-        count(segment, slot(), ready=-len(taken), claimed=len(taken)),
-        put(_document_of(segment, claim)),
-    ]
-
-
-def leased(queue: Queue, claim: Claim, taken: Sequence[Document], now: float) -> list[Message]:
-    """The messages as that change leaves them."""
-    life = claim.expires + claim.grace
-    held = {"t": CLAIMED, "d": claim.expires, "k": claim.id}
-    changed = [{**each, **held, "n": each["n"] + 1, "x": max(each["x"], life)} for each in taken]
-    return messages_of(queue.uid, changed, now)
+def _taking(queue: Queue, look: Look, takes: Sequence[Take], now: float) -> tuple[list[Document], int]:
+    """Deal out what was found, in order; the statements that take it, and how many documents they match."""
+    segment, left = look.hint.segment, list(look.documents)
+    statements, expect = [check(queue, segment)], 1
+    for take in takes:
+        take.found, left = left[: take.limit], left[take.limit :]
+        if take.found:
+            statements += take.statements(segment, now)
+            expect += len(take.found) + (2 if take.claim else 1)
+    return statements, expect
 
 
 def _document_of(segment: ObjectId, claim: Claim) -> Document:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,7 @@ class ReplicaSet:
         """What the server calls our sessions; see ``transactions.end_abandoned``."""
         self.retries = Retries.from_settings(settings)
         self._opened: Opened | None = None
+        self._opening = threading.Lock()
         _replica_sets.add(self)
 
     @classmethod
@@ -130,9 +132,14 @@ class ReplicaSet:
     @property
     def opened(self) -> Opened:
         opened = self._opened
-        if opened is None:
-            opened = self._opened = Opened(_make_client(self._settings, self.application), self.name, self._collection)
-        return opened
+        return self._open() if opened is None else opened
+
+    def _open(self) -> Opened:
+        with self._opening:
+            if self._opened is None:
+                client = _make_client(self._settings, self.application)
+                self._opened = Opened(client, self.name, self._collection)
+            return self._opened
 
     def _check(self) -> None:
         # A client that is told nothing else waits for a primary; a standalone server counts as one.
@@ -191,6 +198,7 @@ class ReplicaSet:
 
     def forget_client(self) -> None:
         """In the child of a fork: the sockets and threads of the client are the parent's."""
+        self._opening = threading.Lock()
         if self._opened is not None:
             _of_the_parent.append(self._opened)
             self._opened = None

@@ -45,7 +45,7 @@ FIRST_FENCE, AFTER_FENCES = "f", "g"
 """All fences lie between these two ids, as a uid is not empty."""
 FIRST_GARBAGE, AFTER_GARBAGE = "g", "h"
 
-SLOTS = 16
+SLOTS = 32
 """Documents that hold the counts of a segment."""
 
 SEGMENT_AND_SEQUENCE: Final = ("s", "q")

@@ -10,7 +10,7 @@ its snapshot, which lies within its own call; what it changes in a segment that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import randrange
@@ -22,6 +22,7 @@ from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.desk import Desk
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     DELAYED,
@@ -86,6 +87,7 @@ class FenceStore(MessageStore):
         self._set = replica_set
         self._hints: dict[str, Hint] = {}
         self._hints_lock = threading.Lock()
+        self._desks: dict[Hashable, Desk[Any]] = {}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -220,6 +222,16 @@ class FenceStore(MessageStore):
             turn.begin_anew()
             return None
         return look if begin <= look.fence["from"] else None
+
+    def _desk(self, key: Hashable, most: int) -> Desk[Any]:
+        """Where those meet who want the same of a queue at the same time."""
+        with self._hints_lock:
+            desk = self._desks.get(key)
+            if desk is None:
+                if len(self._desks) >= MOST_HINTS:
+                    self._desks.clear()  # who is at one of them stays there
+                desk = self._desks[key] = Desk(most)
+        return desk
 
     # -- what time does ----------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from bson import ObjectId
 
 from zaqar.errors import StaleQueue
-from zaqar.model import Claim, DeadLetters, Message, Origin, Queue, message_id
+from zaqar.model import DeadLetters, Message, Origin, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
-from zaqar.storage.mongodb.claims import ClaimStore, lease, leased, segment_in
+from zaqar.storage.mongodb.claims import ClaimStore, Take, segment_in
 from zaqar.storage.mongodb.documents import (
     ASIDE,
     READY,
@@ -34,15 +34,13 @@ _SET_ASIDE = {"$set": {"t": ASIDE}, "$rename": {"x": "y"}}
 class LetterStore(ClaimStore):
     """The part of the message store that is about dead letters."""
 
-    def _claim_past(
-        self, turn: Turns, queue: Queue, look: Look, claim: Claim, limit: int, now: float, rules: DeadLetters
-    ) -> list[Message] | None:
-        """A claim that moves the worn out among the first free messages; None where it has to begin again."""
-        segment = look.hint.segment
+    def _claim_past(self, turn: Turns, queue: Queue, look: Look, take: Take, now: float, rules: DeadLetters) -> bool:
+        """A claim that moves the worn out among the first free messages; False where it has to begin again."""
+        segment, limit = look.hint.segment, take.limit
         with turn.transaction() as transaction:
             living, dead = _first_free(transaction, segment, look.fence["from"], limit, rules.max_claim_count, now)
             unfinished = len(dead) == BATCH and len(living) < limit
-            taken: list[Document] = []
+            take.found = []
             changes = [check(queue, segment)]
             expect = 1
             if dead:
@@ -50,17 +48,18 @@ class LetterStore(ClaimStore):
                 changes += [remove(segment, {"_id": {"$in": ids_of(dead)}}), count(segment, slot(), ready=-len(dead))]
                 expect += len(dead) + 1
             if living and not unfinished:
-                taken = transaction.find({"_id": {"$in": ids_of(living)}})
-                changes += lease(segment, claim, taken, now)
+                take.found = transaction.find({"_id": {"$in": ids_of(living)}})
+                changes += take.statements(segment, now)
                 expect += len(living) + 2
             transaction.update(changes, expect=expect)
         if not transaction.committed:
-            return None
+            return False
         self._removed(look.hint, len(dead))
         if unfinished:
             turn.begin_anew()
-            return None
-        return leased(queue, claim, taken, now)
+            return False
+        take.finish(queue)
+        return True
 
     def _move(
         self, transaction: Transaction, queue: Queue, dead: Sequence[Document], now: float, rules: DeadLetters

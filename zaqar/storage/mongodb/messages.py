@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import ClassVar
 
 from bson import ObjectId
 
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
-from zaqar.storage.mongodb.claims import segment_in
+from zaqar.storage.mongodb.claims import Take, segment_in
+from zaqar.storage.mongodb.desk import Request
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     DELAYED,
@@ -29,7 +31,7 @@ from zaqar.storage.mongodb.documents import (
     statement,
     within,
 )
-from zaqar.storage.mongodb.fences import FAR, Hint, check, counts_of, ids_of, in_force, slot
+from zaqar.storage.mongodb.fences import BATCH, FAR, Hint, check, counts_of, ids_of, in_force, slot
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -43,9 +45,19 @@ FEW = 50
 """Messages that a post sends along with a guess at their numbers."""
 
 LITTLE = 1024 * 1024
-"""Bytes of their bodies."""
+"""Bytes of posts that are stored together, or with a guess at their numbers."""
+
+LIGHT = 1024
+"""What a message weighs there without its body."""
 
 MOST_POSTS_WITHOUT_A_GUESS = 64
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Post(Request):
+    drafts: Sequence[Draft]
+    client_id: str
+    now: float
 
 
 class MongoMessageStore(SweepStore):
@@ -54,18 +66,25 @@ class MongoMessageStore(SweepStore):
     # -- posting -----------------------------------------------------------------------------------------------------
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
-        many = len(drafts)
-        delayed = sum(draft.delay > 0 for draft in drafts)
-        few = many <= FEW and sum(len(draft.body) for draft in drafts) <= LITTLE
+        weight = sum(len(draft.body) + LIGHT for draft in drafts)
+        request = Post(weight=weight, drafts=drafts, client_id=client_id, now=now)
+        desk = self._desk(("post", queue.uid, queue.generation), LITTLE)
+        numbers: range = desk.serve(request, lambda posts: self._post_together(queue, posts))
+        return numbers
+
+    def _post_together(self, queue: Queue, posts: Sequence[Post]) -> None:
+        many = sum(len(post.drafts) for post in posts)
+        delayed = sum(draft.delay > 0 for post in posts for draft in post.drafts)
         growth = {"$inc": {"next": many, "ready": many - delayed, "delayed": delayed}}
+        few = many <= FEW and sum(post.weight for post in posts) <= LITTLE
         for turn in self._turns():
             hint = self._hint(turn, queue)
             guess = hint.next if few else None
             if guess is not None:
-                documents = _documents_of(hint.segment, guess, drafts, client_id, now)
+                documents = _documents_of(hint.segment, guess, posts)
                 fence = {**in_force(queue), "seg": hint.segment, "next": guess}
                 if turn.write([statement(fence, growth), *map(put, documents)], expect=1 + many):
-                    return self._posted(queue, hint, range(guess, guess + many), now, guessed=True)
+                    return self._posted(queue, hint, guess, posts, guessed=True)
                 hint.misses = min(MOST_POSTS_WITHOUT_A_GUESS, 2 * hint.misses + 1)
                 hint.wait, hint.next = hint.misses, None
                 continue
@@ -75,26 +94,28 @@ class MongoMessageStore(SweepStore):
                 if changed is None:
                     raise StaleQueue(queue.uid)
                 first = changed["next"] - many
-                transaction.insert(_documents_of(changed["seg"], first, drafts, client_id, now))
+                transaction.insert(_documents_of(changed["seg"], first, posts))
             if transaction.committed:
                 if changed["seg"] != hint.segment:  # purged by another process
                     self._forget(queue.uid)
-                return self._posted(queue, hint, range(first, first + many), now, guessed=False)
+                return self._posted(queue, hint, first, posts, guessed=False)
         raise AssertionError("turns end by themselves")
 
-    def _posted(self, queue: Queue, hint: Hint, numbers: range, now: float, *, guessed: bool) -> range:
-        """Learn from the post, and tidy up now and then."""
+    def _posted(self, queue: Queue, hint: Hint, first: int, posts: Sequence[Post], *, guessed: bool) -> None:
+        """Tell each its numbers, learn from it, and tidy up now and then."""
+        end = first
+        for post in posts:
+            post.answer = range(end, end := end + len(post.drafts))
         if guessed:
             hint.misses = 0
         else:
             hint.wait -= 1
         if hint.wait <= 0:
-            hint.next = numbers.stop
-        rounds = numbers.stop // TIDY_EVERY - numbers.start // TIDY_EVERY
+            hint.next = end
+        rounds = end // TIDY_EVERY - first // TIDY_EVERY
         if rounds:
             with suppress(StoreUnavailable):  # the post is done; a sweep does the same
-                self._expire(queue.uid, hint.segment, now, limit=min(1000, 2 * TIDY_EVERY * rounds))
-        return numbers
+                self._expire(queue.uid, hint.segment, posts[0].now, limit=min(1000, 2 * TIDY_EVERY * rounds))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -158,9 +179,15 @@ class MongoMessageStore(SweepStore):
                         ends.append(message_of(queue.uid, document, now))
                     else:
                         sums.update({name: number for name, number in document.items() if name != "_id"})
+                if sums["expired"] > BATCH:
+                    self._remove_expired(queue.uid, look.hint.segment, now)  # or the next count takes as long
                 free = look.fence["ready"] + sums["ready"] - sums["expired"]
                 return Stats(free, sums["claimed"], *ends)
         raise AssertionError("turns end by themselves")
+
+    def _remove_expired(self, uid: str, segment: ObjectId, now: float) -> None:
+        with suppress(StoreUnavailable):  # whoever calls is done; a sweep does the same
+            self._expire(uid, segment, now, limit=2 * BATCH)
 
     # -- removing ----------------------------------------------------------------------------------------------------
 
@@ -227,34 +254,19 @@ class MongoMessageStore(SweepStore):
             self._forget(queue.uid)
 
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        for turn in self._turns():
-            look = self._first_free(turn, queue, limit, now)
-            if look is None:
-                continue
-            segment, popped = look.hint.segment, look.documents
-            if popped:
-                still_free = {"_id": {"$in": ids_of(popped)}, "t": READY, "x": {"$gt": now}}
-                taking = [
-                    check(queue, segment),
-                    remove(segment, still_free),
-                    count(segment, slot(), ready=-len(popped)),
-                ]
-                if not turn.write(taking, expect=2 + len(popped)):
-                    continue
-                self._removed(look.hint, len(popped))
-            self._passed(queue, look, now)
-            return messages_of(queue.uid, popped, now)
-        raise AssertionError("turns end by themselves")
+        return self._take(queue, Take(weight=limit, claim=None, limit=limit, now=now), None)
 
 
-def _documents_of(segment: ObjectId, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> list[Document]:
-    documents = []
-    for sequence, draft in enumerate(drafts, first):
-        message = Message("", sequence, draft.body, now, now + draft.ttl, client_id, checksum=draft.checksum)
-        document = document_of(segment, message)
-        if draft.delay > 0:
-            document |= {"t": DELAYED, "d": now + draft.delay}
-        documents.append(document)
+def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post]) -> list[Document]:
+    documents: list[Document] = []
+    for post in posts:
+        now = post.now
+        for sequence, draft in enumerate(post.drafts, first + len(documents)):
+            message = Message("", sequence, draft.body, now, now + draft.ttl, post.client_id, checksum=draft.checksum)
+            document = document_of(segment, message)
+            if draft.delay > 0:
+                document |= {"t": DELAYED, "d": now + draft.delay}
+            documents.append(document)
     return documents
 
 

@@ -91,56 +91,42 @@ def _volume(collection: str, now: float) -> list[Document]:
     then taken off again), or DELAYED for longer than it lives (never counted, so put back).
     """
 
-    def lookup(name: str, pipeline: list[Document]) -> Document:
-        return {
-            "$lookup": {
-                "from": collection,
-                "localField": "seg",
-                "foreignField": "s",
-                "pipeline": pipeline,
-                "as": name,
-            }
-        }
+    def messages(name: str, timer: str, **sums: Document) -> Document:
+        """Sums over the messages of a fence whose timer is over."""
+        pipeline = [{"$match": {timer: {"$lte": now}}}, {"$group": {"_id": None, "all": {"$sum": 1}, **sums}}]
+        joined = {"localField": "seg", "foreignField": "s", "pipeline": pipeline}
+        return {"$lookup": {"from": collection, **joined, "as": name}}
 
-    one = {"$sum": 1}
-    due_claimed = {"$sum": {"$cond": [{"$eq": ["$t", CLAIMED]}, 1, 0]}}
-    stillborn = {"$sum": {"$cond": [{"$and": [{"$eq": ["$t", DELAYED]}, {"$gt": ["$d", now]}]}, 1, 0]}}
-    slots = {
-        "from": collection,
-        "let": {"first": {"$concat": ["s", {"$toString": "$seg"}]}},
-        "pipeline": [
-            {
-                "$match": {
-                    "$expr": {"$and": [{"$gte": ["$_id", "$$first"]}, {"$lt": ["$_id", {"$concat": ["$$first", "g"]}]}]}
-                }
-            },
-        ],
-        "as": "slots",
-    }
-
-    def total(*parts: Document | str) -> Document:
-        return {"$sum": {"$add": list(parts)}}
-
+    was_claimed = {"$eq": ["$t", CLAIMED]}
+    is_delayed = {"$and": [{"$eq": ["$t", DELAYED]}, {"$gt": ["$d", now]}]}
+    free = ["$ready", {"$sum": "$slots.ready"}, {"$sum": "$due.all"}, _minus("$gone.all"), {"$sum": "$gone.stillborn"}]
+    claimed = [{"$sum": "$slots.claimed"}, _minus("$due.claimed")]
     return [
         {"$match": {"_id": {"$gt": FIRST_FENCE, "$lt": AFTER_FENCES}, "seg": {"$exists": True}}},
-        {"$lookup": slots},
-        lookup(
-            "due", [{"$match": {"d": {"$lte": now}}}, {"$group": {"_id": None, "all": one, "claimed": due_claimed}}]
-        ),
-        lookup(
-            "gone", [{"$match": {"x": {"$lte": now}}}, {"$group": {"_id": None, "all": one, "stillborn": stillborn}}]
-        ),
-        {
-            "$group": {
-                "_id": None,
-                "free": total(
-                    "$ready",
-                    {"$sum": "$slots.ready"},
-                    {"$sum": "$due.all"},
-                    {"$multiply": [{"$sum": "$gone.all"}, -1]},
-                    {"$sum": "$gone.stillborn"},
-                ),
-                "claimed": total({"$sum": "$slots.claimed"}, {"$multiply": [{"$sum": "$due.claimed"}, -1]}),
-            }
-        },
+        _slots(collection),
+        messages("due", "d", claimed=_count_if(was_claimed)),
+        messages("gone", "x", stillborn=_count_if(is_delayed)),
+        {"$group": {"_id": None, "free": {"$sum": {"$add": free}}, "claimed": {"$sum": {"$add": claimed}}}},
     ]
+
+
+def _slots(collection: str) -> Document:
+    """Join the documents that count for the segment of a fence."""
+    end = {"$concat": ["$$first", "g"]}  # after every hexadecimal digit
+    theirs = {"$and": [{"$gte": ["$_id", "$$first"]}, {"$lt": ["$_id", end]}]}
+    return {
+        "$lookup": {
+            "from": collection,
+            "let": {"first": {"$concat": ["s", {"$toString": "$seg"}]}},
+            "pipeline": [{"$match": {"$expr": theirs}}],
+            "as": "slots",
+        }
+    }
+
+
+def _minus(field: str) -> Document:
+    return {"$multiply": [{"$sum": field}, -1]}
+
+
+def _count_if(condition: Document) -> Document:
+    return {"$sum": {"$cond": [condition, 1, 0]}}

@@ -37,6 +37,9 @@ It holds up everybody who wants to write the same documents, by itself until ``t
 minute, are over. One that is only slow is told so by the server, and begins again.
 """
 
+FEWEST = 10
+"""Attempts that a step has in any case: the first may rest on what this process remembers, and be about the past."""
+
 _SNAPSHOT_ERRORS = (239, 246)
 """The moment cannot be read any more, or not yet after the catalog changed."""
 
@@ -130,9 +133,9 @@ class Turns:
         if lost_connection:
             pause = retries.reconnect_pause
         else:
-            pause = min(retries.longest_pause, 0.0005 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
+            pause = min(retries.longest_pause, 0.002 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
         pause += retries.jitter * random.random() * min(1.0, self._attempts / 8)  # noqa: S311
-        over = self._attempts >= max(1, retries.attempts) or self._reconnects > retries.reconnects
+        over = self._attempts >= max(FEWEST, retries.attempts) or self._reconnects > retries.reconnects
         if over or self.remaining <= pause:
             raise StoreUnavailable from self._cause
         time.sleep(pause)

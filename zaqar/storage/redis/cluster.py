@@ -13,7 +13,7 @@ import redis
 
 from zaqar.storage.redis.server import BOUND, Dialler
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, open_wire, pack
+from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, is_refusal, open_wire, pack
 
 Node = tuple[str, int]
 
@@ -44,8 +44,15 @@ class ClusterRoute:
         node = self._master_of(slot)
         asking = False
         while True:
+            wire = self._take(node)
+            if wire is None:
+                # Nothing was sent. The node may have a successor.
+                looked, node, asking = node, self._master_of(slot), False
+                wire = self._take(node) if node != looked else None
+                if wire is None:
+                    raise redis.ConnectionError(f"{node[0]}:{node[1]}, which has slot {slot}, does not answer")
             try:
-                answers = self._over(node, data, replies, asking=asking)
+                answers = self._over(node, wire, data, replies, asking=asking)
             except LOST:
                 self._nodes = ()
                 if not again:
@@ -82,9 +89,11 @@ class ClusterRoute:
         for node, places in by_node.items():
             for start in range(0, len(places), _TOGETHER):
                 some = places[start : start + _TOGETHER]
-                with suppress(*LOST):  # what is missing then is asked for one by one
+                wire = self._take(node)
+                if wire is not None:
                     data = b"".join(requests[place][1] for place in some)
-                    answers.update(zip(some, self._over(node, data, len(some), asking=False), strict=True))
+                    with suppress(*LOST):  # what is missing then is asked for one by one
+                        answers.update(zip(some, self._over(node, wire, data, len(some)), strict=True))
         return [
             answers[place]
             if place in answers and _refusal(answers[place])[0] not in _ELSEWHERE
@@ -95,11 +104,10 @@ class ClusterRoute:
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
         self._master_of(0)
         nodes = dict.fromkeys(node for _, _, node in self._masters)
-        return [self._over(node, data, replies, asking=False) for node in nodes]
+        return [self._over(node, self._take(node) or self._open(node), data, replies) for node in nodes]
 
-    def _over(self, node: Node, data: bytes, replies: int, *, asking: bool) -> list[Any]:
-        wires = self._wires.setdefault(node, Wires())
-        wire = wires.take() or self._dial(node)
+    def _over(self, node: Node, wire: Wire, data: bytes, replies: int, *, asking: bool = False) -> list[Any]:
+        wires = self._wires[node]
         try:
             answers = wire.exchange(_ASKING + data, replies + 1)[1:] if asking else wire.exchange(data, replies)
         except ERRORS:
@@ -109,13 +117,19 @@ class ClusterRoute:
         wires.give(wire)
         return answers
 
-    def _dial(self, node: Node) -> Wire:
-        # One attempt: a node that is gone has a successor, which is found by looking at the whole again.
+    def _take(self, node: Node) -> Wire | None:
+        """A connection to the node, or None where it cannot be reached: then who has what is looked at again."""
+        wires = self._wires.setdefault(node, Wires())
         try:
-            return open_wire(self._address, *node, timeout=self._address.socket_timeout)
-        except ERRORS:
+            return wires.take() or self._open(node)
+        except ERRORS as exc:
+            if is_refusal(exc):
+                raise
             self._nodes = ()
-            raise
+            return None
+
+    def _open(self, node: Node) -> Wire:
+        return open_wire(self._address, *node, timeout=self._address.socket_timeout)
 
     # -- who has what ------------------------------------------------------------------------------------------------
 

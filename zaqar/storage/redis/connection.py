@@ -98,6 +98,16 @@ class Redis:
                 raise StoreUnavailable from answer
         return answers
 
+    def ping(self) -> None:
+        """Return when every master answers."""
+        try:
+            answers = self._route.each_node(pack((b"PING",)), 1)
+        except ERRORS as exc:
+            raise StoreUnavailable from exc
+        for (answer,) in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise StoreUnavailable from answer
+
     def ask_each(self, *words: Word) -> list[Any]:
         """A plain command to every master; an error reply, such as for lack of permission, is None."""
         try:

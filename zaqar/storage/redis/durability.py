@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.redis.connection import Redis
+from zaqar.storage.redis.wire import is_refusal
 
 _log = logging.getLogger(__name__)
 
@@ -18,11 +19,14 @@ UNKNOWN = "unknown"
 def look_at_start(server: Redis) -> None:
     """Log how the server is set up, and warn where an acknowledged message may be lost.
 
-    StartupError where it is too old. A server that is away is no reason not to start: it is served when it is there.
+    StartupError where it is too old or refuses the log-in. To be away is no reason not to start.
     """
     try:
+        server.ping()
         found = report(server)
     except StoreUnavailable as exc:
+        if is_refusal(exc.__cause__):
+            raise StartupError(f"Redis at {server.address} does not let this user log in.") from exc
         _log.warning("Redis at %s does not answer yet: %s", server.address, exc.__cause__)
         return
     version = found["version"]
@@ -38,7 +42,7 @@ def report(server: Redis) -> dict[str, str]:
     infos = [_pairs(text) for text in server.ask_each(b"INFO", b"everything")]
     configured = {name: _configured(server, name) for name in ("appendfsync", "save", "maxmemory-policy")}
     appendonly = _same(_on_off(info.get("aof_enabled")) for info in infos)
-    fsync = configured["appendfsync"] if appendonly == "yes" else "-"
+    fsync = "-" if appendonly == "no" else configured["appendfsync"]
     policy = _same(info.get("maxmemory_policy", UNKNOWN) for info in infos)
     replicas = min((int(info.get("connected_slaves", 0)) for info in infos), default=0)
     found = {

@@ -60,7 +60,7 @@ class FenceStore(MessageStore):
         return durability.report(self._redis)
 
     def ping(self) -> None:
-        self._redis.ask_each(b"PING")
+        self._redis.ping()
 
     def close(self) -> None:
         self._redis.close()

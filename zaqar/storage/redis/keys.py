@@ -14,7 +14,7 @@ from itertools import count
 
 SLOTS = 16384
 
-_SUFFIXES = tuple(b":%c" % letter for letter in b"fmsrlcdokexyv")
+_SUFFIXES = tuple(b":%c" % letter for letter in b"fmsrlcdokexyvz")
 """What they are is said in ``scripts/keys.lua``; the fence is the first."""
 
 SLOTS_IN_USE = b"zaqar:slots"

@@ -104,7 +104,7 @@ class RedisManagementStore(ManagementStore):
         return bool(self._redis.run(_REPLACE_CATALOG, (_CATALOG,), words, slot_of(_CATALOG)))
 
     def ping(self) -> None:
-        self._redis.ask_each(b"PING")
+        self._redis.ping()
 
     def close(self) -> None:
         self._redis.close()

@@ -15,12 +15,12 @@ from zaqar.storage.redis.sweep import SweepStore
 from zaqar.storage.redis.wire import Word
 
 _POST = load("post")
-_LIST = load("list", again=True)
+_LIST = load("list", again=True, writes=False)
 _GET = load("get", again=True, writes=False)
 _DELETE = load("delete", again=True)
 _DELETE_SEVERAL = load("delete_several", again=True)
 _POP = load("pop")
-_STATS = load("stats", again=True)
+_STATS = load("stats", again=True, writes=False)
 
 
 class RedisMessageStore(SweepStore):

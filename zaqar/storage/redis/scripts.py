@@ -16,7 +16,8 @@ class Script:
     """A script as the server has it: its whole text and the digest it is called by.
 
     ``again`` says that it may be sent a second time when the first answer was lost: it only reads, or repeats itself
-    without harm. ``writes`` says that an answer has to wait for replicas, where that is asked for.
+    without harm. ``writes`` says that an answer has to wait for replicas, where that is asked for; what only brings to
+    its place what is due anyway does not.
     """
 
     name: str

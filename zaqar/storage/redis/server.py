@@ -11,7 +11,7 @@ import hiredis
 import redis
 
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, open_wire
+from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, is_refusal, open_wire
 
 BOUND = 4.8
 """Seconds after which no attempt to connect goes on."""
@@ -47,7 +47,7 @@ class Dialler:
             except ERRORS as exc:
                 attempts -= 1
                 now = time.monotonic()
-                if attempts == 0 or now + self._pause + worst > started + BOUND:
+                if attempts == 0 or is_refusal(exc) or now + self._pause + worst > started + BOUND:
                     self._last = exc
                     self._rest_until = now + min(self._pause, _REST)
                     raise
@@ -70,8 +70,9 @@ class ServerRoute:
 
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]:
         """Send and return the replies. What is ``again`` is sent once more where the connection ended meanwhile."""
+        wire = self._wires.take() or self._dial()
         try:
-            answers = self._over(self._wires.take() or self._dial(), data, replies)
+            answers = self._over(wire, data, replies)
         except LOST:
             if not again:
                 raise

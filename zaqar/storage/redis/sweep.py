@@ -13,8 +13,8 @@ QUEUES_AT_ONCE = 1000
 
 _SWEPT_AT_ONCE = 50
 
-_SETTLE = load("settle", again=True)
-_SWEEP = load("sweep", again=True)
+_SETTLE = load("settle", again=True, writes=False)
+_SWEEP = load("sweep", again=True, writes=False)
 _VOLUME = load("volume", again=True, writes=False)
 
 

@@ -42,6 +42,13 @@ pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore
 """One command as bytes; floats with all their digits. Its own annotation knows tuples of one word only."""
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the log-in was refused, or is missing: trying again does not help."""
+    if isinstance(error, hiredis.ReplyError):
+        return str(error).startswith(("NOAUTH", "WRONGPASS"))
+    return isinstance(error, redis.AuthenticationError)
+
+
 class Wire:
     """A connection to one server, for one thread at a time. Whoever gets an error closes it."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from zaqar.storage.sqlalchemy.selections import first_free, inner
-from zaqar.storage.sqlalchemy.sql import NOTHING, READY, Texts, among, limit, param, segment, uid
+from zaqar.storage.sqlalchemy.sql import NOTHING, READY, Texts, limit, param, segment, uid
 from zaqar.storage.sqlalchemy.tables import messages, received, set_aside
 
 _NO_CLAIM = sa.null()
@@ -46,7 +46,7 @@ class LetterStatements(Texts):
     def _define_setting_aside(self) -> None:
         m, a = messages.c, set_aside.c
         kept = [column.name for column in a]
-        chosen = sa.select(*(m[name] for name in kept)).where(among(m.id, "ids"))
+        chosen = sa.select(*(m[name] for name in kept)).where(self._among(m.id, "ids"))
         self.set_aside = self._text(sa.insert(set_aside).from_select(kept, chosen))
         shown = (a.sequence, a.body, a.created, a.expires, a.client_id, _NO_CLAIM, a.claim_count, a.checksum)
         self.aside = self._text(
@@ -56,11 +56,11 @@ class LetterStatements(Texts):
             .limit(limit)
             .offset(NOTHING)
         )
-        self.forget = self._text(sa.delete(set_aside).where(a.segment == segment, among(a.sequence, "sequences")))
+        self.forget = self._text(sa.delete(set_aside).where(a.segment == segment, self._among(a.sequence, "sequences")))
 
     def _define_receiving(self) -> None:
         r = received.c
-        self.known = self._text(sa.select(r.message_id).where(r.uid == uid, among(r.message_id, "letters")))
+        self.known = self._text(sa.select(r.message_id).where(r.uid == uid, self._among(r.message_id, "letters")))
         self.remember = self._text(
             sa.insert(received).values(uid=uid, message_id=param("letter"), forget_at=param("forget_at"))
         )

@@ -113,6 +113,11 @@ class PostgresqlDatabase(Database):
             self._free.release()
             raise
         link.deadline = started + PATIENCE
+        try:
+            link.keep_plans_fresh(started)
+        except BaseException:
+            self.discard(link)
+            raise
         return link
 
     def _take_idle(self) -> Link | None:

@@ -23,6 +23,9 @@ from zaqar.errors import StartupError
 
 _READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 
+PLANS_LAST = 10.0
+"""Seconds that a plan is used. On an empty table any index looks as good as the right one."""
+
 # Every statement is served by an index, so the planner need not choose by statistics, which lag behind a queue that
 # fills and empties within minutes; and a plan made once serves every queue. One that waits longer than its client
 # does is ended by the server, and so is a transaction whose client was stopped: its locks hold up others.
@@ -31,6 +34,7 @@ _SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_sort": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "statement_timeout": "4s",
@@ -53,6 +57,8 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
     """
 
     deadline = math.inf
+    planned = 0.0
+    """When its plans began to be made, by ``time.monotonic``."""
 
     def wait(self, gen: PQGen[Any], interval: float = 0.0, timeout: float | None = None) -> Any:
         try:
@@ -80,6 +86,12 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
         cursor = self.cursor()
         cursor.executemany(statement, parameters)  # all in one round trip
         return cursor
+
+    def keep_plans_fresh(self, now: float) -> None:
+        """Forget plans that may be from when the tables were small. They are made again at the size tables have now."""
+        if now - self.planned > PLANS_LAST:
+            self.execute("DISCARD PLANS", prepare=False)
+            self.planned = now
 
     def is_quiet(self) -> bool:
         """Whether nothing came on it since it was used last. What would come is news of its end."""
@@ -129,6 +141,7 @@ class Address:
     def connect(self, patience: int) -> Link:
         link = Link.connect(self.parameters, autocommit=True, connect_timeout=patience)
         link.prepare_threshold = 1
+        link.planned = monotonic()
         for type_, dumper in ((int, _Integer), (float, FloatBinaryDumper), (bytes, BytesBinaryDumper)):
             link.adapters.register_dumper(type_, dumper)
         return link

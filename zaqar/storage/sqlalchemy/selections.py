@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
-from zaqar.storage.sqlalchemy.sql import CLAIMED, NOTHING, READY, limit, now, ready_from, segment
-from zaqar.storage.sqlalchemy.tables import messages
+from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, limit, now, param, ready_from, segment, uid
+from zaqar.storage.sqlalchemy.tables import fences, messages, tallies
 
 inner = messages.alias("m")
 """For subqueries about messages inside a statement that changes them."""
@@ -41,3 +41,98 @@ def first_free(of: Any = segment, start: Any = ready_from, *conditions: sa.Colum
         inner.c.segment == of, inner.c.state == READY, inner.c.sequence >= start, alive(inner), *conditions
     )
     return found.order_by(inner.c.sequence).limit(limit).offset(NOTHING)
+
+
+LONGER = sa.case((messages.c.expires < param("life"), param("life")), else_=messages.c.expires)
+"""A claim only ever moves the end of life further away."""
+
+_after, _after_ready = param("after", sa.BigInteger), param("after_ready", sa.BigInteger)
+LEASE = {
+    messages.c.state: CLAIMED,
+    messages.c.due: param("end"),
+    messages.c.claim_id: param("new_claim_id"),
+    messages.c.claim_count: messages.c.claim_count + sa.literal_column("1"),
+    messages.c.expires: LONGER,
+}
+is_due = sa.and_(inner.c.state != NOTHING, inner.c.due <= now)
+in_force = sa.and_(fences.c.uid == uid, fences.c.generation == param("generation"), fences.c.forget_at.is_(None))
+
+
+def exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return sa.exists(sa.select(sa.literal_column("1")).select_from(inner).where(*conditions).correlate(fences))
+
+
+def _count(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(inner)
+    return counted.where(inner.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
+
+
+def looked() -> sa.Select[Any]:
+    """What ``fences.Fence`` is made of."""
+    f = fences.c
+    due = exists(inner.c.segment == f.segment, is_due).label("due")
+    return sa.select(f.segment, f.next_sequence, f.ready_from, due).where(in_force)
+
+
+def _counted(name: str, with_tallies: bool) -> sa.ColumnElement[int]:
+    if not with_tallies:
+        return fences.c[name]
+    mine = tallies.c.segment == fences.c.segment
+    tallied = sa.select(sa.cast(sa.func.sum(tallies.c[name]), sa.BigInteger)).where(mine).correlate(fences)
+    counted: sa.ColumnElement[int] = fences.c[name] + sa.func.coalesce(tallied.scalar_subquery(), NOTHING)
+    return counted
+
+
+def counts(with_tallies: bool) -> sa.Select[Any]:
+    """Free and claimed messages of each fence: the counters, put right by what time did since they were written.
+
+    ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
+    (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back).
+    """
+    gone = inner.c.expires <= now
+    stillborn = _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
+    stillborn = sa.case((_counted("delayed", with_tallies) == NOTHING, NOTHING), else_=stillborn)
+    free = _counted("ready", with_tallies) + _count(is_due) - _count(gone) + stillborn
+    claimed = _counted("claimed", with_tallies) - _count(is_due, inner.c.state == CLAIMED)
+    shown: Any = sa.select(free.label("free"), claimed.label("claimed"))
+    return cast("sa.Select[Any]", shown.select_from(fences))
+
+
+def total_counts(with_tallies: bool) -> sa.Select[Any]:
+    each = counts(with_tallies).where(fences.c.forget_at.is_(None)).subquery("each_fence")
+    sums = (sa.cast(sa.func.sum(column), sa.BigInteger) for column in (each.c.free, each.c.claimed))
+    total: Any = sa.select(*(sa.func.coalesce(each_sum, NOTHING) for each_sum in sums))
+    return cast("sa.Select[Any]", total)
+
+
+def listing_of(
+    claimed: bool = False,
+    delayed: bool = False,
+    excluding: bool = False,
+    newest_first: bool = False,
+    of: Any = segment,
+    after: Any = _after,
+    after_ready: Any = _after_ready,
+    most: Any = limit,
+    each_ends: bool = False,
+) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+    """Pages over one or several states: one scan of the index for each, merged by number and ended at the limit.
+
+    SQLite merges scans as far as needed; for PostgreSQL, which would read them whole, ``each_ends`` at the limit.
+    """
+
+    def ended(scanned: Any, order: Any) -> Any:
+        return scanned.order_by(order.desc() if newest_first else order).limit(most).offset(NOTHING)
+
+    def scan(state: Any) -> Any:
+        m = messages.c
+        found = sa.select(*SHOWN).where(m.segment == of, m.state == state, alive(messages))
+        if not newest_first:
+            found = found.where(m.sequence > (after_ready if state is READY else after))
+        if excluding:
+            found = found.where(m.client_id != param("exclude_client"))
+        return sa.select(ended(found, m.sequence).subquery()) if each_ends else found
+
+    states = [READY] + [CLAIMED] * claimed + [DELAYED] * delayed
+    pages: Any = sa.union_all(*map(scan, states)) if len(states) > 1 else scan(READY)
+    return cast("sa.Select[Any]", ended(pages, sa.literal_column("sequence", sa.BigInteger)))

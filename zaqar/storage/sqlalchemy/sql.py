@@ -38,48 +38,28 @@ class _Numbers(sa.sql.functions.FunctionElement[int]):
     inherit_cache = True
 
 
-@compiles(_Numbers, "sqlite")
-def _numbers_on_sqlite(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kwargs)}))"  # noqa: S608 - a parameter
-
-
-@compiles(_Numbers, "postgresql")
-def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
-    array = compiler.process(element.clauses, **kwargs)
-    # The text of an array of numbers differs only in its brackets. A subquery would be joined, from either side.
-    return f"ANY (CAST(translate({array}, '[]', '{{}}') AS bigint[]))"
-
-
 class _Words(sa.sql.functions.FunctionElement[str]):
     """The same for texts."""
 
     inherit_cache = True
 
 
-compiles(_Words, "sqlite")(_numbers_on_sqlite)
+@compiles(_Numbers, "sqlite")
+@compiles(_Words, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **kwargs)}))"  # noqa: S608 - a parameter
+
+
+@compiles(_Numbers, "postgresql")
+def _numbers_on_postgresql(element: _Numbers, compiler: Any, **kwargs: Any) -> str:
+    # The text of an array of numbers differs only in its brackets.
+    return f"CAST(translate({compiler.process(element.clauses, **kwargs)}, '[]', '{{}}') AS bigint[])"
 
 
 @compiles(_Words, "postgresql")
 def _words_on_postgresql(element: _Words, compiler: Any, **kwargs: Any) -> str:
     array = compiler.process(element.clauses, **kwargs)
-    return f"(SELECT value FROM json_array_elements_text(CAST({array} AS json)))"  # noqa: S608 - a parameter
-
-
-class _Among(sa.sql.functions.FunctionElement[bool]):
-    inherit_cache = True
-    type = sa.Boolean()
-
-
-@compiles(_Among, "sqlite")
-def _among_on_sqlite(element: _Among, compiler: Any, **kwargs: Any) -> str:
-    column, values = (compiler.process(clause, **kwargs) for clause in element.clauses)
-    return f"{column} IN {values}"
-
-
-@compiles(_Among, "postgresql")
-def _among_on_postgresql(element: _Among, compiler: Any, **kwargs: Any) -> str:
-    column, values = (compiler.process(clause, **kwargs) for clause in element.clauses)
-    return f"{column} {'=' if values.startswith('ANY') else 'IN'} {values}"
+    return f"array(SELECT json_array_elements_text(CAST({array} AS json)))"
 
 
 def chosen_once(column: sa.Column[Any], choice: sa.Select[Any]) -> sa.ColumnElement[bool]:
@@ -94,10 +74,15 @@ def json_array(values: Iterable[int] | Iterable[str]) -> str:
     return json.dumps(list(values))
 
 
-def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+def among(column: sa.Column[Any], name: str, dialect: str) -> sa.ColumnElement[bool]:
     """Whether the column is one of those in that parameter, which is a ``json_array``."""
-    values = _Words if isinstance(column.type, sa.Text) else _Numbers
-    return _Among(column, values(sa.bindparam(name, type_=sa.Text)))
+    kind: Any = _Words if isinstance(column.type, sa.Text) else _Numbers
+    values = kind(sa.bindparam(name, type_=sa.Text))
+    if dialect == "sqlite":
+        return column.op("IN", is_comparison=True)(values)
+    # Not IN with a subquery, which would be joined, from either side.
+    is_among: sa.ColumnElement[bool] = column == sa.any_(values)
+    return is_among
 
 
 def compile_text(statement: sa.Executable, dialect: str) -> str:
@@ -123,6 +108,9 @@ class Texts:
     def _locking(self, found: sa.Select[Any]) -> sa.Select[Any]:
         """Rows that are read to be changed. Rows that changed meanwhile are looked at anew after the wait."""
         return found.with_for_update(key_share=True) if self.is_concurrent else found
+
+    def _among(self, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+        return among(column, name, self._dialect)
 
     def _chosen(self, column: Any, choice: sa.Select[Any]) -> Any:
         """Whether the column is one of a choice that is made once."""

@@ -29,13 +29,19 @@ from zaqar.storage.sqlalchemy.messages import SqlMessageStore
         ("sqlite:///{}/file/zaqar.db", "{}/file/zaqar.db cannot be opened: {}/file is not a directory."),
         ("sqlite:///{}", "{} cannot be opened: unable to open database file."),
         ("sqlite:///{}/file", "{}/file cannot be opened: file is not a database."),
-        ("postgresql://user:secret@host/zaqar", "Of SQL databases this release can use sqlite, not 'postgresql'."),
+        ("mysql://user:secret@host/zaqar", "Of SQL databases this release can use sqlite and postgresql, not 'mysql'."),
         ("sqlite://host/zaqar.db", "is sqlite:///path, without a host or options."),
         ("sqlite:///zaqar.db?mode=ro", "is sqlite:///path, without a host or options."),
         ("sqlite:///file:zaqar.db", "is sqlite:///path, without a host or options."),
-        ("nonsense", "The URI of the database is not of the form sqlite:///path."),
-        ("sqlite://host:port/zaqar.db", "The URI of the database is not of the form sqlite:///path."),
-        ("", "The URI of the database is not of the form sqlite:///path."),
+        (
+            "nonsense",
+            "The URI of the database is not of the form sqlite:///path or postgresql://user:password@host/database.",
+        ),
+        (
+            "sqlite://host:port/zaqar.db",
+            "The URI of the database is not of the form sqlite:///path or postgresql://user:password@host/database.",
+        ),
+        ("", "The URI of the database is not of the form sqlite:///path or postgresql://user:password@host/database."),
     ],
 )
 def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: str, sentence: str) -> None:

@@ -7,6 +7,7 @@
 --   k claims     hash by id                                e ends     their ids by when they end
 --   x set aside  numbers in the order they came            y letters  hash by number
 --   v received   ids of dead letters by when they are forgotten
+--   z expired    numbers whose records are still to be removed
 -- A script makes the names it uses, which is faster than being given all. In a Cluster it is given all as well, so that a node
 -- that is moving the slot refuses the script before it has written anything.
 local call, format, sub, min, huge = redis.call, string.format, string.sub, math.min, math.huge

@@ -6,5 +6,5 @@ end
 if first < on_agenda then
   on_agenda = first
   call('HSET', FENCE, 'b', first)
-  call('ZADD', KEYS[15] or 'zaqar:agenda', first, string.match(FENCE, '{(.-)}'))
+  call('ZADD', KEYS[16] or 'zaqar:agenda', first, string.match(FENCE, '{(.-)}'))
 end

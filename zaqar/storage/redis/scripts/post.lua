@@ -9,12 +9,12 @@
 local TIDY_EVERY = 64 -- a post that passes a multiple of this removes twice as many of the dead, so that nobody has to read
 
 local last = tonumber(fence[2])
-if now >= due_from then
-  local drafts = (#ARGV - 2) / 3
-  local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
-  if rounds > 0 then
-    settle(2 * TIDY_EVERY * rounds)
-  end
+local drafts = (#ARGV - 2) / 3
+local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
+if rounds > 0 then
+  -- include: clear_expired
+  settle(2 * TIDY_EVERY * rounds)
+  clear_expired(2 * TIDY_EVERY * rounds)
 end
 
 local records, ready, life, first = {}, {}, {}, huge

@@ -39,6 +39,22 @@ local function settle(most)
     due = due_in(DUE)
   end
 
+  -- Very many that have expired beside few that live: the few are put into new sets, so that nobody waits for the removal of
+  -- the many. Those stay behind as a list of records to remove, at leisure; nobody sees them, for their time is over.
+  local expired = left > 0 and call('ZCOUNT', LIFE, '-inf', now) or 0
+  if expired > left and call('ZCARD', LIFE) - expired <= CHUNK and call('EXISTS', PREFIX .. 'z') == 0 then
+    local living, ready = call('ZRANGEBYSCORE', LIFE, '(' .. ARGV[2], '+inf', 'WITHSCORES'), {}
+    local life = {}
+    for at = 1, #living, 2 do
+      ready[at], ready[at + 1] = living[at], living[at]
+      life[at], life[at + 1] = living[at + 1], living[at]
+    end
+    call('RENAME', LIFE, PREFIX .. 'z')
+    call('ZREMRANGEBYSCORE', PREFIX .. 'z', '(' .. ARGV[2], '+inf')
+    call('UNLINK', READY)
+    many('ZADD', READY, ready)
+    many('ZADD', LIFE, life)
+  end
   local dead = due_in(LIFE)
   while #dead > 0 do
     call('ZREM', READY, unpack(dead))
@@ -57,6 +73,8 @@ local function settle(most)
   for _, key in ipairs({ ENDS, DUE, LIFE }) do
     due_from = min(due_from, tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) or huge)
   end
+  -- A server without free memory refuses a script whose first change may need some, so that one comes second: consumers go on.
+  call('HDEL', FENCE, 'a')
   call('HSET', FENCE, 'a', due_from)
   return true
 end

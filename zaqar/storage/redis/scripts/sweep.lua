@@ -24,6 +24,13 @@ local limit = tonumber(ARGV[3])
 if not settle(limit) then
   return removed
 end
+-- include: clear_expired
+if removed < limit then
+  removed = removed + clear_expired(limit - removed)
+end
+if call('EXISTS', PREFIX .. 'z') == 1 then
+  return removed
+end
 local forgotten = call('ZRANGEBYSCORE', PREFIX .. 'v', '-inf', now, 'LIMIT', 0, min(limit, CHUNK))
 if #forgotten > 0 then
   call('ZREM', PREFIX .. 'v', unpack(forgotten))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to reach a server: a unix socket, TLS, a user of the ACL with no more rights than the documentation asks for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests import servers
+from tests.conformance.redis.conftest import OpenStore
+from tests.conformance.scene import Scene, bodies, new_queue
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.redis.management import RedisManagementStore
+from zaqar.storage.redis.messages import RedisMessageStore
+
+PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
+
+
+def serves(store: RedisMessageStore) -> None:
+    """Every operation, so every command that any of them sends."""
+    scene = Scene(store)
+    grave = scene.beside()
+    scene.post("a", "b", "c", delay=30)
+    scene.post("d", "e", ttl=60)
+    scene.clock.advance(60)
+    held, taken = scene.claim(2)
+    assert bodies(taken) == ["a", "b"]
+    scene.renew(held)
+    scene.delete(1, held)
+    scene.release(held)
+    assert scene.stats().free == 2
+    letters = store.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
+    store.forget_set_aside(queue=scene.queue, sequences=[letters[0].sequence], now=scene.now)
+    scene.purge()
+    store.volume(now=scene.now)
+    store.sweep(now=scene.now, limit=100)
+    store.ping()
+    assert store.durability()["appendonly"] == "yes"
+    for each in (scene, grave):
+        each.drop()
+
+
+def test_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
+    path = Path("/tmp") / f"zaqar-{tmp_path.name[-40:]}-{id(tmp_path)}.sock"  # a path may have 107 bytes
+    server = servers.Redis("--unixsocket", str(path))
+    try:
+        serves(open_store(f"redis://{path}?dbid=3"))
+        assert redis.Redis(unix_socket_path=str(path), db=0).dbsize() == 0
+        with redis.Redis(unix_socket_path=str(path), db=3) as client:
+            assert client.exists("zaqar:agenda")
+    finally:
+        server.stop()
+        path.unlink(missing_ok=True)
+
+
+def documented_rights() -> list[str]:
+    found = re.search(r"needs these commands, on keys ``(~\S+)``: ``([^`]*)``", PAGE)
+    assert found is not None
+    return [found[1], *found[2].split()]
+
+
+def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    client = own_redis.client()
+    client.execute_command("ACL", "SETUSER", "zaqar", "on", ">pass word", *documented_rights())
+    client.config_set("requirepass", "of somebody else")
+    uri = own_redis.uri.replace("://", "://zaqar:pass%20word@")
+    serves(open_store(uri))
+    assert "unknown" not in open_store(uri).durability().values()
+    management = RedisManagementStore.from_settings({"uri": uri})
+    queue = new_queue()
+    management.create_queue(queue=queue)
+    assert [each.uid for each in management.list_queues(project="shop", kind="queue", after="", limit=9)] == [queue.uid]
+    management.close()
+
+
+def test_a_server_that_does_not_tell_its_settings(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    rights = [right for right in documented_rights() if right not in ("+config|get", "+info")]
+    own_redis.client().execute_command("ACL", "SETUSER", "zaqar", "on", ">x", *rights)
+    said = open_store(own_redis.uri.replace("://", "://zaqar:x@")).durability()
+    assert said["appendfsync"] == said["appendonly"] == "unknown"
+    assert "not known" in said["warning"]
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+class TlsDoor:
+    """Stands before a server and takes TLS off: not every build of Redis has it."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            servers.refuse("openssl is not on PATH")
+        self.certificate, key = folder / "cert.pem", folder / "key.pem"
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        where = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run([*request, *where], check=True, capture_output=True)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.certificate, key)
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                outside, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(outside,), daemon=True).start()
+
+    def _serve(self, outside: socket.socket) -> None:
+        with suppress(OSError):
+            secure = self._context.wrap_socket(outside, server_side=True)
+            inside = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += [secure, inside]
+            threading.Thread(target=self._pass_on, args=(inside, secure), daemon=True).start()
+            self._pass_on(secure, inside)
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for each in (self._listener, *self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+@pytest.fixture
+def door(own_redis: servers.Redis, tmp_path: Path) -> Iterator[TlsDoor]:
+    door = TlsDoor(own_redis.program.port, tmp_path)
+    yield door
+    door.close()
+
+
+def test_tls(open_store: OpenStore, door: TlsDoor) -> None:
+    serves(open_store(f"rediss://localhost:{door.port}?tls_ca={door.certificate}"))
+    serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_ca={door.certificate}&tls_check_hostname=false"))
+    serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_verify=false"))
+
+
+@pytest.mark.parametrize("uri", ["rediss://localhost:{port}", "rediss://127.0.0.1:{port}?tls_ca={certificate}"])
+def test_a_certificate_that_does_not_fit(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
+    store = open_store(uri.format(port=door.port, certificate=door.certificate), max_reconnect_attempts=1)
+    with pytest.raises(StoreUnavailable):
+        store.ping()

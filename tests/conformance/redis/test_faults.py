@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that restart, hang, forget their scripts, are replaced: 503 in between, soon, and then as before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+import redis
+
+from tests import servers
+from tests.conformance.redis.conftest import OpenStore
+from tests.conformance.scene import Scene, bodies
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.storage.redis.messages import RedisMessageStore
+
+SOON = 5.0
+PATIENCE = 30.0
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < SOON
+
+
+def refused_soon(operation: Callable[[], object]) -> None:
+    with soon(), pytest.raises(StoreUnavailable) as caught:
+        operation()
+    assert caught.value.__cause__ is not None
+
+
+def when_back(operation: Callable[[], object]) -> int:
+    """How often it was refused until it was served."""
+    end = time.monotonic() + PATIENCE
+    refused = 0
+    while True:
+        try:
+            with soon():
+                operation()
+        except StoreUnavailable:
+            refused += 1
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        else:
+            return refused
+
+
+def test_scripts_that_were_forgotten_are_loaded_again(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("a")
+    own_redis.client().script_flush()
+    scene.post("b")
+    assert bodies(scene.listing()) == ["a", "b"]
+
+
+def test_a_restart_between_two_requests_is_not_noticed(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("a")
+    own_redis.kill()
+    own_redis.start()
+    time.sleep(0.1)
+    scene.post("b")
+    assert bodies(scene.listing()) == ["a", "b"]
+
+
+def test_while_it_is_away_requests_are_refused_soon(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("a")
+    own_redis.kill()
+    refused_soon(lambda: scene.post("b"))
+    started = time.monotonic()
+    for _ in range(10):
+        refused_soon(scene.listing)
+    assert time.monotonic() - started < SOON, "who comes after the first waits again"
+    own_redis.start()
+    when_back(lambda: scene.post("c"))
+    assert bodies(scene.listing()) == ["a", "c"]
+
+
+def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("a")
+    own_redis.program.signal(signal.SIGSTOP)
+    try:
+        refused_soon(scene.listing)
+        refused_soon(lambda: scene.post("b"))
+    finally:
+        own_redis.program.signal(signal.SIGCONT)
+    when_back(scene.listing)
+    assert bodies(scene.listing())[0] == "a"
+
+
+def test_a_black_hole(open_store: OpenStore) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with soon():
+            store = open_store(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        refused_soon(store.ping)
+
+
+def test_a_server_that_was_away_at_the_start(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    own_redis.kill()
+    with soon():
+        store = open_store(own_redis.uri)
+    refused_soon(store.ping)
+    own_redis.start()
+    when_back(store.ping)
+
+
+def test_a_wrong_password_is_told_and_not_shown(own_redis: servers.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    own_redis.client().config_set("requirepass", "right")
+    for uri in (own_redis.uri.replace("127", ":s3cr3t@127"), own_redis.uri):
+        with pytest.raises(StartupError) as caught:
+            RedisMessageStore.from_settings({"uri": uri})
+        assert "log in" in str(caught.value)
+        assert "s3cr3t" not in str(caught.value) + caplog.text
+
+
+def test_a_fork_leaves_both_with_connections_of_their_own(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("before")
+    child = os.fork()
+    if child == 0:
+        try:
+            for n in range(50):
+                scene.post(f"child {n}")
+            assert len(scene.listing(limit=1)) == 1
+            os._exit(0)
+        except BaseException:  # noqa: BLE001, in the child nobody would see it
+            os._exit(1)
+    for n in range(50):
+        scene.post(f"parent {n}")
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(scene.listing()) == 101
+
+
+def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    done = threading.Event()
+    told: list[str] = []
+
+    def post_on() -> None:
+        n = 0
+        while not done.is_set():
+            n += 1
+            try:
+                scene.post(str(n))
+            except StoreUnavailable:
+                time.sleep(0.05)
+            else:
+                told.append(str(n))
+
+    writer = threading.Thread(target=post_on)
+    writer.start()
+    try:
+        for _ in range(3):
+            time.sleep(0.3)
+            own_redis.kill()
+            time.sleep(0.2)
+            own_redis.start()
+        time.sleep(1.0)
+    finally:
+        done.set()
+        writer.join()
+    seen = bodies(scene.listing())
+    assert len(told) > 100
+    assert len(seen) == len(set(seen)), "stored twice"
+    assert set(told) <= set(seen)
+    assert len(seen) <= len(told) + 3
+
+
+def test_too_few_replicas_is_no_acknowledgement(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    store = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
+    assert "nothing can be acknowledged" in store.durability()["warning"]
+    with soon(), pytest.raises(StoreUnavailable):
+        Scene(store)
+
+
+def test_without_replicas_one_can_still_read(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post("a")
+    waiting = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
+    seen = waiting.list_messages(queue=scene.queue, after=0, limit=10, now=scene.now)
+    assert bodies(seen) == ["a"]
+
+
+def test_a_server_without_memory_takes_nothing_and_gives_out_what_it_has(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
+    scene = Scene(open_store(own_redis.uri))
+    scene.post(*(str(n) for n in range(50)))
+    scene.post("late", delay=30)
+    scene.claim(5, ttl=60)
+    own_redis.client().config_set("maxmemory", "1kb")
+    refused_soon(lambda: scene.post("too much"))
+    assert bodies(scene.listing()) == [str(n) for n in range(5, 50)]
+    for step, first in ((0, "5"), (30, "10"), (30, "0")):
+        scene.clock.advance(step)
+        assert scene.stats().free > 0
+        held, taken = scene.claim(5, ttl=600)
+        assert taken[0].body.decode() == first
+        scene.delete_many(*(message.sequence for message in taken), claim_ids=[held])
+        scene.release(held)
+    own_redis.client().config_set("maxmemory", "0")
+    scene.post("now")
+    assert bodies(scene.listing())[-2:] == ["late", "now"]
+
+
+def test_sentinel_fail_over(open_store: OpenStore) -> None:
+    try:
+        group = servers.RedisSentinel()
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    try:
+        scene = Scene(open_store(group.uri))
+        scene.post("before")
+        assert group.master.client().wait(1, 2000) == 1
+        group.master.kill()
+        refused_soon(lambda: scene.post("lost"))
+        when_back(lambda: scene.post("after"))
+        assert bodies(scene.listing()) == ["before", "after"]
+        # The old master comes back as a replica; nobody writes to it.
+        group.master.start()
+        group.master.program.wait_until(lambda: group.master.client().info("replication")["role"] == "slave")
+        scene.post("later")
+        assert bodies(scene.listing()) == ["before", "after", "later"]
+        # A master that is demoted while connections to it are open.
+        group.replica.program.wait_until(
+            lambda: group.master.client().info("replication")["master_link_status"] == "up"
+        )
+        when_back(lambda: demote(group))
+        when_back(lambda: scene.post("last"))
+        assert bodies(scene.listing())[-1] == "last"
+    finally:
+        group.stop()
+
+
+def demote(group: servers.RedisSentinel) -> None:
+    try:
+        redis.Redis(port=group.sentinel.port).execute_command("SENTINEL", "FAILOVER", group.name)
+    except redis.ResponseError as exc:  # it wants to rest after a fail-over
+        raise StoreUnavailable from exc
+
+
+def test_cluster_node_loss(open_store: OpenStore) -> None:
+    try:
+        cluster = servers.RedisCluster(replica=True)
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    try:
+        store = open_store(cluster.uri)
+        scenes = [Scene(store) for _ in range(12)]
+        for scene in scenes:
+            scene.post("before")
+        assert cluster.nodes[0].client().wait(1, 2000) == 1
+        cluster.nodes[0].kill()
+        for scene in scenes:
+            when_back(lambda scene=scene: scene.post("after"))  # type: ignore[misc]
+        for scene in scenes:
+            assert bodies(scene.listing()) == ["before", "after"]
+        assert store.volume(now=scenes[0].now).free == 24
+    finally:
+        cluster.stop()
+
+
+def test_cluster_slots_that_move(open_store: OpenStore) -> None:
+    """A slot goes from one node to another, key by key, while it is worked on."""
+    try:
+        cluster = servers.RedisCluster()
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    try:
+        scene = Scene(open_store(cluster.uri))
+        scene.post(*(str(n) for n in range(50)))
+        scene.claim(10)
+        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:f", during=lambda: when_tried(scene))
+        scene.post("after")
+        assert bodies(scene.listing())[-1] == "after"
+        assert scene.stats().claimed == 10
+        texts = bodies(scene.list_everything())
+        assert sorted(set(texts)) == sorted(texts)
+        assert {str(n) for n in range(50)} <= set(texts)
+    finally:
+        cluster.stop()
+
+
+def when_tried(scene: Scene) -> None:
+    """In the middle of a move an operation is served whole or refused whole."""
+    with soon(), suppress(StoreUnavailable):
+        scene.post("during")
+
+
+def move_slot_of(cluster: servers.RedisCluster, key: str, *, during: Callable[[], None]) -> None:
+    nodes = [node.client() for node in cluster.nodes]
+    slot = int(nodes[0].execute_command("CLUSTER", "KEYSLOT", key))
+    names = [node.execute_command("CLUSTER", "MYID") for node in nodes]
+    source = next(n for n in range(3) if slot < servers.SLOTS * (n + 1) // 3)
+    target = (source + 1) % 3
+    nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+    nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+    port = cluster.nodes[target].program.port
+    while keys := nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 4):
+        nodes[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+        during()
+    for node in (nodes[target], nodes[source], nodes[3 - source - target]):
+        node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A warm operation is one command: counted by the server itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tests import servers
+from tests.conformance.redis.conftest import OpenStore
+from tests.conformance.scene import Scene, new_queue
+from zaqar.model import DeadLetters
+from zaqar.storage.redis.management import RedisManagementStore
+
+INSIDE = {"info", "config", "config|resetstat", "client", "client|setinfo", "hello", "select"}
+
+
+def clients(kind: str) -> list[redis.Redis]:
+    server = servers.shared(kind)
+    nodes = server.nodes if kind == "redis-cluster" else [server]
+    return [redis.Redis(port=node.program.port) for node in nodes]
+
+
+def commands_of(nodes: list[redis.Redis], operation: Callable[[], object]) -> Counter[str]:
+    """What clients sent: that a script calls other commands is shown by its own count being the only one of EVALSHA."""
+    operation()  # once to warm up: connections, and the script
+    for node in nodes:
+        node.config_resetstat()
+    operation()
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        for name, stats in node.info("commandstats").items():
+            counts[name.removeprefix("cmdstat_")] += stats["calls"]
+    return counts
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
+    scene = Scene(open_store(servers.shared(kind).uri))
+    grave = scene.beside()
+    nodes = clients(kind)
+    scene.post(*["x"] * size)
+    held, _ = scene.claim(30, ttl=600)
+    numbers = iter(range(1, 30))
+    free = iter(range(1000, 2000) if size > 2000 else range(60, 99))
+    rules = DeadLetters(grave.queue, 5)
+    operations: dict[str, Callable[[], object]] = {
+        "post": lambda: scene.post("x"),
+        "post 10": lambda: scene.post(*["x"] * 10),
+        "list": lambda: scene.listing(limit=10),
+        "list all kinds": lambda: scene.listing(limit=10, claimed=True, delayed=True),
+        "list without a client": lambda: scene.listing(limit=10, exclude="nobody"),
+        "get": lambda: scene.get(1, 50),
+        "claim": lambda: scene.claim(1),
+        "claim 10": lambda: scene.claim(10),
+        "claim with dead letters": lambda: scene.claim(1, dead_letters=rules),
+        "get claim": lambda: scene.get_claim(held),
+        "renew": lambda: scene.renew(held, ttl=600),
+        "delete": lambda: scene.delete(next(free)),
+        "delete held": lambda: scene.delete(next(numbers), held),
+        "delete several": lambda: scene.delete_many(next(numbers), next(numbers), claim_ids=[held]),
+        "pop": lambda: scene.pop(2),
+        "stats": lambda: scene.stats(),
+        "release": lambda: scene.release(held),
+        "purge": lambda: scene.purge(),
+    }
+    for name, operation in operations.items():
+        counts = commands_of(nodes, operation)
+        assert counts["evalsha"] == 1, (name, counts)
+        assert not counts.keys() & {"eval", "script", "script|load", "watch", "multi", "wait"}, (name, counts)
+    for each in (scene, grave):
+        each.drop()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
+def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
+    scene = Scene(open_store(servers.shared(kind).uri))
+    nodes = clients(kind)
+
+    def fall_due() -> None:
+        scene.post("late", delay=30)
+        scene.post("dead", ttl=60)
+        scene.claim(5, ttl=60)
+        scene.clock.advance(60)
+
+    fall_due()
+    scene.claim(5)
+    fall_due()
+    for node in nodes:
+        node.config_resetstat()
+    scene.claim(5)
+    assert sum(node.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"] for node in nodes) == 1
+    scene.drop()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
+def test_a_queue_is_read_in_one_command(kind: str) -> None:
+    management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
+    queue = new_queue(project="round-trips")
+    management.create_queue(queue=queue)
+    counts = commands_of(
+        clients(kind), lambda: management.get_queue(project=queue.project, kind=queue.kind, name=queue.name)
+    )
+    assert {name: count for name, count in counts.items() if name not in INSIDE} == {"hget": 1}
+    management.delete_queue(queue=queue)
+    management.close()
+
+
+def test_waiting_for_replicas_goes_along(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
+    try:
+        replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        scene = Scene(open_store(own_redis.uri, wait_replicas=1))
+        nodes = [redis.Redis(port=own_redis.program.port)]
+        counts = commands_of(nodes, lambda: scene.post("x"))
+        assert (counts["evalsha"], counts["wait"]) == (1, 1)
+        assert commands_of(nodes, lambda: scene.delete(1))["wait"] == 1
+        for operation in (scene.listing, scene.stats, lambda: scene.get(1)):
+            assert commands_of(nodes, operation)["wait"] == 0
+    finally:
+        replica.stop()

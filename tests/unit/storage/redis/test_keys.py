@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of keys, and the slots they fall into."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import redis.crc
+
+from zaqar.storage.redis.keys import SLOTS, QueueKeys, slot_of
+
+UID = "0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("tag", [b"", b"a", b"123456789", UID.encode(), b"queue/%7Bx%7D"])
+def test_slots_are_those_of_redis(tag: bytes) -> None:
+    assert slot_of(tag) == redis.crc.key_slot(tag)
+
+
+def test_on_one_server_scripts_get_the_fence() -> None:
+    keys = QueueKeys(cluster=False)
+    assert keys.of(UID) == (b"zaqar:{0123456789abcdef01234567}:f",)
+    assert keys.of(UID) is keys.of(UID)
+    assert keys.registry(0) == (b"zaqar:queues", b"zaqar:agenda")
+
+
+def test_in_a_cluster_they_get_every_key_and_all_lie_in_one_slot() -> None:
+    keys = QueueKeys(cluster=True).of(UID)
+    assert len(keys) == len(set(keys)) == 16
+    assert {redis.crc.key_slot(key) for key in keys} == {slot_of(UID.encode())}
+    assert [key[-1:] for key in keys[:14]] == [b"%c" % letter for letter in b"fmsrlcdokexyvz"]
+    assert keys[14:] == QueueKeys(cluster=True).registry(slot_of(UID.encode()))
+
+
+def test_every_slot_has_a_registry_of_its_own() -> None:
+    keys = QueueKeys(cluster=True)
+    found = [keys.registry(slot) for slot in range(SLOTS)]
+    assert len({key for pair in found for key in pair}) == 2 * SLOTS
+    for slot in (0, 1, 8191, 12_345, SLOTS - 1):
+        assert {redis.crc.key_slot(key) for key in found[slot]} == {slot}
+        assert all(re.fullmatch(rb"zaqar:\{[0-9a-f]+\}:(queues|agenda)", key) for key in found[slot])
+
+
+def test_what_is_kept_in_memory_is_bounded() -> None:
+    keys = QueueKeys(cluster=False)
+    for number in range(10_000):
+        keys.of(f"{number:024x}")
+    assert len(keys._made) <= 4096

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statements of the sweep; see ``statements``."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from zaqar.storage.sqlalchemy.selections import exists, inner
+from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, segment, uid
+from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside, tallies
+
+
+class SweepStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        f, other = fences.c, claims.alias("c")
+        self.segments_with_expired = self._text(
+            sa.select(f.uid, f.segment)
+            .where(f.segment > param("after"), exists(inner.c.segment == f.segment, inner.c.expires <= now))
+            .order_by(f.segment)
+            .limit(limit)
+            .offset(NOTHING)
+        )
+        self.garbage = self._text(sa.select(garbage.c.segment).order_by(garbage.c.segment).limit(limit).offset(NOTHING))
+        some = sa.select(inner.c.id).where(inner.c.segment == segment).limit(limit).offset(NOTHING)
+        self.messages_of = self._text(sa.delete(messages).where(self._chosen(messages.c.id, some)))
+        theirs = sa.select(other.c.claim_id).where(other.c.segment == segment).limit(limit).offset(NOTHING)
+        self.claims_of = self._text(
+            sa.delete(claims).where(claims.c.segment == segment, self._chosen(claims.c.claim_id, theirs))
+        )
+        a, same = set_aside.c, set_aside.alias("a")
+        numbers = sa.select(same.c.sequence).where(same.c.segment == segment).limit(limit).offset(NOTHING)
+        self.set_aside_of = self._text(
+            sa.delete(set_aside).where(a.segment == segment, self._chosen(a.sequence, numbers))
+        )
+        self.forget_tallies = self._text(sa.delete(tallies).where(tallies.c.segment == segment))
+        self.forget_garbage = self._text(sa.delete(garbage).where(garbage.c.segment == segment))
+        self.forget_segment = self._text(sa.delete(segments).where(segments.c.id == segment))
+        c = claims.c
+        self.claims_over = self._text(
+            sa.select(c.segment, c.claim_id).where(c.expires <= now).limit(limit).offset(NOTHING)
+        )
+        this = sa.and_(c.segment == segment, c.claim_id == param("claim"))
+        self.remove_claim = self._text(sa.delete(claims).where(this, c.expires <= now))
+        self.tombstones_past = self._text(sa.select(f.uid).where(f.forget_at <= now).limit(limit).offset(NOTHING))
+        r = received.c
+        past = sa.select(r.uid, r.message_id).where(r.forget_at <= now)
+        self.received_past = self._text(past.limit(limit).offset(NOTHING))
+        self.forget_received = self._text(
+            sa.delete(received).where(r.uid == uid, r.message_id == param("letter"), r.forget_at <= now)
+        )
+        self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
