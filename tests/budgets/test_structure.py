@@ -33,11 +33,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.drivers": {"zaqar.plugins", "zaqar.conf", "zaqar.errors", "zaqar.model", "zaqar.storage.base"},
+    "zaqar.storage.at_once": set(),
     "zaqar.storage.lazy": {"zaqar.storage.base", "zaqar.errors"},
-    "zaqar.storage.placement": {"zaqar.storage.base", "zaqar.storage.lazy", "zaqar.model", "zaqar.errors"},
+    "zaqar.storage.placement": {
+        "zaqar.storage.at_once",
+        "zaqar.storage.base",
+        "zaqar.storage.lazy",
+        "zaqar.model",
+        "zaqar.errors",
+    },
     "zaqar.storage": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
     "zaqar.stages": FOUNDATION,
-    "zaqar.service": FOUNDATION | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"},
+    "zaqar.service": FOUNDATION
+    | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app"},
 }

@@ -7,25 +7,21 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
 from zaqar.model import UID_LENGTH, Claim, Draft, Queue
+from zaqar.storage.at_once import ask
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _CLIENT = "health"
 
 
 REPORT_SECONDS = 10.0
-
-_MOST_AT_ONCE = 32
 
 OPERATIONS = (
     "create_queue",
@@ -71,7 +67,7 @@ class Health:
                 place.store.ping()
             except StoreUnavailable:
                 place.note_failure()
-                if not any(_at_once(_answers, places[1:])):
+                if not any(ask(_answers, places[1:], seconds=REPORT_SECONDS)):
                     raise
 
     def report(self) -> dict[str, Any]:
@@ -86,7 +82,7 @@ class Health:
             places = self._placement.places_in_use()
         except StoreUnavailable:
             places = []
-        findings = _at_once(self._look_at, places)
+        findings = ask(self._look_at, places, seconds=REPORT_SECONDS)
         looks = [finding or _NO_ANSWER for finding in findings]
         volume = {"free": 0, "claimed": 0, "total": 0}
         for look in looks:
@@ -107,7 +103,10 @@ class Health:
     def survey(self) -> dict[str | None, str | None]:
         """What an acknowledged message survives, by the name of the pool; None where the store is away."""
         places = self._placement.places_in_use()
-        return {place.name: found for place, found in zip(places, _at_once(_survival, places), strict=True)}
+        return {
+            place.name: found
+            for place, found in zip(places, ask(_survival, places, seconds=REPORT_SECONDS), strict=True)
+        }
 
     def _look_at(self, place: Place) -> _Look:
         opened = _time("opening of the store", lambda: place.store)
@@ -175,20 +174,6 @@ def _survival(place: Place) -> str | None:
         return place.store.durability().get("survives", "")
     except StoreUnavailable:
         return None
-
-
-def _at_once(look: Callable[[Place], T], places: Sequence[Place]) -> list[T | None]:
-    """What ``look`` finds of each place; None where it has found nothing in time."""
-    if len(places) <= 1:
-        return [look(place) for place in places]
-    executor = ThreadPoolExecutor(min(len(places), _MOST_AT_ONCE))
-    try:
-        futures = [executor.submit(look, place) for place in places]
-        done, _ = wait(futures, REPORT_SECONDS)
-        return [future.result() if future in done else None for future in futures]
-    finally:
-        # Those that still wait end by the time-out of their driver.
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _merge(looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

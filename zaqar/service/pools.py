@@ -18,6 +18,8 @@ from zaqar.storage.placement import PoolDrivers
 
 _log = logging.getLogger(__name__)
 
+_MOST_CHARACTERS = 300
+
 MOST_POOLS = 1000
 """They are one record, which each worker reads every few seconds."""
 
@@ -68,14 +70,13 @@ class Pools:
             store = self._drivers.open(pool)
         except StartupError as exc:
             _log.warning("Pool '%s' cannot be registered.", pool.name, exc_info=True)
-            reason = "the store cannot be opened" if uris.reveals(str(exc), pool.uri) else str(exc)
-            raise InvalidInput("uri", reason) from exc
+            raise InvalidInput("uri", _reason(exc, pool)) from exc
         except StoreUnavailable as exc:
-            raise _no_answer(pool) from exc
+            raise _no_answer(pool, exc) from exc
         try:
             store.ping()
         except StoreUnavailable as exc:
-            raise _no_answer(pool) from exc
+            raise _no_answer(pool, exc) from exc
         finally:
             store.close()
 
@@ -124,8 +125,15 @@ def _same_store(pool: Pool, other: Pool | None) -> bool:
     return other is not None and (pool.uri, pool.options) == (other.uri, other.options)
 
 
-def _no_answer(pool: Pool) -> InvalidInput:
-    return InvalidInput("uri", f"the store at {uris.mask(pool.uri)} does not answer")
+def _no_answer(pool: Pool, error: StoreUnavailable) -> InvalidInput:
+    cause = error.__cause__ or error
+    return InvalidInput("uri", f"the store at {uris.mask(pool.uri)} does not answer: {_reason(cause, pool)}")
+
+
+def _reason(error: BaseException, pool: Pool) -> str:
+    """What a driver or its library says, for an administrator; nothing where that has a password in it."""
+    text = " ".join(str(error).split())[:_MOST_CHARACTERS] or type(error).__name__
+    return "the log says why" if uris.reveals(text, pool.uri) else text
 
 
 def _in_use(name: str) -> Forbidden:

@@ -177,17 +177,20 @@ def test_all_pools_are_away(world: World) -> None:
     assert not isinstance(caught.value, NoPool)
 
 
-def test_the_search_for_a_pool_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.write(pool("a"), pool("b"), pool("c"))
+def test_several_pools_that_are_away_are_waited_for_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(*(pool(name, 1000) for name in "abcd"), pool("e", 1))
+    met = threading.Barrier(3)
 
     def slow(self: Store) -> None:
-        world.clock.advance(4)
-        raise StoreUnavailable
+        if self.uri == "x://a":
+            raise StoreUnavailable
+        if self.uri != "x://e":
+            met.wait(10)
+            raise StoreUnavailable
 
     monkeypatch.setattr(Store, "ping", slow)
-    with pytest.raises(StoreUnavailable):
-        world.placement.choose(None)
-    assert world.clock.now <= 8
+    assert world.placement.choose(None) == "e"
+    assert not met.broken
 
 
 def test_the_flavor_decides(world: World) -> None:
