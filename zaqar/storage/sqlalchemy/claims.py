@@ -28,6 +28,8 @@ class ClaimStore(DeadLetterStore):
         }
         while True:
             with self._database.write as connection:
+                if dead_letters is not None and dead_letters.queue is not None:
+                    self._lock_in_order(connection, queue, dead_letters.queue)
                 fence = self._settled(connection, queue, now)
                 if fence is None:
                     continue
