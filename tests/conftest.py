@@ -20,9 +20,9 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one driver run in one process of several (pytest-xdist), so that its server is started once."""
     for item in items:
-        driver = item.callspec.params.get("driver") if hasattr(item, "callspec") else None
-        group = getattr(driver, "name", None) or item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        store = params.get("driver") or params.get("backend")
+        item.add_marker(pytest.mark.xdist_group(getattr(store, "name", None) or item.path.stem))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
