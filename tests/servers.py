@@ -495,6 +495,14 @@ def shared(kind: str) -> Any:
         refuse(str(missing))
 
 
+def own(kind: str) -> Any:
+    """A server for one test, which may kill it, and stops it in the end."""
+    try:
+        return KINDS[kind]()
+    except ServerMissing as missing:
+        refuse(str(missing))
+
+
 def refuse(why: str) -> Any:
     if os.environ.get("CI") == "true":
         pytest.fail(why)

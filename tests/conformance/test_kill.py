@@ -78,6 +78,14 @@ def killed_one_by_one(crowd: list[Victim]) -> list[list[str]]:
     return notes
 
 
+def wait_for_the_server(scene: Scene) -> None:
+    """Until nothing changes any more: what a process asked a server for is done though the process is killed."""
+    before, seen = None, scene.stats()
+    while before != seen:
+        time.sleep(0.5)
+        before, seen = seen, scene.stats()
+
+
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_what_a_killed_writer_was_told_is_there_once_and_whole(
     driver: Driver, address: str, scene: Scene, tmp_path: Path, round_: int
@@ -86,6 +94,7 @@ def test_what_a_killed_writer_was_told_is_there_once_and_whole(
     crowd = [Victim(victims.post_on, driver.name, address, scene.queue, name, path=tmp_path / name) for name in names]
     with killed_in_the_end(*crowd):
         acknowledged = dict(zip(names, killed_one_by_one(crowd), strict=True))
+    wait_for_the_server(scene)
     after = scene.post("after")
     seen = scene.listing()
     assert [message.sequence for message in seen] == list(range(1, len(seen) + 1))
@@ -116,6 +125,7 @@ def test_what_a_killed_worker_deleted_stays_deleted_and_the_rest_is_there(
     ]
     with killed_in_the_end(*crowd):
         notes = [note for notes in killed_one_by_one(crowd) for note in notes]
+    wait_for_the_server(scene)
     deleted = [int(number) for note in notes if note[0] == "!" for number in note[1:].split(",")]
     asked = [[int(number) for number in note[1:].split(",")] for note in notes if note[0] == "?"]
     there = {int(message.body) for message in scene.listing(claimed=True)}
@@ -138,6 +148,7 @@ def test_a_killed_purge_is_done_or_not(driver: Driver, address: str, scene: Scen
             victim.wait_for(6)
             time.sleep(random() * 0.05)
             last = victim.kill()[-1]
+        wait_for_the_server(scene)
         left = len(scene.list_everything())
         assert left in (0, 300)
         assert scene.stats().total == left
@@ -157,6 +168,7 @@ def test_an_open_store_goes_on_after_all_others_were_killed(
         for victim in crowd:
             victim.wait_for(1)
     scene = Scene(messages, queue=queue)
+    wait_for_the_server(scene)
     before = len(scene.listing())
     assert scene.post("after") == [before + 1]
     assert bodies(scene.listing(before)) == ["after"]

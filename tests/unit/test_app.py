@@ -102,7 +102,7 @@ def test_what_cannot_be_served_is_one_sentence(options: dict[str, Any], words: l
 
 
 @pytest.mark.parametrize("which", ["management_store", "message_store"])
-@pytest.mark.parametrize("name", ["mongodb", "none such", ""])
+@pytest.mark.parametrize("name", ["mongo", "none such", ""])
 def test_a_driver_that_is_not_installed(which: str, name: str) -> None:
     passed_in: dict[str, Any] = (
         {"messages": MemoryMessageStore()} if which == "management_store" else {"management": MemoryManagementStore()}

@@ -8,7 +8,6 @@ until the transaction ends.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,8 +20,6 @@ from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
-
-LOG = logging.getLogger(__name__)
 
 BATCH = 500
 """Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""
@@ -49,10 +46,7 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        database = Database.from_settings(settings)
-        if warning := database.durability().get("warning"):
-            LOG.warning("%s: %s.", database.name, warning)
-        return cls.on(database)
+        return cls.on(Database.from_settings(settings))
 
     @classmethod
     def on(cls, database: Database) -> Self:
