@@ -167,7 +167,7 @@ class SqlMessageStore(SweepStore):
                 first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit, "now": now}
                 rows = connection.execute(self._statements.messages.pop, first).fetchall()
                 popped = messages_of(queue.uid, rows)
-                self._count_taken(connection, queue.uid, fence, popped)
+                self._count_taken(connection, queue.uid, fence, popped, now)
                 return popped
 
     def stats(self, *, queue: Queue, now: float) -> Stats:

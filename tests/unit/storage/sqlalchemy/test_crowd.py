@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drivers import DRIVERS, Driver
-from tests.conformance.scene import Scene
+from tests.conformance.scene import Scene, bodies
 from zaqar.errors import StaleQueue
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy.fences import BATCH
@@ -78,6 +78,22 @@ def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -
     here.clock.advance(1000)
     for _ in range(2):
         same_statistics(here, model)
+
+
+def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[Scene, Scene]) -> None:
+    here, _ = crowd
+    post_many((here,), AT_ONCE + 10, ttl=60)
+    here.post("alive", ttl=3600)
+    here.clock.advance(60)
+    assert here.stats().total == 1
+    here.clock.advance(-0.5)
+    for _ in range(3):
+        assert here.stats().total == len(here.listing(claimed=True)) == 11
+    taken = here.claim(3)[1]
+    assert here.stats().total == len(here.listing(claimed=True))
+    assert bodies(taken) == ["x"] * 3
+    here.clock.advance(0.5)
+    assert here.stats().total == 4
 
 
 def test_a_stale_queue_is_refused(crowd: tuple[Scene, Scene]) -> None:
