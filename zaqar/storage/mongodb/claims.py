@@ -24,7 +24,17 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     statement,
 )
-from zaqar.storage.mongodb.fences import FAR, FenceStore, Look, check, ids_of, in_force, lower_ready_from, slot
+from zaqar.storage.mongodb.fences import (
+    COLLECTION,
+    FAR,
+    FenceStore,
+    Look,
+    check,
+    ids_of,
+    in_force,
+    lower_ready_from,
+    slot,
+)
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 _OVER = 0.0
@@ -146,7 +156,7 @@ class ClaimStore(FenceStore):
             segment = hint.segment
             held = [{"$match": {"s": segment, "k": claim_id, "x": {"$gt": now}}}]
             theirs = {
-                "from": self._set.opened.collection.name,
+                "from": COLLECTION,
                 "localField": "end",
                 "foreignField": "d",
                 "pipeline": held,

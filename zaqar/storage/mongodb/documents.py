@@ -30,13 +30,23 @@ that way a deletion is an update, and changes the counts in the same command.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from bson import ObjectId
 
 from zaqar.model import Message, Origin
 
 Document: TypeAlias = dict[str, Any]
+
+
+class Index(NamedTuple):
+    """``having`` is the field without which a document is not in the index."""
+
+    name: str
+    fields: tuple[str, ...]
+    having: str
+    unique: bool = False
+
 
 READY, CLAIMED, DELAYED, ASIDE = 0, 1, 2, 4
 """States as stored. ASIDE are dead letters on their way to another store: no ``x``, as they never expire."""
@@ -52,17 +62,16 @@ SEGMENT_AND_SEQUENCE: Final = ("s", "q")
 
 INDEXES: Final = (
     # Order within a state; ``x`` lets a scan pass expired messages without fetching them.
-    ("order", ("s", "t", "q", "x"), "t"),
+    Index("order", ("s", "t", "q", "x"), "t"),
     # What falls due next, and what a claim holds.
-    ("due", ("s", "d", "k"), "d"),
+    Index("due", ("s", "d", "k"), "d"),
     # What has expired. By segment first, so that no queue's probe walks over the expired messages of others.
-    ("expires", ("s", "x"), "x"),
+    Index("expires", ("s", "x"), "x"),
     # Deleted messages that wait to be removed.
-    ("gone", ("z",), "z"),
+    Index("gone", ("z",), "z"),
     # Claims, tombstones and received letters whose time is over.
-    ("end", ("end",), "end"),
+    Index("end", ("end",), "end"),
 )
-"""Name, fields, and the field without which a document is not in the index."""
 
 
 def fence_id(uid: str) -> str:

@@ -91,10 +91,7 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        replica_set = ReplicaSet.open(settings, COLLECTION)
-        for name, fields, having in INDEXES:
-            replica_set.create_index(name, fields, having=having)
-        return cls(replica_set)
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}
@@ -263,7 +260,7 @@ class FenceStore(MessageStore):
     def _has_due(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
         pipeline = [
             {"$match": {"_id": fence_id(uid), "seg": segment}},
-            {"$lookup": _first_due(self._set.opened.collection.name, segment, now)},
+            {"$lookup": _first_due(segment, now)},
             {"$match": {"due": {"$ne": []}}},
         ]
         return bool(turn.peek(pipeline, expect=2))
@@ -377,9 +374,9 @@ def lower_ready_from(uid: str, segment: ObjectId, first: int) -> Document:
     return statement({"_id": fence_id(uid), "seg": segment}, {"$min": {"from": first}, "$inc": {"back": 1}})
 
 
-def _first_due(collection: str, segment: ObjectId, now: float) -> Document:
+def _first_due(segment: ObjectId, now: float) -> Document:
     one = [{"$match": {"s": segment, "d": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
-    return {"from": collection, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "due"}
+    return {"from": COLLECTION, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "due"}
 
 
 def counts_of(ready: int, left: Sequence[int]) -> dict[str, int]:

@@ -12,8 +12,9 @@ import pytest
 from bson import ObjectId
 from pymongo import monitoring
 
+from tests import servers
+from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, at_once, bodies
-from tests.mongod import Members
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
 from zaqar.storage.mongodb import transactions
@@ -39,12 +40,12 @@ class Commands(monitoring.CommandListener):
 
 
 @contextmanager
-def listening(members: Members) -> Iterator[tuple[Scene, Commands]]:
+def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
     """A scene on a store whose commands are heard."""
     commands = Commands()
     monitoring.register(commands)
     try:
-        store = MongoMessageStore.from_settings({"uri": members.uri, "database": "unit"})
+        store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
     finally:
         monitoring._LISTENERS.command_listeners.remove(commands)
     yield Scene(store), commands
@@ -64,7 +65,7 @@ LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
 }
 
 
-def test_round_trips_of_a_claim_in_vain(members: Members) -> None:
+def test_round_trips_of_a_claim_in_vain(members: servers.MongoSet) -> None:
     with listening(members) as (scene, commands):
         scene.listing()
         commands.names.clear()
@@ -73,7 +74,7 @@ def test_round_trips_of_a_claim_in_vain(members: Members) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_round_trips_of_a_warm_operation(members: Members, name: str) -> None:
+def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -> None:
     most, operation = LIMITS[name]
     with listening(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
@@ -85,7 +86,7 @@ def test_round_trips_of_a_warm_operation(members: Members, name: str) -> None:
 
 
 @pytest.mark.parametrize("many", [1, 5])
-def test_round_trips_of_a_delete_under_a_claim(members: Members, many: int) -> None:
+def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: int) -> None:
     with listening(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
         claim_id, taken = scene.claim(many)
@@ -97,7 +98,7 @@ def test_round_trips_of_a_delete_under_a_claim(members: Members, many: int) -> N
         assert commands.names == ["update", "commitTransaction"]
 
 
-def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: Members, store: MongoMessageStore) -> None:
+def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: servers.MongoSet, store: MongoMessageStore) -> None:
     with listening(members) as (scene, commands):
         other = Scene(store, queue=scene.queue)
         scene.post("a")
@@ -124,12 +125,14 @@ def test_a_transaction_of_a_dead_process_is_ended(
     session.abort_transaction()
 
 
-def test_a_live_transaction_of_others_is_left_alone(members: Members, store: MongoMessageStore, scene: Scene) -> None:
+def test_a_live_transaction_of_others_is_left_alone(
+    members: servers.MongoSet, store: MongoMessageStore, scene: Scene
+) -> None:
     import pymongo
 
     with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
         session.start_transaction()
-        collection = client["unit"]["message_store"]
+        collection = client[DATABASE]["message_store"]
         collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
