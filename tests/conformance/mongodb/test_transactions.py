@@ -18,8 +18,9 @@ from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
 from zaqar.storage.mongodb import transactions
-from zaqar.storage.mongodb.documents import fence_id, statement
+from zaqar.storage.mongodb.documents import fence_id
 from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.statements import statement
 from zaqar.storage.mongodb.transactions import Turns, _batches
 
 

@@ -10,7 +10,8 @@ transaction is then that command and the commit. The first letter of an ``_id`` 
 ``m<segment><n>``    message number n
 ``c<segment><id>``   a claim, until ``end``. The ``d`` of its messages is always its ``end``.
 ``s<segment><k>``    the k-th of a few documents whose sums, with the counts of the fence, count the messages by stored
-                     state. Several, so that operations which do not touch the fence do not wait for each other.
+                     state. Several, so that operations which do not touch the fence do not wait for each other. All
+                     that brings messages back to READY, and all that moves ``from``, adds to ``back`` of the first.
 ``r<uid><id>``       a dead letter that was received from another store, remembered until ``end``
 ``g<segment>``       garbage: a segment that no fence names any more
 
@@ -139,27 +140,3 @@ def document_of(segment: ObjectId, message: Message) -> Document:
 def _sequence(document: Document) -> int:
     sequence: int = document["q"]
     return sequence
-
-
-# -- what an update command is made of ---------------------------------------------------------------------------------
-
-GONE: Final = {"$unset": dict.fromkeys("tdxkcunhob", "")}
-FREE: Final = {"$set": {"t": READY}, "$unset": {"d": "", "k": ""}}
-
-
-def statement(query: Document, change: Document, *, many: bool = False, upsert: bool = False) -> Document:
-    return {"q": query, "u": change, "multi": many, "upsert": upsert}
-
-
-def remove(segment: ObjectId, query: Document, *, many: bool = True) -> Document:
-    """Delete messages, as far as anybody can see."""
-    return statement(query, {**GONE, "$set": {"z": segment}}, many=many)
-
-
-def count(segment: ObjectId, slot: int, **more: int) -> Document:
-    """Add to the counts of a segment."""
-    return statement({"_id": segment_id("s", segment, f"{slot:x}")}, {"$inc": more}, upsert=True)
-
-
-def put(document: Document) -> Document:
-    return statement({"_id": document["_id"]}, document, upsert=True)

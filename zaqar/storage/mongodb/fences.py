@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from random import randrange
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from bson import ObjectId
@@ -21,23 +20,27 @@ from bson import ObjectId
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.desk import Desk
 from zaqar.storage.mongodb.documents import (
-    CLAIMED,
-    DELAYED,
-    FREE,
     INDEXES,
     READY,
-    SLOTS,
     Document,
-    count,
     fence_id,
-    put,
-    remove,
     segment_id,
-    statement,
     within,
+)
+from zaqar.storage.mongodb.statements import (
+    count,
+    count_back,
+    counts_of,
+    ids_of,
+    in_force,
+    new_fence,
+    put,
+    ripening,
+    slot,
+    statement,
 )
 from zaqar.storage.mongodb.transactions import Turns
 
@@ -45,6 +48,9 @@ COLLECTION = "message_store"
 
 BATCH = 500
 """Messages that one transaction ripens, moves or removes at most."""
+
+BRIEF = 0.8
+"""Seconds that tidying up takes at most."""
 
 FAR = 500
 """Numbers that a scan for READY messages may pass in vain before ``from`` is moved."""
@@ -100,7 +106,7 @@ class FenceStore(MessageStore):
                 fence = transaction.get(key)
                 if fence is None or ("seg" not in fence and now >= fence["end"]):
                     generation = queue.generation
-                    transaction.update([put(_new_fence(queue))], expect=1)
+                    transaction.update([put(new_fence(queue))], expect=1)
                 elif "seg" not in fence:
                     raise QueueDropped(queue.uid)
                 else:
@@ -158,6 +164,10 @@ class FenceStore(MessageStore):
 
     def _turns(self, *, more: float = 0.0) -> Turns:
         return Turns(self._set, more=more)
+
+    def _brief_turns(self) -> Turns:
+        """For what an operation does after its own work is done, which must not take long besides."""
+        return Turns(self._set, more=BRIEF - PATIENCE)
 
     def _hint(self, turn: Turns, queue: Queue) -> Hint:
         """Where the messages of the queue seem to be; StaleQueue where the queue is not as the fence has it."""
@@ -233,41 +243,23 @@ class FenceStore(MessageStore):
     # -- what time does ----------------------------------------------------------------------------------------------
 
     def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
-        """Bring one batch of what is due where it belongs."""
-        for turn in self._turns():
-            with turn.transaction() as transaction:
-                due = transaction.find({"s": segment, "d": {"$lte": now}}, limit=BATCH, order="d", fields="qtx")
-                live = [each for each in due if each["x"] > now]
-                dead = [each for each in due if each["x"] <= now]
-                left = [each["t"] for each in due]
-                statements = [count(segment, slot(), **counts_of(len(live), left))]
-                if live:
-                    first = min(each["q"] for each in live)
-                    statements.append(statement({"_id": {"$in": ids_of(live)}}, FREE, many=True))
-                    statements.append(lower_ready_from(uid, segment, first))
-                if dead:
-                    statements.append(remove(segment, {"_id": {"$in": ids_of(dead)}}))
-                if due:
-                    transaction.update(statements, expect=1 + len(due) + bool(live))
-                else:
-                    transaction.reads_only = True
-            if transaction.committed:
-                return
-            # Others ripen the same, or the segment was purged: whoever called looks again.
-            if not self._has_due(turn, uid, segment, now):
-                return
-
-    def _has_due(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
-        pipeline = [
+        """Bring one batch of what is due where it belongs; also done when others did, or the segment was purged."""
+        first = {"$match": {"s": segment, "d": {"$lte": now}}}
+        batch = [first, {"$sort": {"d": 1}}, {"$limit": BATCH}, {"$project": {"q": 1, "t": 1, "x": 1}}]
+        pipeline: list[Document] = [
             {"$match": {"_id": fence_id(uid), "seg": segment}},
-            {"$lookup": _first_due(segment, now)},
-            {"$match": {"due": {"$ne": []}}},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": batch}},
         ]
-        return bool(turn.peek(pipeline, expect=2))
-
-    def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int) -> int:
-        """Remove up to ``limit`` expired messages of a queue; how many."""
         for turn in self._turns():
+            fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
+            if not due or "seg" not in fence:
+                return
+            if turn.write(ripening(uid, segment, due, now), expect=2 + len(due)):
+                return
+
+    def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int, brief: bool = False) -> int:
+        """Remove up to ``limit`` expired messages of a queue; how many."""
+        for turn in self._brief_turns() if brief else self._turns():
             with turn.transaction() as transaction:
                 found = transaction.find({"s": segment, "x": {"$lte": now}}, limit=limit, order="x", fields="t")
                 if found:
@@ -286,10 +278,10 @@ class FenceStore(MessageStore):
     def _move_ready_from(self, queue: Queue, now: float) -> None:
         """After a scan that passed many numbers in vain, so that the next one does not.
 
-        Whoever brings messages back below ``from`` writes the fence as well, so of the two the later one begins again.
+        Whoever brings messages back writes the same counts, so of the two the later one begins again.
         """
         with suppress(StoreUnavailable):  # this only makes others faster
-            for turn in self._turns():
+            for turn in self._brief_turns():
                 with turn.transaction() as transaction:
                     fence = transaction.get(in_force(queue)) or {"next": 0, "from": 0}
                     first = fence["next"]
@@ -298,7 +290,8 @@ class FenceStore(MessageStore):
                         for found in transaction.find(ready, limit=1, order="q", fields="q"):
                             first = found["q"]
                     if first > fence["from"] + FAR:
-                        transaction.update([statement({"_id": fence["_id"]}, {"$set": {"from": first}})], expect=1)
+                        moved = statement({"_id": fence["_id"]}, {"$set": {"from": first}})
+                        transaction.update([count_back(fence["seg"]), moved], expect=2)
                     else:
                         transaction.reads_only = True
                 if transaction.committed:
@@ -315,7 +308,7 @@ class FenceStore(MessageStore):
                 self._remove_gone({"z": hint.segment}, limit=4 * REMOVE_EVERY)
 
     def _remove_gone(self, which: Document, *, limit: int) -> int:
-        for turn in self._turns():
+        for turn in self._brief_turns():
             ids = ids_of(turn.peek([{"$match": which}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit))
             return turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}}) if ids else 0
         raise AssertionError("turns end by themselves")
@@ -333,7 +326,7 @@ class FenceStore(MessageStore):
         """Remove up to ``limit`` documents, at last the one that says that there are some; how many."""
         removed = 0
         for kind in "mcsg":
-            turn = next(self._turns())
+            turn = next(self._brief_turns())
             found = turn.peek(
                 [{"$match": {"_id": within(kind, segment)}}, {"$limit": limit - removed}, {"$project": {"_id": 1}}],
                 expect=limit,
@@ -343,54 +336,3 @@ class FenceStore(MessageStore):
             if removed >= limit:
                 break
         return removed
-
-
-# -- parts of operations ----------------------------------------------------------------------------------------------
-
-
-def _new_fence(queue: Queue) -> Document:
-    return {
-        "_id": fence_id(queue.uid),
-        "gen": queue.generation,
-        "seg": ObjectId(),
-        "next": 1,
-        "from": 1,
-        "ready": 0,
-        "delayed": 0,
-    }
-
-
-def in_force(queue: Queue) -> Document:
-    return {"_id": fence_id(queue.uid), "gen": queue.generation, "seg": {"$exists": True}}
-
-
-def check(queue: Queue, segment: ObjectId) -> Document:
-    """Matches one document if the fence is as the operation believes, and changes nothing."""
-    return statement({"_id": fence_id(queue.uid), "gen": queue.generation, "seg": segment}, {"$set": {"seg": segment}})
-
-
-def lower_ready_from(uid: str, segment: ObjectId, first: int) -> Document:
-    """A change in any case, so that it collides with who moves ``from`` at the same time."""
-    return statement({"_id": fence_id(uid), "seg": segment}, {"$min": {"from": first}, "$inc": {"back": 1}})
-
-
-def _first_due(segment: ObjectId, now: float) -> Document:
-    one = [{"$match": {"s": segment, "d": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
-    return {"from": COLLECTION, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "due"}
-
-
-def counts_of(ready: int, left: Sequence[int]) -> dict[str, int]:
-    """What the counts change by when some become READY and some leave the states that are given."""
-    return {
-        "ready": ready - left.count(READY),
-        "claimed": -left.count(CLAIMED),
-        "delayed": -left.count(DELAYED),
-    }
-
-
-def ids_of(documents: Sequence[Document]) -> list[str]:
-    return [each["_id"] for each in documents]
-
-
-def slot() -> int:
-    return randrange(SLOTS)  # noqa: S311 - to keep out of each other's way

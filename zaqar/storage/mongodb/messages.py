@@ -20,18 +20,15 @@ from zaqar.storage.mongodb.documents import (
     DELAYED,
     READY,
     Document,
-    count,
     document_of,
     message_key,
     message_of,
     messages_of,
-    put,
-    remove,
     segment_id,
-    statement,
     within,
 )
-from zaqar.storage.mongodb.fences import BATCH, FAR, Hint, check, counts_of, ids_of, in_force, slot
+from zaqar.storage.mongodb.fences import BATCH, FAR, Hint
+from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -116,7 +113,8 @@ class MongoMessageStore(SweepStore):
         rounds = end // TIDY_EVERY - first // TIDY_EVERY
         if rounds:
             with suppress(StoreUnavailable):  # the post is done; a sweep does the same
-                self._expire(queue.uid, hint.segment, posts[0].now, limit=min(1000, 2 * TIDY_EVERY * rounds))
+                some = min(1000, 2 * TIDY_EVERY * rounds)
+                self._expire(queue.uid, hint.segment, posts[0].now, limit=some, brief=True)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class MongoMessageStore(SweepStore):
 
     def _remove_expired(self, uid: str, segment: ObjectId, now: float) -> None:
         with suppress(StoreUnavailable):  # whoever calls is done; a sweep does the same
-            self._expire(uid, segment, now, limit=2 * BATCH)
+            self._expire(uid, segment, now, limit=2 * BATCH, brief=True)
 
     # -- removing ----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from zaqar.storage.mongodb.documents import (
     FIRST_GARBAGE,
     Document,
 )
-from zaqar.storage.mongodb.fences import BATCH, COLLECTION, ids_of
+from zaqar.storage.mongodb.fences import BATCH, COLLECTION
 from zaqar.storage.mongodb.letters import LetterStore
+from zaqar.storage.mongodb.statements import ids_of
 
 QUEUES_AT_ONCE = 50
 
