@@ -109,7 +109,7 @@ class ClaimStore(FenceStore):
             for take in takes:
                 take.finish(queue)
             self._removed(look.hint, sum(len(take.found) for take in takes if take.claim is None))
-            self._passed(queue, look, now)
+            self._passed(look, now)
             return
 
     def _take_past(self, queue: Queue, takes: Sequence[Take], now: float, rules: DeadLetters) -> None:
@@ -138,11 +138,11 @@ class ClaimStore(FenceStore):
 
         return self._settled(turn, queue, now, first, expect=limit, latest=True)
 
-    def _passed(self, queue: Queue, look: Look, now: float) -> None:
+    def _passed(self, look: Look, now: float) -> None:
         """After a scan for free messages: see that the next one does not pass the same numbers in vain."""
         first = look.documents[0]["q"] if look.documents else look.fence["next"]
         if first > look.fence["from"] + FAR:
-            self._move_ready_from(queue, now)
+            self._move_ready_from(look, now)
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         for turn in self._turns():

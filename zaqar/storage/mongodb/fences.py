@@ -31,11 +31,13 @@ from zaqar.storage.mongodb.documents import (
     within,
 )
 from zaqar.storage.mongodb.statements import (
+    BACK,
     count,
-    count_back,
+    counts_id,
     counts_of,
     ids_of,
     in_force,
+    new_counts,
     new_fence,
     put,
     ripening,
@@ -106,7 +108,8 @@ class FenceStore(MessageStore):
                 fence = transaction.get(key)
                 if fence is None or ("seg" not in fence and now >= fence["end"]):
                     generation = queue.generation
-                    transaction.update([put(new_fence(queue))], expect=1)
+                    fence = new_fence(queue)
+                    transaction.update([put(fence), put(new_counts(fence["seg"]))], expect=2)
                 elif "seg" not in fence:
                     raise QueueDropped(queue.uid)
                 else:
@@ -137,7 +140,7 @@ class FenceStore(MessageStore):
                 return
 
     def purge(self, *, queue: Queue, now: float) -> None:
-        new = {"seg": ObjectId(), "ready": 0, "delayed": 0}
+        new: Document = {"seg": ObjectId(), "ready": 0, "delayed": 0}
         for turn in self._turns():
             with turn.transaction() as transaction:
                 fence = transaction.get(in_force(queue))
@@ -145,7 +148,8 @@ class FenceStore(MessageStore):
                     raise StaleQueue(queue.uid)
                 garbage = {"_id": segment_id("g", fence["seg"]), "seg": fence["seg"]}
                 change = {"$set": {**new, "from": fence["next"]}}
-                transaction.update([statement({"_id": fence["_id"]}, change), put(garbage)], expect=2)
+                changes = [statement({"_id": fence["_id"]}, change), put(garbage), put(new_counts(new["seg"]))]
+                transaction.update(changes, expect=3)
             if transaction.committed:
                 self._forget(queue.uid)
                 self._clear_up(fence["seg"])
@@ -275,26 +279,31 @@ class FenceStore(MessageStore):
                 return 0  # purged or dropped meanwhile: the segment is garbage
         raise AssertionError("turns end by themselves")
 
-    def _move_ready_from(self, queue: Queue, now: float) -> None:
+    def _move_ready_from(self, look: Look, now: float) -> None:
         """After a scan that passed many numbers in vain, so that the next one does not.
 
-        Whoever brings messages back writes the same counts, so of the two the later one begins again.
+        Whoever brings messages back adds to ``back``, which is read before they are looked for and may not have changed
+        when ``from`` does. Posts only add above ``next``, which is read before that.
         """
+        segment, begin = look.fence["seg"], look.fence["from"]
+        fence = {"_id": look.fence["_id"], "seg": segment, "from": begin}
+        ready = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
+        first: list[Document] = [{"$match": ready}, {"$sort": {"q": 1}}, {"$limit": 1}, {"$project": {"q": 1}}]
+        pipeline: list[Document] = [
+            {"$match": fence},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": [{"$match": {"_id": counts_id(segment, BACK)}}]}},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": first}},
+        ]
         with suppress(StoreUnavailable):  # this only makes others faster
             for turn in self._brief_turns():
-                with turn.transaction() as transaction:
-                    fence = transaction.get(in_force(queue)) or {"next": 0, "from": 0}
-                    first = fence["next"]
-                    if first > fence["from"] + FAR:
-                        ready = {"s": fence["seg"], "t": READY, "q": {"$gte": fence["from"]}, "x": {"$gt": now}}
-                        for found in transaction.find(ready, limit=1, order="q", fields="q"):
-                            first = found["q"]
-                    if first > fence["from"] + FAR:
-                        moved = statement({"_id": fence["_id"]}, {"$set": {"from": first}})
-                        transaction.update([count_back(fence["seg"]), moved], expect=2)
-                    else:
-                        transaction.reads_only = True
-                if transaction.committed:
+                found = turn.peek(pipeline, expect=4)
+                if len(found) < 2 or "gen" not in found[0]:
+                    return
+                end = found[2]["q"] if len(found) > 2 else found[0]["next"]
+                if end <= begin + FAR:
+                    return
+                nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
+                if turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2):
                     return
 
     # -- what is left behind -----------------------------------------------------------------------------------------

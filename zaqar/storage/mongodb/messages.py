@@ -143,7 +143,7 @@ class MongoMessageStore(SweepStore):
                 listed = messages_of(queue.uid, look.documents, now)
                 first = listed[0].sequence if listed else look.fence["next"]
                 if after < look.fence["from"] < first - FAR and not others:
-                    self._move_ready_from(queue, now)
+                    self._move_ready_from(look, now)
                 return listed
         raise AssertionError("turns end by themselves")
 

@@ -34,7 +34,16 @@ def gone(segment: ObjectId) -> Document:
 
 def count(segment: ObjectId, slot: int, **more: int) -> Document:
     """Add to the counts of a segment."""
-    return statement({"_id": segment_id("s", segment, f"{slot:x}")}, {"$inc": more}, upsert=True)
+    return statement({"_id": counts_id(segment, slot)}, {"$inc": more}, upsert=True)
+
+
+def counts_id(segment: ObjectId, slot: int) -> str:
+    return segment_id("s", segment, f"{slot:x}")
+
+
+def new_counts(segment: ObjectId) -> Document:
+    """The one that ``count_back`` adds to, as it begins."""
+    return {"_id": counts_id(segment, BACK), "back": 0}
 
 
 def put(document: Document) -> Document:
@@ -70,7 +79,7 @@ def lower_ready_from(uid: str, segment: ObjectId, first: float) -> Document:
 def count_back(segment: ObjectId, **more: int) -> Document:
     """Add to the counts when messages come back to READY.
 
-    Always in the same document, so that it collides with who moves ``from``, and not with every post.
+    Always in the same document, so that it is seen by who moves ``from``, and does not collide with posts.
     """
     return count(segment, BACK, back=1, **more)
 
