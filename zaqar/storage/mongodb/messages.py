@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     within,
 )
-from zaqar.storage.mongodb.fences import BATCH, FAR, Hint
+from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
 from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
@@ -185,8 +186,10 @@ class MongoMessageStore(SweepStore):
         raise AssertionError("turns end by themselves")
 
     def _remove_expired(self, uid: str, segment: ObjectId, now: float) -> None:
+        end = time.monotonic() + BRIEF
         with suppress(StoreUnavailable):  # whoever calls is done; a sweep does the same
-            self._expire(uid, segment, now, limit=2 * BATCH, brief=True)
+            while self._expire(uid, segment, now, limit=2 * BATCH, brief=True) and time.monotonic() < end:
+                pass
 
     # -- removing ----------------------------------------------------------------------------------------------------
 
