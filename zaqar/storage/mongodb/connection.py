@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +37,8 @@ START_PATIENCE = 2.0
 """Seconds that a start waits for a primary. Without one the store is opened all the same, and checked later."""
 
 PING_PATIENCE = 2.5
-"""Together with a start within 5 seconds, as somebody waits for both who registers a pool."""
+FIRST_PING_PATIENCE = 1.5
+"""While there was no contact yet: who registers a pool waits for a start and a ping, and should not do so for long."""
 
 OLDEST = 17
 """The ``maxWireVersion`` of MongoDB 6.0."""
@@ -128,6 +130,7 @@ class ReplicaSet:
         replica_set = cls(settings, collection, indexes)
         try:
             with pymongo.timeout(START_PATIENCE):
+                replica_set._wait_for_a_primary()
                 replica_set.opened  # noqa: B018
         except PyMongoError as exc:
             if not _is_away(exc):
@@ -149,14 +152,36 @@ class ReplicaSet:
 
     def _open(self) -> Opened:
         with self._opening:
-            if self._opened is None:
-                client = _make_client(self._settings, self.application)
-                self._opened = Opened(client, self.name, self._collection)
+            opened = self._open_client()
             if not self._is_prepared:
-                _check(self._opened.client)
-                self._make_indexes(self._opened)
+                _check(opened.client)
+                self._make_indexes(opened)
                 self._is_prepared = True
-            return self._opened
+            return opened
+
+    def _open_client(self) -> Opened:
+        if self._opened is None:
+            client = _make_client(self._settings, self.application)
+            self._opened = Opened(client, self.name, self._collection)
+        return self._opened
+
+    def _wait_for_a_primary(self) -> None:
+        """Unlike the library not for long where all that were asked refuse, or belong to no such set."""
+        with self._opening:
+            opened = self._open_client()
+        end = time.monotonic() + START_PATIENCE
+        while True:
+            seen = opened.client.topology_description
+            servers = seen.server_descriptions().values()
+            if seen.has_writable_server():
+                return
+            if not servers:
+                raise ConnectionFailure("none of the servers belongs to a replica set of that name")
+            if all(server.error is not None for server in servers) or time.monotonic() > end:
+                raise ConnectionFailure(
+                    "; ".join(_reason(server.error) for server in servers if server.error) or "no primary"
+                )
+            time.sleep(0.005)
 
     def _make_indexes(self, opened: Opened) -> None:
         """The same again is fine, also from several processes at the same time."""
@@ -174,7 +199,7 @@ class ReplicaSet:
             opened.collection.create_indexes(models, commitQuorum="majority")
 
     def ping(self) -> None:
-        with translated(), pymongo.timeout(PING_PATIENCE):
+        with translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):
             self.opened.client.admin.command("ping")
 
     def durability(self) -> Mapping[str, str]:
@@ -281,7 +306,7 @@ def _is_away(exc: PyMongoError) -> bool:
     return isinstance(exc, ConnectionFailure) or exc.timeout
 
 
-def _reason(exc: PyMongoError) -> str:
+def _reason(exc: Exception) -> str:
     """What went wrong, in a few words that cannot hold a password."""
     if isinstance(exc, OperationFailure):
         return (exc.details or {}).get("codeName") or f"error {exc.code}"
