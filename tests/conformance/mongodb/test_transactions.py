@@ -19,6 +19,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
 from zaqar.storage.mongodb import transactions
 from zaqar.storage.mongodb.documents import fence_id
+from zaqar.storage.mongodb.fences import FAR
 from zaqar.storage.mongodb.messages import MongoMessageStore
 from zaqar.storage.mongodb.statements import statement
 from zaqar.storage.mongodb.transactions import Turns, _batches
@@ -215,3 +216,37 @@ def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessa
     assert sorted(text for texts in taken for text in texts) == [f"{n:03}" for n in range(60)]
     assert scene.stats().free == 0
     assert scene.claim()[1] == []
+
+
+def test_what_brings_messages_back_does_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
+    """In a queue with many posts it would lose against each of them."""
+    import pymongo
+
+    scene.post(*"abc")
+    claim_id, _ = scene.claim(1, ttl=600)
+    scene.claim(1, ttl=60)
+    with pymongo.MongoClient(members.uri, appname="somebody who posts") as client, client.start_session() as session:
+        session.start_transaction()
+        collection = client[DATABASE]["message_store"]
+        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"next": 1}}, session=session)
+        scene.renew(claim_id, ttl=600)
+        scene.release(claim_id)
+        scene.clock.advance(60)
+        assert bodies(scene.listing()) == ["a", "b", "c"]
+        session.abort_transaction()
+
+
+def test_what_comes_back_is_found_below_where_scans_began(store: MongoMessageStore, scene: Scene) -> None:
+    many = 2 * FAR
+    scene.post(*(f"{n:04}" for n in range(many + 2)))
+    first, _ = scene.claim(3, ttl=600)
+    scene.claim(3, ttl=60)
+    scene.claim(many - 6, ttl=600)
+    assert bodies(scene.claim(1, ttl=600)[1]) == [f"{many:04}"]
+    fence = store._set.opened.collection.find_one({"_id": fence_id(scene.queue.uid)})
+    assert fence is not None
+    assert fence["from"] == many + 2
+    scene.release(first)
+    assert bodies(scene.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
+    scene.clock.advance(60)
+    assert bodies(scene.listing(limit=6)) == [f"{n:04}" for n in range(6)]

@@ -79,9 +79,10 @@ def lower_ready_from(uid: str, segment: ObjectId, first: float) -> Document:
 def count_back(segment: ObjectId, **more: int) -> Document:
     """Add to the counts when messages come back to READY.
 
-    Always in the same document, so that it is seen by who moves ``from``, and does not collide with posts.
+    Always in the same document, which is there as long as the segment is, so that it is seen by who moves ``from``, and
+    does not collide with posts.
     """
-    return count(segment, BACK, back=1, **more)
+    return statement({"_id": counts_id(segment, BACK)}, {"$inc": {"back": 1, **more}})
 
 
 def ripening(uid: str, segment: ObjectId, due: Sequence[Document], now: float) -> list[Document]:
