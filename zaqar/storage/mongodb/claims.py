@@ -4,27 +4,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 from bson import ObjectId
 
 from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.mongodb.desk import Request
-from zaqar.storage.mongodb.documents import (
-    CLAIMED,
+from zaqar.storage.mongodb.documents import CLAIMED, READY, Document, messages_of, segment_id
+from zaqar.storage.mongodb.fences import COLLECTION, FAR, FenceStore, Look
+from zaqar.storage.mongodb.statements import (
     FREE,
-    READY,
-    Document,
+    check,
     count,
-    messages_of,
+    count_back,
+    ids_of,
+    in_force,
+    lower_ready_from,
     put,
     remove,
-    segment_id,
+    slot,
     statement,
 )
-from zaqar.storage.mongodb.fences import FAR, FenceStore, Look, check, ids_of, in_force, lower_ready_from, slot
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 _OVER = 0.0
@@ -105,7 +109,7 @@ class ClaimStore(FenceStore):
             for take in takes:
                 take.finish(queue)
             self._removed(look.hint, sum(len(take.found) for take in takes if take.claim is None))
-            self._passed(queue, look, now)
+            self._passed(look, now)
             return
 
     def _take_past(self, queue: Queue, takes: Sequence[Take], now: float, rules: DeadLetters) -> None:
@@ -134,78 +138,97 @@ class ClaimStore(FenceStore):
 
         return self._settled(turn, queue, now, first, expect=limit, latest=True)
 
-    def _passed(self, queue: Queue, look: Look, now: float) -> None:
+    def _passed(self, look: Look, now: float) -> None:
         """After a scan for free messages: see that the next one does not pass the same numbers in vain."""
         first = look.documents[0]["q"] if look.documents else look.fence["next"]
         if first > look.fence["from"] + FAR:
-            self._move_ready_from(queue, now)
+            self._move_ready_from(look, now)
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         for turn in self._turns():
-            hint = self._hint(turn, queue)
-            segment = hint.segment
-            held = [{"$match": {"s": segment, "k": claim_id, "x": {"$gt": now}}}]
-            theirs = {
-                "from": self._set.opened.collection.name,
-                "localField": "end",
-                "foreignField": "d",
-                "pipeline": held,
-                "as": "held",
-            }
-            part: list[Document] = [
-                {"$match": {"_id": segment_id("c", segment, claim_id), "end": {"$gt": now}}},
-                {"$lookup": theirs},
-                {"$unwind": {"path": "$held", "preserveNullAndEmptyArrays": True}},
-            ]
-            look = self._look(turn, queue, hint, [part], expect=100)
-            if look is None:
+            part = partial(_claim_and_held, claim_id, {"x": {"$gt": now}}, _WHOLE)
+            found = self._look_at_claim(turn, queue, part, latest=False)
+            if found is None:
                 continue
-            if not look.documents:
+            claim, held = found.claim, found.held
+            if claim is None or claim["end"] <= now:
                 raise NotFound("There is no such claim.")
-            messages = [each["held"] for each in look.documents if "held" in each]
-            return _claim_of(claim_id, look.documents[0]), messages_of(queue.uid, messages, now)
+            return _claim_of(claim_id, claim), messages_of(queue.uid, held, now)
         raise AssertionError("turns end by themselves")
 
     def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
         for turn in self._turns():
-            with turn.transaction() as transaction:
-                segment = segment_in(transaction, queue)
-                old = transaction.get({"_id": segment_id("c", segment, claim_id), "end": {"$gt": now}})
-                if old is None:
-                    raise NotFound("There is no such claim.")
-                new = Claim(claim_id, old["ttl"] if ttl is None else ttl, old["grace"] if grace is None else grace, now)
-                held = transaction.find({"s": segment, "d": old["end"], "k": claim_id, "x": {"$gt": now}}, fields="q")
-                longer = {"$set": {"d": new.expires}, "$max": {"x": new.expires + new.grace}}
-                changes = [
-                    put(_document_of(segment, new)),
-                    statement({"_id": {"$in": ids_of(held)}}, longer, many=True),
-                ]
-                transaction.update(changes, expect=1 + len(held))
-            if transaction.committed:
+            found = self._look_at_claim(turn, queue, partial(_claim_and_held, claim_id, {"x": {"$gt": now}}, _NUMBER))
+            if found is None:
+                continue
+            segment, old, held = found.segment, found.claim, found.held
+            if old is None or old["end"] <= now:
+                raise NotFound("There is no such claim.")
+            new = Claim(claim_id, old["ttl"] if ttl is None else ttl, old["grace"] if grace is None else grace, now)
+            longer = {"$set": {"d": new.expires}, "$max": {"x": new.expires + new.grace}}
+            changes = [
+                check(queue, segment),
+                statement({"_id": old["_id"], "end": old["end"]}, _document_of(segment, new)),
+                statement(_still_held(held, claim_id, old), longer, many=True),
+            ]
+            if turn.write(changes, expect=2 + len(held)):
                 return
 
     def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
         for turn in self._turns():
-            with turn.transaction() as transaction:
-                segment = segment_in(transaction, queue)
-                old = transaction.get({"_id": segment_id("c", segment, claim_id)})
-                if old is None or old["end"] == _OVER:
-                    transaction.reads_only = True
-                else:
-                    self._free(transaction, queue, segment, old, claim_id)
-            if transaction.committed:
+            found = self._look_at_claim(turn, queue, partial(_claim_and_held, claim_id, {}, _NUMBER))
+            if found is None:
+                continue
+            segment, old, held = found.segment, found.claim, found.held
+            if old is None or old["end"] == _OVER:
+                return
+            first = min((each["q"] for each in held), default=math.inf)
+            changes = [
+                count_back(segment, ready=len(held), claimed=-len(held)),
+                check(queue, segment),
+                statement({"_id": old["_id"], "end": old["end"]}, {"$set": {"end": _OVER}}),
+                statement(_still_held(held, claim_id, old), FREE, many=True),
+                lower_ready_from(queue.uid, segment, first),
+            ]
+            if turn.write(changes, expect=4 + len(held)):
                 return
 
-    def _free(self, transaction: Transaction, queue: Queue, segment: ObjectId, claim: Document, claim_id: str) -> None:
-        held = transaction.find({"s": segment, "d": claim["end"], "k": claim_id}, fields="q")
-        changes = [statement({"_id": claim["_id"]}, {"$set": {"end": _OVER}})]
-        if held:
-            changes += [
-                statement({"_id": {"$in": ids_of(held)}}, FREE, many=True),
-                count(segment, slot(), ready=len(held), claimed=-len(held)),
-                lower_ready_from(queue.uid, segment, min(each["q"] for each in held)),
-            ]
-        transaction.update(changes, expect=1 + (2 + len(held) if held else 0))
+    def _look_at_claim(
+        self, turn: Turns, queue: Queue, part: Callable[[ObjectId], list[Document]], *, latest: bool = True
+    ) -> _Found | None:
+        """A claim, alive or not, and what it holds; None where one has to look again."""
+        hint = self._hint(turn, queue)
+        look = self._look(turn, queue, hint, [part(hint.segment)], expect=100, latest=latest)
+        if look is None:
+            return None
+        claim = look.documents[0] if look.documents else None
+        return _Found(hint.segment, claim, [each["held"] for each in look.documents if "held" in each])
+
+
+class _Found(NamedTuple):
+    segment: ObjectId
+    claim: Document | None
+    held: list[Document]
+
+
+_WHOLE: list[Document] = []
+_NUMBER: list[Document] = [{"$project": {"q": 1}}]
+
+
+def _claim_and_held(claim_id: str, which: Document, shown: list[Document], segment: ObjectId) -> list[Document]:
+    """The claim once with each message that it holds, or alone where it holds none."""
+    held = [{"$match": {"s": segment, "k": claim_id, **which}}, *shown]
+    theirs = {"from": COLLECTION, "localField": "end", "foreignField": "d", "pipeline": held, "as": "held"}
+    return [
+        {"$match": {"_id": segment_id("c", segment, claim_id)}},
+        {"$lookup": theirs},
+        {"$unwind": {"path": "$held", "preserveNullAndEmptyArrays": True}},
+    ]
+
+
+def _still_held(held: Sequence[Document], claim_id: str, claim: Document) -> Document:
+    """A claim only ever loses messages, so it still holds what it held when as many match."""
+    return {"_id": {"$in": ids_of(held)}, "k": claim_id, "d": claim["end"]}
 
 
 def segment_in(transaction: Transaction, queue: Queue) -> ObjectId:

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
 from typing import Any, Self
 
 import pymongo
-from pymongo import MongoClient
+from pymongo import IndexModel, MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -25,15 +26,22 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.mongodb.documents import Document
+from zaqar.storage.mongodb.documents import Document, Index
+
+_log = logging.getLogger(__name__)
 
 PATIENCE = 4.0
 """Seconds that one step of an operation takes at most, retries included."""
 
-START_PATIENCE = 15.0
-"""Seconds that a start waits for a primary: longer than an election takes."""
+START_PATIENCE = 2.0
+"""Seconds that a start waits for a primary. Without one the store is opened all the same, and checked later."""
 
-OLDEST = (6, 0)
+PING_PATIENCE = 2.5
+FIRST_PING_PATIENCE = 1.5
+"""While there was no contact yet: who registers a pool waits for a start and a ping, and should not do so for long."""
+
+OLDEST = 17
+"""The ``maxWireVersion`` of MongoDB 6.0."""
 
 MAJORITY = WriteConcern("majority", j=True, wtimeout=round(PATIENCE * 1000))
 """What is acknowledged is in the journals of a majority, whatever the URI says."""
@@ -46,7 +54,7 @@ _OWN_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000}
 def translated() -> Iterator[None]:
     try:
         yield
-    except PyMongoError as exc:
+    except (PyMongoError, StartupError) as exc:
         raise StoreUnavailable from exc
 
 
@@ -98,29 +106,37 @@ class Opened:
 
 
 class ReplicaSet:
-    """One collection on a replica set, shared by threads. After a fork each process has a client of its own."""
+    """One collection on a replica set, shared by threads. After a fork each process has a client of its own.
 
-    def __init__(self, settings: Mapping[str, Any], collection: str) -> None:
+    The first contact sees that it is a replica set of a version that we know, and makes the collection and its indices.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], collection: str, indexes: Sequence[Index] = ()) -> None:
         self._settings = dict(settings)
         self._collection = collection
+        self._indexes = indexes
         self.name: str = settings.get("database") or "zaqar"
         self.application = f"zaqar/{self.name}"
         """What the server calls our sessions; see ``transactions.end_abandoned``."""
         self.retries = Retries.from_settings(settings)
         self._opened: Opened | None = None
         self._opening = threading.Lock()
+        self._is_prepared = False
         _replica_sets.add(self)
 
     @classmethod
-    def open(cls, settings: Mapping[str, Any], collection: str) -> Self:
-        """Open it and see that it is a replica set of a version that we know; StartupError where it is not."""
-        replica_set = cls(settings, collection)
+    def open(cls, settings: Mapping[str, Any], collection: str, indexes: Sequence[Index]) -> Self:
+        """StartupError for settings that cannot work and a server that is unfit; one that is away is no error."""
+        replica_set = cls(settings, collection, indexes)
         try:
             with pymongo.timeout(START_PATIENCE):
-                replica_set._check()
+                replica_set._wait_for_a_primary()
+                replica_set.opened  # noqa: B018
         except PyMongoError as exc:
-            replica_set.close()
-            raise StartupError(f"The MongoDB replica set cannot be used: {_reason(exc, settings['uri'])}.") from exc
+            if not _is_away(exc):
+                replica_set.close()
+                raise StartupError(f"The MongoDB replica set cannot be used: {_reason(exc)}.") from exc
+            _log.warning("The MongoDB replica set does not answer yet (%s).", _reason(exc))
         except StartupError:
             replica_set.close()
             raise
@@ -132,45 +148,58 @@ class ReplicaSet:
     @property
     def opened(self) -> Opened:
         opened = self._opened
-        return self._open() if opened is None else opened
+        return opened if opened is not None and self._is_prepared else self._open()
 
     def _open(self) -> Opened:
         with self._opening:
-            if self._opened is None:
-                client = _make_client(self._settings, self.application)
-                self._opened = Opened(client, self.name, self._collection)
-            return self._opened
+            opened = self._open_client()
+            if not self._is_prepared:
+                _check(opened.client)
+                self._make_indexes(opened)
+                self._is_prepared = True
+            return opened
 
-    def _check(self) -> None:
-        # A client that is told nothing else waits for a primary; a standalone server counts as one.
+    def _open_client(self) -> Opened:
+        if self._opened is None:
+            client = _make_client(self._settings, self.application)
+            self._opened = Opened(client, self.name, self._collection)
+        return self._opened
+
+    def _wait_for_a_primary(self) -> None:
+        """Unlike the library not for long where all that were asked refuse, or belong to no such set."""
+        with self._opening:
+            opened = self._open_client()
         end = time.monotonic() + START_PATIENCE
-        admin = self.opened.client.admin
         while True:
-            try:
-                hello = admin.command("hello")
-                break
-            except ConnectionFailure:
-                if time.monotonic() > end:
-                    raise
-        if "setName" not in hello:
-            what = "the router of a sharded cluster" if hello.get("msg") == "isdbgrid" else "a server of its own"
-            raise StartupError(
-                f"MongoDB is {what} and not a replica set, which the store needs; one of a single member will do."
-            )
-        version = admin.command("buildInfo")["versionArray"]
-        if tuple(version[:2]) < OLDEST:
-            raise StartupError(f"MongoDB is of version {version[0]}.{version[1]}; the store needs 6.0 or newer.")
+            seen = opened.client.topology_description
+            servers = seen.server_descriptions().values()
+            if seen.has_writable_server():
+                return
+            if not servers:
+                raise ConnectionFailure("none of the servers belongs to a replica set of that name")
+            if all(server.error is not None for server in servers) or time.monotonic() > end:
+                raise ConnectionFailure(
+                    "; ".join(_reason(server.error) for server in servers if server.error) or "no primary"
+                )
+            time.sleep(0.005)
 
-    def create_index(
-        self, name: str, fields: tuple[str, ...], *, having: str | None = None, unique: bool = False
-    ) -> None:
-        """The same index again is fine, also from several processes at the same time."""
-        options: Document = {} if having is None else {"partialFilterExpression": {having: {"$exists": True}}}
-        with translated(), pymongo.timeout(START_PATIENCE):
-            self.opened.collection.create_index([(field, 1) for field in fields], name=name, unique=unique, **options)
+    def _make_indexes(self, opened: Opened) -> None:
+        """The same again is fine, also from several processes at the same time."""
+        models = [
+            IndexModel(
+                [(field, 1) for field in index.fields],
+                name=index.name,
+                unique=index.unique,
+                partialFilterExpression={index.having: {"$exists": True}},
+            )
+            for index in self._indexes
+        ]
+        if models:
+            # By default each member has to take part, so one that is down would hold up the first start.
+            opened.collection.create_indexes(models, commitQuorum="majority")
 
     def ping(self) -> None:
-        with translated(), pymongo.timeout(PATIENCE):
+        with translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):
             self.opened.client.admin.command("ping")
 
     def durability(self) -> Mapping[str, str]:
@@ -230,7 +259,9 @@ def _make_client(settings: Mapping[str, Any], application: str) -> MongoClient[D
         with _tls_options(settings, encrypted=bool(given.get("tls") or given.get("ssl"))) as tls:
             return MongoClient(uri, appname=application, tz_aware=False, **options, **tls)
     except (PyMongoError, ValueError, TypeError, OSError) as exc:
-        raise StartupError(f"The uri or the ssl options of the MongoDB store are wrong: {_reason(exc, uri)}.") from exc
+        raise StartupError(
+            f"The uri or the ssl options of the MongoDB store are wrong: {_misunderstood(exc, uri)}."
+        ) from exc
 
 
 @contextmanager
@@ -257,11 +288,31 @@ def _tls_options(settings: Mapping[str, Any], *, encrypted: bool) -> Iterator[di
         yield options
 
 
-def _reason(exc: Exception, uri: str) -> str:
+def _check(client: MongoClient[Document]) -> None:
+    """StartupError unless it is a replica set of a version that we know."""
+    # A client that is told nothing else takes a standalone server, and a router, for a primary.
+    hello = client.admin.command("hello")
+    if "setName" not in hello:
+        what = "the router of a sharded cluster" if hello.get("msg") == "isdbgrid" else "a server of its own"
+        raise StartupError(
+            f"MongoDB is {what} and not a replica set, which the store needs; one of a single member will do."
+        )
+    if hello["maxWireVersion"] < OLDEST:
+        raise StartupError("MongoDB is too old; the store needs 6.0 or newer.")
+
+
+def _is_away(exc: PyMongoError) -> bool:
+    """Whether it may be back, as opposed to an answer that says no."""
+    return isinstance(exc, ConnectionFailure) or exc.timeout
+
+
+def _reason(exc: Exception) -> str:
     """What went wrong, in a few words that cannot hold a password."""
     if isinstance(exc, OperationFailure):
         return (exc.details or {}).get("codeName") or f"error {exc.code}"
-    if isinstance(exc, ConnectionFailure):
-        return "no primary answers"
+    return str(exc).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
+
+
+def _misunderstood(exc: Exception, uri: str) -> str:
     # The text may quote a part of a URI that was not understood, and so a part of a password.
     return type(exc).__name__ if "@" in uri else str(exc).rstrip(".")

@@ -10,7 +10,8 @@ transaction is then that command and the commit. The first letter of an ``_id`` 
 ``m<segment><n>``    message number n
 ``c<segment><id>``   a claim, until ``end``. The ``d`` of its messages is always its ``end``.
 ``s<segment><k>``    the k-th of a few documents whose sums, with the counts of the fence, count the messages by stored
-                     state. Several, so that operations which do not touch the fence do not wait for each other.
+                     state. Several, so that operations which do not touch the fence do not wait for each other. All
+                     that brings messages back to READY, and all that moves ``from``, adds to ``back`` of the first.
 ``r<uid><id>``       a dead letter that was received from another store, remembered until ``end``
 ``g<segment>``       garbage: a segment that no fence names any more
 
@@ -30,13 +31,23 @@ that way a deletion is an update, and changes the counts in the same command.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from bson import ObjectId
 
 from zaqar.model import Message, Origin
 
 Document: TypeAlias = dict[str, Any]
+
+
+class Index(NamedTuple):
+    """``having`` is the field without which a document is not in the index."""
+
+    name: str
+    fields: tuple[str, ...]
+    having: str
+    unique: bool = False
+
 
 READY, CLAIMED, DELAYED, ASIDE = 0, 1, 2, 4
 """States as stored. ASIDE are dead letters on their way to another store: no ``x``, as they never expire."""
@@ -52,17 +63,16 @@ SEGMENT_AND_SEQUENCE: Final = ("s", "q")
 
 INDEXES: Final = (
     # Order within a state; ``x`` lets a scan pass expired messages without fetching them.
-    ("order", ("s", "t", "q", "x"), "t"),
+    Index("order", ("s", "t", "q", "x"), "t"),
     # What falls due next, and what a claim holds.
-    ("due", ("s", "d", "k"), "d"),
+    Index("due", ("s", "d", "k"), "d"),
     # What has expired. By segment first, so that no queue's probe walks over the expired messages of others.
-    ("expires", ("s", "x"), "x"),
+    Index("expires", ("s", "x"), "x"),
     # Deleted messages that wait to be removed.
-    ("gone", ("z",), "z"),
+    Index("gone", ("z",), "z"),
     # Claims, tombstones and received letters whose time is over.
-    ("end", ("end",), "end"),
+    Index("end", ("end",), "end"),
 )
-"""Name, fields, and the field without which a document is not in the index."""
 
 
 def fence_id(uid: str) -> str:
@@ -130,27 +140,3 @@ def document_of(segment: ObjectId, message: Message) -> Document:
 def _sequence(document: Document) -> int:
     sequence: int = document["q"]
     return sequence
-
-
-# -- what an update command is made of ---------------------------------------------------------------------------------
-
-GONE: Final = {"$unset": dict.fromkeys("tdxkcunhob", "")}
-FREE: Final = {"$set": {"t": READY}, "$unset": {"d": "", "k": ""}}
-
-
-def statement(query: Document, change: Document, *, many: bool = False, upsert: bool = False) -> Document:
-    return {"q": query, "u": change, "multi": many, "upsert": upsert}
-
-
-def remove(segment: ObjectId, query: Document, *, many: bool = True) -> Document:
-    """Delete messages, as far as anybody can see."""
-    return statement(query, {**GONE, "$set": {"z": segment}}, many=many)
-
-
-def count(segment: ObjectId, slot: int, **more: int) -> Document:
-    """Add to the counts of a segment."""
-    return statement({"_id": segment_id("s", segment, f"{slot:x}")}, {"$inc": more}, upsert=True)
-
-
-def put(document: Document) -> Document:
-    return statement({"_id": document["_id"]}, document, upsert=True)

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from random import randrange
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from bson import ObjectId
@@ -21,23 +20,29 @@ from bson import ObjectId
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.desk import Desk
 from zaqar.storage.mongodb.documents import (
-    CLAIMED,
-    DELAYED,
-    FREE,
     INDEXES,
     READY,
-    SLOTS,
     Document,
-    count,
     fence_id,
-    put,
-    remove,
     segment_id,
-    statement,
     within,
+)
+from zaqar.storage.mongodb.statements import (
+    BACK,
+    count,
+    counts_id,
+    counts_of,
+    ids_of,
+    in_force,
+    new_counts,
+    new_fence,
+    put,
+    ripening,
+    slot,
+    statement,
 )
 from zaqar.storage.mongodb.transactions import Turns
 
@@ -45,6 +50,9 @@ COLLECTION = "message_store"
 
 BATCH = 500
 """Messages that one transaction ripens, moves or removes at most."""
+
+BRIEF = 0.8
+"""Seconds that tidying up takes at most."""
 
 FAR = 500
 """Numbers that a scan for READY messages may pass in vain before ``from`` is moved."""
@@ -91,10 +99,7 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        replica_set = ReplicaSet.open(settings, COLLECTION)
-        for name, fields, having in INDEXES:
-            replica_set.create_index(name, fields, having=having)
-        return cls(replica_set)
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}
@@ -103,7 +108,8 @@ class FenceStore(MessageStore):
                 fence = transaction.get(key)
                 if fence is None or ("seg" not in fence and now >= fence["end"]):
                     generation = queue.generation
-                    transaction.update([put(_new_fence(queue))], expect=1)
+                    fence = new_fence(queue)
+                    transaction.update([put(fence), put(new_counts(fence["seg"]))], expect=2)
                 elif "seg" not in fence:
                     raise QueueDropped(queue.uid)
                 else:
@@ -134,7 +140,7 @@ class FenceStore(MessageStore):
                 return
 
     def purge(self, *, queue: Queue, now: float) -> None:
-        new = {"seg": ObjectId(), "ready": 0, "delayed": 0}
+        new: Document = {"seg": ObjectId(), "ready": 0, "delayed": 0}
         for turn in self._turns():
             with turn.transaction() as transaction:
                 fence = transaction.get(in_force(queue))
@@ -142,7 +148,8 @@ class FenceStore(MessageStore):
                     raise StaleQueue(queue.uid)
                 garbage = {"_id": segment_id("g", fence["seg"]), "seg": fence["seg"]}
                 change = {"$set": {**new, "from": fence["next"]}}
-                transaction.update([statement({"_id": fence["_id"]}, change), put(garbage)], expect=2)
+                changes = [statement({"_id": fence["_id"]}, change), put(garbage), put(new_counts(new["seg"]))]
+                transaction.update(changes, expect=3)
             if transaction.committed:
                 self._forget(queue.uid)
                 self._clear_up(fence["seg"])
@@ -161,6 +168,10 @@ class FenceStore(MessageStore):
 
     def _turns(self, *, more: float = 0.0) -> Turns:
         return Turns(self._set, more=more)
+
+    def _brief_turns(self) -> Turns:
+        """For what an operation does after its own work is done, which must not take long besides."""
+        return Turns(self._set, more=BRIEF - PATIENCE)
 
     def _hint(self, turn: Turns, queue: Queue) -> Hint:
         """Where the messages of the queue seem to be; StaleQueue where the queue is not as the fence has it."""
@@ -236,41 +247,23 @@ class FenceStore(MessageStore):
     # -- what time does ----------------------------------------------------------------------------------------------
 
     def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
-        """Bring one batch of what is due where it belongs."""
-        for turn in self._turns():
-            with turn.transaction() as transaction:
-                due = transaction.find({"s": segment, "d": {"$lte": now}}, limit=BATCH, order="d", fields="qtx")
-                live = [each for each in due if each["x"] > now]
-                dead = [each for each in due if each["x"] <= now]
-                left = [each["t"] for each in due]
-                statements = [count(segment, slot(), **counts_of(len(live), left))]
-                if live:
-                    first = min(each["q"] for each in live)
-                    statements.append(statement({"_id": {"$in": ids_of(live)}}, FREE, many=True))
-                    statements.append(lower_ready_from(uid, segment, first))
-                if dead:
-                    statements.append(remove(segment, {"_id": {"$in": ids_of(dead)}}))
-                if due:
-                    transaction.update(statements, expect=1 + len(due) + bool(live))
-                else:
-                    transaction.reads_only = True
-            if transaction.committed:
-                return
-            # Others ripen the same, or the segment was purged: whoever called looks again.
-            if not self._has_due(turn, uid, segment, now):
-                return
-
-    def _has_due(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
-        pipeline = [
+        """Bring one batch of what is due where it belongs; also done when others did, or the segment was purged."""
+        first = {"$match": {"s": segment, "d": {"$lte": now}}}
+        batch = [first, {"$sort": {"d": 1}}, {"$limit": BATCH}, {"$project": {"q": 1, "t": 1, "x": 1}}]
+        pipeline: list[Document] = [
             {"$match": {"_id": fence_id(uid), "seg": segment}},
-            {"$lookup": _first_due(self._set.opened.collection.name, segment, now)},
-            {"$match": {"due": {"$ne": []}}},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": batch}},
         ]
-        return bool(turn.peek(pipeline, expect=2))
-
-    def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int) -> int:
-        """Remove up to ``limit`` expired messages of a queue; how many."""
         for turn in self._turns():
+            fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
+            if not due or "seg" not in fence:
+                return
+            if turn.write(ripening(uid, segment, due, now), expect=2 + len(due)):
+                return
+
+    def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int, brief: bool = False) -> int:
+        """Remove up to ``limit`` expired messages of a queue; how many."""
+        for turn in self._brief_turns() if brief else self._turns():
             with turn.transaction() as transaction:
                 found = transaction.find({"s": segment, "x": {"$lte": now}}, limit=limit, order="x", fields="t")
                 if found:
@@ -286,25 +279,31 @@ class FenceStore(MessageStore):
                 return 0  # purged or dropped meanwhile: the segment is garbage
         raise AssertionError("turns end by themselves")
 
-    def _move_ready_from(self, queue: Queue, now: float) -> None:
+    def _move_ready_from(self, look: Look, now: float) -> None:
         """After a scan that passed many numbers in vain, so that the next one does not.
 
-        Whoever brings messages back below ``from`` writes the fence as well, so of the two the later one begins again.
+        Whoever brings messages back adds to ``back``, which is read before they are looked for and may not have changed
+        when ``from`` does. Posts only add above ``next``, which is read before that.
         """
+        segment, begin = look.fence["seg"], look.fence["from"]
+        fence = {"_id": look.fence["_id"], "seg": segment, "from": begin}
+        ready = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
+        first: list[Document] = [{"$match": ready}, {"$sort": {"q": 1}}, {"$limit": 1}, {"$project": {"q": 1}}]
+        pipeline: list[Document] = [
+            {"$match": fence},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": [{"$match": {"_id": counts_id(segment, BACK)}}]}},
+            {"$unionWith": {"coll": COLLECTION, "pipeline": first}},
+        ]
         with suppress(StoreUnavailable):  # this only makes others faster
-            for turn in self._turns():
-                with turn.transaction() as transaction:
-                    fence = transaction.get(in_force(queue)) or {"next": 0, "from": 0}
-                    first = fence["next"]
-                    if first > fence["from"] + FAR:
-                        ready = {"s": fence["seg"], "t": READY, "q": {"$gte": fence["from"]}, "x": {"$gt": now}}
-                        for found in transaction.find(ready, limit=1, order="q", fields="q"):
-                            first = found["q"]
-                    if first > fence["from"] + FAR:
-                        transaction.update([statement({"_id": fence["_id"]}, {"$set": {"from": first}})], expect=1)
-                    else:
-                        transaction.reads_only = True
-                if transaction.committed:
+            for turn in self._brief_turns():
+                found = turn.peek(pipeline, expect=4)
+                if len(found) < 2 or "gen" not in found[0]:
+                    return
+                end = found[2]["q"] if len(found) > 2 else found[0]["next"]
+                if end <= begin + FAR:
+                    return
+                nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
+                if turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2):
                     return
 
     # -- what is left behind -----------------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ class FenceStore(MessageStore):
                 self._remove_gone({"z": hint.segment}, limit=4 * REMOVE_EVERY)
 
     def _remove_gone(self, which: Document, *, limit: int) -> int:
-        for turn in self._turns():
+        for turn in self._brief_turns():
             ids = ids_of(turn.peek([{"$match": which}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit))
             return turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}}) if ids else 0
         raise AssertionError("turns end by themselves")
@@ -336,7 +335,7 @@ class FenceStore(MessageStore):
         """Remove up to ``limit`` documents, at last the one that says that there are some; how many."""
         removed = 0
         for kind in "mcsg":
-            turn = next(self._turns())
+            turn = next(self._brief_turns())
             found = turn.peek(
                 [{"$match": {"_id": within(kind, segment)}}, {"$limit": limit - removed}, {"$project": {"_id": 1}}],
                 expect=limit,
@@ -346,54 +345,3 @@ class FenceStore(MessageStore):
             if removed >= limit:
                 break
         return removed
-
-
-# -- parts of operations ----------------------------------------------------------------------------------------------
-
-
-def _new_fence(queue: Queue) -> Document:
-    return {
-        "_id": fence_id(queue.uid),
-        "gen": queue.generation,
-        "seg": ObjectId(),
-        "next": 1,
-        "from": 1,
-        "ready": 0,
-        "delayed": 0,
-    }
-
-
-def in_force(queue: Queue) -> Document:
-    return {"_id": fence_id(queue.uid), "gen": queue.generation, "seg": {"$exists": True}}
-
-
-def check(queue: Queue, segment: ObjectId) -> Document:
-    """Matches one document if the fence is as the operation believes, and changes nothing."""
-    return statement({"_id": fence_id(queue.uid), "gen": queue.generation, "seg": segment}, {"$set": {"seg": segment}})
-
-
-def lower_ready_from(uid: str, segment: ObjectId, first: int) -> Document:
-    """A change in any case, so that it collides with who moves ``from`` at the same time."""
-    return statement({"_id": fence_id(uid), "seg": segment}, {"$min": {"from": first}, "$inc": {"back": 1}})
-
-
-def _first_due(collection: str, segment: ObjectId, now: float) -> Document:
-    one = [{"$match": {"s": segment, "d": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
-    return {"from": collection, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "due"}
-
-
-def counts_of(ready: int, left: Sequence[int]) -> dict[str, int]:
-    """What the counts change by when some become READY and some leave the states that are given."""
-    return {
-        "ready": ready - left.count(READY),
-        "claimed": -left.count(CLAIMED),
-        "delayed": -left.count(DELAYED),
-    }
-
-
-def ids_of(documents: Sequence[Document]) -> list[str]:
-    return [each["_id"] for each in documents]
-
-
-def slot() -> int:
-    return randrange(SLOTS)  # noqa: S311 - to keep out of each other's way

@@ -12,19 +12,9 @@ from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Message, Origin, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.claims import ClaimStore, Take, segment_in
-from zaqar.storage.mongodb.documents import (
-    ASIDE,
-    READY,
-    Document,
-    count,
-    document_of,
-    message_key,
-    messages_of,
-    put,
-    remove,
-    statement,
-)
-from zaqar.storage.mongodb.fences import BATCH, Look, check, ids_of, in_force, slot
+from zaqar.storage.mongodb.documents import ASIDE, READY, Document, document_of, message_key, messages_of
+from zaqar.storage.mongodb.fences import BATCH, Look
+from zaqar.storage.mongodb.statements import check, count, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 _SET_ASIDE = {"$set": {"t": ASIDE}, "$rename": {"x": "y"}}

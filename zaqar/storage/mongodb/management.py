@@ -21,9 +21,13 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
-from zaqar.storage.mongodb.documents import Document
+from zaqar.storage.mongodb.documents import Document, Index
 
 COLLECTION = "management_store"
+INDEXES = (
+    Index("address", ("project", "kind", "name"), "name", unique=True),
+    Index("pool", ("pool",), "pool"),
+)
 _CATALOG = "catalog"
 
 
@@ -33,10 +37,7 @@ class MongoManagementStore(ManagementStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        replica_set = ReplicaSet.open(settings, COLLECTION)
-        replica_set.create_index("address", ("project", "kind", "name"), having="name", unique=True)
-        replica_set.create_index("pool", ("pool",), having="pool")
-        return cls(replica_set)
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES))
 
     def create_queue(self, *, queue: Queue) -> Queue:
         address = {"project": queue.project, "kind": queue.kind, "name": queue.name}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -20,18 +21,15 @@ from zaqar.storage.mongodb.documents import (
     DELAYED,
     READY,
     Document,
-    count,
     document_of,
     message_key,
     message_of,
     messages_of,
-    put,
-    remove,
     segment_id,
-    statement,
     within,
 )
-from zaqar.storage.mongodb.fences import BATCH, FAR, Hint, check, counts_of, ids_of, in_force, slot
+from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
+from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -116,7 +114,8 @@ class MongoMessageStore(SweepStore):
         rounds = end // TIDY_EVERY - first // TIDY_EVERY
         if rounds:
             with suppress(StoreUnavailable):  # the post is done; a sweep does the same
-                self._expire(queue.uid, hint.segment, posts[0].now, limit=min(1000, 2 * TIDY_EVERY * rounds))
+                some = min(1000, 2 * TIDY_EVERY * rounds)
+                self._expire(queue.uid, hint.segment, posts[0].now, limit=some, brief=True)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +144,7 @@ class MongoMessageStore(SweepStore):
                 listed = messages_of(queue.uid, look.documents, now)
                 first = listed[0].sequence if listed else look.fence["next"]
                 if after < look.fence["from"] < first - FAR and not others:
-                    self._move_ready_from(queue, now)
+                    self._move_ready_from(look, now)
                 return listed
         raise AssertionError("turns end by themselves")
 
@@ -187,8 +186,10 @@ class MongoMessageStore(SweepStore):
         raise AssertionError("turns end by themselves")
 
     def _remove_expired(self, uid: str, segment: ObjectId, now: float) -> None:
+        end = time.monotonic() + BRIEF
         with suppress(StoreUnavailable):  # whoever calls is done; a sweep does the same
-            self._expire(uid, segment, now, limit=2 * BATCH)
+            while self._expire(uid, segment, now, limit=2 * BATCH, brief=True) and time.monotonic() < end:
+                pass
 
     # -- removing ----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from zaqar.storage.mongodb.documents import (
     FIRST_GARBAGE,
     Document,
 )
-from zaqar.storage.mongodb.fences import BATCH, ids_of
+from zaqar.storage.mongodb.fences import BATCH, COLLECTION
 from zaqar.storage.mongodb.letters import LetterStore
+from zaqar.storage.mongodb.statements import ids_of
 
 QUEUES_AT_ONCE = 50
 
@@ -30,7 +31,7 @@ class SweepStore(LetterStore):
 
     def volume(self, *, now: float) -> Stats:
         turn = next(self._turns())
-        for total in turn.read(_volume(self._set.opened.collection.name, now), expect=2):
+        for total in turn.read(_volume(now), expect=2):
             return Stats(total["free"], total["claimed"])
         return Stats()
 
@@ -57,8 +58,7 @@ class SweepStore(LetterStore):
 
     def _with_expired(self, after: str, now: float) -> list[Document]:
         one = [{"$match": {"x": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
-        collection = self._set.opened.collection.name
-        theirs = {"from": collection, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "dead"}
+        theirs = {"from": COLLECTION, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "dead"}
         return [
             {"$match": {"_id": {"$gt": after, "$lt": AFTER_FENCES}, "seg": {"$exists": True}}},
             {"$sort": {"_id": 1}},
@@ -84,7 +84,7 @@ class SweepStore(LetterStore):
         return turn.delete({"_id": {"$in": ids_of(found)}, **over}) if found else 0
 
 
-def _volume(collection: str, now: float) -> list[Document]:
+def _volume(now: float) -> list[Document]:
     """Counts of all queues: what is stored, put right by what time did since it was written.
 
     ``x`` of a claimed message is never before its ``d``. So what has expired is READY (gone from there), due (counted,
@@ -95,7 +95,7 @@ def _volume(collection: str, now: float) -> list[Document]:
         """Sums over the messages of a fence whose timer is over."""
         pipeline = [{"$match": {timer: {"$lte": now}}}, {"$group": {"_id": None, "all": {"$sum": 1}, **sums}}]
         joined = {"localField": "seg", "foreignField": "s", "pipeline": pipeline}
-        return {"$lookup": {"from": collection, **joined, "as": name}}
+        return {"$lookup": {"from": COLLECTION, **joined, "as": name}}
 
     was_claimed = {"$eq": ["$t", CLAIMED]}
     is_delayed = {"$and": [{"$eq": ["$t", DELAYED]}, {"$gt": ["$d", now]}]}
@@ -103,20 +103,20 @@ def _volume(collection: str, now: float) -> list[Document]:
     claimed = [{"$sum": "$slots.claimed"}, _minus("$due.claimed")]
     return [
         {"$match": {"_id": {"$gt": FIRST_FENCE, "$lt": AFTER_FENCES}, "seg": {"$exists": True}}},
-        _slots(collection),
+        _slots(),
         messages("due", "d", claimed=_count_if(was_claimed)),
         messages("gone", "x", stillborn=_count_if(is_delayed)),
         {"$group": {"_id": None, "free": {"$sum": {"$add": free}}, "claimed": {"$sum": {"$add": claimed}}}},
     ]
 
 
-def _slots(collection: str) -> Document:
+def _slots() -> Document:
     """Join the documents that count for the segment of a fence."""
     end = {"$concat": ["$$first", "g"]}  # after every hexadecimal digit
     theirs = {"$and": [{"$gte": ["$_id", "$$first"]}, {"$lt": ["$_id", end]}]}
     return {
         "$lookup": {
-            "from": collection,
+            "from": COLLECTION,
             "let": {"first": {"$concat": ["s", {"$toString": "$seg"}]}},
             "pipeline": [{"$match": {"$expr": theirs}}],
             "as": "slots",

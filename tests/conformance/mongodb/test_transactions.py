@@ -12,13 +12,16 @@ import pytest
 from bson import ObjectId
 from pymongo import monitoring
 
+from tests import servers
+from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, at_once, bodies
-from tests.mongod import Members
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
 from zaqar.storage.mongodb import transactions
-from zaqar.storage.mongodb.documents import fence_id, statement
+from zaqar.storage.mongodb.documents import fence_id
+from zaqar.storage.mongodb.fences import FAR
 from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.statements import statement
 from zaqar.storage.mongodb.transactions import Turns, _batches
 
 
@@ -39,12 +42,12 @@ class Commands(monitoring.CommandListener):
 
 
 @contextmanager
-def listening(members: Members) -> Iterator[tuple[Scene, Commands]]:
+def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
     """A scene on a store whose commands are heard."""
     commands = Commands()
     monitoring.register(commands)
     try:
-        store = MongoMessageStore.from_settings({"uri": members.uri, "database": "unit"})
+        store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
     finally:
         monitoring._LISTENERS.command_listeners.remove(commands)
     yield Scene(store), commands
@@ -64,7 +67,7 @@ LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
 }
 
 
-def test_round_trips_of_a_claim_in_vain(members: Members) -> None:
+def test_round_trips_of_a_claim_in_vain(members: servers.MongoSet) -> None:
     with listening(members) as (scene, commands):
         scene.listing()
         commands.names.clear()
@@ -73,7 +76,7 @@ def test_round_trips_of_a_claim_in_vain(members: Members) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_round_trips_of_a_warm_operation(members: Members, name: str) -> None:
+def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -> None:
     most, operation = LIMITS[name]
     with listening(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
@@ -85,7 +88,7 @@ def test_round_trips_of_a_warm_operation(members: Members, name: str) -> None:
 
 
 @pytest.mark.parametrize("many", [1, 5])
-def test_round_trips_of_a_delete_under_a_claim(members: Members, many: int) -> None:
+def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: int) -> None:
     with listening(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
         claim_id, taken = scene.claim(many)
@@ -97,7 +100,7 @@ def test_round_trips_of_a_delete_under_a_claim(members: Members, many: int) -> N
         assert commands.names == ["update", "commitTransaction"]
 
 
-def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: Members, store: MongoMessageStore) -> None:
+def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: servers.MongoSet, store: MongoMessageStore) -> None:
     with listening(members) as (scene, commands):
         other = Scene(store, queue=scene.queue)
         scene.post("a")
@@ -124,12 +127,14 @@ def test_a_transaction_of_a_dead_process_is_ended(
     session.abort_transaction()
 
 
-def test_a_live_transaction_of_others_is_left_alone(members: Members, store: MongoMessageStore, scene: Scene) -> None:
+def test_a_live_transaction_of_others_is_left_alone(
+    members: servers.MongoSet, store: MongoMessageStore, scene: Scene
+) -> None:
     import pymongo
 
     with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
         session.start_transaction()
-        collection = client["unit"]["message_store"]
+        collection = client[DATABASE]["message_store"]
         collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -211,3 +216,37 @@ def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessa
     assert sorted(text for texts in taken for text in texts) == [f"{n:03}" for n in range(60)]
     assert scene.stats().free == 0
     assert scene.claim()[1] == []
+
+
+def test_what_brings_messages_back_does_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
+    """In a queue with many posts it would lose against each of them."""
+    import pymongo
+
+    scene.post(*"abc")
+    claim_id, _ = scene.claim(1, ttl=600)
+    scene.claim(1, ttl=60)
+    with pymongo.MongoClient(members.uri, appname="somebody who posts") as client, client.start_session() as session:
+        session.start_transaction()
+        collection = client[DATABASE]["message_store"]
+        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"next": 1}}, session=session)
+        scene.renew(claim_id, ttl=600)
+        scene.release(claim_id)
+        scene.clock.advance(60)
+        assert bodies(scene.listing()) == ["a", "b", "c"]
+        session.abort_transaction()
+
+
+def test_what_comes_back_is_found_below_where_scans_began(store: MongoMessageStore, scene: Scene) -> None:
+    many = 2 * FAR
+    scene.post(*(f"{n:04}" for n in range(many + 2)))
+    first, _ = scene.claim(3, ttl=600)
+    scene.claim(3, ttl=60)
+    scene.claim(many - 6, ttl=600)
+    assert bodies(scene.claim(1, ttl=600)[1]) == [f"{many:04}"]
+    fence = store._set.opened.collection.find_one({"_id": fence_id(scene.queue.uid)})
+    assert fence is not None
+    assert fence["from"] == many + 2
+    scene.release(first)
+    assert bodies(scene.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
+    scene.clock.advance(60)
+    assert bodies(scene.listing(limit=6)) == [f"{n:04}" for n in range(6)]

@@ -12,8 +12,8 @@ from functools import partial
 
 import pytest
 
+from tests import servers
 from tests.conformance.scene import Scene, at_once, bodies
-from tests.mongod import Member, Members, ask, wait_for
 from zaqar.errors import ClientError, StoreUnavailable
 from zaqar.storage.mongodb.messages import MongoMessageStore
 
@@ -90,30 +90,24 @@ class Crowd:
                 return
 
 
-def step_down(members: Members) -> None:
-    ask(members.primary(), {"replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 2})
-
-
-def kill_and_restart(members: Members) -> None:
-    old: Member = members.primary()
+def kill_and_restart(members: servers.MongoSet) -> None:
+    old = members.await_primary()
     old.kill()
-    members.primary()
+    members.await_primary()
     time.sleep(1)
     old.start()
-    wait_for(old)
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", [step_down, kill_and_restart])
-def test_a_fail_over_loses_nothing(
-    members: Members, store: MongoMessageStore, fault: Callable[[Members], None]
-) -> None:
+@pytest.mark.parametrize("fault", [servers.MongoSet.step_down, kill_and_restart])
+def test_a_fail_over_loses_nothing(own_members: servers.MongoSet, fault: Callable[[servers.MongoSet], None]) -> None:
+    store = MongoMessageStore.from_settings({"uri": own_members.uri})
     crowd = Crowd(Scene(store).beside("work"), Scene(store).beside("news"))
 
     def break_it() -> None:
         try:
             time.sleep(1)
-            fault(members)
+            fault(own_members)
             before = len(crowd.acknowledged)
             end = time.monotonic() + 30
             while len(crowd.acknowledged) < before + 60:
@@ -131,6 +125,7 @@ def test_a_fail_over_loses_nothing(
     at_once(write_all, crowd.follow)
     assert crowd.slowest_refusal <= MOST_SECONDS
     nothing_was_lost(crowd)
+    store.close()
 
 
 def nothing_was_lost(crowd: Crowd) -> None:

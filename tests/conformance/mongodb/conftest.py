@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stores on real replica sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+from tests.conformance.scene import Scene
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+DATABASE = "own_tests"
+
+
+@pytest.fixture
+def members() -> servers.MongoSet:
+    """The set of the whole run, which a test must not hurt."""
+    members: servers.MongoSet = servers.shared("mongodb")
+    return members
+
+
+@pytest.fixture
+def own_members() -> Iterator[servers.MongoSet]:
+    """A set that the test may hurt."""
+    try:
+        members = servers.MongoSet()
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    yield members
+    members.stop()
+
+
+@pytest.fixture
+def store(members: servers.MongoSet) -> Iterator[MongoMessageStore]:
+    store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def scene(store: MongoMessageStore) -> Scene:
+    return Scene(store)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a start refuses and what it does not need, forks, and a set that is away."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.conformance.scene import Scene, at_once, bodies
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.storage.mongodb import documents, management
+from zaqar.storage.mongodb.management import MongoManagementStore
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+SECRET = "s3cr%40t"
+SOON = 5.0
+PATIENCE = 30.0
+
+
+@contextmanager
+def soon(seconds: float = SOON) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+def refusal(uri: str) -> str:
+    """Why a start refuses it."""
+    with soon(), pytest.raises(StartupError) as caught:
+        MongoMessageStore.from_settings({"uri": uri})
+    return str(caught.value)
+
+
+def cause(uri: str) -> str:
+    """What a registration of a pool would find out."""
+    with soon():
+        store = MongoMessageStore.from_settings({"uri": uri})
+        with pytest.raises(StoreUnavailable) as caught:
+            store.ping()
+        store.close()
+    assert "s3cr" not in str(caught.value.__cause__)
+    return str(caught.value.__cause__)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[servers.Mongod]:
+    try:
+        server = servers.Mongod()
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    yield server
+    server.stop()
+
+
+def test_a_server_without_a_set_is_refused(alone: servers.Mongod) -> None:
+    assert "not a replica set" in refusal(alone.uri)
+
+
+def test_a_server_without_the_set_of_the_uri_is_named(alone: servers.Mongod) -> None:
+    assert "replica set" in cause(f"{alone.uri}?replicaSet=other")
+
+
+def test_a_set_of_another_name_is_named(members: servers.MongoSet) -> None:
+    assert "other" in cause(members.uri.replace("replicaSet=zaqar", "replicaSet=other"))
+
+
+def test_a_wrong_password_is_said_without_it(members: servers.MongoSet) -> None:
+    said = refusal(members.uri.replace("mongodb://", f"mongodb://somebody:{SECRET}@"))
+    assert "AuthenticationFailed" in said
+    assert "s3cr" not in said
+
+
+def test_two_may_start_at_once_and_a_second_start_is_fine(members: servers.MongoSet) -> None:
+    def start() -> None:
+        MongoMessageStore.from_settings({"uri": members.uri, "database": "twice"}).close()
+
+    at_once(start, start)
+    start()
+
+
+# -- what it is -------------------------------------------------------------------------------------------------------
+
+
+def test_durability_says_how_many(store: MongoMessageStore) -> None:
+    assert store.durability()["members"] == "3"
+    assert "majority" in store.durability()["write_concern"]
+
+
+def test_majority_and_journal_whatever_the_uri_says(members: servers.MongoSet) -> None:
+    store = MongoMessageStore.from_settings({"uri": members.uri + "&w=0&journal=false&readPreference=secondary"})
+    opened = store._set.opened
+    assert opened.collection.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
+    assert opened.collection.read_preference.mode == 0
+    scene = Scene(store)
+    scene.post("a")
+    assert bodies(scene.listing()) == ["a"]
+    store.close()
+
+
+# -- forks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_parent_and_child_work_on_after_a_fork(scene: Scene) -> None:
+    scene.post("before")
+    child = os.fork()
+    if child == 0:
+        ended = 1
+        try:
+            scene.post("child")
+            ended = 0 if len(scene.listing()) >= 2 else 2
+        finally:
+            os._exit(ended)
+    scene.post("parent")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sorted(bodies(scene.listing())) == ["before", "child", "parent"]
+    scene.post("after")
+    assert len(scene.listing()) == 4
+
+
+# -- away -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["refused", "black hole"])
+def test_a_set_that_is_away_is_no_obstacle_to_a_start(listening: bool) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        if listening:
+            held.listen(64)
+        uri = f"mongodb://somebody:{SECRET}@127.0.0.1:{held.getsockname()[1]}/?replicaSet=x"
+        said = cause(uri)
+        assert listening or "refused" in said
+        stores: list[Any] = []
+        with soon(3.0):
+            at_once(*(partial(open_into, stores, kind, uri) for kind in (MongoMessageStore, MongoManagementStore)))
+        messages, queues = sorted(stores, key=lambda store: isinstance(store, MongoManagementStore))
+
+        def refused(operation: Callable[[], object]) -> None:
+            with soon(), pytest.raises(StoreUnavailable):
+                operation()
+
+        operations = (lambda: Scene(messages), lambda: Scene(messages), queues.get_catalog, messages.durability)
+        at_once(*(partial(refused, operation) for operation in operations))
+        messages.close()
+        queues.close()
+
+
+def open_into(stores: list[Any], kind: Any, uri: str) -> None:
+    stores.append(kind.from_settings({"uri": uri}))
+
+
+def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
+    members = new_set(1)
+    try:
+        (member,) = members.members
+        member.kill()
+        store = MongoMessageStore.from_settings({"uri": members.uri})
+        queues = MongoManagementStore.from_settings({"uri": members.uri})
+        with pytest.raises(StoreUnavailable):
+            store.ping()
+        member.start()
+        members.await_primary()
+        scene = Scene(store)
+        scene.post("a")
+        assert bodies(scene.listing()) == ["a"]
+        assert queues.count_queues(project="p", kind="queue") == 0
+        for opened, indexes in (
+            (store._set.opened, documents.INDEXES),
+            (queues._set.opened, management.INDEXES),
+        ):
+            assert set(opened.collection.index_information()) == {"_id_", *(index.name for index in indexes)}
+        store.close()
+        queues.close()
+    finally:
+        members.stop()
+
+
+def test_an_unfit_server_that_comes_later_is_unavailable() -> None:
+    try:
+        server = servers.Mongod()
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    try:
+        server.program.kill()
+        store = MongoMessageStore.from_settings({"uri": server.uri})
+        server.program.start()
+        deadline = time.monotonic() + PATIENCE
+        found: BaseException | None = None
+        while not isinstance(found, StartupError):
+            assert time.monotonic() < deadline
+            with pytest.raises(StoreUnavailable) as caught:
+                store.ping()
+            found = caught.value.__cause__
+        store.close()
+    finally:
+        server.stop()
+
+
+def new_set(size: int) -> servers.MongoSet:
+    try:
+        return servers.MongoSet(size)
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+        raise

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operation looks at as many index keys and documents beside few messages as beside many.
+
+Counted by the server rather than timed, so that a busy machine makes no difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pymongo
+import pytest
+
+from tests import servers
+from tests.conformance.scene import Scene
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+FEW, MANY = 128, int(os.environ.get("ZAQAR_FLAT_MESSAGES", "8192"))
+"""Multiples of 64, where posts tidy up, so that the next ones do not."""
+
+AT_ONCE = 1024
+SLACK = 12
+"""Keys and documents: how far a scan reads on, and what the server does besides."""
+
+
+@dataclass
+class Meter:
+    """A store on a server of its own, and what that looks at."""
+
+    store: MongoMessageStore
+    client: pymongo.MongoClient[dict[str, Any]]
+
+    def _examined(self) -> tuple[int, int]:
+        seen = self.client.admin.command("serverStatus")["metrics"]["queryExecutor"]
+        return seen["scanned"], seen["scannedObjects"]
+
+    def examined(self, operation: Callable[[], object]) -> tuple[int, int]:
+        """Index keys, and documents."""
+        keys, documents = self._examined()
+        operation()
+        more_keys, more_documents = self._examined()
+        return more_keys - keys, more_documents - documents
+
+
+@pytest.fixture(scope="module")
+def meter() -> Iterator[Meter]:
+    try:
+        members = servers.MongoSet(1)
+    except servers.ServerMissing as missing:
+        servers.refuse(str(missing))
+    store = MongoMessageStore.from_settings({"uri": members.uri})
+    with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
+        yield Meter(store, client)
+    store.close()
+    members.stop()
+
+
+def fill(scene: Scene, state: str, size: int) -> None:
+    for first in range(0, size, AT_ONCE):
+        texts = ["x"] * min(AT_ONCE, size - first)
+        scene.post(*texts, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
+        if state == "claimed":
+            scene.claim(len(texts), ttl=3600)
+    if state == "expired":
+        scene.clock.advance(60)
+
+
+def a_round(scene: Scene) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "post", lambda: scene.post("new", "new too", "the last")
+    yield "list", lambda: scene.listing(limit=2)
+    yield "list all kinds", lambda: scene.listing(limit=2, claimed=True, delayed=True)
+    yield "stats", scene.stats
+    taken: list[tuple[str, int]] = []
+
+    def claim() -> None:
+        claim_id, (message,) = scene.claim(1, ttl=3600)
+        taken.append((claim_id, message.sequence))
+
+    yield "claim", claim
+    ((claim_id, number),) = taken
+    yield "get claim", lambda: scene.get_claim(claim_id)
+    yield "renew", lambda: scene.renew(claim_id)
+    yield "delete", lambda: scene.delete(number, claim_id)
+    yield "release", lambda: scene.release(claim_id)
+    yield "pop", lambda: scene.pop(1)
+
+
+@pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
+def test_the_size_of_the_queue_does_not_matter(meter: Meter, state: str) -> None:
+    seen: list[dict[str, tuple[int, int]]] = []
+    for size in (FEW, MANY):
+        scene = Scene(meter.store)
+        fill(scene, state, size)
+        for _ in range(4):  # whoever comes first passes what lies in the way, and sees that the next does not
+            for _, operation in a_round(scene):
+                operation()
+        seen.append({name: meter.examined(operation) for name, operation in a_round(scene)})
+    few, many = seen
+    for name in few:
+        for beside_few, beside_many in zip(few[name], many[name], strict=True):
+            assert beside_many <= 1.2 * beside_few + SLACK, (name, few[name], many[name])
