@@ -58,7 +58,8 @@ def numbered(of: Any, wanted: Callable[[Any], sa.ColumnElement[bool]], *, concur
     """Messages by number, in whatever state; ``wanted`` is a condition on the number.
 
     On PostgreSQL state by state: whether it finds ``state IN (0, 1, 2)`` by the index or scans a whole queue depends on
-    statistics. The segment is looked at again for a row that was moved to another queue meanwhile; the sum hides that from the planner.
+    statistics. The segment is looked at again, as a row may have been moved to another queue meanwhile; the sum hides
+    that from the planner.
     """
     m, states = messages.c, (READY, CLAIMED, DELAYED)
     if not concurrent:
