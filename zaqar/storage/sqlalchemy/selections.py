@@ -58,7 +58,8 @@ def numbered(of: Any, wanted: Callable[[Any], sa.ColumnElement[bool]], *, concur
     """Messages by number, in whatever state; ``wanted`` is a condition on the number.
 
     On PostgreSQL state by state: whether it finds ``state IN (0, 1, 2)`` by the index or scans a whole queue depends on
-    statistics. The sums hide the condition from the planner where it is only there for rows that changed meanwhile.
+    statistics. The segment is looked at again, as a row may have been moved to another queue meanwhile; the sum hides
+    that from the planner.
     """
     m, states = messages.c, (READY, CLAIMED, DELAYED)
     if not concurrent:
@@ -66,7 +67,7 @@ def numbered(of: Any, wanted: Callable[[Any], sa.ColumnElement[bool]], *, concur
     at = (
         sa.select(inner.c.id).where(inner.c.segment == of, inner.c.state == s, wanted(inner.c.sequence)) for s in states
     )
-    return sa.and_(chosen_once(m.id, sa.union_all(*at)), m.segment + NOTHING == of, wanted(m.sequence + NOTHING))
+    return sa.and_(chosen_once(m.id, sa.union_all(*at)), m.segment + NOTHING == of)
 
 
 def first_free(of: Any = segment, start: Any = ready_from, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
