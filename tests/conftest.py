@@ -16,7 +16,18 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one driver run in one process of several (pytest-xdist), so that its server is started once."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        store = params.get("driver") or params.get("backend")
+        item.add_marker(pytest.mark.xdist_group(getattr(store, "name", None) or item.path.stem))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """All at once, while the first tests run: whoever needs one waits for it."""
+    """All at once, while the first tests run: whoever needs one waits for it. Several processes start their own."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     drivers = [item.callspec.params.get("driver") for item in session.items if hasattr(item, "callspec")]
     servers.start_shared({driver.server for driver in drivers if getattr(driver, "server", None)})

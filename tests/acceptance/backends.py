@@ -22,14 +22,13 @@ AWAY_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Backend:
-    """``start`` makes the server, ``options`` are the lines of the driver's groups, ``hurt`` kills and restores it.
+    """``name`` is the kind of server, ``options`` are the lines of the driver's groups, ``hurt`` kills and restores it.
 
     ``signal`` sends a signal to every process of the server: SIGSTOP keeps its connections open and silent.
     """
 
     name: str
     driver: str
-    start: Callable[[], Any]
     options: Callable[[Any], dict[str, str]]
     hurt: Callable[[Any], None]
     signal: Callable[[Any, int], None]
@@ -106,21 +105,18 @@ def _uri(server: Any) -> dict[str, str]:
     return {"uri": server.uri}
 
 
-REDIS = Backend("redis", "redis", servers.Redis, _uri, _restart, _signal)
-CLUSTER = Backend("redis-cluster", "redis", servers.RedisCluster, _uri, _restart_node, _signal)
+REDIS = Backend("redis", "redis", _uri, _restart, _signal)
+CLUSTER = Backend("redis-cluster", "redis", _uri, _restart_node, _signal)
 SENTINEL = Backend(
     "redis-sentinel",
     "redis",
-    servers.RedisSentinel,
     # Each write is on the replica before it is acknowledged, so a fail-over loses none.
     lambda server: {"uri": server.uri, "wait_replicas": "1"},
     _fail_over,
     _signal,
 )
-MONGODB = Backend("mongodb", "mongodb", servers.MongoSet, _uri, _new_primary, _signal)
-POSTGRESQL = Backend(
-    "postgresql", "sqlalchemy", servers.Postgres, lambda server: {"uri": _migrated(server)}, _restart, _signal
-)
+MONGODB = Backend("mongodb", "mongodb", _uri, _new_primary, _signal)
+POSTGRESQL = Backend("postgresql", "sqlalchemy", lambda server: {"uri": _migrated(server)}, _restart, _signal)
 BACKENDS = (REDIS, CLUSTER, SENTINEL, MONGODB, POSTGRESQL)
 
 
@@ -136,10 +132,7 @@ def _migrated(server: servers.Postgres) -> str:
 @contextmanager
 def started(backend: Backend) -> Iterator[Any]:
     """A server of its own; skips where its program is missing, and fails there with ``CI=true``."""
-    try:
-        server = backend.start()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    server = servers.own(backend.name)
     try:
         yield server
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests import servers
 from tests.api.client import Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
@@ -19,8 +20,9 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture(scope="session")
-def address(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return driver.prepare(tmp_path_factory.mktemp(f"api-{driver.name}"))
+def address(driver: Driver) -> Iterator[str]:
+    with servers.folder_for(f"api-{driver.name}") as folder:
+        yield driver.prepare(folder)
 
 
 @pytest.fixture

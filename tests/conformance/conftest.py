@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import servers
 from tests.conformance.drivers import DRIVERS, Driver
 from tests.conformance.scene import Scene
 from zaqar.storage.base import ManagementStore, MessageStore
@@ -20,8 +21,9 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture(scope="session")
-def address(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return driver.prepare(tmp_path_factory.mktemp(driver.name))
+def address(driver: Driver) -> Iterator[str]:
+    with servers.folder_for(driver.name) as folder:
+        yield driver.prepare(folder)
 
 
 @pytest.fixture(scope="session")

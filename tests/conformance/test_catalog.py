@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,13 @@ from tests.conformance.scene import at_once, new_queue
 from tests.conformance.test_queues import METADATA
 from zaqar.model import Catalog, Pool
 from zaqar.storage.base import ManagementStore
+
+
+@pytest.fixture(autouse=True)
+def tidy(management: ManagementStore) -> Iterator[None]:
+    """The catalog is one for the whole store: leave none behind."""
+    yield
+    change(management, pools=(), flavors=())
 
 
 def change(management: ManagementStore, **changes: Any) -> Catalog:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def survey_stores() -> Mapping[str, Any]:
     """Open the stores as a part will, in a process of its own, and return what an acknowledged message survives.
 
-    ``survives`` is about the configured store. With pools, ``pools`` maps the name of each to what a message there
-    survives, None where its store is away, which stops no start; then the configured store may be one not in use.
+    ``survives`` is about the configured store, and ``warning`` what may be lost there all the same. ``away`` says that
+    a store does not answer, which stops no start. With pools, ``pools`` maps the name of each to what a message there
+    survives, None where its store is away; then the configured store may be one not in use.
 
     The process ends with all that it loaded; a supervisor stays small and holds no connection when it forks. Raises
     StartupError. The embedded database is made, and its schema brought up to date, on the way.
@@ -57,11 +58,14 @@ def _survey() -> dict[str, Any]:
 
 
 def _survey_parts(parts: Parts) -> dict[str, Any]:
-    if not parts.conf.pooling:
-        return {"survives": next(parts.stores()).durability().get("survives", "")}
     try:
+        parts.management.ping()
+        if not parts.conf.pooling:
+            durability = next(parts.stores()).durability()
+            warning = {"warning": durability["warning"]} if "warning" in durability else {}
+            return {"survives": durability.get("survives", ""), **warning}
         survives = parts.health.survey()
     except StoreUnavailable:
-        # The management store is away: the service starts and waits for it.
-        return {"survives": "", "pools": {}}
+        # The service starts, refuses requests, and waits for it.
+        return {"survives": "", "away": True}
     return {"survives": survives.pop(None, None) or "", "pools": survives}

@@ -226,7 +226,11 @@ def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[st
         lines.append(f"Messages are kept in {place}.")
     if stored["survives"]:
         lines.append(f"An acknowledged message survives: {stored['survives']}.")
-    if conf.pooling:
+    if stored.get("warning"):
+        lines.append(f"Warning: {stored['warning']}.")
+    if stored.get("away"):
+        lines.append("Warning: a store does not answer. Requests get 503 until it does; the log says why.")
+    elif conf.pooling:
         lines += _describe_pools(stored["pools"])
     if not conf.auth_strategy and address.host not in ("127.0.0.1", "::1"):
         lines.append("Whoever can reach this address can use every project: callers are not authenticated.")

@@ -22,7 +22,7 @@ OPTS = [
     cfg.BoolOpt(
         "unreliable",
         default=False,
-        help="Whether a message store may run on settings that can lose acknowledged messages in a crash.",
+        help="Accepted, and without effect: what a store may lose as it is set up is said at start and by /v2/health.",
     ),
     cfg.BoolOpt("enable_checksum", default=False, help="Whether messages are kept and shown with a checksum."),
 ]

@@ -250,7 +250,7 @@ def test_a_dead_letter_queue_that_cannot_be_made_stops_no_claim(cluster: PooledC
 
 
 def test_a_claim_brings_a_bounded_number(cluster: PooledCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.storage.memory.BATCH", 2)
+    monkeypatch.setattr("zaqar.storage.memory.messages.BATCH", 2)
     monkeypatch.setattr(dead_letters, "_MOST_BATCHES", 3)
     worker = prepare(cluster, *map(str, range(10)))
     worker.post("alive")

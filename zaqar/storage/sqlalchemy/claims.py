@@ -28,6 +28,8 @@ class ClaimStore(DeadLetterStore):
         }
         while True:
             with self._database.write as connection:
+                if dead_letters is not None and dead_letters.queue is not None:
+                    self._lock_in_order(connection, queue, dead_letters.queue)
                 fence = self._settled(connection, queue, now)
                 if fence is None:
                     continue
@@ -44,12 +46,7 @@ class ClaimStore(DeadLetterStore):
                         continue
                     rows = connection.execute(sql.take_these, {**lease, "ids": json_array(ids)}).fetchall()
                 taken = messages_of(queue.uid, rows)
-                if dead_letters is not None and dead_letters.queue is None:
-                    # It was passed over, so it may be before those that were taken.
-                    left = self._first_free(connection, fence, now)
-                    self._count(connection, queue.uid, ready=-len(taken), claimed=len(taken), ready_from=left)
-                else:
-                    self._count_taken(connection, queue.uid, fence, taken, claimed=len(taken))
+                self._count_taken(connection, queue.uid, fence, taken, now, claimed=len(taken))
                 if taken:
                     connection.execute(sql.insert, _row_of(fence.segment, claim))
                 return taken

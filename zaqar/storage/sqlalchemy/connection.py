@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from zaqar.errors import StartupError
+
+LOG = logging.getLogger(__name__)
 
 Parameters = Mapping[str, Any]
 
@@ -64,13 +67,14 @@ class Database(ABC):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Database:
-        """Open and prepare what the options of a store say; StartupError where it cannot be, or has another schema.
+        """Open what the options of a store say, and prepare it now or, where it is away, when it is back.
 
-        Without ``embedded`` the database is the service's own, as that of a pool is.
+        StartupError where it cannot be opened, or has another schema. Without ``embedded`` the database is the
+        service's own, as that of a pool is.
         """
         options = dict(settings)
         database = cls.open(options.pop("uri"), embedded=options.pop("embedded", True), **options)
-        database.prepare()
+        database.prepare_once_there()
         return database
 
     def prepare(self) -> None:
@@ -82,6 +86,15 @@ class Database(ABC):
         except StartupError:
             self.close()
             raise
+
+    def prepare_once_there(self) -> None:
+        """The same, and log a warning where "stored" is less than it should be. One that can be away overrides it."""
+        self.prepare()
+        self.warn()
+
+    def warn(self) -> None:
+        if warning := self.durability().get("warning"):
+            LOG.warning("%s: %s.", self.name, warning)
 
     @property
     @abstractmethod

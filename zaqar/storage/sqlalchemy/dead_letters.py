@@ -65,6 +65,14 @@ class DeadLetterStore(FenceStore):
 
     # -- inside a transaction ----------------------------------------------------------------------------------------
 
+    def _lock_in_order(self, connection: Connection, queue: Queue, grave: Queue) -> None:
+        """Before the fence of the queue itself: that of a grave with a lesser uid.
+
+        Else two queues that are each other's grave would wait for each other, until the server ends one of them.
+        """
+        if self._statements.letters.is_concurrent and grave.uid < queue.uid:
+            connection.execute(self._statements.fences.find, {"uid": grave.uid}).fetchone()
+
     def _bury(
         self,
         connection: Connection,

@@ -8,7 +8,6 @@ until the transaction ends.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,13 +21,14 @@ from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 
-LOG = logging.getLogger(__name__)
-
 BATCH = 500
 """Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""
 
 FAR = 200
 """Numbers that a scan for READY messages may pass in vain before ``ready_from`` is moved for that alone."""
+
+SKEW = 1.0
+"""Seconds that the clock of another host may be behind: until then what has expired here may be alive there."""
 
 
 class Fence(NamedTuple):
@@ -49,10 +49,7 @@ class FenceStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        database = Database.from_settings(settings)
-        if warning := database.durability().get("warning"):
-            LOG.warning("%s: %s.", database.name, warning)
-        return cls.on(database)
+        return cls.on(Database.from_settings(settings))
 
     @classmethod
     def on(cls, database: Database) -> Self:
@@ -152,20 +149,23 @@ class FenceStore(MessageStore):
         connection.execute(self._statements.fences.count, change)
 
     def _count_taken(
-        self, connection: Connection, uid: str, fence: Fence, taken: Sequence[Message], *, claimed: int = 0
+        self, connection: Connection, uid: str, fence: Fence, taken: Sequence[Message], now: float, *, claimed: int = 0
     ) -> None:
-        """After the first free messages were taken: there is none before the last of them, or none at all."""
-        if taken:
-            ready_from = taken[-1].sequence + 1
-        elif fence.next_sequence - fence.ready_from > FAR:
-            ready_from = fence.next_sequence
-        else:
-            return
-        self._count(connection, uid, ready=-len(taken), claimed=claimed, ready_from=ready_from)
+        """After the first free messages were taken: scans begin behind them, or before what they passed over."""
+        count = len(taken)
+        end = taken[-1].sequence + 1 if taken else fence.next_sequence
+        passed = end - fence.ready_from - count
+        ready_from = None
+        if count and not passed:
+            ready_from = end
+        elif passed > FAR:
+            ready_from = self._first_free(connection, fence, now)
+        if count or ready_from not in (None, fence.ready_from):
+            self._count(connection, uid, ready=-count, claimed=claimed, ready_from=ready_from)
 
     def _first_free(self, connection: Connection, fence: Fence, now: float) -> int:
-        """The number of the first READY message, or the next one where there is none."""
-        start = {"segment": fence.segment, "ready_from": fence.ready_from, "now": now, "limit": 1}
+        """The number of the first READY message that is alive on any host, or the next one where there is none."""
+        start = {"segment": fence.segment, "ready_from": fence.ready_from, "now": now - SKEW, "limit": 1}
         row = connection.execute(self._statements.messages.first_free, start).fetchone()
         return fence.next_sequence if row is None else int(row[0])
 

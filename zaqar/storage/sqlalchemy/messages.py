@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn, Self, cast
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
 from zaqar.storage.sqlalchemy.connection import Connection, Database
-from zaqar.storage.sqlalchemy.fences import FAR
+from zaqar.storage.sqlalchemy.fences import BATCH, FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.sweep import SweepStore
@@ -22,6 +22,9 @@ TIDY_EVERY = 64
 
 So a queue that nobody reads takes bounded space without a sweep, and posts beside expired messages cost the same.
 """
+
+BATCHES_AT_ONCE = 8
+"""Batches of expired messages that statistics remove at most before they count the rest."""
 
 
 class SqlMessageStore(SweepStore):
@@ -164,24 +167,37 @@ class SqlMessageStore(SweepStore):
                 first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit, "now": now}
                 rows = connection.execute(self._statements.messages.pop, first).fetchall()
                 popped = messages_of(queue.uid, rows)
-                self._count_taken(connection, queue.uid, fence, popped)
+                self._count_taken(connection, queue.uid, fence, popped, now)
                 return popped
 
     def stats(self, *, queue: Queue, now: float) -> Stats:
         sql = self._statements
         every = sql.messages.listing(claimed=True, delayed=False, excluding=False)
+        count = sql.fences.counts
         while True:
             with self._database.read() as connection:
                 fence = self._look(connection, queue, now)
                 if not fence.due:
-                    end = {"segment": fence.segment, "after": 0, "after_ready": fence.ready_from - 1}
-                    one = {**end, "limit": 1, "now": now}
-                    oldest = connection.execute(every, one).fetchall()
-                    newest = connection.execute(sql.messages.newest, one).fetchall()
-                    (counts,) = connection.execute(sql.fences.counts, {"uid": queue.uid, "now": now}).fetchall()
-                    break
-            self._settle(queue, now)
-        return Stats(*counts, *messages_of(queue.uid, oldest), *messages_of(queue.uid, newest))
+                    (counted,) = connection.execute(count, {"uid": queue.uid, "now": now}).fetchall()
+                    if counted[0] is not None:
+                        end = {"segment": fence.segment, "after": 0, "after_ready": fence.ready_from - 1}
+                        one = {**end, "limit": 1, "now": now}
+                        oldest = connection.execute(every, one).fetchall()
+                        newest = connection.execute(sql.messages.newest, one).fetchall()
+                        break
+            if fence.due:
+                self._settle(queue, now)
+            else:
+                self._relieve(queue, fence.segment, now)
+                count = sql.fences.patient_counts
+        return Stats(*counted, *messages_of(queue.uid, oldest), *messages_of(queue.uid, newest))
+
+    def _relieve(self, queue: Queue, segment: int, now: float) -> None:
+        """Remove expired messages, no more than one caller can wait for; the next ones and the sweep go on."""
+        for _ in range(BATCHES_AT_ONCE):
+            if self._expire_in([(queue.uid, segment)], now, BATCH) < BATCH:
+                break
+        self._move_ready_from(queue, now)
 
     def _count_deleted(self, connection: Connection, uid: str, states: Counter[Any]) -> None:
         self._count(connection, uid, ready=-states[READY], claimed=-states[CLAIMED], delayed=-states[DELAYED])

@@ -32,9 +32,9 @@ def prepare(database: Database) -> None:
 
 def migrate(database: Database) -> None:
     """Upgrade to the latest revision; several processes may do so at once."""
+    if current(database) == HEAD:
+        return
     try:
-        if current(database) == HEAD:
-            return
         with database.change_schema() as connection:
             # Somebody else may have done it while this process waited for its turn.
             if _current(connection) != HEAD:

@@ -8,6 +8,7 @@ moment. Statements that are a transaction by themselves run on ``alone()``.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy import postgresql_link
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.connection import LOG, Connection, Database
 from zaqar.storage.sqlalchemy.postgresql_link import Address, Link
 
 PATIENCE = 4.5
@@ -35,6 +36,12 @@ OLDEST_POSTGRESQL = 140000
 
 UPGRADE_LOCK: Final = 7_230_187_412_360_001
 """Any number that nobody else takes: processes that change the schema at once do so one after the other."""
+
+_IS_TEMPORARY = re.compile("starting up|shutting down|recovery|too many|connection slots")
+"""In what a server says that refuses a connection now and will take it later."""
+
+_REST = 0.5
+"""Seconds for which a server that did not answer is not asked again, so that requests do not queue up for it."""
 
 _UNDONE = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 
@@ -53,6 +60,10 @@ class PostgresqlDatabase(Database):
         self._most = connections
         self._idle: list[Link] = []
         self._free = threading.BoundedSemaphore(connections)
+        self._is_prepared = True
+        """Whether the server was seen to be fit; only who asks for it by ``prepare_once_there`` waits for that."""
+        self._preparing = threading.Lock()
+        self._ask_after = 0.0
         postgresql_link.register_for_fork(self)
 
     def renew_in_child(self) -> None:
@@ -60,20 +71,50 @@ class PostgresqlDatabase(Database):
         postgresql_link.leave_to_parent(self._idle)
         self._idle = []
         self._free = threading.BoundedSemaphore(self._most)
+        self._preparing = threading.Lock()
 
     @classmethod
     def connect(cls, uri: str, *, embedded: bool, connections: int = 20, **_: Any) -> Self:
-        database = cls(Address.of(uri), embedded=embedded, connections=connections)
+        return cls(Address.of(uri), embedded=embedded, connections=connections)
+
+    def prepare(self) -> None:
+        """StoreUnavailable where the server does not answer."""
+        self._check_server()
+        super().prepare()
+
+    def prepare_once_there(self) -> None:
+        self._is_prepared = False
         try:
-            with database.alone() as connection:
-                version = cast("Link", connection).info.server_version
+            self._prepare_now()
         except StoreUnavailable as exc:
-            database.close()
-            raise StartupError(f"{database.name} cannot be opened: {_reason(exc)}.") from exc
+            LOG.warning("%s does not answer (%s); requests are refused until it does.", self.name, reason_of(exc))
+
+    def _prepare_now(self) -> None:
+        if monotonic() < self._ask_after or not self._preparing.acquire(timeout=_TO_CONNECT):
+            raise StoreUnavailable
+        try:
+            if not self._is_prepared:
+                self.prepare()
+                self._is_prepared = True
+                self.warn()
+        except StoreUnavailable:
+            self._ask_after = monotonic() + _REST
+            raise
+        finally:
+            self._preparing.release()
+
+    def _check_server(self) -> None:
+        """Whether it lets us in and is new enough; StartupError where not, StoreUnavailable where it is away."""
+        try:
+            link = self._address.connect(_TO_CONNECT)
+        except psycopg.Error as exc:
+            if "FATAL" in str(exc) and not _IS_TEMPORARY.search(str(exc)):
+                raise StartupError(f"{self.name} cannot be opened: {_in_one_line(exc)}.") from exc
+            raise StoreUnavailable from exc
+        version = link.info.server_version
+        link.close()
         if version < OLDEST_POSTGRESQL:
-            database.close()
-            raise StartupError(f"{database.name} cannot be opened: PostgreSQL 14 or later is needed.")
-        return database
+            raise StartupError(f"{self.name} cannot be opened: PostgreSQL 14 or later is needed.")
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -105,6 +146,8 @@ class PostgresqlDatabase(Database):
     def take(self) -> Link:
         """A connection that was alive a moment ago. Raises psycopg's errors and StoreUnavailable."""
         started = monotonic()
+        if not self._is_prepared:
+            self._prepare_late()
         if not self._free.acquire(timeout=_FOR_A_CONNECTION):
             raise StoreUnavailable
         try:
@@ -119,6 +162,14 @@ class PostgresqlDatabase(Database):
             self.discard(link)
             raise
         return link
+
+    def _prepare_late(self) -> None:
+        """At the first contact with a server that was away at start."""
+        try:
+            self._prepare_now()
+        except StartupError as exc:
+            LOG.error("%s", exc)
+            raise StoreUnavailable from exc
 
     def _take_idle(self) -> Link | None:
         while self._idle:
@@ -219,5 +270,9 @@ class Transaction:
             raise StoreUnavailable from failure
 
 
-def _reason(error: StoreUnavailable) -> str:
-    return " ".join(str(error.__cause__ or "no connection in time").split()).rstrip(".?")
+def reason_of(error: StoreUnavailable) -> str:
+    return _in_one_line(error.__cause__ or "no connection in time")
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split()).rstrip(".?")

@@ -187,7 +187,10 @@ class PostgresqlMessageStore(SqlMessageStore):
 
     @repeated
     def stats(self, *, queue: Queue, now: float) -> Stats:
-        _, rows = self._settled_rows(self._warm.stats, queue, {"now": now}, now)
+        fence, rows = self._settled_rows(self._warm.stats, queue, {"now": now}, now)
+        if not rows:  # too many have expired to count them each time
+            self._relieve(queue, fence.segment, now)
+            _, rows = self._settled_rows(self._warm.patient_stats, queue, {"now": now}, now)
         ((free, claimed, *ends),) = rows
         half = len(ends) // 2
         oldest, newest = (

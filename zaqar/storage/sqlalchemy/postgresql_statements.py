@@ -25,6 +25,7 @@ from zaqar.storage.sqlalchemy.selections import (
     inner,
     listing_of,
     looked,
+    numbered,
 )
 from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, chosen_once, now, param
 from zaqar.storage.sqlalchemy.tables import claims, fences, messages, tallies
@@ -131,7 +132,6 @@ class WarmStatements(Texts):
 
     def _define_deletes(self) -> None:
         m = messages.c
-        numbered = sa.and_(m.state.in_([READY, CLAIMED, DELAYED]), m.sequence == param("sequence"), alive(messages))
         held = sa.and_(
             m.state == CLAIMED,
             m.sequence == param("sequence"),
@@ -140,25 +140,30 @@ class WarmStatements(Texts):
             m.due + NOTHING > now,
             alive(messages),
         )
-        self.delete_held = self._text(_delete(held))
-        self.delete_several = self._text(_delete_several(self._among(m.sequence, "sequences")))
-        self.delete_unclaimed = self._text(_delete(sa.and_(numbered, claim_shown.is_(None))))
+        fence = _fence()
+        segment = _only(fence, "segment")
+        self.delete_held = self._text(_delete(fence, sa.and_(m.segment == segment, held)))
+        one = numbered(segment, lambda number: number == param("sequence"), concurrent=True)
+        self.delete_unclaimed = self._text(_delete(fence, sa.and_(one, alive(messages), claim_shown.is_(None))))
+        several = numbered(segment, self._in_sequences, concurrent=True)
+        self.delete_several = self._text(_delete_several(fence, several))
+
+    def _in_sequences(self, number: Any) -> sa.ColumnElement[bool]:
+        return self._among(number, "sequences")
 
     def _define_reads(self) -> None:
-        m = messages.c
         self._lists = {}
         for claimed in (False, True):
             for delayed in (False, True):
                 for excluding in (False, True):
                     self._lists[claimed, delayed, excluding] = self._text(_page(claimed, delayed, excluding))
         fence = _fence()
-        several = sa.and_(
-            m.segment == fence.c.segment, m.state.in_([READY, CLAIMED, DELAYED]), self._among(m.sequence, "sequences")
-        )
-        found = sa.select(*SHOWN).where(several, alive(messages)).lateral("found")
+        several = numbered(_only(fence, "segment"), self._in_sequences, concurrent=True)
+        found = sa.select(*SHOWN).where(several, alive(messages)).subquery("found")
         self.get = self._text(sa.select(*fence.c, *found.c).select_from(_beside(fence, found)))
         self.get_claim = self._text(_held())
-        self.stats = self._text(_stats())
+        self.stats = self._text(_stats(patient=False))
+        self.patient_stats = self._text(_stats(patient=True))
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
@@ -216,21 +221,18 @@ def _pop(*, skipping: bool) -> sa.Select[Any]:
     return answer.select_from(_beside(fence, taken)).add_cte(tally)
 
 
-def _delete(these: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    fence = _fence()
-    of = messages.c.segment == _only(fence, "segment")
-    gone = sa.delete(messages).where(of, these).returning(messages.c.state).cte("gone")
+def _delete(fence: sa.CTE, these: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    gone = sa.delete(messages).where(these).returning(messages.c.state).cte("gone")
     each = [_counted(gone.c.state, state) for state in (READY, CLAIMED, DELAYED)]
     return sa.select(fence.c.segment, _there(gone)).add_cte(_tally(fence, gone, *each))
 
 
-def _delete_several(numbered: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _delete_several(fence: sa.CTE, these: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Delete all, or none where one is not held by a live claim that may delete it. Rows are locked in one order."""
     m = messages.c
-    fence = _fence()
     found = (
         sa.select(m.id, m.state, claim_shown.label("holder"))
-        .where(m.segment == _only(fence, "segment"), m.state.in_([READY, CLAIMED, DELAYED]), numbered, alive(messages))
+        .where(these, alive(messages))
         .order_by(m.sequence)
         .with_for_update(key_share=True)
         .cte("found")
@@ -279,16 +281,18 @@ def _held() -> sa.Select[Any]:
     )
 
 
-def _stats() -> sa.Select[Any]:
+def _stats(*, patient: bool) -> sa.Select[Any]:
     fence = _fence()
-    now_counts = counts(with_tallies=True).where(in_force).subquery("counted")
+    counted = counts(with_tallies=True, patient=patient).where(in_force).cte("counted")
     ends = []
     for name, newest in (("oldest", False), ("newest", True)):
         start = _only(fence, "ready_from") - _ONE
-        place = {"of": _only(fence, "segment"), "after": NOTHING, "after_ready": start, "most": _ONE}
+        # Where they were not counted, the ends are not looked for either.
+        of = _only(fence, "segment", _there(counted, counted.c.free.is_not(None)))
+        place = {"of": of, "after": NOTHING, "after_ready": start, "most": _ONE}
         ends.append(listing_of(claimed=True, newest_first=newest, **place, each_ends=True).subquery(name))
-    everything = _beside(_beside(_beside(fence, now_counts), ends[0]), ends[1])
-    return sa.select(*fence.c, *now_counts.c, *ends[0].c, *ends[1].c).select_from(everything)
+    everything = _beside(_beside(_beside(fence, counted), ends[0]), ends[1])
+    return sa.select(*fence.c, *counted.c, *ends[0].c, *ends[1].c).select_from(everything)
 
 
 @lru_cache

@@ -3,12 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import sqlalchemy as sa
 
-from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, limit, now, param, ready_from, segment, uid
+from zaqar.storage.sqlalchemy.sql import (
+    CLAIMED,
+    DELAYED,
+    NOTHING,
+    READY,
+    chosen_once,
+    limit,
+    now,
+    param,
+    ready_from,
+    segment,
+    uid,
+)
 from zaqar.storage.sqlalchemy.tables import fences, messages, tallies
+
+CROWD = 200
+"""Expired messages that statistics count at each call. Where there are more, some are removed first."""
+
+_count_of_all: Any = sa.func.count(sa.literal_column("*"))
 
 inner = messages.alias("m")
 """For subqueries about messages inside a statement that changes them."""
@@ -34,6 +52,21 @@ def alive(table: Any) -> sa.ColumnElement[bool]:
     """Nearly all messages are, so this must not be what they are looked for by; the sum hides it from the planner."""
     living: sa.ColumnElement[bool] = table.c.expires + NOTHING > now
     return living
+
+
+def numbered(of: Any, wanted: Callable[[Any], sa.ColumnElement[bool]], *, concurrent: bool) -> sa.ColumnElement[bool]:
+    """Messages by number, in whatever state; ``wanted`` is a condition on the number.
+
+    On PostgreSQL state by state: whether it finds ``state IN (0, 1, 2)`` by the index or scans a whole queue depends on
+    statistics. The sums hide the condition from the planner where it is only there for rows that changed meanwhile.
+    """
+    m, states = messages.c, (READY, CLAIMED, DELAYED)
+    if not concurrent:
+        return sa.and_(m.segment == of, m.state.in_(states), wanted(m.sequence))
+    at = (
+        sa.select(inner.c.id).where(inner.c.segment == of, inner.c.state == s, wanted(inner.c.sequence)) for s in states
+    )
+    return sa.and_(chosen_once(m.id, sa.union_all(*at)), m.segment + NOTHING == of, wanted(m.sequence + NOTHING))
 
 
 def first_free(of: Any = segment, start: Any = ready_from, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -63,7 +96,7 @@ def exists(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
 
 
 def _count(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    counted = sa.select(sa.func.count(sa.literal_column("*"))).select_from(inner)
+    counted = sa.select(_count_of_all).select_from(inner)
     return counted.where(inner.c.segment == fences.c.segment, *conditions).correlate(fences).scalar_subquery()
 
 
@@ -83,23 +116,37 @@ def _counted(name: str, with_tallies: bool) -> sa.ColumnElement[int]:
     return counted
 
 
-def counts(with_tallies: bool) -> sa.Select[Any]:
+def _counted_gone(patient: bool) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
+    """How many have expired, and how many of these were delayed for longer than they lived."""
+    gone = inner.c.expires <= now
+    if patient:
+        return _count(gone), _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
+    first = sa.select(inner.c.due, inner.c.state).where(inner.c.segment == fences.c.segment, gone)
+    met = first.limit(sa.literal_column(str(CROWD + 1))).offset(NOTHING).correlate(fences).subquery("met")
+    few = sa.select(sa.func.nullif(_count_of_all, sa.literal_column(str(CROWD + 1)))).select_from(met)
+    stillborn = sa.select(_count_of_all).where(met.c.due > now, met.c.state == DELAYED)
+    return few.scalar_subquery(), stillborn.scalar_subquery()
+
+
+def counts(with_tallies: bool, *, patient: bool) -> sa.Select[Any]:
     """Free and claimed messages of each fence: the counters, put right by what time did since they were written.
 
     ``expires`` of a claimed message is never before its ``due``. So what has expired is READY (gone from there), due
-    (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back).
+    (counted, then taken off again), or DELAYED for longer than it lives (never counted, so put back). Who is not
+    ``patient`` gets null for the free ones where more than ``CROWD`` have expired, and these are not all counted.
+
+    States are hidden from the planner by the sum: what is counted is found by its time, and is little.
     """
-    gone = inner.c.expires <= now
-    stillborn = _count(gone, inner.c.due > now, inner.c.state + NOTHING == DELAYED)
+    gone, stillborn = _counted_gone(patient)
     stillborn = sa.case((_counted("delayed", with_tallies) == NOTHING, NOTHING), else_=stillborn)
-    free = _counted("ready", with_tallies) + _count(is_due) - _count(gone) + stillborn
-    claimed = _counted("claimed", with_tallies) - _count(is_due, inner.c.state == CLAIMED)
+    free = _counted("ready", with_tallies) + _count(is_due) - gone + stillborn
+    claimed = _counted("claimed", with_tallies) - _count(is_due, inner.c.state + NOTHING == CLAIMED)
     shown: Any = sa.select(free.label("free"), claimed.label("claimed"))
     return cast("sa.Select[Any]", shown.select_from(fences))
 
 
 def total_counts(with_tallies: bool) -> sa.Select[Any]:
-    each = counts(with_tallies).where(fences.c.forget_at.is_(None)).subquery("each_fence")
+    each = counts(with_tallies, patient=True).where(fences.c.forget_at.is_(None)).subquery("each_fence")
     sums = (sa.cast(sa.func.sum(column), sa.BigInteger) for column in (each.c.free, each.c.claimed))
     total: Any = sa.select(*(sa.func.coalesce(each_sum, NOTHING) for each_sum in sums))
     return cast("sa.Select[Any]", total)
@@ -126,9 +173,8 @@ def listing_of(
 
     def scan(state: Any) -> Any:
         m = messages.c
-        found = sa.select(*SHOWN).where(m.segment == of, m.state == state, alive(messages))
-        if not newest_first:
-            found = found.where(m.sequence > (after_ready if state is READY else after))
+        beyond = m.sequence > (after_ready if state is READY else after)
+        found = sa.select(*SHOWN).where(m.segment == of, m.state == state, beyond, alive(messages))
         if excluding:
             found = found.where(m.client_id != param("exclude_client"))
         return sa.select(ended(found, m.sequence).subquery()) if each_ends else found

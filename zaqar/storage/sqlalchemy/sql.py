@@ -62,7 +62,7 @@ def _words_on_postgresql(element: _Words, compiler: Any, **kwargs: Any) -> str:
     return f"array(SELECT json_array_elements_text(CAST({array} AS json)))"
 
 
-def chosen_once(column: sa.Column[Any], choice: sa.Select[Any]) -> sa.ColumnElement[bool]:
+def chosen_once(column: sa.Column[Any], choice: sa.Select[Any] | sa.CompoundSelect[Any]) -> sa.ColumnElement[bool]:
     """Whether the column is one of a choice, on PostgreSQL, which may make that of ``IN (SELECT ...)`` for each row."""
     chosen: Any = sa.func.array(choice.scalar_subquery())
     is_chosen: sa.ColumnElement[bool] = column == sa.any_(chosen)
@@ -74,7 +74,7 @@ def json_array(values: Iterable[int] | Iterable[str]) -> str:
     return json.dumps(list(values))
 
 
-def among(column: sa.Column[Any], name: str, dialect: str) -> sa.ColumnElement[bool]:
+def among(column: sa.ColumnElement[Any], name: str, dialect: str) -> sa.ColumnElement[bool]:
     """Whether the column is one of those in that parameter, which is a ``json_array``."""
     kind: Any = _Words if isinstance(column.type, sa.Text) else _Numbers
     values = kind(sa.bindparam(name, type_=sa.Text))
@@ -109,7 +109,7 @@ class Texts:
         """Rows that are read to be changed. Rows that changed meanwhile are looked at anew after the wait."""
         return found.with_for_update(key_share=True) if self.is_concurrent else found
 
-    def _among(self, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    def _among(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
         return among(column, name, self._dialect)
 
     def _chosen(self, column: Any, choice: sa.Select[Any]) -> Any:

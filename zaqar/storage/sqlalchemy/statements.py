@@ -23,11 +23,11 @@ from zaqar.storage.sqlalchemy.selections import (
     inner,
     listing_of,
     looked,
+    numbered,
     total_counts,
 )
 from zaqar.storage.sqlalchemy.sql import (
     CLAIMED,
-    DELAYED,
     NOTHING,
     READY,
     Texts,
@@ -74,7 +74,8 @@ class FenceStatements(Texts):
                 ready_from=sa.func.coalesce(param("new_ready_from", sa.BigInteger), f.ready_from),
             )
         )
-        self.counts = self._text(counts(self.is_concurrent).where(f.uid == uid))
+        self.counts = self._text(counts(self.is_concurrent, patient=False).where(f.uid == uid))
+        self.patient_counts = self._text(counts(self.is_concurrent, patient=True).where(f.uid == uid))
         self.all_counts = self._text(total_counts(self.is_concurrent))
         self.ping = self._text(ping_of(fences))
 
@@ -149,9 +150,8 @@ class MessageStatements(Texts):
 
     def _define_by_number(self) -> None:
         m = messages.c
-        numbered = sa.and_(m.segment == segment, m.state.in_([READY, CLAIMED, DELAYED]))
-        one = sa.and_(numbered, m.sequence == param("sequence"))
-        several = sa.and_(numbered, self._among(m.sequence, "sequences"))
+        one = numbered(segment, lambda number: number == param("sequence"), concurrent=self.is_concurrent)
+        several = numbered(segment, lambda number: self._among(number, "sequences"), concurrent=self.is_concurrent)
         self.get = self._text(sa.select(*SHOWN).where(several, alive(messages)).order_by(m.sequence))
         self.delete_held = self._text(
             sa.delete(messages).where(

@@ -66,7 +66,8 @@ garbage = sa.Table("garbage", metadata, sa.Column("segment", sa.BigInteger, prim
 
 # One row per queue: with a segment it is the fence in force, with ``forget_at`` the tombstone of a dropped queue.
 # ``ready``, ``claimed`` and ``delayed`` count the rows of the segment by stored state, exactly, in every transaction.
-# No READY row with a number below ``ready_from`` is alive: scans begin there, past what expired and waits for a sweep.
+# No READY row with a number below ``ready_from`` is alive, by the clock of any host: scans begin there, past what
+# expired and waits for a sweep.
 fences = sa.Table(
     "fences",
     metadata,

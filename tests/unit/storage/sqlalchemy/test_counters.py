@@ -14,6 +14,7 @@ from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
 from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.fences import SKEW
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 
@@ -126,7 +127,7 @@ def ready_from(database: Database, scene: Scene) -> int:
 def test_scans_begin_past_what_expired(database: Database, scene: Scene) -> None:
     scene.post(*["x"] * 1000, ttl=60)
     scene.post("alive", ttl=3600)
-    scene.clock.advance(60)
+    scene.clock.advance(60 + SKEW)
     assert [message.sequence for message in scene.listing()] == [1001]
     assert ready_from(database, scene) == 1001
     with traced(database) as seen:
@@ -143,7 +144,7 @@ def test_scans_begin_past_what_expired(database: Database, scene: Scene) -> None
 
 def test_a_claim_that_finds_nothing_behind_expired_ones_notes_it_once(database: Database, scene: Scene) -> None:
     scene.post(*["x"] * 1000, ttl=60)
-    scene.clock.advance(60)
+    scene.clock.advance(60 + SKEW)
     assert scene.claim()[1] == []
     assert ready_from(database, scene) == 1001
     with traced(database) as seen:

@@ -14,6 +14,7 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
+from zaqar.model import DeadLetters
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
@@ -89,6 +90,23 @@ def test_counters_are_exact_after_a_crowd(scene: Scene, other: Any) -> None:
     hidden = "SELECT count(*) FROM messages m JOIN fences f USING (segment) WHERE segment = %s AND state = 0 AND "
     assert other.execute(hidden + "sequence < ready_from", [segment]).fetchone() == (0,)
     assert scene.stats().total == len(scene.listing(claimed=True))
+
+
+def test_two_queues_can_be_each_other_s_dead_letter_queue(scene: Scene, other: Any) -> None:
+    """Who moves letters one way does not wait for who moves them the other way, who waits for the first."""
+    back = scene.beside("back")
+
+    def move(here: Scene, there: Scene) -> None:
+        for _ in range(15):
+            here.post("a", "b")
+            here.release(here.claim(2)[0])
+            here.claim(2, dead_letters=DeadLetters(there.queue, 1, None))
+
+    at_once(*[lambda: move(scene, back), lambda: move(back, scene)] * 2)
+    scene.store.close()
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert other.execute(query).fetchone() == (0,)
+    back.drop()
 
 
 def test_connections_that_ended_between_two_requests_are_not_noticed(scene: Scene, other: Any) -> None:

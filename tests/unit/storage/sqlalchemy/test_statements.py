@@ -70,7 +70,8 @@ def plan_of(database: Database, text: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(SQLITE.keys() - WHOLE_STORE - ONLY_ON_POSTGRESQL))
 def test_an_index_serves_it(database: Database, name: str) -> None:
     for step in plan_of(database, SQLITE[name]):
-        assert not step.startswith("SCAN") or "json_each" in step, step
+        # What was met is what another step found, a bounded number of rows.
+        assert not step.startswith("SCAN") or "json_each" in step or step == "SCAN met", step
         # Sorting is only for what was asked for by number, or is about one claim.
         assert "TEMP B-TREE" not in step or name == "MessageStatements.get", step
 
@@ -81,7 +82,7 @@ def test_an_index_serves_it(database: Database, name: str) -> None:
         ("FenceStatements.look", "ix_messages_due (segment=? AND due<?)"),
         ("MessageStatements._lists(False, False, False)", "ix_messages_order (segment=? AND state=? AND sequence>?)"),
         ("MessageStatements._lists(True, True, True)", "ix_messages_order (segment=? AND state=? AND sequence>?)"),
-        ("MessageStatements.newest", "ix_messages_order (segment=? AND state=?)"),
+        ("MessageStatements.newest", "ix_messages_order (segment=? AND state=? AND sequence>?)"),
         ("MessageStatements.get", "ix_messages_order (segment=? AND state=? AND sequence=?)"),
         ("MessageStatements.examine", "ix_messages_order (segment=? AND state=? AND sequence=?)"),
         ("MessageStatements.delete_held", "ix_messages_order (segment=? AND state=? AND sequence=?)"),

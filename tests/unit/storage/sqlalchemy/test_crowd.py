@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics beside many expired messages: exact at each call, and after a few calls those are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.drivers import DRIVERS, Driver
+from tests.conformance.scene import Scene, bodies
+from zaqar.errors import StaleQueue
+from zaqar.storage.memory import MemoryMessageStore
+from zaqar.storage.sqlalchemy.fences import BATCH
+from zaqar.storage.sqlalchemy.messages import BATCHES_AT_ONCE, SqlMessageStore
+from zaqar.storage.sqlalchemy.selections import CROWD
+
+AT_ONCE = BATCH * BATCHES_AT_ONCE
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return DRIVERS[request.param]
+
+
+@pytest.fixture
+def crowd(driver: Driver, tmp_path: Path) -> Iterator[tuple[Scene, Scene]]:
+    """A queue on the store and the same one in memory."""
+    store = driver.open_messages(driver.prepare(tmp_path))
+    scene = Scene(store)
+    yield scene, Scene(MemoryMessageStore(), scene.clock, scene.queue)
+    scene.drop()
+    store.close()
+
+
+def rows_of(scene: Scene) -> int:
+    store = scene.store
+    assert isinstance(store, SqlMessageStore)
+    with store._database.read() as connection:
+        query = "SELECT count(*) FROM messages WHERE segment IN (SELECT segment FROM fences WHERE forget_at IS NULL)"
+        return int(connection.execute(query).fetchone()[0])
+
+
+def same_statistics(here: Scene, model: Scene) -> None:
+    mine, other = here.stats(), model.stats()
+    assert (mine.free, mine.claimed) == (other.free, other.claimed)
+    assert (mine.oldest and mine.oldest.sequence) == (other.oldest and other.oldest.sequence)
+    assert (mine.newest and mine.newest.sequence) == (other.newest and other.newest.sequence)
+
+
+def post_many(scenes: tuple[Scene, Scene], count: int, *, ttl: int, delay: int = 0) -> None:
+    for scene in scenes:
+        for start in range(0, count, 1000):
+            scene.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
+
+
+@pytest.mark.parametrize("expired", [CROWD, CROWD + 1, 2 * AT_ONCE + 700])
+def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -> None:
+    here, model = crowd
+    post_many(crowd, 30, ttl=3600)
+    post_many(crowd, expired - 40, ttl=60)
+    post_many(crowd, 40, ttl=60, delay=900)
+    post_many(crowd, 20, ttl=3600)
+    post_many(crowd, 10, ttl=3600, delay=900)
+    for scene in crowd:
+        scene.claim(50, ttl=600)
+    here.clock.advance(60)
+    # A claim of 50 holds the 30 in front and 20 of the others for as long as it lasts.
+    left = expired - 20 + 80
+    for _ in range(5):
+        assert rows_of(here) == left
+        same_statistics(here, model)
+        dead = left - 80
+        if dead > CROWD:
+            left -= min(dead, AT_ONCE)
+    assert rows_of(here) == left
+    here.clock.advance(1000)
+    for _ in range(2):
+        same_statistics(here, model)
+
+
+def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[Scene, Scene]) -> None:
+    here, _ = crowd
+    post_many((here,), AT_ONCE + 10, ttl=60)
+    here.post("alive", ttl=3600)
+    here.clock.advance(60)
+    assert here.stats().total == 1
+    here.clock.advance(-0.5)
+    for _ in range(3):
+        assert here.stats().total == len(here.listing(claimed=True)) == 11
+    taken = here.claim(3)[1]
+    assert here.stats().total == len(here.listing(claimed=True))
+    assert bodies(taken) == ["x"] * 3
+    here.clock.advance(0.5)
+    assert here.stats().total == 4
+
+
+def test_a_stale_queue_is_refused(crowd: tuple[Scene, Scene]) -> None:
+    here, _ = crowd
+    post_many((here,), CROWD + 1, ttl=60)
+    here.clock.advance(60)
+    here.queue = here.raise_generation()
+    with pytest.raises(StaleQueue):
+        here.stats()
