@@ -166,12 +166,9 @@ class FenceStore(MessageStore):
 
     # -- checking the fence ------------------------------------------------------------------------------------------
 
-    def _turns(self, *, more: float = 0.0) -> Turns:
-        return Turns(self._set, more=more)
-
-    def _brief_turns(self) -> Turns:
-        """For what an operation does after its own work is done, which must not take long besides."""
-        return Turns(self._set, more=BRIEF - PATIENCE)
+    def _turns(self, *, more: float = 0.0, brief: bool = False) -> Turns:
+        """``brief`` is for what an operation does after its own work is done, which must not take long besides."""
+        return Turns(self._set, more=BRIEF - PATIENCE if brief else more)
 
     def _hint(self, turn: Turns, queue: Queue) -> Hint:
         """Where the messages of the queue seem to be; StaleQueue where the queue is not as the fence has it."""
@@ -263,7 +260,7 @@ class FenceStore(MessageStore):
 
     def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int, brief: bool = False) -> int:
         """Remove up to ``limit`` expired messages of a queue; how many."""
-        for turn in self._brief_turns() if brief else self._turns():
+        for turn in self._turns(brief=brief):
             with turn.transaction() as transaction:
                 found = transaction.find({"s": segment, "x": {"$lte": now}}, limit=limit, order="x", fields="t")
                 if found:
@@ -295,7 +292,7 @@ class FenceStore(MessageStore):
             {"$unionWith": {"coll": COLLECTION, "pipeline": first}},
         ]
         with suppress(StoreUnavailable):  # this only makes others faster
-            for turn in self._brief_turns():
+            for turn in self._turns(brief=True):
                 found = turn.peek(pipeline, expect=4)
                 if len(found) < 2 or "gen" not in found[0]:
                     return
@@ -314,10 +311,10 @@ class FenceStore(MessageStore):
         if hint.gone >= REMOVE_EVERY:
             hint.gone = 0
             with suppress(StoreUnavailable):  # the deletion is done; a sweep removes the rest
-                self._remove_gone({"z": hint.segment}, limit=4 * REMOVE_EVERY)
+                self._remove_gone({"z": hint.segment}, limit=4 * REMOVE_EVERY, brief=True)
 
-    def _remove_gone(self, which: Document, *, limit: int) -> int:
-        for turn in self._brief_turns():
+    def _remove_gone(self, which: Document, *, limit: int, brief: bool = False) -> int:
+        for turn in self._turns(brief=brief):
             ids = ids_of(turn.peek([{"$match": which}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit))
             return turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}}) if ids else 0
         raise AssertionError("turns end by themselves")
@@ -328,14 +325,14 @@ class FenceStore(MessageStore):
             return
         with suppress(StoreUnavailable):  # the purge or drop is done; what is left is nobody's but the sweep's
             for _ in range(4):
-                if self._remove_garbage(segment, limit=BATCH) < BATCH:
+                if self._remove_garbage(segment, limit=BATCH, brief=True) < BATCH:
                     return
 
-    def _remove_garbage(self, segment: ObjectId, *, limit: int) -> int:
+    def _remove_garbage(self, segment: ObjectId, *, limit: int, brief: bool = False) -> int:
         """Remove up to ``limit`` documents, at last the one that says that there are some; how many."""
         removed = 0
         for kind in "mcsg":
-            turn = next(self._brief_turns())
+            turn = next(self._turns(brief=brief))
             found = turn.peek(
                 [{"$match": {"_id": within(kind, segment)}}, {"$limit": limit - removed}, {"$project": {"_id": 1}}],
                 expect=limit,
