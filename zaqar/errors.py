@@ -93,6 +93,10 @@ class StoreUnavailable(ZaqarError):
         super().__init__("The storage backend is not available at the moment. Please try again.")
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # What a process pool hands on from a child; the default would call the class with the sentence.
+        return StoreUnavailable, (), {"retry_after": self.retry_after}
+
 
 class NoPool(StoreUnavailable):
     """No registered pool takes new queues of this flavor (None: without one); an operator has to register one."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import new_claim_id
@@ -174,7 +174,7 @@ def work(stage: Stage, store: MessageStore, index: int) -> Record:
         record.leases.append(Lease(claim.id, called + claim.ttl, time.monotonic(), sequences, _bodies(taken)))
         if chance < 0.2:
             continue
-        ends = called + claim.ttl
+        ends = End(called + claim.ttl, claim.expires)
         if chance < 0.3:
             ends = _renew(record, stage, store, claim, ends)
         half = len(taken) // 2 if chance > 0.8 else len(taken)
@@ -185,15 +185,25 @@ def work(stage: Stage, store: MessageStore, index: int) -> Record:
     return record
 
 
-def _renew(record: Record, stage: Stage, store: MessageStore, claim: Claim, ends: float) -> float:
+class End(NamedTuple):
+    """When a claim ends at the earliest, by both clocks: that of the day, which decides, may be set meanwhile."""
+
+    monotonic: float
+    of_day: float
+
+    def is_ahead(self) -> bool:
+        return time.monotonic() < self.monotonic and time.time() < self.of_day
+
+
+def _renew(record: Record, stage: Stage, store: MessageStore, claim: Claim, ends: End) -> End:
     """When the claim ends now, at the earliest."""
-    called = time.monotonic()
+    called, now = time.monotonic(), time.time()
     try:
-        store.renew_claim(queue=stage.work, claim_id=claim.id, ttl=3, grace=None, now=time.time())
+        store.renew_claim(queue=stage.work, claim_id=claim.id, ttl=3, grace=None, now=now)
     except ClientError:  # it was over: a slow moment of the machine
         return ends
     record.renewals.append(Renewal(claim.id, called + 3))
-    return called + 3
+    return End(called + 3, now + 3)
 
 
 def _consume(
@@ -202,7 +212,7 @@ def _consume(
     store: MessageStore,
     claim: Claim,
     taken: list[Message],
-    ends: float,
+    ends: End,
     *,
     one_by_one: bool,
 ) -> None:
@@ -215,7 +225,7 @@ def _consume(
                 store.delete_messages(queue=stage.work, sequences=numbers, claim_ids=[claim.id], now=time.time())
         except ClientError:  # the claim was over, so somebody else will work on it
             continue
-        (record.consumed if time.monotonic() < ends else record.late).extend(_bodies(batch))
+        (record.consumed if ends.is_ahead() else record.late).extend(_bodies(batch))
 
 
 def read(stage: Stage, store: MessageStore, index: int) -> Record:
