@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,9 +122,9 @@ class ClaimStore(FenceStore):
                     take.served = True
                     break
 
+    @abstractmethod
     def _claim_past(self, turn: Turns, queue: Queue, look: Look, take: Take, now: float, rules: DeadLetters) -> bool:
         """What dead letters make of a claim; False where it has to begin again."""
-        raise NotImplementedError
 
     def _first_free(
         self, turn: Turns, queue: Queue, limit: int, now: float, *, below: int | None = None
