@@ -316,7 +316,9 @@ class FenceStore(MessageStore):
     def _remove_gone(self, which: Document, *, limit: int, brief: bool = False) -> int:
         for turn in self._turns(brief=brief):
             ids = ids_of(turn.peek([{"$match": which}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit))
-            return turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}}) if ids else 0
+            if ids:
+                turn.delete({"_id": {"$in": ids}, "z": {"$exists": True}})
+            return len(ids)
         raise AssertionError("turns end by themselves")
 
     def _clear_up(self, segment: ObjectId | None) -> None:
@@ -338,7 +340,8 @@ class FenceStore(MessageStore):
                 expect=limit,
             )
             if found:
-                removed += turn.delete({"_id": {"$in": ids_of(found)}})
+                turn.delete({"_id": {"$in": ids_of(found)}})
+                removed += len(found)
             if removed >= limit:
                 break
         return removed

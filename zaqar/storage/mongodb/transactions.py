@@ -179,9 +179,21 @@ class Turns:
         return transaction.committed
 
     def delete(self, query: Document) -> int:
-        """Remove what nobody can see, without waiting for anybody."""
-        with translated(), pymongo.timeout(max(0.001, self.remaining)):
-            return self._set.opened.hasty.delete_many(query).deleted_count
+        """Remove what nobody can see, without waiting for a majority.
+
+        Documents that a transaction of a killed process has changed hold it up; that is ended, and it begins again.
+        """
+        with translated():
+            while True:
+                opened = self._set.opened
+                try:
+                    with pymongo.timeout(max(0.001, min(ABANDONED, self.remaining))):
+                        return opened.hasty.delete_many(query).deleted_count
+                except PyMongoError as exc:
+                    if not exc.timeout or self.remaining < ABANDONED:
+                        raise
+                with pymongo.timeout(max(0.1, self.remaining)):
+                    end_abandoned(opened, self._set.application)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
