@@ -44,4 +44,8 @@ class _BrokenPlugin(Exception):
 
 
 def _refuse(manager: object, entry_point: EntryPoint, error: BaseException) -> None:
-    raise _BrokenPlugin(f"{entry_point.value}: {type(error).__name__}: {error}") from error
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and entry_point.value.startswith("zaqar."):
+        # Our drivers' libraries are extras, named like the drivers ("mongodb.fifo" is "mongodb").
+        hint = f" (pip install 'zaqar[{entry_point.name.partition('.')[0]}]')"
+    raise _BrokenPlugin(f"{entry_point.value}: {type(error).__name__}: {error}{hint}") from error

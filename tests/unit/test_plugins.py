@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,10 @@ def test_two_packages_with_one_name(install: Install) -> None:
     install("pack_two", "shout")
     with pytest.raises(StartupError, match="several installed packages have a stage 'shout'"):
         plugins.load(GROUP, "shout")
+
+
+@pytest.mark.parametrize(("name", "extra"), [("redis", "redis"), ("mongodb.fifo", "mongodb")])
+def test_a_driver_without_its_library_says_what_to_install(name: str, extra: str) -> None:
+    entry_point = EntryPoint(name, "zaqar.storage.some:Store", GROUP)
+    with pytest.raises(plugins._BrokenPlugin, match=rf"No module named 'lib' \(pip install 'zaqar\[{extra}\]'\)"):
+        plugins._refuse(None, entry_point, ModuleNotFoundError("No module named 'lib'"))
