@@ -25,12 +25,15 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import pytest
 
 START_SECONDS = 60.0
 SLOTS = 16384
+
+
+S = TypeVar("S")
 
 
 class ServerMissing(Exception):
@@ -533,15 +536,15 @@ def shared(kind: str) -> Any:
         refuse(str(missing))
 
 
-def own(kind: str) -> Any:
-    """A server for one test, which may kill it, and stops it in the end."""
+def own(make: Callable[[], S]) -> S:
+    """A server for one test, which may kill it, and stops it in the end; where its program is missing as ``shared``."""
     try:
-        return KINDS[kind]()
+        return make()
     except ServerMissing as missing:
         refuse(str(missing))
 
 
-def refuse(why: str) -> Any:
+def refuse(why: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)

@@ -132,7 +132,7 @@ def _migrated(server: servers.Postgres) -> str:
 @contextmanager
 def started(backend: Backend) -> Iterator[Any]:
     """A server of its own; skips where its program is missing, and fails there with ``CI=true``."""
-    server = servers.own(backend.name)
+    server = servers.own(servers.KINDS[backend.name])
     try:
         yield server
     finally:

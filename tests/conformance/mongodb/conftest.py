@@ -24,10 +24,7 @@ def members() -> servers.MongoSet:
 @pytest.fixture
 def own_members() -> Iterator[servers.MongoSet]:
     """A set that the test may hurt."""
-    try:
-        members = servers.MongoSet()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    members = servers.own(servers.MongoSet)
     yield members
     members.stop()
 

@@ -55,10 +55,7 @@ def cause(uri: str) -> str:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[servers.Mongod]:
-    try:
-        server = servers.Mongod()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    server = servers.own(servers.Mongod)
     yield server
     server.stop()
 
@@ -187,10 +184,7 @@ def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
 
 
 def test_an_unfit_server_that_comes_later_is_unavailable() -> None:
-    try:
-        server = servers.Mongod()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    server = servers.own(servers.Mongod)
     try:
         server.program.kill()
         store = MongoMessageStore.from_settings({"uri": server.uri})
@@ -208,8 +202,4 @@ def test_an_unfit_server_that_comes_later_is_unavailable() -> None:
 
 
 def new_set(size: int) -> servers.MongoSet:
-    try:
-        return servers.MongoSet(size)
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
-        raise
+    return servers.own(lambda: servers.MongoSet(size))

@@ -47,10 +47,7 @@ class Meter:
 
 @pytest.fixture(scope="module")
 def meter() -> Iterator[Meter]:
-    try:
-        members = servers.MongoSet(1)
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    members = servers.own(lambda: servers.MongoSet(1))
     store = MongoMessageStore.from_settings({"uri": members.uri})
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         yield Meter(store, client)

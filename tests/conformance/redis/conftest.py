@@ -31,9 +31,6 @@ def open_store() -> Iterator[OpenStore]:
 @pytest.fixture
 def own_redis() -> Iterator[servers.Redis]:
     """A server that the test may hurt."""
-    try:
-        server = servers.Redis()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    server = servers.own(servers.Redis)
     yield server
     server.stop()

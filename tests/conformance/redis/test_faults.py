@@ -216,10 +216,7 @@ def test_a_server_without_memory_takes_nothing_and_gives_out_what_it_has(
 
 
 def test_sentinel_fail_over(open_store: OpenStore) -> None:
-    try:
-        group = servers.RedisSentinel()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    group = servers.own(servers.RedisSentinel)
     try:
         scene = Scene(open_store(group.uri))
         scene.post("before")
@@ -258,10 +255,7 @@ def demote(group: servers.RedisSentinel) -> None:
 
 
 def test_cluster_node_loss(open_store: OpenStore) -> None:
-    try:
-        cluster = servers.RedisCluster(replica=True)
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    cluster = servers.own(lambda: servers.RedisCluster(replica=True))
     try:
         store = open_store(cluster.uri)
         scenes = [Scene(store) for _ in range(12)]
@@ -280,10 +274,7 @@ def test_cluster_node_loss(open_store: OpenStore) -> None:
 
 def test_cluster_slots_that_move(open_store: OpenStore) -> None:
     """A slot goes from one node to another, key by key, while it is worked on."""
-    try:
-        cluster = servers.RedisCluster()
-    except servers.ServerMissing as missing:
-        servers.refuse(str(missing))
+    cluster = servers.own(servers.RedisCluster)
     try:
         scene = Scene(open_store(cluster.uri))
         scene.post(*(str(n) for n in range(50)))

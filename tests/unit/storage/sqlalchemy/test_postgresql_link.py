@@ -79,7 +79,7 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
 
 
 def test_a_store_that_was_made_while_its_server_was_away_is_prepared_when_it_is_there() -> None:
-    server = servers.own("postgresql")
+    server = servers.own(servers.Postgres)
     uri = server.new_database()
     server.kill()
     try:
