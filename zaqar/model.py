@@ -16,6 +16,17 @@ from zaqar import uris
 QUEUE = "queue"
 TOPIC = "topic"
 
+PENDING, CONFIRMED, REFUSED = "pending", "confirmed", "refused"
+"""States of a subscription. A pending one gets messages unless the service requires a confirmation."""
+
+WAITING, DONE, DEAD = "waiting", "done", "dead"
+"""States of a delivery."""
+
+NOTIFICATION = "Notification"
+SUBSCRIPTION_CONFIRMATION = "SubscriptionConfirmation"
+UNSUBSCRIBE_CONFIRMATION = "UnsubscribeConfirmation"
+"""Kinds of a delivery, as they are called in what is sent."""
+
 UID_LENGTH = 24
 """Length of a queue's ``uid``: 96 random bits in lower-case hexadecimal digits."""
 
@@ -179,6 +190,106 @@ class Catalog:
     def pools_of(self, flavor: str | None) -> tuple[Pool, ...]:
         """The pools of a flavor, or with None those that serve queues without one; ordered by name."""
         return tuple(sorted((pool for pool in self.pools if pool.flavor == flavor), key=lambda pool: pool.name))
+
+
+class Secret(NamedTuple):
+    """A signing secret of a subscription. ``expires`` is None for the one in force, else the end of one replaced."""
+
+    value: str
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Where the messages of a queue are pushed to.
+
+    It belongs to the queue with ``queue_uid``; project, kind and ``source``, the name, are what that one is called.
+    ``expires`` is when it is over, ``ttl`` what was asked for. ``version`` grows with each change.
+    """
+
+    id: str
+    queue_uid: str
+    project: str
+    kind: str
+    source: str
+    subscriber: str
+    ttl: int
+    created: float
+    expires: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    state: str = PENDING
+    secrets: tuple[Secret, ...] = ()
+    version: int = 1
+
+    def __repr__(self) -> str:
+        # Logs and tracebacks must not hold the secrets, nor a password of the subscriber's URI.
+        return f"Subscription({self.id!r}, {self.source!r}, {self.state}, version={self.version})"
+
+    def age(self, now: float) -> int:
+        return max(0, int(now - self.created))
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A post on its way to be notified: what was posted by one request, from the sequence number ``first`` on."""
+
+    queue_uid: str
+    first: int
+    client_id: str
+    created: float
+    drafts: tuple[Draft, ...]
+
+
+class DeliveryKey(NamedTuple):
+    queue_uid: str
+    subscription_id: str
+    number: int
+
+
+class Attempt(NamedTuple):
+    """One try to deliver. ``status`` is that of the answer, None without one; ``seconds`` it took.
+
+    ``answer`` is the beginning of the answer, or the reason why there is none.
+    """
+
+    at: float
+    status: int | None
+    seconds: float
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on its way to one subscriber, or the confirmation of a subscription (``number`` 0).
+
+    ``number`` is the sequence number of the message; ``body``, ``ttl``, ``created`` and ``client_id`` are its own.
+    ``due``: when it may be taken next, which under a lease is when that ends; once settled, when it was. ``tries``
+    counts since it was posted or resent; ``attempts`` are the latest. A settled one is removed at ``keep_until``.
+    """
+
+    queue_uid: str
+    subscription_id: str
+    number: int
+    body: bytes
+    ttl: int
+    created: float
+    client_id: str
+    due: float
+    kind: str = NOTIFICATION
+    owner: str | None = None
+    state: str = WAITING
+    tries: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    keep_until: float | None = None
+
+    @property
+    def key(self) -> DeliveryKey:
+        return DeliveryKey(self.queue_uid, self.subscription_id, self.number)
+
+    @property
+    def id(self) -> str:
+        """What clients call it: the id of its message. It is one among the deliveries of its subscription."""
+        return message_id(self.queue_uid, self.number)
 
 
 @dataclass(frozen=True, slots=True)

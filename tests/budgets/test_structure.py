@@ -27,6 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.clock": set(),
     "zaqar.context": set(),
     "zaqar.limits": {"zaqar.errors"},
+    "zaqar.addresses": {"zaqar.errors"},
+    "zaqar.bell": set(),
+    "zaqar.signatures": set(),
+    "zaqar.signed_urls": {"zaqar.errors"},
     "zaqar.conf": {"zaqar.errors"},
     "zaqar.plugins": {"zaqar.errors"},
     "zaqar.policies": {"zaqar.errors", "zaqar.context"},
@@ -43,11 +47,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.errors",
     },
     "zaqar.storage": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
-    "zaqar.stages": FOUNDATION,
+    "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf"},
     "zaqar.service": FOUNDATION
-    | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"},
+    | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
+    | {"zaqar.addresses", "zaqar.signatures"},
+    "zaqar.notification": FOUNDATION
+    | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
+    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.bench": set(),
-    "zaqar.transport": FOUNDATION | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app"},
+    "zaqar.transport": FOUNDATION
+    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls"},
 }
 
 

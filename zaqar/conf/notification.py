@@ -56,9 +56,46 @@ OPTS = [
     cfg.StrOpt("smtp_user_name", help="Name to log in to the SMTP server with."),
     cfg.StrOpt("smtp_user_password", secret=True, help="Password to log in to the SMTP server with."),
     cfg.StrOpt("smtp_command", default="/usr/sbin/sendmail -t -oi", help="Command that takes a mail on its input."),
-    cfg.IntOpt("max_notifier_workers", default=10, min=1, help="Most notifications that one notifier sends at a time."),
+    cfg.StrOpt(
+        "smtp_security",
+        default="auto",
+        choices=["auto", "none", "starttls", "tls"],
+        help="How the connection to smtp_host is secured: TLS from the start (tls), STARTTLS that the server has to "
+        "offer (starttls), not at all (none); auto: TLS on port 465, else STARTTLS where it is offered. The password is "
+        "never sent without.",
+    ),
+    cfg.IntOpt(
+        "max_notifier_workers",
+        default=10,
+        min=1,
+        help="Most notifications that one notifier sends to one host at a time.",
+    ),
+    cfg.IntOpt(
+        "max_concurrent_deliveries", default=200, min=1, help="Most notifications that one notifier sends at a time."
+    ),
+    cfg.IntOpt(
+        "max_concurrent_deliveries_per_project",
+        default=100,
+        min=1,
+        help="Most notifications of one project that one notifier sends at a time.",
+    ),
+    cfg.IntOpt(
+        "delivery_retention",
+        default=259_200,
+        min=0,
+        help="Seconds that a delivery is kept, with its message, after it was made or given up, to be looked at and "
+        "sent again. 0 keeps none that was made, and none that was given up.",
+    ),
     cfg.BoolOpt("require_confirmation", default=False, help="Whether subscribers have to confirm a subscription."),
-    cfg.StrOpt("external_confirmation_url", help="Page that the link of a confirmation mail leads to."),
+    cfg.StrOpt(
+        "external_confirmation_url",
+        help="Page that the link of a confirmation mail leads to. Unset: the page of this service at public_url.",
+    ),
+    cfg.StrOpt(
+        "public_url",
+        help="Where the people and programs that confirm subscriptions reach this service, such as "
+        "https://zaqar.example.org. Unset: http://, then bind and port of [drivers:transport:wsgi].",
+    ),
     cfg.DictOpt(
         "subscription_confirmation_email_template",
         default=_SUBSCRIBED,

@@ -10,7 +10,7 @@ _PIPELINES = ("queue_pipeline", "message_pipeline", "claim_pipeline", "subscript
 OPTS = [
     cfg.ListOpt(
         name,
-        default=[],
+        default=["zaqar.notification.notifier"] if name == "message_pipeline" else [],
         help=f"Stages that see each {name.removesuffix('_pipeline')} operation on its way to the store, in this order; "
         "entry points of 'zaqar.storage.stages'.",
     )

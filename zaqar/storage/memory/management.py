@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from threading import RLock
 from typing import Any, Self
 
-from zaqar.model import Catalog, Queue
+from zaqar.errors import Conflict
+from zaqar.model import Catalog, Queue, Subscription
 from zaqar.storage.base import ManagementStore
 
 
@@ -17,6 +18,7 @@ class MemoryManagementStore(ManagementStore):
     def __init__(self) -> None:
         self._lock = RLock()
         self._queues: dict[tuple[str, str, str], Queue] = {}
+        self._subscriptions: dict[tuple[str, str], Subscription] = {}
         self._catalog = Catalog()
 
     @classmethod
@@ -54,6 +56,60 @@ class MemoryManagementStore(ManagementStore):
             old = self._queues.get(_key(queue))
             if old is not None and old.uid == queue.uid:
                 del self._queues[_key(queue)]
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
+        with self._lock:
+            taken = self._with_subscriber(subscription, now)
+            if taken is None:
+                self._subscriptions[subscription.queue_uid, subscription.id] = copy.deepcopy(subscription)
+            return copy.deepcopy(taken or subscription)
+
+    def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
+        with self._lock:
+            found = self._subscriptions.get((queue_uid, subscription_id))
+            return copy.deepcopy(found) if found is not None and now < found.expires else None
+
+    def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
+        with self._lock:
+            found = sorted(self._of_queue(queue_uid, now), key=lambda subscription: subscription.id)
+            return copy.deepcopy([subscription for subscription in found if subscription.id > after][:limit])
+
+    def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
+        key = subscription.queue_uid, subscription.id
+        with self._lock:
+            old = self._subscriptions.get(key)
+            if old is None or now >= old.expires or old.version != subscription.version - 1:
+                return False
+            other = self._with_subscriber(subscription, now)
+            if other is not None and other.id != subscription.id:
+                raise Conflict("The queue has another subscription with this subscriber.")
+            self._subscriptions[key] = copy.deepcopy(subscription)
+            return True
+
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+        with self._lock:
+            self._subscriptions.pop((queue_uid, subscription_id), None)
+
+    def delete_subscriptions(self, *, queue_uid: str) -> None:
+        with self._lock:
+            for key in [key for key in self._subscriptions if key[0] == queue_uid]:
+                del self._subscriptions[key]
+
+    def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
+        with self._lock:
+            return copy.deepcopy([each for each in self._subscriptions.values() if now >= each.expires][:limit])
+
+    def _of_queue(self, queue_uid: str, now: float) -> Iterator[Subscription]:
+        every = self._subscriptions.values()
+        return (each for each in every if each.queue_uid == queue_uid and now < each.expires)
+
+    def _with_subscriber(self, wanted: Subscription, now: float) -> Subscription | None:
+        every = self._of_queue(wanted.queue_uid, now)
+        return next((each for each in every if each.subscriber == wanted.subscriber), None)
+
+    # -- pools and flavors -------------------------------------------------------------------------------------------
 
     def pool_has_queues(self, *, pool: str) -> bool:
         with self._lock:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from threading import RLock
 from typing import Any, ClassVar, Self
 
 from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, StaleQueue
-from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Queue, Stats
-from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Posted, Queue, Stats
+from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.memory.deliveries import MemoryDeliveryStore
 
 BATCH = 500
 """Messages that one step sets aside at most."""
@@ -107,13 +107,13 @@ class _Shelf:
         return living, dead
 
 
-class MemoryMessageStore(MessageStore):
+class MemoryMessageStore(MemoryDeliveryStore):
     """Safe for threads: one lock is every method's atomic step."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "AOD"})
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        super().__init__()
         self._shelves: dict[str, _Shelf] = {}
         self._tombstones: dict[str, float] = {}
         """Dropped uids and until when each is remembered."""
@@ -153,6 +153,8 @@ class MemoryMessageStore(MessageStore):
             for draft in drafts:
                 message = Message(queue.uid, 0, draft.body, now, now + draft.ttl, client_id, checksum=draft.checksum)
                 shelf.append(message, due=now + draft.delay if draft.delay else -math.inf)
+            if queue.notify:
+                self._note_posted(Posted(queue.uid, first, client_id, now, tuple(drafts)))
             return range(first, shelf.last + 1)
 
     def list_messages(
@@ -323,6 +325,7 @@ class MemoryMessageStore(MessageStore):
 
     def _dead(self, now: float) -> Iterator[Callable[[], object]]:
         """What removes each dead record: an expired message, a claim that is over, a tombstone past its lifetime."""
+        yield from self._dead_deliveries(now)
         yield from (partial(self._tombstones.pop, uid) for uid, until in self._tombstones.items() if now >= until)
         for shelf in self._shelves.values():
             yield from (partial(shelf.stored.pop, n) for n, entry in shelf.stored.items() if entry.expired(now))

@@ -1,79 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two contracts of a store. The conformance suite runs every driver through all of them.
-
-A driver is safe to use from several threads and, where its store is shared, from several processes. It raises
-:class:`~zaqar.errors.StoreUnavailable` when its store is away, within bounded time, and heals by itself.
-
-Every method of :class:`MessageStore` that takes a ``queue`` checks ``(queue.uid, queue.generation)`` against the fence
-of that queue inside its own atomic step and raises :class:`~zaqar.errors.StaleQueue` when they differ. ``now`` is the
-caller's clock in seconds since the epoch. Timers act by it: a message is gone from ``now >= expires``, a claim is over
-from ``now >= started + ttl``, a delay ends at ``created + delay``.
-"""
+"""The contract of the data plane."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from zaqar.model import Catalog, Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.storage.base.deliveries import DeliveryStore
 
 TOMBSTONE_LIFETIME = 86_400.0
 """Seconds a dropped queue is remembered. Longer than any request that still holds a copy of it can take."""
 
 
-class ManagementStore(ABC):
-    """The control plane: the truth about which queues exist, and about pools and flavors."""
+class MessageStore(DeliveryStore):
+    """The data plane: messages and claims of queues, by sequence number, and deliveries.
 
-    @classmethod
-    @abstractmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The store as the options of ``[drivers:management_store:<name>]`` say; see ``MessageStore.from_settings``."""
-
-    @abstractmethod
-    def create_queue(self, *, queue: Queue) -> Queue:
-        """Insert the queue unless (project, kind, name) is taken; return the one that is in place afterwards."""
-
-    @abstractmethod
-    def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None: ...
-
-    @abstractmethod
-    def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
-        """At most ``limit`` queues with a name greater than ``after``, ordered by name (by code point)."""
-
-    @abstractmethod
-    def count_queues(self, *, project: str, kind: str) -> int: ...
-
-    @abstractmethod
-    def replace_queue(self, *, queue: Queue) -> bool:
-        """Write the queue where its uid is in place with ``generation - 1``; False where it is not."""
-
-    @abstractmethod
-    def delete_queue(self, *, queue: Queue) -> None:
-        """Remove the row where the uid is still this one."""
-
-    @abstractmethod
-    def pool_has_queues(self, *, pool: str) -> bool:
-        """Whether a queue of any project is placed on the pool."""
-
-    @abstractmethod
-    def get_catalog(self) -> Catalog:
-        """The pools and flavors; an empty catalog of version 0 where nothing was written yet."""
-
-    @abstractmethod
-    def replace_catalog(self, *, catalog: Catalog) -> bool:
-        """Write the catalog where the one in place is of ``version - 1``; False where it is not."""
-
-    @abstractmethod
-    def ping(self) -> None:
-        """Return when the store answers, raise StoreUnavailable when it does not."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-
-class MessageStore(ABC):
-    """The data plane: messages and claims of queues, by sequence number."""
+    Every method that takes a ``queue`` checks ``(queue.uid, queue.generation)`` against the fence of that queue inside
+    its own atomic step and raises :class:`~zaqar.errors.StaleQueue` when they differ.
+    """
 
     capabilities: ClassVar[frozenset[str]]
     """Of FIFO, CLAIMS, DURABILITY, AOD, HIGH_THROUGHPUT."""
@@ -101,14 +47,19 @@ class MessageStore(ABC):
     def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
         """Make every message and claim of the queue unreachable in one step, whatever its generation.
 
-        A tombstone refuses the uid for ``remember`` seconds. Dropping an unknown or a dropped queue is fine.
+        A tombstone refuses the uid for ``remember`` seconds. Dropping an unknown or a dropped queue is fine. Deliveries
+        are not touched: their subscriptions are gone by then, so whoever takes one discards it.
         """
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
-        """Store all the drafts or none, durably, in their order; return their sequence numbers."""
+        """Store all the drafts or none, durably, in their order; return their sequence numbers.
+
+        With ``queue.notify`` a :class:`~zaqar.model.Posted` of them is stored in the same atomic step; see
+        ``DeliveryStore``. Without, nothing of that costs anything.
+        """
 
     @abstractmethod
     def list_messages(
@@ -212,7 +163,7 @@ class MessageStore(ABC):
 
     @abstractmethod
     def purge(self, *, queue: Queue, now: float) -> None:
-        """Remove every message and claim in one step, claimed and delayed messages as well."""
+        """Remove every message and claim in one step, claimed and delayed ones as well; deliveries go on."""
 
     # -- the store as a whole ----------------------------------------------------------------------------------------
 
@@ -222,7 +173,10 @@ class MessageStore(ABC):
 
     @abstractmethod
     def sweep(self, *, now: float, limit: int) -> int:
-        """Remove up to about ``limit`` dead records (expired, dropped, purged); return how many. 0 means clean."""
+        """Remove up to about ``limit`` dead records; return how many. 0 means clean.
+
+        Dead is what has expired, what was dropped or purged, and a settled delivery from ``now >= keep_until``.
+        """
 
     @abstractmethod
     def durability(self) -> Mapping[str, str]:

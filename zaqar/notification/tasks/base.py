@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task is: it sends one delivery once, and says how that went. Retries are not its business."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+from oslo_config import cfg
+
+from zaqar.model import Delivery, Subscription
+
+MOST_OF_AN_ANSWER = 256
+"""Bytes of an answer that are kept for people to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt went.
+
+    ``status`` is that of the answer and None where there was none, as with mail; ``answer`` its beginning, or the
+    reason of the failure in one line. ``gone``: the subscriber wants no more (410), which ends the subscription.
+    ``retry_after``: seconds that the subscriber asks for before the next attempt. ``reached`` is false where nobody
+    answered in time, so that the target gets less to do.
+    """
+
+    delivered: bool
+    status: int | None
+    answer: str
+    gone: bool = False
+    retry_after: float | None = None
+    reached: bool = True
+
+
+class Task(ABC):
+    """A plug-in of group ``zaqar.notification.tasks``; one object serves all deliveries of its scheme."""
+
+    @classmethod
+    @abstractmethod
+    def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
+        """Raises StartupError where it cannot work as configured."""
+
+    @abstractmethod
+    def target(self, subscription: Subscription) -> str:
+        """What the number of concurrent attempts is bounded for: host and port, or the mail server."""
+
+    @abstractmethod
+    async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
+        """Make one attempt, within bounded time. What a subscriber does is an Outcome, never an exception."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        return

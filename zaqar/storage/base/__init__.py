@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two contracts of a store. The conformance suite runs every driver through all of them.
+
+A driver is safe to use from several threads and, where its store is shared, from several processes. It raises
+:class:`~zaqar.errors.StoreUnavailable` when its store is away, within bounded time, and heals by itself.
+
+``now`` is the caller's clock in seconds since the epoch. Timers act by it: a message is gone from ``now >= expires``, a
+claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``.
+"""
+
+from zaqar.storage.base.deliveries import DeliveryStore
+from zaqar.storage.base.management import ManagementStore
+from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base.posted import pack_posted, unpack_posted
+
+__all__ = ["TOMBSTONE_LIFETIME", "DeliveryStore", "ManagementStore", "MessageStore", "pack_posted", "unpack_posted"]

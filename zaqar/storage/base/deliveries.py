@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the outbox: posts whose deliveries are to be made, and the deliveries.
+
+::
+
+    post --notify--> Posted --take_posted, expand--> WAITING --take_deliveries--> leased --settle--> DONE, DEAD
+                                                        ^                            |                  |
+                                                        |-- settle (retry at T), lease over             |
+                                                        `-- resend -------------------------------------'
+
+Each arrow is one atomic step. A lease is an ``owner`` (one running notifier) and a ``due`` in the future; when that is
+past, the delivery is free for anybody, and what the late owner then says of it is ignored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+
+from zaqar.model import Delivery, DeliveryKey, Posted
+
+
+class DeliveryStore(ABC):
+    """The part of a message store that notifiers work with. No method checks a fence."""
+
+    @abstractmethod
+    def take_posted(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
+        """Lease posts to ``owner`` until then, of which nobody has a lease that is live at ``now``.
+
+        About ``limit`` of them, those of one queue in the order of their numbers; a queue that has many does not keep
+        the others waiting.
+        """
+
+    @abstractmethod
+    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
+        """Store deliveries of a post, each once however often it comes, and with ``last`` forget the post.
+
+        One atomic step, or steps in which the post is forgotten at the end. A post that is forgotten already changes
+        nothing. A delivery may come leased (``owner`` and ``due``) or free from its ``due`` on.
+        """
+
+    @abstractmethod
+    def put_delivery(self, *, delivery: Delivery) -> None:
+        """Store a delivery in the place of whichever has its key."""
+
+    @abstractmethod
+    def take_deliveries(
+        self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
+    ) -> list[Delivery]:
+        """Lease deliveries that are WAITING and due at ``now``: their ``owner`` and ``due`` become those given.
+
+        At most ``limit``, at most ``most_of_one`` of one subscription, the longest due of it first, and none of the
+        subscriptions ``without``. However many one subscription has waiting, others cost the same and get their turn:
+        where more subscriptions have some than ``limit``, repeated calls come to all of them.
+        """
+
+    @abstractmethod
+    def extend_leases(self, *, owner: str, keys: Collection[DeliveryKey], until: float) -> None:
+        """Move the end of the leases that ``owner`` still has among these."""
+
+    @abstractmethod
+    def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
+        """Write ``state``, ``due``, ``tries``, ``attempts`` and ``keep_until`` of deliveries leased to ``owner``.
+
+        The lease ends, and the stored delivery has no owner. One whose stored owner is another or none is left as it
+        is. One that is DONE or DEAD with a ``keep_until`` of None or not after ``now`` is removed.
+        """
+
+    @abstractmethod
+    def list_deliveries(
+        self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int
+    ) -> list[Delivery]:
+        """Deliveries with a number less than ``before``, of that state, the newest (greatest number) first."""
+
+    @abstractmethod
+    def get_delivery(self, *, key: DeliveryKey) -> Delivery | None: ...
+
+    @abstractmethod
+    def count_deliveries(self, *, queue_uid: str, subscription_id: str) -> Mapping[str, int]:
+        """How many are WAITING and how many DEAD, by state."""
+
+    @abstractmethod
+    def resend(
+        self, *, queue_uid: str, subscription_id: str, numbers: Collection[int] | None, now: float, limit: int
+    ) -> int:
+        """Make settled deliveries WAITING again: due at ``now``, no tries, their attempts kept; return how many.
+
+        Those of ``numbers`` that are DONE or DEAD, or with None up to ``limit`` that are DEAD: 0 when none is left.
+        """

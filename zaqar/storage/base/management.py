@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the control plane."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+from zaqar.model import Catalog, Queue, Subscription
+
+
+class ManagementStore(ABC):
+    """The control plane: the truth about which queues exist, about subscriptions, pools and flavors."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The store as the options of ``[drivers:management_store:<name>]`` say; see ``MessageStore.from_settings``."""
+
+    @abstractmethod
+    def create_queue(self, *, queue: Queue) -> Queue:
+        """Insert the queue unless (project, kind, name) is taken; return the one that is in place afterwards."""
+
+    @abstractmethod
+    def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None: ...
+
+    @abstractmethod
+    def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
+        """At most ``limit`` queues with a name greater than ``after``, ordered by name (by code point)."""
+
+    @abstractmethod
+    def count_queues(self, *, project: str, kind: str) -> int: ...
+
+    @abstractmethod
+    def replace_queue(self, *, queue: Queue) -> bool:
+        """Write the queue where its uid is in place with ``generation - 1``; False where it is not."""
+
+    @abstractmethod
+    def delete_queue(self, *, queue: Queue) -> None:
+        """Remove the row where the uid is still this one."""
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+    #
+    # They belong to a queue's uid: a queue of the same name that is made later has none of them. One whose ``expires``
+    # is not after ``now`` is not there, for every method but ``expired_subscriptions``.
+
+    @abstractmethod
+    def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
+        """Insert it unless the queue has one with that subscriber; return the one that is in place afterwards."""
+
+    @abstractmethod
+    def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None: ...
+
+    @abstractmethod
+    def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
+        """At most ``limit`` of the queue with an id greater than ``after``, ordered by id."""
+
+    @abstractmethod
+    def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
+        """Write it where its id is in place with ``version - 1``; False where it is not.
+
+        Conflict where another one of the queue has its subscriber; then nothing is written.
+        """
+
+    @abstractmethod
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+        """Remove it, also where it has expired; an absent one is fine."""
+
+    @abstractmethod
+    def delete_subscriptions(self, *, queue_uid: str) -> None:
+        """Remove all of a queue, in one step."""
+
+    @abstractmethod
+    def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
+        """Some that are over at ``now`` and still take space, of any queue; whoever asks deletes them."""
+
+    # -- pools and flavors -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pool_has_queues(self, *, pool: str) -> bool:
+        """Whether a queue of any project is placed on the pool."""
+
+    @abstractmethod
+    def get_catalog(self) -> Catalog:
+        """The pools and flavors; an empty catalog of version 0 where nothing was written yet."""
+
+    @abstractmethod
+    def replace_catalog(self, *, catalog: Catalog) -> bool:
+        """Write the catalog where the one in place is of ``version - 1``; False where it is not."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the store answers, raise StoreUnavailable when it does not."""
+
+    @abstractmethod
+    def close(self) -> None: ...

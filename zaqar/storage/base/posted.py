@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A post as the bytes that a driver keeps until its deliveries are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from zaqar.model import Draft, Posted
+
+_Packed = tuple[float, str, list[tuple[bytes, int, int]]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Packed).decode
+
+
+def pack_posted(drafts: Sequence[Draft], client_id: str, now: float) -> bytes:
+    """What ``post`` writes beside the messages; their numbers are not in it, as some drivers learn them too late."""
+    return _encode((now, client_id, [(draft.body, draft.ttl, draft.delay) for draft in drafts]))
+
+
+def unpack_posted(packed: bytes, *, queue_uid: str, first: int) -> Posted:
+    created, client_id, drafts = _decode(packed)
+    return Posted(queue_uid, first, client_id, created, tuple(Draft(*draft) for draft in drafts))
