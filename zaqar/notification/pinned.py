@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to addresses that were checked: a name is resolved once per connection and never again after the check.
-
-A look-up runs in a thread of its own, as a tenant names the server that answers and that may hang: threads of a pool
-would all wait for it. It is a daemon, so that it does not keep the process from ending.
-"""
+"""Connections to addresses that were checked: after the check a name is not resolved again."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
-import threading
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from zaqar.addresses import AddressGuard
 from zaqar.errors import AddressRefused
+from zaqar.notification import threads
 
 IDLE_SECONDS = 15.0
 
@@ -56,9 +51,9 @@ class _CheckedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name, all checked: AddressRefused where one is not allowed, OSError without any."""
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[str]] = loop.create_future()
-        threading.Thread(target=self._look_up, args=(host, loop, found), name="look-up", daemon=True).start()
+        found = await threads.call(
+            lambda: self._guard.addresses_of(host), errors=(AddressRefused, OSError), name="look-up"
+        )
         return [
             ResolveResult(
                 hostname=host,
@@ -68,27 +63,8 @@ class _CheckedResolver(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for address in await found
+            for address in found
         ]
-
-    def _look_up(self, host: str, loop: asyncio.AbstractEventLoop, found: asyncio.Future[list[str]]) -> None:
-        answer: list[str] | AddressRefused | OSError
-        try:
-            answer = self._guard.addresses_of(host)
-        except (AddressRefused, OSError) as exc:
-            answer = exc
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, found, answer)
 
     async def close(self) -> None:
         return
-
-
-def _settle(found: asyncio.Future[list[str]], answer: list[str] | AddressRefused | OSError) -> None:
-    if found.done():
-        # Whoever asked has given up.
-        return
-    if isinstance(answer, list):
-        found.set_result(answer)
-    else:
-        found.set_exception(answer)

@@ -23,7 +23,7 @@ from zaqar.errors import AddressRefused, InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload, pinned
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.tasks.base import MOST_OF_AN_ANSWER, Outcome, Task
+from zaqar.notification.tasks.base import MOST_OF_AN_ANSWER, Outcome, Task, shown
 
 TOTAL_SECONDS = 10.0
 """Within which a subscriber has to answer, from the look-up of its name on."""
@@ -40,7 +40,6 @@ _FRAMING = re.compile(
     r"host|content-length|content-encoding|transfer-encoding|connection|keep-alive|proxy-.*|te|trailer|upgrade|expect",
     re.IGNORECASE,
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class WebhookTask(Task):
@@ -175,8 +174,7 @@ def _signature_headers(delivery: Delivery, subscription: Subscription, body: byt
 async def _outcome(response: aiohttp.ClientResponse, now: float) -> Outcome:
     status = response.status
     start = await _read(response)
-    # Whatever it is, it is shown in JSON, in logs and on terminals.
-    answer = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", start[:MOST_OF_AN_ANSWER].decode("utf-8", "replace"))
+    answer = shown(start[:MOST_OF_AN_ANSWER].decode("utf-8", "replace"))
     retry_after = _seconds(response.headers.get("Retry-After", ""), now) if status in (429, 503) else None
     return Outcome(200 <= status < 300, status, answer, gone=status == 410, retry_after=retry_after)
 
