@@ -15,7 +15,7 @@ LETTERS = {WAITING: b"w", DONE: b"o", DEAD: b"d"}
 _STATES = {letter: state for state, letter in LETTERS.items()}
 
 _STATE = struct.Struct(">cddIH")
-"""Letter of the state, due, kept until (0 for None), tries and the length of the owner; then this, then the attempts."""
+"""Letter of the state, due, kept until (0 for None), tries, length of the owner; then the owner, then the attempts."""
 
 _Record = tuple[bytes, int, float, str, str]
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names of keys.
 
-All keys of a queue have its uid as their hash tag. Beside them lie some of the store: ``queues``, the uids of the queues
-there are, ``agenda``, when each has something dead at the earliest, and those of the outbox. On one server there is one
-set of these. In a Cluster a script reaches one slot only, so each slot has a set of its own, under a tag that falls into
-that slot.
+All keys of a queue have its uid as their hash tag. Beside them lie some of the store: ``queues``, the uids of the
+queues there are, ``agenda``, when each has something dead at the earliest, and those of the outbox. On one server there
+is one set of these. In a Cluster a script reaches one slot only, so each slot has a set of its own, under a tag that
+falls into that slot.
 """
 
 from __future__ import annotations

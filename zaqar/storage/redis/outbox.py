@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What notifiers look for: posts whose deliveries are to be made, and deliveries that are due.
 
-Which queues have some is kept beside them, for the server or for each slot of a Cluster: by when, and of those that have
-due deliveries at hand in turns. So an idle look costs little, and neither a queue nor a subscription that always has
-some holds up another: whichever was served goes behind those that wait.
+Which queues have some is kept beside them, for the server or for each slot of a Cluster: by when, and of those that
+have due deliveries at hand in turns. So an idle look costs little, and neither a queue nor a subscription that always
+has some holds up another: whichever was served goes behind those that wait.
 """
 
 from __future__ import annotations
