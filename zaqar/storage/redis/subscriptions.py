@@ -23,8 +23,8 @@ from zaqar.storage.redis.wire import Word
 _CREATE = load("subscription_create", again=True)
 _LIST = load("subscription_list", again=True, writes=False)
 _REPLACE = load("subscription_replace")
-_DELETE = load("subscription_delete")
-_DELETE_ALL = load("subscription_delete_all")
+_DELETE = load("subscription_delete", again=True)
+_DELETE_ALL = load("subscription_delete_all", again=True)
 
 _OVER = b"zaqar:subscriptions:over"
 _AT_ONCE = 1000
