@@ -1,80 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed access: a grant opens its paths for its methods, in one project, until it expires.
+"""Pre-signed access: a signature opens some paths to some methods, for a project and until a time, and nothing else.
 
-Pure functions; times are text as in ``URL-Expires``, in UTC, or float seconds since the epoch.
+A signature is the HMAC with SHA-256 of all that it grants, in hexadecimal digits, under the key of the service.
 """
 
-from __future__ import annotations
-
-import datetime
 import hashlib
 import hmac
 import json
-import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-
-_EXPIRES = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
-_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+_FORM = "%Y-%m-%dT%H:%M:%S"
 
 
-class Grant(NamedTuple):
-    """What a signature is about. The order of ``paths`` and ``methods`` does not matter."""
-
-    project: str
-    paths: tuple[str, ...]
-    methods: tuple[str, ...]
-    expires: str
+def format_time(at: float) -> str:
+    """A time as it is given in a signed URL: UTC, to the second."""
+    return datetime.fromtimestamp(int(at), UTC).strftime(_FORM)
 
 
-def format_expires(moment: float) -> str:
-    """The moment, its fraction cut off, as ``YYYY-MM-DDTHH:MM:SS``."""
-    return datetime.datetime.fromtimestamp(int(moment), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def parse_expires(text: str) -> float | None:
-    """Seconds since the epoch; None where the text is no such moment."""
-    if _EXPIRES.fullmatch(text) is None:
-        return None
+def parse_time(text: str) -> float | None:
+    """The seconds since the epoch of a time in the form of :func:`format_time`; None where it has another form."""
     try:
-        return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.UTC).timestamp()
+        return datetime.strptime(text, _FORM).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
 
 
-def sign(secret_key: str, grant: Grant) -> str:
-    """The signature of a grant: HMAC-SHA256 in hexadecimal digits."""
-    # As JSON, no two grants have the same text, whatever characters are in their parts.
-    text = json.dumps([grant.project, sorted(grant.paths), sorted(grant.methods), grant.expires])
-    return hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+def sign(key: str, *, project: str, paths: Sequence[str], methods: Sequence[str], expires: str) -> str:
+    """The signature that opens ``paths`` to ``methods`` until ``expires``, a text of :func:`format_time`."""
+    # JSON, so that no two grants have the same text whatever characters a project or a path has.
+    granted = json.dumps([project, list(paths), list(methods), expires]).encode()
+    return hmac.new(key.encode(), granted, hashlib.sha256).hexdigest()
 
 
-def opens(
-    secret_key: str | None, signature: str, grant: Grant, *, project: str, method: str, path: str, now: float
+def verify(
+    key: str,
+    signature: str,
+    *,
+    project: str,
+    paths: Sequence[str],
+    methods: Sequence[str],
+    expires: str,
+    now: float,
 ) -> bool:
-    """Whether the grant is signed with the key, is not over, and covers the request.
-
-    Without a key, nothing is opened.
-    """
-    if not secret_key or _SIGNATURE.fullmatch(signature) is None:
+    """Whether the signature was made with this key for exactly this grant, and the grant is not over."""
+    end = parse_time(expires)
+    if not key or end is None or end <= now:
         return False
-    # The signature first, and in constant time: nothing is told about a grant that is not ours.
-    if not hmac.compare_digest(sign(secret_key, grant), signature):
-        return False
-    end = parse_expires(grant.expires)
-    return (
-        end is not None
-        and now < end
-        and project == grant.project
-        and method in grant.methods
-        and covers(grant.paths, path)
-    )
+    wanted = sign(key, project=project, paths=paths, methods=methods, expires=expires)
+    return hmac.compare_digest(wanted.encode(), signature.encode("utf-8", "surrogateescape"))
 
 
-def covers(paths: Iterable[str], path: str) -> bool:
-    """Whether one of the paths is this one, or the collection of messages or claims that it lies directly in."""
+def covers(paths: Sequence[str], methods: Sequence[str], *, path: str, method: str) -> bool:
+    """Whether a grant of these is about the request: the path itself, or a collection of messages or claims it is in."""
     collection, _, member = path.rpartition("/")
-    allowed = set(paths)
-    return path in allowed or (bool(member) and collection in allowed and collection.endswith(("/messages", "/claims")))
+    within = bool(member) and collection.endswith(("/messages", "/claims")) and collection in paths
+    return method in methods and (path in paths or within)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a delivery that failed is tried again: a pure function of how often it was tried and of the policy.
+
+After the first attempt come up to four phases of retries, each as long as the policy says, in this order::
+
+    retries_with_no_delay     at once
+    minimum_delay_retries     after minimum_delay
+    BACKOFF_RETRIES (10)      after a delay that grows from minimum_delay to maximum_delay
+    maximum_delay_retries     after maximum_delay
+
+In the manner of Amazon SNS's policies, the delay before retry ``i`` of the ``n`` in the backoff phase, with ``low`` and
+``high`` for the two delays, is
+
+=============  ===========================================  ==============================================
+linear         ``low + (high - low) * i / n``               grows by the same amount each time
+arithmetic     ``low + (high - low) * i(i+1) / n(n+1)``     grows by an amount that itself grows evenly
+geometric      ``low * (high / low) ** (i / n)``            grows by the same factor each time
+exponential    ``low + (high - low) * (2^i-1) / (2^n-1)``   stays low for long; the growth doubles each time
+=============  ===========================================  ==============================================
+
+All of them end at ``high``. With the default policy there are 20 attempts within six minutes or so. After the last
+one the delivery is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zaqar.schemas.retry_policy import DEFAULT_MAXIMUM_DELAY, DEFAULT_MINIMUM_DELAY
+
+BACKOFF_RETRIES = 10
+
+MOST_JITTER = 0.1
+"""Up to this part a delay is lengthened, so that what failed together is not tried again together."""
+
+LONGEST_RETRY_AFTER = 86_400.0
+"""Seconds that a subscriber can put off the next attempt by at most: a day."""
+
+_BACKOFF: dict[str, Callable[[float, float, int, int], float]] = {
+    "linear": lambda low, high, i, n: low + (high - low) * i / n,
+    "arithmetic": lambda low, high, i, n: low + (high - low) * i * (i + 1) / (n * (n + 1)),
+    "geometric": lambda low, high, i, n: float(low * (high / low) ** (i / n)),
+    "exponential": lambda low, high, i, n: low + (high - low) * (2**i - 1) / (2**n - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """A ``_retry_policy``, defaults filled in (API facts, section 4). Delays are in seconds, the least is 1."""
+
+    retries_with_no_delay: int = 3
+    minimum_delay_retries: int = 3
+    minimum_delay: int = DEFAULT_MINIMUM_DELAY
+    maximum_delay: int = DEFAULT_MAXIMUM_DELAY
+    maximum_delay_retries: int = 3
+    retry_backoff_function: str = "linear"
+
+    @classmethod
+    def of(cls, policy: Mapping[str, Any]) -> RetryPolicy:
+        """From the wire form, which was checked when it was stored."""
+        return cls(**{name: policy[name] for name in cls.__slots__ if name in policy})
+
+    @property
+    def attempts(self) -> int:
+        """How often a delivery is tried in all."""
+        return (
+            1
+            + self.retries_with_no_delay
+            + self.minimum_delay_retries
+            + BACKOFF_RETRIES
+            + self.maximum_delay_retries
+        )
+
+
+def effective_policy(
+    queue_policy: Mapping[str, Any] | None, subscription_policy: Mapping[str, Any] | None
+) -> RetryPolicy:
+    """The subscription's policy, unless there is none or the queue's says to ignore it; never a mix of the two."""
+    ignored = queue_policy is not None and queue_policy.get("ignore_subscription_override", False)
+    chosen = queue_policy if ignored or not subscription_policy else subscription_policy
+    return RetryPolicy.of(chosen or {})
+
+
+def next_attempt(
+    tries: int, policy: RetryPolicy, *, now: float, retry_after: float | None, jitter: float
+) -> float | None:
+    """When to try again what failed ``tries`` times, or None where it is to be given up.
+
+    ``jitter``, from 0 up to 1, is random. ``retry_after``, the seconds that the subscriber asked for, lengthens the
+    wait and never shortens it, by :data:`LONGEST_RETRY_AFTER` at most.
+    """
+    delay = _delay(tries, policy)
+    if delay is None:
+        return None
+    delay *= 1 + MOST_JITTER * jitter
+    if retry_after is not None:
+        delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
+    return now + delay
+
+
+def _delay(retry: int, policy: RetryPolicy) -> float | None:
+    """Seconds before a retry, counted from 1 over all phases."""
+    if retry <= policy.retries_with_no_delay:
+        return 0.0
+    retry -= policy.retries_with_no_delay
+    if retry <= policy.minimum_delay_retries:
+        return float(policy.minimum_delay)
+    retry -= policy.minimum_delay_retries
+    if retry <= BACKOFF_RETRIES:
+        backoff = _BACKOFF[policy.retry_backoff_function]
+        return backoff(policy.minimum_delay, policy.maximum_delay, retry, BACKOFF_RETRIES)
+    retry -= BACKOFF_RETRIES
+    return float(policy.maximum_delay) if retry <= policy.maximum_delay_retries else None
