@@ -66,7 +66,9 @@ def build(
         raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
     limits = Limits.from_conf(conf)
     authorizer = Authorizer(conf)
-    stages = [check_stage(name, plugins.load("zaqar.storage.stages", name)) for name in conf.storage.message_pipeline]
+    stages = [
+        check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
+    ]
     management = management or open_management_store(conf)
     drivers = Drivers(conf)
     placement = _place(conf, management, messages, drivers)

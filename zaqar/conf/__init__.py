@@ -89,6 +89,11 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
     return folder
 
 
+def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of the sockets by which the notifiers of this host are woken; it may not exist yet."""
+    return state_dir(conf) / "notifiers"
+
+
 def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:
     """The URI of ``message_store`` or ``management_store`` on SQL, and whether it is the embedded file.
 

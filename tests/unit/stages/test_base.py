@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from oslo_config import cfg
 
 from tests.unit.workers import ADDRESS, CALLER, Cluster
+from zaqar import conf
 from zaqar.context import Context
 from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, StaleQueue, StartupError
 from zaqar.model import Draft, Queue
@@ -164,8 +166,24 @@ def test_a_subclass_is_a_stage() -> None:
     class Mine(Stage):
         pass
 
-    assert type(check_stage("mine", Mine)) is Mine
-    assert type(check_stage("base", Stage)) is Stage
+    loaded = conf.load([], default_config_files=[])
+    assert type(check_stage("mine", Mine, loaded)) is Mine
+    assert type(check_stage("base", Stage, loaded)) is Stage
+
+
+def test_a_stage_reads_the_configuration_once_at_start() -> None:
+    class Mine(Stage):
+        @classmethod
+        def from_conf(cls, conf: cfg.ConfigOpts) -> Mine:
+            made = cls()
+            made.retention = conf.notification.delivery_retention
+            return made
+
+        retention = 0
+
+    made = check_stage("mine", Mine, conf.load([], default_config_files=[]))
+    assert isinstance(made, Mine)
+    assert made.retention == 259_200
 
 
 @pytest.mark.parametrize("plugin", [object, int, "Stage", None, Stage(), lambda: Stage()], ids=range(6))
@@ -173,4 +191,4 @@ def test_anything_else_stops_the_start(plugin: object) -> None:
     with pytest.raises(
         StartupError, match=r"message_pipeline: 'mine' is not a subclass of zaqar\.stages\.base\.Stage$"
     ):
-        check_stage("mine", plugin)
+        check_stage("mine", plugin, conf.load([], default_config_files=[]))

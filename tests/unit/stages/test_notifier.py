@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import select
+from pathlib import Path
+
+from tests.unit.workers import ADDRESS, CALLER
+from zaqar import conf as configuration
+from zaqar import plugins
+from zaqar.bell import listen
+from zaqar.model import Queue
+from zaqar.stages.base import check_stage
+
+
+def test_rings_after_a_post_to_a_queue_with_subscribers(tmp_path: Path) -> None:
+    conf = configuration.load([], default_config_files=[])
+    conf.set_override("state_dir", str(tmp_path))
+    (name,) = conf.storage.message_pipeline
+    stage = check_stage(name, plugins.load("zaqar.storage.stages", name), conf)
+    listener = listen(configuration.notifiers_dir(conf))
+    assert listener is not None
+    for notify in (False, True):
+        queue = Queue("0" * 24, ADDRESS.project, ADDRESS.name, notify=notify)
+        stage.after_post(CALLER, queue, ["1"])
+        assert bool(select.select([listener], [], [], 0)[0]) == notify
+    listener.close()
