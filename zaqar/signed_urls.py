@@ -52,7 +52,7 @@ def verify(
 
 
 def covers(paths: Sequence[str], methods: Sequence[str], *, path: str, method: str) -> bool:
-    """Whether a grant of these is about the request: the path itself, or a collection of messages or claims it is in."""
+    """Whether these are about the request: they name its path, or the collection of messages or claims it is in."""
     collection, _, member = path.rpartition("/")
     within = bool(member) and collection.endswith(("/messages", "/claims")) and collection in paths
     return method in methods and (path in paths or within)
