@@ -73,10 +73,7 @@ def build(
 
     Raises StartupError, one sentence for the operator, where the configuration cannot be served.
     """
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
-    if conf.notification.require_confirmation and not conf.signed_url.secret_key:
-        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
+    _check(conf)
     limits = Limits.from_conf(conf)
     authorizer = Authorizer(conf)
     stages = [
@@ -95,9 +92,9 @@ def build(
         limits=limits,
         clock=clock,
         guard=AddressGuard(conf.notification.webhook_allowed_networks),
+        ring=ring,
         notifying=NOTIFIER in conf.storage.message_pipeline,
         require_confirmation=conf.notification.require_confirmation,
-        ring=ring,
     )
     return Parts(
         conf=conf,
@@ -115,6 +112,13 @@ def build(
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock),
     )
+
+
+def _check(conf: cfg.ConfigOpts) -> None:
+    if conf.auth_strategy:
+        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    if conf.notification.require_confirmation and not conf.signed_url.secret_key:
+        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 
 
 def _place(
