@@ -20,9 +20,7 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(random.token_bytes(_BYTES)).decode()
 
 
-def sign(
-    secrets: Iterable[tuple[str, float | None]], webhook_id: str, timestamp: int, body: bytes, now: float
-) -> str:
+def sign(secrets: Iterable[tuple[str, float | None]], webhook_id: str, timestamp: int, body: bytes, now: float) -> str:
     """The value of the header ``webhook-signature``: a signature by each secret that is valid now.
 
     A secret is its text and the end of its validity, None for the one in force. Several signatures stand side by side

@@ -66,11 +66,7 @@ class RetryPolicy:
     def attempts(self) -> int:
         """How often a delivery is tried in all."""
         return (
-            1
-            + self.retries_with_no_delay
-            + self.minimum_delay_retries
-            + BACKOFF_RETRIES
-            + self.maximum_delay_retries
+            1 + self.retries_with_no_delay + self.minimum_delay_retries + BACKOFF_RETRIES + self.maximum_delay_retries
         )
 
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a delivery that was given up looks like in the dead letter queue of its subscription."""
+
+from __future__ import annotations
+
+import json
+
+from zaqar.model import Delivery, Subscription
+
+CLIENT_ID = "zaqar-notifier"
+"""Who posts dead letters. What it posted is not posted once more, else two queues could fill each other for ever."""
+
+_ATTEMPTS = 5
+"""The latest attempts that a letter tells of."""
+
+
+def compose(dead: Delivery, subscription: Subscription) -> bytes:
+    """The request body of the post; the TTL is the default of the queue that it goes to."""
+    message = {
+        "id": dead.id,
+        "body": json.loads(dead.body),
+        "ttl": dead.ttl,
+        "queue_name": subscription.source,
+        "Message_Type": dead.kind,
+    }
+    letter = {
+        "subscription_id": subscription.id,
+        "subscriber": subscription.subscriber,
+        "queue_name": subscription.source,
+        "message": message,
+        "attempts": [
+            {"time": attempt.at, "status": attempt.status, "latency": attempt.seconds, "answer": attempt.answer}
+            for attempt in dead.attempts[-_ATTEMPTS:]
+        ],
+    }
+    return json.dumps({"messages": [{"body": letter}]}, ensure_ascii=False).encode()
