@@ -14,6 +14,7 @@
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
     |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
         |-- StaleQueue              the cached queue is not the one the store knows
@@ -105,6 +106,10 @@ class NoPool(StoreUnavailable):
         super().__init__(retry_after=5)
         kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
         self.args = (f"There is no pool that takes new queues {kind}.",)
+
+
+class AddressRefused(ZaqarError):
+    """A webhook leads to an address that the operator does not allow; the text says which."""
 
 
 class StartupError(ZaqarError):

@@ -10,6 +10,7 @@ import pytest
 
 from tests import servers
 from tests.conformance.drivers import DRIVERS, Driver
+from tests.conformance.outbox import Outbox
 from tests.conformance.scene import Scene
 from zaqar.storage.base import ManagementStore, MessageStore
 
@@ -46,6 +47,15 @@ def scene(messages: MessageStore) -> Iterator[Scene]:
     scene = Scene(messages)
     yield scene
     scene.drop()
+
+
+@pytest.fixture
+def outbox(messages: MessageStore) -> Iterator[Outbox]:
+    """That of the store, with nothing in it that another test left to be taken."""
+    outbox = Outbox(messages)
+    outbox.drain()
+    yield outbox
+    outbox.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

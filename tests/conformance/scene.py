@@ -17,9 +17,11 @@ ALL = 100_000
 """A limit that no test reaches."""
 
 
-def new_queue(name: str = "orders", *, project: str = "shop", kind: str = QUEUE, generation: int = 1) -> Queue:
+def new_queue(
+    name: str = "orders", *, project: str = "shop", kind: str = QUEUE, generation: int = 1, notify: bool = False
+) -> Queue:
     """A queue as the service would create it: with a uid that no other has."""
-    return Queue(uid=secrets.token_hex(12), project=project, name=name, kind=kind, generation=generation)
+    return Queue(uid=secrets.token_hex(12), project=project, name=name, kind=kind, generation=generation, notify=notify)
 
 
 def new_claim_id() -> str:

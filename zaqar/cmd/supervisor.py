@@ -98,7 +98,9 @@ class Supervisor:
             if part in self._reloading:
                 self._reloading.discard(part)
                 continue
-            quick_deaths = quick_deaths + 1 if loop.time() - began < _QUICK_SECONDS else 0
+            # Whoever is killed from outside, by the kernel for example, did not fail to start.
+            failed = loop.time() - began < _QUICK_SECONDS and status != -signal.SIGKILL
+            quick_deaths = quick_deaths + 1 if failed else 0
             if quick_deaths == _MOST_QUICK_DEATHS:
                 raise StartupError(f"The {part.name} keeps ending, at last with {_describe(status)}; giving up.")
             pause = _FIRST_PAUSE * 2**quick_deaths

@@ -61,8 +61,8 @@ OPTS = [
         default="auto",
         choices=["auto", "none", "starttls", "tls"],
         help="How the connection to smtp_host is secured: TLS from the start (tls), STARTTLS that the server has to "
-        "offer (starttls), not at all (none); auto: TLS on port 465, else STARTTLS where it is offered. The password is "
-        "never sent without.",
+        "offer (starttls), not at all (none); auto: TLS on port 465, else STARTTLS where it is offered. The password "
+        "is never sent without.",
     ),
     cfg.IntOpt(
         "max_notifier_workers",

@@ -127,6 +127,17 @@ def test_a_part_that_is_killed_is_started_again(journal: Journal, capfd: pytest.
     assert "The part has ended with signal SIGKILL; it is started again" in capfd.readouterr().err
 
 
+def test_a_part_that_somebody_keeps_killing_is_started_each_time(journal: Journal) -> None:
+    async def script() -> None:
+        for lives in range(1, 8):
+            pids = await journal.wait_for(*["started"] * lives)
+            os.kill(pids[-1], signal.SIGKILL)
+        await journal.wait_for(*["started"] * 8)
+        send(signal.SIGTERM)
+
+    run(journal.part(), script=script)
+
+
 def test_children_of_a_part_that_is_killed_end_with_it(journal: Journal) -> None:
     forking = SERVE.replace('say("started")', 'os.fork(); say("started")')
 

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox of a store with a clock: what tests of posts to notify and of deliveries act on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tests.clock import FakeClock
+from tests.conformance.scene import ALL, Scene, new_queue
+from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted
+from zaqar.storage.base import MessageStore
+
+LEASE = 6.0
+KEPT = 3600.0
+_LATER = 10.0**8
+"""Seconds after the clock of a test at which no lease and no delay of one is left."""
+
+
+def new_subscription_id() -> str:
+    return secrets.token_hex(12)
+
+
+def numbers(deliveries: Iterable[Delivery]) -> list[int]:
+    return [delivery.number for delivery in deliveries]
+
+
+def deliveries_of(posted: Posted, *subscription_ids: str, **fields: Any) -> list[Delivery]:
+    """What a notifier makes of a post: one for each message and subscription."""
+    return [
+        replace(
+            Delivery(
+                queue_uid=posted.queue_uid,
+                subscription_id=subscription_id,
+                number=number,
+                body=draft.body,
+                ttl=draft.ttl,
+                created=posted.created,
+                client_id=posted.client_id,
+                due=posted.created + draft.delay,
+            ),
+            **fields,
+        )
+        for number, draft in enumerate(posted.drafts, posted.first)
+        for subscription_id in subscription_ids
+    ]
+
+
+@dataclass
+class Outbox:
+    """Its methods are those of the store, at the time of the clock, with everyday defaults."""
+
+    store: MessageStore
+    clock: FakeClock = field(default_factory=FakeClock)
+    scenes: list[Scene] = field(default_factory=list)
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    def new_scene(self, name: str = "orders", *, notify: bool = True) -> Scene:
+        """An open queue with the clock of the outbox."""
+        scene = Scene(self.store, self.clock, new_queue(name, notify=notify))
+        self.scenes.append(scene)
+        return scene
+
+    # -- posts -------------------------------------------------------------------------------------------------------
+
+    def take_posted(self, owner: str = "me", *, limit: int = ALL, until: float | None = None) -> list[Posted]:
+        end = self.now + LEASE if until is None else until
+        return self.store.take_posted(owner=owner, until=end, now=self.now, limit=limit)
+
+    def take_all_posted(self, owner: str = "me", *, limit: int = 100) -> list[Posted]:
+        """Whatever is to be had, in several calls: a store may give less than it was asked for."""
+        taken: list[Posted] = []
+        while some := self.take_posted(owner, limit=limit):
+            taken += some
+        return taken
+
+    def expand(self, posted: Posted, deliveries: Sequence[Delivery] = (), *, last: bool = True) -> None:
+        self.store.expand(posted=posted, deliveries=deliveries, last=last)
+
+    # -- deliveries --------------------------------------------------------------------------------------------------
+
+    def put(self, *deliveries: Delivery) -> None:
+        for delivery in deliveries:
+            self.store.put_delivery(delivery=delivery)
+
+    def take(
+        self,
+        owner: str = "me",
+        *,
+        limit: int = 1000,
+        most_of_one: int = 1000,
+        without: Collection[str] = (),
+        until: float | None = None,
+    ) -> list[Delivery]:
+        end = self.now + LEASE if until is None else until
+        return self.store.take_deliveries(
+            owner=owner, until=end, now=self.now, limit=limit, most_of_one=most_of_one, without=without
+        )
+
+    def take_all(
+        self, owner: str = "me", *, limit: int = 1000, most_of_one: int = 1000, without: Collection[str] = ()
+    ) -> list[Delivery]:
+        """Whatever is to be had, in several calls: a store may give less than it was asked for."""
+        taken: list[Delivery] = []
+        while some := self.take(owner, limit=limit, most_of_one=most_of_one, without=without):
+            taken += some
+        return taken
+
+    def extend(self, deliveries: Iterable[Delivery], until: float, owner: str = "me") -> None:
+        self.store.extend_leases(owner=owner, keys=[delivery.key for delivery in deliveries], until=until)
+
+    def settle(self, *settled: Delivery, owner: str = "me") -> None:
+        self.store.settle(owner=owner, settled=settled, now=self.now)
+
+    def settle_as(self, state: str, deliveries: Iterable[Delivery], *, owner: str = "me", kept: float = KEPT) -> None:
+        """Settle each for good, to be kept for a while."""
+        end = self.now + kept
+        self.settle(*(replace(each, state=state, due=self.now, keep_until=end) for each in deliveries), owner=owner)
+
+    def retry_at(self, due: float, deliveries: Iterable[Delivery], *, owner: str = "me") -> None:
+        self.settle(*(replace(each, state=WAITING, due=due, tries=each.tries + 1) for each in deliveries), owner=owner)
+
+    def discard(self, deliveries: Iterable[Delivery], *, owner: str = "me") -> None:
+        """What a notifier does with those of a subscription that is gone."""
+        self.settle(*(replace(each, state=DONE, keep_until=None) for each in deliveries), owner=owner)
+
+    def get(self, key: DeliveryKey) -> Delivery | None:
+        return self.store.get_delivery(key=key)
+
+    def drain(self) -> None:
+        """Leave nothing to be taken: the store is one for all tests."""
+        later = self.now + _LATER
+        while posts := self.store.take_posted(owner="drain", until=later + 1, now=later, limit=1000):
+            for posted in posts:
+                self.expand(posted)
+        while found := self.store.take_deliveries(
+            owner="drain", until=later + 1, now=later, limit=1000, most_of_one=1000, without=()
+        ):
+            self.discard(found, owner="drain")
+
+    def close(self) -> None:
+        self.drain()
+        for scene in self.scenes:
+            scene.drop()
+
+
+@dataclass
+class Lane:
+    """The deliveries of one subscription of a queue that need not exist: nothing in a store depends on it."""
+
+    outbox: Outbox
+    queue_uid: str = field(default_factory=lambda: secrets.token_hex(12))
+    subscription_id: str = field(default_factory=new_subscription_id)
+
+    def beside(self) -> Lane:
+        """Another subscription of the same queue."""
+        return Lane(self.outbox, self.queue_uid)
+
+    def new(self, number: int, *, due: float | None = None, **fields: Any) -> Delivery:
+        now = self.outbox.now
+        given = {"body": b'{"n": %d}' % number, "ttl": 3600, "created": now, "client_id": "producer", **fields}
+        return Delivery(self.queue_uid, self.subscription_id, number, due=now if due is None else due, **given)
+
+    def fill(self, count: int, *, first: int = 1, **fields: Any) -> list[Delivery]:
+        """Store some with the numbers from ``first`` on, the lower the longer due."""
+        now = self.outbox.now
+        made = [self.new(n, due=now - 1 + (n - first) / 2**14, **fields) for n in range(first, first + count)]
+        self.outbox.put(*made)
+        return made
+
+    def key(self, number: int) -> DeliveryKey:
+        return DeliveryKey(self.queue_uid, self.subscription_id, number)
+
+    def get(self, number: int) -> Delivery | None:
+        return self.outbox.get(self.key(number))
+
+    def listing(self, state: str | None = None, *, before: int | None = None, limit: int = ALL) -> list[Delivery]:
+        return self.outbox.store.list_deliveries(
+            queue_uid=self.queue_uid, subscription_id=self.subscription_id, state=state, before=before, limit=limit
+        )
+
+    def counts(self) -> tuple[int, int]:
+        """How many are waiting and how many dead."""
+        counts = self.outbox.store.count_deliveries(queue_uid=self.queue_uid, subscription_id=self.subscription_id)
+        return counts.get(WAITING, 0), counts.get(DEAD, 0)
+
+    def resend(self, *numbers: int) -> int:
+        return self._resend(numbers, limit=ALL)
+
+    def resend_dead(self, limit: int = ALL) -> int:
+        return self._resend(None, limit)
+
+    def _resend(self, numbers: Collection[int] | None, limit: int) -> int:
+        return self.outbox.store.resend(
+            queue_uid=self.queue_uid,
+            subscription_id=self.subscription_id,
+            numbers=numbers,
+            now=self.outbox.now,
+            limit=limit,
+        )

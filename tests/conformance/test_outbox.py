@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Posts to notify: written with the messages, leased, expanded into deliveries once, and never lost before that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from tests.clock import TICK
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id, numbers
+from tests.conformance.scene import ALL, Scene, at_once
+from tests.conformance.test_sweep import sweep_clean
+from zaqar.errors import StaleQueue
+from zaqar.model import DONE, Draft, Posted
+
+
+@pytest.fixture
+def queue(outbox: Outbox) -> Scene:
+    return outbox.new_scene()
+
+
+def post(scene: Scene, *drafts: Draft, client: str = "producer") -> range:
+    return scene.store.post(queue=scene.queue, drafts=drafts, client_id=client, now=scene.now)
+
+
+def messages_of(posts: list[Posted]) -> list[tuple[str, int]]:
+    return [(posted.queue_uid, posted.first + n) for posted in posts for n in range(len(posted.drafts))]
+
+
+def texts_of(posts: list[Posted]) -> list[str]:
+    return [draft.body.decode() for posted in posts for draft in posted.drafts]
+
+
+# -- what a post leaves -----------------------------------------------------------------------------------------------
+
+
+def test_a_post_is_noted_whole(outbox: Outbox, queue: Scene) -> None:
+    queue.post("before")
+    outbox.drain()
+    drafts = (Draft(b'{"a":  "\xc3\xa9\\u0000"}', 60), Draft(b"1", 2**31, delay=900), Draft(b'""', 1200, delay=1))
+    outbox.clock.advance(0.125)
+    assert post(queue, *drafts, client="cli\u00e9nt") == range(2, 5)
+    assert outbox.take_posted() == [Posted(queue.queue.uid, 2, "cli\u00e9nt", queue.now, drafts)]
+
+
+def test_each_post_is_noted_once(outbox: Outbox, queue: Scene) -> None:
+    for n in range(3):
+        outbox.clock.advance(1)
+        queue.post(f"{n}.a", f"{n}.b", client=f"c{n}")
+    posts = outbox.take_all_posted()
+    assert [(each.first, each.client_id, each.created) for each in posts] == [
+        (1, "c0", queue.now - 2),
+        (3, "c1", queue.now - 1),
+        (5, "c2", queue.now),
+    ]
+    assert texts_of(posts) == ["0.a", "0.b", "1.a", "1.b", "2.a", "2.b"]
+
+
+def test_a_queue_without_subscribers_leaves_nothing(outbox: Outbox) -> None:
+    quiet = outbox.new_scene(notify=False)
+    quiet.post("a", "b")
+    assert outbox.take_posted() == []
+
+
+def test_subscribers_that_come_and_go(outbox: Outbox, queue: Scene) -> None:
+    """The flag of the queue that the fence let pass is what counts."""
+    queue.post("heard")
+    with_subscribers = queue.queue
+    queue.queue = replace(queue.queue, generation=2, notify=False)
+    queue.open()
+    queue.post("unheard")
+    with pytest.raises(StaleQueue):
+        queue.store.post(queue=with_subscribers, drafts=[Draft(b"refused", 60)], client_id="c", now=queue.now)
+    queue.queue = replace(queue.queue, generation=3, notify=True)
+    queue.open()
+    queue.post("heard again")
+    assert texts_of(outbox.take_all_posted()) == ["heard", "heard again"]
+
+
+def test_a_refused_post_leaves_nothing(outbox: Outbox, queue: Scene) -> None:
+    stale = queue.raise_generation()
+    with pytest.raises(StaleQueue):
+        queue.store.post(queue=stale, drafts=[Draft(b"1", 60)], client_id="c", now=queue.now)
+    queue.drop()
+    with pytest.raises(StaleQueue):
+        queue.post("a")
+    assert outbox.take_posted() == []
+
+
+@pytest.mark.parametrize(("count", "size"), [(1000, 200), (1, 256 * 1024), (20, 13 * 1024)])
+def test_large_posts(outbox: Outbox, queue: Scene, count: int, size: int) -> None:
+    drafts = tuple(Draft(f'"{n:04}{"x" * (size - 6)}"'.encode(), 60) for n in range(count))
+    post(queue, *drafts)
+    (posted,) = outbox.take_posted()
+    assert posted == Posted(queue.queue.uid, 1, "producer", queue.now, drafts)
+    subscription_id = new_subscription_id()
+    outbox.expand(posted, deliveries_of(posted, subscription_id))
+    lane = Lane(outbox, queue.queue.uid, subscription_id)
+    assert [each.body for each in reversed(lane.listing())] == [draft.body for draft in drafts]
+
+
+@pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "drop", "expire"])
+def test_what_becomes_of_the_messages_does_not_matter(outbox: Outbox, queue: Scene, fate: str) -> None:
+    queue.post("a", "b", ttl=60)
+    if fate == "claim":
+        queue.claim()
+    elif fate == "delete":
+        queue.delete_many(1, 2)
+    elif fate == "pop":
+        queue.pop()
+    elif fate == "purge":
+        queue.purge()
+    elif fate == "drop":
+        queue.drop()
+    else:
+        outbox.clock.advance(600)
+    sweep_clean(queue.store, queue.now)
+    (posted,) = outbox.take_posted()
+    assert texts_of([posted]) == ["a", "b"]
+    lane = Lane(outbox, queue.queue.uid)
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    sweep_clean(queue.store, queue.now)
+    assert numbers(outbox.take()) == [1, 2]
+    assert outbox.take_posted(until=outbox.now) == []
+
+
+def test_a_purged_queue_goes_on(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a", "b")
+    queue.purge()
+    queue.post("c")
+    assert messages_of(outbox.take_all_posted()) == [(queue.queue.uid, n) for n in (1, 2, 3)]
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_for_one_until_it_is_over(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a")
+    taken = outbox.take_posted("me")
+    assert len(taken) == 1
+    outbox.clock.advance(LEASE - TICK)
+    assert outbox.take_posted("you") == []
+    assert outbox.take_posted("me") == []
+    outbox.clock.advance(TICK)
+    assert outbox.take_posted("you") == taken
+    assert outbox.take_posted("me") == []
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted("me") == taken
+
+
+def test_a_lease_that_ends_at_once_is_none(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a")
+    assert outbox.take_posted("me", until=outbox.now) == outbox.take_posted("you")
+    assert outbox.take_posted("me") == []
+
+
+def test_the_order_of_a_queue_in_parts_and_again(outbox: Outbox, queue: Scene) -> None:
+    for n in range(25):
+        queue.post(str(n))
+    assert texts_of(outbox.take_all_posted(limit=4)) == [str(n) for n in range(25)]
+    outbox.clock.advance(LEASE)
+    again = outbox.take_posted("you")
+    assert texts_of(again) == [str(n) for n in range(len(again))]
+
+
+def test_a_take_is_about_as_large_as_it_was_asked_for(outbox: Outbox, queue: Scene) -> None:
+    other = outbox.new_scene()
+    for _ in range(30):
+        queue.post("a")
+        other.post("b")
+    taken = 0
+    while some := outbox.take_posted(limit=10):
+        assert len(some) <= 20
+        taken += len(some)
+    assert taken == 60
+
+
+def test_what_was_expanded_does_not_hold_up_the_rest(outbox: Outbox, queue: Scene) -> None:
+    for n in range(10):
+        queue.post(str(n))
+    taken = outbox.take_all_posted("me")
+    for posted in (taken[0], taken[4], taken[9]):
+        outbox.expand(posted)
+    queue.post("10")
+    assert texts_of(outbox.take_all_posted("you")) == ["10"]
+    outbox.clock.advance(LEASE)
+    assert texts_of(outbox.take_all_posted("you")) == ["1", "2", "3", "5", "6", "7", "8", "10"]
+
+
+def test_a_queue_with_many_does_not_keep_the_others_waiting(outbox: Outbox, queue: Scene) -> None:
+    for n in range(200):
+        queue.post(str(n))
+    others = [outbox.new_scene() for _ in range(5)]
+    for other in others:
+        other.post("a")
+    posts = [posted for _ in range(3) for posted in outbox.take_posted(limit=10)]
+    assert {other.queue.uid for other in others} <= {posted.queue_uid for posted in posts}
+    assert len(outbox.take_all_posted()) == 205 - len(posts)
+
+
+def test_more_queues_than_one_take(outbox: Outbox) -> None:
+    scenes = [outbox.new_scene() for _ in range(20)]
+    for n in range(3):
+        for scene in scenes:
+            scene.post(str(n))
+    posts = outbox.take_all_posted(limit=7)
+    assert len(posts) == 60
+    for scene in scenes:
+        assert texts_of([each for each in posts if each.queue_uid == scene.queue.uid]) == ["0", "1", "2"]
+
+
+def test_queues_that_were_empty_for_a_while_are_found_again(outbox: Outbox, queue: Scene) -> None:
+    for n in range(5):
+        assert outbox.take_posted() == []
+        queue.post(str(n))
+        outbox.clock.advance(1)
+        (posted,) = outbox.take_posted()
+        outbox.expand(posted)
+        outbox.clock.advance(3600)
+    assert outbox.take_posted() == []
+
+
+# -- expand -----------------------------------------------------------------------------------------------------------
+
+
+def test_it_becomes_a_delivery_for_each_message_and_subscriber(outbox: Outbox, queue: Scene) -> None:
+    outbox.clock.advance(0.25)
+    post(queue, Draft(b"1", 60), Draft(b'"late"', 600, delay=30), client="someone")
+    (posted,) = outbox.take_posted()
+    lane = Lane(outbox, queue.queue.uid)
+    other = lane.beside()
+    made = deliveries_of(posted, lane.subscription_id, other.subscription_id)
+    outbox.expand(posted, made)
+    for each in (lane, other):
+        mine = [delivery for delivery in made if delivery.subscription_id == each.subscription_id]
+        assert each.listing() == mine[::-1]
+        assert [each.get(number) for number in (1, 2)] == mine
+        assert each.counts() == (2, 0)
+    assert sorted(numbers(outbox.take())) == [1, 1]
+    outbox.clock.advance(30 - TICK)
+    assert sorted(numbers(outbox.take())) == [1, 1], "the leases are over, the delay is not"
+    outbox.clock.advance(TICK)
+    assert sorted(numbers(outbox.take())) == [1, 1, 2, 2][2:]
+
+
+def test_a_post_without_a_subscriber_is_forgotten(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a")
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted)
+    outbox.clock.advance(3600)
+    assert outbox.take_posted() == []
+
+
+def test_in_parts_and_again_from_the_start(outbox: Outbox, queue: Scene) -> None:
+    """As when an expander died in the middle and what it had stored was sent in the meantime."""
+    queue.post(*map(str, range(6)))
+    (posted,) = outbox.take_posted("me")
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id)
+    outbox.expand(posted, made[:4], last=False)
+    outbox.expand(posted, made[:4], last=False)
+    sent, failed, held, _ = outbox.take("me", until=outbox.now + 60)
+    outbox.settle_as(DONE, [sent])
+    outbox.retry_at(outbox.now + 60, [failed])
+    stored = [lane.get(number) for number in range(1, 5)]
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted("you") == [posted]
+    outbox.expand(posted, [replace(each, body=b"other") for each in made[:5]], last=False)
+    assert [lane.get(number) for number in range(1, 5)] == stored
+    outbox.expand(posted, made)
+    assert [lane.get(number) for number in range(1, 5)] == stored
+    assert numbers(lane.listing()) == [6, 5, 4, 3, 2, 1]
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted("you") == []
+    assert lane.get(3) == replace(held, owner="me")
+
+
+def test_one_that_is_forgotten_changes_nothing(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a", "b")
+    (posted,) = outbox.take_posted()
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id)
+    outbox.expand(posted, made[:1])
+    outbox.discard(outbox.take())
+    for last in (False, True):
+        outbox.expand(posted, made, last=last)
+        assert lane.listing() == []
+    unknown = replace(posted, queue_uid=outbox.new_scene().queue.uid)
+    outbox.expand(unknown, deliveries_of(unknown, lane.subscription_id))
+    assert outbox.take() == []
+    queue.post("c")
+    assert texts_of(outbox.take_posted()) == ["c"]
+
+
+def test_only_the_post_that_was_expanded_is_forgotten(outbox: Outbox, queue: Scene) -> None:
+    other = outbox.new_scene()
+    for scene in (queue, other):
+        scene.post("a")
+        scene.post("b")
+    for posted in outbox.take_all_posted():
+        if (posted.queue_uid, posted.first) != (other.queue.uid, 2):
+            outbox.expand(posted)
+    outbox.clock.advance(LEASE)
+    assert messages_of(outbox.take_all_posted()) == [(other.queue.uid, 2)]
+
+
+def test_what_is_made_may_be_leased_already(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a", "b")
+    (posted,) = outbox.take_posted("me")
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id, owner="me", due=outbox.now + LEASE)
+    outbox.expand(posted, made)
+    assert outbox.take("you") == []
+    outbox.settle_as(DONE, made[:1])
+    assert lane.get(1) == replace(made[0], owner=None, state=DONE, due=outbox.now, keep_until=outbox.now + 3600)
+    outbox.clock.advance(LEASE)
+    assert numbers(outbox.take("you")) == [2]
+    outbox.settle_as(DONE, made[1:])
+    assert lane.counts() == (1, 0)
+
+
+def test_many_at_a_time(outbox: Outbox, queue: Scene) -> None:
+    queue.post(*map(str, range(400)))
+    (posted,) = outbox.take_posted()
+    lanes = [Lane(outbox, queue.queue.uid) for _ in range(5)]
+    outbox.expand(posted, deliveries_of(posted, *(lane.subscription_id for lane in lanes)))
+    for lane in lanes:
+        assert numbers(lane.listing()) == list(range(400, 0, -1))
+        assert lane.counts() == (400, 0)
+    assert len(outbox.take_all()) == 2000
+
+
+# -- several at a time ------------------------------------------------------------------------------------------------
+
+
+def test_takers_at_a_time_never_share(outbox: Outbox) -> None:
+    scenes = [outbox.new_scene() for _ in range(4)]
+    for n in range(30):
+        for scene in scenes:
+            scene.post(str(n))
+    taken: dict[str, list[Posted]] = {f"owner-{n}": [] for n in range(8)}
+
+    def take_on(owner: str) -> None:
+        while some := outbox.take_posted(owner, limit=3):
+            taken[owner] += some
+
+    at_once(*(partial(take_on, owner) for owner in taken))
+    seen = [(posted.queue_uid, posted.first) for posts in taken.values() for posted in posts]
+    assert len(seen) == len(set(seen))
+    # One that found nothing beside others may have gone home early, so the rest is for whoever comes next.
+    assert len(seen) + len(outbox.take_all_posted("last")) == 120
+
+
+def test_expanders_of_one_post_at_a_time(outbox: Outbox, queue: Scene) -> None:
+    """The lease of the first was over, but it lives: together they make each delivery once."""
+    for round_ in range(5):
+        queue.post("a", "b", "c")
+        (posted,) = outbox.take_posted()
+        lanes = [Lane(outbox, queue.queue.uid) for _ in range(3)]
+        made = deliveries_of(posted, *(lane.subscription_id for lane in lanes))
+        at_once(*(partial(outbox.expand, posted, part) for part in (made, made[::-1], made)))
+        for lane in lanes:
+            assert numbers(lane.listing()) == [3 * round_ + n for n in (3, 2, 1)]
+            assert lane.counts() == (3, 0)
+        assert len(outbox.take_all()) == 9
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted() == []
+
+
+def test_each_acknowledged_message_is_in_exactly_one_post(outbox: Outbox) -> None:
+    """Posters, a fence that moves under them, and takers that expand, all at a time."""
+    scene = outbox.new_scene()
+    told: list[tuple[int, str]] = []
+    got: list[Posted] = []
+    posted_all: list[bool] = []
+
+    def post_on(writer: int) -> None:
+        n = 0
+        while n < 15:
+            texts = [f"{writer}.{n}.{k}" for k in range(3)]
+            try:
+                told.extend(zip(scene.post(*texts), texts, strict=True))
+            except StaleQueue:
+                continue
+            n += 1
+
+    def raise_on() -> None:
+        for _ in range(10):
+            scene.raise_generation()
+
+    def produce() -> None:
+        try:
+            at_once(*(partial(post_on, writer) for writer in range(4)), raise_on)
+        finally:
+            posted_all.append(True)
+
+    def take_on(owner: str) -> None:
+        while True:
+            ended = bool(posted_all)
+            some = outbox.take_posted(owner, limit=5)
+            for posted in some:
+                outbox.expand(posted)
+            got.extend(some)
+            if ended and not some:
+                return
+
+    at_once(produce, *(partial(take_on, f"owner-{n}") for n in range(3)))
+    got += outbox.take_all_posted("last", limit=ALL)
+    found = [(posted.first + n, draft.body.decode()) for posted in got for n, draft in enumerate(posted.drafts)]
+    assert sorted(found) == sorted(told)
+    assert sorted(number for number, _ in found) == list(range(1, 181))
+    assert [(each.sequence, each.body.decode()) for each in scene.listing()] == sorted(told)

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The management store: subscriptions, which belong to a queue's uid and are one per subscriber."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.clock import TICK
+from tests.conformance.scene import at_once
+from tests.conformance.subscribers import Subscribers
+from tests.conformance.test_queues import METADATA
+from zaqar.errors import Conflict
+from zaqar.model import CONFIRMED, PENDING, REFUSED, TOPIC, Secret, Subscription
+from zaqar.storage.base import ManagementStore
+
+
+@pytest.fixture
+def queue(management: ManagementStore) -> Iterator[Subscribers]:
+    queue = Subscribers(management)
+    yield queue
+    queue.delete_all()
+
+
+def next_of(subscription: Subscription, **changes: Any) -> Subscription:
+    return replace(subscription, version=subscription.version + 1, **changes)
+
+
+def by_id(subscriptions: list[Subscription]) -> list[Subscription]:
+    return sorted(subscriptions, key=lambda each: each.id)
+
+
+# -- what was written -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", METADATA.values(), ids=METADATA.keys())
+def test_a_subscription_comes_back_as_it_was_written(queue: Subscribers, options: dict[str, Any]) -> None:
+    written = replace(
+        queue.new("https://user:p%40ss@example.org/h\u00f6\u00f6k?a=1&b=%00#x"),
+        project="sh\u00f6p ",
+        kind=TOPIC,
+        source="na-me_1",
+        ttl=2**31,
+        created=queue.clock.now - 0.125,
+        expires=queue.clock.now + 2.0**31,
+        options=options,
+        state=CONFIRMED,
+        secrets=(Secret("whsec_n\u00e9w"), Secret("whsec_old", queue.clock.now + 0.5)),
+        version=7,
+    )
+    assert queue.put(written) == written
+    for back in (queue.get(written.id), *queue.listing()):
+        assert back == written
+        assert back.secrets == written.secrets
+        assert {key: type(value) for key, value in back.options.items()} == {
+            key: type(value) for key, value in options.items()
+        }
+
+
+@pytest.mark.parametrize("state", [PENDING, CONFIRMED, REFUSED])
+def test_each_state_and_no_secret(queue: Subscribers, state: str) -> None:
+    written = queue.create("mailto:a@example.org", state=state)
+    assert queue.get(written.id) == written
+
+
+def test_an_absent_one_is_none(queue: Subscribers) -> None:
+    assert queue.get(secrets.token_hex(12)) is None
+    assert queue.listing() == []
+
+
+def test_what_the_caller_does_to_its_copy_stays_with_the_caller(queue: Subscribers) -> None:
+    options: dict[str, Any] = {"tags": ["a"]}
+    written = queue.create("http://a.example", options=options)
+    options["tags"].append("b")
+    back = queue.get(written.id)
+    assert back is not None and back.options == {"tags": ["a"]}
+    back.options["tags"].append("c")
+    again = queue.get(written.id)
+    assert again is not None and again.options == {"tags": ["a"]}
+
+
+# -- one per subscriber -----------------------------------------------------------------------------------------------
+
+
+def test_creating_again_gives_the_one_in_place(queue: Subscribers) -> None:
+    first = queue.create("http://a.example", options={"a": 1})
+    assert queue.put(queue.new("http://a.example", options={"b": 2})) == first
+    assert queue.listing() == [first]
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_of_many_creations_at_a_time_one_wins(queue: Subscribers, round_: int) -> None:
+    answers: list[Subscription] = []
+    at_once(*[lambda: answers.append(queue.put(queue.new("http://a.example")))] * 8)
+    assert len(answers) == 8
+    assert [answers[0]] * 8 == answers
+    assert queue.listing() == [answers[0]]
+
+
+def test_subscribers_that_are_almost_the_same_are_several(queue: Subscribers) -> None:
+    long = "https://example.org/" + secrets.token_hex(990)
+    subscribers = [
+        "http://a.example/x",
+        "http://a.example/X",
+        "http://a.example/x ",
+        "http://a.example/x/",
+        "http://a.example/\u00e9",
+        "http://a.example/e\u0301",
+        "http://a.example/%",
+        "http://a.example/_",
+        long + "a",
+        long + "b",
+    ]
+    made = [queue.create(subscriber) for subscriber in subscribers]
+    assert queue.listing() == by_id(made)
+    for subscription in made:
+        assert queue.put(queue.new(subscription.subscriber)) == subscription
+
+
+def test_each_queue_may_have_the_same_subscriber(queue: Subscribers) -> None:
+    other = queue.beside()
+    mine, theirs = queue.create("http://a.example"), other.create("http://a.example")
+    assert (queue.listing(), other.listing()) == ([mine], [theirs])
+    assert queue.get(theirs.id) is None
+    assert not queue.replace(next_of(replace(theirs, queue_uid=queue.uid)))
+    queue.delete(theirs)
+    assert other.get(theirs.id) == theirs
+    queue.delete_all()
+    assert (queue.listing(), other.listing()) == ([], [theirs])
+    assert other.put(other.new("http://a.example")) == theirs
+    other.delete_all()
+
+
+# -- over -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_that_is_over_is_nowhere(queue: Subscribers) -> None:
+    short, long = queue.create("http://a.example", ttl=60), queue.create("http://b.example")
+    queue.clock.advance(60 - TICK)
+    assert queue.get(short.id) == short
+    assert queue.listing() == by_id([short, long])
+    queue.clock.advance(TICK)
+    assert queue.get(short.id) is None
+    assert queue.listing() == [long]
+    assert not queue.replace(next_of(short, expires=queue.clock.now + 600))
+    assert queue.get(short.id) is None
+
+
+def test_one_that_is_over_gives_way(queue: Subscribers) -> None:
+    short = queue.create("http://a.example", ttl=60)
+    queue.clock.advance(60)
+    heir = queue.create("http://a.example", ttl=600)
+    assert queue.listing() == [heir]
+    queue.delete(short)  # by a sweep that found it before
+    assert queue.listing() == [heir]
+    assert queue.put(queue.new("http://a.example")) == heir
+    assert heir.id not in [each.id for each in queue.sweep()]
+    assert queue.get(heir.id) == heir
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_of_many_heirs_at_a_time_one_wins(queue: Subscribers, round_: int) -> None:
+    queue.create("http://a.example", ttl=60)
+    queue.clock.advance(60)
+    answers: list[Subscription] = []
+    at_once(*[lambda: answers.append(queue.put(queue.new("http://a.example")))] * 8)
+    assert [answers[0]] * 8 == answers
+    assert queue.listing() == [answers[0]]
+
+
+def test_a_sweep_finds_what_is_over_of_every_queue_and_nothing_else(queue: Subscribers) -> None:
+    queues = [queue, queue.beside(), queue.beside()]
+    over = [each.create(f"http://{n}.example", ttl=60) for each in queues for n in range(25)]
+    live = [[each.create(f"http://{n}.example", ttl=61) for n in range(25, 28)] for each in queues]
+    queue.clock.advance(60)
+    assert {each.id for each in over} <= {each.id for each in queue.sweep(limit=7)}
+    for each, left in zip(queues, live, strict=True):
+        assert each.listing() == by_id(left)
+        each.create("http://0.example")
+        each.delete_all()
+
+
+def test_a_longer_life_is_not_swept_at_the_end_of_the_first(queue: Subscribers) -> None:
+    short = queue.create("http://a.example", ttl=60)
+    longer = next_of(short, ttl=600, expires=queue.clock.now + 600)
+    assert queue.replace(longer)
+    queue.clock.advance(60)
+    assert short.id not in [each.id for each in queue.sweep()]
+    assert queue.get(short.id) == longer
+    queue.clock.advance(540)
+    assert short.id in [each.id for each in queue.sweep()]
+    assert queue.get(short.id) is None
+
+
+def test_what_is_over_is_given_whole(queue: Subscribers) -> None:
+    """Whoever sweeps has to know its queue, to see whether it was the last one."""
+    short = queue.create("http://a.example", ttl=60, options={"a": [1]}, state=REFUSED, secrets=(Secret("x"),))
+    queue.clock.advance(60)
+    assert short in queue.sweep()
+
+
+# -- replace ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replacement_needs_the_version_before(queue: Subscribers) -> None:
+    first = queue.create("http://a.example")
+    for version in (0, 1, 3):
+        assert not queue.replace(replace(first, version=version, state=CONFIRMED))
+    assert queue.get(first.id) == first
+    second = next_of(
+        first,
+        subscriber="http://b.example",
+        state=CONFIRMED,
+        options={"post_data": "x"},
+        ttl=120,
+        expires=queue.clock.now + 120,
+        secrets=(Secret("b"), Secret("a", queue.clock.now + 60)),
+    )
+    assert queue.replace(second)
+    assert queue.get(first.id) == second
+    assert queue.listing() == [second]
+    assert not queue.replace(second)
+    third = next_of(second, state=REFUSED, secrets=(), options={})
+    assert queue.replace(third)
+    assert queue.get(first.id) == third
+
+
+def test_an_absent_one_is_not_replaced(queue: Subscribers) -> None:
+    never = queue.new("http://a.example")
+    assert not queue.replace(next_of(never))
+    assert queue.get(never.id) is None
+    gone = queue.create("http://a.example")
+    queue.delete(gone)
+    assert not queue.replace(next_of(gone))
+    assert queue.listing() == []
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_of_many_replacements_at_a_time_one_wins(queue: Subscribers, round_: int) -> None:
+    first = queue.create("http://a.example")
+    won: list[int] = []
+
+    def write(writer: int) -> None:
+        if queue.replace(next_of(first, options={"writer": writer})):
+            won.append(writer)
+
+    at_once(*(partial(write, writer) for writer in range(8)))
+    assert len(won) == 1
+    assert queue.get(first.id) == next_of(first, options={"writer": won[0]})
+
+
+def test_no_replacement_gets_lost(queue: Subscribers) -> None:
+    first = queue.create("http://a.example", options={"count": 0})
+
+    def add_five() -> None:
+        added = 0
+        while added < 5:
+            there = queue.get(first.id)
+            assert there is not None
+            added += queue.replace(next_of(there, options={"count": there.options["count"] + 1}))
+
+    at_once(*[add_five] * 4)
+    assert queue.get(first.id) == replace(first, version=21, options={"count": 20})
+
+
+def test_a_subscriber_that_another_one_has_is_a_conflict(queue: Subscribers) -> None:
+    one, two = queue.create("http://a.example"), queue.create("http://b.example", ttl=60)
+    with pytest.raises(Conflict):
+        queue.replace(next_of(one, subscriber=two.subscriber, state=CONFIRMED))
+    assert queue.listing() == by_id([one, two])
+    assert queue.put(queue.new(one.subscriber)) == one
+    queue.clock.advance(60)
+    changed = next_of(one, subscriber=two.subscriber)
+    assert queue.replace(changed)
+    assert queue.listing() == [changed]
+    queue.delete(two)
+    assert queue.put(queue.new(two.subscriber)) == changed
+
+
+def test_a_subscriber_that_was_given_up_is_free(queue: Subscribers) -> None:
+    first = queue.create("http://a.example")
+    moved = next_of(first, subscriber="http://b.example")
+    assert queue.replace(moved)
+    second = queue.create("http://a.example")
+    assert queue.listing() == by_id([moved, second])
+    queue.delete(moved)
+    assert queue.listing() == [second]
+    assert queue.put(queue.new("http://a.example")) == second
+    third = queue.create("http://b.example")
+    assert queue.listing() == by_id([second, third])
+
+
+def test_two_cannot_come_to_have_one_subscriber(queue: Subscribers) -> None:
+    made = [queue.create(f"http://{n}.example") for n in range(4)]
+    won: list[str] = []
+
+    def move(subscription: Subscription) -> None:
+        try:
+            if queue.replace(next_of(subscription, subscriber="http://wanted.example")):
+                won.append(subscription.id)
+        except Conflict:
+            return
+
+    def create() -> None:
+        wanted = queue.new("http://wanted.example")
+        if queue.put(wanted) == wanted:
+            won.append(wanted.id)
+
+    at_once(*(partial(move, subscription) for subscription in made), create)
+    assert len(won) == 1
+    assert [each.id for each in queue.listing() if each.subscriber == "http://wanted.example"] == won
+
+
+# -- delete -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_one_is_gone_and_its_subscriber_free(queue: Subscribers) -> None:
+    first, other = queue.create("http://a.example"), queue.create("http://b.example")
+    queue.delete(first)
+    queue.delete(first)
+    assert queue.get(first.id) is None
+    assert queue.listing() == [other]
+    later = queue.create("http://a.example")
+    queue.delete(first)
+    assert queue.listing() == by_id([later, other])
+
+
+def test_all_of_a_queue_are_deleted_also_what_is_over(queue: Subscribers) -> None:
+    made = [queue.create(f"http://{n}.example", ttl=60 if n % 2 else 600) for n in range(40)]
+    queue.clock.advance(60)
+    queue.delete_all()
+    queue.delete_all()
+    assert queue.listing() == []
+    assert not {each.id for each in made} & {each.id for each in queue.sweep()}
+    again = [queue.create(f"http://{n}.example") for n in range(40)]
+    assert queue.listing() == by_id(again)
+
+
+def test_deleting_all_beside_creations_leaves_whole_ones(queue: Subscribers) -> None:
+    """Whatever is left is listed, and is what a creation of its subscriber gives."""
+
+    def create_on(thread: int) -> None:
+        for n in range(20):
+            queue.put(queue.new(f"http://{n % 5}.{thread % 2}.example"))
+
+    def delete_on() -> None:
+        for _ in range(20):
+            queue.delete_all()
+
+    at_once(*(partial(create_on, thread) for thread in range(4)), delete_on)
+    for each in queue.listing():
+        assert queue.get(each.id) == each
+        assert queue.put(queue.new(each.subscriber)) == each
+    queue.delete_all()
+    for n in range(5):
+        queue.create(f"http://{n}.0.example")
+    assert len(queue.listing()) == 5
+
+
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 50])
+def test_following_the_marker_lists_each_once(queue: Subscribers, size: int) -> None:
+    made = by_id([queue.create(f"http://{n}.example", ttl=60 if n % 4 == 3 else 600) for n in range(23)])
+    queue.clock.advance(60)
+    live = [each for each in made if each.ttl == 600]
+    seen: list[Subscription] = []
+    while page := queue.listing(after=seen[-1].id if seen else "", limit=size):
+        assert len(page) == min(size, len(live) - len(seen))
+        seen += page
+        queue.delete(page[-1])
+    assert seen == live
+    assert len(queue.listing()) == 18 - -(-18 // size)
+
+
+def test_a_marker_need_not_be_there(queue: Subscribers) -> None:
+    made = by_id([queue.create(f"http://{n}.example") for n in range(3)])
+    queue.delete(made[1])
+    assert queue.listing(after=made[1].id) == made[2:]
+    assert queue.listing(after="g") == []
+
+
+def test_a_queue_may_have_many(queue: Subscribers) -> None:
+    made = by_id([queue.create(f"http://example.org/{n}", options={"n": n}) for n in range(1500)])
+    assert queue.listing() == made
+    assert queue.listing(after=made[699].id, limit=100) == made[700:800]
+    queue.delete_all()
+    assert queue.listing() == []

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which messages a subscription wants: filters in the manner of Amazon SNS's filter policies on the message body.
+
+::
+
+    filter     = {key: conditions | filter, ..., "$or": [filter, filter, ...]}     all of them must match
+    conditions = [condition, ...]                                                 any of them must match
+    condition  = text | number | true | false | null                              equal
+               | {"prefix": text} | {"suffix": text} | {"equals-ignore-case": text}
+               | {"anything-but": value | [value, ...] | {"prefix": text} | {"suffix": text}}
+               | {"numeric": [operator, number]} | {"numeric": [">" or ">=", number, "<" or "<=", number]}
+               | {"exists": true | false}
+
+A key is one of the object at that place in the body; one that is absent matches nothing but ``{"exists": false}``.
+An array in the body matches when any of its elements does, arrays in it included; a body that is not an object (or an
+array of them) matches nothing. A filter is compiled once, into closures.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zaqar.errors import InvalidInput
+
+MOST_CONDITIONS = 150
+MOST_TEXT = 16_384
+"""Characters of all keys and texts of a filter together."""
+MOST_LEVELS = 10
+MOST_ELEMENTS = 1000
+"""So many elements of arrays are looked at in one body: a filter must not cost more than sending the message."""
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_$-]{1,64}")
+_ABSENT = object()
+
+
+class _Search:
+    """One look through a body, with what is left of its budget."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MOST_ELEMENTS
+
+    def elements(self, array: list[Any]) -> Iterator[Any]:
+        """What is in an array and in the arrays in it, until the budget is spent."""
+        todo = [iter(array)]
+        while todo:
+            for element in todo[-1]:
+                if self.left <= 0:
+                    return
+                self.left -= 1
+                if isinstance(element, list):
+                    todo.append(iter(element))
+                    break
+                yield element
+            else:
+                todo.pop()
+
+
+_Test = Callable[[Any], bool]
+_Rule = Callable[[Any, _Search], bool]
+
+
+class Filter:
+    """A filter that was checked."""
+
+    __slots__ = ("_rule",)
+
+    def __init__(self, rule: _Rule) -> None:
+        self._rule = rule
+
+    def matches(self, body: Any) -> bool:
+        """Whether the body of a message, as decoded from its JSON, is wanted. Never raises."""
+        return self._rule(body, _Search())
+
+
+def compile_filter(policy: object, *, field: str) -> Filter:
+    """The filter of a wire form; InvalidInput with the path of what is wrong with it."""
+    return Filter(_Compiler().object_rule(policy, field, 1))
+
+
+@dataclass(slots=True)
+class _Compiler:
+    conditions: int = 0
+    text: int = 0
+
+    def object_rule(self, policy: object, path: str, level: int) -> _Rule:
+        if not isinstance(policy, dict) or not policy:
+            raise InvalidInput(path, "must be an object with at least one key")
+        if level > MOST_LEVELS:
+            raise InvalidInput(path, f"a filter has at most {MOST_LEVELS} levels")
+        rules = tuple(self._member_rule(key, value, path, level) for key, value in policy.items())
+        return _for_objects(rules)
+
+    def _member_rule(self, key: object, value: object, path: str, level: int) -> _Rule:
+        if not isinstance(key, str):
+            raise InvalidInput(path, "has a key that is not a string")
+        path += "." + (key if _PLAIN_KEY.fullmatch(key) else ascii(key[:64]))
+        if key == "$or":
+            return self._or_rule(value, path, level)
+        self._count_text(key, path)
+        if isinstance(value, dict):
+            return _member(key, self.object_rule(value, path, level + 1))
+        return _member(key, self._list_rule(value, path))
+
+    def _or_rule(self, value: object, path: str, level: int) -> _Rule:
+        if not isinstance(value, list) or not value:
+            raise InvalidInput(path, "must be an array of filters")
+        rules = tuple(self.object_rule(each, f"{path}[{i}]", level + 1) for i, each in enumerate(value))
+        return lambda body, search: any(rule(body, search) for rule in rules)
+
+    def _list_rule(self, value: object, path: str) -> _Rule:
+        if not isinstance(value, list) or not value:
+            raise InvalidInput(path, "must be an object, or an array of conditions that is not empty")
+        wanted: list[object] = []
+        tests: list[_Test] = []
+        presence: set[bool] = set()
+        for i, condition in enumerate(value):
+            where = f"{path}[{i}]"
+            self._count_condition(where)
+            if not isinstance(condition, dict):
+                wanted.append(self._scalar(condition, where))
+            elif "exists" in condition and len(condition) == 1:
+                presence.add(self._boolean(condition["exists"], f"{where}.exists"))
+            else:
+                tests.append(self._operator(condition, where))
+        if wanted:
+            tests.append(_one_of(wanted))
+        return _for_values(tuple(tests), presence)
+
+    def _operator(self, condition: dict[Any, Any], path: str) -> _Test:
+        if len(condition) != 1:
+            raise InvalidInput(path, "a condition has exactly one operator")
+        name, operand = next(iter(condition.items()))
+        where = f"{path}.{name}"
+        match name:
+            case "prefix" | "suffix":
+                return _affix(name, self._string(operand, where))
+            case "equals-ignore-case":
+                return _ignoring_case(self._string(operand, where))
+            case "anything-but":
+                return self._anything_but(operand, where)
+            case "numeric":
+                return _numeric(operand, where)
+            case _:
+                raise InvalidInput(
+                    path,
+                    "a condition is a string, number, boolean or null, or an object with one of prefix, suffix, "
+                    "equals-ignore-case, anything-but, numeric and exists",
+                )
+
+    def _anything_but(self, operand: object, path: str) -> _Test:
+        if isinstance(operand, dict):
+            if len(operand) != 1 or not operand.keys() <= {"prefix", "suffix"}:
+                raise InvalidInput(path, "must be a value, an array of values, or an object with prefix or suffix")
+            name, text = next(iter(operand.items()))
+            unwanted = _affix(name, self._string(text, f"{path}.{name}"))
+        else:
+            values = operand if isinstance(operand, list) else [operand]
+            if not values:
+                raise InvalidInput(path, "must not be empty")
+            for i, value in enumerate(values):
+                self._count_condition(f"{path}[{i}]")
+                self._scalar(value, f"{path}[{i}]" if isinstance(operand, list) else path)
+            unwanted = _one_of(values)
+        return lambda value: not isinstance(value, dict) and not unwanted(value)
+
+    def _scalar(self, value: object, path: str) -> object:
+        if isinstance(value, str):
+            return self._string(value, path)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        raise InvalidInput(path, "must be a string, a number, a boolean or null")
+
+    def _string(self, value: object, path: str) -> str:
+        if not isinstance(value, str):
+            raise InvalidInput(path, "must be a string")
+        self._count_text(value, path)
+        return value
+
+    def _boolean(self, value: object, path: str) -> bool:
+        if not isinstance(value, bool):
+            raise InvalidInput(path, "must be true or false")
+        return value
+
+    def _count_condition(self, path: str) -> None:
+        self.conditions += 1
+        if self.conditions > MOST_CONDITIONS:
+            raise InvalidInput(path, f"a filter has at most {MOST_CONDITIONS} conditions")
+
+    def _count_text(self, text: str, path: str) -> None:
+        self.text += len(text)
+        if self.text > MOST_TEXT:
+            raise InvalidInput(path, f"the keys and texts of a filter have at most {MOST_TEXT} characters together")
+
+
+def _for_objects(rules: Sequence[_Rule]) -> _Rule:
+    """All rules hold for an object, or for one and the same of the objects in an array."""
+
+    def rule(body: Any, search: _Search) -> bool:
+        if isinstance(body, dict):
+            return all(each(body, search) for each in rules)
+        if isinstance(body, list):
+            return any(
+                all(each(element, search) for each in rules)
+                for element in search.elements(body)
+                if isinstance(element, dict)
+            )
+        # What is absent has none of the keys either, so that conditions of absence hold for them.
+        return body is _ABSENT and all(each({}, search) for each in rules)
+
+    return rule
+
+
+def _member(key: str, rule: _Rule) -> _Rule:
+    return lambda body, search: rule(body.get(key, _ABSENT), search)
+
+
+def _for_values(tests: Sequence[_Test], presence: set[bool]) -> _Rule:
+    """Any test holds for a value, or for an element of an array; ``presence`` is what ``exists`` may be."""
+
+    def rule(value: Any, search: _Search) -> bool:
+        if value is _ABSENT or presence:
+            there = value is not _ABSENT
+            if not there or there in presence:
+                return there in presence
+        if isinstance(value, list):
+            return any(test(element) for element in search.elements(value) for test in tests)
+        return any(test(value) for test in tests)
+
+    return rule
+
+
+def _kind(value: object) -> str:
+    """JSON's kinds of scalars: Python's True equals 1, JSON's does not."""
+    if isinstance(value, bool) or value is None:
+        return "constant"
+    return "text" if isinstance(value, str) else "number" if isinstance(value, int | float) else "container"
+
+
+def _one_of(wanted: Sequence[object]) -> _Test:
+    values = frozenset((_kind(value), value) for value in wanted)
+    # A container is not hashable, and none of these.
+    return lambda value: not isinstance(value, dict | list) and (_kind(value), value) in values
+
+
+def _affix(name: str, affix: str) -> _Test:
+    if name == "prefix":
+        return lambda value: isinstance(value, str) and value.startswith(affix)
+    return lambda value: isinstance(value, str) and value.endswith(affix)
+
+
+def _ignoring_case(wanted: str) -> _Test:
+    folded = wanted.casefold()
+    # PERF: folding only lengthens a text, so a long one need not be folded to see that it is another.
+    return lambda value: isinstance(value, str) and len(value) <= len(folded) and value.casefold() == folded
+
+
+def _numeric(operand: object, path: str) -> _Test:
+    if not isinstance(operand, list) or len(operand) not in (2, 4):
+        raise InvalidInput(path, "must be an array of one or two comparisons, each an operator and a number")
+    pairs = []
+    for i in range(0, len(operand), 2):
+        name, number = operand[i : i + 2]
+        if not isinstance(name, str) or name not in _COMPARISONS:
+            raise InvalidInput(f"{path}[{i}]", "must be one of " + ", ".join(_COMPARISONS))
+        if _kind(number) != "number":
+            raise InvalidInput(f"{path}[{i + 1}]", "must be a number")
+        pairs.append((name, number))
+    if len(pairs) == 1:
+        return _compared(*pairs[0])
+    (lower, low), (upper, high) = pairs
+    if lower not in (">", ">=") or upper not in ("<", "<=") or low > high:
+        raise InvalidInput(path, "two comparisons are > or >= a number, then < or <= one that is not less")
+    above, below = _compared(lower, low), _compared(upper, high)
+    return lambda value: above(value) and below(value)
+
+
+def _compared(name: str, number: float) -> _Test:
+    compare = _COMPARISONS[name]
+    return lambda value: _kind(value) == "number" and compare(value, number)
