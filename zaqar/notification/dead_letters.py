@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-import json
+import datetime
+
+import msgspec
 
 from zaqar.model import Delivery, Subscription
+from zaqar.notification import payload
 
 CLIENT_ID = "zaqar-notifier"
 """Who posts dead letters. What it posted is not posted once more, else two queues could fill each other for ever."""
@@ -16,21 +19,19 @@ _ATTEMPTS = 5
 
 def compose(dead: Delivery, subscription: Subscription) -> bytes:
     """The request body of the post; the TTL is the default of the queue that it goes to."""
-    message = {
-        "id": dead.id,
-        "body": json.loads(dead.body),
-        "ttl": dead.ttl,
-        "queue_name": subscription.source,
-        "Message_Type": dead.kind,
-    }
     letter = {
         "subscription_id": subscription.id,
         "subscriber": subscription.subscriber,
         "queue_name": subscription.source,
-        "message": message,
+        "message": msgspec.Raw(payload.notification(dead, subscription)),
         "attempts": [
-            {"time": attempt.at, "status": attempt.status, "latency": attempt.seconds, "answer": attempt.answer}
+            {
+                "time": datetime.datetime.fromtimestamp(attempt.at, datetime.UTC).isoformat(timespec="milliseconds"),
+                "status": attempt.status,
+                "latency": attempt.seconds,
+                "answer": attempt.answer,
+            }
             for attempt in dead.attempts[-_ATTEMPTS:]
         ],
     }
-    return json.dumps({"messages": [{"body": letter}]}, ensure_ascii=False).encode()
+    return msgspec.json.encode({"messages": [{"body": letter}]})

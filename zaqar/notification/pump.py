@@ -103,7 +103,7 @@ class Pump:
             except StoreUnavailable:
                 self._note_away()
                 await _first(self._stopping, self._away_seconds)
-            except Exception:
+            except Exception:  # noqa: BLE001, it is logged
                 # Whatever is wrong with this store, the subscribers of others must not suffer from it.
                 _log.exception("%s: an error of the notifier", self._store.label)
                 await _first(self._stopping, self._away_seconds)

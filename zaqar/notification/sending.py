@@ -81,8 +81,16 @@ class Sender:
         return subscription if wanted(subscription) else None
 
     def seat_of(self, subscription: Subscription) -> Seat:
-        task = self._tasks.get(_scheme(subscription))
-        return Seat(subscription.project, task.target(subscription) if task else "")
+        """What an attempt to reach it takes room of."""
+        scheme = _scheme(subscription)
+        task = self._tasks.get(scheme)
+        if task is None:
+            return Seat(subscription.project, scheme)
+        try:
+            return Seat(subscription.project, task.target(subscription))
+        except Exception:  # noqa: BLE001, it is logged
+            self._log_bug(scheme, subscription)
+            return Seat(subscription.project, scheme)
 
     # -- the attempt -------------------------------------------------------------------------------------------------
 
@@ -122,10 +130,13 @@ class Sender:
             return Outcome(False, None, f"this notifier cannot send to '{scheme}:'")
         try:
             return await task.send(delivery, subscription, now=now)
-        except Exception as exc:
-            # A plug-in may be of somebody else. Its bug is a failed attempt of its own subscribers and nobody else's.
-            _log.exception("The plug-in for '%s:' failed at delivery %s.", scheme, delivery.id)
+        except Exception as exc:  # noqa: BLE001, it is logged
+            self._log_bug(scheme, subscription)
             return Outcome(False, None, f"error of the notifier: {type(exc).__name__}")
+
+    def _log_bug(self, scheme: str, subscription: Subscription) -> None:
+        # A plug-in may be of somebody else. Its bug is a failed attempt of its own subscribers and nobody else's.
+        _log.error("The plug-in for '%s:' failed with subscription %s.", scheme, subscription.id, exc_info=True)
 
     # -- the verdict -------------------------------------------------------------------------------------------------
 
