@@ -25,6 +25,7 @@ STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9,
 _OPEN = load("open", again=True)
 _DROP = load("drop", again=True)
 _PURGE = load("purge", again=True)
+_NOTE_SLOT = load("note_slot", again=True)
 
 
 class FenceStore(MessageStore):
@@ -93,7 +94,7 @@ class FenceStore(MessageStore):
 
     def _note(self, slots: bytes, uid: str) -> None:
         if self._redis.is_cluster and (slots, slot := slot_of(uid.encode())) not in self._noted:
-            self._redis.command(b"SADD", slots, slot, slot=slot_of(slots))
+            self._redis.run(_NOTE_SLOT, (slots,), (slot,), slot_of(slots))
             self._noted.add((slots, slot))
 
     def _slots(self, slots: bytes) -> list[int]:
