@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 
@@ -29,7 +30,7 @@ def connector(guard: AddressGuard, *, tls: ssl.SSLContext | None = None) -> aioh
         try:
             guard.check(str(info[4][0]))
         except AddressRefused as exc:
-            raise ConnectionRefusedError(str(exc)) from exc
+            raise PermissionError(errno.EACCES, str(exc)) from exc
         return socket.socket(family=info[0], type=info[1], proto=info[2])
 
     return aiohttp.TCPConnector(
