@@ -64,7 +64,8 @@ REFUSED_HOSTS = words("""
     a..b .example -a.example a-.example a.-b.example . .. example..
     %31%32%37.0.0.1 127.0.0.1%2f 127%2e0%2e0%2e1 localhost%00.example.org %6c%6f%63%61%6c%68%6f%73%74
     127.0.0.1%00 127。0。0。1 \uff11\uff12\uff17.0.0.1 ⑫7.0.0.1 ⓛⓞⓒⓐⓛⓗⓞⓢⓣ 127.0.0.1\u200b l\u043ecalhost bücher.example
-    [127.0.0.1] [::1%25lo] [::1%lo] [fe80::1%251] [v1.x] [::ffff:127.1] [::1 ::1] [[::1]] [] ::1 fe80::1 ::ffff:127.0.0.1
+    [127.0.0.1] [::1%25lo] [::1%lo] [fe80::1%251] [v1.x] [::ffff:127.1] [::1 ::1] [[::1]] []
+    ::1 fe80::1 ::ffff:127.0.0.1
     [::1].example.org [::1]example
 """)
 
