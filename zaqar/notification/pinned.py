@@ -52,9 +52,7 @@ class _CheckedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name, all checked: AddressRefused where one is not allowed, OSError without any."""
-        found = await threads.call(
-            lambda: self._guard.addresses_of(host), errors=(AddressRefused, OSError), name="look-up"
-        )
+        found = await threads.call(lambda: self._guard.addresses_of(host), name="look-up")
         return [
             ResolveResult(
                 hostname=host,

@@ -33,8 +33,9 @@ TAKEN = Outcome(True, None, "the mail was taken")
 class Mailbox:
     """What an SMTP server was given, and what it says to a recipient."""
 
-    def __init__(self, answer: str = "250 OK") -> None:
+    def __init__(self, answer: str = "250 OK", good_bye: str = "221 Bye") -> None:
         self.answer = answer
+        self.good_bye = good_bye
         self.mails: list[Envelope] = []
         self.encrypted: list[bool] = []
 
@@ -49,6 +50,9 @@ class Mailbox:
         self.mails.append(envelope)
         self.encrypted.append(session.ssl is not None or server.transport.get_extra_info("sslcontext") is not None)
         return "250 OK"
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        return self.good_bye
 
 
 def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
@@ -162,6 +166,12 @@ def test_a_mail_that_is_refused(answer: str) -> None:
     box = Mailbox(answer)
     assert try_smtp(box) == Outcome(False, None, answer)
     assert box.mails == []
+
+
+def test_what_was_taken_stays_so_whatever_the_server_says_then() -> None:
+    box = Mailbox(good_bye="451 not so fast")
+    assert try_smtp(box) == TAKEN
+    assert len(box.mails) == 1
 
 
 def test_nobody_listens() -> None:
