@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,20 +104,60 @@ def test_the_last_one_goes_while_another_is_made(cluster: Cluster, method: str, 
     assert noted(cluster, cluster.worker())
 
 
-def test_no_moment_without_notification(cluster: Cluster) -> None:
-    """A remover that stopped between looking and acting does not turn off what was acknowledged meanwhile."""
-    one, two, poster = Subscribers(cluster), Subscribers(cluster), cluster.worker()
+@pytest.mark.parametrize("again", [False, True])
+def test_no_moment_without_notification(cluster: Cluster, again: bool) -> None:
+    """A remover that was held up between looking and acting does not turn off what was acknowledged meanwhile."""
+    one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
-
-    def subscribe_and_post() -> None:
-        two.subscribe("mailto:b@example.org")
-        assert noted(cluster, poster)
-
-    cluster.rows.after("list_subscriptions", subscribe_and_post)
-    # And once more right after the change that the remover goes on to try.
-    cluster.rows.after("replace_queue", lambda: None, lambda: None)
+    if again:
+        # An answer to who subscribes again is worth as much as the first one was.
+        cluster.rows.before("create_subscription", lambda: two.subscribe("mailto:b@example.org"))
+    seen: list[bool] = []
+    cluster.rows.after("list_subscriptions", lambda: two.subscribe("mailto:b@example.org"))
+    # When the remover looks once more, it has made the change that it was about to make, or failed to.
+    cluster.rows.before("list_subscriptions", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
     one.service.delete(ADDRESS, id_)
-    assert noted(cluster, poster)
+    cluster.rows.forget_plan()
+    assert seen == [True]
+    assert noted(cluster, cluster.worker())
+
+
+def test_a_longer_life_counts_for_whoever_has_a_fast_clock(cluster: Cluster) -> None:
+    """One that is over by another worker's clock, and just got a longer life by this one's, gets its messages."""
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    id_ = one.subscribe(ttl=60)
+    cluster.clock.advance(59)
+    other = two.subscribe("mailto:b@example.org")
+    seen: list[bool] = []
+
+    def look_ahead() -> None:
+        cluster.clock.advance(2)
+
+    def look_back_and_change() -> None:
+        cluster.clock.advance(-2)
+        one.service.patch(CALLER, ADDRESS, id_, b'{"ttl":1000}')
+
+    cluster.rows.before("list_subscriptions", look_ahead)
+    cluster.rows.after("list_subscriptions", look_back_and_change)
+    cluster.rows.before("replace_queue", lambda: None)
+    cluster.rows.before("list_subscriptions", lambda: seen.append(noted(cluster, cluster.worker())))
+    two.service.delete(ADDRESS, other)
+    cluster.rows.forget_plan()
+    assert all(seen)
+    assert noted(cluster, cluster.worker())
+
+
+def test_one_that_is_inserted_while_its_queue_goes_goes_too(cluster: Cluster) -> None:
+    """Its creator has found the row, which is there until the very end."""
+    subscribers = Subscribers(cluster)
+    subscribers.subscribe()
+    (one,) = subscribers.listed()
+    late = replace(one, id="f" * 24, subscriber="mailto:late@example.org")
+    cluster.rows.after(
+        "delete_subscriptions", lambda: cluster.management.create_subscription(subscription=late, now=late.created)
+    )
+    subscribers.worker.queues.delete(ADDRESS)
+    assert all_stored(cluster) == 0
 
 
 @pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription", "create_queue"])
