@@ -36,8 +36,8 @@ _AFTER_A_BUG_SECONDS = 30.0
 class Job:
     """A delivery on lease. It holds its room until what became of it is written, so that a kill -9 repeats few.
 
-    ``taken_at`` is in the time of the event loop. ``subscription`` and ``seat`` are there where it was taken in hand
-    as it was made.
+    ``taken_at`` is in the time of the event loop. ``subscription`` is there where it was taken in hand as it was made,
+    ``seat`` where it was known before the subscription was looked up.
     """
 
     delivery: Delivery
@@ -94,6 +94,11 @@ class Jobs:
             self._serving.add(serving)
             serving.add_done_callback(partial(self._served, job))
 
+    def hand_back(self, job: Job) -> None:
+        """Give up a lease at once."""
+        self._jobs[job.delivery.key] = job
+        self._settler.add(self._sender.handed_back(job.delivery))
+
     async def _serve(self, job: Job) -> Delivery:
         if self._stopping:
             return self._sender.handed_back(job.delivery)
@@ -102,15 +107,27 @@ class Jobs:
             subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at)
             if subscription is None:
                 return self._sender.discarded(job.delivery)
-        if job.seat is None:
-            seat = self._sender.seat_of(subscription)
-            if not self._capacity.sit_down(seat):
-                self._lanes.note_full(job.delivery.subscription_id, seat)
-                return self._sender.handed_back(job.delivery)
-            job.seat = seat
+        if not self._sit_down(job, self._sender.seat_of(subscription)):
+            return self._sender.handed_back(job.delivery)
         verdict, reached = await self._sender.send(job.delivery, subscription)
-        self._capacity.note(job.seat.target, reached=reached)
+        if job.seat is not None:
+            self._capacity.note(job.seat.target, reached=reached)
         return verdict
+
+    def _sit_down(self, job: Job, seat: Seat) -> bool:
+        lane = job.delivery.subscription_id
+        self._lanes.remember(lane, seat)
+        if job.seat == seat:
+            return True
+        if job.seat is not None:
+            # The subscriber has moved since.
+            self._capacity.stand_up(job.seat)
+            job.seat = None
+        if not self._capacity.sit_down(seat):
+            self._lanes.note_full(lane, seat)
+            return False
+        job.seat = seat
+        return True
 
     def _served(self, job: Job, task: asyncio.Task[Delivery]) -> None:
         self._serving.discard(task)
