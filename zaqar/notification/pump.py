@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often an idle notifier looks for work that no bell told it of."""
 
-POSTS = 100
+POSTS = 25
 CHUNK = 500
 """Posts that are taken, and deliveries of a post that are stored, in one step."""
 
