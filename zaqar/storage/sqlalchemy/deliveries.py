@@ -168,8 +168,12 @@ class OutboxStore(FenceStore):
             return connection.execute(self._outbox.resend, {**one, "numbers": json_array(numbers)}).rowcount
 
     def _sweep_deliveries(self, now: float, limit: int) -> int:
+        past = {"now": now, "limit": limit}
+        with self._database.read() as connection:
+            if connection.execute(self._outbox.past, {**past, "limit": 1}).fetchone() is None:
+                return 0
         with self._database.write as connection:
-            return connection.execute(self._outbox.sweep, {"now": now, "limit": limit}).rowcount
+            return connection.execute(self._outbox.sweep, past).rowcount
 
 
 def _key(key: DeliveryKey) -> dict[str, Any]:

@@ -105,7 +105,9 @@ class DeliveryStatements(Texts):
         )
         dead = self._free(dead.order_by(inner.number))
         self.resend_dead = self._text(sa.update(deliveries).where(self._chosen(d.id, dead)).values(again))
-        past = self._free(sa.select(inner.id).where(inner.keep_until <= now).order_by(inner.keep_until))
+        old = sa.select(inner.id).where(inner.keep_until <= now).order_by(inner.keep_until)
+        self.past = self._text(old.limit(limit).offset(NOTHING))
+        past = self._free(old)
         self.sweep = self._text(sa.delete(deliveries).where(self._chosen(d.id, past)))
 
     def _define_log(self) -> None:
