@@ -13,9 +13,15 @@ from zaqar import plugins
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
+from zaqar.context import Context
 from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.limits import Limits
+from zaqar.model import QUEUE, Address
+from zaqar.notification import dead_letters
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.tasks.base import Task
 from zaqar.policies import Authorizer
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
@@ -112,6 +118,38 @@ def build(
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock),
     )
+
+
+def build_dispatcher(parts: Parts) -> Dispatcher:
+    """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
+
+    def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
+        parts.messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
+
+    return Dispatcher(
+        management=parts.management,
+        placement=parts.placement,
+        clock=parts.clock,
+        tasks=_make_tasks(parts.conf),
+        bounds=Bounds.from_conf(parts.conf),
+        end_subscription=parts.subscriptions.end,
+        post_dead_letter=post_dead_letter,
+    )
+
+
+def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
+    """The plug-ins of the types of subscribers that are allowed, by scheme; one object of each class."""
+    group = "zaqar.notification.tasks"
+    made: dict[type[Task], Task] = {}
+    tasks = {}
+    for scheme in sorted(set(plugins.installed(group)).intersection(conf.transport.subscriber_types)):
+        plugin = plugins.load(group, scheme)
+        if not (isinstance(plugin, type) and issubclass(plugin, Task)):
+            raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")
+        if plugin not in made:
+            made[plugin] = plugin.from_conf(conf)
+        tasks[scheme] = made[plugin]
+    return tasks
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
