@@ -81,6 +81,14 @@ class AddressGuard:
 
         A name that cannot be resolved in a short time passes: it is checked at each connect in any case.
         """
+        host = self.check_form(url, field=field)
+        try:
+            self._check_name(host)
+        except AddressRefused as exc:
+            raise InvalidInput(field, str(exc)) from exc
+
+    def check_form(self, url: str, *, field: str) -> str:
+        """As :meth:`check_url`, without looking a name up. The host of the URL, an IPv6 address in brackets."""
         match = _URL.fullmatch(url) if len(url) <= LONGEST_URL else None
         if match is None:
             raise InvalidInput(
@@ -90,16 +98,20 @@ class AddressGuard:
         if port is not None and not 1 <= int(port) <= 65_535:
             raise InvalidInput(field, "the port must be from 1 to 65535")
         try:
-            self._check_host(match["host"])
+            literal = _literal(match["host"])
+            if literal is not None:
+                self.check(literal)
         except AddressRefused as exc:
             raise InvalidInput(field, str(exc)) from exc
+        return match["host"]
 
     def check(self, address: str | IPAddress) -> None:
         """AddressRefused unless connections to this address are allowed."""
         ip = _parse(address) if isinstance(address, str) else address
         if not self._is_allowed(ip):
+            # Which one it is, is for nobody to learn from the operator's name servers.
             raise AddressRefused(
-                f"the address {ip} is not public; the operator can allow it by webhook_allowed_networks"
+                "the host leads to an address that is not public; the operator can allow it by webhook_allowed_networks"
             )
 
     def addresses_of(self, host: str) -> list[str]:
@@ -118,9 +130,8 @@ class AddressGuard:
             self.check(address)
         return found
 
-    def _check_host(self, host: str) -> None:
+    def _check_name(self, host: str) -> None:
         if _literal(host) is not None:
-            self.addresses_of(host)
             return
         # A tenant names the server that answers for its names, so a look-up may hang. It goes on in a thread that
         # nobody waits for; with many of them under way, names are not resolved here.

@@ -102,10 +102,12 @@ class Outbox:
             owner=owner, until=end, now=self.now, limit=limit, most_of_one=most_of_one, without=without
         )
 
-    def take_all(self, owner: str = "me", *, limit: int = 1000, most_of_one: int = 1000) -> list[Delivery]:
+    def take_all(
+        self, owner: str = "me", *, limit: int = 1000, most_of_one: int = 1000, without: Collection[str] = ()
+    ) -> list[Delivery]:
         """Whatever is to be had, in several calls: a store may give less than it was asked for."""
         taken: list[Delivery] = []
-        while some := self.take(owner, limit=limit, most_of_one=most_of_one):
+        while some := self.take(owner, limit=limit, most_of_one=most_of_one, without=without):
             taken += some
         return taken
 

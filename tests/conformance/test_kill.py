@@ -18,7 +18,9 @@ from tests.clock import START
 from tests.conformance import victims
 from tests.conformance.drivers import Driver
 from tests.conformance.marks import only_shared
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, bodies, new_queue
+from zaqar.model import DONE
 from zaqar.storage.base import MessageStore
 
 pytestmark = only_shared
@@ -176,3 +178,38 @@ def test_an_open_store_goes_on_after_all_others_were_killed(
     assert scene.post("after") == [before + 1]
     assert bodies(scene.listing(before)) == ["after"]
     scene.drop()
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_what_killed_notifiers_held_is_delivered_by_others(
+    driver: Driver, address: str, outbox: Outbox, tmp_path: Path, round_: int
+) -> None:
+    """Each message that was acknowledged comes to each subscriber, and what was settled does not come again."""
+    scene = outbox.new_scene()
+    lanes = [Lane(outbox, scene.queue.uid) for _ in range(2)]
+    ids = [lane.subscription_id for lane in lanes]
+    crowd = [
+        Victim(victims.notify_on, driver.name, address, scene.queue, ids, f"n{n}", path=tmp_path / f"{n}")
+        for n in range(3)
+    ]
+    with killed_in_the_end(*crowd):
+        notes = [note.split() for notes in killed_one_by_one(crowd) for note in notes]
+    wait_for_the_server(driver, scene)
+    told = {int(number) for what, *numbers in notes if what == "posted" for number in numbers}
+    delivered = [(int(words[1]), words[2]) for words in notes if words[0] == "delivered"]
+    assert len(delivered) == len(set(delivered))
+    outbox.clock.advance(LEASE)
+    for posted in outbox.take_all_posted():
+        outbox.expand(posted, deliveries_of(posted, *ids))
+    rest = [(each.number, each.subscription_id) for each in outbox.take_all()]
+    there = {message.sequence for message in scene.listing()}
+    assert told <= there
+    for lane in lanes:
+        assert {each.number for each in lane.listing()} == there
+        assert {number for number, id_ in delivered if id_ == lane.subscription_id} <= {
+            each.number for each in lane.listing(DONE)
+        }
+    assert len(rest) == len(set(rest))
+    assert not set(rest) & set(delivered)
+    for lane in lanes:
+        assert lane.counts() == (len([each for each in rest if each[1] == lane.subscription_id]), 0)

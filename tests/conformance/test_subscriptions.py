@@ -5,72 +5,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.clock import TICK, FakeClock
-from tests.conformance.scene import ALL, at_once
+from tests.clock import TICK
+from tests.conformance.scene import at_once
+from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_queues import METADATA
 from zaqar.errors import Conflict
 from zaqar.model import CONFIRMED, PENDING, REFUSED, TOPIC, Secret, Subscription
 from zaqar.storage.base import ManagementStore
-
-
-@dataclass
-class Subscribers:
-    """The subscriptions of one queue, with a clock."""
-
-    store: ManagementStore
-    clock: FakeClock = field(default_factory=FakeClock)
-    uid: str = field(default_factory=lambda: secrets.token_hex(12))
-
-    def beside(self) -> Subscribers:
-        """Those of another queue, with the same clock."""
-        return Subscribers(self.store, self.clock)
-
-    def new(self, subscriber: str, *, ttl: int = 3600, **fields: Any) -> Subscription:
-        now = self.clock.now
-        given = {"created": now, "expires": now + ttl, "ttl": ttl, "project": "shop", "kind": "queue", **fields}
-        return Subscription(secrets.token_hex(12), self.uid, source="orders", subscriber=subscriber, **given)
-
-    def create(self, subscriber: str, *, ttl: int = 3600, **fields: Any) -> Subscription:
-        """Make one that nobody has; as it is in place afterwards."""
-        wanted = self.new(subscriber, ttl=ttl, **fields)
-        assert self.put(wanted) == wanted
-        return wanted
-
-    def put(self, subscription: Subscription) -> Subscription:
-        return self.store.create_subscription(subscription=subscription, now=self.clock.now)
-
-    def get(self, subscription_id: str) -> Subscription | None:
-        return self.store.get_subscription(queue_uid=self.uid, subscription_id=subscription_id, now=self.clock.now)
-
-    def listing(self, after: str = "", limit: int = ALL) -> list[Subscription]:
-        return self.store.list_subscriptions(queue_uid=self.uid, after=after, limit=limit, now=self.clock.now)
-
-    def replace(self, subscription: Subscription) -> bool:
-        return self.store.replace_subscription(subscription=subscription, now=self.clock.now)
-
-    def delete(self, subscription: Subscription) -> None:
-        self.store.delete_subscription(queue_uid=self.uid, subscription_id=subscription.id)
-
-    def delete_all(self) -> None:
-        self.store.delete_subscriptions(queue_uid=self.uid)
-
-    def sweep(self, limit: int = 50) -> list[Subscription]:
-        """Delete what is over, of all queues, as a sweep does; what there was."""
-        swept: list[Subscription] = []
-        while found := self.store.expired_subscriptions(now=self.clock.now, limit=limit):
-            assert len(found) <= limit
-            assert all(each.expires <= self.clock.now for each in found), "one that is live"
-            for each in found:
-                self.store.delete_subscription(queue_uid=each.queue_uid, subscription_id=each.id)
-            swept += found
-            assert len(swept) < ALL, "what was deleted is found again"
-        return swept
 
 
 @pytest.fixture

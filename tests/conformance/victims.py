@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 
 from tests.clock import START
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.history import Gate
+from tests.conformance.outbox import KEPT, LEASE, deliveries_of
 from tests.conformance.scene import new_claim_id
-from zaqar.model import Claim, Draft, Queue
+from zaqar.model import DONE, Claim, Draft, Queue
 from zaqar.storage.base import MessageStore
 
 DRAFTS = 20
@@ -70,3 +72,25 @@ def refill_on(driver: str, address: str, queue: Queue, writer: str, path: str) -
             os.write(notes, b"filled\n")
             store.purge(queue=queue, now=START)
             os.write(notes, b"purged\n")
+
+
+def notify_on(driver: str, address: str, queue: Queue, subscription_ids: list[str], owner: str, path: str) -> None:
+    """Post, expand what is there in two steps, deliver some; a line when a post was acknowledged and when a delivery
+    was settled. The clock stands still, so no lease is over while it lives.
+    """
+    store = _open(driver, address)
+    until, kept = START + LEASE, START + KEPT
+    with _noting(path) as notes:
+        while True:
+            numbers = store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
+            os.write(notes, f"posted {' '.join(map(str, numbers))}\n".encode())
+            for posted in store.take_posted(owner=owner, until=until, now=START, limit=2):
+                made = deliveries_of(posted, *subscription_ids)
+                store.expand(posted=posted, deliveries=made[: len(made) // 2], last=False)
+                store.expand(posted=posted, deliveries=made, last=True)
+            taken = store.take_deliveries(owner=owner, until=until, now=START, limit=10, most_of_one=6, without=())
+            store.extend_leases(owner=owner, keys=[each.key for each in taken], until=until)
+            settled = [replace(each, state=DONE, keep_until=kept) for each in taken]
+            store.settle(owner=owner, settled=settled, now=START)
+            for each in settled:
+                os.write(notes, f"delivered {each.number} {each.subscription_id}\n".encode())

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is: it sends one delivery once, and says how that went. Retries are not its business."""
+"""What a task is: it sends one delivery once, and says how that went. Retries are not its business.
+
+A task is found by the scheme of the subscriber's URI, among the entry points of ``zaqar.notification.tasks``. A
+transport that pushes on connections of its own, such as WebSocket, registers one for its scheme in the same way: its
+``target`` is the connection, ``send`` hands the delivery to the process that has it, and where the connection is gone
+the outcome is ``gone``, which ends the subscription.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +20,14 @@ from zaqar.model import Delivery, Subscription
 
 MOST_OF_AN_ANSWER = 256
 """Bytes of an answer that are kept for people to see."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def shown(text: str) -> str:
+    """The beginning of what somebody answered, as it can be shown in JSON, in logs and on terminals: one line."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:MOST_OF_AN_ANSWER])
 
 
 @dataclass(frozen=True, slots=True)

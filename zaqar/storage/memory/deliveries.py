@@ -30,6 +30,9 @@ class MemoryDeliveryStore(MessageStore):
         self._lock = RLock()
         self._posted: dict[tuple[str, int], _Noted] = {}
         self._deliveries: dict[DeliveryKey, Delivery] = {}
+        self._takes = 0
+        self._last_turn: dict[str, int] = {}
+        """By subscription that had some due at the last take: the number of the take that gave some of it."""
 
     def _note_posted(self, posted: Posted) -> None:
         self._posted[posted.queue_uid, posted.first] = _Noted(posted, posted.created)
@@ -66,10 +69,13 @@ class MemoryDeliveryStore(MessageStore):
             for delivery in sorted(self._deliveries.values(), key=lambda each: each.due):
                 if delivery.state == WAITING and delivery.due <= now and delivery.subscription_id not in without:
                     of_subscription[delivery.subscription_id].append(delivery)
-            # The longest due goes first among the subscriptions as well, so that each gets its turn.
-            due = _in_turns(each[:most_of_one] for each in of_subscription.values())
+            # First whose last turn is longest ago, as the longest due may be those of one that always has some.
+            turns = {each: self._last_turn.get(each, 0) for each in of_subscription}
+            due = _in_turns(of_subscription[each][:most_of_one] for each in sorted(turns, key=turns.__getitem__))
             taken = [replace(delivery, owner=owner, due=until) for delivery in islice(due, limit)]
             self._deliveries.update((delivery.key, delivery) for delivery in taken)
+            self._takes += 1
+            self._last_turn = turns | {delivery.subscription_id: self._takes for delivery in taken}
             return taken
 
     def extend_leases(self, *, owner: str, keys: Collection[DeliveryKey], until: float) -> None:

@@ -10,12 +10,13 @@ from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Message, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy.connection import Connection
-from zaqar.storage.sqlalchemy.fences import BATCH, Fence, FenceStore
+from zaqar.storage.sqlalchemy.deliveries import OutboxStore
+from zaqar.storage.sqlalchemy.fences import BATCH, Fence
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
 
 
-class DeadLetterStore(FenceStore):
+class DeadLetterStore(OutboxStore):
     """The part of the message store that is about dead letters."""
 
     def set_aside(self, *, queue: Queue, max_claim_count: int, limit: int, now: float) -> list[Message]:

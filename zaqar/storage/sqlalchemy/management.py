@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from zaqar.model import Catalog, Pool, Queue
-from zaqar.storage.base import ManagementStore
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
+from zaqar.storage.sqlalchemy.subscriptions import SubscriptionStore
 
 
-class SqlManagementStore(ManagementStore):
+class SqlManagementStore(SubscriptionStore):
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._statements = queue_statements_for(database.dialect)
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn, Self, cast
 
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH, FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
@@ -66,6 +67,9 @@ class SqlMessageStore(SweepStore):
                 for sequence, state, draft in zip(range(end - count, end), states, drafts, strict=True)
             ]
             connection.executemany(sql.messages.insert, rows)
+            if queue.notify:
+                note = {"uid": queue.uid, "first": end - count, "content": pack_posted(drafts, client_id, now)}
+                connection.execute(self._outbox.note, {**note, "now": now})
             rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
             if rounds:
                 self._expire(connection, queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from zaqar.errors import ClaimOver, NotFound, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase, Undone
@@ -86,7 +87,10 @@ class PostgresqlMessageStore(SqlMessageStore):
             "each_checksum": [draft.checksum for draft in drafts],
             "each_body": [draft.body for draft in drafts],
         }
-        ((segment, end),) = self._run(self._warm.post, queue, values)
+        statement = self._warm.post
+        if queue.notify:
+            statement, values["content"] = self._warm.post_and_note, pack_posted(drafts, client_id, now)
+        ((segment, end),) = self._run(statement, queue, values)
         rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
         if rounds:
             self._tidy(queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)

@@ -28,7 +28,7 @@ from zaqar.storage.sqlalchemy.selections import (
     numbered,
 )
 from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, chosen_once, now, param
-from zaqar.storage.sqlalchemy.tables import claims, fences, messages, tallies
+from zaqar.storage.sqlalchemy.tables import claims, fences, messages, outbox, tallies
 
 SLOTS = 8
 """Rows that the tallies of one queue are spread over."""
@@ -120,7 +120,16 @@ class WarmStatements(Texts):
         }
         rows = sa.select(*values.values()).select_from(fence.join(drafts, _TRUE))
         stored = sa.insert(messages).inline().from_select(list(values), rows).cte("stored")
-        self.post = self._text(sa.select(fence.c.segment, fence.c.next_sequence).add_cte(stored))
+        answer = sa.select(fence.c.segment, fence.c.next_sequence).add_cte(stored)
+        self.post = self._text(answer)
+        note = {
+            "uid": param("uid", sa.Text),
+            "first": fence.c.next_sequence - param("count"),
+            "due": sa.cast(now, sa.Double),
+            "content": sa.cast(param("content"), sa.LargeBinary),
+        }
+        noted = sa.insert(outbox).inline().from_select(list(note), sa.select(*note.values()))
+        self.post_and_note = self._text(answer.add_cte(noted.cte("noted")))
 
     def _define_taking(self) -> None:
         self.take = self._text(_claim(skipping=True, passing_over=False))

@@ -26,7 +26,7 @@ class SweepStore(ClaimStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        records = (self._sweep_claims, self._sweep_received, self._sweep_tombstones)
+        records = (self._sweep_claims, self._sweep_received, self._sweep_tombstones, self._sweep_deliveries)
         for sweep_some in (self._sweep_messages, self._sweep_garbage, *records):
             while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
                 removed += more

@@ -7,7 +7,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0002"
+from zaqar.model import DEAD, DONE, WAITING
+
+HEAD: Final = "0003"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -177,3 +179,73 @@ received = sa.Table(
     sqlite_with_rowid=False,
 )
 sa.Index("ix_received_forget_at", received.c.forget_at)
+
+# By the uid of the queue, so that none outlives it.
+subscriptions = sa.Table(
+    "subscriptions",
+    metadata,
+    sa.Column("queue_uid", sa.Text, primary_key=True),
+    sa.Column("id", _Name, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("subscriber", sa.Text, nullable=False),
+    sa.Column("ttl", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("secrets", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("queue_uid", "subscriber"),
+)
+sa.Index("ix_subscriptions_expires", subscriptions.c.expires)
+
+# Posts whose deliveries are not made yet. There are few at any time: ``due`` is when they may be taken, which under a
+# lease is when that ends.
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("uid", _Name, primary_key=True),
+    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("due", sa.Double, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
+DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
+"""A state is stored as its place here."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", _Number, primary_key=True, autoincrement=True),
+    sa.Column("uid", sa.Text, nullable=False),
+    sa.Column("subscription", _Name, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("ttl", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("due", sa.Double, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Text, nullable=False),
+    sa.Column("keep_until", sa.Double),
+    # Each once, however often its post is expanded; and the log of one subscription.
+    sa.UniqueConstraint("uid", "subscription", "number"),
+)
+# What is due of each subscription: a walk from one to the next touches one row of each, however many it has.
+_waiting = deliveries.c.state == sa.literal_column("0")
+sa.Index(
+    "ix_deliveries_due",
+    deliveries.c.subscription,
+    deliveries.c.due,
+    sqlite_where=_waiting,
+    postgresql_where=_waiting,
+)
+# The log by state, and the counts of what waits and what is dead.
+sa.Index("ix_deliveries_state", deliveries.c.subscription, deliveries.c.state, deliveries.c.number)
+_kept = deliveries.c.keep_until.is_not(None)
+sa.Index("ix_deliveries_keep_until", deliveries.c.keep_until, sqlite_where=_kept, postgresql_where=_kept)

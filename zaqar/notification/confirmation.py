@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What asks a subscriber to confirm, or says that it may come back: a JSON document for webhooks, a link for people.
+
+Both hold a signature that opens ``PUT .../subscriptions/{id}/confirm`` for a day, and nothing else. They are made when
+they are sent, so that the day starts then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
+
+from oslo_config import cfg
+
+from zaqar import signed_urls
+from zaqar.conf import drivers_transport_wsgi, notification, signed_url
+from zaqar.errors import StartupError
+from zaqar.model import SUBSCRIPTION_CONFIRMATION, TOPIC, UNSUBSCRIBE_CONFIRMATION, Subscription
+
+VALID_SECONDS = 86_400
+PAGE = "/confirm"
+METHOD = "PUT"
+
+_SENTENCES = {
+    SUBSCRIPTION_CONFIRMATION: "You have chosen to subscribe to the {what} {name}. To confirm this, send SubscribeBody "
+    "by PUT to the path in URL-Paths, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
+    "URL-Expires as they are given here.",
+    UNSUBSCRIBE_CONFIRMATION: "You have unsubscribed from the {what} {name}. To take this back, send SubscribeBody by "
+    "PUT to the path in URL-Paths, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
+    "URL-Expires as they are given here.",
+}
+_TEMPLATES = {
+    SUBSCRIPTION_CONFIRMATION: "subscription_confirmation_email_template",
+    UNSUBSCRIBE_CONFIRMATION: "unsubscribe_confirmation_email_template",
+}
+_TOPIC = "Zaqar Notification"
+_FIELD = re.compile(r"\{([012])\}")
+
+
+class Letter(NamedTuple):
+    """A mail before it has an addressee."""
+
+    topic: str
+    body: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What opens the confirmation of one subscription."""
+
+    project: str
+    path: str
+    expires: str
+    signature: str
+
+
+class Confirmations:
+    """Makes confirmations. Without a key to sign with, :attr:`possible` is false and there are none."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        options = conf[notification.GROUP]
+        wsgi = conf[drivers_transport_wsgi.GROUP]
+        self._key: str = conf[signed_url.GROUP].secret_key or ""
+        if options.require_confirmation and not self._key:
+            raise StartupError("[notification] require_confirmation needs [signed_url] secret_key to be set.")
+        host = f"[{wsgi.bind}]" if ":" in wsgi.bind else wsgi.bind
+        self._public_url = (options.public_url or f"http://{host}:{wsgi.port}").rstrip("/")
+        self._page: str = options.external_confirmation_url or self._public_url + PAGE
+        self._templates: dict[str, Mapping[str, str]] = {kind: options[name] for kind, name in _TEMPLATES.items()}
+
+    @property
+    def possible(self) -> bool:
+        return bool(self._key)
+
+    def document(self, kind: str, subscription: Subscription, *, now: float) -> bytes:
+        """The body of the webhook that asks to confirm (API facts, section 4)."""
+        grant = self._grant(subscription, now)
+        what = "topic" if subscription.kind == TOPIC else "queue"
+        document = {
+            "Message_Type": kind,
+            "Message": _SENTENCES[kind].format(what=what, name=subscription.source),
+            "URL-Signature": grant.signature,
+            "URL-Methods": METHOD,
+            "URL-Paths": grant.path,
+            "X-Project-ID": grant.project,
+            "URL-Expires": grant.expires,
+            "SubscribeBody": {"confirmed": True},
+            "UnsubscribeBody": {"confirmed": False},
+            "WSGISubscribeURL": self._public_url + grant.path,
+        }
+        return json.dumps(document).encode()
+
+    def letter(self, kind: str, subscription: Subscription, *, now: float) -> Letter:
+        """The mail that asks to confirm, with a link to the page where that is done."""
+        template = self._templates[kind]
+        # Only the three fields that there are: a body with braces of another kind, as in CSS, is not a mistake.
+        values = (subscription.source, subscription.project, self._link(subscription, now))
+        body = _FIELD.sub(lambda match: values[int(match[1])], template.get("body", "{2}"))
+        return Letter(template.get("topic", _TOPIC), body, self.sender(kind))
+
+    def sender(self, kind: str = SUBSCRIPTION_CONFIRMATION) -> str:
+        """Who a mail of this kind is from."""
+        return self._templates[kind].get("sender", "")
+
+    def _link(self, subscription: Subscription, now: float) -> str:
+        grant = self._grant(subscription, now)
+        query = urlencode(
+            {
+                "Signature": grant.signature,
+                "Methods": METHOD,
+                "Paths": grant.path,
+                "Project": grant.project,
+                "Expires": grant.expires,
+                "Url": self._public_url + grant.path,
+                "Queue": subscription.source,
+            }
+        )
+        return self._page + ("&" if "?" in self._page else "?") + query
+
+    def _grant(self, subscription: Subscription, now: float) -> _Grant:
+        kind = "topics" if subscription.kind == TOPIC else "queues"
+        path = f"/v2/{kind}/{quote(subscription.source)}/subscriptions/{quote(subscription.id)}/confirm"
+        expires = signed_urls.format_time(now + VALID_SECONDS)
+        signature = signed_urls.sign(
+            self._key, project=subscription.project, paths=[path], methods=[METHOD], expires=expires
+        )
+        return _Grant(subscription.project, path, expires, signature)

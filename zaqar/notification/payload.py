@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a notification says: the form that today's receivers know, and the id of the message."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zaqar.model import Delivery, Subscription
+
+PLACE_OF_THE_MESSAGE = b'"$zaqar_message$"'
+"""In the template of option ``post_data``; its quotes are replaced with it."""
+
+
+def notification(delivery: Delivery, subscription: Subscription) -> bytes:
+    """The message as JSON. Its body is embedded byte for byte as it was posted."""
+    return msgspec.json.encode(
+        {
+            "body": msgspec.Raw(delivery.body),
+            "ttl": delivery.ttl,
+            "queue_name": subscription.source,
+            "Message_Type": delivery.kind,
+            "id": delivery.id,
+        }
+    )
+
+
+def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
+    """The body of a webhook: the template of option ``post_data`` with the message in it, else just the message."""
+    template = options.get("post_data")
+    if not template:
+        return message
+    text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
+    return text.encode().replace(PLACE_OF_THE_MESSAGE, message)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statements about subscriptions, as text for one dialect; see ``statements``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
+from zaqar.storage.sqlalchemy.tables import subscriptions
+
+COLUMNS = list(subscriptions.c)
+
+
+class SubscriptionStatements(Texts):
+    def __init__(self, dialect: str) -> None:
+        super().__init__(dialect)
+        s = subscriptions.c
+        of_queue = s.queue_uid == param("queue_uid")
+        this = sa.and_(of_queue, s.id == param("id"))
+        same = sa.and_(of_queue, s.subscriber == param("subscriber"))
+        alive = s.expires > now
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+        values = {column: param(f"new_{column.name}", column.type) for column in COLUMNS}
+        self.insert = self._text(
+            insert(subscriptions)
+            .inline()
+            .values(values)
+            .on_conflict_do_nothing(index_elements=["queue_uid", "subscriber"])
+        )
+        self.get = self._text(sa.select(*COLUMNS).where(this, alive))
+        self.with_subscriber = self._text(sa.select(*COLUMNS).where(same))
+        self.list = self._text(
+            sa.select(*COLUMNS)
+            .where(of_queue, s.id > param("after"), alive)
+            .order_by(s.id)
+            .limit(limit)
+            .offset(NOTHING)
+        )
+        self.lock = self._text(self._locking(sa.select(s.id).where(of_queue).order_by(s.id)))
+        self.replace = self._text(
+            sa.update(subscriptions)
+            .where(this)
+            .values({column: value for column, value in values.items() if column.name not in ("queue_uid", "id")})
+        )
+        self.delete = self._text(sa.delete(subscriptions).where(this))
+        self.delete_all = self._text(sa.delete(subscriptions).where(of_queue))
+        self.delete_expired = self._text(sa.delete(subscriptions).where(same, s.expires <= now))
+        self.expired = self._text(
+            sa.select(*COLUMNS).where(s.expires <= now).order_by(s.expires).limit(limit).offset(NOTHING)
+        )
+
+
+@lru_cache
+def subscription_statements_for(dialect: str) -> SubscriptionStatements:
+    return SubscriptionStatements(dialect)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the control plane on an SQL database that is about subscriptions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from zaqar.errors import Conflict
+from zaqar.model import Secret, Subscription
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
+
+
+class SubscriptionStore(ManagementStore):
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._subscriptions = subscription_statements_for(database.dialect)
+
+    def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
+        row = _row_of(subscription)
+        with self._database.write as connection:
+            self._make_way(connection, subscription, now)
+            connection.execute(self._subscriptions.insert, row)
+            return _subscription_of(self._with_subscriber(connection, subscription))
+
+    def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
+        key = {"queue_uid": queue_uid, "id": subscription_id, "now": now}
+        with self._database.read() as connection:
+            row = connection.execute(self._subscriptions.get, key).fetchone()
+        return None if row is None else _subscription_of(row)
+
+    def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
+        page = {"queue_uid": queue_uid, "after": after, "limit": limit, "now": now}
+        with self._database.read() as connection:
+            rows = connection.execute(self._subscriptions.list, page).fetchall()
+        return [_subscription_of(row) for row in rows]
+
+    def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
+        key = {"queue_uid": subscription.queue_uid, "id": subscription.id, "now": now}
+        with self._database.write as connection:
+            # All of the queue are locked, so that two that change at once see each other's subscriber.
+            connection.execute(self._subscriptions.lock, {"queue_uid": subscription.queue_uid}).fetchall()
+            old = connection.execute(self._subscriptions.get, key).fetchone()
+            if old is None or _subscription_of(old).version != subscription.version - 1:
+                return False
+            self._make_way(connection, subscription, now)
+            other = self._with_subscriber(connection, subscription)
+            if other is not None and _subscription_of(other).id != subscription.id:
+                raise Conflict("The queue has another subscription with this subscriber.")
+            return connection.execute(self._subscriptions.replace, {**key, **_row_of(subscription)}).rowcount == 1
+
+    def _make_way(self, connection: Connection, subscription: Subscription, now: float) -> None:
+        """Remove one that has expired and has the same subscriber."""
+        same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber, "now": now}
+        connection.execute(self._subscriptions.delete_expired, same)
+
+    def _with_subscriber(self, connection: Connection, subscription: Subscription) -> Any:
+        same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber}
+        return connection.execute(self._subscriptions.with_subscriber, same).fetchone()
+
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+        with self._database.write as connection:
+            connection.execute(self._subscriptions.delete, {"queue_uid": queue_uid, "id": subscription_id})
+
+    def delete_subscriptions(self, *, queue_uid: str) -> None:
+        with self._database.write as connection:
+            connection.execute(self._subscriptions.delete_all, {"queue_uid": queue_uid})
+
+    def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
+        with self._database.read() as connection:
+            rows = connection.execute(self._subscriptions.expired, {"now": now, "limit": limit}).fetchall()
+        return [_subscription_of(row) for row in rows]
+
+
+def _row_of(subscription: Subscription) -> dict[str, Any]:
+    row = {f"new_{column.name}": getattr(subscription, column.name) for column in COLUMNS}
+    return row | {
+        "new_options": json.dumps(dict(subscription.options)),
+        "new_secrets": json.dumps(subscription.secrets),
+    }
+
+
+def _subscription_of(row: Any) -> Subscription:
+    fields = dict(zip((column.name for column in COLUMNS), row, strict=True))
+    secrets = tuple(Secret(*secret) for secret in json.loads(fields["secrets"]))
+    return Subscription(**{**fields, "options": json.loads(fields["options"]), "secrets": secrets})
