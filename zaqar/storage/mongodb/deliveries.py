@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pymongo
 from bson import ObjectId
-from pymongo import DeleteOne, UpdateOne
+from pymongo import DeleteMany, UpdateMany
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
@@ -103,13 +103,15 @@ class MongoDeliveryStore(MessageStore):
             self._write(lambda deliveries: deliveries.update_many(theirs, {"$set": {"due": until}}))
 
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
-        changes: list[DeleteOne | UpdateOne] = []
+        # Each is about one. As "many" the server keeps no record of each in case it is tried again, which costs it more
+        # than the change, and is not needed: what is settled has no owner, so the second time it is left alone.
+        changes: list[DeleteMany | UpdateMany] = []
         for delivery in settled:
             this = {"_id": _id(*delivery.key), "owner": owner}
             if delivery.state != WAITING and (delivery.keep_until is None or delivery.keep_until <= now):
-                changes.append(DeleteOne(this))
+                changes.append(DeleteMany(this))
             else:
-                changes.append(UpdateOne(this, _settling(delivery)))
+                changes.append(UpdateMany(this, _settling(delivery)))
         if changes:
             self._write(lambda deliveries: deliveries.bulk_write(changes, ordered=False))
 
