@@ -184,7 +184,8 @@ class MongoDeliveryStore(MessageStore):
         ids = ids_of(found)
         which = {"_id": {"$in": ids}, **over}
         if ids:
-            turn.patiently(lambda opened: opened.beside(DELIVERIES).hasty.delete_many(which))
+            # By a majority, or a listing would go on showing them for a moment.
+            turn.patiently(lambda opened: opened.beside(DELIVERIES).collection.delete_many(which))
         return len(ids)
 
     def _read(self, read: Callable[[MongoCollection[Document]], T]) -> T:
