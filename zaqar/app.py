@@ -8,22 +8,36 @@ from dataclasses import dataclass
 
 from oslo_config import cfg
 
+from zaqar import conf as configuration
 from zaqar import plugins
+from zaqar.addresses import AddressGuard
+from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
+from zaqar.context import Context
 from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.limits import Limits
+from zaqar.model import QUEUE, Address
+from zaqar.notification import dead_letters
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.tasks.base import Task
 from zaqar.policies import Authorizer
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
+from zaqar.service.deliveries import Deliveries
 from zaqar.service.flavors import Flavors
 from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.subscriptions import Subscriptions
 from zaqar.stages.base import check_stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Placement, PoolPlacement
+
+NOTIFIER = "zaqar.notification.notifier"
+"""The stage without which nothing is notified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,7 @@ class Parts:
     """What a transport or a command works with."""
 
     conf: cfg.ConfigOpts
+    clock: Clock
     limits: Limits
     authorizer: Authorizer
     management: ManagementStore
@@ -38,6 +53,8 @@ class Parts:
     queues: Queues
     messages: Messages
     claims: Claims
+    subscriptions: Subscriptions
+    deliveries: Deliveries
     pools: Pools
     flavors: Flavors
     health: Health
@@ -62,8 +79,7 @@ def build(
 
     Raises StartupError, one sentence for the operator, where the configuration cannot be served.
     """
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    _check(conf)
     limits = Limits.from_conf(conf)
     authorizer = Authorizer(conf)
     stages = [
@@ -74,8 +90,21 @@ def build(
     placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
     changes = CatalogChanges(management, placement)
+    ring = Bell(configuration.notifiers_dir(conf)).ring
+    subscriptions = Subscriptions(
+        management=management,
+        placement=placement,
+        queues=queues,
+        limits=limits,
+        clock=clock,
+        guard=AddressGuard(conf.notification.webhook_allowed_networks),
+        ring=ring,
+        notifying=NOTIFIER in conf.storage.message_pipeline,
+        require_confirmation=conf.notification.require_confirmation,
+    )
     return Parts(
         conf=conf,
+        clock=clock,
         limits=limits,
         authorizer=authorizer,
         management=management,
@@ -83,10 +112,51 @@ def build(
         queues=queues,
         messages=Messages(queues=queues, limits=limits, clock=clock, stages=stages),
         claims=Claims(queues=queues, limits=limits, clock=clock),
+        subscriptions=subscriptions,
+        deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock),
     )
+
+
+def build_dispatcher(parts: Parts) -> Dispatcher:
+    """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
+
+    def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
+        parts.messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
+
+    return Dispatcher(
+        management=parts.management,
+        placement=parts.placement,
+        clock=parts.clock,
+        tasks=_make_tasks(parts.conf),
+        bounds=Bounds.from_conf(parts.conf),
+        end_subscription=parts.subscriptions.end,
+        post_dead_letter=post_dead_letter,
+    )
+
+
+def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
+    """The plug-ins of the types of subscribers that are allowed, by scheme; one object of each class."""
+    group = "zaqar.notification.tasks"
+    made: dict[type[Task], Task] = {}
+    tasks = {}
+    for scheme in sorted(set(plugins.installed(group)).intersection(conf.transport.subscriber_types)):
+        plugin = plugins.load(group, scheme)
+        if not (isinstance(plugin, type) and issubclass(plugin, Task)):
+            raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")
+        if plugin not in made:
+            made[plugin] = plugin.from_conf(conf)
+        tasks[scheme] = made[plugin]
+    return tasks
+
+
+def _check(conf: cfg.ConfigOpts) -> None:
+    if conf.auth_strategy:
+        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    if conf.notification.require_confirmation and not conf.signed_url.secret_key:
+        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 
 
 def _place(

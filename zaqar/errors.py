@@ -11,6 +11,7 @@
     |   |-- NotFound          404
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
+    |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
     |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
@@ -71,6 +72,10 @@ class NotAcceptable(ClientError):
 class Conflict(ClientError):
     status = 409
     title = "Conflict"
+
+
+class AlreadySubscribed(Conflict):
+    """The queue has a confirmed subscription with this subscriber."""
 
 
 class UnsupportedMedia(ClientError):

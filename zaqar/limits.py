@@ -17,7 +17,7 @@ MIN_CLAIM_TTL = 60
 MIN_CLAIM_GRACE = 60
 MIN_SUBSCRIPTION_TTL = 60
 
-_MOST_SECONDS = 2**31 - 1
+MOST_SECONDS = 2**31 - 1
 """About 68 years. An end of life further away than that would no longer be exact as float seconds on every store."""
 
 
@@ -63,15 +63,15 @@ class Limits:
 
     def _check(self) -> None:
         for name, low, high, bound in (
-            ("max_message_ttl", MIN_MESSAGE_TTL, _MOST_SECONDS, ""),
-            ("max_message_delay", 0, _MOST_SECONDS, ""),
-            ("max_claim_ttl", MIN_CLAIM_TTL, _MOST_SECONDS, ""),
-            ("max_claim_grace", MIN_CLAIM_GRACE, _MOST_SECONDS, ""),
+            ("max_message_ttl", MIN_MESSAGE_TTL, MOST_SECONDS, ""),
+            ("max_message_delay", 0, MOST_SECONDS, ""),
+            ("max_claim_ttl", MIN_CLAIM_TTL, MOST_SECONDS, ""),
+            ("max_claim_grace", MIN_CLAIM_GRACE, MOST_SECONDS, ""),
             ("default_message_ttl", MIN_MESSAGE_TTL, self.max_message_ttl, "max_message_ttl"),
             ("default_message_delay", 0, self.max_message_delay, "max_message_delay"),
             ("default_claim_ttl", MIN_CLAIM_TTL, self.max_claim_ttl, "max_claim_ttl"),
             ("default_claim_grace", MIN_CLAIM_GRACE, self.max_claim_grace, "max_claim_grace"),
-            ("default_subscription_ttl", MIN_SUBSCRIPTION_TTL, _MOST_SECONDS, ""),
+            ("default_subscription_ttl", MIN_SUBSCRIPTION_TTL, MOST_SECONDS, ""),
             ("min_length_client_id", 1, self.max_length_client_id, "max_length_client_id"),
         ):
             value = getattr(self, name)

@@ -14,6 +14,7 @@ from zaqar.errors import StartupError
 _SUBJECTS = {
     "zaqar.control.storage": ("[drivers] management_store", "driver"),
     "zaqar.data.storage": ("[drivers] message_store", "driver"),
+    "zaqar.notification.tasks": ("[transport] subscriber_types", "task"),
     "zaqar.storage.stages": ("[storage] message_pipeline", "stage"),
     "zaqar.transport": ("[drivers] transport", "transport"),
 }

@@ -49,3 +49,10 @@ def verify(
         return False
     wanted = sign(key, project=project, paths=paths, methods=methods, expires=expires)
     return hmac.compare_digest(wanted.encode(), signature.encode("utf-8", "surrogateescape"))
+
+
+def covers(paths: Sequence[str], methods: Sequence[str], *, path: str, method: str) -> bool:
+    """Whether these are about the request: they name its path, or the collection of messages or claims it is in."""
+    collection, _, member = path.rpartition("/")
+    within = bool(member) and collection.endswith(("/messages", "/claims")) and collection in paths
+    return method in methods and (path in paths or within)

@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from falcon import testing
+from standardwebhooks import WebhookVerificationError
 
-from zaqar import app, conf
+from zaqar import app, conf, signatures
+from zaqar.schemas.filters import compile_filter
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
+NOTIFICATIONS = (ROOT / "docs" / "notifications.rst").read_text()
 TOUR = (ROOT / "docs" / "tour_openstacksdk.py").read_text()
 PAGES = sorted(
     path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
@@ -93,6 +99,75 @@ def test_the_tour_with_curl_works() -> None:
 def test_the_readme_has_the_tour_with_openstacksdk() -> None:
     code = TOUR.split('"""', 2)[2].strip()
     assert textwrap.indent(code, "   ") in README
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in that language, in their order."""
+    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)", page, re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+def test_what_the_page_on_notifications_asks_with_curl_works() -> None:
+    """In the order of the page, with the ids that a reader puts in: those that were given."""
+    terminal = Terminal()
+    answers: list[testing.Result] = []
+    for command in commands(NOTIFICATIONS):
+        if answers:
+            command = command.replace("5f1c9a7b0e2d4c6f8a1b3d5e", answers[0].json["subscription_id"])
+        if (result := terminal.run(command)) is not None:
+            answers.append(result)
+    # No notifier runs here, so that there is no delivery to be sent again.
+    assert [result.status_code for result in answers] == [201, 201, 204, 200, 200, 404, 200]
+    assert [answer.json["secret"][:6] for answer in (answers[0], answers[3])] == ["whsec_"] * 2
+    assert answers[4].json["deliveries"] == []
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_the_page_on_notifications_tells_how_to_verify_a_signature(block: int) -> None:
+    names: dict[str, Any] = {}
+    exec(blocks(NOTIFICATIONS, "python")[block], names)
+    check = names.get("verified") or names["is_genuine"]
+
+    def accepts(headers: Mapping[str, str], body: bytes) -> bool:
+        try:
+            return bool(check(new, headers, body))
+        except WebhookVerificationError:
+            return False
+
+    old, new = signatures.new_secret(), signatures.new_secret()
+    now, body = time.time(), b'{"body": {"to": "ann"}}'
+
+    def signed(at: float, *secrets: str) -> dict[str, str]:
+        pairs = [(secret, None if secret == new else now + 60) for secret in secrets]
+        signature = signatures.sign(pairs, "msg_1", int(at), body, now)
+        return {"webhook-id": "msg_1", "webhook-timestamp": str(int(at)), "webhook-signature": signature}
+
+    assert accepts(signed(now, new), body)
+    assert accepts(signed(now, old, new), body)
+    assert not accepts(signed(now, old), body)
+    assert not accepts(signed(now, new), body.replace(b"ann", b"bob"))
+    assert not accepts(signed(now, new) | {"webhook-id": "msg_2"}, body)
+    assert not accepts(signed(now - 3600, new), body)
+
+
+def test_the_filter_on_the_page_on_notifications_does_what_it_says() -> None:
+    (text,) = (block for block in blocks(NOTIFICATIONS, "json") if "prefix" in block)
+    wants = compile_filter(json.loads(text), field="filter").matches
+    wanted = {"to": "ann", "size": 100, "lang": "en"}
+    assert wants(wanted)
+    assert wants(wanted | {"to": "team-a", "lang": "de", "urgent": True, "meta": {}})
+    for other in ({"to": "bob"}, {"size": 0}, {"size": 101}, {"meta": {"spam": None}}, {"lang": "de"}):
+        assert not wants(wanted | other)
+
+
+def test_the_conditions_on_the_page_on_notifications_are_some() -> None:
+    table = NOTIFICATIONS[NOTIFICATIONS.index("list-table:: Conditions") :]
+    conditions = [
+        text for row in re.findall(r"^   \* - (``.*)$", table, re.MULTILINE) for text in row[2:-2].split("``, ``")
+    ]
+    assert len(conditions) == 14
+    for condition in conditions:
+        compile_filter({"member": [json.loads(condition)]}, field="filter")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -81,8 +81,8 @@ def _exit(number: int, frame: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-gc",
-        description="Remove messages that have expired and what is left of deleted queues from the stores, until "
-        "nothing is left to remove. zaqar-server does this by itself.",
+        description="Remove messages and subscriptions that have expired and what is left of deleted queues from the "
+        "stores, until nothing is left to remove. zaqar-server does this by itself.",
         epilog="--config-file, --config-dir and the options of oslo.log are understood as well.",
     )
     parser.add_argument(
@@ -94,14 +94,22 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parts: app.Parts, *, every: float | None) -> None:
     while True:
         try:
-            sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
+            _clean(parts)
         except StoreUnavailable:
             if every is None:
                 raise
-            _log.warning("A message store is away; the next sweep is in %g s.", every, exc_info=True)
+            _log.warning("A store is away; the next sweep is in %g s.", every, exc_info=True)
         if every is None:
             return
         time.sleep(every)
+
+
+def _clean(parts: app.Parts) -> None:
+    try:
+        parts.subscriptions.tidy()
+    finally:
+        # Also where the management store is away.
+        sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ _IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, these are recognised, not chosen
 
 _DESCRIPTION = """\
-Run the message queue service: the HTTP API, and a sweeper that removes what has expired.
+Run the message queue service: the HTTP API, a notifier that sends messages to subscribers, and
+a sweeper that removes what has expired.
 
 Without arguments and without a configuration file it listens on 127.0.0.1:8888 and keeps
 messages in SQLite, in the state directory.
@@ -140,9 +141,12 @@ def _serve(options: argparse.Namespace) -> None:
         address = Address(*listener.getsockname()[:2])
         workers = _count_workers(conf, options.workers)
         stored = survey_stores()
-        parts = [_api(options.server, workers, listener, address), _sweeper()]
+        parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
         supervisor = Supervisor(parts, env=os.environ)
-        banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
+        how = ", ".join(
+            [options.server, f"{workers} worker{'s' if workers > 1 else ''}", *(part.name for part in parts[1:])]
+        )
+        banner = _banner(conf, address, how, stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
 
 
@@ -207,8 +211,13 @@ def _api(server: str, workers: int, listener: socket.socket, address: Address) -
     return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
 
-def _sweeper() -> Part:
-    return Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
+def _beside_api(conf: cfg.ConfigOpts) -> list[Part]:
+    """What runs beside the API."""
+    sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
+    if _is_in_memory(conf):
+        # That of the API's process, which nobody else sees: messages there are notified to nobody.
+        return [sweeper]
+    return [sweeper, Part("notifier", _python("zaqar.cmd.notifier"))]
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

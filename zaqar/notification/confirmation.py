@@ -37,6 +37,7 @@ _TEMPLATES = {
     SUBSCRIPTION_CONFIRMATION: "subscription_confirmation_email_template",
     UNSUBSCRIBE_CONFIRMATION: "unsubscribe_confirmation_email_template",
 }
+_TOPIC = "Zaqar Notification"
 _FIELD = re.compile(r"\{([012])\}")
 
 
@@ -100,7 +101,7 @@ class Confirmations:
         # Only the three fields that there are: a body with braces of another kind, as in CSS, is not a mistake.
         values = (subscription.source, subscription.project, self._link(subscription, now))
         body = _FIELD.sub(lambda match: values[int(match[1])], template.get("body", "{2}"))
-        return Letter(template.get("topic", ""), body, self.sender(kind))
+        return Letter(template.get("topic", _TOPIC), body, self.sender(kind))
 
     def sender(self, kind: str = SUBSCRIPTION_CONFIRMATION) -> str:
         """Who a mail of this kind is from."""

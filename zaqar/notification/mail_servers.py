@@ -89,8 +89,7 @@ class Command:
             raise MailRefused(f"the mail command cannot be run: {exc.strerror}", reached=False) from exc
         try:
             async with asyncio.timeout(self.total_seconds):
-                # Commands want the line ends of the system, SMTP has its own.
-                await process.communicate(mail.as_bytes(policy=_policy(mail)))
+                await process.communicate(_for_a_command(mail))
         except TimeoutError as exc:
             raise MailRefused(f"the mail command took over {self.total_seconds:g} seconds", reached=False) from exc
         finally:
@@ -131,19 +130,22 @@ class SmtpServer:
     async def take(self, mail: EmailMessage) -> None:
         try:
             async with asyncio.timeout(self.total_seconds):
-                await threads.call(lambda: self._hand_over(mail), errors=(MailRefused,), name="smtp")
+                await threads.call(lambda: self._hand_over(mail), name="smtp")
         except TimeoutError as exc:
             raise MailRefused(f"the mail server took over {self.total_seconds:g} seconds", reached=False) from exc
 
     def _hand_over(self, mail: EmailMessage) -> None:
         try:
-            with self._connect() as server:
+            with contextlib.closing(self._connect()) as server:
                 secured = self._secure(server)
                 if self.user:
                     if not secured:
                         raise MailRefused("the mail server offers no TLS, and the password is not sent without")
                     server.login(self.user, self.password or "")
                 server.send_message(mail)
+                # It is taken: what becomes of the good-bye changes nothing.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    server.quit()
         except smtplib.SMTPAuthenticationError as exc:
             # What it says may repeat the name, and that is the operator's.
             raise MailRefused("the mail server refused the login") from exc
@@ -184,9 +186,10 @@ class SmtpServer:
         return True
 
 
-def _policy(mail: EmailMessage) -> email.policy.EmailPolicy:
-    """For an address beyond ASCII there is no other way to write it (RFC 6532)."""
-    return email.policy.default.clone(utf8=not f"{mail['From']}{mail['To']}".isascii())
+def _for_a_command(mail: EmailMessage) -> bytes:
+    # With the line ends of the system, as SMTP has its own. An address beyond ASCII can only be written in UTF-8.
+    international = not f"{mail['From']}{mail['To']}".isascii()
+    return mail.as_bytes(policy=email.policy.default.clone(utf8=international))
 
 
 def _unverified() -> ssl.SSLContext:

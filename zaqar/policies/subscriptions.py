@@ -42,4 +42,28 @@ RULES: list[policy.RuleDefault] = [
         "Confirm a subscription or take the confirmation back.",
         [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
     ),
+    policy.DocumentedRuleDefault(
+        "subscription:rotate_secret",
+        ANYBODY,
+        "Give a subscription a new secret to sign with, and see it.",
+        [{"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/rotate_secret"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:deliveries",
+        ANYBODY,
+        "See what was, and what is to be, delivered to a subscriber, and how that went.",
+        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/deliveries"}],
+    ),
+    policy.DocumentedRuleDefault(
+        "subscription:resend",
+        ANYBODY,
+        "Deliver again.",
+        [
+            {
+                "method": "POST",
+                "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/deliveries/{delivery_id}/resend",
+            },
+            {"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/resend"},
+        ],
+    ),
 ]

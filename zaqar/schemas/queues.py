@@ -9,7 +9,7 @@ import re2
 
 from zaqar.errors import Conflict, InvalidInput
 from zaqar.limits import MIN_MESSAGE_TTL, Limits
-from zaqar.model import Queue, QueueRules
+from zaqar.model import QUEUE, Queue, QueueRules
 from zaqar.schemas import retry_policy, strict_json
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema, Validator, check_name
 
@@ -44,12 +44,18 @@ def metadata_schema(limits: Limits) -> JsonSchema:
     }
 
 
-def shown_defaults(limits: Limits) -> dict[str, Any]:
-    """What a queue shows for the reserved keys that it does not set."""
-    return {
+def shown_defaults(limits: Limits, *, kind: str = QUEUE) -> dict[str, Any]:
+    """What a queue or topic shows for the reserved keys that it does not set."""
+    posting = {
         "_max_messages_post_size": limits.max_messages_post_size,
         "_default_message_ttl": limits.default_message_ttl,
         "_default_message_delay": limits.default_message_delay,
+    }
+    if kind != QUEUE:
+        # Nobody claims from a topic.
+        return posting
+    return {
+        **posting,
         "_dead_letter_queue": None,
         "_dead_letter_queue_messages_ttl": None,
         "_max_claim_count": None,

@@ -111,7 +111,7 @@ class Queues:
     def reopen(self, address: Address, *, create: bool) -> None:
         """Read the row again and bring the fence of the message store up to it, after the store said StaleQueue."""
         self._forget(address)
-        row = self._read(address)
+        row = self.row(address)
         if row is None and create:
             row = self._insert(self._new_queue(address, {}))
         if row is not None and (opened := self._open(row)) is not None:
@@ -119,7 +119,7 @@ class Queues:
 
     def _load(self, address: Address, *, create: bool) -> Known | None:
         """The queue by its row; with ``create`` a missing one as it would be made, which no store knows yet."""
-        row = self._read(address)
+        row = self.row(address)
         if row is not None:
             return self._remember(address, row)
         self._forget(address)
@@ -128,7 +128,8 @@ class Queues:
         queue = _make_queue(address, {}, pool=None)
         return Known(queue, rules_of({}, self._limits), self._placement.place_before_creation(queue.uid))
 
-    def _read(self, address: Address) -> Queue | None:
+    def row(self, address: Address) -> Queue | None:
+        """The queue as the management store has it now; None where there is none."""
         return self._management.get_queue(project=address.project, kind=address.kind, name=address.name)
 
     def _new_queue(self, address: Address, metadata: Metadata) -> Queue:
@@ -159,9 +160,16 @@ class Queues:
                         return None
                 store.open_queue(queue=row, now=self._clock())
         except QueueDropped:
-            self._management.delete_queue(queue=row)
+            self._remove(row)
             return None
         return row
+
+    def _remove(self, row: Queue) -> None:
+        """Remove the row of a queue that the message store has dropped, and all subscriptions to it."""
+        self._management.delete_subscriptions(queue_uid=row.uid)
+        self._management.delete_queue(queue=row)
+        # Whoever subscribed in between looks for the row afterwards, and finds it or is found here.
+        self._management.delete_subscriptions(queue_uid=row.uid)
 
     def _remember(self, address: Address, row: Queue) -> Known:
         known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
@@ -183,9 +191,17 @@ class Queues:
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name)
         self._placement.check_flavor(metadata.get("_flavor"))
+        # A queue that exists needs no pool that takes new ones.
+        return self._put(address, metadata, look_first=self._placement.spreads)[1]
+
+    def ensure_row(self, address: Address) -> Queue:
+        """The queue as the management store has it now, created where it is missing."""
+        return self._put(address, {}, look_first=True)[0]
+
+    def _put(self, address: Address, metadata: Metadata, *, look_first: bool) -> tuple[Queue, bool]:
+        """The queue in place afterwards, its fence up to it, and whether it was created."""
         for _ in range(TRIES):
-            # A queue that exists needs no pool that takes new ones.
-            row = self._read(address) if self._placement.spreads else None
+            row = self.row(address) if look_first else None
             created = row is None
             if row is None:
                 queue = self._new_queue(address, metadata)
@@ -193,21 +209,21 @@ class Queues:
                 created = row is not None and row.uid == queue.uid
             if row is not None and (opened := self._open(row)) is not None:
                 self._remember(address, opened)
-                return created
+                return opened, created
         raise StoreUnavailable
 
     def get(self, address: Address) -> dict[str, Any]:
         """The metadata as stored, reserved defaults filled in; only those for a queue that does not exist."""
-        row = self._read(address)
-        return self._shown(row.metadata if row is not None else {})
+        row = self.row(address)
+        return self._shown(address, row.metadata if row is not None else {})
 
     def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
         operations = self.schemas.parse_patch(raw)
         for _ in range(TRIES):
-            row = self._read(address)
+            row = self.row(address)
             if row is None:
-                raise NotFound(f"There is no queue '{address.name}'.")
+                raise NotFound(f"There is no {address.kind} '{address.name}'.")
             metadata = self.schemas.apply_patch(operations, row.metadata)
             self.schemas.check_metadata(metadata, name=address.name)
             if metadata.get("_flavor") != row.metadata.get("_flavor"):
@@ -217,16 +233,16 @@ class Queues:
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
-                return self._shown(metadata)
+                return self._shown(address, metadata)
         raise StoreUnavailable
 
     def delete(self, address: Address) -> None:
         """Delete the queue and all that is in it; a missing one is fine."""
-        row = self._read(address)
+        row = self.row(address)
         if row is not None:
             # The store forgets the queue first: an acknowledged message is never in a queue without a row.
             self._placement.place_of(row).store.drop_queue(queue=row, now=self._clock())
-            self._management.delete_queue(queue=row)
+            self._remove(row)
         self._forget(address)
 
     def list_page(
@@ -266,11 +282,61 @@ class Queues:
 
     def purge(self, address: Address, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
-        if "messages" in self.schemas.parse_purge(raw):
+        types = self.schemas.parse_purge(raw)
+        if "messages" in types:
             self.serve(address, lambda known: known.place.store.purge(queue=known.queue, now=self._clock()))
+        row = self.row(address) if "subscriptions" in types else None
+        if row is not None:
+            self._management.delete_subscriptions(queue_uid=row.uid)
+            self.note_fewer_subscribers(address, row.uid)
 
-    def _shown(self, metadata: Metadata) -> dict[str, Any]:
-        return {**shown_defaults(self._limits), **metadata}
+    # -- whether a queue has subscribers -----------------------------------------------------------------------------
+    #
+    # ``Queue.notify`` is true from before the first subscription is acknowledged. Two rules keep it so whoever races:
+    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only where the
+    # row has not changed since before it found no subscription. So of the two changes the second one fails or sees.
+
+    def mark_subscribed(self, address: Address, uid: str, *, anew: bool) -> bool:
+        """Have ``notify`` true, on every worker; False where there is no such queue any more.
+
+        With ``anew`` the row is changed in any case; or somebody else has changed it after this call began.
+        """
+        first: int | None = None
+        for _ in range(TRIES):
+            row = self.row(address)
+            if row is None or row.uid != uid:
+                return False
+            first = first or row.generation
+            if not row.notify or (anew and row.generation == first):
+                row = replace(row, notify=True, generation=row.generation + 1)
+                if not self._management.replace_queue(queue=row):
+                    continue
+            self._forget(address)
+            # Not open: changed further, or dropped.
+            if self._open(row) is not None:
+                return True
+        raise StoreUnavailable
+
+    def note_fewer_subscribers(self, address: Address, uid: str) -> None:
+        """Turn ``notify`` off where the queue has no subscriptions any more."""
+        for _ in range(TRIES):
+            row = self.row(address)
+            if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
+                return
+            changed = replace(row, notify=False, generation=row.generation + 1)
+            if self._management.replace_queue(queue=changed):
+                self._forget(address)
+                self._open(changed)
+                # One whose creator was killed before it could change the row.
+                if self._has_subscriptions(uid):
+                    self.mark_subscribed(address, uid, anew=False)
+                return
+
+    def _has_subscriptions(self, uid: str) -> bool:
+        return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
+
+    def _shown(self, address: Address, metadata: Metadata) -> dict[str, Any]:
+        return {**shown_defaults(self._limits, kind=address.kind), **metadata}
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:

@@ -77,7 +77,7 @@ def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         server._parse(["--help"])
     text = capsys.readouterr().out
-    for word in ("127.0.0.1:8888", "--config-file", "--state-dir", "--workers", "--server", "TERM", "HUP"):
+    for word in ("127.0.0.1:8888", "--config-file", "--state-dir", "--workers", "--server", "TERM", "HUP", "notifier"):
         assert word in text
 
 
@@ -154,6 +154,19 @@ def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with server._listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
         server._api("granian", 1, listener, Address("127.0.0.1", 1))
+
+
+def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
+    parts = server._beside_api(conf)
+    assert [part.name for part in parts] == ["sweeper", "notifier"]
+    assert "zaqar.cmd.notifier" in parts[1].command
+    # It has no configuration of its own to read anew: it ends in order and is started again.
+    assert parts[1].reload == signal.SIGTERM
+
+
+def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
+    set_uri(conf, "sqlite://")
+    assert [part.name for part in server._beside_api(conf)] == ["sweeper"]
 
 
 # -- the banner --------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
         "release_claim": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
         "pop": lambda: worker.messages.pop(ADDRESS, limit=1),
         "stats": lambda: worker.queues.stats(ADDRESS),
-        "purge": lambda: worker.queues.purge(ADDRESS, b""),
+        "purge": lambda: worker.queues.purge(ADDRESS, b'{"resource_types":["messages"]}'),
     }
     for method, operation in operations.items():
         cluster.forget_counts()

@@ -114,6 +114,8 @@ class WebhookTask(Task):
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
                 auto_decompress=False,
+                # Of what is not read yet about twice as much is held.
+                read_bufsize=MOST_READ // 2,
                 trust_env=False,
             )
         return self._session

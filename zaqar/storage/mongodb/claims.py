@@ -15,8 +15,8 @@ from bson import ObjectId
 from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.mongodb.desk import Request
-from zaqar.storage.mongodb.documents import CLAIMED, READY, Document, messages_of, segment_id
-from zaqar.storage.mongodb.fences import COLLECTION, FAR, FenceStore, Look
+from zaqar.storage.mongodb.documents import CLAIMED, COLLECTION, READY, Document, messages_of, segment_id
+from zaqar.storage.mongodb.fences import FAR, FenceStore, Look
 from zaqar.storage.mongodb.statements import (
     FREE,
     check,

@@ -97,6 +97,16 @@ class Opened:
         self.hasty = self.collection.with_options(write_concern=WriteConcern(1))
         """For writes that nobody waits for."""
         self.sessions: list[ClientSession] = []
+        self._beside: dict[str, Opened] = {}
+
+    def beside(self, collection: str) -> Opened:
+        """The same for another collection of the database."""
+        opened = self._beside.get(collection)
+        if opened is None:
+            opened = Opened(self.client, self.database.name, collection)
+            opened.sessions = self.sessions
+            self._beside[collection] = opened
+        return opened
 
     def session(self) -> ClientSession:
         try:
@@ -108,13 +118,20 @@ class Opened:
 class ReplicaSet:
     """One collection on a replica set, shared by threads. After a fork each process has a client of its own.
 
-    The first contact sees that it is a replica set of a version that we know, and makes the collection and its indices.
+    The first contact sees that it is a replica set of a version that we know, and makes the collection and its indices,
+    and those ``beside`` it.
     """
 
-    def __init__(self, settings: Mapping[str, Any], collection: str, indexes: Sequence[Index] = ()) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        collection: str,
+        indexes: Sequence[Index] = (),
+        beside: Mapping[str, Sequence[Index]] | None = None,
+    ) -> None:
         self._settings = dict(settings)
         self._collection = collection
-        self._indexes = indexes
+        self._indexes = {collection: indexes, **(beside or {})}
         self.name: str = settings.get("database") or "zaqar"
         self.application = f"zaqar/{self.name}"
         """What the server calls our sessions; see ``transactions.end_abandoned``."""
@@ -125,9 +142,15 @@ class ReplicaSet:
         _replica_sets.add(self)
 
     @classmethod
-    def open(cls, settings: Mapping[str, Any], collection: str, indexes: Sequence[Index]) -> Self:
+    def open(
+        cls,
+        settings: Mapping[str, Any],
+        collection: str,
+        indexes: Sequence[Index],
+        beside: Mapping[str, Sequence[Index]] | None = None,
+    ) -> Self:
         """StartupError for settings that cannot work and a server that is unfit; one that is away is no error."""
-        replica_set = cls(settings, collection, indexes)
+        replica_set = cls(settings, collection, indexes, beside)
         try:
             with pymongo.timeout(START_PATIENCE):
                 replica_set._wait_for_a_primary()
@@ -185,18 +208,19 @@ class ReplicaSet:
 
     def _make_indexes(self, opened: Opened) -> None:
         """The same again is fine, also from several processes at the same time."""
-        models = [
-            IndexModel(
-                [(field, 1) for field in index.fields],
-                name=index.name,
-                unique=index.unique,
-                partialFilterExpression={index.having: {"$exists": True}},
-            )
-            for index in self._indexes
-        ]
-        if models:
-            # By default each member has to take part, so one that is down would hold up the first start.
-            opened.collection.create_indexes(models, commitQuorum="majority")
+        for collection, indexes in self._indexes.items():
+            models = [
+                IndexModel(
+                    [(field, 1) for field in index.fields],
+                    name=index.name,
+                    unique=index.unique,
+                    partialFilterExpression={index.having: {"$exists": True}},
+                )
+                for index in indexes
+            ]
+            if models:
+                # By default each member has to take part, so one that is down would hold up the first start.
+                opened.database[collection].create_indexes(models, commitQuorum="majority")
 
     def ping(self) -> None:
         with translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):

@@ -14,6 +14,7 @@ transaction is then that command and the commit. The first letter of an ``_id`` 
                      that brings messages back to READY, and all that moves ``from``, adds to ``back`` of the first.
 ``r<uid><id>``       a dead letter that was received from another store, remembered until ``end``
 ``g<segment>``       garbage: a segment that no fence names any more
+``p<uid><n>``        a post whose deliveries are not made yet, of messages from number n on; see ``outbox``
 
 Messages and claims belong to a segment, not to a queue: a purge gives the queue a new one and a drop takes it away, in
 one small step whatever the old one holds.
@@ -38,6 +39,8 @@ from bson import ObjectId
 from zaqar.model import Message, Origin
 
 Document: TypeAlias = dict[str, Any]
+
+COLLECTION = "message_store"
 
 
 class Index(NamedTuple):
@@ -72,6 +75,8 @@ INDEXES: Final = (
     Index("gone", ("z",), "z"),
     # Claims, tombstones and received letters whose time is over.
     Index("end", ("end",), "end"),
+    # Posts whose deliveries are to be made; all that finding them takes is in the index.
+    Index("outbox", ("queue", "first", "due"), "due"),
 )
 
 

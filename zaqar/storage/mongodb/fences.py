@@ -19,10 +19,12 @@ from bson import ObjectId
 
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Queue
-from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.deliveries import DELIVERIES, DELIVERY_INDEXES
 from zaqar.storage.mongodb.desk import Desk
 from zaqar.storage.mongodb.documents import (
+    COLLECTION,
     INDEXES,
     READY,
     Document,
@@ -30,6 +32,7 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     within,
 )
+from zaqar.storage.mongodb.outbox import OutboxStore
 from zaqar.storage.mongodb.statements import (
     BACK,
     count,
@@ -45,8 +48,6 @@ from zaqar.storage.mongodb.statements import (
     statement,
 )
 from zaqar.storage.mongodb.transactions import Turns
-
-COLLECTION = "message_store"
 
 BATCH = 500
 """Messages that one transaction ripens, moves or removes at most."""
@@ -88,18 +89,18 @@ class Look(NamedTuple):
     documents: list[Document]
 
 
-class FenceStore(MessageStore):
+class FenceStore(OutboxStore):
     """The part of the message store that the other parts stand on."""
 
     def __init__(self, replica_set: ReplicaSet) -> None:
-        self._set = replica_set
+        super().__init__(replica_set)
         self._hints: dict[str, Hint] = {}
         self._hints_lock = threading.Lock()
         self._desks: dict[Hashable, Desk[Any]] = {}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES))
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, {DELIVERIES: DELIVERY_INDEXES}))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}

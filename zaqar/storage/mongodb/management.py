@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control plane on MongoDB: a document per queue (``q<uid>``), and one for the catalog.
+"""The control plane on MongoDB: a document per queue (``q<uid>``), and one for the catalog; see also ``subscriptions``.
 
 Metadata and options are kept as JSON text, as keys of documents cannot be what keys of JSON may be. Names are compared
 byte by byte, which for UTF-8 is the order of code points.
@@ -19,9 +19,9 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import Catalog, Pool, Queue
-from zaqar.storage.base import ManagementStore
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
 from zaqar.storage.mongodb.documents import Document, Index
+from zaqar.storage.mongodb.subscriptions import SUBSCRIPTION_INDEXES, SUBSCRIPTIONS, MongoSubscriptionStore
 
 COLLECTION = "management_store"
 INDEXES = (
@@ -31,13 +31,10 @@ INDEXES = (
 _CATALOG = "catalog"
 
 
-class MongoManagementStore(ManagementStore):
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        self._set = replica_set
-
+class MongoManagementStore(MongoSubscriptionStore):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES))
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES}))
 
     def create_queue(self, *, queue: Queue) -> Queue:
         address = {"project": queue.project, "kind": queue.kind, "name": queue.name}

@@ -29,6 +29,7 @@ from zaqar.storage.mongodb.documents import (
     within,
 )
 from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
+from zaqar.storage.mongodb.outbox import posted_documents
 from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
@@ -74,15 +75,16 @@ class MongoMessageStore(SweepStore):
         many = sum(len(post.drafts) for post in posts)
         delayed = sum(draft.delay > 0 for post in posts for draft in post.drafts)
         growth = {"$inc": {"next": many, "ready": many - delayed, "delayed": delayed}}
+        notify = queue.uid if queue.notify else None
         few = many <= FEW and sum(post.weight for post in posts) <= LITTLE
         # Thousands of messages in one post take a while on their own.
         for turn in self._turns(more=many // 1000 / 4):
             hint = self._hint(turn, queue)
             guess = hint.next if few else None
             if guess is not None:
-                documents = _documents_of(hint.segment, guess, posts)
+                documents = _documents_of(hint.segment, guess, posts, notify=notify)
                 fence = {**in_force(queue), "seg": hint.segment, "next": guess}
-                if turn.write([statement(fence, growth), *map(put, documents)], expect=1 + many):
+                if turn.write([statement(fence, growth), *map(put, documents)], expect=1 + len(documents)):
                     return self._posted(queue, hint, guess, posts, guessed=True)
                 hint.misses = min(MOST_POSTS_WITHOUT_A_GUESS, 2 * hint.misses + 1)
                 hint.wait, hint.next = hint.misses, None
@@ -93,7 +95,7 @@ class MongoMessageStore(SweepStore):
                 if changed is None:
                     raise StaleQueue(queue.uid)
                 first = changed["next"] - many
-                transaction.insert(_documents_of(changed["seg"], first, posts))
+                transaction.insert(_documents_of(changed["seg"], first, posts, notify=notify))
             if transaction.committed:
                 if changed["seg"] != hint.segment:  # purged by another process
                     self._forget(queue.uid)
@@ -259,16 +261,20 @@ class MongoMessageStore(SweepStore):
         return self._take(queue, Take(weight=limit, claim=None, limit=limit, now=now), None)
 
 
-def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post]) -> list[Document]:
+def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post], *, notify: str | None) -> list[Document]:
+    """The messages of the posts, and with ``notify``, the uid of their queue, each post as one to notify."""
     documents: list[Document] = []
     for post in posts:
         now = post.now
-        for sequence, draft in enumerate(post.drafts, first + len(documents)):
+        if notify is not None:
+            documents += posted_documents(notify, first, post.drafts, post.client_id, now)
+        for sequence, draft in enumerate(post.drafts, first):
             message = Message("", sequence, draft.body, now, now + draft.ttl, post.client_id, checksum=draft.checksum)
             document = document_of(segment, message)
             if draft.delay > 0:
                 document |= {"t": DELAYED, "d": now + draft.delay}
             documents.append(document)
+        first += len(post.drafts)
     return documents
 
 

@@ -9,12 +9,13 @@ from zaqar.storage.mongodb.documents import (
     AFTER_FENCES,
     AFTER_GARBAGE,
     CLAIMED,
+    COLLECTION,
     DELAYED,
     FIRST_FENCE,
     FIRST_GARBAGE,
     Document,
 )
-from zaqar.storage.mongodb.fences import BATCH, COLLECTION
+from zaqar.storage.mongodb.fences import BATCH
 from zaqar.storage.mongodb.letters import LetterStore
 from zaqar.storage.mongodb.statements import ids_of
 
@@ -37,7 +38,14 @@ class SweepStore(LetterStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        for sweep_some in (self._sweep_messages, self._sweep_garbage, self._sweep_gone, self._sweep_ended):
+        kinds = (
+            self._sweep_messages,
+            self._sweep_garbage,
+            self._sweep_gone,
+            self._sweep_ended,
+            self._sweep_deliveries,
+        )
+        for sweep_some in kinds:
             while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
                 removed += more
         return removed

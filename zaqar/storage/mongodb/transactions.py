@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pymongo
 from pymongo import ReturnDocument
@@ -29,6 +29,8 @@ from pymongo.read_preferences import ReadPreference
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.mongodb.connection import MAJORITY, PATIENCE, Opened, ReplicaSet, translated
 from zaqar.storage.mongodb.documents import Document
+
+T = TypeVar("T")
 
 ABANDONED = 1.0
 """Seconds after which a transaction that does nothing counts as one of a process that was killed.
@@ -43,7 +45,7 @@ FEWEST = 10
 _SNAPSHOT_ERRORS = (239, 246)
 """The moment cannot be read any more, or not yet after the catalog changed."""
 
-_MOST_BYTES = 8 * 1024 * 1024
+MOST_BYTES = 8 * 1024 * 1024
 """Of documents in one command; the server takes 16 MiB, and is told more than the bodies."""
 
 _LOCAL = ReadConcern("local")
@@ -62,6 +64,10 @@ class Transaction:
         self.reads_only = False
         """Set by who found that there is nothing to change."""
         self.committed = False
+
+    def beside(self, collection: str) -> Transaction:
+        """What the same transaction does in another collection."""
+        return Transaction(self._opened.beside(collection), self._session)
 
     def update(self, statements: Sequence[Document], *, expect: int) -> None:
         """Run the statements in their order; Lost unless they matched or inserted so many documents in all."""
@@ -82,6 +88,10 @@ class Transaction:
         return self._opened.latest.find_one_and_update(
             query, change, return_document=ReturnDocument.AFTER, session=self._session
         )
+
+    def alter(self, query: Document, change: Document) -> int:
+        """Change one document without reading it; how many there were, 0 or 1."""
+        return self._opened.collection.update_one(query, change, session=self._session).matched_count
 
     def get(self, query: Document) -> Document | None:
         return self._opened.collection.find_one(query, session=self._session)
@@ -179,7 +189,11 @@ class Turns:
         return transaction.committed
 
     def delete(self, query: Document) -> int:
-        """Remove what nobody can see, without waiting for a majority.
+        """Remove what nobody can see, without waiting for a majority."""
+        return self.patiently(lambda opened: opened.hasty.delete_many(query).deleted_count)
+
+    def patiently(self, write: Callable[[Opened], T]) -> T:
+        """Write without a transaction; ``write`` may be called again after it had its effect.
 
         Documents that a transaction of a killed process has changed hold it up; that is ended, and it begins again.
         """
@@ -188,7 +202,7 @@ class Turns:
                 opened = self._set.opened
                 try:
                     with pymongo.timeout(max(0.001, min(ABANDONED, self.remaining))):
-                        return opened.hasty.delete_many(query).deleted_count
+                        return write(opened)
                 except PyMongoError as exc:
                     if not exc.timeout or self.remaining < ABANDONED:
                         raise
@@ -273,7 +287,7 @@ def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
     size = 0
     for document in documents:
         weight = len(document.get("b", b"")) + 400
-        if batch and size + weight > _MOST_BYTES:
+        if batch and size + weight > MOST_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(document)

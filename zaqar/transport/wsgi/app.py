@@ -7,8 +7,10 @@ from typing import Any
 import falcon
 
 from zaqar.app import Parts
+from zaqar.model import QUEUE, TOPIC
 from zaqar.transport.wsgi import errors, openapi
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
+from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
 from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
 from zaqar.transport.wsgi.health import HealthResource, PingResource
@@ -17,12 +19,21 @@ from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
 from zaqar.transport.wsgi.requests import RequestChecks
+from zaqar.transport.wsgi.subscriptions import (
+    ConfirmResource,
+    DeliveriesResource,
+    ResendManyResource,
+    ResendResource,
+    SecretResource,
+    SubscriptionResource,
+    SubscriptionsResource,
+)
 
 WsgiApplication = Callable[..., Any]
 
 
 def routes(parts: Parts) -> dict[str, object]:
-    """Path template -> resource."""
+    """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
     table: dict[str, object] = {
@@ -30,14 +41,10 @@ def routes(parts: Parts) -> dict[str, object]:
         "/v2/": HomeResource(admin_mode=admin_mode, pooling=pooling),
         "/v2/openapi.json": OpenApiResource(openapi.document(limits, admin_mode=admin_mode, pooling=pooling)),
         "/v2/ping": PingResource(parts.health, authorizer),
-        "/v2/queues": QueuesResource(parts.queues, authorizer, limits),
-        "/v2/queues/{queue_name}": QueueResource(parts.queues, authorizer, limits),
-        "/v2/queues/{queue_name}/stats": StatsResource(parts.queues, authorizer),
-        "/v2/queues/{queue_name}/purge": PurgeResource(parts.queues, authorizer, limits),
-        "/v2/queues/{queue_name}/messages": MessagesResource(parts.messages, authorizer, limits),
-        "/v2/queues/{queue_name}/messages/{message_id}": MessageResource(parts.messages, authorizer),
+        **_below(parts, "/v2/queues", "{queue_name}", QUEUE),
         "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits),
         "/v2/queues/{queue_name}/claims/{claim_id}": ClaimResource(parts.claims, authorizer),
+        **_below(parts, "/v2/topics", "{topic_name}", TOPIC),
     }
     if admin_mode:
         table["/v2/health"] = HealthResource(parts.health, authorizer)
@@ -51,13 +58,42 @@ def routes(parts: Parts) -> dict[str, object]:
     return table
 
 
+def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, object]:
+    """What queues and topics have in common."""
+    authorizer, limits = parts.authorizer, parts.limits
+    single = f"{collection}/{name}"
+    subscription = f"{single}/subscriptions/{{subscription_id}}"
+    return {
+        collection: QueuesResource(parts.queues, authorizer, limits, kind=kind),
+        single: QueueResource(parts.queues, authorizer, limits, kind=kind),
+        f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
+        f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
+        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits),
+        f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
+        f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, authorizer, limits),
+        subscription: SubscriptionResource(parts.subscriptions, authorizer),
+        f"{subscription}/confirm": ConfirmResource(parts.subscriptions, authorizer),
+        f"{subscription}/rotate_secret": SecretResource(parts.subscriptions, authorizer),
+        f"{subscription}/deliveries": DeliveriesResource(parts.deliveries, authorizer, limits),
+        f"{subscription}/deliveries/{{delivery_id}}/resend": ResendResource(parts.deliveries, authorizer),
+        f"{subscription}/resend": ResendManyResource(parts.deliveries, authorizer),
+    }
+
+
+def pages(parts: Parts) -> dict[str, object]:
+    """Path -> resource, of what is for people with a browser."""
+    secret_key = parts.conf.signed_url.secret_key
+    return {"/confirm": ConfirmationPage(parts.subscriptions, secret_key=secret_key, clock=parts.clock)}
+
+
 def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
-    middleware: list[Any] = [RequestChecks(parts.limits)]
+    secret_key = parts.conf.signed_url.secret_key
+    middleware: list[Any] = [RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock)]
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
     errors.install(app)
-    for path, resource in routes(parts).items():
+    for path, resource in (routes(parts) | pages(parts)).items():
         app.add_route(path, resource)
     return app

@@ -21,7 +21,7 @@ def _path(address: Address, claimed: Claimed) -> str:
 
 
 def _messages(address: Address, claimed: Claimed, with_origin: bool) -> list[WireMessage]:
-    return [render(address.name, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
+    return [render(address, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
 
 
 class ClaimsResource:

@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 import msgspec
 
-from zaqar.errors import ClientError, StoreUnavailable, UnsupportedMedia
+from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, UnsupportedMedia
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ def _answer_client_error(
 ) -> None:
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
+    elif isinstance(error, AlreadySubscribed):
+        resp.location = req.path
     _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import falcon
 import msgspec
 
+from zaqar.model import QUEUE, TOPIC
+
 VERSIONS: dict[str, Any] = {
     "versions": [
         {
@@ -31,47 +33,78 @@ def _relation(template: str, allow: str, **variables: str) -> dict[str, Any]:
     }
 
 
-_QUEUE = "/v2/queues/{queue_name}"
-_IN_QUEUE = {"queue_name": "queue_name"}
-_IN_CLAIM = {**_IN_QUEUE, "claim_id": "claim_id"}
-_IN_MESSAGE = {**_IN_QUEUE, "message_id": "message_id"}
-
-HOME: dict[str, Any] = {
-    "resources": {
-        "rel/queues": _relation(
-            "/v2/queues{?marker,limit,detailed,name,with_count}",
+def _of_kind(kind: str) -> dict[str, Any]:
+    """What queues and topics have in common; the relations of queues have the names that clients know."""
+    collection, single, of = f"/v2/{kind}s", f"/v2/{kind}s/{{{kind}_name}}", "" if kind == QUEUE else f"{kind}_"
+    named = {f"{kind}_name": f"{kind}_name"}
+    page = {"marker": "marker", "limit": f"{kind}_limit"}
+    reading = {"echo": "echo", "include_claimed": "include_claimed", "include_delayed": "include_delayed"}
+    message = {**named, "message_id": "message_id"}
+    ids = {"ids": "ids", "claim_ids": "claim_ids", "pop": "pop"}
+    return {
+        f"rel/{kind}s": _relation(
+            collection + "{?marker,limit,detailed,name,with_count}",
             "GET",
-            marker="marker",
-            limit="queue_limit",
+            **page,
             detailed="detailed",
             name="name",
             with_count="with_count",
         ),
-        "rel/queue": _relation(_QUEUE, "GET PUT DELETE PATCH", **_IN_QUEUE),
-        "rel/queue_stats": _relation(_QUEUE + "/stats", "GET", **_IN_QUEUE),
-        "rel/queue_purge": _relation(_QUEUE + "/purge", "POST", **_IN_QUEUE),
-        "rel/post_messages": _relation(_QUEUE + "/messages", "POST", **_IN_QUEUE),
-        "rel/messages": _relation(
-            _QUEUE + "/messages{?marker,limit,echo,include_claimed,include_delayed}",
+        f"rel/{kind}": _relation(single, "GET PUT DELETE PATCH", **named),
+        f"rel/{kind}_stats": _relation(single + "/stats", "GET", **named),
+        f"rel/{kind}_purge": _relation(single + "/purge", "POST", **named),
+        f"rel/post_{of}messages": _relation(single + "/messages", "POST", **named),
+        f"rel/{of}messages": _relation(
+            single + "/messages{?marker,limit,echo,include_claimed,include_delayed}",
             "GET",
-            **_IN_QUEUE,
+            **named,
             marker="marker",
             limit="messages_limit",
-            echo="echo",
-            include_claimed="include_claimed",
-            include_delayed="include_delayed",
+            **reading,
         ),
-        "rel/messages_delete": _relation(
-            _QUEUE + "/messages{?ids,claim_ids,pop}", "DELETE", **_IN_QUEUE, ids="ids", claim_ids="claim_ids", pop="pop"
+        f"rel/{of}messages_delete": _relation(single + "/messages{?ids,claim_ids,pop}", "DELETE", **named, **ids),
+        f"rel/{of}message_get": _relation(single + "/messages/{message_id}", "GET", **message),
+        f"rel/{of}message_delete": _relation(
+            single + "/messages/{message_id}{?claim_id}", "DELETE", **message, claim_id="claim_id"
         ),
-        "rel/message_get": _relation(_QUEUE + "/messages/{message_id}", "GET", **_IN_MESSAGE),
-        "rel/message_delete": _relation(
-            _QUEUE + "/messages/{message_id}{?claim_id}", "DELETE", **_IN_MESSAGE, claim_id="claim_id"
+        **_subscriptions_of(single, of, named),
+    }
+
+
+def _subscriptions_of(single: str, of: str, named: dict[str, str]) -> dict[str, Any]:
+    collection = single + "/subscriptions"
+    subscription = collection + "/{subscription_id}"
+    member = {**named, "subscription_id": "subscription_id"}
+    page = {"marker": "marker", "limit": "subscription_limit"}
+    return {
+        f"rel/{of}subscriptions_get": _relation(collection + "{?marker,limit}", "GET", **named, **page),
+        f"rel/{of}subscriptions_post": _relation(collection, "POST", **named),
+        f"rel/{of}subscription": _relation(subscription, "GET DELETE", **member),
+        f"rel/{of}subscription_patch": _relation(subscription, "PATCH", **member),
+        f"rel/{of}subscription_confirm": _relation(subscription + "/confirm", "PUT", **member),
+        f"rel/{of}subscription_rotate_secret": _relation(subscription + "/rotate_secret", "POST", **member),
+        f"rel/{of}deliveries": _relation(
+            subscription + "/deliveries{?state,marker,limit}", "GET", **member, state="delivery_state", **page
         ),
-        "rel/post_claim": _relation(_QUEUE + "/claims{?limit}", "POST", **_IN_QUEUE, limit="claim_limit"),
-        "rel/claim": _relation(_QUEUE + "/claims/{claim_id}", "GET", **_IN_CLAIM),
-        "rel/patch_claim": _relation(_QUEUE + "/claims/{claim_id}", "PATCH", **_IN_CLAIM),
-        "rel/delete_claim": _relation(_QUEUE + "/claims/{claim_id}", "DELETE", **_IN_CLAIM),
+        f"rel/{of}delivery_resend": _relation(
+            subscription + "/deliveries/{delivery_id}/resend", "POST", **member, delivery_id="delivery_id"
+        ),
+        f"rel/{of}deliveries_resend": _relation(subscription + "/resend", "POST", **member),
+    }
+
+
+_IN_QUEUE = {"queue_name": "queue_name"}
+_IN_CLAIM = {**_IN_QUEUE, "claim_id": "claim_id"}
+_CLAIMS = "/v2/queues/{queue_name}/claims"
+
+HOME: dict[str, Any] = {
+    "resources": {
+        **_of_kind(QUEUE),
+        "rel/post_claim": _relation(_CLAIMS + "{?limit}", "POST", **_IN_QUEUE, limit="claim_limit"),
+        "rel/claim": _relation(_CLAIMS + "/{claim_id}", "GET", **_IN_CLAIM),
+        "rel/patch_claim": _relation(_CLAIMS + "/{claim_id}", "PATCH", **_IN_CLAIM),
+        "rel/delete_claim": _relation(_CLAIMS + "/{claim_id}", "DELETE", **_IN_CLAIM),
+        **_of_kind(TOPIC),
         "rel/ping": _relation("/v2/ping", "GET HEAD"),
         "rel/openapi": _relation("/v2/openapi.json", "GET"),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues/{queue_name}/messages`` and one message below it."""
+"""``/v2/queues/{queue_name}/messages`` and one message below it; of topics as well."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class WirePage(msgspec.Struct):
     links: list[Link]
 
 
-def render(queue_name: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
+def render(address: Address, message: Message, now: float, *, with_origin: bool) -> WireMessage:
     """The message with its path, which under a live claim has what a delete needs."""
     origin, id_ = message.origin if with_origin else None, message.id
-    path = f"/v2/queues/{queue_name}/messages/{id_}"
+    path = f"/v2/{address.kind}s/{address.name}/messages/{id_}"
     return WireMessage(
         id_,
         path if message.claim_id is None else f"{path}?claim_id={message.claim_id}",
@@ -85,8 +85,9 @@ class MessagesResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:create")
         raw = read_body(req, self._limits.max_messages_post_size)
-        ids = self._messages.post(req.context.caller, req.context.address, raw)
-        base = f"/v2/queues/{req.context.address.name}/messages"
+        address = req.context.address
+        ids = self._messages.post(req.context.caller, address, raw)
+        base = f"/v2/{address.kind}s/{address.name}/messages"
         resp.status, resp.location = 201, self._location(base, ids)
         resp.data = msgspec.json.encode({"resources": [f"{base}/{id_}" for id_ in ids]})
 
@@ -99,7 +100,7 @@ class MessagesResource:
         query, address = read_query(req), req.context.address
         with_origin = flag(query, "include_origin")
         found = self._messages.get_many(address, query["ids"]) if "ids" in query else self._page(req, query)
-        messages = [render(address.name, message, found.now, with_origin=with_origin) for message in found.messages]
+        messages = [render(address, message, found.now, with_origin=with_origin) for message in found.messages]
         resp.data = msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(address, query, found))
         )
@@ -145,7 +146,7 @@ def _links(address: Address, query: Query, page: MessagePage) -> list[Link]:
         # client that never asked for such, so the link takes it back.
         following |= {"include_delayed": "true", "hide_delayed": "true"}
     following["marker"] = page.messages[-1].id
-    return [Link("next", f"/v2/queues/{address.name}/messages?{urlencode(following)}")]
+    return [Link("next", f"/v2/{address.kind}s/{address.name}/messages?{urlencode(following)}")]
 
 
 class MessageResource:
@@ -158,7 +159,7 @@ class MessageResource:
         query = read_query(req)
         found = self._messages.get(req.context.address, message_id)
         with_origin = flag(query, "include_origin")
-        message = render(req.context.address.name, found.messages[0], found.now, with_origin=with_origin)
+        message = render(req.context.address, found.messages[0], found.now, with_origin=with_origin)
         resp.data = msgspec.json.encode(message)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zaqar.limits import Limits
 from zaqar.schemas import claims, messages, queues
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
-from zaqar.transport.wsgi import openapi_pools
+from zaqar.transport.wsgi import openapi_pools, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref
 
 _QUEUE = "/v2/queues/{queue_name}"
@@ -32,7 +33,27 @@ def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> di
         )
         if pooling:
             table |= openapi_pools.operations(limits)
-    return table | _queue_operations(limits) | _message_operations(limits) | _claim_operations(limits)
+    shared = {
+        **_queue_operations(limits),
+        **_message_operations(limits),
+        **openapi_subscriptions.operations(limits, _QUEUE),
+    }
+    return table | shared | _claim_operations(limits) | dict(map(_of_topic, *zip(*shared.items(), strict=True)))
+
+
+def _of_topic(key: tuple[str, str], operation: Operation) -> tuple[tuple[str, str], Operation]:
+    """The same operation on topics, which are queues in all but what they are called."""
+    path, method = key
+    answers = operation.answers
+    if path == "/v2/queues":
+        answers = {200: (operation.answers[200][0], list_of("topics", "Queue"))}
+    of_topic = replace(
+        operation,
+        id=operation.id.replace("Queue", "Topic") if "Queue" in operation.id else f"{operation.id}OfTopic",
+        summary=operation.summary.replace("Queue", "Topic").replace("queue", "topic"),
+        answers=answers,
+    )
+    return (path.replace("/v2/queues", "/v2/topics").replace("{queue_name}", "{topic_name}"), method), of_topic
 
 
 def _common_operations() -> dict[tuple[str, str], Operation]:
@@ -200,7 +221,7 @@ def document(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict
         },
         "paths": paths,
         "components": {
-            "schemas": _schemas(limits) | (openapi_pools.SCHEMAS if pooling else {}),
+            "schemas": _schemas(limits) | openapi_subscriptions.SCHEMAS | (openapi_pools.SCHEMAS if pooling else {}),
             "parameters": _PARAMETERS | (openapi_pools.PARAMETERS if pooling else {}),
         },
     }
@@ -241,18 +262,21 @@ _PARAMETERS: dict[str, Any] = {
         "description": "The tenant.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[!-+\--~]+$"},
     },
-    "queue_name": {
-        "name": "queue_name",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": NAME_PATTERN},
+    **{
+        name: {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": NAME_PATTERN}}
+        for name in ("queue_name", "topic_name")
     },
-    "message_id": {"name": "message_id", "in": "path", "required": True, "schema": {"type": "string"}},
-    "claim_id": {"name": "claim_id", "in": "path", "required": True, "schema": {"type": "string"}},
+    **{
+        name: {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("message_id", "claim_id", "subscription_id", "delivery_id")
+    },
 }
 
 
-_IN_PATHS = ("queue_name", "message_id", "claim_id", *openapi_pools.PARAMETERS)
+_IN_PATHS = (
+    *("queue_name", "topic_name", "message_id", "claim_id", "subscription_id", "delivery_id"),
+    *openapi_pools.PARAMETERS,
+)
 
 
 def _render(path: str, operation: Operation) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues``: the listing, one queue, its statistics, its purge."""
+"""``/v2/queues``: the listing, one queue, its statistics, its purge; and ``/v2/topics``, which is the same.
+
+A resource serves either kind; the rules it asks for, and what it answers with, are called after it.
+"""
 
 import datetime
 from typing import Any
@@ -10,7 +13,7 @@ import msgspec
 
 from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Message, Queue
+from zaqar.model import QUEUE, Address, Message, Queue
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter
@@ -21,13 +24,14 @@ _LISTING_PARAMETERS = frozenset({"marker", "limit", "detailed", "name", "with_co
 
 
 class QueuesResource:
-    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits, *, kind: str = QUEUE) -> None:
         self._queues = queues
         self._authorizer = authorizer
         self._limits = limits
+        self._kind = kind
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:get_all")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:get_all")
         query = read_query(req)
         detailed = parse_boolean(query.get("detailed", "false"), field="detailed")
         resp.data = msgspec.json.encode(self._page(req.context.caller.project, query, detailed))
@@ -36,82 +40,86 @@ class QueuesResource:
         most = self._limits.max_queues_per_page
         page = self._queues.list_page(
             project=project,
-            kind=QUEUE,
+            kind=self._kind,
             after=query.get("marker", ""),
             limit=parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit"),
             keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
             with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),
         )
-        listing: dict[str, Any] = {"queues": [_listed(queue, detailed) for queue in page.queues], "links": []}
+        listing: dict[str, Any] = {f"{self._kind}s": [_listed(queue, detailed) for queue in page.queues], "links": []}
         if page.queues:
             following = urlencode({**query, "marker": page.queues[-1].name})
-            listing["links"].append({"rel": "next", "href": f"/v2/queues?{following}"})
+            listing["links"].append({"rel": "next", "href": f"/v2/{self._kind}s?{following}"})
         if page.count is not None:
             listing["count"] = page.count
         return listing
 
 
 def _listed(queue: Queue, detailed: bool) -> dict[str, Any]:
-    listed: dict[str, Any] = {"name": queue.name, "href": f"/v2/queues/{queue.name}"}
+    listed: dict[str, Any] = {"name": queue.name, "href": f"/v2/{queue.kind}s/{queue.name}"}
     return {**listed, "metadata": queue.metadata} if detailed else listed
 
 
 class QueueResource:
-    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits, *, kind: str = QUEUE) -> None:
         self._queues = queues
         self._authorizer = authorizer
         self._limits = limits
+        self._kind = kind
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:create")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:create")
         created = self._queues.create(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 201 if created else 204
-        resp.location = f"/v2/queues/{req.context.address.name}"
+        resp.location = f"/v2/{self._kind}s/{req.context.address.name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:get")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:get")
         resp.data = msgspec.json.encode(self._queues.get(req.context.address))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:update")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:update")
         if (req.content_type or "").partition(";")[0].strip().lower() != JSON_PATCH:
             raise UnsupportedMedia(f"Content-Type: a patch must be '{JSON_PATCH}'", accept_patch=JSON_PATCH)
         raw = read_body(req, self._limits.max_queue_metadata)
         resp.data = msgspec.json.encode(self._queues.patch(req.context.address, raw))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:delete")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:delete")
         self._queues.delete(req.context.address)
         resp.status = 204
 
 
 class StatsResource:
-    def __init__(self, queues: Queues, authorizer: Authorizer) -> None:
+    def __init__(self, queues: Queues, authorizer: Authorizer, *, kind: str = QUEUE) -> None:
         self._queues = queues
         self._authorizer = authorizer
+        self._kind = kind
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:stats")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:stats")
         stats, now = self._queues.stats(req.context.address)
         counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
         if stats.oldest is not None and stats.newest is not None:
-            name = req.context.address.name
-            counts |= {"oldest": _moment(name, stats.oldest, now), "newest": _moment(name, stats.newest, now)}
+            address = req.context.address
+            counts |= {"oldest": _moment(address, stats.oldest, now), "newest": _moment(address, stats.newest, now)}
         resp.data = msgspec.json.encode({"messages": counts})
 
 
-def _moment(queue_name: str, message: Message, now: float) -> dict[str, Any]:
+def _moment(address: Address, message: Message, now: float) -> dict[str, Any]:
     created = datetime.datetime.fromtimestamp(message.created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"href": f"/v2/queues/{queue_name}/messages/{message.id}", "age": message.age(now), "created": created}
+    href = f"/v2/{address.kind}s/{address.name}/messages/{message.id}"
+    return {"href": href, "age": message.age(now), "created": created}
 
 
 class PurgeResource:
-    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, queues: Queues, authorizer: Authorizer, limits: Limits, *, kind: str = QUEUE) -> None:
         self._queues = queues
         self._authorizer = authorizer
         self._limits = limits
+        self._kind = kind
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "queues:purge")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:purge")
         self._queues.purge(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 204

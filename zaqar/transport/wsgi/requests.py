@@ -10,10 +10,12 @@ from urllib.parse import parse_qsl
 
 import falcon
 
+from zaqar import signed_urls
+from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
-from zaqar.errors import InvalidInput, NotAcceptable
+from zaqar.errors import InvalidInput, NotAcceptable, NotFound
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name
 
 _ANY_ACCEPT = frozenset({None, "*/*", "application/json"})
@@ -29,11 +31,14 @@ Query = dict[str, str]
 class RequestChecks:
     """The middleware: request id, then headers, names and content type, in one method for each.
 
-    It leaves ``req.context.caller`` (a :class:`~zaqar.context.Context`) and, on paths below a queue,
-    ``req.context.address`` for the responders. A resource with ``open_to_all`` needs no Client-ID and no project.
+    It leaves ``req.context.caller`` (a :class:`~zaqar.context.Context`) and, on paths below a queue or topic,
+    ``req.context.address`` for the responders. A resource with ``open_to_all`` needs no Client-ID and no project; one
+    ``for_browsers`` answers in HTML. A request with a signature is served only where the signature opens it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, secret_key: str | None = None, clock: Clock = system_clock) -> None:
+        self._secret_key = secret_key
+        self._clock = clock
         self._strict_client_id = limits.client_id_uuid_safe == "strict"
         self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
 
@@ -46,8 +51,10 @@ class RequestChecks:
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
         env = req.env
+        if "HTTP_URL_SIGNATURE" in env:
+            self._check_signature(req)
         if env.get("HTTP_ACCEPT") not in _ANY_ACCEPT and not req.client_accepts_json:
-            raise NotAcceptable("Accept: this service answers in 'application/json' only")
+            _refuse_unless_for_browsers(resource)
         # A browser's preflight has none of the headers below, and is answered with methods only.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
             return
@@ -62,12 +69,32 @@ class RequestChecks:
             env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
-        name = params.pop("queue_name", None)
-        if name is not None:
+        if "queue_name" in params:
+            name = params.pop("queue_name")
             check_name(name, field="queue_name")
             req.context.address = Address(project, QUEUE, name)
+        elif "topic_name" in params:
+            name = params.pop("topic_name")
+            check_name(name, field="topic_name")
+            req.context.address = Address(project, TOPIC, name)
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
+
+    def _check_signature(self, req: falcon.Request) -> None:
+        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request."""
+        env = req.env
+        paths, methods = (env.get(f"HTTP_URL_{name}", "").split(",") for name in ("PATHS", "METHODS"))
+        signed = signed_urls.verify(
+            self._secret_key or "",
+            env["HTTP_URL_SIGNATURE"],
+            project=env.get("HTTP_X_PROJECT_ID", ""),
+            paths=paths,
+            methods=methods,
+            expires=env.get("HTTP_URL_EXPIRES", ""),
+            now=self._clock(),
+        )
+        if not signed or not signed_urls.covers(paths, methods, path=req.path, method=req.method):
+            raise NotFound("The signature does not open this.")
 
     def _client_id(self, text: str) -> str:
         if self._strict_client_id:
@@ -76,6 +103,11 @@ class RequestChecks:
             low, high = self._client_id_length.start, self._client_id_length.stop - 1
             raise InvalidInput("Client-ID", f"must have {low} to {high} characters")
         return text
+
+
+def _refuse_unless_for_browsers(resource: object) -> None:
+    if not getattr(resource, "for_browsers", False):
+        raise NotAcceptable("Accept: this service answers in 'application/json' only")
 
 
 @functools.lru_cache(4096)

@@ -49,10 +49,16 @@ def test_names_of_relations(resources: dict[str, Any], admin_mode: bool, pooling
     queues = {"queues", "queue", "queue_stats", "queue_purge"}
     messages = {"post_messages", "messages", "messages_delete", "message_get", "message_delete"}
     claims = {"post_claim", "claim", "patch_claim", "delete_claim"}
+    subscriptions = {"subscriptions_get", "subscriptions_post", "subscription", "subscription_patch"}
+    subscriptions |= {"subscription_confirm", "subscription_rotate_secret"}
+    subscriptions |= {"deliveries", "delivery_resend", "deliveries_resend"}
+    topics = {name.replace("queue", "topic") for name in queues} | {
+        "post_topic_messages" if name == "post_messages" else f"topic_{name}" for name in messages | subscriptions
+    }
     service = {"ping", "openapi"} | ({"health"} if admin_mode else set())
     if admin_mode and pooling:
         service |= {"pools", "pool", "flavors", "flavor"}
-    assert set(resources) == {f"rel/{name}" for name in queues | messages | claims | service}
+    assert set(resources) == {f"rel/{name}" for name in queues | messages | claims | subscriptions | topics | service}
 
 
 def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-notifier`` as a command, in this process; real processes are in the acceptance tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.notification.scene import Scene, ScriptedTask
+from zaqar import plugins
+from zaqar.cmd import notifier
+from zaqar.errors import StoreUnavailable
+from zaqar.model import DONE
+from zaqar.storage.memory import MemoryMessageStore
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The command sets handlers of the process, which here is that of the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """The stores that the command opens."""
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path))
+    scene = Scene()
+    scene.clock.now = 1e12
+    found: dict[str, object] = {
+        "zaqar.control.storage": type("Management", (), {"from_settings": lambda settings: scene.management}),
+        "zaqar.data.storage": type("Messages", (), {"from_settings": lambda settings: scene.store}),
+        "zaqar.notification.tasks": ScriptedTask,
+    }
+    load = plugins.load
+    monkeypatch.setattr("zaqar.plugins.load", lambda group, name: found.get(group) or load(group, name))
+    return scene
+
+
+def when(condition: Callable[[], object], number: signal.Signals) -> threading.Thread:
+    """Send the signal to this process once the condition is true."""
+
+    def wait() -> None:
+        while not condition():
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sends_until_a_signal(
+    scene: Scene, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene.clock.now = 0.0
+    scene.subscribe(expires=1e12)
+    scene.post(1)
+    thread = when(lambda: scene.deliveries(state=DONE), number)
+    assert notifier.main([]) == 0
+    thread.join()
+    assert not list((tmp_path / "notifiers").iterdir())
+    log = capsys.readouterr().err
+    assert " has started." in log
+    assert "deliveries: 1 delivered." in log
+
+
+class Away(MemoryMessageStore):
+    tries = 0
+
+    def take_posted(self, **_: object) -> list[object]:  # type: ignore[override]
+        self.tries += 1
+        raise StoreUnavailable
+
+
+def test_a_store_that_is_away_is_waited_for(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    scene.store = store = Away()
+    thread = when(lambda: store.tries == 2, signal.SIGTERM)
+    assert notifier.main([]) == 0
+    thread.join()
+    assert capsys.readouterr().err.count("The message store is away") == 1
+
+
+def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert notifier.main(["--config-file", str(tmp_path / "absent.conf")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("zaqar-notifier: ")
+    assert "absent.conf" in error
+
+
+@pytest.mark.usefixtures("scene")
+def test_a_task_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    load = plugins.load
+    monkeypatch.setattr(
+        "zaqar.plugins.load", lambda group, name: object if group.endswith(".tasks") else load(group, name)
+    )
+    assert notifier.main([]) == 1
+    assert "'http' of zaqar.notification.tasks is not a subclass" in capsys.readouterr().err
+
+
+def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        notifier.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("TERM", "--config-file", "--version", "zaqar-server"):
+        assert word in text

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifiers on shared memory stores, with subscribers that do what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from oslo_config import cfg
+
+from tests.clock import FakeClock
+from zaqar.errors import StoreUnavailable
+from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.tasks.base import Outcome, Task
+from zaqar.storage.base import MessageStore
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.storage.placement import Place, Placement
+
+UID = "a" * 24
+QUEUE = Queue(UID, "shop", "orders", notify=True)
+
+FINE = Outcome(True, 204, "")
+BROKEN = Outcome(False, 500, "out of order")
+SILENT = Outcome(False, None, "no answer", reached=False)
+GONE = Outcome(False, 410, "no more", gone=True)
+
+Answer = Callable[[Delivery], Outcome | Awaitable[Outcome]]
+
+
+@dataclass(frozen=True)
+class Sent:
+    at: float
+    message: str
+    subscription: str
+
+
+class ScriptedTask(Task):
+    """Each subscriber answers as its script says; the host of its URL is the target."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.sent: list[Sent] = []
+        self.under_way: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.closed = False
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
+        return cls()
+
+    def target(self, subscription: Subscription) -> str:
+        return subscription.subscriber.split("/")[2]
+
+    async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
+        target = self.target(subscription)
+        self.sent.append(Sent(now, delivery.id, subscription.id))
+        self.under_way[target] += 1
+        self.most[target] = max(self.most[target], self.under_way[target])
+        try:
+            answer = self.answers.get(subscription.id, lambda delivery: FINE)(delivery)
+            return answer if isinstance(answer, Outcome) else await answer
+        finally:
+            self.under_way[target] -= 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Link(Place):
+    """The way of one notifier to the store; others have ways of their own."""
+
+    def __init__(self, store: MessageStore) -> None:
+        self._store = store
+        self.cut = False
+        self.calls: Counter[str] = Counter()
+
+    @property
+    def store(self) -> MessageStore:
+        if self.cut:
+            raise StoreUnavailable
+        return _Counting(self._store, self.calls)  # type: ignore[return-value]
+
+
+class _Counting:
+    def __init__(self, store: MessageStore, calls: Counter[str]) -> None:
+        self._store = store
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        self._calls[name] += 1
+        return getattr(self._store, name)
+
+
+class Links(Placement):
+    def __init__(self, *links: Link) -> None:
+        self.links: list[Place] = list(links)
+
+    def places(self) -> list[Place]:
+        return self.links
+
+    def places_in_use(self) -> list[Place]:
+        return self.links
+
+
+@dataclass
+class Notifier:
+    dispatcher: Dispatcher
+    task: ScriptedTask
+    link: Link
+    stop: asyncio.Event
+    running: asyncio.Task[None]
+
+    def messages(self, subscription: str = "s1") -> list[str]:
+        return [sent.message for sent in self.task.sent if sent.subscription == subscription]
+
+
+@dataclass
+class Scene:
+    clock: FakeClock = field(default_factory=FakeClock)
+    store: MemoryMessageStore = field(default_factory=MemoryMessageStore)
+    management: MemoryManagementStore = field(default_factory=MemoryManagementStore)
+    bounds: Bounds = field(default_factory=Bounds)
+    dead_letters: list[tuple[str, str, Any]] = field(default_factory=list)
+    refusal: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.management.create_queue(queue=QUEUE)
+        self.store.open_queue(queue=QUEUE, now=self.clock())
+
+    def subscribe(self, id_: str = "s1", host: str | None = None, **changes: Any) -> Subscription:
+        subscription = Subscription(
+            id=id_,
+            queue_uid=UID,
+            project=QUEUE.project,
+            kind=QUEUE.kind,
+            source=QUEUE.name,
+            subscriber=f"http://{host or id_}/{id_}",
+            ttl=3600,
+            created=self.clock(),
+            expires=self.clock() + 3600,
+            state=CONFIRMED,
+        )
+        return self.management.create_subscription(subscription=replace(subscription, **changes), now=self.clock())
+
+    def post(self, *bodies: Any, delay: int = 0, client_id: str = "c") -> list[str]:
+        drafts = [Draft(json.dumps(body).encode(), ttl=300, delay=delay) for body in bodies]
+        numbers = self.store.post(queue=QUEUE, drafts=drafts, client_id=client_id, now=self.clock())
+        return [f"{UID}{number:012x}" for number in numbers]
+
+    def end(self, subscription: Subscription) -> None:
+        self.management.delete_subscription(queue_uid=UID, subscription_id=subscription.id)
+
+    def post_dead_letter(self, project: str, queue: str, raw: bytes) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.dead_letters.append((project, queue, json.loads(raw)))
+
+    def deliveries(self, id_: str = "s1", state: str | None = None) -> list[Delivery]:
+        return self.store.list_deliveries(queue_uid=UID, subscription_id=id_, state=state, before=None, limit=10_000)
+
+    def waiting(self, id_: str = "s1") -> list[Delivery]:
+        return self.deliveries(id_, WAITING)
+
+    def dead(self, id_: str = "s1") -> list[Delivery]:
+        return self.deliveries(id_, DEAD)
+
+    @contextlib.asynccontextmanager
+    async def notifier(
+        self, task: ScriptedTask | None = None, *others: Link, folder: Path | None = None
+    ) -> AsyncIterator[Notifier]:
+        task = task or ScriptedTask()
+        link = Link(self.store)
+        dispatcher = Dispatcher(
+            management=self.management,
+            placement=Links(link, *others),
+            clock=self.clock,
+            tasks={"http": task},
+            bounds=self.bounds,
+            end_subscription=self.end,
+            post_dead_letter=self.post_dead_letter,
+        )
+        stop = asyncio.Event()
+        running = asyncio.create_task(dispatcher.run(stop, folder=folder))
+        try:
+            yield Notifier(dispatcher, task, link, stop, running)
+        finally:
+            stop.set()
+            await running
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return when it is true; fails where that takes too long."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def hang(delivery: Delivery) -> Outcome:
+    await asyncio.Event().wait()
+    raise AssertionError

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from zaqar.notification.capacity import Capacity, Seat
+from zaqar.notification.lanes import Lanes
+
+SEAT = Seat("p", "host:80")
+
+
+@pytest.fixture
+def capacity() -> Capacity:
+    return Capacity(overall=20, per_project=8, per_target=2)
+
+
+def test_worth_taking(capacity: Capacity) -> None:
+    lanes = Lanes(capacity)
+    assert not lanes.worth_taking()
+    lanes.note_behind(["a"])
+    assert lanes.worth_taking()
+    assert lanes.is_behind("a")
+    assert not lanes.is_behind("b")
+    lanes.note_empty(set())
+    assert not lanes.any_behind
+
+
+def test_a_lane_without_room_waits_for_it(capacity: Capacity) -> None:
+    lanes = Lanes(capacity)
+    for _ in range(2):
+        assert capacity.sit_down(SEAT)
+    lanes.note_full("a", SEAT)
+    assert lanes.full() == {"a"}
+    assert not lanes.worth_taking()
+    # It was left out, so nothing is known of it.
+    lanes.note_empty({"a"})
+    assert lanes.any_behind
+    lanes.note_behind(["b"])
+    assert lanes.worth_taking()
+    lanes.note_empty({"a"})
+    capacity.stand_up(SEAT)
+    assert lanes.full() == set()
+    assert lanes.worth_taking()

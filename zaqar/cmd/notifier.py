@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-notifier``: sends the messages of queues and topics to their subscribers."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from oslo_config import cfg
+from oslo_log import log
+
+from zaqar import app
+from zaqar import conf as configuration
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.notification.dispatcher import Dispatcher
+
+_log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    _, rest = _parser().parse_known_args(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    try:
+        conf = configuration.load(rest)
+        log.setup(conf, "zaqar")
+        configuration.make_state_dir(conf)
+        parts = app.build(conf)
+        try:
+            asyncio.run(_run(app.build_dispatcher(parts), conf))
+        finally:
+            parts.close()
+    except (StartupError, StoreUnavailable) as exc:
+        print(f"zaqar-notifier: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _exit(number: int, frame: object) -> None:
+    # Nothing has been taken yet.
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zaqar-notifier",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Send the messages of queues and topics to their subscribers, until it is told to end.\n"
+        "zaqar-server does this by itself. Any number of notifiers, on any number of hosts, share the work.",
+        epilog="signals:\n"
+        "  TERM, INT (Ctrl-C)   finish what is being sent, hand the rest to other notifiers; under 10 seconds\n\n"
+        "--config-file, --config-dir and the options of oslo.log are understood as well. The state directory has to\n"
+        "be that of the API on the same host, for the API to wake the notifier.",
+    )
+    parser.add_argument("--version", action="version", version=f"zaqar-notifier {version('zaqar')}")
+    return parser
+
+
+async def _run(dispatcher: Dispatcher, conf: cfg.ConfigOpts) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, number)
+    began = time.monotonic()
+    _log.info("The notifier %s has started.", dispatcher.owner)
+    await dispatcher.run(stop, folder=configuration.notifiers_dir(conf))
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(dispatcher.counts.items()))
+    _log.info(
+        "The notifier %s ends after %.0f s; deliveries: %s.",
+        dispatcher.owner,
+        time.monotonic() - began,
+        counts or "none",
+    )
+
+
+def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
+    _log.info("%s: what is being sent may end, then the notifier ends.", signal.Signals(number).name)
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

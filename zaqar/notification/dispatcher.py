@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notifier: one pump for each message store, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from zaqar import bell
+from zaqar.clock import Clock
+from zaqar.errors import StoreUnavailable
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.calls import Calls
+from zaqar.notification.capacity import Capacity
+from zaqar.notification.expansion import Expander
+from zaqar.notification.jobs import AWAY_SECONDS
+from zaqar.notification.pump import Pump
+from zaqar.notification.sending import EndSubscription, PostDeadLetter, Sender
+from zaqar.notification.subscribers import Subscribers
+from zaqar.notification.tasks.base import Task
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.placement import Place, Placement
+
+_log = logging.getLogger(__name__)
+
+FINISH_SECONDS = 5.0
+"""How long what is being sent has to end by itself at a stop. An attempt may take longer; it is then made once more."""
+
+HAND_BACK_SECONDS = 2.0
+
+_PLACES_SECONDS = 5.0
+"""How often new pools are looked for."""
+
+_UNUSED_SECONDS = 30.0
+"""Pause after a store did not answer which no queue is known to be on."""
+
+_MANAGEMENT_THREADS = 4
+
+
+class Dispatcher:
+    """Any number of them, in any number of processes, share the stores. ``run`` is called once."""
+
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        clock: Clock,
+        tasks: Mapping[str, Task],
+        bounds: Bounds,
+        end_subscription: EndSubscription,
+        post_dead_letter: PostDeadLetter,
+    ) -> None:
+        self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
+        self._placement = placement
+        self._clock = clock
+        self._tasks = tasks
+        self._calls = Calls("management", _MANAGEMENT_THREADS)
+        self._capacity = Capacity(
+            overall=bounds.most, per_project=bounds.most_per_project, per_target=bounds.most_per_target
+        )
+        self._expander = Expander(require_confirmation=bounds.require_confirmation)
+        self._subscribers = Subscribers(management, self._calls, clock)
+        self._sender = Sender(
+            subscribers=self._subscribers,
+            tasks=tasks,
+            bounds=bounds,
+            clock=clock,
+            calls=self._calls,
+            end_subscription=end_subscription,
+            post_dead_letter=post_dead_letter,
+        )
+        self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.counts = self._sender.counts
+        """How often each became of a delivery since the start."""
+
+    def ring(self) -> None:
+        """There is new work in a store."""
+        for pump, _ in self._pumps.values():
+            pump.ring()
+
+    async def run(self, stop: asyncio.Event, *, folder: Path | None = None) -> None:
+        """Work until ``stop`` is set, then end in order, in under 10 s; ``folder`` is where the bell is to be hung."""
+        listener = None if folder is None else bell.listen(folder)
+        loop = asyncio.get_running_loop()
+        if listener is not None:
+            loop.add_reader(listener.fileno(), self._rung, listener)
+        watching = asyncio.create_task(self._watch_places())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+            stopping.cancel()
+            if listener is not None:
+                loop.remove_reader(listener.fileno())
+                listener.close()
+            await self._end()
+
+    def _rung(self, listener: bell.Listener) -> None:
+        listener.drain()
+        self.ring()
+
+    # -- the stores --------------------------------------------------------------------------------------------------
+
+    async def _watch_places(self) -> None:
+        """Have a pump for each store there is."""
+        while True:
+            try:
+                places = await self._calls.run(lambda: (self._placement.places(), self._placement.places_in_use()))
+            except StoreUnavailable:
+                await asyncio.sleep(AWAY_SECONDS)
+                continue
+            self._adjust(*places)
+            await asyncio.sleep(_PLACES_SECONDS)
+
+    def _adjust(self, places: list[Place], in_use: list[Place]) -> None:
+        for place in places:
+            if place not in self._pumps:
+                pump = self._pump(place, in_use=place in in_use)
+                self._pumps[place] = (pump, asyncio.create_task(pump.run()))
+        # The store of a pool that was removed is closed by the placement; no queue was on it any more.
+        for place in [place for place in self._pumps if place not in places]:
+            retiring = asyncio.create_task(_finish(*self._pumps.pop(place)))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    def _pump(self, place: Place, *, in_use: bool) -> Pump:
+        return Pump(
+            place,
+            owner=self.owner,
+            clock=self._clock,
+            capacity=self._capacity,
+            expander=self._expander,
+            subscribers=self._subscribers,
+            sender=self._sender,
+            released=self._share_room,
+            away_seconds=AWAY_SECONDS if in_use else _UNUSED_SECONDS,
+        )
+
+    def _share_room(self) -> None:
+        for pump, _ in self._pumps.values():
+            pump.use_room()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(_finish(pump, running) for pump, running in self._pumps.values()), *self._retiring)
+        for task in set(self._tasks.values()):
+            await task.close()
+        self._calls.close()
+
+
+async def _finish(pump: Pump, running: asyncio.Task[None]) -> None:
+    """Take nothing more, let what is being sent end, and hand back the rest."""
+    pump.stop()
+    draining = asyncio.create_task(pump.drain())
+    _, late = await asyncio.wait({running, draining}, timeout=FINISH_SECONDS)
+    for each in late:
+        each.cancel()
+    await pump.hand_back(HAND_BACK_SECONDS)

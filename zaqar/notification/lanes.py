@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known, in this process, of the deliveries that wait in a store: by subscription, a lane each."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from zaqar.notification.capacity import Capacity, Seat
+
+MOST_REMEMBERED = 10_000
+"""Lanes of which it is remembered where they lead."""
+
+
+class Lanes:
+    """A lane is behind where deliveries of it are, or may be, due in the store; full where there is no room for them.
+
+    What this does not know of, another process put there; the look once a second finds it.
+    """
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._behind: set[str] = set()
+        self._full: dict[str, Seat] = {}
+        self._seats: OrderedDict[str, Seat] = OrderedDict()
+
+    def remember(self, lane: str, seat: Seat) -> None:
+        """What the deliveries of a lane take room of, so that the next ones need not be looked up to know."""
+        self._seats[lane] = seat
+        self._seats.move_to_end(lane)
+        if len(self._seats) > MOST_REMEMBERED:
+            self._seats.popitem(last=False)
+
+    def seat_of(self, lane: str) -> Seat | None:
+        """As it was the last time; None where nothing is known."""
+        return self._seats.get(lane)
+
+    def note_behind(self, lanes: Iterable[str]) -> None:
+        self._behind.update(lanes)
+
+    def note_full(self, lane: str, seat: Seat) -> None:
+        """Not to be taken from until there is room again; ``seat`` is what it waits for."""
+        self._full[lane] = seat
+        self._behind.add(lane)
+
+    def note_empty(self, without: set[str]) -> None:
+        """The store had nothing that is due, but for these lanes, which were left out."""
+        self._behind &= without
+
+    def is_behind(self, lane: str) -> bool:
+        return lane in self._behind
+
+    @property
+    def any_behind(self) -> bool:
+        return bool(self._behind)
+
+    def full(self) -> set[str]:
+        """Those for which there is no room at this moment."""
+        self._full = {lane: seat for lane, seat in self._full.items() if not self._capacity.has_room(seat)}
+        return set(self._full)
+
+    def worth_taking(self) -> bool:
+        """Whether there is a lane that is behind and for which there is room."""
+        return bool(self._behind) and bool(self._behind - self.full())

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One attempt to deliver, from the subscription to what is to be written of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from zaqar.clock import Clock
+from zaqar.errors import ClientError, StoreUnavailable
+from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription
+from zaqar.notification import dead_letters
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.calls import Calls
+from zaqar.notification.capacity import Seat
+from zaqar.notification.retry import effective_policy, next_attempt
+from zaqar.notification.subscribers import Subscribers, wants
+from zaqar.notification.tasks.base import Outcome, Task
+
+_log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 20
+"""Attempts of a delivery that are kept for people to see, the latest."""
+
+LATER_SECONDS = 5.0
+"""When to try again where the management store, away at the moment, has to say how to go on."""
+
+EndSubscription = Callable[[Subscription], None]
+"""Removes a subscription whose subscriber wants no more. It blocks, and raises StoreUnavailable."""
+
+PostDeadLetter = Callable[[str, str, bytes], None]
+"""Posts a request body to the queue of that name in that project. It blocks, and raises what such a post raises."""
+
+
+class Sender:
+    """Whatever a subscriber, a plug-in or the management store does leads to a verdict on the delivery.
+
+    ``counts`` says how often each verdict was given since the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        subscribers: Subscribers,
+        tasks: Mapping[str, Task],
+        bounds: Bounds,
+        clock: Clock,
+        calls: Calls,
+        end_subscription: EndSubscription,
+        post_dead_letter: PostDeadLetter,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._subscribers = subscribers
+        self._tasks = tasks
+        self._bounds = bounds
+        self._clock = clock
+        self._calls = calls
+        self._end_subscription = end_subscription
+        self._post_dead_letter = post_dead_letter
+        self._draw = draw
+        self.counts: Counter[str] = Counter()
+
+    # -- before it is sent -------------------------------------------------------------------------------------------
+
+    async def find_subscriber(self, delivery: Delivery, *, taken_at: float) -> Subscription | None:
+        """The subscription where it is to get this delivery. StoreUnavailable where that cannot be known now.
+
+        What is remembered will do to send, but not to discard: somebody may have just confirmed it, and then a message
+        that was posted after that would be lost. ``taken_at``, in the event loop's time, is when this was taken.
+        """
+        get = partial(self._subscribers.get, delivery.queue_uid, delivery.subscription_id)
+        wanted = partial(wants, delivery=delivery, require_confirmation=self._bounds.require_confirmation)
+        subscription = await get()
+        if not wanted(subscription):
+            subscription = await get(not_before=taken_at)
+        return subscription if wanted(subscription) else None
+
+    def seat_of(self, subscription: Subscription) -> Seat:
+        """What an attempt to reach it takes room of."""
+        scheme = _scheme(subscription)
+        task = self._tasks.get(scheme)
+        if task is None:
+            return Seat(subscription.project, scheme)
+        try:
+            return Seat(subscription.project, task.target(subscription))
+        except Exception:  # noqa: BLE001, it is logged
+            self._log_bug(scheme, subscription)
+            return Seat(subscription.project, scheme)
+
+    # -- the attempt -------------------------------------------------------------------------------------------------
+
+    async def send(self, delivery: Delivery, subscription: Subscription) -> tuple[Delivery, bool]:
+        """Make one attempt; return the delivery as it is to be written, and whether somebody answered."""
+        began = self._clock()
+        started = asyncio.get_running_loop().time()
+        outcome = await self._attempt(delivery, subscription, now=began)
+        seconds = asyncio.get_running_loop().time() - started
+        attempt = Attempt(began, outcome.status, round(seconds, 3), outcome.answer)
+        tried = replace(delivery, tries=delivery.tries + 1, attempts=(*delivery.attempts, attempt)[-MOST_ATTEMPTS:])
+        _log.debug(
+            "attempt %d to send %s to subscription %s: status %s after %.3f s",
+            tried.tries,
+            delivery.id,
+            delivery.subscription_id,
+            outcome.status,
+            seconds,
+        )
+        if outcome.delivered:
+            return self._settled(tried, DONE, "delivered"), outcome.reached
+        try:
+            return await self._judge_failure(tried, subscription, outcome), outcome.reached
+        except StoreUnavailable:
+            _log.warning(
+                "What to do after a failed attempt at delivery %s cannot be found out, as a store is away; "
+                "the next attempt is in %g s.",
+                delivery.id,
+                LATER_SECONDS,
+            )
+            return self._waiting(tried, self._clock() + LATER_SECONDS), outcome.reached
+
+    async def _attempt(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
+        scheme = _scheme(subscription)
+        task = self._tasks.get(scheme)
+        if task is None:
+            return Outcome(False, None, f"this notifier cannot send to '{scheme}:'")
+        try:
+            return await task.send(delivery, subscription, now=now)
+        except Exception as exc:  # noqa: BLE001, it is logged
+            self._log_bug(scheme, subscription)
+            return Outcome(False, None, f"error of the notifier: {type(exc).__name__}")
+
+    def _log_bug(self, scheme: str, subscription: Subscription) -> None:
+        # A plug-in may be of somebody else. Its bug is a failed attempt of its own subscribers and nobody else's.
+        _log.error("The plug-in for '%s:' failed with subscription %s.", scheme, subscription.id, exc_info=True)
+
+    # -- the verdict -------------------------------------------------------------------------------------------------
+
+    async def _judge_failure(self, tried: Delivery, subscription: Subscription, outcome: Outcome) -> Delivery:
+        if outcome.gone:
+            await self._calls.run(partial(self._end_subscription, subscription))
+            self._subscribers.forget(subscription)
+            _log.info("Subscription %s has ended, as its subscriber answered that it is gone.", subscription.id)
+            return self.discarded(tried)
+        policy = effective_policy(
+            await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
+        )
+        due = next_attempt(tried.tries, policy, now=self._clock(), retry_after=outcome.retry_after, jitter=self._draw())
+        if due is not None:
+            return self._waiting(tried, due)
+        await self._bury(tried, subscription)
+        _log.info(
+            "Delivery %s to subscription %s of '%s' is dead after %d attempts, the last one: status %s, %s",
+            tried.id,
+            subscription.id,
+            subscription.source,
+            tried.tries,
+            outcome.status,
+            outcome.answer,
+        )
+        return self._settled(tried, DEAD, "dead")
+
+    async def _bury(self, tried: Delivery, subscription: Subscription) -> None:
+        queue = subscription.options.get("dead_letter_queue")
+        if queue is None or tried.kind != NOTIFICATION or tried.client_id == dead_letters.CLIENT_ID:
+            return
+        letter = dead_letters.compose(tried, subscription)
+        try:
+            await self._calls.run(partial(self._post_dead_letter, subscription.project, queue, letter))
+        except ClientError as exc:
+            _log.warning("The dead letter queue '%s' of subscription %s refused: %s", queue, subscription.id, exc)
+
+    def _waiting(self, delivery: Delivery, due: float) -> Delivery:
+        self.counts["put off"] += 1
+        return replace(delivery, state=WAITING, due=due, keep_until=None)
+
+    def _settled(self, delivery: Delivery, state: str, count: str) -> Delivery:
+        self.counts[count] += 1
+        now = self._clock()
+        keep_until = now + self._bounds.retention if self._bounds.retention else None
+        return replace(delivery, state=state, due=now, keep_until=keep_until)
+
+    def discarded(self, delivery: Delivery) -> Delivery:
+        """Nobody wants it any more."""
+        self.counts["discarded"] += 1
+        return replace(delivery, state=DONE, due=self._clock(), keep_until=None)
+
+    def handed_back(self, delivery: Delivery, *, after: float = 0.0) -> Delivery:
+        """Free for any notifier, as if it had not been taken."""
+        self.counts["handed back"] += 1
+        return replace(delivery, state=WAITING, due=self._clock() + after, keep_until=None)
+
+
+def _scheme(subscription: Subscription) -> str:
+    return subscription.subscriber.partition(":")[0].lower()

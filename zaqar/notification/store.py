@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A message store as a notifier sees it: its calls leave the event loop, and its leases are this process's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from zaqar.clock import Clock
+from zaqar.model import Delivery, DeliveryKey, Posted
+from zaqar.notification.calls import Calls
+from zaqar.storage.base import MessageStore
+from zaqar.storage.placement import Place
+
+T = TypeVar("T")
+
+
+class LeasedStore:
+    """Every method raises StoreUnavailable where the store does not answer, or cannot be opened."""
+
+    def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
+        self._place = place
+        self._owner = owner
+        self._lease = lease
+        self._clock = clock
+        self._calls = Calls("store", threads)
+        self.label = "The message store" if place.name is None else f"The store of pool '{place.name}'"
+
+    async def take_posted(self, limit: int) -> list[Posted]:
+        now = self._clock()
+        return await self._ask(
+            lambda store: store.take_posted(owner=self._owner, until=now + self._lease, now=now, limit=limit)
+        )
+
+    async def expand(self, posted: Posted, deliveries: Sequence[Delivery], *, last: bool) -> None:
+        await self._ask(lambda store: store.expand(posted=posted, deliveries=deliveries, last=last))
+
+    async def take_deliveries(self, limit: int, *, most_of_one: int, without: Collection[str]) -> list[Delivery]:
+        now = self._clock()
+        return await self._ask(
+            lambda store: store.take_deliveries(
+                owner=self._owner,
+                until=now + self._lease,
+                now=now,
+                limit=limit,
+                most_of_one=most_of_one,
+                without=without,
+            )
+        )
+
+    async def extend_leases(self, keys: Collection[DeliveryKey]) -> None:
+        until = self._clock() + self._lease
+        await self._ask(lambda store: store.extend_leases(owner=self._owner, keys=keys, until=until))
+
+    async def settle(self, settled: Sequence[Delivery]) -> None:
+        now = self._clock()
+        await self._ask(lambda store: store.settle(owner=self._owner, settled=settled, now=now))
+
+    async def _ask(self, operation: Callable[[MessageStore], T]) -> T:
+        return await self._calls.run(lambda: operation(self._place.store))
+
+    def close(self) -> None:
+        self._calls.close()

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The URI of a subscriber: where notifications go to."""
+
+import re
+from collections.abc import Collection
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from zaqar.errors import InvalidInput
+
+MOST_CHARACTERS = 2000
+
+WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
+"""Those that a request is made to, which is signed with the secret of the subscription."""
+
+_FIELD = "subscriber"
+_PRINTABLE = re.compile(r"[!-~]+")
+_ADDRESS = re.compile(r"[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,64}@[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,255}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def scheme_of(subscriber: str) -> str:
+    """The scheme in lower case, such as ``trust+https``."""
+    return subscriber.partition(":")[0].lower()
+
+
+def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
+    """The subscriber; InvalidInput unless it is a URI of one of these schemes, and whole."""
+    if not isinstance(subscriber, str):
+        raise InvalidInput(_FIELD, "must be a string, a URI")
+    if not 1 <= len(subscriber) <= MOST_CHARACTERS:
+        raise InvalidInput(_FIELD, f"must have 1 to {MOST_CHARACTERS} characters")
+    if _PRINTABLE.fullmatch(subscriber) is None:
+        raise InvalidInput(_FIELD, "must be a URI in printable ASCII characters without spaces")
+    scheme, colon, rest = subscriber.partition(":")
+    if not colon or scheme.lower() not in types:
+        raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
+    if scheme.lower() == "mailto":
+        _check_mail(rest)
+    elif scheme.lower() in WEBHOOK_SCHEMES:
+        _check_url(subscriber)
+    elif not rest:
+        raise InvalidInput(_FIELD, "must say more than a scheme")
+    return subscriber
+
+
+def url_of(subscriber: str) -> str:
+    """The URL that a webhook's requests go to."""
+    return subscriber[len("trust+") :] if scheme_of(subscriber).startswith("trust+") else subscriber
+
+
+def _check_url(subscriber: str) -> None:
+    if "\\" in subscriber:
+        raise InvalidInput(_FIELD, "must not hold a backslash")
+    try:
+        parts = urlsplit(url_of(subscriber))
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise InvalidInput(_FIELD, "must be a URL with a host, and a port that is a number up to 65535") from exc
+    if not host or port == 0:
+        raise InvalidInput(_FIELD, "must be a URL with a host")
+    if "@" in parts.netloc:
+        # It would be shown to everybody who may list the subscriptions, and is an old trick to hide the host.
+        raise InvalidInput(_FIELD, "must hold no user and password; send an Authorization header by post_headers")
+
+
+def _check_mail(rest: str) -> None:
+    # RFC 6068; of its header fields only the subject is for the subscriber to choose.
+    address, _, fields = rest.partition("?")
+    if _ADDRESS.fullmatch(unquote(address)) is None:
+        raise InvalidInput(_FIELD, "must be 'mailto:' and one mail address")
+    try:
+        pairs = parse_qsl(
+            fields, keep_blank_values=True, strict_parsing=bool(fields), errors="strict", max_num_fields=1
+        )
+    except ValueError as exc:
+        raise InvalidInput(_FIELD, "may have one field after the address, '?subject=...'") from exc
+    for name, value in pairs:
+        if name.lower() != "subject":
+            raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
+        if _CONTROL.search(value):
+            raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")

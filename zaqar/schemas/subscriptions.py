@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire form of subscriptions: a creation, a change, a confirmation, the options, and what is shown."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zaqar.errors import InvalidInput
+from zaqar.limits import MIN_SUBSCRIPTION_TTL, MOST_SECONDS, Limits
+from zaqar.model import CONFIRMED, Subscription
+from zaqar.schemas import retry_policy, strict_json
+from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
+from zaqar.schemas.filters import compile_filter
+from zaqar.schemas.subscribers import check_subscriber, scheme_of
+
+Options = Mapping[str, Any]
+
+MOST_BYTES_OF_OPTIONS = 65_536
+MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
+"""The size of a request about one subscription; more than this is not read."""
+
+DEFAULT_GRACE = 86_400
+MOST_GRACE = 604_800
+"""Seconds for which a secret that is replaced goes on to sign."""
+
+_MOST_CHARACTERS_OF_A_LINE = 998
+_ID = re.compile(r"[0-9a-f]{24}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_HEADER_VALUE = re.compile(r"[\t -~]{0,4096}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+
+# Framing and hop-by-hop fields (RFC 9110, section 7.6.1; RFC 9112, section 6), and those that the service signs with.
+_RESERVED_HEADERS = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "content-encoding", "connection", "keep-alive", "te"),
+        *("trailer", "upgrade", "expect", "http2-settings", "proxy-connection", "proxy-authenticate"),
+        *("proxy-authorization", "webhook-id", "webhook-timestamp", "webhook-signature"),
+    }
+)
+
+OPTIONS: JsonSchema = {
+    "type": "object",
+    "description": "Unknown options are kept, without effect.",
+    "properties": {
+        "post_data": {"type": "string", "description": 'What to send; `"$zaqar_message$"` in it is the message.'},
+        "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
+        "_retry_policy": retry_policy.SCHEMA,
+        "from": {"type": "string", "description": "The sender of a mail."},
+        "subject": {"type": "string", "description": "The subject of a mail."},
+        "dead_letter_queue": {"type": "string", "description": "A queue that gets what could not be delivered."},
+        "filter": {"type": "object", "description": "Which messages are sent; see the guide."},
+    },
+}
+_options = Validator(OPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request says about a subscription; None where it says nothing."""
+
+    subscriber: str | None
+    ttl: int | None
+    options: Options | None
+
+
+def parse_creation(raw: bytes, *, source: str, limits: Limits) -> Wanted:
+    """``{"subscriber": ..., "ttl": ..., "options": ...}``; unknown fields are dropped."""
+    wanted = _parse(raw, source=source, limits=limits)
+    if wanted.subscriber is None:
+        raise InvalidInput("subscriber", "must be given, a URI")
+    check_options_for(wanted.options or {}, wanted.subscriber)
+    return wanted
+
+
+def parse_change(raw: bytes, *, source: str, limits: Limits) -> Wanted:
+    """Any of the fields of a creation, one at least."""
+    wanted = _parse(raw, source=source, limits=limits)
+    if wanted == Wanted(None, None, None):
+        raise InvalidInput("body", "must have one of the fields 'subscriber', 'ttl' and 'options'")
+    return wanted
+
+
+def _parse(raw: bytes, *, source: str, limits: Limits) -> Wanted:
+    document = strict_json.decode(raw)
+    if not isinstance(document, dict):
+        raise InvalidInput("body", "must be an object with 'subscriber', 'ttl' and 'options'")
+    subscriber, ttl, options = (document.get(name) for name in ("subscriber", "ttl", "options"))
+    if subscriber is not None:
+        check_subscriber(subscriber, types=limits.subscriber_types)
+    if ttl is not None:
+        if type(ttl) is not int:
+            raise InvalidInput("ttl", f"must be an integer of at least {MIN_SUBSCRIPTION_TTL}")
+        check_range(ttl, MIN_SUBSCRIPTION_TTL, MOST_SECONDS, field="ttl", unit=" seconds")
+    if options is not None:
+        _check_options(options, source=source)
+    return Wanted(subscriber, ttl, options)
+
+
+def _check_options(options: Any, *, source: str) -> None:
+    if not isinstance(options, dict):
+        raise InvalidInput("options", "must be an object")
+    size = len(strict_json.encode(options))
+    if size > MOST_BYTES_OF_OPTIONS:
+        raise InvalidInput("options", f"has {size} bytes, more than {MOST_BYTES_OF_OPTIONS}")
+    try:
+        _options.check(options, root="options")
+    except InvalidInput as exc:
+        field = exc.field if exc.field == "options" else f"options.{exc.field}"
+        raise InvalidInput(field, exc.reason) from exc
+    retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
+    _check_headers(options.get("post_headers", {}))
+    for name in ("from", "subject"):
+        line = options.get(name, "")
+        if _CONTROL.search(line) or len(line) > _MOST_CHARACTERS_OF_A_LINE:
+            raise InvalidInput(
+                f"options.{name}", f"must be one line of at most {_MOST_CHARACTERS_OF_A_LINE} characters"
+            )
+    if "dead_letter_queue" in options:
+        check_name(options["dead_letter_queue"], field="options.dead_letter_queue")
+        if options["dead_letter_queue"] == source:
+            raise InvalidInput("options.dead_letter_queue", "must be another queue than the one subscribed to")
+    if "filter" in options:
+        compile_filter(options["filter"], field="options.filter")
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    seen: set[str] = set()
+    for name, value in headers.items():
+        field, folded = f"options.post_headers.{name[:64]!a}", name.lower()
+        if _TOKEN.fullmatch(name) is None:
+            raise InvalidInput(field, "is no name of a header")
+        if folded in _RESERVED_HEADERS:
+            raise InvalidInput(field, "is a header that the service sets, or that rules the connection")
+        if folded in seen:
+            raise InvalidInput(field, "is given twice, in two spellings")
+        if _HEADER_VALUE.fullmatch(value) is None or value != value.strip():
+            raise InvalidInput(field, "must have a value of at most 4096 printable ASCII characters")
+        seen.add(folded)
+
+
+def check_options_for(options: Options, subscriber: str) -> None:
+    """InvalidInput where the options, fine by themselves, do not go with the subscriber."""
+    if "trust_id" in options:
+        raise InvalidInput("options.trust_id", "is made by the service and cannot be given")
+    if scheme_of(subscriber).startswith("trust+"):
+        for name in options.get("post_headers", {}):
+            if name.lower() == "x-auth-token":
+                raise InvalidInput(f"options.post_headers.{name}", "is the token of the trust")
+
+
+def is_subscription_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def parse_confirmation(raw: bytes) -> bool:
+    """``{"confirmed": true}`` or ``{"confirmed": false}``."""
+    document = strict_json.decode(raw)
+    if not isinstance(document, dict) or type(document.get("confirmed")) is not bool:
+        raise InvalidInput("confirmed", "must be given, true or false")
+    confirmed: bool = document["confirmed"]
+    return confirmed
+
+
+def parse_grace(raw: bytes) -> int:
+    """``{"grace": seconds}``, which may be left out, as the whole body may be."""
+    document = strict_json.decode(raw) if raw else {}
+    if not isinstance(document, dict):
+        raise InvalidInput("body", "must be an object with 'grace'")
+    grace = document.get("grace", DEFAULT_GRACE)
+    if type(grace) is not int:
+        raise InvalidInput("grace", f"must be an integer from 0 to {MOST_GRACE}")
+    check_range(grace, 0, MOST_GRACE, field="grace", unit=" seconds")
+    return grace
+
+
+def shown(subscription: Subscription, now: float) -> dict[str, Any]:
+    """The subscription as an answer has it, without its secrets."""
+    return {
+        "id": subscription.id,
+        "source": subscription.source,
+        "subscriber": subscription.subscriber,
+        "ttl": subscription.ttl,
+        "age": subscription.age(now),
+        "options": dict(subscription.options),
+        "confirmed": subscription.state == CONFIRMED,
+    }
+
+
+_TTL: JsonSchema = {"type": "integer", "minimum": MIN_SUBSCRIPTION_TTL, "maximum": MOST_SECONDS}
+_SUBSCRIBER: JsonSchema = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 2000,
+    "description": "A URI: `https://...`, `mailto:...`.",
+}
+CHANGE: JsonSchema = {
+    "type": "object",
+    "minProperties": 1,
+    "properties": {
+        "subscriber": _SUBSCRIBER,
+        "ttl": {**_TTL, "description": "Seconds to live from now."},
+        "options": {"$ref": "#/components/schemas/SubscriptionOptions"},
+    },
+}
+CREATION: JsonSchema = {**CHANGE, "required": ["subscriber"]}
+CREATED: JsonSchema = {
+    "type": "object",
+    "required": ["subscription_id"],
+    "properties": {
+        "subscription_id": {"type": "string"},
+        "secret": {"type": "string", "description": "Signs what is sent to a webhook. It is shown this once."},
+    },
+}
+CONFIRMATION: JsonSchema = {
+    "type": "object",
+    "required": ["confirmed"],
+    "properties": {"confirmed": {"type": "boolean"}},
+}
+GRACE: JsonSchema = {
+    "type": "object",
+    "properties": {"grace": {"type": "integer", "minimum": 0, "maximum": MOST_GRACE, "default": DEFAULT_GRACE}},
+}
+SECRET: JsonSchema = {"type": "object", "required": ["secret"], "properties": {"secret": {"type": "string"}}}
+SUBSCRIPTION: JsonSchema = {
+    "type": "object",
+    "required": ["id", "source", "subscriber", "ttl", "age", "options", "confirmed"],
+    "properties": {
+        "id": {"type": "string"},
+        "source": {"type": "string", "description": "The queue or topic."},
+        "subscriber": {"type": "string"},
+        "ttl": {"type": "integer"},
+        "age": {"type": "integer", "minimum": 0},
+        "options": {"type": "object"},
+        "confirmed": {"type": "boolean"},
+    },
+}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The delivery log of a subscription, and sending again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from zaqar.clock import Clock
+from zaqar.errors import Conflict, InvalidInput, NotFound
+from zaqar.model import WAITING, Address, Delivery, DeliveryKey, is_message_id, sequence_of
+from zaqar.schemas.deliveries import check_state, parse_resend
+from zaqar.service.subscriptions import Subscriptions
+from zaqar.storage.base import MessageStore
+from zaqar.storage.placement import Placement
+
+_BATCH = 500
+_MOST_BATCHES = 20
+"""Of the dead that one request sends again, so that it ends though they die again meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """The newest first. ``counts`` are of all that wait, and all that are dead, by state."""
+
+    deliveries: list[Delivery]
+    counts: Mapping[str, int]
+
+
+class Deliveries:
+    def __init__(
+        self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, ring: Callable[[], None]
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._placement = placement
+        self._clock = clock
+        self._ring = ring
+
+    def list_page(
+        self, address: Address, subscription_id: str, *, state: str | None, marker: str | None, limit: int
+    ) -> DeliveryPage:
+        """At most ``limit`` in this state, older than the one that ``marker`` is the id of.
+
+        NotFound where there is no such subscription. A marker of an earlier queue of this name begins at the newest.
+        """
+        check_state(state)
+        if marker is not None and not is_message_id(marker):
+            raise InvalidInput("marker", "must be the id of a delivery")
+        uid, store = self._find(address, subscription_id)
+        return DeliveryPage(
+            store.list_deliveries(
+                queue_uid=uid,
+                subscription_id=subscription_id,
+                state=state,
+                before=None if marker is None else sequence_of(uid, marker),
+                limit=limit,
+            ),
+            store.count_deliveries(queue_uid=uid, subscription_id=subscription_id),
+        )
+
+    def resend(self, address: Address, subscription_id: str, delivery_id: str) -> None:
+        """Send one again that was made or given up; NotFound where there is none, Conflict where it is under way."""
+        uid, store = self._find(address, subscription_id)
+        number = sequence_of(uid, delivery_id)
+        found = None if number is None else store.get_delivery(key=DeliveryKey(uid, subscription_id, number))
+        if found is None:
+            raise NotFound("The subscription has no such delivery, or it is no longer kept.")
+        sent = 0
+        if found.state != WAITING:
+            sent = store.resend(
+                queue_uid=uid, subscription_id=subscription_id, numbers=[found.number], now=self._clock(), limit=1
+            )
+        if not sent:
+            raise Conflict("The delivery is under way, or waits for its next attempt.")
+        self._ring()
+
+    def resend_many(self, address: Address, subscription_id: str, raw: bytes) -> int:
+        """Send again what was given up, as a request body says; return how many."""
+        parse_resend(raw)
+        uid, store = self._find(address, subscription_id)
+        sent = 0
+        for _ in range(_MOST_BATCHES):
+            batch = store.resend(
+                queue_uid=uid, subscription_id=subscription_id, numbers=None, now=self._clock(), limit=_BATCH
+            )
+            sent += batch
+            if batch == 0:
+                break
+        if sent:
+            self._ring()
+        return sent
+
+    def _find(self, address: Address, subscription_id: str) -> tuple[str, MessageStore]:
+        row, _ = self._subscriptions.find(address, subscription_id, self._clock())
+        return row.uid, self._placement.place_of(row).store

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions: create, list, change, confirm, remove, and the secrets they sign with.
+
+A subscription belongs to the uid of its queue. ``Queues.mark_subscribed`` says what keeps ``Queue.notify`` right.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from zaqar.addresses import AddressGuard
+from zaqar.clock import Clock
+from zaqar.context import Context
+from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, StoreUnavailable
+from zaqar.limits import Limits
+from zaqar.model import (
+    CONFIRMED,
+    PENDING,
+    REFUSED,
+    SUBSCRIPTION_CONFIRMATION,
+    UNSUBSCRIBE_CONFIRMATION,
+    Address,
+    Delivery,
+    Queue,
+    Secret,
+    Subscription,
+)
+from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
+from zaqar.schemas.subscriptions import (
+    Wanted,
+    check_options_for,
+    is_subscription_id,
+    parse_change,
+    parse_confirmation,
+    parse_creation,
+    parse_grace,
+)
+from zaqar.service.queues import TRIES, Queues
+from zaqar.signatures import new_secret
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.placement import Placement
+
+MOST_SECRETS = 10
+"""Secrets of one subscription that sign at a time."""
+
+_CLOCKS_APART = 60.0
+"""Seconds after its end that an expired subscription is removed: no worker's clock may still take it for a live one."""
+
+_BATCH = 500
+
+
+class TrustTokens(Protocol):
+    """What makes it possible to act for whoever subscribes, long after the request: a trust in Keystone."""
+
+    def create_trust(self, context: Context) -> str:
+        """The id of a trust from the caller to the service."""
+
+
+class Created(NamedTuple):
+    """``secret`` is shown this once; None where the subscription existed, or where nothing is signed."""
+
+    subscription_id: str
+    secret: str | None
+
+
+class Subscriptions:
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        queues: Queues,
+        limits: Limits,
+        clock: Clock,
+        guard: AddressGuard,
+        notifying: bool,
+        require_confirmation: bool,
+        ring: Callable[[], None],
+        trusts: TrustTokens | None = None,
+    ) -> None:
+        """``notifying``: whether messages of queues with subscribers are to be notified at all."""
+        self._management = management
+        self._placement = placement
+        self._queues = queues
+        self._limits = limits
+        self._clock = clock
+        self._guard = guard
+        self._notifying = notifying
+        self._require_confirmation = require_confirmation
+        self._ring = ring
+        self._trusts = trusts
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def list_page(self, address: Address, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+        """At most ``limit`` after the one that ``marker`` is the id of, and the time; none for a missing queue."""
+        if marker is not None and not is_subscription_id(marker):
+            raise InvalidInput("marker", "must be the id of a subscription")
+        now, row = self._clock(), self._queues.row(address)
+        if row is None:
+            return [], now
+        page = self._management.list_subscriptions(queue_uid=row.uid, after=marker or "", limit=limit, now=now)
+        return page, now
+
+    def get(self, address: Address, id_: str) -> tuple[Subscription, float]:
+        """The subscription, and the time; NotFound where the queue has none with this id."""
+        now = self._clock()
+        return self.find(address, id_, now)[1], now
+
+    def find(self, address: Address, id_: str, now: float) -> tuple[Queue, Subscription]:
+        """The subscription and its queue; NotFound where there is none."""
+        row = self._queues.row(address) if is_subscription_id(id_) else None
+        if row is not None:
+            found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=now)
+            if found is not None:
+                return row, found
+        raise NotFound(f"The {address.kind} '{address.name}' has no such subscription.")
+
+    # -- creation ----------------------------------------------------------------------------------------------------
+
+    def create(self, context: Context, address: Address, raw: bytes) -> Created:
+        """Subscribe as a request body says, to a queue that is created where it is missing.
+
+        One that is there and not confirmed stays as it is and is asked to confirm once more; AlreadySubscribed where it
+        is confirmed.
+        """
+        wanted = parse_creation(raw, source=address.name, limits=self._limits)
+        self._check_target(wanted.subscriber or "")
+        for _ in range(TRIES):
+            row = self._queues.ensure_row(address)
+            if not self._mark(address, row.uid, anew=False):
+                continue
+            made = self._draft(context, row, wanted)
+            placed = self._management.create_subscription(subscription=made, now=made.created)
+            kept = placed if placed.id == made.id else self._renew(placed)
+            if kept is None:
+                continue
+            if self._mark(address, row.uid, anew=True):
+                self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
+                return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
+            # The queue was deleted at this moment.
+            self._management.delete_subscription(queue_uid=row.uid, subscription_id=kept.id)
+        raise StoreUnavailable
+
+    def _draft(self, context: Context, row: Queue, wanted: Wanted) -> Subscription:
+        now, subscriber = self._clock(), wanted.subscriber or ""
+        ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
+        options = dict(wanted.options or {})
+        if self._trusts is not None and scheme_of(subscriber).startswith("trust+"):
+            options["trust_id"] = self._trusts.create_trust(context)
+        return Subscription(
+            id=secrets.token_hex(12),
+            queue_uid=row.uid,
+            project=row.project,
+            kind=row.kind,
+            source=row.name,
+            subscriber=subscriber,
+            ttl=ttl,
+            created=now,
+            expires=now + ttl,
+            options=options,
+            secrets=_secrets_for(subscriber),
+        )
+
+    def _renew(self, kept: Subscription) -> Subscription | None:
+        """The one that is there, pending again where it was refused; None where it has changed meanwhile."""
+        if kept.state == CONFIRMED:
+            raise AlreadySubscribed(f"'{kept.source}' has a confirmed subscription with this subscriber.")
+        if kept.state == PENDING:
+            return kept
+        changed = replace(kept, state=PENDING, version=kept.version + 1)
+        return changed if self._management.replace_subscription(subscription=changed, now=self._clock()) else None
+
+    def _check_target(self, subscriber: str) -> None:
+        scheme = scheme_of(subscriber)
+        if scheme.startswith("trust+") and self._trusts is None:
+            raise InvalidInput("subscriber", f"'{scheme}:' needs Keystone, which this service does not use")
+        if scheme in WEBHOOK_SCHEMES:
+            self._guard.check_url(url_of(subscriber), field="subscriber")
+
+    def _mark(self, address: Address, uid: str, *, anew: bool) -> bool:
+        """Have the queue's messages notified, where that is done at all; False where the queue is gone."""
+        if self._notifying:
+            return self._queues.mark_subscribed(address, uid, anew=anew)
+        row = self._queues.row(address)
+        return row is not None and row.uid == uid
+
+    def _ask(self, row: Queue, subscription: Subscription, kind: str) -> None:
+        """Have a confirmation sent, in place of one that is still on its way."""
+        if not self._require_confirmation:
+            return
+        now = self._clock()
+        delivery = Delivery(
+            queue_uid=row.uid,
+            subscription_id=subscription.id,
+            number=0,
+            body=b"{}",
+            ttl=subscription.ttl,
+            created=now,
+            client_id="",
+            due=now,
+            kind=kind,
+        )
+        self._placement.place_of(row).store.put_delivery(delivery=delivery)
+        self._ring()
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def patch(self, context: Context, address: Address, id_: str, raw: bytes) -> None:
+        """Change what a request body names. A new TTL counts from now; a new subscriber has to confirm."""
+        wanted = parse_change(raw, source=address.name, limits=self._limits)
+        if wanted.subscriber is not None:
+            self._check_target(wanted.subscriber)
+
+        def edit(old: Subscription, now: float) -> Subscription:
+            return self._changed(context, old, wanted, now)
+
+        row, old, new = self._change(address, id_, edit)
+        if wanted.ttl is not None:
+            # Somebody whose clock is ahead may have found it over, and no other one.
+            self._mark(address, row.uid, anew=True)
+        if new.subscriber != old.subscriber:
+            self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
+
+    def _changed(self, context: Context, old: Subscription, wanted: Wanted, now: float) -> Subscription:
+        new = old
+        if wanted.ttl is not None:
+            new = replace(new, ttl=wanted.ttl, expires=now + wanted.ttl)
+        subscriber = old.subscriber if wanted.subscriber is None else wanted.subscriber
+        options, trust = dict(old.options if wanted.options is None else wanted.options), old.options.get("trust_id")
+        if options.get("trust_id", trust) == trust:
+            options.pop("trust_id", None)
+        check_options_for(options, subscriber)
+        if self._trusts is not None and scheme_of(subscriber).startswith("trust+"):
+            options["trust_id"] = trust or self._trusts.create_trust(context)
+        if subscriber != old.subscriber:
+            signing = _secrets_for(subscriber) and (old.secrets or _secrets_for(subscriber))
+            new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing)
+        return replace(new, options=options)
+
+    def confirm(self, address: Address, id_: str, raw: bytes) -> None:
+        """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe."""
+        self.set_confirmed(address, id_, parse_confirmation(raw))
+
+    def set_confirmed(self, address: Address, id_: str, confirmed: bool) -> None:
+        """NotFound where there is no such subscription."""
+        state = CONFIRMED if confirmed else REFUSED
+        row, old, new = self._change(address, id_, lambda old, now: replace(old, state=state))
+        if new.state == REFUSED != old.state:
+            self._ask(row, new, UNSUBSCRIBE_CONFIRMATION)
+
+    def rotate_secret(self, address: Address, id_: str, raw: bytes) -> str:
+        """A new secret. The one it replaces goes on to sign as well, for as long as a request body says."""
+        grace, fresh = parse_grace(raw), new_secret()
+
+        def edit(old: Subscription, now: float) -> Subscription:
+            if scheme_of(old.subscriber) not in WEBHOOK_SCHEMES:
+                raise InvalidInput("subscriber", "only what is sent to webhooks is signed")
+            kept = [Secret(value, now + grace if end is None else end) for value, end in old.secrets]
+            valid = [secret for secret in kept if secret.expires is not None and now < secret.expires]
+            if len(valid) >= MOST_SECRETS:
+                raise Conflict(f"There are {MOST_SECRETS} secrets that still sign; wait until one of them is over.")
+            return replace(old, secrets=(Secret(fresh), *valid))
+
+        self._change(address, id_, edit)
+        return fresh
+
+    def _change(
+        self, address: Address, id_: str, edit: Callable[[Subscription, float], Subscription]
+    ) -> tuple[Queue, Subscription, Subscription]:
+        """Put what ``edit`` makes of the subscription in its place: the queue, what was, and what is."""
+        for _ in range(TRIES):
+            now = self._clock()
+            row, old = self.find(address, id_, now)
+            new = edit(old, now)
+            if new == old:
+                return row, old, old
+            new = replace(new, version=old.version + 1)
+            if self._management.replace_subscription(subscription=new, now=now):
+                return row, old, new
+        raise StoreUnavailable
+
+    # -- removal -----------------------------------------------------------------------------------------------------
+
+    def delete(self, address: Address, id_: str) -> None:
+        """Remove the subscription; an absent one is fine."""
+        row = self._queues.row(address) if is_subscription_id(id_) else None
+        if row is not None:
+            self._management.delete_subscription(queue_uid=row.uid, subscription_id=id_)
+            self._queues.note_fewer_subscribers(address, row.uid)
+
+    def end(self, subscription: Subscription) -> None:
+        """Remove one whose subscriber wants no more."""
+        self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
+        self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
+
+    def tidy(self) -> int:
+        """Remove those that are over, from the store that keeps them; return how many."""
+        removed = 0
+        while expired := self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH):
+            for subscription in expired:
+                self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
+            for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
+                self._queues.note_fewer_subscribers(address, uid)
+            removed += len(expired)
+        return removed
+
+
+def _address_of(subscription: Subscription) -> Address:
+    return Address(subscription.project, subscription.kind, subscription.source)
+
+
+def _secrets_for(subscriber: str) -> tuple[Secret, ...]:
+    return (Secret(new_secret()),) if scheme_of(subscriber) in WEBHOOK_SCHEMES else ()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions, in a collection of their own: a document each, with queue and id as its ``_id``.
+
+An index sees that a queue has each subscriber once. One that is over is in its way until somebody removes it: a sweep,
+or whoever wants the same subscriber.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pymongo
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from zaqar.errors import Conflict
+from zaqar.model import Secret, Subscription
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
+from zaqar.storage.mongodb.documents import Document, Index
+from zaqar.storage.mongodb.transactions import Turns
+
+SUBSCRIPTIONS = "subscriptions"
+
+SUBSCRIPTION_INDEXES = (
+    Index("subscriber", ("queue", "subscriber"), "subscriber", unique=True),
+    Index("expires", ("expires",), "expires"),
+)
+
+_AFTER_SLASH = "0"
+"""The character after the one that ends the queue's part of an id."""
+
+
+class MongoSubscriptionStore(ManagementStore):
+    """The part of the management store that is about subscriptions."""
+
+    def __init__(self, replica_set: ReplicaSet) -> None:
+        self._set = replica_set
+
+    def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
+        document = _document_of(subscription)
+        with translated(), pymongo.timeout(PATIENCE):
+            while True:
+                try:
+                    self._subscriptions.insert_one(document)
+                except DuplicateKeyError:
+                    taken = self._in_the_way(subscription, now)
+                    if taken is not None:
+                        return taken
+                else:
+                    return _subscription_of(document)
+
+    def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
+        this = {"_id": _id(queue_uid, subscription_id), "expires": {"$gt": now}}
+        with translated(), pymongo.timeout(PATIENCE):
+            found = self._subscriptions.find_one(this)
+        return None if found is None else _subscription_of(found)
+
+    def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
+        ids = {"$gt": _id(queue_uid, after), "$lt": f"{queue_uid}{_AFTER_SLASH}"}
+        page = {"_id": ids, "expires": {"$gt": now}}
+        with translated(), pymongo.timeout(PATIENCE):
+            found = list(self._subscriptions.find(page, sort={"_id": 1}, limit=limit))
+        return [_subscription_of(document) for document in found]
+
+    def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
+        document = _document_of(subscription)
+        before = {"_id": document["_id"], "version": subscription.version - 1, "expires": {"$gt": now}}
+        with translated(), pymongo.timeout(PATIENCE):
+            while True:
+                try:
+                    return self._subscriptions.replace_one(before, document).matched_count == 1
+                except DuplicateKeyError as exc:
+                    if self._in_the_way(subscription, now) is not None:
+                        raise Conflict("The queue has another subscription with this subscriber.") from exc
+
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+        with translated(), pymongo.timeout(PATIENCE):
+            self._subscriptions.delete_one({"_id": _id(queue_uid, subscription_id)})
+
+    def delete_subscriptions(self, *, queue_uid: str) -> None:
+        for turn in Turns(self._set):
+            with turn.transaction() as transaction:
+                of_queue = {"queue": queue_uid, "subscriber": {"$gte": ""}}
+                transaction.reads_only = transaction.beside(SUBSCRIPTIONS).delete(of_queue) == 0
+            if transaction.committed:
+                return
+
+    def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
+        with translated(), pymongo.timeout(PATIENCE):
+            found = list(self._subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
+        return [_subscription_of(document) for document in found]
+
+    def _in_the_way(self, wanted: Subscription, now: float) -> Subscription | None:
+        """The one that has this subscriber; None where it was over, and is removed, or is gone by now."""
+        this = {"queue": wanted.queue_uid, "subscriber": wanted.subscriber}
+        found = self._subscriptions.find_one(this)
+        if found is None:
+            return None
+        if found["expires"] > now:
+            return _subscription_of(found)
+        self._subscriptions.delete_one({"_id": found["_id"], "version": found["version"], "expires": {"$lte": now}})
+        return None
+
+    @property
+    def _subscriptions(self) -> Collection[Document]:
+        return self._set.opened.beside(SUBSCRIPTIONS).collection
+
+
+def _document_of(subscription: Subscription) -> Document:
+    return {
+        "_id": _id(subscription.queue_uid, subscription.id),
+        "id": subscription.id,
+        "queue": subscription.queue_uid,
+        "project": subscription.project,
+        "kind": subscription.kind,
+        "source": subscription.source,
+        "subscriber": subscription.subscriber,
+        "ttl": subscription.ttl,
+        "created": subscription.created,
+        "expires": subscription.expires,
+        "options": json.dumps(dict(subscription.options)),
+        "state": subscription.state,
+        "secrets": [list(secret) for secret in subscription.secrets],
+        "version": subscription.version,
+    }
+
+
+def _subscription_of(document: Document) -> Subscription:
+    return Subscription(
+        id=document["id"],
+        queue_uid=document["queue"],
+        project=document["project"],
+        kind=document["kind"],
+        source=document["source"],
+        subscriber=document["subscriber"],
+        ttl=document["ttl"],
+        created=document["created"],
+        expires=document["expires"],
+        options=json.loads(document["options"]),
+        state=document["state"],
+        secrets=tuple(Secret(*secret) for secret in document["secrets"]),
+        version=document["version"],
+    )
+
+
+def _id(queue_uid: str, subscription_id: str) -> str:
+    return f"{queue_uid}/{subscription_id}"

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/confirm``: the page behind the link of a confirmation mail, for operators who have none of their own.
+
+It only asks: programs that look at mail follow its links. A button, and so a POST, decides. The link itself is the
+permission, as whoever reads the mail has no other: its query is a signed grant to confirm one subscription.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+import falcon
+
+from zaqar import signed_urls
+from zaqar.clock import Clock
+from zaqar.errors import InvalidInput, NotFound
+from zaqar.model import Address
+from zaqar.service.subscriptions import Subscriptions
+from zaqar.transport.wsgi.requests import read_body, read_query
+
+_MOST_BYTES = 4096
+
+_PATH = re.compile(r"/v2/(queue|topic)s/([A-Za-z0-9_.\-]{1,64})/subscriptions/([0-9a-f]{24})/confirm")
+
+_STYLE = """
+:root{color-scheme:light dark}
+body{margin:0;font:1.05rem/1.5 system-ui,sans-serif;background:#f3f4f6;color:#1c2430}
+main{max-width:30rem;margin:12vh auto;padding:2rem;background:#fff;border-radius:.75rem;box-shadow:0 1px 4px #0003}
+h1{margin-top:0;font-size:1.4rem}
+dl{display:grid;grid-template-columns:auto 1fr;gap:.25rem 1rem;margin:1.5rem 0}
+dt{color:#5b6673}
+dd{margin:0;overflow-wrap:anywhere;font-weight:600}
+form{display:flex;flex-wrap:wrap;gap:.75rem}
+button{flex:1 1 10rem;padding:.8rem 1rem;font:inherit;border:1px solid #1f5fbf;border-radius:.5rem;background:#fff;
+color:#1f5fbf;cursor:pointer}
+button.main{background:#1f5fbf;color:#fff}
+@media(max-width:34rem){main{margin:0;min-height:100vh;border-radius:0;box-sizing:border-box}}
+@media(prefers-color-scheme:dark){body{background:#14181e;color:#e6e9ee}main{background:#1e242c}dt{color:#9aa5b1}
+button{background:transparent;color:#8db8f5;border-color:#8db8f5}button.main{background:#2f6fd0;color:#fff}}
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+_HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    # The address of the page is a permission: it stays out of other sites' logs, and of caches.
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class _Link(NamedTuple):
+    """What a link is good for."""
+
+    address: Address
+    subscription_id: str
+
+
+class ConfirmationPage:
+    open_to_all = True
+    for_browsers = True
+
+    def __init__(self, subscriptions: Subscriptions, *, secret_key: str | None, clock: Clock) -> None:
+        self._subscriptions = subscriptions
+        self._secret_key = secret_key
+        self._clock = clock
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        link = self._read_link(req)
+        _answer(resp, *(_GONE if link is None else _ask(link.address)))
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        link = self._read_link(req)
+        _answer(resp, *(_GONE if link is None else self._decide(link, _read_choice(req))))
+
+    def _read_link(self, req: falcon.Request) -> _Link | None:
+        """What the query grants; None where it is not signed, over, or no link to confirm a subscription."""
+        try:
+            query = read_query(req)
+        except InvalidInput:
+            return None
+        paths, methods = query.get("Paths", "").split(","), query.get("Methods", "").split(",")
+        project, path = query.get("Project", ""), paths[0]
+        signed = signed_urls.verify(
+            self._secret_key or "",
+            query.get("Signature", ""),
+            project=project,
+            paths=paths,
+            methods=methods,
+            expires=query.get("Expires", ""),
+            now=self._clock(),
+        )
+        parts = _PATH.fullmatch(path)
+        if not signed or parts is None or not signed_urls.covers(paths, methods, path=path, method="PUT"):
+            return None
+        return _Link(Address(project, parts[1], parts[2]), parts[3])
+
+    def _decide(self, link: _Link, confirmed: bool | None) -> tuple[int, str, str]:
+        if confirmed is None:
+            return _ask(link.address)
+        try:
+            self._subscriptions.set_confirmed(link.address, link.subscription_id, confirmed)
+        except NotFound:
+            return _GONE
+        return 200, *(_SUBSCRIBED if confirmed else _UNSUBSCRIBED)
+
+
+def _read_choice(req: falcon.Request) -> bool | None:
+    """Which button was pressed; None where it was none of the two."""
+    form = parse_qs(read_body(req, _MOST_BYTES).decode("latin-1"), max_num_fields=10)
+    return {"true": True, "false": False}.get(",".join(form.get("confirmed", ())))
+
+
+def _ask(address: Address) -> tuple[int, str, str]:
+    return (
+        200,
+        "Confirm the subscription",
+        f"""<p>Somebody asked to send you the messages of this {address.kind}.
+Confirm only if that was you, or if you want them.</p>
+<dl><dt>{address.kind.capitalize()}</dt><dd>{html.escape(address.name)}</dd>
+<dt>Project</dt><dd>{html.escape(address.project)}</dd></dl>
+<form method="post"><button class="main" name="confirmed" value="true">Confirm</button>
+<button name="confirmed" value="false">No, unsubscribe</button></form>""",
+    )
+
+
+_SUBSCRIBED = (
+    "You are subscribed",
+    "<p>Messages that are posted from now on will reach you. You can close this page.</p>",
+)
+_UNSUBSCRIBED = (
+    "You are unsubscribed",
+    "<p>No more messages will be sent to you. If this was a mistake, open the link again and confirm.</p>",
+)
+_GONE = (
+    404,
+    "This link does not work",
+    """<p>It has expired, it is not complete, or the subscription is gone. Please copy the whole link from the message
+that you got, or ask for a new one by subscribing again.</p>""",
+)
+
+
+def _answer(resp: falcon.Response, status: int, title: str, content: str) -> None:
+    resp.status = status
+    resp.set_headers(_HEADERS)
+    resp.content_type = falcon.MEDIA_HTML
+    resp.text = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body><main><h1>{title}</h1>
+{content}
+</main></body>
+</html>
+"""

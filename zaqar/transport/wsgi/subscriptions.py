@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/v2/queues/{queue_name}/subscriptions`` and all below it; of topics as well."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import falcon
+import msgspec
+
+from zaqar.limits import Limits
+from zaqar.policies import Authorizer
+from zaqar.schemas.deliveries import shown as shown_delivery
+from zaqar.schemas.fields import parse_integer
+from zaqar.schemas.subscriptions import MOST_BYTES, shown
+from zaqar.service.deliveries import Deliveries
+from zaqar.service.subscriptions import Created, Subscriptions
+from zaqar.transport.wsgi.requests import Query, read_body, read_query
+
+_MOST_BYTES_OF_A_SWITCH = 4096
+"""Of a body that holds one small field."""
+
+
+def _parse_limit(query: Query, limits: Limits) -> int:
+    most = limits.max_subscriptions_per_page
+    return parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit")
+
+
+def _links(req: falcon.Request, query: Query, page: list[dict[str, Any]]) -> list[dict[str, str]]:
+    if not page:
+        return []
+    return [{"rel": "next", "href": f"{req.path}?{urlencode({**query, 'marker': page[-1]['id']})}"}]
+
+
+def _rendered(created: Created) -> dict[str, str]:
+    rendered = {"subscription_id": created.subscription_id}
+    return rendered if created.secret is None else {**rendered, "secret": created.secret}
+
+
+class SubscriptionsResource:
+    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer, limits: Limits) -> None:
+        self._subscriptions = subscriptions
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "subscription:get_all")
+        query = read_query(req)
+        marker, limit = query.get("marker"), _parse_limit(query, self._limits)
+        found, now = self._subscriptions.list_page(req.context.address, marker=marker, limit=limit)
+        page = [shown(subscription, now) for subscription in found]
+        resp.data = msgspec.json.encode({"subscriptions": page, "links": _links(req, query, page)})
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "subscription:create")
+        raw = read_body(req, MOST_BYTES)
+        created = self._subscriptions.create(req.context.caller, req.context.address, raw)
+        resp.status, resp.location = 201, req.path
+        resp.data = msgspec.json.encode(_rendered(created))
+
+
+class SubscriptionResource:
+    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+        self._subscriptions = subscriptions
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:get")
+        subscription, now = self._subscriptions.get(req.context.address, subscription_id)
+        resp.data = msgspec.json.encode(shown(subscription, now))
+
+    def on_patch(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:update")
+        raw = read_body(req, MOST_BYTES)
+        self._subscriptions.patch(req.context.caller, req.context.address, subscription_id, raw)
+        resp.status, resp.location = 204, req.path
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:delete")
+        self._subscriptions.delete(req.context.address, subscription_id)
+        resp.status = 204
+
+
+class ConfirmResource:
+    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+        self._subscriptions = subscriptions
+        self._authorizer = authorizer
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:confirm")
+        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        self._subscriptions.confirm(req.context.address, subscription_id, raw)
+        resp.status, resp.location = 204, req.path
+
+
+class SecretResource:
+    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+        self._subscriptions = subscriptions
+        self._authorizer = authorizer
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:rotate_secret")
+        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        secret = self._subscriptions.rotate_secret(req.context.address, subscription_id, raw)
+        resp.data = msgspec.json.encode({"secret": secret})
+
+
+class DeliveriesResource:
+    def __init__(self, deliveries: Deliveries, authorizer: Authorizer, limits: Limits) -> None:
+        self._deliveries = deliveries
+        self._authorizer = authorizer
+        self._limits = limits
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:deliveries")
+        query = read_query(req)
+        found = self._deliveries.list_page(
+            req.context.address,
+            subscription_id,
+            state=query.get("state"),
+            marker=query.get("marker"),
+            limit=_parse_limit(query, self._limits),
+        )
+        page = [shown_delivery(delivery) for delivery in found.deliveries]
+        listing = {"deliveries": page, "counts": dict(found.counts), "links": _links(req, query, page)}
+        resp.data = msgspec.json.encode(listing)
+
+
+class ResendResource:
+    """Sends one delivery again."""
+
+    def __init__(self, deliveries: Deliveries, authorizer: Authorizer) -> None:
+        self._deliveries = deliveries
+        self._authorizer = authorizer
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str, delivery_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:resend")
+        self._deliveries.resend(req.context.address, subscription_id, delivery_id)
+        resp.status = 204
+
+
+class ResendManyResource:
+    def __init__(self, deliveries: Deliveries, authorizer: Authorizer) -> None:
+        self._deliveries = deliveries
+        self._authorizer = authorizer
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
+        self._authorizer.check(req.context.caller, "subscription:resend")
+        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        sent = self._deliveries.resend_many(req.context.address, subscription_id, raw)
+        resp.data = msgspec.json.encode({"resent": sent})
