@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene
+from tests.conformance.outbox import Lane, Outbox
+from tests.conformance.scene import Scene, new_queue
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -48,11 +49,13 @@ def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -
 @pytest.mark.parametrize("messages", [30, 1000])
 def test_a_warm_operation_takes_few(scene: Scene, monkeypatch: pytest.MonkeyPatch, messages: int) -> None:
     numbers = scene.post(*["x"] * messages)
+    heard = Scene(scene.store, scene.clock, new_queue(notify=True))
     claim_id, held = scene.claim(5)
     mine, free = iter(held), iter(reversed(numbers))
     operations: dict[str, Callable[[], object]] = {
         "post": lambda: scene.post("x"),
         "post 10": lambda: scene.post(*["x"] * 10),
+        "post to notify": lambda: heard.post("x"),
         "list": lambda: scene.listing(limit=10),
         "list all": lambda: scene.list_everything(),
         "get": lambda: scene.get(numbers[7]),
@@ -70,3 +73,15 @@ def test_a_warm_operation_takes_few(scene: Scene, monkeypatch: pytest.MonkeyPatc
     scene.post(*["x"] * 64)
     trips = {name: trips_of(monkeypatch, operation) for name, operation in operations.items()}
     assert {name: count for name, count in trips.items() if not 1 <= count <= MOST} == {}
+    Outbox(scene.store, scene.clock, [heard]).close()
+
+
+def test_notifiers_take_few_at_any_number_of_subscriptions(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(scene.store, scene.clock)
+    trips = []
+    for count in (2, 2, 50):  # the first time statements are prepared
+        for _ in range(count):
+            Lane(outbox).fill(2)
+        trips.append(trips_of(monkeypatch, lambda: outbox.take(limit=100, most_of_one=1)))
+        outbox.drain()
+    assert trips[1] == trips[2] <= 8

@@ -143,10 +143,13 @@ class DeliveryStatements(Texts):
         inner = deliveries.alias("inner_deliveries").c
         again = {d.state: _WAITING, d.due: now, d.owner: sa.null(), d.tries: NOTHING, d.keep_until: sa.null()}
         of_one = sa.and_(d.uid == uid, d.subscription == param("subscription"))
+        # Found by number; the sum hides from the planner that it could go through all that is settled.
+        is_settled = d.state + NOTHING != NOTHING
         self.resend = self._text(
-            sa.update(deliveries).where(of_one, self._among(d.number, "numbers"), d.state != NOTHING).values(again)
+            sa.update(deliveries).where(of_one, self._among(d.number, "numbers"), is_settled).values(again)
         )
-        # Not those that nobody has locked, as then none might be left: it waits, and passes over what changed.
+        # Passing over what others have locked could find none though some are left. So it waits, and finds others
+        # instead of those that changed meanwhile.
         dead = sa.select(inner.id).where(_of_one(inner), inner.state != NOTHING, inner.state == _DEAD)
         dead = self._locking(dead.order_by(inner.number).limit(limit).offset(NOTHING))
         self.resend_dead = self._text(sa.update(deliveries).where(self._chosen(d.id, dead)).values(again))

@@ -122,14 +122,8 @@ class WarmStatements(Texts):
         stored = sa.insert(messages).inline().from_select(list(values), rows).cte("stored")
         answer = sa.select(fence.c.segment, fence.c.next_sequence).add_cte(stored)
         self.post = self._text(answer)
-        note = {
-            "uid": param("uid", sa.Text),
-            "first": fence.c.next_sequence - param("count"),
-            "due": sa.cast(now, sa.Double),
-            "content": sa.cast(param("content"), sa.LargeBinary),
-        }
-        noted = sa.insert(outbox).inline().from_select(list(note), sa.select(*note.values()))
-        self.post_and_note = self._text(answer.add_cte(noted.cte("noted")))
+        # A text of its own, so that a post to a queue without subscribers pays nothing.
+        self.post_and_note = self._text(answer.add_cte(_noted(fence)))
 
     def _define_taking(self) -> None:
         self.take = self._text(_claim(skipping=True, passing_over=False))
@@ -176,6 +170,17 @@ class WarmStatements(Texts):
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
+
+
+def _noted(fence: sa.CTE) -> sa.CTE:
+    """The post as it waits for its deliveries to be made."""
+    note = {
+        "uid": param("uid", sa.Text),
+        "first": fence.c.next_sequence - param("count"),
+        "due": sa.cast(now, sa.Double),
+        "content": sa.cast(param("content"), sa.LargeBinary),
+    }
+    return sa.insert(outbox).inline().from_select(list(note), sa.select(*note.values())).cte("noted")
 
 
 def _first(fence: sa.CTE, skipping: bool, *conditions: sa.ColumnElement[bool]) -> sa.CTE:

@@ -31,6 +31,8 @@ class SubscriptionStore(ManagementStore):
         return there or self.create_subscription(subscription=subscription, now=now)
 
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
+        if not _may_be_an_id(subscription_id):
+            return None
         key = {"queue_uid": queue_uid, "id": subscription_id, "now": now}
         with self._database.read() as connection:
             row = connection.execute(self._subscriptions.get, key).fetchone()
@@ -68,6 +70,8 @@ class SubscriptionStore(ManagementStore):
 
     @repeated
     def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+        if not _may_be_an_id(subscription_id):
+            return
         with self._database.write as connection:
             connection.execute(self._subscriptions.delete, {"queue_uid": queue_uid, "id": subscription_id})
 
@@ -80,6 +84,11 @@ class SubscriptionStore(ManagementStore):
         with self._database.read() as connection:
             rows = connection.execute(self._subscriptions.expired, {"now": now, "limit": limit}).fetchall()
         return [_subscription_of(row) for row in rows]
+
+
+def _may_be_an_id(text: str) -> bool:
+    """False for one that is guessed and that PostgreSQL could not even be asked for."""
+    return text.isascii() and "\0" not in text
 
 
 def _row_of(subscription: Subscription) -> dict[str, Any]:

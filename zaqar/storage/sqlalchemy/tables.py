@@ -241,7 +241,7 @@ deliveries = sa.Table(
     sa.UniqueConstraint("uid", "subscription", "number"),
 )
 # The lanes: from one subscription with something that waits to the next, and in each the longest due, however many
-# others have. The last columns are for counting without reading rows.
+# others have. The last columns, ``state`` too as SQLite reads it again, are for counting without reading rows.
 _waiting = deliveries.c.state == sa.literal_column("0")
 sa.Index(
     "ix_deliveries_waiting",
@@ -249,6 +249,7 @@ sa.Index(
     deliveries.c.due,
     deliveries.c.number,
     deliveries.c.uid,
+    deliveries.c.state,
     sqlite_where=_waiting,
     postgresql_where=_waiting,
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,3 +38,25 @@ def work_of(statements: list[str]) -> list[str]:
 
 def commits_of(statements: list[str]) -> int:
     return statements.count("COMMIT")
+
+
+def steps_of(database: Database, operation: Callable[[], object]) -> int:
+    """How many instructions SQLite's machine runs, which says how many rows and index entries were looked at."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def begin(connection: Any, _: object) -> None:
+        connection.set_progress_handler(count, 1)
+
+    database.close_idle()
+    sa.event.listen(database.engine, "connect", begin)
+    try:
+        operation()
+    finally:
+        sa.event.remove(database.engine, "connect", begin)
+        database.close_idle()
+    return steps

@@ -79,7 +79,7 @@ def _create_deliveries() -> None:
         sa.UniqueConstraint("uid", "subscription", "number", name="uq_deliveries_uid_subscription_number"),
     )
     for name, columns, condition in (
-        ("waiting", ["subscription", "due", "number", "uid"], "state = 0"),
+        ("waiting", ["subscription", "due", "number", "uid", "state"], "state = 0"),
         ("settled", ["subscription", "state", "number", "uid"], "state != 0"),
         ("keep_until", ["keep_until"], "keep_until IS NOT NULL"),
     ):
