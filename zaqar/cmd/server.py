@@ -143,10 +143,7 @@ def _serve(options: argparse.Namespace) -> None:
         stored = survey_stores()
         parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
         supervisor = Supervisor(parts, env=os.environ)
-        how = ", ".join(
-            [options.server, f"{workers} worker{'s' if workers > 1 else ''}", *(part.name for part in parts[1:])]
-        )
-        banner = _banner(conf, address, how, stored)
+        banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
 
 
@@ -233,6 +230,8 @@ def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[st
     lines = [f"zaqar-server {version('zaqar')} listens on http://{address} ({how})."]
     if "pools" not in stored or stored["survives"]:
         lines.append(f"Messages are kept in {place}.")
+    if _is_in_memory(conf):
+        lines.append("Subscribers get no messages: a database in memory is that of one process.")
     if stored["survives"]:
         lines.append(f"An acknowledged message survives: {stored['survives']}.")
     if stored.get("warning"):

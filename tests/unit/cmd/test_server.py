@@ -167,6 +167,7 @@ def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
 def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
     set_uri(conf, "sqlite://")
     assert [part.name for part in server._beside_api(conf)] == ["sweeper"]
+    assert "Subscribers get no messages" in banner(conf)
 
 
 # -- the banner --------------------------------------------------------------------------------------------------------
@@ -181,6 +182,7 @@ def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     for word in ("http://127.0.0.1:8888", f"{tmp_path}/zaqar.db", "survives: a power cut", "2 workers", "Ctrl-C"):
         assert word in text
     assert text.count("  curl ") == 3
+    assert "Subscribers" not in text
     assert "not authenticated" not in text
 
 
