@@ -94,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parts: app.Parts, *, every: float | None) -> None:
     while True:
         try:
-            parts.subscriptions.tidy()
-            sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
+            _clean(parts)
         except StoreUnavailable:
             if every is None:
                 raise
@@ -103,6 +102,14 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         if every is None:
             return
         time.sleep(every)
+
+
+def _clean(parts: app.Parts) -> None:
+    try:
+        parts.subscriptions.tidy()
+    finally:
+        # Also where the management store is away.
+        sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
 
 
 if __name__ == "__main__":

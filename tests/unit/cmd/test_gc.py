@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.clock import FakeClock
-from zaqar import app, conf
+from zaqar import app, conf, plugins
 from zaqar.cmd import gc
+from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Draft, Queue
+from zaqar.model import Address, Draft, Queue
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 
@@ -65,6 +66,24 @@ def test_once(state_dir: Path) -> None:
     assert left == 0
 
 
+def test_subscriptions_that_are_over(state_dir: Path) -> None:
+    parts = app.build(conf.load(), clock=lambda: 1000.0)
+    body = b'{"subscriber":"mailto:a@example.org","ttl":60}'
+    address = Address("p", "queue", "q")
+    parts.subscriptions.create(Context("p", "c"), address, body)
+    parts.close()
+    assert gc.main([]) == 0
+    parts = app.build(conf.load())
+    row = parts.queues.row(address)
+    parts.close()
+    assert row is not None
+    assert not row.notify
+    with sqlite3.connect(state_dir / "zaqar.db") as database:
+        (left,) = database.execute("SELECT count(*) FROM subscriptions").fetchone()
+    database.close()
+    assert left == 0
+
+
 def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept = []
 
@@ -80,7 +99,7 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
 
 
 class Away(MemoryMessageStore):
-    """Stands for both stores: the management store is only opened and closed."""
+    """A message store that is away; the management store is not."""
 
     def sweep(self, *, now: float, limit: int) -> int:
         raise StoreUnavailable
@@ -88,7 +107,10 @@ class Away(MemoryMessageStore):
 
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.plugins.load", lambda namespace, name: Away)
+    load = plugins.load
+    monkeypatch.setattr(
+        plugins, "load", lambda group, name: Away if group == "zaqar.data.storage" else load(group, name)
+    )
 
 
 @pytest.mark.usefixtures("away")

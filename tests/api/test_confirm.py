@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confirmation: what is asked of a subscriber, signed requests, and the page behind the link of a mail."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from falcon import testing
+
+from tests.api.client import Api
+from tests.api.test_common import assert_error
+from zaqar import signed_urls
+from zaqar.model import (
+    QUEUE,
+    REFUSED,
+    SUBSCRIPTION_CONFIRMATION,
+    UNSUBSCRIBE_CONFIRMATION,
+    Address,
+    Delivery,
+    DeliveryKey,
+)
+
+KEY = "a key"
+HOOK = "http://192.0.2.1/hook"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif"
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api(
+        notification__require_confirmation=True,
+        notification__webhook_allowed_networks=["192.0.2.0/24"],
+        signed_url__secret_key=KEY,
+    )
+
+
+def subscribe(api: Api, subscriber: str = HOOK, **fields: Any) -> str:
+    result = api.post("/v2/queues/q/subscriptions", {"subscriber": subscriber, **fields})
+    assert result.status_code == 201, result.text
+    id_: str = result.json["subscription_id"]
+    return id_
+
+
+def path_of(id_: str) -> str:
+    return f"/v2/queues/q/subscriptions/{id_}/confirm"
+
+
+def asked(api: Api, id_: str) -> Delivery | None:
+    """The confirmation that waits to be sent."""
+    queue = api.parts.management.get_queue(project=api.project, kind=QUEUE, name="q")
+    assert queue is not None
+    (store,) = api.parts.stores()
+    return store.get_delivery(key=DeliveryKey(queue.uid, id_, 0))
+
+
+def confirmed(api: Api, id_: str) -> bool:
+    return bool(api.get(f"/v2/queues/q/subscriptions/{id_}").json["confirmed"])
+
+
+def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **changes: str) -> dict[str, str | None]:
+    """The headers of a signed request; ``changes`` are made after it was signed."""
+    expires = changes.pop("expires", signed_urls.format_time(api.clock.now + 3600))
+    signature = signed_urls.sign(
+        key, project=api.project, paths=path.split(","), methods=methods.split(","), expires=expires
+    )
+    headers: dict[str, str | None] = {
+        "URL-Signature": signature,
+        "URL-Methods": methods,
+        "URL-Paths": path,
+        "URL-Expires": expires,
+    }
+    return {**headers, **changes}
+
+
+# -- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_is_asked_and_may_refuse(api: Api) -> None:
+    id_ = subscribe(api)
+    first = asked(api, id_)
+    assert first is not None
+    assert (first.kind, first.due) == (SUBSCRIPTION_CONFIRMATION, api.clock.now)
+    api.clock.advance(5)
+    assert subscribe(api) == id_
+    again = asked(api, id_)
+    assert again is not None
+    assert again.created == first.created + 5
+    assert api.put(path_of(id_), {"confirmed": True}).status_code == 204
+    assert api.put(path_of(id_), {"confirmed": False}).status_code == 204
+    farewell = asked(api, id_)
+    assert farewell is not None
+    assert farewell.kind == UNSUBSCRIBE_CONFIRMATION
+    subscription, _ = api.parts.subscriptions.get(Address(api.project, QUEUE, "q"), id_)
+    assert subscription.state == REFUSED
+    # Whoever subscribes it again begins anew.
+    assert subscribe(api) == id_
+    anew = asked(api, id_)
+    assert anew is not None
+    assert anew.kind == SUBSCRIPTION_CONFIRMATION
+
+
+def test_a_new_subscriber_is_asked(api: Api) -> None:
+    id_ = subscribe(api)
+    api.put(path_of(id_), {"confirmed": True})
+    api.clock.advance(5)
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK + "2"}).status_code == 204
+    assert not confirmed(api, id_)
+    delivery = asked(api, id_)
+    assert delivery is not None
+    assert (delivery.kind, delivery.created) == (SUBSCRIPTION_CONFIRMATION, api.clock.now)
+
+
+def test_nobody_is_asked_where_it_is_not_required(make_api: Callable[..., Api]) -> None:
+    api = make_api(signed_url__secret_key=KEY)
+    id_ = subscribe(api, "mailto:a@example.org")
+    assert api.put(path_of(id_), {"confirmed": False}).status_code == 204
+    assert asked(api, id_) is None
+
+
+# -- signed requests -------------------------------------------------------------------------------------------------
+
+
+def test_confirm_by_signed_headers(api: Api) -> None:
+    id_ = subscribe(api)
+    headers = signed(api, path_of(id_))
+    assert api.put(path_of(id_), {"confirmed": True}, headers=headers).status_code == 204
+    assert confirmed(api, id_)
+    assert api.put(path_of(id_), {"confirmed": False}, headers=headers).status_code == 204
+    assert not confirmed(api, id_)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"URL-Signature": "0" * 64},
+        {"URL-Signature": ""},
+        {"URL-Signature": "é"},
+        {"URL-Methods": "PUT,GET"},
+        {"URL-Methods": ""},
+        {"URL-Paths": "/v2/queues/q/messages"},
+        {"URL-Paths": ""},
+        {"URL-Expires": "2999-01-01T00:00:00"},
+        {"URL-Expires": "x"},
+        {"URL-Expires": None},
+        {"URL-Paths": None},
+        {"URL-Methods": None},
+        {"X-Project-ID": "other"},
+        {"X-Project-ID": None},
+    ],
+)
+def test_whatever_is_off_is_404(api: Api, changes: dict[str, str | None]) -> None:
+    id_ = subscribe(api)
+    headers = {**signed(api, path_of(id_)), **changes}
+    assert_error(api.put(path_of(id_), {"confirmed": True}, headers=headers), 404)
+    assert not confirmed(api, id_)
+
+
+def test_a_signature_of_another_kind(api: Api) -> None:
+    id_ = subscribe(api)
+    path = path_of(id_)
+    past = signed_urls.format_time(api.clock.now)
+    for headers in (
+        signed(api, path, key="another"),
+        signed(api, path, key=""),
+        signed(api, path, methods="GET"),
+        signed(api, path, expires=past),
+        signed(api, f"/v2/queues/q/subscriptions/{id_}"),
+        signed(api, "/v2/queues/q/subscriptions"),
+        signed(api, path.replace("queues", "topics")),
+    ):
+        assert_error(api.put(path, {"confirmed": True}, headers=headers), 404)
+    assert not confirmed(api, id_)
+
+
+def test_without_a_key_no_signature_opens(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    id_ = subscribe(api, "mailto:a@example.org")
+    assert_error(api.put(path_of(id_), {"confirmed": True}, headers=signed(api, path_of(id_), key="")), 404)
+    page = api.get("/confirm?" + link(api, id_, key=""), headers={"Accept": BROWSER})
+    assert page.status_code == 404
+
+
+def test_a_signed_collection_opens_its_members(api: Api) -> None:
+    (id_,) = api.send("q", 1)
+    api.send("other", 1)
+    headers = signed(api, "/v2/queues/q/messages", methods="GET,POST")
+    assert api.get("/v2/queues/q/messages?echo=true", headers=headers).status_code == 200
+    assert api.get(f"/v2/queues/q/messages/{id_}", headers=headers).status_code == 200
+    assert api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}, headers=headers).status_code == 201
+    for method, path in (
+        ("DELETE", f"/v2/queues/q/messages/{id_}"),
+        ("GET", "/v2/queues/q/claims/x"),
+        ("GET", "/v2/queues/q"),
+        ("GET", "/v2/queues/other/messages"),
+        ("GET", "/v2/queues"),
+        ("GET", "/"),
+        ("GET", "/v2/ping"),
+    ):
+        assert_error(api.request(method, path, headers=headers), 404)
+
+
+def test_the_other_checks_stay(api: Api) -> None:
+    headers = signed(api, "/v2/queues/q/messages", methods="GET")
+    assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Client-ID": None}), 400, "Client-ID")
+    assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Accept": "text/plain"}), 406)
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def link(api: Api, id_: str, *, key: str = KEY, **changes: str) -> str:
+    """The query of a link, as it is in a confirmation mail."""
+    headers = signed(api, path_of(id_), key=key)
+    query = {name.removeprefix("URL-"): value for name, value in headers.items()}
+    return urlencode({**query, "Project": api.project, "Url": f"http://x{path_of(id_)}", "Queue": "q", **changes})
+
+
+def browse(api: Api, method: str, query: str, form: str = "") -> testing.Result:
+    headers: dict[str, str | None] = {"Client-ID": None, "X-Project-ID": None, "Accept": BROWSER}
+    if form:
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+    result = api.request(method, f"/confirm?{query}", raw=form.encode() or None, headers=headers)
+    assert result.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in result.headers["Content-Security-Policy"]
+    assert result.headers["Referrer-Policy"] == "no-referrer"
+    assert result.headers["Cache-Control"] == "no-store"
+    assert KEY not in result.text
+    return result
+
+
+def test_the_page_asks_and_a_button_decides(api: Api) -> None:
+    id_ = subscribe(api, "mailto:a@example.org")
+    query = link(api, id_)
+    for _ in range(2):
+        page = browse(api, "GET", query)
+        assert page.status_code == 200
+        assert "q" in page.text
+        assert api.project in page.text
+        assert page.text.count("<button") == 2
+        assert not confirmed(api, id_)
+    done = browse(api, "POST", query, "confirmed=true")
+    assert (done.status_code, "subscribed" in done.text) == (200, True)
+    assert confirmed(api, id_)
+    done = browse(api, "POST", query, "confirmed=false")
+    assert (done.status_code, "unsubscribed" in done.text) == (200, True)
+    assert not confirmed(api, id_)
+
+
+@pytest.mark.parametrize(
+    "form", ["", "confirmed=", "confirmed=maybe", "confirmed=true&confirmed=false", "x=1", "%ff=%00"]
+)
+def test_no_button(api: Api, form: str) -> None:
+    id_ = subscribe(api)
+    page = browse(api, "POST", link(api, id_), form)
+    assert (page.status_code, page.text.count("<button")) == (200, 2)
+    assert not confirmed(api, id_)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Signature": "0" * 64},
+        {"Signature": ""},
+        {"Signature": "é"},
+        {"Methods": "PUT,GET"},
+        {"Paths": "/v2/queues/q"},
+        {"Project": "other"},
+        {"Project": "<script>"},
+        {"Expires": "2999-01-01T00:00:00"},
+        {"Expires": ""},
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_link_that_was_changed(api: Api, method: str, changes: dict[str, str]) -> None:
+    id_ = subscribe(api)
+    page = browse(api, method, link(api, id_, **changes), "confirmed=true" if method == "POST" else "")
+    assert page.status_code == 404
+    assert "<button" not in page.text
+    assert "<script" not in page.text
+    assert not confirmed(api, id_)
+
+
+@pytest.mark.parametrize("query", ["", "Signature=1&Signature=2", "a=%ff", "&" * 200])
+def test_queries_that_are_no_link(api: Api, query: str) -> None:
+    assert browse(api, "GET", query).status_code == 404
+
+
+def test_a_grant_of_something_else_is_no_link(api: Api) -> None:
+    for path, methods in (("/v2/queues/q/messages", "PUT"), ("/v2/queues/q/subscriptions/x/confirm", "PUT")):
+        query = {name.removeprefix("URL-"): value for name, value in signed(api, path, methods=methods).items()}
+        assert browse(api, "GET", urlencode({**query, "Project": api.project})).status_code == 404
+
+
+def test_a_link_grows_old(api: Api) -> None:
+    id_ = subscribe(api)
+    query = link(api, id_)
+    api.clock.advance(3600)
+    assert browse(api, "POST", query, "confirmed=true").status_code == 404
+
+
+def test_a_link_of_what_is_gone(api: Api) -> None:
+    id_ = subscribe(api)
+    query = link(api, id_)
+    api.delete(f"/v2/queues/q/subscriptions/{id_}")
+    assert browse(api, "POST", query, "confirmed=true").status_code == 404
+
+
+def test_what_the_page_shows_is_escaped(api: Api) -> None:
+    api.project = "<b>&\"'" + api.project
+    page = browse(api, "GET", link(api, subscribe(api)))
+    assert page.status_code == 200
+    assert "<b>" not in page.text
+    assert "&lt;b&gt;&amp;&quot;" in page.text
+
+
+def test_no_assets_from_anywhere(api: Api) -> None:
+    page = browse(api, "GET", link(api, subscribe(api))).text
+    assert re.findall(r"(?:src|href|action)\s*=|url\(|@import|<script", page) == []
+
+
+def test_the_page_is_no_part_of_the_api(api: Api) -> None:
+    assert "/confirm" not in api.get("/v2/openapi.json").json["paths"]
+    assert '"/confirm' not in json.dumps(api.get("/v2/").json)
+    assert_error(api.put("/confirm", {}), 405)

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions: creation, listing, change, removal, secrets; and what a queue's fate does to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.api.client import BOB, Api
+from tests.api.test_common import assert_error
+from tests.conformance.drivers import Driver
+from zaqar.model import QUEUE, Address, message_id
+
+HOOK = "http://192.0.2.1:9/hook"
+MISSING = "0" * 24
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    """One that may reach the addresses of documentation, which are nobody's."""
+    return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
+
+
+def subscribe(api: Api, queue: str = "q", subscriber: str = HOOK, **fields: Any) -> str:
+    result = api.post(f"/v2/queues/{queue}/subscriptions", {"subscriber": subscriber, **fields})
+    assert result.status_code == 201, result.text
+    id_: str = result.json["subscription_id"]
+    return id_
+
+
+def subscriptions(api: Api, queue: str = "q") -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = api.get(f"/v2/queues/{queue}/subscriptions?limit=20").json["subscriptions"]
+    return listed
+
+
+def notified(api: Api, queue: str = "q") -> bool:
+    """Whether a message posted now is written down for the notifiers."""
+    (id_,) = api.send(queue, "m")
+    now = api.clock.now
+    (store,) = api.parts.stores()
+    # Other tests leave some in the same store.
+    found = store.take_posted(owner="test", until=now, now=now, limit=1000)
+    return any(message_id(posted.queue_uid, posted.first) == id_ for posted in found)
+
+
+# -- creation --------------------------------------------------------------------------------------------------------
+
+
+def test_subscribing_creates_the_queue(api: Api) -> None:
+    assert api.get("/v2/queues/q/subscriptions").json == {"subscriptions": [], "links": []}
+    result = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": 600, "options": {"k": "v"}})
+    assert result.status_code == 201
+    assert result.headers["Location"] == "/v2/queues/q/subscriptions"
+    assert [queue["name"] for queue in api.get("/v2/queues").json["queues"]] == ["q"]
+    api.clock.advance(7)
+    id_ = result.json["subscription_id"]
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", result.json["secret"])
+    shown = {
+        "id": id_,
+        "source": "q",
+        "subscriber": HOOK,
+        "ttl": 600,
+        "age": 7,
+        "options": {"k": "v"},
+        "confirmed": False,
+    }
+    assert api.get(f"/v2/queues/q/subscriptions/{id_}").json == shown
+    assert subscriptions(api) == [shown]
+
+
+def test_defaults_and_unknown_fields(api: Api) -> None:
+    subscribe(api, unknown=1, options=None, ttl=None)
+    (shown,) = subscriptions(api)
+    assert (shown["ttl"], shown["options"]) == (3600, {})
+
+
+def test_a_mail_is_not_signed(api: Api) -> None:
+    result = api.post("/v2/queues/q/subscriptions", {"subscriber": "mailto:a@example.org"})
+    assert set(result.json) == {"subscription_id"}
+    url = f"/v2/queues/q/subscriptions/{result.json['subscription_id']}/rotate_secret"
+    assert_error(api.post(url), 400, "subscriber")
+
+
+def test_the_same_again(api: Api) -> None:
+    id_ = subscribe(api, options={"k": "v"})
+    again = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": 60})
+    assert (again.status_code, again.json) == (201, {"subscription_id": id_})
+    (shown,) = subscriptions(api)
+    assert (shown["ttl"], shown["options"]) == (3600, {"k": "v"})
+    assert api.put(f"/v2/queues/q/subscriptions/{id_}/confirm", {"confirmed": True}).status_code == 204
+    refused = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK})
+    assert_error(refused, 409)
+    assert refused.headers["Location"] == "/v2/queues/q/subscriptions"
+    assert api.put(f"/v2/queues/q/subscriptions/{id_}/confirm", {"confirmed": False}).status_code == 204
+    assert subscribe(api) == id_
+    # Elsewhere it is another one.
+    assert subscribe(api, queue="other") != id_
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}", b'{"subscriber":null}', b"\xff", b"[" * 200]
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
+    path = "/v2/queues/q/subscriptions" + ("" if method == "POST" else f"/{subscribe(api, 'q', HOOK + '/1')}")
+    assert_error(api.request(method, path, raw=raw), 400)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("subscriber", value) for value in (5, True, [], {}, "", "x", "ftp://example.org", "http://", "http:///x")),
+        *(
+            ("subscriber", value)
+            for value in ("http://u:p@192.0.2.1/", "http://192.0.2.1:0/", "http://192.0.2.1:99999/")
+        ),
+        *(
+            ("subscriber", value)
+            for value in ("http://192.0.2.1/\r\nX: y", "http://192.0.2.1/ä", "http://192.0.2.1/a b")
+        ),
+        *(("subscriber", value) for value in ("http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest")),
+        *(("subscriber", value) for value in ("mailto:", "mailto:a", "mailto:a@b,c@d", "mailto:a@b%0d%0aBcc: c@d")),
+        *(("subscriber", value) for value in ("mailto:a@b?bcc=c@d", "mailto:a@b?subject=x%0aBcc:y", "mailto:a@b\nc@d")),
+        ("subscriber", "http://192.0.2.1/" + "x" * 2000),
+        ("subscriber", "trust+http://192.0.2.1/"),
+        *(("ttl", value) for value in (59, 0, -1, 2**31, "60", 60.0, True, [])),
+        *(("options", value) for value in ([], 1, "x", True, {"k": "v" * 70_000})),
+        *(("options.post_data", value) for value in (1, None, {})),
+        *(("options.post_headers", value) for value in ([], "x", {"A": 1}, {"A": None})),
+        *(
+            ("options.post_headers", {name: "v"})
+            for name in ("Host", "content-LENGTH", "Transfer-Encoding", "Connection", "Keep-Alive", "TE", "Upgrade")
+        ),
+        *(("options.post_headers", {name: "v"}) for name in ("", "a b", "a:", "ä", "a\r\nb", "Webhook-Id")),
+        *(("options.post_headers", {"A": value}) for value in ("a\r\nHost: b", "\n", "\x00", "ä", " a", "x" * 5000)),
+        ("options.post_headers", {"A": "1", "a": "2"}),
+        *(("options._retry_policy", value) for value in (1, [], {"minimum_delay": 0}, {"retry_backoff_function": "x"})),
+        ("options._retry_policy", {"minimum_delay": 30, "maximum_delay": 35}),
+        *(("options.from", value) for value in (1, "a\r\nBcc: b", "x" * 999)),
+        *(("options.subject", value) for value in (1, "a\nb")),
+        *(("options.dead_letter_queue", value) for value in (1, "", "a b", "q", "x\n")),
+        *(("options.filter", value) for value in (1, [], {"a": {"b": 1}}, {"a": [{"nope": 1}]})),
+        ("options.trust_id", "x"),
+    ],
+)
+def test_what_is_refused(api: Api, field: str, value: Any) -> None:
+    outer, _, inner = field.partition(".")
+    change = {outer: {inner: value} if inner else value}
+    body = {"subscriber": HOOK, **change}
+    assert_error(api.post("/v2/queues/q/subscriptions", body), 400, field)
+    assert api.get("/v2/queues").json["queues"] == []
+    id_ = subscribe(api)
+    assert_error(api.patch(f"/v2/queues/q/subscriptions/{id_}", change), 400, field)
+    (shown,) = subscriptions(api)
+    assert (shown["subscriber"], shown["ttl"], shown["options"]) == (HOOK, 3600, {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"post_data": '{"a": "$zaqar_message$"}', "post_headers": {"X-A": "b", "Authorization": "Bearer x"}},
+        {"_retry_policy": {"retries_with_no_delay": 1, "minimum_delay": 1, "maximum_delay": 30}},
+        {"from": "A <a@example.org>", "subject": "Grüße"},
+        {"dead_letter_queue": "dead"},
+        {"filter": {"kind": ["a", {"prefix": "b"}]}},
+        {"z": 1, "nested": {"a": [None, 1.5]}},
+    ],
+)
+def test_what_is_kept(api: Api, options: dict[str, Any]) -> None:
+    subscribe(api, options=options)
+    assert subscriptions(api)[0]["options"] == options
+
+
+def test_schemes_of_the_operator(make_api: Callable[..., Api]) -> None:
+    api = make_api(transport__subscriber_types=["mailto"])
+    assert_error(api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}), 400, "subscriber", "mailto:")
+    subscribe(api, subscriber="mailto:a@example.org?subject=Hi%20there")
+
+
+# -- listing ---------------------------------------------------------------------------------------------------------
+
+
+def test_pages(api: Api) -> None:
+    ids = sorted(subscribe(api, subscriber=f"{HOOK}/{n}") for n in range(5))
+    seen, path = [], "/v2/queues/q/subscriptions?limit=2"
+    while True:
+        page = api.get(path).json
+        if not page["subscriptions"]:
+            assert page["links"] == []
+            break
+        seen += [each["id"] for each in page["subscriptions"]]
+        (link,) = page["links"]
+        assert link["rel"] == "next"
+        path = link["href"]
+    assert seen == ids
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=21", "limit=x", "marker=x", "marker=" + "g" * 24, "marker=%00"])
+def test_bad_pages(api: Api, query: str) -> None:
+    assert_error(api.get(f"/v2/queues/q/subscriptions?{query}"), 400)
+
+
+@pytest.mark.parametrize("id_", [MISSING, "x", "%00", "a" * 300, "ä", "A" * 24, "..%2f"])
+def test_ids_that_are_none(api: Api, id_: str) -> None:
+    subscribe(api)
+    path = f"/v2/queues/q/subscriptions/{id_}"
+    assert_error(api.get(path), 404)
+    assert_error(api.patch(path, {"ttl": 60}), 404)
+    assert_error(api.put(f"{path}/confirm", {"confirmed": True}), 404)
+    assert_error(api.post(f"{path}/rotate_secret"), 404)
+    if "/" not in id_ and "%2f" not in id_:
+        assert api.delete(path).status_code == 204
+    assert len(subscriptions(api)) == 1
+
+
+def test_a_subscription_is_of_its_project_and_queue(api: Api, make_api: Callable[..., Api]) -> None:
+    id_ = subscribe(api)
+    api.put("/v2/queues/other")
+    api.put("/v2/topics/q")
+    own = api.project
+    for path, project in (
+        (f"/v2/queues/q/subscriptions/{id_}", own + "x"),
+        (f"/v2/queues/other/subscriptions/{id_}", own),
+        (f"/v2/topics/q/subscriptions/{id_}", own),
+    ):
+        api.project = project
+        assert_error(api.get(path), 404)
+        assert_error(api.patch(path, {"ttl": 60}), 404)
+        assert_error(api.put(f"{path}/confirm", {"confirmed": True}), 404)
+        assert_error(api.post(f"{path}/rotate_secret"), 404)
+        assert api.delete(path).status_code == 204
+    api.project = own
+    assert [each["id"] for each in subscriptions(api)] == [id_]
+    assert api.get(f"/v2/queues/q/subscriptions/{id_}", client=BOB).status_code == 200
+
+
+# -- change and end --------------------------------------------------------------------------------------------------
+
+
+def test_patch(api: Api) -> None:
+    id_ = subscribe(api, options={"k": "v"})
+    path = f"/v2/queues/q/subscriptions/{id_}"
+    api.put(f"{path}/confirm", {"confirmed": True})
+    api.clock.advance(1800)
+    assert api.patch(path, {"ttl": 3000}).status_code == 204
+    assert api.patch(path, {"options": {"z": 1}}).status_code == 204
+    api.clock.advance(2999)
+    shown = api.get(path).json
+    assert (shown["ttl"], shown["options"], shown["confirmed"]) == (3000, {"z": 1}, True)
+    assert api.patch(path, {"subscriber": f"{HOOK}/b"}).status_code == 204
+    shown = api.get(path).json
+    assert (shown["subscriber"], shown["confirmed"]) == (f"{HOOK}/b", False)
+    subscribe(api, subscriber=f"{HOOK}/c")
+    assert_error(api.patch(path, {"subscriber": f"{HOOK}/c"}), 409)
+    api.clock.advance(1)
+    assert_error(api.patch(path, {"ttl": 60}), 404)
+
+
+def test_patch_to_itself(api: Api) -> None:
+    id_ = subscribe(api)
+    api.put(f"/v2/queues/q/subscriptions/{id_}/confirm", {"confirmed": True})
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK}).status_code == 204
+    assert subscriptions(api)[0]["confirmed"]
+
+
+@pytest.mark.parametrize("raw", [b"", b"null", b"[]", b"{}", b'{"confirmed":1}', b'{"confirmed":"true"}', b"{"])
+def test_bad_confirmations(api: Api, raw: bytes) -> None:
+    id_ = subscribe(api)
+    assert_error(api.request("PUT", f"/v2/queues/q/subscriptions/{id_}/confirm", raw=raw), 400)
+
+
+def test_its_life_ends(api: Api) -> None:
+    subscribe(api, ttl=60)
+    api.clock.advance(59)
+    assert len(subscriptions(api)) == 1
+    api.clock.advance(1)
+    assert subscriptions(api) == []
+    # And leaves the subscriber free at once.
+    subscribe(api)
+
+
+def test_delete(api: Api) -> None:
+    id_ = subscribe(api)
+    for _ in range(2):
+        assert api.delete(f"/v2/queues/q/subscriptions/{id_}").status_code == 204
+    assert_error(api.get(f"/v2/queues/q/subscriptions/{id_}"), 404)
+    assert api.delete("/v2/queues/missing/subscriptions/x").status_code == 204
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def secrets_of(api: Api, id_: str) -> tuple[Any, ...]:
+    subscription, _ = api.parts.subscriptions.get(_address(api), id_)
+    return subscription.secrets
+
+
+def _address(api: Api) -> Address:
+    return Address(api.project, QUEUE, "q")
+
+
+def test_rotation(api: Api) -> None:
+    first = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}).json
+    path, now = f"/v2/queues/q/subscriptions/{first['subscription_id']}/rotate_secret", api.clock.now
+    second = api.post(path).json["secret"]
+    assert secrets_of(api, first["subscription_id"]) == ((second, None), (first["secret"], now + 86_400))
+    api.clock.advance(10)
+    third = api.post(path, {"grace": 5}).json["secret"]
+    assert secrets_of(api, first["subscription_id"]) == (
+        (third, None),
+        (second, now + 15),
+        (first["secret"], now + 86_400),
+    )
+    fourth = api.post(path, {"grace": 0}).json["secret"]
+    assert [value for value, _ in secrets_of(api, first["subscription_id"])] == [fourth, second, first["secret"]]
+    assert first["secret"] not in json.dumps(api.get("/v2/queues/q/subscriptions").json)
+
+
+@pytest.mark.parametrize(
+    "body", [{"grace": -1}, {"grace": 604_801}, {"grace": "1"}, {"grace": True}, [], {"grace": None}]
+)
+def test_bad_graces(api: Api, body: Any) -> None:
+    id_ = subscribe(api)
+    assert_error(api.post(f"/v2/queues/q/subscriptions/{id_}/rotate_secret", body), 400)
+
+
+def test_secrets_do_not_pile_up(api: Api) -> None:
+    id_ = subscribe(api)
+    statuses = [api.post(f"/v2/queues/q/subscriptions/{id_}/rotate_secret").status_code for _ in range(12)]
+    assert statuses == [200] * 9 + [409] * 3
+
+
+def test_a_mail_that_becomes_a_webhook_is_signed(api: Api) -> None:
+    id_ = subscribe(api, subscriber="mailto:a@example.org")
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK}).status_code == 204
+    assert len(secrets_of(api, id_)) == 1
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": "mailto:a@example.org"}).status_code == 204
+    assert secrets_of(api, id_) == ()
+
+
+# -- the queue -------------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_noted_while_there_are_subscriptions(api: Api) -> None:
+    assert not notified(api)
+    one, two = subscribe(api), subscribe(api, subscriber=f"{HOOK}/2")
+    assert notified(api)
+    api.delete(f"/v2/queues/q/subscriptions/{one}")
+    assert notified(api)
+    api.delete(f"/v2/queues/q/subscriptions/{two}")
+    assert not notified(api)
+
+
+def test_two_workers_note_alike(make_api: Callable[..., Api], driver: Driver) -> None:
+    if not driver.shared:
+        pytest.skip("workers share nothing on this store")
+    options: dict[str, Any] = {"notification__webhook_allowed_networks": ["192.0.2.0/24"]}
+    one, two = make_api(**options), make_api(**options)
+    two.project = one.project
+    two.send("q", 1)
+    subscribe(one)
+    assert notified(two)
+
+
+def test_without_the_notifier_nothing_is_noted(make_api: Callable[..., Api]) -> None:
+    api = make_api(storage__message_pipeline=[])
+    subscribe(api, subscriber="mailto:a@example.org")
+    assert len(subscriptions(api)) == 1
+    assert not notified(api)
+
+
+def test_subscriptions_go_with_their_queue(api: Api) -> None:
+    id_ = subscribe(api)
+    api.delete("/v2/queues/q")
+    assert subscriptions(api) == []
+    assert_error(api.get(f"/v2/queues/q/subscriptions/{id_}"), 404)
+    assert not notified(api)
+    assert subscribe(api) != id_
+
+
+@pytest.mark.parametrize("body", [None, {"resource_types": ["subscriptions"]}])
+def test_purge_removes_all(api: Api, body: Any) -> None:
+    for n in range(15):
+        subscribe(api, subscriber=f"{HOOK}/{n}")
+    assert api.post("/v2/queues/q/purge", body).status_code == 204
+    assert subscriptions(api) == []
+    assert not notified(api)
+    assert api.post("/v2/queues/missing/purge", body).status_code == 204
+
+
+def test_purge_of_messages_leaves_them(api: Api) -> None:
+    subscribe(api)
+    assert api.post("/v2/queues/q/purge", {"resource_types": ["messages"]}).status_code == 204
+    assert len(subscriptions(api)) == 1
+    assert notified(api)
+
+
+def test_tidy(api: Api) -> None:
+    subscribe(api, ttl=60)
+    subscribe(api, queue="other")
+    api.clock.advance(119)
+    assert api.parts.subscriptions.tidy() == 0
+    api.clock.advance(1)
+    assert api.parts.subscriptions.tidy() == 1
+    assert not notified(api)
+    assert notified(api, "other")
+
+
+def test_the_end_by_a_subscriber(api: Api) -> None:
+    id_ = subscribe(api)
+    subscription, _ = api.parts.subscriptions.get(_address(api), id_)
+    api.parts.subscriptions.end(subscription)
+    api.parts.subscriptions.end(subscription)
+    assert subscriptions(api) == []
+    assert not notified(api)
+
+
+@pytest.mark.parametrize(
+    ("method", "tail", "allowed"),
+    [
+        ("PUT", "", {"GET", "POST"}),
+        ("PUT", f"/{MISSING}", {"GET", "PATCH", "DELETE"}),
+        ("GET", f"/{MISSING}/confirm", {"PUT"}),
+        ("GET", f"/{MISSING}/rotate_secret", {"POST"}),
+        ("POST", f"/{MISSING}/deliveries", {"GET"}),
+        ("GET", f"/{MISSING}/resend", {"POST"}),
+    ],
+)
+def test_methods(api: Api, method: str, tail: str, allowed: set[str]) -> None:
+    result = api.request(method, f"/v2/queues/q/subscriptions{tail}")
+    assert_error(result, 405)
+    assert allowed <= {each.strip() for each in result.headers["Allow"].split(",")}

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions under races and kills: no acknowledged one is without messages, none outlives its queue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die
+from zaqar.addresses import AddressGuard
+from zaqar.context import Context
+from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound
+from zaqar.model import PENDING, REFUSED, Subscription
+from zaqar.service.subscriptions import Subscriptions, TrustTokens
+
+MAIL = "mailto:a@example.org"
+
+
+class Subscribers:
+    """The part under test, over the stores of a cluster, beside a worker that posts."""
+
+    def __init__(self, cluster: Cluster, **options: Any) -> None:
+        self.cluster = cluster
+        self.rings = 0
+        self.worker: Worker = cluster.worker()
+        self.service = Subscriptions(
+            management=cluster.management,
+            placement=cluster.placement(),
+            queues=self.worker.queues,
+            limits=cluster.limits,
+            clock=cluster.clock,
+            guard=AddressGuard(["192.0.2.0/24"]),
+            ring=self._ring,
+            **{"notifying": True, "require_confirmation": False, **options},
+        )
+
+    def _ring(self) -> None:
+        self.rings += 1
+
+    def subscribe(self, subscriber: str = MAIL, **fields: Any) -> str:
+        raw = json.dumps({"subscriber": subscriber, **fields}).encode()
+        return self.service.create(CALLER, ADDRESS, raw).subscription_id
+
+    def listed(self) -> list[Subscription]:
+        return self.service.list_page(ADDRESS, marker=None, limit=100)[0]
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def noted(cluster: Cluster, worker: Worker) -> bool:
+    """Whether a post of this worker, whatever it remembers, is written down for the notifiers."""
+    worker.post("m")
+    now = cluster.clock.now
+    return bool(cluster.store.take_posted(owner="n", until=now + 1000, now=now, limit=100))
+
+
+def all_stored(cluster: Cluster) -> int:
+    return len(cluster.management._subscriptions)
+
+
+def test_workers_that_know_the_queue_learn_of_the_first_subscription(cluster: Cluster) -> None:
+    other = cluster.worker()
+    other.post("before")
+    assert not noted(cluster, other)
+    subscribers = Subscribers(cluster)
+    id_ = subscribers.subscribe()
+    assert noted(cluster, other)
+    subscribers.service.delete(ADDRESS, id_)
+    assert not noted(cluster, other)
+
+
+# Each step of a removal of the one subscription, and of its end, at which somebody else subscribes.
+@pytest.mark.parametrize("method", ["get_queue", "list_subscriptions", "replace_queue", "delete_subscription"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_subscription_while_the_last_one_goes(cluster: Cluster, method: str, when: str) -> None:
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    id_ = one.subscribe()
+    getattr(cluster.rows, when)(method, lambda: two.subscribe("mailto:b@example.org"))
+    one.service.delete(ADDRESS, id_)
+    assert cluster.rows.all_sprung
+    assert [each.subscriber for each in one.listed()] == ["mailto:b@example.org"]
+    assert noted(cluster, cluster.worker())
+
+
+# Each step of a creation at which the only other subscription goes.
+@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", [0, 1, 2, 3])
+def test_the_last_one_goes_while_another_is_made(cluster: Cluster, method: str, when: str, nth: int) -> None:
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    id_ = one.subscribe()
+    steps = [lambda: None] * nth + [lambda: one.service.delete(ADDRESS, id_)]
+    getattr(cluster.rows, when)(method, *steps)
+    two.subscribe("mailto:b@example.org")
+    cluster.rows.forget_plan()
+    assert "mailto:b@example.org" in [each.subscriber for each in one.listed()]
+    assert noted(cluster, cluster.worker())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_no_moment_without_notification(cluster: Cluster, again: bool) -> None:
+    """A remover that was held up between looking and acting does not turn off what was acknowledged meanwhile."""
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    id_ = one.subscribe()
+    if again:
+        # An answer to who subscribes again is worth as much as the first one was.
+        cluster.rows.before("create_subscription", lambda: two.subscribe("mailto:b@example.org"))
+    seen: list[bool] = []
+    cluster.rows.after("list_subscriptions", lambda: two.subscribe("mailto:b@example.org"))
+    # When the remover looks once more, it has made the change that it was about to make, or failed to.
+    cluster.rows.before("list_subscriptions", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
+    one.service.delete(ADDRESS, id_)
+    cluster.rows.forget_plan()
+    assert seen == [True]
+    assert noted(cluster, cluster.worker())
+
+
+def test_a_longer_life_counts_for_whoever_has_a_fast_clock(cluster: Cluster) -> None:
+    """One that is over by another worker's clock, and just got a longer life by this one's, gets its messages."""
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    id_ = one.subscribe(ttl=60)
+    cluster.clock.advance(59)
+    other = two.subscribe("mailto:b@example.org")
+    seen: list[bool] = []
+
+    def look_ahead() -> None:
+        cluster.clock.advance(2)
+
+    def look_back_and_change() -> None:
+        cluster.clock.advance(-2)
+        one.service.patch(CALLER, ADDRESS, id_, b'{"ttl":1000}')
+
+    cluster.rows.before("list_subscriptions", look_ahead)
+    cluster.rows.after("list_subscriptions", look_back_and_change)
+    cluster.rows.before("replace_queue", lambda: None)
+    cluster.rows.before("list_subscriptions", lambda: seen.append(noted(cluster, cluster.worker())))
+    two.service.delete(ADDRESS, other)
+    cluster.rows.forget_plan()
+    assert all(seen)
+    assert noted(cluster, cluster.worker())
+
+
+def test_one_that_is_inserted_while_its_queue_goes_goes_too(cluster: Cluster) -> None:
+    """Its creator has found the row, which is there until the very end."""
+    subscribers = Subscribers(cluster)
+    subscribers.subscribe()
+    (one,) = subscribers.listed()
+    late = replace(one, id="f" * 24, subscriber="mailto:late@example.org")
+    cluster.rows.after(
+        "delete_subscriptions", lambda: cluster.management.create_subscription(subscription=late, now=late.created)
+    )
+    subscribers.worker.queues.delete(ADDRESS)
+    assert all_stored(cluster) == 0
+
+
+@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription", "create_queue"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_the_queue_is_deleted_while_somebody_subscribes(cluster: Cluster, method: str, when: str, nth: int) -> None:
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    steps = [lambda: None] * nth + [lambda: one.worker.queues.delete(ADDRESS)]
+    getattr(cluster.rows, when)(method, *steps)
+    two.subscribe()
+    cluster.rows.forget_plan()
+    if two.listed():
+        assert noted(cluster, cluster.worker())
+    # Whatever came first, nothing is left of what is not listed.
+    assert all_stored(cluster) == len(two.listed())
+
+
+@pytest.mark.parametrize("method", ["delete_subscriptions", "delete_queue"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_somebody_subscribes_while_the_queue_is_deleted(cluster: Cluster, method: str, when: str) -> None:
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    one.subscribe()
+    getattr(cluster.rows, when)(method, two.subscribe)
+    one.worker.queues.delete(ADDRESS)
+    assert all_stored(cluster) == len(one.listed())
+    if one.listed():
+        assert noted(cluster, cluster.worker())
+
+
+@pytest.mark.parametrize("method", ["delete_subscriptions", "delete_queue"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_deletes_the_queue_is_killed(cluster: Cluster, method: str, when: str) -> None:
+    subscribers = Subscribers(cluster)
+    subscribers.subscribe()
+    getattr(cluster.rows, when)(method, die)
+    with pytest.raises(Killed):
+        subscribers.worker.queues.delete(ADDRESS)
+    # The next one to touch it ends what was begun.
+    worker = cluster.worker()
+    worker.post("new")
+    assert worker.bodies() == ["new"]
+    assert all_stored(cluster) == 0
+    assert not noted(cluster, worker)
+
+
+@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", [0, 1, 2, 3])
+def test_who_subscribes_is_killed(cluster: Cluster, method: str, when: str, nth: int) -> None:
+    """Whoever tries again gets what it wants."""
+    getattr(cluster.rows, when)(method, *[lambda: None] * nth, die)
+    with contextlib.suppress(Killed):
+        Subscribers(cluster).subscribe()
+    cluster.rows.forget_plan()
+    subscribers = Subscribers(cluster)
+    id_ = subscribers.subscribe()
+    assert [each.id for each in subscribers.listed()] == [id_]
+    assert noted(cluster, cluster.worker())
+
+
+def test_two_subscribe_the_same(cluster: Cluster) -> None:
+    one, two = Subscribers(cluster), Subscribers(cluster)
+    ids: list[str] = []
+    cluster.rows.before("create_subscription", lambda: ids.append(two.subscribe()))
+    ids.append(one.subscribe())
+    assert ids[0] == ids[1]
+    assert noted(cluster, cluster.worker())
+
+
+def test_it_is_confirmed_while_it_is_subscribed_again(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    id_ = subscribers.subscribe()
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    cluster.rows.before("replace_subscription", lambda: subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True))
+    with pytest.raises(AlreadySubscribed):
+        subscribers.subscribe()
+
+
+def test_changes_do_not_undo_each_other(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    id_ = subscribers.subscribe()
+    cluster.rows.before(
+        "replace_subscription", lambda: subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"a":1}}')
+    )
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    ((found,), _) = subscribers.service.list_page(ADDRESS, marker=None, limit=5)
+    assert (found.options, found.state, found.version) == ({"a": 1}, REFUSED, 3)
+
+
+def test_what_is_over_stays_a_while_for_the_clocks_of_others(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    subscribers.subscribe(ttl=60)
+    cluster.clock.advance(60)
+    assert subscribers.listed() == []
+    assert subscribers.service.tidy() == 0
+    cluster.clock.advance(60)
+    assert subscribers.service.tidy() == 1
+    assert not noted(cluster, cluster.worker())
+
+
+def test_tidy_takes_many(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    for number in range(30):
+        subscribers.subscribe(f"mailto:a{number}@example.org", ttl=60 + number % 2)
+    subscribers.subscribe(ttl=1000)
+    cluster.clock.advance(121)
+    assert subscribers.service.tidy() == 30
+    assert len(subscribers.listed()) == 1
+    assert noted(cluster, cluster.worker())
+
+
+def test_an_old_end_does_not_touch_a_new_queue(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    subscribers.subscribe()
+    (old,) = subscribers.listed()
+    subscribers.worker.queues.delete(ADDRESS)
+    subscribers.subscribe()
+    subscribers.service.end(old)
+    assert len(subscribers.listed()) == 1
+    assert noted(cluster, cluster.worker())
+
+
+def test_the_bell_rings_for_a_confirmation(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster, require_confirmation=True)
+    id_ = subscribers.subscribe()
+    subscribers.subscribe()
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+    assert subscribers.rings == 2
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    assert subscribers.rings == 3
+
+
+# -- trusts ----------------------------------------------------------------------------------------------------------
+
+HOOK = "https://192.0.2.1/"
+
+
+class Keystone(TrustTokens):
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def create_trust(self, context: Context) -> str:
+        self.made.append(f"{context.project}-{len(self.made)}")
+        return self.made[-1]
+
+
+def test_a_trust_is_made_for_who_subscribes(cluster: Cluster) -> None:
+    keystone = Keystone()
+    subscribers = Subscribers(cluster, trusts=keystone)
+    id_ = subscribers.subscribe(f"trust+{HOOK}", options={"k": 1})
+    assert subscribers.listed()[0].options == {"k": 1, "trust_id": "shop-0"}
+    # What was shown may come back.
+    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"k":2,"trust_id":"shop-0"}}')
+    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"k":3}}')
+    assert subscribers.listed()[0].options == {"k": 3, "trust_id": "shop-0"}
+    with pytest.raises(InvalidInput, match="trust_id"):
+        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"trust_id":"other"}}')
+    with pytest.raises(InvalidInput, match="X-Auth-Token"):
+        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"post_headers":{"X-Auth-Token":"x"}}}')
+    with pytest.raises(InvalidInput, match="trust_id"):
+        subscribers.subscribe(f"trust+{HOOK}2", options={"trust_id": "shop-0"})
+    assert keystone.made == ["shop-0"]
+
+
+def test_a_subscriber_that_comes_to_need_a_trust_gets_one(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster, trusts=Keystone())
+    id_ = subscribers.subscribe(options={"post_headers": {"X-Auth-Token": "x"}})
+    change = json.dumps({"subscriber": f"trust+{HOOK}"}).encode()
+    with pytest.raises(InvalidInput, match="X-Auth-Token"):
+        subscribers.service.patch(CALLER, ADDRESS, id_, change)
+    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{}}')
+    subscribers.service.patch(CALLER, ADDRESS, id_, change)
+    (found,) = subscribers.listed()
+    assert (found.options, found.state, len(found.secrets)) == ({"trust_id": "shop-0"}, PENDING, 1)
+
+
+def test_without_keystone_there_is_no_trust(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    with pytest.raises(InvalidInput, match="Keystone"):
+        subscribers.subscribe(f"trust+{HOOK}")
+    assert cluster.row() is None
+
+
+def test_the_guard_is_asked_at_each_way_in(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster, trusts=Keystone())
+    for scheme in ("http", "https", "trust+http", "trust+https"):
+        with pytest.raises(InvalidInput, match="webhook_allowed_networks"):
+            subscribers.subscribe(f"{scheme}://127.0.0.1/")
+    id_ = subscribers.subscribe()
+    with pytest.raises(InvalidInput, match="webhook_allowed_networks"):
+        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"subscriber":"http://127.0.0.1/"}')
+    with pytest.raises(NotFound):
+        subscribers.service.get(ADDRESS, "0" * 24)
