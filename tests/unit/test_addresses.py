@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.schemas.refusals import refusal_of
 from zaqar.addresses import LONGEST_URL, AddressGuard, look_up
 from zaqar.errors import AddressRefused, InvalidInput
 
@@ -38,7 +39,11 @@ def guard(*allowed: str) -> AddressGuard:
     return AddressGuard(allowed, resolver=resolve)
 
 
-REFUSED_ADDRESSES = """
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+REFUSED_ADDRESSES = words("""
     0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 127.255.255.254
     169.254.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1 192.88.99.1 192.168.0.1
     168.63.129.16 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1
@@ -48,9 +53,9 @@ REFUSED_ADDRESSES = """
     64:ff9b:1::8.8.8.8 100::1 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:db8::1 2001:10::1 2001:20::1
     2002:7f00:1:: 2002:a9fe:a9fe::1 2002:808:808:: 2600::5efe:7f00:1 2600::200:5efe:a00:1 3fff::1 4000::1 5f00::1
     fc00::1 fd00::1 fd00:ec2::254 fe80::1 fec0::1 ff02::1 ff0e::1
-""".split()
+""")
 
-REFUSED_HOSTS = """
+REFUSED_HOSTS = words("""
     2130706433 017700000001 0x7f000001 0x7F.1 0x7f.0x0.0x0.0x1 0177.0.0.1 0177.0.0.01 127.1 127.0.1 127.0.0.1.
     127.0.0.01 00127.0.0.1 1.2.3 256.256.256.256 127.0.0.256 0 0x0 1.1.1.1. 08.8.8.8 8.8.8.010 999999999999 127.0.0.1..
     4294967295 134744072 0x08080808
@@ -58,10 +63,11 @@ REFUSED_HOSTS = """
     private.example metadata.example mapped.example zone.example odd.example
     a..b .example -a.example a-.example a.-b.example . .. example..
     %31%32%37.0.0.1 127.0.0.1%2f 127%2e0%2e0%2e1 localhost%00.example.org %6c%6f%63%61%6c%68%6f%73%74
-    127.0.0.1%00 127。0。0。1 １２７.0.0.1 ⑫7.0.0.1 ⓛⓞⓒⓐⓛⓗⓞⓢⓣ 127.0.0.1\u200b lоcalhost bücher.example
-    [127.0.0.1] [::1%25lo] [::1%lo] [fe80::1%251] [v1.x] [::ffff:127.1] [::1 ::1] [[::1]] [] ::1 fe80::1 ::ffff:127.0.0.1
+    127.0.0.1%00 127。0。0。1 \uff11\uff12\uff17.0.0.1 ⑫7.0.0.1 ⓛⓞⓒⓐⓛⓗⓞⓢⓣ 127.0.0.1\u200b l\u043ecalhost bücher.example
+    [127.0.0.1] [::1%25lo] [::1%lo] [fe80::1%251] [v1.x] [::ffff:127.1] [::1 ::1] [[::1]] []
+    ::1 fe80::1 ::ffff:127.0.0.1
     [::1].example.org [::1]example
-""".split()
+""")
 
 REFUSED_URLS = [
     "http://good.example@127.0.0.1/",
@@ -92,7 +98,7 @@ REFUSED_URLS = [
     "http://public.example:65536/",
     "http://public.example:80:90/",
     "http://public.example:/",
-    "http://public.example:８０/",
+    "http://public.example:\uff18\uff10/",
     "http://public.example:+80/",
     "http://public.example/ü",
     "ftp://public.example/",
@@ -150,7 +156,7 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused):
         guard().check(address)
     for url in (f"http://{bracketed(address)}/", f"https://user:pw@{bracketed(address)}:443/x?y#z"):
-        with pytest.raises(InvalidInput, match="^subscriber: "):
+        with pytest.raises(InvalidInput, match=r"^subscriber: "):
             guard().check_url(url, field="subscriber")
     with pytest.raises(AddressRefused):
         guard().addresses_of(bracketed(address))
@@ -161,7 +167,7 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
 @pytest.mark.parametrize("host", REFUSED_HOSTS)
 def test_an_odd_spelling_is_refused(host: str) -> None:
     for url in (f"http://{host}/", f"http://{host}:8080/x", f"trust+https://a:b@{host}", f"http://{host}?x"):
-        with pytest.raises(InvalidInput, match="^subscriber: "):
+        with pytest.raises(InvalidInput, match=r"^subscriber: "):
             guard().check_url(url, field="subscriber")
     with pytest.raises((AddressRefused, OSError)):
         guard().addresses_of(host)
@@ -270,7 +276,7 @@ def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.Monke
 
 def test_the_system_knows_the_names_of_its_own() -> None:
     assert "127.0.0.1" in look_up("127.0.0.1")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="no name"):
         look_up("a" * 64 + ".invalid")
 
 
@@ -278,7 +284,5 @@ def test_the_system_knows_the_names_of_its_own() -> None:
 @example(url="http://[::1")
 @example(url="http://[1.2.3.4]")
 def test_any_text_passes_or_is_refused(url: str) -> None:
-    try:
-        guard().check_url(url, field="subscriber")
-    except InvalidInput as exc:
-        assert exc.field == "subscriber"
+    refusal = refusal_of(lambda: guard().check_url(url, field="subscriber"))
+    assert refusal is None or refusal.field == "subscriber"

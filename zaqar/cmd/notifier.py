@@ -20,7 +20,7 @@ from zaqar import conf as configuration
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.notification.dispatcher import Dispatcher
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,8 +36,8 @@ _AFTER_A_BUG_SECONDS = 30.0
 class Job:
     """A delivery on lease. It holds its room until what became of it is written, so that a kill -9 repeats few.
 
-    ``taken_at`` is in the time of the event loop. ``subscription`` and ``seat`` are there where it was taken in hand
-    as it was made.
+    ``taken_at`` is in the time of the event loop. ``subscription`` is there where it was taken in hand as it was made,
+    ``seat`` where it was known before the subscription was looked up.
     """
 
     delivery: Delivery
@@ -45,6 +45,7 @@ class Job:
     subscription: Subscription | None = None
     seat: Seat | None = None
     in_hand: bool = True
+    judged: bool = False
 
 
 class Jobs:
@@ -66,7 +67,7 @@ class Jobs:
         self._sender = sender
         self._released = released
         self._away = away
-        self._settler = Settler(store.settle, written=self._written, failed=self._not_written)
+        self._settler: Settler[Job] = Settler(store.settle, written=self._written, failed=self._not_written)
         self._jobs: dict[DeliveryKey, Job] = {}
         self._serving: set[asyncio.Task[Delivery]] = set()
         self._stopping = False
@@ -89,10 +90,25 @@ class Jobs:
             if now - job.taken_at > LEASE_SECONDS - EXTEND_SECONDS:
                 self.drop(job)
                 continue
-            self._jobs[job.delivery.key] = job
+            if not self._note(job):
+                continue
             serving = asyncio.create_task(self._serve(job))
             self._serving.add(serving)
             serving.add_done_callback(partial(self._served, job))
+
+    def hand_back(self, job: Job) -> None:
+        """Give up a lease at once."""
+        if self._note(job):
+            self._settle(job, self._sender.handed_back(job.delivery))
+
+    def _note(self, job: Job) -> bool:
+        """False, and the job is dropped, where the same delivery is being sent already: its lease was over for once."""
+        other = self._jobs.get(job.delivery.key)
+        if other is not None and not other.judged:
+            self.drop(job)
+            return False
+        self._jobs[job.delivery.key] = job
+        return True
 
     async def _serve(self, job: Job) -> Delivery:
         if self._stopping:
@@ -102,15 +118,27 @@ class Jobs:
             subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at)
             if subscription is None:
                 return self._sender.discarded(job.delivery)
-        if job.seat is None:
-            seat = self._sender.seat_of(subscription)
-            if not self._capacity.sit_down(seat):
-                self._lanes.note_full(job.delivery.subscription_id, seat)
-                return self._sender.handed_back(job.delivery)
-            job.seat = seat
+        if not self._sit_down(job, self._sender.seat_of(subscription)):
+            return self._sender.handed_back(job.delivery)
         verdict, reached = await self._sender.send(job.delivery, subscription)
-        self._capacity.note(job.seat.target, reached=reached)
+        if job.seat is not None:
+            self._capacity.note(job.seat.target, reached=reached)
         return verdict
+
+    def _sit_down(self, job: Job, seat: Seat) -> bool:
+        lane = job.delivery.subscription_id
+        self._lanes.remember(lane, seat)
+        if job.seat == seat:
+            return True
+        if job.seat is not None:
+            # The subscriber has moved since.
+            self._capacity.stand_up(job.seat)
+            job.seat = None
+        if not self._capacity.sit_down(seat):
+            self._lanes.note_full(lane, seat)
+            return False
+        job.seat = seat
+        return True
 
     def _served(self, job: Job, task: asyncio.Task[Delivery]) -> None:
         self._serving.discard(task)
@@ -124,20 +152,26 @@ class Jobs:
             verdict = self._sender.handed_back(job.delivery, after=_AFTER_A_BUG_SECONDS)
         else:
             verdict = task.result()
-        self._settler.add(verdict)
+        self._settle(job, verdict)
+
+    def _settle(self, job: Job, verdict: Delivery) -> None:
+        job.judged = True
+        self._settler.add(verdict, job)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
-    def _written(self, settled: Delivery) -> None:
+    def _written(self, settled: Delivery, job: Job) -> None:
         if settled.state == WAITING and settled.due <= self._clock():
             self._lanes.note_behind([settled.subscription_id])
-        self.drop(self._jobs.pop(settled.key))
+        if self._jobs.get(settled.key) is job:
+            del self._jobs[settled.key]
+        self.drop(job)
 
-    def _not_written(self, settled: Sequence[Delivery]) -> None:
+    def _not_written(self, jobs: Sequence[Job]) -> None:
         self._away()
         # They wait for the store, which is away. Meanwhile the room is for those of other stores.
-        for each in settled:
-            self.drop(self._jobs[each.key])
+        for job in jobs:
+            self.drop(job)
 
     def drop(self, job: Job) -> None:
         """Give back what the job takes room of; once, however often this is called."""
@@ -159,6 +193,8 @@ class Jobs:
             except StoreUnavailable:
                 # What is under way goes on. Where somebody else takes it over in the end, settling finds out.
                 self._away()
+            except Exception:  # noqa: BLE001, it is logged
+                _log.error("The leases of %d deliveries could not be extended.", len(self._jobs), exc_info=True)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

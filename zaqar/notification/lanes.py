@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from zaqar.notification.capacity import Capacity, Seat
+
+MOST_REMEMBERED = 10_000
+"""Lanes of which it is remembered where they lead."""
 
 
 class Lanes:
@@ -18,12 +22,24 @@ class Lanes:
         self._capacity = capacity
         self._behind: set[str] = set()
         self._full: dict[str, Seat] = {}
+        self._seats: OrderedDict[str, Seat] = OrderedDict()
+
+    def remember(self, lane: str, seat: Seat) -> None:
+        """What the deliveries of a lane take room of, so that the next ones need not be looked up to know."""
+        self._seats[lane] = seat
+        self._seats.move_to_end(lane)
+        if len(self._seats) > MOST_REMEMBERED:
+            self._seats.popitem(last=False)
+
+    def seat_of(self, lane: str) -> Seat | None:
+        """As it was the last time; None where nothing is known."""
+        return self._seats.get(lane)
 
     def note_behind(self, lanes: Iterable[str]) -> None:
         self._behind.update(lanes)
 
     def note_full(self, lane: str, seat: Seat) -> None:
-        """Found without room; ``seat`` is what it waits for."""
+        """Not to be taken from until there is room again; ``seat`` is what it waits for."""
         self._full[lane] = seat
         self._behind.add(lane)
 

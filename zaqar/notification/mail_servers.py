@@ -130,19 +130,22 @@ class SmtpServer:
     async def take(self, mail: EmailMessage) -> None:
         try:
             async with asyncio.timeout(self.total_seconds):
-                await threads.call(lambda: self._hand_over(mail), errors=(MailRefused,), name="smtp")
+                await threads.call(lambda: self._hand_over(mail), name="smtp")
         except TimeoutError as exc:
             raise MailRefused(f"the mail server took over {self.total_seconds:g} seconds", reached=False) from exc
 
     def _hand_over(self, mail: EmailMessage) -> None:
         try:
-            with self._connect() as server:
+            with contextlib.closing(self._connect()) as server:
                 secured = self._secure(server)
                 if self.user:
                     if not secured:
                         raise MailRefused("the mail server offers no TLS, and the password is not sent without")
                     server.login(self.user, self.password or "")
                 server.send_message(mail)
+                # It is taken: what becomes of the good-bye changes nothing.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    server.quit()
         except smtplib.SMTPAuthenticationError as exc:
             # What it says may repeat the name, and that is the operator's.
             raise MailRefused("the mail server refused the login") from exc

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 
@@ -29,7 +30,7 @@ def connector(guard: AddressGuard, *, tls: ssl.SSLContext | None = None) -> aioh
         try:
             guard.check(str(info[4][0]))
         except AddressRefused as exc:
-            raise ConnectionRefusedError(str(exc)) from exc
+            raise PermissionError(errno.EACCES, str(exc)) from exc
         return socket.socket(family=info[0], type=info[1], proto=info[2])
 
     return aiohttp.TCPConnector(
@@ -51,9 +52,7 @@ class _CheckedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name, all checked: AddressRefused where one is not allowed, OSError without any."""
-        found = await threads.call(
-            lambda: self._guard.addresses_of(host), errors=(AddressRefused, OSError), name="look-up"
-        )
+        found = await threads.call(lambda: self._guard.addresses_of(host), name="look-up")
         return [
             ResolveResult(
                 hostname=host,

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often an idle notifier looks for work that no bell told it of."""
 
-POSTS = 100
+POSTS = 25
 CHUNK = 500
 """Posts that are taken, and deliveries of a post that are stored, in one step."""
 
@@ -168,11 +168,26 @@ class Pump:
             self._capacity.let_go(limit - len(taken))
         if taken:
             self._lanes.note_behind(delivery.subscription_id for delivery in taken)
-            self._jobs.start(Job(delivery, taken_at) for delivery in taken)
+            for delivery in taken:
+                self._start(Job(delivery, taken_at))
             self._deliveries = True
         else:
             self._lanes.note_empty(without)
         return bool(taken)
+
+    def _start(self, job: Job) -> None:
+        """Take its seat before more is taken, where it is known, so that no more is taken than there is room for."""
+        lane = job.delivery.subscription_id
+        seat = self._lanes.seat_of(lane)
+        if seat is None:
+            self._jobs.start([job])
+        elif self._capacity.sit_down(seat):
+            job.seat = seat
+            self._jobs.start([job])
+        else:
+            self._jobs.hand_back(job)
+        if seat is not None and not self._capacity.has_room(seat):
+            self._lanes.note_full(lane, seat)
 
     # -- posts -------------------------------------------------------------------------------------------------------
 
@@ -237,6 +252,7 @@ class Pump:
             self._lanes.note_full(lane, seat)
             return None
         self._capacity.take_in_hand(1)
+        self._lanes.remember(lane, seat)
         return Job(replace(delivery, owner=self._owner, due=now + LEASE_SECONDS), taken_at, subscription, seat)
 
     # -- the store's health ------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ geometric      ``low * (high / low) ** (i / n)``            grows by the same fa
 exponential    ``low + (high - low) * (2^i-1) / (2^n-1)``   stays low for long; the growth doubles each time
 =============  ===========================================  ==============================================
 
-All of them end at ``high``. With the default policy there are 20 attempts within six minutes or so. After the last
-one the delivery is dead.
+All of them end at ``high``. With the default policy there are 20 attempts within five minutes or so. After the
+last one the delivery is dead.
 """
 
 from __future__ import annotations

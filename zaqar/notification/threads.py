@@ -8,6 +8,7 @@ not keep the process from ending. How many there are is bounded by whoever await
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,28 +16,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def call(function: Callable[[], T], *, errors: tuple[type[Exception], ...], name: str) -> T:
-    """What the function returns, or one of ``errors`` that it raises. When cancelled, it is left to itself."""
+async def call(function: Callable[[], T], *, name: str) -> T:
+    """What the function returns or raises. Whoever is cancelled here leaves it to itself."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
-        if outcome.done():
-            # Whoever asked has given up.
-            return
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(result)  # type: ignore[arg-type]
+    def tell(settle: Callable[[], None]) -> None:
+        # Whoever asked may have given up, and so may the whole loop: then it is closed.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else settle())
 
     def run() -> None:
-        result, error = None, None
         try:
             result = function()
-        except errors as exc:
+        except Exception as exc:  # noqa: BLE001, it is raised where the call is awaited
             error = exc
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
+            tell(lambda: outcome.set_exception(error))
+        else:
+            tell(lambda: outcome.set_result(result))
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await outcome

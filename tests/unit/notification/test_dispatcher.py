@@ -631,6 +631,35 @@ def test_leases_of_what_takes_long_are_extended(scene: Scene, monkeypatch: pytes
     asyncio.run(play())
 
 
+def test_a_lease_that_was_over_makes_no_second_attempt_in_one_notifier(scene: Scene) -> None:
+    """As when the process, or its store, stood still for longer than the lease."""
+
+    async def play() -> None:
+        scene.subscribe()
+        task, finish = ScriptedTask(), asyncio.Event()
+
+        async def answer(delivery: Delivery) -> Outcome:
+            await finish.wait()
+            return FINE
+
+        task.answers["s1"] = answer
+        async with scene.notifier(task) as notifier:
+            scene.post(1)
+            notifier.dispatcher.ring()
+            await until(lambda: task.sent)
+            before = scene.waiting()[0].due
+            scene.clock.advance(60)
+            notifier.dispatcher.ring()
+            await until(lambda: scene.waiting()[0].due > before)
+            finish.set()
+            await until(lambda: scene.deliveries(state=DONE))
+            assert len(task.sent) == 1
+            await until(lambda: notifier.dispatcher._capacity._in_hand == 0)
+            assert not notifier.dispatcher._capacity._targets
+
+    asyncio.run(play())
+
+
 # -- stores that are away ----------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ class Store:
         self.away = False
         self.slow = asyncio.Event()
         self.slow.set()
-        self.settler = Settler(self.write, written=self.note, failed=self.fail)
+        self.settler: Settler[int] = Settler(self.write, written=self.note, failed=self.fail)
 
     async def write(self, settled: Sequence[Delivery]) -> None:
         await self.slow.wait()
@@ -33,21 +33,25 @@ class Store:
             raise StoreUnavailable
         self.batches.append([each.number for each in settled])
 
-    def note(self, settled: Delivery) -> None:
-        self.written.append(settled.number)
+    def add(self, number: int) -> None:
+        self.settler.add(delivery(number), number)
 
-    def fail(self, settled: Sequence[Delivery]) -> None:
-        self.failed += [each.number for each in settled]
+    def note(self, settled: Delivery, of: int) -> None:
+        assert settled.number == of
+        self.written.append(of)
+
+    def fail(self, of: Sequence[int]) -> None:
+        self.failed += of
 
 
 def test_what_becomes_known_meanwhile_is_written_together() -> None:
     async def play() -> None:
         store = Store()
         store.slow.clear()
-        store.settler.add(delivery(1))
+        store.add(1)
         await asyncio.sleep(0)
         for number in (2, 3, 4):
-            store.settler.add(delivery(number))
+            store.add(number)
         assert (store.settler.idle, store.written) == (False, [])
         store.slow.set()
         await store.settler.finish()
@@ -64,7 +68,7 @@ def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         store = Store()
         for number in range(5):
-            store.settler.add(delivery(number))
+            store.add(number)
         await store.settler.finish()
         assert store.batches == [[0, 1], [2, 3], [4]]
 
@@ -77,9 +81,9 @@ def test_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         store = Store()
         store.away = True
-        store.settler.add(delivery(1))
+        store.add(1)
         await until(lambda: store.settler.stuck)
-        store.settler.add(delivery(2))
+        store.add(2)
         await until(lambda: store.failed[-2:] == [1, 2])
         assert store.written == []
         store.away = False
@@ -89,11 +93,27 @@ def test_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(play())
 
 
+def test_what_can_never_be_written_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        store = Store()
+
+        async def fail(settled: Sequence[Delivery]) -> None:
+            raise ValueError
+
+        settler: Settler[int] = Settler(fail, written=store.note, failed=store.fail)
+        settler.add(delivery(1), 1)
+        await settler.finish()
+        assert (store.written, store.failed) == ([1], [])
+        assert "What became of 1 deliveries cannot be written" in caplog.text
+
+    asyncio.run(play())
+
+
 def test_close_gives_up() -> None:
     async def play() -> None:
         store = Store()
         store.away = True
-        store.settler.add(delivery(1))
+        store.add(1)
         await until(lambda: store.settler.stuck)
         store.settler.close()
         with pytest.raises(asyncio.CancelledError):

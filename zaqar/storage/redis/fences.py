@@ -15,7 +15,7 @@ from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
-from zaqar.storage.redis.keys import SLOTS_IN_USE, QueueKeys, slot_of
+from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS_IN_USE, QueueKeys, slot_of
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.wire import Word
 
@@ -25,6 +25,7 @@ STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9,
 _OPEN = load("open", again=True)
 _DROP = load("drop", again=True)
 _PURGE = load("purge", again=True)
+_NOTE_SLOT = load("note_slot", again=True)
 
 
 class FenceStore(MessageStore):
@@ -33,8 +34,8 @@ class FenceStore(MessageStore):
     def __init__(self, server: Redis) -> None:
         self._redis = server
         self._keys = QueueKeys(cluster=server.is_cluster)
-        self._slots: set[int] = set()
-        """In a Cluster: those that this process has noted in ``SLOTS_IN_USE``."""
+        self._noted: set[tuple[bytes, int]] = set()
+        """In a Cluster: the slots that this process has noted, and where."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -85,6 +86,19 @@ class FenceStore(MessageStore):
 
     def _note_slot(self, queue: Queue) -> None:
         """Before a slot has its first queue, so that sweeps find it."""
-        if self._redis.is_cluster and (slot := slot_of(queue.uid.encode())) not in self._slots:
-            self._redis.command(b"SADD", SLOTS_IN_USE, slot, slot=slot_of(SLOTS_IN_USE))
-            self._slots.add(slot)
+        self._note(SLOTS_IN_USE, queue.uid)
+
+    def _note_outbox_slot(self, uid: str) -> None:
+        """Before a slot has its first post to notify, or delivery, so that notifiers and sweeps find it."""
+        self._note(OUTBOX_SLOTS, uid)
+
+    def _note(self, slots: bytes, uid: str) -> None:
+        if self._redis.is_cluster and (slots, slot := slot_of(uid.encode())) not in self._noted:
+            self._redis.run(_NOTE_SLOT, (slots,), (slot,), slot_of(slots))
+            self._noted.add((slots, slot))
+
+    def _slots(self, slots: bytes) -> list[int]:
+        """Those noted there; on one server the only one there is."""
+        if not self._redis.is_cluster:
+            return [0]
+        return [int(slot) for slot in self._redis.command(b"SMEMBERS", slots, slot=slot_of(slots))]

@@ -15,11 +15,11 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from zaqar.model import Catalog, Pool, Queue
-from zaqar.storage.base import ManagementStore
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
 from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.subscriptions import SubscriptionStore
 from zaqar.storage.redis.wire import Word
 
 _CREATE = load("queue_create", again=True)
@@ -31,10 +31,7 @@ _REPLACE_CATALOG = load("catalog_replace")
 _CATALOG = b"zaqar:catalog"
 
 
-class RedisManagementStore(ManagementStore):
-    def __init__(self, server: Redis) -> None:
-        self._redis = server
-
+class RedisManagementStore(SubscriptionStore):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         server = Redis.from_settings(settings)

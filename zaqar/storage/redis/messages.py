@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from zaqar.errors import ClaimOver, Forbidden
 from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.storage.base import pack_posted
 from zaqar.storage.redis.fences import HELD, OVER
 from zaqar.storage.redis.records import messages_of, record_of
 from zaqar.storage.redis.scripts import load
@@ -31,7 +32,12 @@ class RedisMessageStore(SweepStore):
         words: list[Word] = []
         for draft in drafts:
             words += (record_of(draft, client, now), now + draft.ttl, now + draft.delay if draft.delay else b"")
-        last = self._ask(_POST, queue, now, *words)
+        noted: tuple[bytes, ...] = ()
+        if queue.notify:
+            self._note_outbox_slot(queue.uid)
+            words.append(pack_posted(drafts, client_id, now))
+            noted = self._keys.noted_of(queue.uid)
+        last = self._ask(_POST, queue, now, *words, more_keys=noted)
         return range(last + 1 - len(drafts), last + 1)
 
     def list_messages(

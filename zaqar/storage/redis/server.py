@@ -134,7 +134,9 @@ class ServerRoute:
         raise redis.ConnectionError("no Sentinel names the master") from last
 
     def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]:
-        return [self.exchange(data, 1, again=True)[0] for _, data in requests]
+        if not requests:
+            return []
+        return self.exchange(b"".join(data for _, data in requests), len(requests), again=True)
 
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
         """The replies of every master: here of the one."""

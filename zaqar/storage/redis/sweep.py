@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from zaqar.model import Queue, Stats
-from zaqar.storage.redis.claims import ClaimStore
-from zaqar.storage.redis.keys import SLOTS_IN_USE, slot_of
+from zaqar.storage.redis.deliveries import LoggedStore
+from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS_IN_USE
 from zaqar.storage.redis.scripts import load
 
 QUEUES_AT_ONCE = 1000
@@ -15,15 +17,16 @@ _SWEPT_AT_ONCE = 50
 
 _SETTLE = load("settle", again=True, writes=False)
 _SWEEP = load("sweep", again=True, writes=False)
+_SWEEP_DELIVERIES = load("sweep_deliveries", again=True, writes=False)
 _VOLUME = load("volume", again=True, writes=False)
 
 
-class SweepStore(ClaimStore):
+class SweepStore(LoggedStore):
     """The part of the message store that is about the store as a whole."""
 
     def volume(self, *, now: float) -> Stats:
         free = claimed = 0
-        slots = self._slots_in_use()
+        slots = self._slots(SLOTS_IN_USE)
         sizes = self._redis.in_each(slots, [(b"ZCARD", self._keys.registry(slot)[0]) for slot in slots])
         for slot, size in zip(slots, sizes, strict=True):
             if not size:
@@ -44,26 +47,35 @@ class SweepStore(ClaimStore):
         return Stats(free, claimed)
 
     def sweep(self, *, now: float, limit: int) -> int:
+        def sweep_queue(uid: bytes, most: int) -> int:
+            return int(self._ask(_SWEEP, _any_queue(uid), now, most))
+
+        def sweep_deliveries(uid: bytes, most: int) -> int:
+            return int(self._run(_SWEEP_DELIVERIES, uid.decode(), now, most))
+
+        agendas = {slot: self._keys.registry(slot)[1] for slot in self._slots(SLOTS_IN_USE)}
+        removed = self._sweep_each(agendas, sweep_queue, now, limit)
+        if removed < limit:
+            kept = {slot: self._keys.outbox(slot)[3] for slot in self._slots(OUTBOX_SLOTS)}
+            removed += self._sweep_each(kept, sweep_deliveries, now, limit - removed)
+        return removed
+
+    def _sweep_each(
+        self, agendas: Mapping[int, bytes], sweep: Callable[[bytes, int], int], now: float, limit: int
+    ) -> int:
+        """Sweep the queues that the agendas name, by slot, as long as they do: each time it gets on."""
         removed = 0
-        slots = self._slots_in_use()
-        pages = [
-            (b"ZRANGEBYSCORE", self._keys.registry(slot)[1], b"-inf", now, b"LIMIT", 0, _SWEPT_AT_ONCE)
-            for slot in slots
-        ]
+        pages = [(b"ZRANGEBYSCORE", key, b"-inf", now, b"LIMIT", 0, _SWEPT_AT_ONCE) for key in agendas.values()]
+        slots = list(agendas)
         for slot, page, found in zip(slots, pages, self._redis.in_each(slots, pages), strict=True):
             uids = found
             while uids:
                 for uid in uids:
-                    removed += int(self._ask(_SWEEP, _any_queue(uid), now, limit - removed))
+                    removed += sweep(uid, limit - removed)
                     if removed >= limit:
                         return removed
                 uids = self._redis.command(*page, slot=slot)
         return removed
-
-    def _slots_in_use(self) -> list[int]:
-        if not self._redis.is_cluster:
-            return [0]
-        return [int(slot) for slot in self._redis.command(b"SMEMBERS", SLOTS_IN_USE, slot=slot_of(SLOTS_IN_USE))]
 
 
 def _any_queue(uid: bytes) -> Queue:

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any, TypeVar
 
 from zaqar.model import DEAD, WAITING, Attempt, Delivery, DeliveryKey, Posted
 from zaqar.storage.base import unpack_posted
@@ -16,86 +20,87 @@ from zaqar.storage.sqlalchemy.fences import FenceStore
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES
 
-STEPS = 200
-"""Subscriptions, or queues, that one walk passes."""
+T = TypeVar("T")
 
 _LAST = 2**62
 """A number that no delivery has."""
 
+_BEHIND_ALL = "\U0010ffff"
+"""What no uid and no id of a subscription comes after."""
+
+ROUNDS = 3
+"""How often deliveries are looked for where others are faster to take those that were found."""
+
+_Row = tuple[Any, ...]
+
 
 class OutboxStore(FenceStore):
-    """The part of the message store that notifiers work with."""
+    """The part of the message store that notifiers work with.
+
+    What is due stands in lanes, one for each queue or subscription. A take goes from lane to lane, beginning behind
+    where the last one ended, and takes as many from each, so it costs the same whatever one lane holds.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._outbox = delivery_statements_for(database.dialect)
-        self._posts_from = ""
-        """The uid after which the next look for posts begins, so that every queue gets its turn."""
-        self._deliveries_from = ""
+        # Uids and ids are random: so several processes begin at different places.
+        self._posts_from = self._deliveries_from = secrets.token_hex(4)
 
     def take_posted(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
-        uids, self._posts_from = self._look_for(self._outbox.queues_with_posts, self._posts_from, now, limit, ())
+        sql = self._outbox
+        page = {"now": now, "limit": limit}
+        uids = self._lanes_from(sql.queues_with_posts, self._posts_from, page)
         if not uids:
             return []
-        taken: list[Posted] = []
+        self._posts_from = _next_start(uids, limit)
+
+        def take(connection: Connection, some: Sequence[str], each: int) -> list[_Row]:
+            lanes = {"lanes": json_array(some), "now": now, "limit": each}
+            rows = connection.execute(sql.find_posted, lanes).fetchall()
+            leases = [{"uid": uid, "first": first, "until": until} for uid, first, _ in sorted(rows)]
+            if leases:
+                connection.executemany(sql.lease_posted, leases)
+            return sorted(rows)
+
         with self._database.write as connection:
-            for place, uid in enumerate(uids):
-                share = -(-(limit - len(taken)) // (len(uids) - place))
-                rows = connection.execute(
-                    self._outbox.take_posted, {"uid": uid, "now": now, "until": until, "limit": share}
-                ).fetchall()
-                taken += (unpack_posted(content, queue_uid=uid, first=first) for first, content in sorted(rows))
-        return taken
+            rows = take_in_turns(uids, limit, limit, partial(take, connection), lane_of=itemgetter(0))
+        return [unpack_posted(content, queue_uid=uid, first=first) for uid, first, content in rows]
 
     def take_deliveries(
         self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
     ) -> list[Delivery]:
-        statement = self._outbox.subscriptions_with_due
-        taken: list[Delivery] = []
-        found, self._deliveries_from = self._look_for(statement, self._deliveries_from, now, limit, without)
-        if not found:
-            return []
-        with self._database.write as connection:
-            for place, subscription in enumerate(found):
-                share = min(most_of_one, limit - len(taken) - (len(found) - place - 1))
-                due = {"subscription": subscription, "now": now, "limit": share}
-                rows = connection.execute(self._outbox.find_due, due).fetchall()
-                if rows:
-                    lease = {"owner": owner, "until": until}
-                    connection.execute(self._outbox.lease, {**lease, "ids": json_array(number for number, *_ in rows)})
-                    taken += (replace(_delivery_of(row[1:]), owner=owner, due=until) for row in rows)
-        return taken
+        sql = self._outbox
+        page = {"now": now, "limit": limit, "without": json_array(without)}
+        lease = {"owner": owner, "until": until}
 
-    def _look_for(
-        self, statement: str, start: str, now: float, limit: int, without: Collection[str]
-    ) -> tuple[list[str], str]:
-        """Up to ``limit`` of those that have something due, from ``start`` on and around, and where to begin next."""
-        found: list[str] = []
+        def take(connection: Connection, some: Sequence[str], each: int) -> list[Delivery]:
+            rows = connection.execute(sql.find_due, {"lanes": json_array(some), "now": now, "limit": each}).fetchall()
+            if rows:
+                connection.execute(sql.lease, {**lease, "ids": json_array(number for number, *_ in rows)})
+            return sorted((_delivery_of(row[1:]) for row in rows), key=lambda found: (found.due, found.number))
+
+        for _ in range(ROUNDS):
+            lanes = self._lanes_from(sql.subscriptions_with_due, self._deliveries_from, page)
+            if not lanes:
+                break
+            self._deliveries_from = _next_start(lanes, limit)
+            with self._database.write as connection:
+                found = take_in_turns(
+                    lanes, limit, most_of_one, partial(take, connection), lane_of=attrgetter("subscription_id")
+                )
+            if found:
+                return [replace(delivery, owner=owner, due=until) for delivery in found]
+        return []
+
+    def _lanes_from(self, statement: str, start: str, page: Mapping[str, Any]) -> list[str]:
+        """Those in which something is due, from behind ``start`` on and around, each once."""
         with self._database.read() as connection:
-            for value, is_due in self._walk_around(connection, statement, start, now):
-                if is_due and value not in without:
-                    found.append(value)
-                    if len(found) == limit:
-                        return found, value
-        return found, start
-
-    def _walk_around(
-        self, connection: Connection, statement: str, start: str, now: float
-    ) -> Iterator[tuple[str, bool]]:
-        """Every value once, beginning after ``start``."""
-        for after, is_over in ((start, lambda _: False), ("", lambda value: value > start)):
-            while True:
-                page = {"after": after, "now": now, "limit": STEPS}
-                rows = connection.execute(statement, page).fetchall()
-                for value, is_due in rows:
-                    if is_over(value):
-                        return
-                    yield value, is_due
-                if len(rows) < STEPS:
-                    break
-                after = rows[-1][0]
-            if not start:
-                return
+            found = connection.execute(statement, {**page, "after": start, "last": _BEHIND_ALL}).fetchall()
+            if len(found) < page["limit"]:
+                rest = {**page, "after": "", "last": start, "limit": page["limit"] - len(found)}
+                found += connection.execute(statement, rest).fetchall()
+        return [lane for (lane,) in found]
 
     def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
         this = {"uid": posted.queue_uid, "first": posted.first}
@@ -142,10 +147,13 @@ class OutboxStore(FenceStore):
         page: dict[str, Any] = {"uid": queue_uid, "subscription": subscription_id, "limit": limit}
         page["before"] = _LAST if before is None else before
         statement = self._outbox.list
-        if state is not None:
-            statement, page["state"] = self._outbox.list_state, DELIVERY_STATES.index(state)
+        if state == WAITING:
+            statement = self._outbox.list_waiting
+        elif state is not None:
+            statement, page["state"] = self._outbox.list_settled, DELIVERY_STATES.index(state)
         with self._database.read() as connection:
-            return [_delivery_of(row) for row in connection.execute(statement, page).fetchall()]
+            found = [_delivery_of(row) for row in connection.execute(statement, page).fetchall()]
+        return sorted(found, key=lambda each: each.number, reverse=True)
 
     def get_delivery(self, *, key: DeliveryKey) -> Delivery | None:
         with self._database.read() as connection:
@@ -155,8 +163,8 @@ class OutboxStore(FenceStore):
     def count_deliveries(self, *, queue_uid: str, subscription_id: str) -> Mapping[str, int]:
         with self._database.read() as connection:
             one = {"uid": queue_uid, "subscription": subscription_id}
-            rows = connection.execute(self._outbox.count, one).fetchall()
-        return {WAITING: 0, DEAD: 0, **{DELIVERY_STATES[state]: count for state, count in rows}}
+            waiting, dead = connection.execute(self._outbox.count, one).fetchone()
+        return {WAITING: waiting, DEAD: dead}
 
     def resend(
         self, *, queue_uid: str, subscription_id: str, numbers: Collection[int] | None, now: float, limit: int
@@ -168,12 +176,46 @@ class OutboxStore(FenceStore):
             return connection.execute(self._outbox.resend, {**one, "numbers": json_array(numbers)}).rowcount
 
     def _sweep_deliveries(self, now: float, limit: int) -> int:
-        past = {"now": now, "limit": limit}
         with self._database.read() as connection:
-            if connection.execute(self._outbox.past, {**past, "limit": 1}).fetchone() is None:
-                return 0
+            past = connection.execute(self._outbox.past, {"now": now, "limit": limit}).fetchall()
+        if not past:
+            return 0
+        ids = json_array(number for (number,) in past)
         with self._database.write as connection:
-            return connection.execute(self._outbox.sweep, past).rowcount
+            return connection.execute(self._outbox.sweep, {"now": now, "ids": ids}).rowcount
+
+
+def take_in_turns(
+    lanes: Sequence[str],
+    limit: int,
+    most_of_one: int,
+    take: Callable[[Sequence[str], int], list[T]],
+    *,
+    lane_of: Callable[[T], str],
+) -> list[T]:
+    """Up to ``limit``, as many of each lane as of the others, and of those that have more what the others leave.
+
+    ``take(lanes, each)`` takes up to so many of each; one that gives less has no more.
+    """
+    taken: list[T] = []
+    left = dict.fromkeys(lanes, most_of_one)
+    while left and len(taken) < limit:
+        room = limit - len(taken)
+        some = list(left)[:room]
+        each = min(room // len(some), *(left[lane] for lane in some))
+        found = take(some, each)
+        got = Counter(map(lane_of, found))
+        for lane in some:
+            left[lane] -= each
+            if got[lane] < each or not left[lane]:
+                del left[lane]
+        taken += found
+    return taken
+
+
+def _next_start(lanes: Sequence[str], limit: int) -> str:
+    """Behind the last one of a part; another one goes first next time where they were all there are."""
+    return lanes[-1] if len(lanes) >= limit else lanes[0]
 
 
 def _key(key: DeliveryKey) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import DEAD, WAITING
-from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, uid
+from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, rows_of, uid
 from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, outbox
 
 _ONE: Any = sa.literal_column("1", sa.Integer)
@@ -28,6 +29,38 @@ _KEY = sa.and_(d.uid == uid, d.subscription == param("subscription"), d.number =
 _LEASED = sa.and_(_KEY, d.owner == param("owner"), d.state == _WAITING)
 
 
+def _of_one(c: Any) -> sa.ColumnElement[bool]:
+    """Those of one subscription, by an index that begins with it: the sum hides the uid from the planner."""
+    return sa.and_(c.subscription == param("subscription"), c.uid + sa.literal_column("''") == uid)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows in lanes, one for each value of a column, within which they come in an order."""
+
+    table: sa.Table
+    lane: str
+    key: str
+    """What tells the rows of one lane apart, or those of all."""
+    is_key_of_all: bool
+    order: tuple[str, ...]
+    where: Callable[[Any], sa.ColumnElement[bool]]
+    """Which rows count, as the condition of the index has it."""
+
+    def next_lane(self, c: Any, after: Any) -> sa.Select[Any]:
+        lane = c[self.lane]
+        return sa.select(sa.func.min(lane)).where(lane > after, lane <= param("last", sa.Text), self.where(c))
+
+    def due(self, c: Any, lane: Any, shown: Sequence[Any]) -> sa.Select[Any]:
+        """What is due in a lane, in its order."""
+        of_lane = sa.select(*shown).where(c[self.lane] == lane, self.where(c), c.due <= now)
+        return of_lane.order_by(*(c[name] for name in self.order))
+
+
+_POSTS = _Place(outbox, "uid", "first", False, ("first",), lambda c: sa.true())
+_DELIVERIES = _Place(deliveries, "subscription", "id", True, ("due", "number"), lambda c: c.state == _WAITING)
+
+
 class DeliveryStatements(Texts):
     def __init__(self, dialect: str) -> None:
         super().__init__(dialect)
@@ -35,6 +68,7 @@ class DeliveryStatements(Texts):
         self._define_outbox()
         self._define_taking()
         self._define_changes()
+        self._define_resend()
         self._define_log()
 
     def _free(self, found: sa.Select[Any]) -> sa.Select[Any]:
@@ -42,40 +76,53 @@ class DeliveryStatements(Texts):
         found = found.limit(limit).offset(NOTHING)
         return found.with_for_update(skip_locked=True) if self.is_concurrent else found
 
+    def _first_of_each(self, shown: Sequence[sa.Column[Any]], place: _Place) -> str:
+        """The first ``limit`` rows of each of the ``lanes``, in no order, locked where that is needed."""
+        lanes = rows_of("lanes")
+        table = place.table
+        if self.is_concurrent:
+            each = self._free(place.due(table.c, lanes.c.value, shown)).lateral("first_of_each")
+            return self._text(sa.select(*each.c).select_from(lanes.join(each, sa.true())))
+        # SQLite has no LATERAL.
+        inner = table.alias("inner_" + table.name).c
+        first = self._free(place.due(inner, lanes.c.value, [inner[place.key]])).correlate(lanes)
+        these: sa.ColumnElement[bool] = table.c[place.key].in_(first)
+        if not place.is_key_of_all:
+            these = sa.and_(table.c[place.lane] == lanes.c.value, these)
+        return self._text(sa.select(*shown).select_from(lanes.join(table, these)))
+
+    def _lanes(self, place: _Place) -> sa.Select[Any]:
+        """The first ``limit`` lanes after ``after`` and up to ``last`` in which something is due.
+
+        Two probes of an index for each lane, however many rows it has; SQL has no DISTINCT that does so.
+        """
+        following = place.table.alias("following")
+        beginning = place.next_lane(following.c, param("after", sa.Text)).scalar_subquery()
+        lane = sa.select(beginning.label("value")).cte("lane", recursive=True)
+        step = place.next_lane(following.c, lane.c.value).correlate(lane).scalar_subquery()
+        lane = lane.union_all(sa.select(step).where(lane.c.value.is_not(None)))
+        # A value and not whether one exists: that might be joined, from either side.
+        due = place.table.alias("due").c
+        first = place.due(due, lane.c.value, [due.due]).limit(_ONE).offset(NOTHING).correlate(lane)
+        found = sa.select(lane.c.value).where(lane.c.value.is_not(None), first.scalar_subquery().is_not(None))
+        return found.limit(limit).offset(NOTHING)
+
     def _define_outbox(self) -> None:
-        inner = outbox.alias("inner_outbox").c
         this = sa.and_(o.uid == uid, o.first == param("first"))
         self.note = self._text(
             sa.insert(outbox).inline().values(uid=uid, first=param("first"), due=now, content=param("content"))
         )
-        self.queues_with_posts = self._text(
-            _walk(o.uid, sa.true(), lambda value: sa.exists().where(inner.uid == value, inner.due <= now))
-        )
-        free = self._free(sa.select(inner.first).where(inner.uid == uid, inner.due <= now).order_by(inner.first))
-        self.take_posted = self._text(
-            sa.update(outbox)
-            .where(o.uid == uid, self._chosen(o.first, free))
-            .values(due=param("until"))
-            .returning(o.first, o.content)
-        )
+        self.queues_with_posts = self._text(self._lanes(_POSTS))
+        self.find_posted = self._first_of_each((o.uid, o.first, o.content), _POSTS)
+        self.lease_posted = self._text(sa.update(outbox).where(this).values(due=param("until")))
         self.is_noted = self._text(self._locking(sa.select(o.first).where(this)))
         self.forget_posted = self._text(sa.delete(outbox).where(this))
 
     def _define_taking(self) -> None:
-        inner = deliveries.alias("inner_deliveries").c
-
-        def is_due(value: Any) -> Any:
-            return sa.exists().where(inner.subscription == value, inner.state == _WAITING, inner.due <= now)
-
-        self.subscriptions_with_due = self._text(_walk(d.subscription, d.state == _WAITING, is_due))
+        without = sa.not_(self._among(sa.literal_column("lane.value", sa.Text), "without"))
+        self.subscriptions_with_due = self._text(self._lanes(_DELIVERIES).where(without))
         # In two steps, as what an update returns comes in no order.
-        self.find_due = self._text(
-            self._free(
-                sa.select(d.id, *COLUMNS)
-                .where(d.subscription == param("subscription"), d.state == _WAITING, d.due <= now)
-                .order_by(d.due)
-            )
-        )
+        self.find_due = self._first_of_each((d.id, *COLUMNS), _DELIVERIES)
         self.lease = self._text(
             sa.update(deliveries).where(self._among(d.id, "ids")).values(owner=param("owner"), due=param("until"))
         )
@@ -91,59 +138,45 @@ class DeliveryStatements(Texts):
         settled = {column: values[column] for column in _SETTLED}
         self.settle = self._text(sa.update(deliveries).where(_LEASED).values({**settled, d.owner: sa.null()}))
         self.remove = self._text(sa.delete(deliveries).where(_LEASED))
-        self._define_resend()
 
     def _define_resend(self) -> None:
         inner = deliveries.alias("inner_deliveries").c
         again = {d.state: _WAITING, d.due: now, d.owner: sa.null(), d.tries: NOTHING, d.keep_until: sa.null()}
         of_one = sa.and_(d.uid == uid, d.subscription == param("subscription"))
         self.resend = self._text(
-            sa.update(deliveries).where(of_one, self._among(d.number, "numbers"), d.state != _WAITING).values(again)
+            sa.update(deliveries).where(of_one, self._among(d.number, "numbers"), d.state != NOTHING).values(again)
         )
-        dead = sa.select(inner.id).where(
-            inner.uid == uid, inner.subscription == param("subscription"), inner.state == _DEAD
-        )
-        dead = self._free(dead.order_by(inner.number))
+        # Not those that nobody has locked, as then none might be left: it waits, and passes over what changed.
+        dead = sa.select(inner.id).where(_of_one(inner), inner.state != NOTHING, inner.state == _DEAD)
+        dead = self._locking(dead.order_by(inner.number).limit(limit).offset(NOTHING))
         self.resend_dead = self._text(sa.update(deliveries).where(self._chosen(d.id, dead)).values(again))
-        old = sa.select(inner.id).where(inner.keep_until <= now).order_by(inner.keep_until)
-        self.past = self._text(old.limit(limit).offset(NOTHING))
-        past = self._free(old)
-        self.sweep = self._text(sa.delete(deliveries).where(self._chosen(d.id, past)))
+        self.past = self._text(
+            sa.select(d.id).where(d.keep_until <= now).order_by(d.keep_until).limit(limit).offset(NOTHING)
+        )
+        # The same again, as it may have been sent again meanwhile.
+        self.sweep = self._text(sa.delete(deliveries).where(self._among(d.id, "ids"), d.keep_until <= now))
 
     def _define_log(self) -> None:
-        page = (
-            sa.select(*COLUMNS)
-            .where(d.uid == uid, d.subscription == param("subscription"), d.number < param("before", sa.BigInteger))
-            .order_by(d.number.desc())
-            .limit(limit)
-            .offset(NOTHING)
-        )
-        self.list = self._text(page)
-        self.list_state = self._text(page.where(d.state == param("state", sa.SmallInteger)))
+        before = param("before", sa.BigInteger)
+        one = sa.and_(d.uid == uid, d.subscription == param("subscription"))
+        self.list = self._text(_page(sa.select(*COLUMNS).where(one, d.number < before), d.number))
+        settled = sa.and_(_of_one(d), d.state != NOTHING)
+        in_state = sa.and_(settled, d.state == param("state", sa.SmallInteger), d.number < before)
+        self.list_settled = self._text(_page(sa.select(*COLUMNS).where(in_state), d.number))
+        # What waits is in the order of its time, so its numbers are sorted; rows are read for the page only.
+        inner = deliveries.alias("inner_deliveries").c
+        number = inner.number + NOTHING
+        waiting = sa.select(inner.id).where(_of_one(inner), inner.state == _WAITING, number < before)
+        chosen = self._chosen(d.id, _page(waiting, number))
+        self.list_waiting = self._text(sa.select(*COLUMNS).where(chosen))
         self.get = self._text(sa.select(*COLUMNS).where(_KEY))
-        self.count = self._text(
-            sa.select(d.state, sa.func.count(sa.literal_column("*")))
-            .where(d.uid == uid, d.subscription == param("subscription"), d.state.in_([_WAITING, _DEAD]))
-            .group_by(d.state)
-        )
+        count = sa.select(sa.func.count(sa.literal_column("*"))).select_from(deliveries)
+        waits, dead = (_of_one(d), d.state == _WAITING), (settled, d.state == _DEAD)
+        self.count = self._text(sa.select(count.where(*waits).scalar_subquery(), count.where(*dead).scalar_subquery()))
 
 
-def _walk(column: Any, where: Any, is_due: Callable[[Any], Any]) -> sa.Select[Any]:
-    """The next ``limit`` values of an indexed column after ``after``, and whether something of each is due.
-
-    One probe of the index for each value, however many rows have it; SQL has no DISTINCT that does so.
-    """
-    least = sa.func.min(column)
-    step = (
-        sa.select(least.label("value"), _ONE.label("place"))
-        .where(column > param("after", sa.Text), where)
-        .cte("step", recursive=True)
-    )
-    following = sa.select(least).where(column > step.c.value, where).correlate(step).scalar_subquery()
-    step = step.union_all(
-        sa.select(following, step.c.place + _ONE).where(step.c.value.is_not(None), step.c.place < limit)
-    )
-    return sa.select(step.c.value, is_due(step.c.value)).where(step.c.value.is_not(None))
+def _page(found: sa.Select[Any], number: Any) -> sa.Select[Any]:
+    return found.order_by(number.desc()).limit(limit).offset(NOTHING)
 
 
 @lru_cache

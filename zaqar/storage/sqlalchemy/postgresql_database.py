@@ -25,6 +25,7 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy import postgresql_link
 from zaqar.storage.sqlalchemy.connection import LOG, Connection, Database
 from zaqar.storage.sqlalchemy.postgresql_link import Address, Link
+from zaqar.storage.sqlalchemy.undone import Undone
 
 PATIENCE = 4.5
 """Seconds that a transaction takes at most, the waiting for a connection included."""
@@ -44,10 +45,6 @@ _REST = 0.5
 """Seconds for which a server that did not answer is not asked again, so that requests do not queue up for it."""
 
 _UNDONE = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
-
-
-class Undone(StoreUnavailable):
-    """The server rolled a transaction back because of another one. Whoever began it may begin it again."""
 
 
 class PostgresqlDatabase(Database):

@@ -7,49 +7,27 @@ What is inherited locks the fence, then the messages that it read; the warm oper
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final
 
 from zaqar.errors import ClaimOver, NotFound, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
-from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase, Undone
+from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase
 from zaqar.storage.sqlalchemy.postgresql_statements import warm_statements
 from zaqar.storage.sqlalchemy.rows import message_of, messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.tables import DELAYED, READY
-
-TRIES: Final = 8
+from zaqar.storage.sqlalchemy.undone import repeated
 
 _NEVER: Final = 2**31 - 1
 """No message is claimed that often."""
 
 _FENCE: Final = 4
 """The first columns of a warm operation are those of ``Fence``."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def repeated(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Begin an operation anew, a few times, when the server undid its transaction: two were in each other's way."""
-
-    @wraps(method)
-    def run(store: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        for attempt in range(1, TRIES):
-            try:
-                return method(store, *args, **kwargs)
-            except Undone:
-                time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - to come apart
-        return method(store, *args, **kwargs)
-
-    return cast("Callable[Concatenate[Any, P], R]", run)
 
 
 class PostgresqlMessageStore(SqlMessageStore):
@@ -251,6 +229,13 @@ class PostgresqlMessageStore(SqlMessageStore):
     forget_set_aside = repeated(SqlMessageStore.forget_set_aside)
     purge = repeated(SqlMessageStore.purge)
     sweep = repeated(SqlMessageStore.sweep)
+    take_posted = repeated(SqlMessageStore.take_posted)
+    expand = repeated(SqlMessageStore.expand)
+    put_delivery = repeated(SqlMessageStore.put_delivery)
+    take_deliveries = repeated(SqlMessageStore.take_deliveries)
+    extend_leases = repeated(SqlMessageStore.extend_leases)
+    settle = repeated(SqlMessageStore.settle)
+    resend = repeated(SqlMessageStore.resend)
 
 
 def _claim_key(claim_id: str) -> str:

@@ -85,6 +85,28 @@ def among(column: sa.ColumnElement[Any], name: str, dialect: str) -> sa.ColumnEl
     return is_among
 
 
+class _Row(sa.sql.functions.FunctionElement[str]):
+    """The texts of a JSON array as rows."""
+
+    inherit_cache = True
+
+
+@compiles(_Row, "sqlite")
+def _row_on_sqlite(element: _Row, compiler: Any, **kwargs: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kwargs)})"
+
+
+@compiles(_Row, "postgresql")
+def _row_on_postgresql(element: _Row, compiler: Any, **kwargs: Any) -> str:
+    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **kwargs)} AS json))"
+
+
+def rows_of(name: str) -> Any:
+    """The texts in that parameter, which is a ``json_array``, as a table with the column ``value``."""
+    values: Any = _Row(sa.bindparam(name, type_=sa.Text))
+    return values.table_valued(sa.column("value", sa.Text), name="each_of_them")
+
+
 def compile_text(statement: sa.Executable, dialect: str) -> str:
     made = _DIALECTS[dialect](paramstyle=_PARAMSTYLES[dialect])
     compiled = statement.compile(dialect=made)  # type: ignore[attr-defined]

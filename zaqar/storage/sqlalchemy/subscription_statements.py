@@ -40,10 +40,9 @@ class SubscriptionStatements(Texts):
             .limit(limit)
             .offset(NOTHING)
         )
-        self.lock = self._text(self._locking(sa.select(s.id).where(of_queue).order_by(s.id)))
         self.replace = self._text(
             sa.update(subscriptions)
-            .where(this)
+            .where(this, alive, s.version == param("new_version") - sa.literal_column("1"))
             .values({column: value for column, value in values.items() if column.name not in ("queue_uid", "id")})
         )
         self.delete = self._text(sa.delete(subscriptions).where(this))

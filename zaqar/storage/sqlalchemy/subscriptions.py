@@ -11,6 +11,7 @@ from zaqar.model import Secret, Subscription
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
+from zaqar.storage.sqlalchemy.undone import repeated
 
 
 class SubscriptionStore(ManagementStore):
@@ -18,12 +19,16 @@ class SubscriptionStore(ManagementStore):
         self._database = database
         self._subscriptions = subscription_statements_for(database.dialect)
 
+    @repeated
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
-        row = _row_of(subscription)
         with self._database.write as connection:
             self._make_way(connection, subscription, now)
-            connection.execute(self._subscriptions.insert, row)
-            return _subscription_of(self._with_subscriber(connection, subscription))
+            made = connection.execute(self._subscriptions.insert, _row_of(subscription)).rowcount
+            there = None if made else self._with_subscriber(connection, subscription)
+        if made:
+            return subscription
+        # None: it was deleted after it had been in the way.
+        return there or self.create_subscription(subscription=subscription, now=now)
 
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         key = {"queue_uid": queue_uid, "id": subscription_id, "now": now}
@@ -37,18 +42,18 @@ class SubscriptionStore(ManagementStore):
             rows = connection.execute(self._subscriptions.list, page).fetchall()
         return [_subscription_of(row) for row in rows]
 
+    @repeated
     def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
         key = {"queue_uid": subscription.queue_uid, "id": subscription.id, "now": now}
         with self._database.write as connection:
-            # All of the queue are locked, so that two that change at once see each other's subscriber.
-            connection.execute(self._subscriptions.lock, {"queue_uid": subscription.queue_uid}).fetchall()
             old = connection.execute(self._subscriptions.get, key).fetchone()
             if old is None or _subscription_of(old).version != subscription.version - 1:
                 return False
             self._make_way(connection, subscription, now)
             other = self._with_subscriber(connection, subscription)
-            if other is not None and _subscription_of(other).id != subscription.id:
+            if other is not None and other.id != subscription.id:
                 raise Conflict("The queue has another subscription with this subscriber.")
+            # One that is made at this moment is refused by the index, and met here when this is done again.
             return connection.execute(self._subscriptions.replace, {**key, **_row_of(subscription)}).rowcount == 1
 
     def _make_way(self, connection: Connection, subscription: Subscription, now: float) -> None:
@@ -56,14 +61,17 @@ class SubscriptionStore(ManagementStore):
         same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber, "now": now}
         connection.execute(self._subscriptions.delete_expired, same)
 
-    def _with_subscriber(self, connection: Connection, subscription: Subscription) -> Any:
+    def _with_subscriber(self, connection: Connection, subscription: Subscription) -> Subscription | None:
         same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber}
-        return connection.execute(self._subscriptions.with_subscriber, same).fetchone()
+        row = connection.execute(self._subscriptions.with_subscriber, same).fetchone()
+        return None if row is None else _subscription_of(row)
 
+    @repeated
     def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
         with self._database.write as connection:
             connection.execute(self._subscriptions.delete, {"queue_uid": queue_uid, "id": subscription_id})
 
+    @repeated
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         with self._database.write as connection:
             connection.execute(self._subscriptions.delete_all, {"queue_uid": queue_uid})

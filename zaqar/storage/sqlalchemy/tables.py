@@ -197,12 +197,15 @@ subscriptions = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("secrets", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
+    # One for each subscriber of a queue, also where two are made at once.
     sa.UniqueConstraint("queue_uid", "subscriber"),
 )
+# What is over, of any queue.
 sa.Index("ix_subscriptions_expires", subscriptions.c.expires)
 
-# Posts whose deliveries are not made yet. There are few at any time: ``due`` is when they may be taken, which under a
-# lease is when that ends.
+# Posts whose deliveries are not made yet. ``due`` is when they may be taken, which under a lease is when that ends. The
+# key is all they are found by: queue after queue, and within one in the order of its posts. Those with a lease are
+# passed over and are few at any time; an index by ``due`` would be one more b-tree that each post writes to.
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -210,6 +213,7 @@ outbox = sa.Table(
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("due", sa.Double, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
@@ -236,16 +240,30 @@ deliveries = sa.Table(
     # Each once, however often its post is expanded; and the log of one subscription.
     sa.UniqueConstraint("uid", "subscription", "number"),
 )
-# What is due of each subscription: a walk from one to the next touches one row of each, however many it has.
+# The lanes: from one subscription with something that waits to the next, and in each the longest due, however many
+# others have. The last columns are for counting without reading rows.
 _waiting = deliveries.c.state == sa.literal_column("0")
 sa.Index(
-    "ix_deliveries_due",
+    "ix_deliveries_waiting",
     deliveries.c.subscription,
     deliveries.c.due,
+    deliveries.c.number,
+    deliveries.c.uid,
     sqlite_where=_waiting,
     postgresql_where=_waiting,
 )
-# The log by state, and the counts of what waits and what is dead.
-sa.Index("ix_deliveries_state", deliveries.c.subscription, deliveries.c.state, deliveries.c.number)
+# The log of what is done and of what is dead, and the count of the dead, whatever there is of the other or waits. What
+# waits is not in it: most deliveries are made, sent and removed, and never come here.
+_settled = deliveries.c.state != sa.literal_column("0")
+sa.Index(
+    "ix_deliveries_settled",
+    deliveries.c.subscription,
+    deliveries.c.state,
+    deliveries.c.number,
+    deliveries.c.uid,
+    sqlite_where=_settled,
+    postgresql_where=_settled,
+)
+# What was kept long enough.
 _kept = deliveries.c.keep_until.is_not(None)
 sa.Index("ix_deliveries_keep_until", deliveries.c.keep_until, sqlite_where=_kept, postgresql_where=_kept)

@@ -47,3 +47,21 @@ def test_what_is_kept_in_memory_is_bounded() -> None:
     for number in range(10_000):
         keys.of(f"{number:024x}")
     assert len(keys._made) <= 4096
+
+
+def test_on_one_server_scripts_of_the_outbox_get_the_posts() -> None:
+    keys = QueueKeys(cluster=False)
+    assert keys.outbox_of(UID) == (b"zaqar:{0123456789abcdef01234567}:p",)
+    assert keys.noted_of(UID) == ()
+    assert keys.outbox(0) == (b"zaqar:posted", b"zaqar:due", b"zaqar:turns", b"zaqar:kept")
+
+
+def test_in_a_cluster_they_get_every_key_of_the_outbox() -> None:
+    keys = QueueKeys(cluster=True)
+    found = keys.outbox_of(UID)
+    assert len(found) == len(set(found)) == 14
+    assert not set(found) & set(keys.of(UID))
+    assert {redis.crc.key_slot(key) for key in found} == {slot_of(UID.encode())}
+    assert [key[-1:] for key in found[:10]] == [b"%c" % letter for letter in b"pijbgwunhq"]
+    assert found[10:] == keys.outbox(slot_of(UID.encode()))
+    assert [key.rpartition(b":")[2] for key in keys.noted_of(UID)] == [b"p", b"i", b"posted"]

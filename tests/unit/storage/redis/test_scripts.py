@@ -9,12 +9,12 @@ from importlib.resources import files
 
 import pytest
 
-from zaqar.storage.redis import aside, claims, fences, management, messages, sweep
+from zaqar.storage.redis import aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep
 from zaqar.storage.redis.scripts import Script, load
 
 SCRIPTS = {
     script.name: script
-    for module in (aside, claims, fences, management, messages, sweep)
+    for module in (aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep)
     for script in vars(module).values()
     if isinstance(script, Script)
 }
@@ -47,4 +47,8 @@ def test_what_would_happen_twice_is_never_sent_twice() -> None:
         "pop",
         "queue_replace",
         "catalog_replace",
+        "take_posted",
+        "take_deliveries",
+        "resend",
+        "subscription_replace",
     }

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("due", sa.Double, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("uid", "first", name="pk_outbox"),
+        sqlite_with_rowid=False,
     )
     _create_deliveries()
     if op.get_bind().dialect.name == "postgresql":
@@ -77,11 +78,13 @@ def _create_deliveries() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
         sa.UniqueConstraint("uid", "subscription", "number", name="uq_deliveries_uid_subscription_number"),
     )
-    waiting, kept = sa.text("state = 0"), sa.text("keep_until IS NOT NULL")
-    due = ["subscription", "due"]
-    op.create_index("ix_deliveries_due", "deliveries", due, sqlite_where=waiting, postgresql_where=waiting)
-    op.create_index("ix_deliveries_state", "deliveries", ["subscription", "state", "number"])
-    op.create_index("ix_deliveries_keep_until", "deliveries", ["keep_until"], sqlite_where=kept, postgresql_where=kept)
+    for name, columns, condition in (
+        ("waiting", ["subscription", "due", "number", "uid"], "state = 0"),
+        ("settled", ["subscription", "state", "number", "uid"], "state != 0"),
+        ("keep_until", ["keep_until"], "keep_until IS NOT NULL"),
+    ):
+        where = sa.text(condition)
+        op.create_index(f"ix_deliveries_{name}", "deliveries", columns, sqlite_where=where, postgresql_where=where)
 
 
 def downgrade() -> None:

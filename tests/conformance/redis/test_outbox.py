@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox costs what it has to: one script an operation, nothing where nobody subscribed, no memory after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import redis
+
+from tests import servers
+from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of
+from tests.conformance.redis.conftest import OpenStore
+from tests.conformance.redis.test_round_trips import clients, commands_of
+from tests.conformance.scene import Scene
+from tests.conformance.subscribers import Subscribers
+from tests.conformance.test_sweep import sweep_clean
+from zaqar.model import DEAD, DONE
+from zaqar.storage.redis.management import RedisManagementStore
+
+
+@pytest.fixture
+def client(own_redis: servers.Redis) -> Iterator[redis.Redis]:
+    with redis.Redis(port=own_redis.program.port) as client:
+        yield client
+
+
+@pytest.fixture
+def outbox(open_store: OpenStore, own_redis: servers.Redis) -> Outbox:
+    return Outbox(open_store(own_redis.uri))
+
+
+def deliver(outbox: Outbox, scene: Scene, lanes: list[Lane]) -> None:
+    """Post, expand, deliver, fail, try again and resend: all that may become of a delivery."""
+    scene.post(*map(str, range(20)))
+    scene.post("late", delay=60)
+    for posted in outbox.take_all_posted():
+        outbox.expand(posted, deliveries_of(posted, *(lane.subscription_id for lane in lanes)))
+    taken = outbox.take_all(limit=7, most_of_one=3)
+    assert len(taken) == 20 * len(lanes)
+    outbox.extend(taken, outbox.now + 60)
+    outbox.settle_as(DONE, taken[::4])
+    outbox.settle_as(DEAD, taken[1::4])
+    outbox.discard(taken[2::4])
+    outbox.retry_at(outbox.now + 5, taken[3::4])
+    for lane in lanes:
+        lane.resend_dead(2)
+    outbox.clock.advance(60)
+    outbox.settle_as(DONE, outbox.take_all())
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client: redis.Redis, dropped: bool) -> None:
+    scene = outbox.new_scene()
+    before = set(client.keys("*"))
+    lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
+    deliver(outbox, scene, lanes)
+    assert client.exists(f"zaqar:{{{scene.queue.uid}}}:q", "zaqar:kept") == 2
+    if dropped:
+        scene.drop()
+        before = {f"zaqar:{{{scene.queue.uid}}}:f".encode(), b"zaqar:agenda"}
+    outbox.clock.advance(KEPT)
+    sweep_clean(outbox.store, outbox.now)
+    assert set(client.keys("*")) == before
+
+
+def test_a_dropped_queue_is_reachable_until_its_last_delivery_is_gone(outbox: Outbox, client: redis.Redis) -> None:
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post("first", "second")
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    scene.post("third")
+    scene.drop()
+    outbox.clock.advance(100_000)
+    sweep_clean(outbox.store, outbox.now)
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    taken = outbox.take()
+    assert len(taken) == 3
+    outbox.discard(taken)
+    assert client.keys("*") == []
+
+
+def test_a_queue_without_subscribers_pays_nothing(open_store: OpenStore) -> None:
+    outbox = Outbox(open_store(servers.shared("redis").uri))
+    scene = outbox.new_scene(notify=False)
+    counts = commands_of(clients("redis"), lambda: scene.post("x"))
+    scene.queue = replace(scene.queue, generation=2, notify=True)
+    scene.open()
+    noted = commands_of(clients("redis"), lambda: scene.post("x"))
+    assert noted - counts == {"zadd": 2, "hset": 1}
+    assert not counts - noted
+    outbox.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
+@pytest.mark.parametrize("size", [20, 2_000])
+def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
+    """However many deliveries there are, of this subscription and of others of the queue."""
+    outbox = Outbox(open_store(servers.shared(kind).uri))
+    outbox.drain()
+    scene = outbox.new_scene()
+    nodes = clients(kind)
+    lane = Lane(outbox, scene.queue.uid)
+    for _ in range(0, size, 20):
+        scene.post(*["x"] * 20)
+        (posted,) = outbox.take_posted()
+        outbox.expand(posted, deliveries_of(posted, lane.subscription_id, lane.beside().subscription_id))
+    for _ in range(4):
+        scene.post("x")
+    posts = iter(outbox.take_posted())
+    outbox.take(limit=2)  # nothing rises to its turn any more
+    settled = iter(range(1, 9))
+
+    def settle(state: str) -> None:
+        number = next(settled)
+        outbox.settle_as(state, [lane.new(number)])
+
+    operations: dict[str, Callable[[], object]] = {
+        "post": lambda: scene.post("x"),
+        "post 10": lambda: scene.post(*["x"] * 10),
+        "take posted": lambda: outbox.take_posted(limit=1),
+        "expand": lambda: outbox.expand((posted := next(posts)), deliveries_of(posted, lane.subscription_id)),
+        "put": lambda: outbox.put(lane.new(0)),
+        "take": lambda: outbox.take(limit=5, most_of_one=3),
+        "extend": lambda: outbox.extend([lane.new(1), lane.new(2)], outbox.now + 60),
+        "settle": lambda: settle(DONE),
+        "settle as dead": lambda: settle(DEAD),
+        "list": lambda: lane.listing(limit=10),
+        "list of a state": lambda: lane.listing(DEAD, limit=10),
+        "get": lambda: lane.get(1),
+        "count": lambda: lane.counts(),
+        "resend": lambda: lane.resend_dead(1),
+    }
+    for name, operation in operations.items():
+        counts = commands_of(nodes, operation)
+        assert counts["evalsha"] == 1, (name, counts)
+        assert not counts.keys() & {"eval", "script", "script|load", "watch", "multi", "wait"}, (name, counts)
+    outbox.close()
+
+
+def commands_in(nodes: list[redis.Redis], operation: Callable[[], object]) -> Counter[str]:
+    counts = commands_of(nodes, operation)
+    return Counter(
+        {name: count for name, count in counts.items() if name not in ("info", "config", "config|resetstat")}
+    )
+
+
+def serve_others(outbox: Outbox, busy: Lane) -> None:
+    others = (busy.beside(), Lane(outbox))
+    for other in others:
+        other.fill(1)
+    taken = outbox.take(limit=2, most_of_one=1, without=[busy.subscription_id])
+    assert {each.subscription_id for each in taken} == {other.subscription_id for other in others}
+    outbox.discard(taken)
+
+
+def test_the_size_of_a_subscription_does_not_matter_to_another(outbox: Outbox, client: redis.Redis) -> None:
+    """The same commands beside few and beside many, for another of the same queue and for one elsewhere."""
+    seen = []
+    for size in (4, 4_000):
+        busy = Lane(outbox)
+        busy.fill(size)
+        outbox.take(limit=1, without=[busy.subscription_id])
+        seen.append(commands_in([client], partial(serve_others, outbox, busy)))
+        outbox.discard(outbox.take_all())
+    assert seen[0] == seen[1]
+
+
+def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) -> None:
+    nodes = clients("redis-cluster")
+    outbox = Outbox(open_store(servers.shared("redis-cluster").uri))
+    outbox.drain()
+    quiet = [outbox.new_scene(notify=False) for _ in range(20)]
+    slots = outbox.store._slots(b"zaqar:slots:outbox")  # type: ignore[attr-defined]
+    counts = commands_in(nodes, outbox.take)
+    assert counts["zrange"] == counts["zrangebyscore"] == len(slots)
+    assert counts["evalsha"] == 0
+    outbox.take_posted()
+    for scene in quiet:
+        scene.drop()
+
+
+def test_nothing_is_left_of_subscriptions(own_redis: servers.Redis, client: redis.Redis) -> None:
+    management = RedisManagementStore.from_settings({"uri": own_redis.uri})
+    queue = Subscribers(management)
+    for n in range(10):
+        queue.create(f"http://{n}.example", ttl=60 if n % 2 else 600)
+    one, *_ = queue.listing()
+    queue.replace(replace(one, version=2, subscriber="http://x.example", expires=one.expires + 60))
+    queue.clock.advance(60)
+    assert len(queue.sweep()) >= 4
+    queue.clock.advance(660)
+    queue.sweep()
+    assert client.keys("*") == []
+    for n in range(10):
+        queue.create(f"http://{n}.example")
+    queue.delete(queue.listing()[0])
+    queue.delete_all()
+    assert client.keys("*") == []
+    management.close()

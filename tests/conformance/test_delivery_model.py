@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any sequence of what notifiers do: a driver comes to hold what the memory driver holds.
+
+Where the contract leaves open which deliveries are taken, all of them are taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.clock import START, TICK, FakeClock
+from tests.conformance.drivers import Driver
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
+from tests.conformance.scene import new_queue
+from tests.conformance.test_sweep import sweep_clean
+from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted
+from zaqar.storage.base import MessageStore
+from zaqar.storage.memory import MemoryMessageStore
+
+OWNERS = st.sampled_from(["a", "b"])
+SIDES = st.sampled_from([0, 1])
+PICK = st.integers(0, 7)
+PICKS = st.lists(PICK, min_size=1, max_size=5)
+STEPS = st.sampled_from([TICK, 1.0, LEASE - TICK, LEASE, 30.0, 60.0])
+REMEMBERED = 8
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    """Drives the store and the model side by side: two queues with two subscriptions each."""
+
+    def __init__(self, store: MessageStore) -> None:
+        super().__init__()
+        self.clock = FakeClock(START)
+        self.outboxes = [Outbox(store, self.clock), Outbox(MemoryMessageStore(), self.clock)]
+        self.queues = [new_queue(name, notify=True) for name in ("first", "second")]
+        self.ids = [Lane(self.outboxes[0]).subscription_id for _ in range(4)]
+        self.posts: list[Posted] = []
+        """Taken at some time, the latest first. They may be forgotten by now."""
+        self.taken: list[Delivery] = []
+        """Likewise deliveries, with the owner they had and as they were."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.outboxes[0].drain()
+        sweep_clean(self.outboxes[0].store, self.clock.now)
+        for outbox in self.outboxes:
+            for queue in self.queues:
+                outbox.store.open_queue(queue=queue, now=self.clock.now)
+
+    def teardown(self) -> None:
+        self.outboxes[0].drain()
+        for queue in self.queues:
+            self.outboxes[0].store.drop_queue(queue=queue, now=self.clock.now)
+
+    def lanes(self, place: int) -> list[Lane]:
+        """All four, of one of the stores."""
+        return [Lane(self.outboxes[place], self.queues[n // 2].uid, id_) for n, id_ in enumerate(self.ids)]
+
+    def same(self, answers: Sequence[object]) -> None:
+        assert answers[0] == answers[1]
+
+    # -- posts -------------------------------------------------------------------------------------------------------
+
+    @rule(side=SIDES, delays=st.lists(st.sampled_from([0, 0, 30]), min_size=1, max_size=3))
+    def post(self, side: int, delays: list[int]) -> None:
+        drafts = [Draft(b"%d" % n, 3600, delay) for n, delay in enumerate(delays)]
+        now = self.clock.now
+        self.same(
+            [
+                outbox.store.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
+                for outbox in self.outboxes
+            ]
+        )
+
+    @rule(owner=OWNERS)
+    def take_posted(self, owner: str) -> None:
+        answers = [outbox.take_all_posted(owner) for outbox in self.outboxes]
+        for queue in self.queues:
+            self.same([[posted for posted in posts if posted.queue_uid == queue.uid] for posts in answers])
+        self.posts = [*answers[1], *self.posts][:REMEMBERED]
+
+    @rule(pick=PICK, some=st.sets(SIDES, min_size=1), last=st.booleans(), owner=st.sampled_from([None, "a", "b"]))
+    def expand(self, pick: int, some: set[int], last: bool, owner: str | None) -> None:
+        if not self.posts:
+            return
+        posted = self.posts[pick % len(self.posts)]
+        side = [queue.uid for queue in self.queues].index(posted.queue_uid)
+        made = deliveries_of(posted, *(self.ids[2 * side + n] for n in some))
+        if owner is not None:
+            made = [replace(each, owner=owner, due=self.clock.now + LEASE) for each in made]
+        for outbox in self.outboxes:
+            outbox.expand(posted, made, last=last)
+        if owner is not None:
+            self.taken = [*made, *self.taken][:REMEMBERED]
+
+    # -- deliveries --------------------------------------------------------------------------------------------------
+
+    @rule(which=st.sampled_from(range(4)), state=st.sampled_from([WAITING, WAITING, DONE, DEAD]), number=PICK)
+    def put(self, which: int, state: str, number: int) -> None:
+        for place in (0, 1):
+            delivery = self.lanes(place)[which].new(number)
+            if state != WAITING:
+                delivery = replace(delivery, state=state, keep_until=self.clock.now + 60)
+            self.outboxes[place].put(delivery)
+
+    @rule(owner=OWNERS, most=st.sampled_from([1, 3, 100]))
+    def take_all(self, owner: str, most: int) -> None:
+        """All, in turns. Those that are due at the same time may come in any order."""
+        answers = [outbox.take_all(owner, most_of_one=most) for outbox in self.outboxes]
+        self.same([sorted(taken, key=lambda each: each.key) for taken in answers])
+        self.taken = [*answers[1], *self.taken][:REMEMBERED]
+
+    @rule(owner=OWNERS, which=st.sampled_from(range(4)), limit=st.sampled_from([1, 2]))
+    def take_the_first_of_one(self, owner: str, which: int, limit: int) -> None:
+        now = self.clock.now
+        due = [each.due for each in self.lanes(1)[which].listing(WAITING) if each.due <= now]
+        if len(due) != len(set(due)):
+            return
+        others = [id_ for id_ in self.ids if id_ != self.ids[which]]
+        answers = [outbox.take(owner, limit=limit, without=others) for outbox in self.outboxes]
+        self.same(answers)
+        self.taken = [*answers[1], *self.taken][:REMEMBERED]
+
+    @rule(picks=PICKS, owner=OWNERS, later=st.sampled_from([2.0, LEASE, 60.0]))
+    def extend(self, picks: list[int], owner: str, later: float) -> None:
+        chosen = self.chosen(picks)
+        for outbox in self.outboxes:
+            outbox.extend(chosen, self.clock.now + later, owner=owner)
+
+    @rule(picks=PICKS, owner=OWNERS, verdict=st.sampled_from([DONE, DEAD, WAITING, "discard", "hand back"]))
+    def settle(self, picks: list[int], owner: str, verdict: str) -> None:
+        attempt = Attempt(self.clock.now, 500, 0.5, verdict)
+        chosen = [replace(each, attempts=(*each.attempts, attempt)) for each in self.chosen(picks)]
+        for outbox in self.outboxes:
+            if verdict == WAITING:
+                outbox.retry_at(self.clock.now + 30, chosen, owner=owner)
+            elif verdict == "hand back":
+                outbox.retry_at(self.clock.now, chosen, owner=owner)
+            elif verdict == "discard":
+                outbox.discard(chosen, owner=owner)
+            else:
+                outbox.settle_as(verdict, chosen, owner=owner, kept=60)
+
+    def chosen(self, picks: list[int]) -> list[Delivery]:
+        """Of what was taken lately, each key once: two words about one delivery in one call mean nothing."""
+        found = [self.taken[pick] for pick in picks if pick < len(self.taken)]
+        return list({each.key: each for each in found}.values())
+
+    @rule(which=st.sampled_from(range(4)), numbers=PICKS)
+    def resend(self, which: int, numbers: list[int]) -> None:
+        self.same([self.lanes(place)[which].resend(*numbers) for place in (0, 1)])
+
+    @rule(which=st.sampled_from(range(4)))
+    def resend_dead(self, which: int) -> None:
+        counted = [0, 0]
+        for place in (0, 1):
+            while some := self.lanes(place)[which].resend_dead(2):
+                counted[place] += some
+        self.same(counted)
+
+    @rule(step=STEPS)
+    def advance(self, step: float) -> None:
+        """A settled delivery may be shown until it is swept, so that is done when its time has come."""
+        self.clock.advance(step)
+        for outbox in self.outboxes:
+            sweep_clean(outbox.store, self.clock.now)
+
+    @invariant()
+    def the_same_is_stored_and_counted(self) -> None:
+        for lane, model in zip(self.lanes(0), self.lanes(1), strict=True):
+            there = model.listing()
+            assert lane.listing() == there
+            states = Counter(each.state for each in there)
+            assert lane.counts() == model.counts() == (states[WAITING], states[DEAD])
+            assert all(lane.get(each.number) == each for each in there[:2])
+
+
+def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:
+    # With a server each step is a few round trips, and finds come early: the first examples are the same everywhere.
+    examples = 100 if driver.server is None else 40
+    run_state_machine_as_test(
+        lambda: DeliveryMachine(messages),  # type: ignore[arg-type]
+        settings=settings(max_examples=examples, stateful_step_count=40),
+    )

@@ -1,0 +1,22 @@
+-- include: outbox_keys
+-- include: place_posts
+-- ARGV: now, end of the lease, limit. Answers first number and post, of each that is taken.
+-- A queue that has more goes behind those that have waited since before `now`.
+local now, until_ = tonumber(ARGV[1]), ARGV[2]
+local over = call('ZRANGEBYSCORE', PREFIX .. 'j', '-inf', ARGV[1], 'LIMIT', 0, CHUNK)
+for _, number in ipairs(over) do
+  call('ZREM', PREFIX .. 'j', number)
+  call('ZADD', PREFIX .. 'i', number, number)
+end
+local numbers = call('ZRANGE', PREFIX .. 'i', 0, min(tonumber(ARGV[3]), CHUNK) - 1)
+local reply = {}
+if #numbers > 0 then
+  local posts = call('HMGET', PREFIX .. 'p', unpack(numbers))
+  call('ZREM', PREFIX .. 'i', unpack(numbers))
+  for at, number in ipairs(numbers) do
+    call('ZADD', PREFIX .. 'j', until_, number)
+    reply[2 * at - 1], reply[2 * at] = number, posts[at]
+  end
+end
+place_posts(ARGV[1])
+return reply
