@@ -11,15 +11,19 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
 from tests import servers
+from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies, new_queue
+from tests.conformance.subscribers import Subscribers
 from zaqar.errors import StoreUnavailable
+from zaqar.model import DEAD, WAITING
 from zaqar.storage.redis.management import RedisManagementStore
 from zaqar.storage.redis.messages import RedisMessageStore
 
@@ -48,6 +52,27 @@ def serves(store: RedisMessageStore) -> None:
     assert store.durability()["appendonly"] == "yes"
     for each in (scene, grave):
         each.drop()
+    notifies(store)
+
+
+def notifies(store: RedisMessageStore) -> None:
+    outbox = Outbox(store)
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post("a", "b", "c")
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    outbox.put(lane.new(0))
+    taken = outbox.take()
+    outbox.extend(taken, outbox.now + 60)
+    outbox.settle_as(DEAD, taken)
+    assert lane.counts() == (0, 4)
+    assert lane.resend_dead(1) == lane.resend(3) == 1
+    assert numbers(lane.listing(WAITING)) == [3, 0]
+    assert lane.get(1) is not None
+    outbox.clock.advance(KEPT)
+    assert store.sweep(now=outbox.now, limit=100) >= 2
+    outbox.close()
 
 
 def test_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
@@ -80,6 +105,15 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     queue = new_queue()
     management.create_queue(queue=queue)
     assert [each.uid for each in management.list_queues(project="shop", kind="queue", after="", limit=9)] == [queue.uid]
+    subscribers = Subscribers(management)
+    first = subscribers.create("http://a.example")
+    assert subscribers.replace(replace(first, version=2, expires=first.expires + 60))
+    assert len(subscribers.listing()) == 1
+    subscribers.delete(first)
+    subscribers.create("http://a.example", ttl=1)
+    subscribers.clock.advance(1)
+    assert len(subscribers.sweep()) == 1
+    subscribers.delete_all()
     management.close()
 
 

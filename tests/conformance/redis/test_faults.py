@@ -15,9 +15,11 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.model import DONE, DeliveryKey
 from zaqar.storage.redis.messages import RedisMessageStore
 
 SOON = 5.0
@@ -286,6 +288,49 @@ def test_cluster_slots_that_move(open_store: OpenStore) -> None:
         texts = bodies(scene.list_everything())
         assert sorted(set(texts)) == sorted(texts)
         assert {str(n) for n in range(50)} <= set(texts)
+    finally:
+        cluster.stop()
+
+
+def test_cluster_slots_that_move_with_an_outbox(open_store: OpenStore) -> None:
+    cluster = servers.own(servers.RedisCluster)
+    try:
+        outbox = Outbox(open_store(cluster.uri))
+        scene = outbox.new_scene()
+        lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
+        names = [lane.subscription_id for lane in lanes]
+        scene.post(*(str(n) for n in range(50)))
+        (posted,) = outbox.take_posted()
+        outbox.expand(posted, deliveries_of(posted, *names))
+        delivered: list[DeliveryKey] = []
+
+        def work() -> None:
+            with suppress(StoreUnavailable):
+                scene.post("during")
+            with suppress(StoreUnavailable):
+                for posted in outbox.take_posted():
+                    outbox.expand(posted, deliveries_of(posted, *names))
+            with suppress(StoreUnavailable):
+                taken = outbox.take(limit=3, most_of_one=1)
+                outbox.settle_as(DONE, taken)
+                delivered.extend(each.key for each in taken)
+
+        def work_in_the_middle() -> None:
+            with soon():
+                work()
+
+        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:p", during=work_in_the_middle)
+        outbox.clock.advance(LEASE)
+        for posted in outbox.take_all_posted():
+            outbox.expand(posted, deliveries_of(posted, *names))
+        while taken := outbox.take():
+            outbox.settle_as(DONE, taken)
+            delivered.extend(each.key for each in taken)
+        posted_numbers = [message.sequence for message in scene.listing()]
+        assert set(delivered) == {lane.key(number) for lane in lanes for number in posted_numbers}
+        for lane in lanes:
+            assert numbers(lane.listing(DONE)) == posted_numbers[::-1]
+            assert lane.counts() == (0, 0)
     finally:
         cluster.stop()
 

@@ -18,6 +18,7 @@ from tests.conformance.redis.test_round_trips import clients, commands_of
 from tests.conformance.scene import Scene
 from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_sweep import sweep_clean
+from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, DONE
 from zaqar.storage.redis.management import RedisManagementStore
 
@@ -83,6 +84,29 @@ def test_a_dropped_queue_is_reachable_until_its_last_delivery_is_gone(outbox: Ou
     assert len(taken) == 3
     outbox.discard(taken)
     assert client.keys("*") == []
+
+
+def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: redis.Redis) -> None:
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post(*map(str, range(20)))
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    client.config_set("maxmemory", "1kb")
+    with pytest.raises(StoreUnavailable):
+        scene.post("too much")
+    taken = outbox.take_all(limit=3)
+    assert len(taken) == 20
+    outbox.extend(taken, outbox.now + 60)
+    outbox.retry_at(outbox.now + 5, taken[:5])
+    outbox.settle_as(DONE, taken[5:10])
+    outbox.discard(taken[10:])
+    outbox.clock.advance(5)
+    outbox.discard(outbox.take_all(limit=3))
+    assert lane.counts() == (0, 0)
+    client.config_set("maxmemory", "0")
+    scene.post("now")
+    assert len(outbox.take_posted()) == 1
 
 
 def test_a_queue_without_subscribers_pays_nothing(open_store: OpenStore) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pymongo
 from bson import ObjectId
-from pymongo import DeleteOne, UpdateOne
+from pymongo import DeleteMany, UpdateMany
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
@@ -82,7 +82,7 @@ class MongoDeliveryStore(MessageStore):
             lanes = {"$gt": after, **({} if end is None else {"$lte": end}), **others}
             which = {"subscription": lanes, "due": {"$lte": now}}
             order = {"subscription": 1, "due": 1}
-            found = turn.patiently(
+            found = turn.look(
                 lambda opened: list(
                     opened.beside(DELIVERIES).latest.find(which, shown, sort=order, limit=many, batch_size=many)
                 )
@@ -103,13 +103,15 @@ class MongoDeliveryStore(MessageStore):
             self._write(lambda deliveries: deliveries.update_many(theirs, {"$set": {"due": until}}))
 
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
-        changes: list[DeleteOne | UpdateOne] = []
+        # Each is about one. As "many" the server keeps no record of each in case it is tried again, which costs it more
+        # than the change, and is not needed: what is settled has no owner, so the second time it is left alone.
+        changes: list[DeleteMany | UpdateMany] = []
         for delivery in settled:
             this = {"_id": _id(*delivery.key), "owner": owner}
             if delivery.state != WAITING and (delivery.keep_until is None or delivery.keep_until <= now):
-                changes.append(DeleteOne(this))
+                changes.append(DeleteMany(this))
             else:
-                changes.append(UpdateOne(this, _settling(delivery)))
+                changes.append(UpdateMany(this, _settling(delivery)))
         if changes:
             self._write(lambda deliveries: deliveries.bulk_write(changes, ordered=False))
 
@@ -126,16 +128,13 @@ class MongoDeliveryStore(MessageStore):
             which, order = {"queue": queue_uid, "subscription": subscription_id, "state": state}, "number"
             if before is not None:
                 which["number"] = {"$lt": before}
-        turn = Turns(self._set)
-        found = turn.patiently(
-            lambda opened: list(
-                opened.beside(DELIVERIES).collection.find(which, sort={order: pymongo.DESCENDING}, limit=limit)
-            )
+        found = self._read(
+            lambda deliveries: list(deliveries.find(which, sort={order: pymongo.DESCENDING}, limit=limit))
         )
         return [_delivery_of(each) for each in found]
 
     def get_delivery(self, *, key: DeliveryKey) -> Delivery | None:
-        found = self._write(lambda deliveries: deliveries.find_one({"_id": _id(*key)}))
+        found = self._read(lambda deliveries: deliveries.find_one({"_id": _id(*key)}))
         return None if found is None else _delivery_of(found)
 
     def count_deliveries(self, *, queue_uid: str, subscription_id: str) -> Mapping[str, int]:
@@ -146,7 +145,7 @@ class MongoDeliveryStore(MessageStore):
             every = {"number": {"$gte": 0}}
             return {state: deliveries.count_documents({**theirs, "state": state, **every}) for state in (WAITING, DEAD)}
 
-        return self._write(count)
+        return self._read(count)
 
     def resend(
         self, *, queue_uid: str, subscription_id: str, numbers: Collection[int] | None, now: float, limit: int
@@ -172,7 +171,7 @@ class MongoDeliveryStore(MessageStore):
     def _ids_of(self, which: Document, limit: int) -> list[str]:
         """The ids of some of a subscription, from the index alone."""
         shown = {"_id": 0, "queue": 1, "subscription": 1, "number": 1}
-        found = self._write(
+        found = self._read(
             lambda deliveries: list(deliveries.find(which, shown, sort={"number": 1}, limit=limit, batch_size=limit))
         )
         return [_id(each["queue"], each["subscription"], each["number"]) for each in found]
@@ -181,14 +180,17 @@ class MongoDeliveryStore(MessageStore):
         """Settled ones that were kept long enough; one that is sent again meanwhile is left alone."""
         over = {"keep_until": {"$lte": now}}
         turn = Turns(self._set)
-        found = turn.patiently(
-            lambda opened: list(opened.beside(DELIVERIES).latest.find(over, {"_id": 1}, limit=limit))
-        )
+        found = turn.look(lambda opened: list(opened.beside(DELIVERIES).latest.find(over, {"_id": 1}, limit=limit)))
         ids = ids_of(found)
         which = {"_id": {"$in": ids}, **over}
         if ids:
-            turn.patiently(lambda opened: opened.beside(DELIVERIES).hasty.delete_many(which))
+            # By a majority, or a listing would go on showing them for a moment.
+            turn.patiently(lambda opened: opened.beside(DELIVERIES).collection.delete_many(which))
         return len(ids)
+
+    def _read(self, read: Callable[[MongoCollection[Document]], T]) -> T:
+        """What a majority has."""
+        return Turns(self._set).look(lambda opened: read(opened.beside(DELIVERIES).collection))
 
     def _write(self, change: Callable[[MongoCollection[Document]], T]) -> T:
         """Run what may run twice, in the collection of the deliveries, with a majority."""
@@ -209,9 +211,7 @@ def lease(turn: Turns, collection: str, ids: Sequence[str], change: Document, no
         lambda opened: opened.beside(collection).collection.update_many(still_due, {"$set": {**change, "token": token}})
     )
     mine = {"_id": {"$in": ids}, "token": token}
-    taken = turn.patiently(
-        lambda opened: list(opened.beside(collection).collection.find(mine, batch_size=len(ids) + 1))
-    )
+    taken = turn.look(lambda opened: list(opened.beside(collection).collection.find(mine, batch_size=len(ids) + 1)))
     places = {id_: place for place, id_ in enumerate(ids)}
     return sorted(taken, key=lambda document: places[document["_id"]])
 

@@ -47,7 +47,7 @@ class OutboxStore(MongoDeliveryStore):
             queues = {"$gt": after, **({} if end is None else {"$lte": end})}
             which = {"queue": queues, "due": {"$lte": now}}
             order = {"queue": 1, "first": 1}
-            found = turn.patiently(
+            found = turn.look(
                 lambda opened: list(opened.latest.find(which, shown, sort=order, limit=many, batch_size=many))
             )
             return [(each["queue"], _id(each["queue"], each["first"])) for each in found]

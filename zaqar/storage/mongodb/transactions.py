@@ -168,6 +168,11 @@ class Turns:
         """What the primary has, for a transaction that checks all of it again."""
         return self._aggregate(pipeline, expect, latest=True)
 
+    def look(self, read: Callable[[Opened], T]) -> T:
+        """Any other read. Unlike a write it is held up by nobody."""
+        with translated(), pymongo.timeout(max(0.001, self.remaining)):
+            return read(self._set.opened)
+
     def _aggregate(self, pipeline: Sequence[Document], expect: int, *, latest: bool) -> list[Document]:
         with translated(), pymongo.timeout(max(0.001, self.remaining)):
             while True:
@@ -204,8 +209,14 @@ class Turns:
                     with pymongo.timeout(max(0.001, min(ABANDONED, self.remaining))):
                         return write(opened)
                 except PyMongoError as exc:
-                    if not exc.timeout or self.remaining < ABANDONED:
+                    if self.remaining < ABANDONED:
                         raise
+                    if not exc.timeout:
+                        self._reconnects += 1
+                        if not isinstance(exc, ConnectionFailure) or self._reconnects > self._retries.reconnects:
+                            raise
+                        time.sleep(self._retries.reconnect_pause)
+                        continue
                 with pymongo.timeout(max(0.1, self.remaining)):
                     end_abandoned(opened, self._set.application)
 

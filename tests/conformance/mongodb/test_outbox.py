@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the outbox and the deliveries cost on MongoDB, and what a killed notifier leaves in the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests import servers
+from tests.conformance.mongodb.test_flat import Meter
+from tests.conformance.mongodb.test_flat import meter as meter
+from tests.conformance.mongodb.test_transactions import listening
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
+from tests.conformance.scene import Scene, new_queue
+from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft
+from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+FEW, MANY = 100, 5000
+SLACK = 20
+
+
+@pytest.mark.parametrize(("notify", "size"), [(False, 1), (True, 1), (False, 10), (True, 10)])
+def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
+    members: servers.MongoSet, notify: bool, size: int
+) -> None:
+    with listening(members) as (scene, commands):
+        scene.queue = new_queue(notify=notify)
+        scene.open()
+        scene.post("warm")
+        commands.names.clear()
+        scene.post(*["x"] * size)
+        assert commands.names == ["update", "commitTransaction"]
+        outbox = Outbox(scene.store, scene.clock)
+        commands.names.clear()
+        assert len(outbox.take_posted()) == 2 * notify
+        assert len(commands.names) == (3 if notify else 1)
+        commands.names.clear()
+        assert outbox.take() == []
+        assert commands.names == ["find"], "an idle notifier"
+        outbox.clock.advance(LEASE)
+        outbox.drain()
+
+
+def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
+    with listening(members) as (scene, commands):
+        scene.queue = new_queue(notify=True)
+        scene.open()
+        outbox = Outbox(scene.store, scene.clock)
+        scene.post(*"0123456789")
+        (posted,) = outbox.take_posted()
+        commands.names.clear()
+        outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(20))))
+        assert commands.names == ["delete", "insert", "commitTransaction"]
+        outbox.drain()
+
+
+def test_a_post_larger_than_a_document(store: MongoMessageStore, scene: Scene) -> None:
+    scene.queue = new_queue(notify=True)
+    scene.open()
+    outbox = Outbox(store, scene.clock)
+    drafts = [Draft(bytes([65 + n]) * 5_000_000, 60) for n in range(5)]
+    assert store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now) == range(1, 6)
+    posts = outbox.take_posted()
+    assert [(posted.first, len(posted.drafts)) for posted in posts] == [(1, 2), (3, 2), (5, 1)]
+    assert [draft for posted in posts for draft in posted.drafts] == drafts
+    lane = Lane(outbox, scene.queue.uid)
+    for posted in posts:
+        outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    assert numbers(lane.listing()) == [5, 4, 3, 2, 1]
+    outbox.drain()
+
+
+def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, scene: Scene) -> None:
+    """Its transaction would keep the post from everybody for a minute."""
+    scene.queue = new_queue(notify=True)
+    scene.open()
+    outbox = Outbox(store, scene.clock)
+    scene.post("a")
+    (posted,) = outbox.take_posted("killed")
+    opened = store._set.opened
+    session = opened.client.start_session()
+    session.start_transaction()
+    opened.collection.delete_one({"queue": posted.queue_uid}, session=session)
+    outbox.clock.advance(LEASE)
+    begun = time.monotonic()
+    assert outbox.take_posted("me") == [posted]
+    assert time.monotonic() - begun < 4
+    session.abort_transaction()
+    outbox.expand(posted)
+
+
+# -- however many there are -------------------------------------------------------------------------------------------
+
+
+def fill(meter: Meter, lane: Lane, count: int, change: Callable[[Delivery], Delivery]) -> None:
+    made = [change(lane.new(n)) for n in range(1, count + 1)]
+    deliveries = meter.client["zaqar"][DELIVERIES]
+    deliveries.insert_many([delivery_document(each) for each in made])
+
+
+CHANGES: dict[str, Callable[[Delivery], Delivery]] = {
+    "waiting": lambda each: each,
+    "due later": lambda each: replace(each, due=each.due + 60),
+    "leased": lambda each: replace(each, owner="other", due=each.due + LEASE),
+    "done": lambda each: replace(each, state=DONE, keep_until=each.due + 600),
+    "dead": lambda each: replace(each, state=DEAD, keep_until=each.due + 600),
+}
+
+
+def a_round(meter: Meter, lane: Lane, other: Lane) -> Iterator[tuple[str, Callable[[], object]]]:
+    outbox = lane.outbox
+    taken: list[Delivery] = []
+    yield "take", lambda: taken.extend(outbox.take(limit=10, most_of_one=5))
+    assert len([each for each in taken if each.subscription_id == other.subscription_id]) == 3
+    yield "extend", lambda: outbox.extend(taken, outbox.now + 5)
+    yield "settle", lambda: outbox.retry_at(outbox.now + 60, taken)
+    yield "list", lambda: lane.listing(limit=5)
+    yield "list the dead", lambda: lane.listing(DEAD, limit=5)
+    yield "list those that wait", lambda: lane.listing(WAITING, before=50, limit=5)
+    yield "send one again", lambda: lane.resend(7)
+    yield "send some again", lambda: lane.resend_dead(5)
+    yield "sweep", lambda: meter.store.sweep(now=outbox.now, limit=100)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, name: str) -> None:
+    seen = []
+    for size in (FEW, MANY):
+        meter.client["zaqar"][DELIVERIES].delete_many({})
+        lane = Lane(Outbox(meter.store))
+        other = Lane(lane.outbox)
+        fill(meter, lane, size, CHANGES[name])
+        other.fill(3)
+        seen.append({step: meter.examined(operation) for step, operation in a_round(meter, lane, other)})
+    few, many = seen
+    for step in few:
+        for beside_few, beside_many in zip(few[step], many[step], strict=True):
+            assert beside_many <= beside_few + SLACK, (step, few[step], many[step])
+
+
+def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:
+    outbox = Outbox(meter.store)
+    meter.client["zaqar"][DELIVERIES].delete_many({})
+    for _ in range(10):
+        fill(meter, Lane(outbox), 50, CHANGES["leased"])
+    _, documents = meter.examined(lambda: outbox.take(without=["a", "b"]))
+    assert documents == 0
+    scenes = [outbox.new_scene() for _ in range(3)]
+    for scene in scenes:
+        for n in range(10):
+            scene.post(str(n))
+    assert len(outbox.take_all_posted()) == 30
+    _, documents = meter.examined(outbox.take_posted)
+    assert documents == 0
+
+
+def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
+    outbox = Outbox(meter.store)
+    lane = Lane(outbox)
+    fill(meter, lane, 1000, CHANGES["dead"])
+    _, documents = meter.examined(lane.counts)
+    assert lane.counts() == (0, 1000)
+    assert documents <= 5
