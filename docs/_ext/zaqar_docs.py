@@ -24,10 +24,17 @@ EVERYWHERE = ("400", "406", "503")
 """Answers that the page explains once."""
 
 GROUPS = (
-    ("Service", lambda path: not path.startswith(("/v2/queues", "/v2/pools", "/v2/flavors"))),
-    ("Queues", lambda path: path.startswith("/v2/queues") and path.partition("{queue_name}/")[2][:1] not in ("m", "c")),
-    ("Messages", lambda path: "/messages" in path),
+    ("Service", lambda path: not path.startswith(("/v2/queues", "/v2/topics", "/v2/pools", "/v2/flavors"))),
+    (
+        "Queues",
+        lambda path: (
+            path.startswith("/v2/queues") and path.partition("{queue_name}/")[2][:3] not in ("mes", "cla", "sub")
+        ),
+    ),
+    ("Messages", lambda path: path.startswith("/v2/queues") and "/messages" in path),
     ("Claims", lambda path: "/claims" in path),
+    ("Subscriptions and deliveries", lambda path: path.startswith("/v2/queues") and "/subscriptions" in path),
+    ("Topics", lambda path: path.startswith("/v2/topics")),
     ("Pools and flavors", lambda path: path.startswith(("/v2/pools", "/v2/flavors"))),
 )
 

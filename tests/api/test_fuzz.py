@@ -30,8 +30,14 @@ from zaqar.transport.wsgi.app import make_app
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     driver = DRIVERS["sqlite"]
     address = driver.prepare(tmp_path_factory.mktemp("fuzz"))
-    pools: dict[str, Any] = {"pooling": True, "pooling:catalog__enable_virtual_pool": True}
-    api = Api(driver, address, clock=FakeClock(), **pools)
+    options: dict[str, Any] = {
+        "pooling": True,
+        "pooling:catalog__enable_virtual_pool": True,
+        "notification__require_confirmation": True,
+        "notification__webhook_allowed_networks": ["192.0.2.0/24"],
+        "signed_url__secret_key": "secret",
+    }
+    api = Api(driver, address, clock=FakeClock(), **options)
     yield api
     api.close()
 
@@ -77,6 +83,14 @@ PATHS = [
     ("PUT", "/v2/pools/p"),
     ("PATCH", "/v2/pools/p"),
     ("PUT", "/v2/flavors/f"),
+    ("PUT", "/v2/topics/q"),
+    ("POST", "/v2/topics/q/messages"),
+    ("POST", "/v2/queues/q/subscriptions"),
+    ("PATCH", "/v2/queues/q/subscriptions/{subscription}"),
+    ("PUT", "/v2/queues/q/subscriptions/{subscription}/confirm"),
+    ("POST", "/v2/queues/q/subscriptions/{subscription}/rotate_secret"),
+    ("POST", "/v2/queues/q/subscriptions/{subscription}/resend"),
+    ("POST", "/confirm"),
 ]
 
 json_values = st.recursive(
@@ -85,12 +99,13 @@ json_values = st.recursive(
     | st.integers()
     | st.floats()
     | st.text()
-    | st.sampled_from(["messages", "body", "ttl", "/metadata/a", "add"]),
+    | st.sampled_from(["messages", "body", "ttl", "/metadata/a", "add", "mailto:a@b", "http://192.0.2.1/", "dead"]),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(["messages", "body", "ttl", "delay", "grace", "op", "path", "value", "resource_types"])
             | st.sampled_from(["uri", "weight", "flavor", "options", "pool_list"])
+            | st.sampled_from(["subscriber", "options", "post_headers", "post_data", "filter", "confirmed", "state"])
             | st.sampled_from(["_max_claim_count", "_dead_letter_queue", "_retry_policy", "_default_message_ttl"])
             | st.text(max_size=5),
             inner,
@@ -106,10 +121,16 @@ json_values = st.recursive(
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @example(raw=b'{"messages":[{"body":{"\\ud83d":1}}]}')
 def test_any_body(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
+    if "{" in path:
+        made = fuzzed.post("/v2/queues/q/subscriptions", {"subscriber": "http://192.0.2.1/fuzz"})
+        path = path.format(subscription=made.json["subscription_id"])
     result = fuzzed.request(method, path, raw=raw, headers={"Content-Type": JSON_PATCH, "X-Roles": "admin"})
     assert result.status_code < 500, result.text
     listed = fuzzed.get("/v2/queues/q/messages?echo=true&include_delayed=true&limit=20")
     assert listed.status_code == 200
+    subscriptions = fuzzed.get("/v2/queues/q/subscriptions?limit=20")
+    assert subscriptions.status_code == 200
+    json.loads(subscriptions.text)
     fuzzed.delete("/v2/queues/q")
     json.loads(listed.text)
 
@@ -119,7 +140,11 @@ def test_any_body(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
 @example(query="limit=%F0%9F%92%A9&marker=%00")
 @example(query="&&==&=&a=b=c")
 def test_any_query(fuzzed: Api, query: str) -> None:
-    for path in ("/v2/queues", "/v2/queues/q/messages", "/v2/queues/q/messages/x", "/v2/queues/q/claims/x"):
+    one = f"/v2/queues/q/subscriptions/{'0' * 24}"
+    for path in (
+        *("/v2/queues", "/v2/queues/q/messages", "/v2/queues/q/messages/x", "/v2/queues/q/claims/x"),
+        *("/v2/topics", "/v2/queues/q/subscriptions", one, f"{one}/deliveries", "/confirm"),
+    ):
         assert fuzzed.get(f"{path}?{query}").status_code < 500
 
 
@@ -135,6 +160,13 @@ def test_any_header(fuzzed: Api, project: str, client: str, accept: str, content
         headers={"X-Project-ID": project, "Client-ID": client, "Accept": accept, "Content-Type": content_type},
     )
     assert result.status_code < 500, result.text
+
+
+@given(signature=header_values, paths=header_values, methods=header_values, expires=header_values)
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+def test_any_signature(fuzzed: Api, signature: str, paths: str, methods: str, expires: str) -> None:
+    headers = {"URL-Signature": signature, "URL-Paths": paths, "URL-Methods": methods, "URL-Expires": expires}
+    assert fuzzed.get("/v2/queues", headers=headers).status_code == 404
 
 
 @given(value=json_values)

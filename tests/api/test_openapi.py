@@ -107,6 +107,61 @@ def test_answers_keep_to_the_document(api: Api) -> None:
     check_answer(document, "/v2/health", "GET", health)
 
 
+def test_answers_about_subscriptions_keep_to_the_document(make_api: Callable[..., Api]) -> None:
+    api = make_api(
+        notification__webhook_allowed_networks=["192.0.2.0/24"],
+        notification__require_confirmation=True,
+        signed_url__secret_key="key",
+    )
+    document = document_of(api)
+    hook = {"subscriber": "http://192.0.2.1/", "options": {"filter": {"a": ["b"]}}}
+    for collection, variable in (("/v2/queues", "{queue_name}"), ("/v2/topics", "{topic_name}")):
+        queue = collection + "/q"
+        id_ = api.post(f"{queue}/subscriptions", {"subscriber": "mailto:a@example.org"}).json["subscription_id"]
+        signed = api.post(f"{queue}/subscriptions", {**hook, "subscriber": "http://192.0.2.2/"}).json["subscription_id"]
+        one = f"/subscriptions/{id_}"
+        delivery = api.get(f"{queue}{one}/deliveries").json["deliveries"][0]["id"]
+        exchanges: list[tuple[str, str, str, Any]] = [
+            ("/subscriptions", "GET", "/subscriptions?limit=1", None),
+            ("/subscriptions", "GET", "/subscriptions?limit=0", None),
+            ("/subscriptions", "POST", "/subscriptions", hook),
+            ("/subscriptions", "POST", "/subscriptions", hook),
+            ("/subscriptions", "POST", "/subscriptions", []),
+            ("/subscriptions/{subscription_id}", "GET", one, None),
+            ("/subscriptions/{subscription_id}", "GET", "/subscriptions/x", None),
+            ("/subscriptions/{subscription_id}", "PATCH", one, {"ttl": 60}),
+            ("/subscriptions/{subscription_id}", "PATCH", one, hook),
+            ("/subscriptions/{subscription_id}", "PATCH", one, None),
+            ("/subscriptions/{subscription_id}/confirm", "PUT", f"{one}/confirm", {"confirmed": True}),
+            ("/subscriptions/{subscription_id}/confirm", "PUT", f"{one}/confirm", None),
+            ("/subscriptions", "POST", "/subscriptions", {"subscriber": "mailto:a@example.org"}),
+            ("/subscriptions/{subscription_id}/rotate_secret", "POST", f"/subscriptions/{signed}/rotate_secret", None),
+            ("/subscriptions/{subscription_id}/rotate_secret", "POST", f"{one}/rotate_secret", None),
+            ("/subscriptions/{subscription_id}/deliveries", "GET", f"{one}/deliveries?state=waiting", None),
+            ("/subscriptions/{subscription_id}/deliveries", "GET", f"{one}/deliveries?state=x", None),
+            (
+                "/subscriptions/{subscription_id}/deliveries/{delivery_id}/resend",
+                "POST",
+                f"{one}/deliveries/{delivery}/resend",
+                None,
+            ),
+            ("/subscriptions/{subscription_id}/resend", "POST", f"{one}/resend", {"state": "dead"}),
+            ("/subscriptions/{subscription_id}/resend", "POST", f"{one}/resend", {}),
+            ("/subscriptions/{subscription_id}", "DELETE", one, None),
+            ("", "GET", "", None),
+            ("/stats", "GET", "/stats", None),
+            ("/messages", "POST", "/messages", {"messages": [{"body": 1}]}),
+            ("/messages", "GET", "/messages?echo=true", None),
+            ("/purge", "POST", "/purge", None),
+            ("", "DELETE", "", None),
+        ]
+        for template, method, path, body in exchanges:
+            check_answer(
+                document, f"{collection}/{variable}{template}", method, api.request(method, queue + path, body)
+            )
+        check_answer(document, collection, "GET", api.get(f"{collection}?detailed=true"))
+
+
 def test_answers_about_pools_keep_to_the_document(make_api: Callable[..., Api], tmp_path: Path) -> None:
     api = make_api(pooling=True)
     document = document_of(api)

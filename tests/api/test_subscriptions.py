@@ -400,12 +400,20 @@ def test_purge_of_messages_leaves_them(api: Api) -> None:
 
 
 def test_tidy(api: Api) -> None:
-    subscribe(api, ttl=60)
+    id_ = subscribe(api, ttl=60)
     subscribe(api, queue="other")
+
+    def takes_space() -> bool:
+        # Other tests leave some in the same store.
+        over = api.parts.management.expired_subscriptions(now=api.clock.now, limit=10_000)
+        return id_ in [subscription.id for subscription in over]
+
     api.clock.advance(119)
-    assert api.parts.subscriptions.tidy() == 0
+    api.parts.subscriptions.tidy()
+    assert takes_space()
     api.clock.advance(1)
-    assert api.parts.subscriptions.tidy() == 1
+    assert api.parts.subscriptions.tidy() >= 1
+    assert not takes_space()
     assert not notified(api)
     assert notified(api, "other")
 

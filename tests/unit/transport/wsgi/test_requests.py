@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.workers import make_limits
-from zaqar.errors import InvalidInput, NotAcceptable
-from zaqar.model import QUEUE, Address
+from zaqar import signed_urls
+from zaqar.errors import InvalidInput, NotAcceptable, NotFound
+from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
 
 ID = "3381af92-2b9e-11e3-b191-71861300734c"
@@ -240,6 +241,7 @@ def checked(
     params: dict[str, Any] | None = None,
     resource: object = None,
     method: str = "GET",
+    checks: dict[str, Any] | None = None,
     **limits: Any,
 ) -> Any:
     """The request's context after the checks."""
@@ -248,10 +250,10 @@ def checked(
         variable = name.upper().replace("-", "_")
         env[variable if variable.startswith("CONTENT_") else f"HTTP_{variable}"] = value
     req, resp = falcon.Request(env), falcon.Response()
-    checks = RequestChecks(make_limits(**limits))
-    checks.process_request(req, resp)
+    middleware = RequestChecks(make_limits(**limits), **(checks or {}))
+    middleware.process_request(req, resp)
     assert resp.get_header("X-OpenStack-Request-ID") == req.context.request_id
-    checks.process_resource(req, resp, resource, {} if params is None else params)
+    middleware.process_resource(req, resp, resource, {} if params is None else params)
     return req.context
 
 
@@ -367,3 +369,79 @@ def test_forms_are_refused_where_there_is_a_body() -> None:
     assert checked({**form, "Content-Length": "0"}).caller
     assert complaint({**form, "Content-Length": "5"}) == "Content-Type"
     assert complaint({**form, "Transfer-Encoding": "chunked"}) == "Content-Type"
+
+
+# -- signatures ------------------------------------------------------------------------------------------------------
+
+
+NOW = 1_700_000_000.0
+
+
+def signed(path: str, *, project: str = "shop", methods: str = "GET", seconds: float = 60) -> dict[str, str]:
+    expires = signed_urls.format_time(NOW + seconds)
+    signature = signed_urls.sign(
+        "key", project=project, paths=path.split(","), methods=methods.split(","), expires=expires
+    )
+    headers = {"URL-Signature": signature, "URL-Paths": path, "URL-Methods": methods, "URL-Expires": expires}
+    return {"Client-ID": ID, "X-Project-ID": project, **headers}
+
+
+KEYED = {"secret_key": "key", "clock": lambda: NOW}
+
+
+def test_a_signature_that_opens_the_path() -> None:
+    assert checked(signed("/v2/queues"), checks=KEYED).caller.project == "shop"
+    assert checked(signed("/v2/x,/v2/queues", methods="PUT,GET"), checks=KEYED).caller.project == "shop"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        signed("/v2/queues/q"),
+        signed("/v2"),
+        signed("/v2/queues", methods="POST"),
+        signed("/v2/queues", seconds=0),
+        {**signed("/v2/queues"), "X-Project-ID": "other"},
+        {**signed("/v2/queues"), "URL-Signature": "x"},
+        {**signed("/v2/queues"), "URL-Signature": ""},
+        {"URL-Signature": "x"},
+    ],
+)
+@pytest.mark.parametrize("resource", [None, Open()])
+def test_a_signature_that_does_not(headers: dict[str, str], resource: object) -> None:
+    with pytest.raises(NotFound):
+        checked(headers, checks=KEYED, resource=resource)
+
+
+def test_without_a_key_there_are_no_signatures() -> None:
+    for key in (None, ""):
+        with pytest.raises(NotFound):
+            checked(signed("/v2/queues"), checks={"secret_key": key, "clock": lambda: NOW})
+
+
+def test_a_signature_replaces_no_other_check() -> None:
+    headers = signed("/v2/queues")
+    del headers["Client-ID"]
+    with pytest.raises(InvalidInput, match="Client-ID"):
+        checked(headers, checks=KEYED)
+
+
+def test_the_other_headers_of_a_signature_mean_nothing_alone() -> None:
+    headers = signed("/v2/queues/q")
+    del headers["URL-Signature"]
+    assert checked(headers, checks=KEYED).caller.project == "shop"
+
+
+def test_a_page_for_browsers_is_no_json() -> None:
+    class Page:
+        open_to_all = True
+        for_browsers = True
+
+    checked({"Accept": "text/html"}, resource=Page())
+    with pytest.raises(NotAcceptable):
+        checked({**GOOD, "Accept": "text/html"})
+
+
+def test_the_address_of_a_topic() -> None:
+    assert checked(GOOD, params={"topic_name": "t"}).address == Address("shop", TOPIC, "t")
+    assert complaint(GOOD, params={"topic_name": "a b"}) == "topic_name"

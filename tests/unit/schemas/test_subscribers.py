@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""URIs of subscribers: what is one, and what would be a way to smuggle something in."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaqar.errors import InvalidInput
+from zaqar.schemas.subscribers import check_subscriber, scheme_of, url_of
+
+TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
+
+
+@pytest.mark.parametrize(
+    "subscriber",
+    [
+        "http://example.org",
+        "HTTPS://Example.org:8443/a/b?c=d&e#f",
+        "http://[2001:db8::1]:80/",
+        "trust+http://example.org/",
+        "trust+https://example.org/%0d%0a",
+        "http://example.org/a@b",
+        "mailto:a@example.org",
+        "MailTo:a.b+c@example.org?subject=Hello%20there",
+        "mailto:a%2Bb@example.org?Subject=",
+        "sms:+491234",
+        "http://e/" + "x" * 1991,
+    ],
+)
+def test_subscribers(subscriber: str) -> None:
+    assert check_subscriber(subscriber, types=TYPES) == subscriber
+
+
+@pytest.mark.parametrize(
+    "subscriber",
+    [
+        *(None, 1, True, [], {}, "", " ", "x", "http", "http:", "http:/", "http://", "http:///p", "http://:80/"),
+        *("ftp://example.org", "//example.org", ":", "sms:", "http ://example.org", " http://example.org"),
+        *("http://example.org\n", "http://example.org/\r\nX: y", "http://example.org/\x00", "http://exämple.org/"),
+        *("http://example.org\\@evil.org/", "http://u@example.org/", "http://u:p@example.org/", "http://@example.org/"),
+        *("http://example.org:0/", "http://example.org:65536/", "http://example.org:x/", "http://example.org:-1/"),
+        *("http://[::1/", "http://[x]/", "trust+http://", "trust+http://u:p@example.org/", "trust+mailto:a@b"),
+        *(
+            "mailto:",
+            "mailto:a",
+            "mailto:@",
+            "mailto:a@",
+            "mailto:@b",
+            "mailto:a@b@c",
+            "mailto:a@b,c@d",
+            "mailto:a@b;c@d",
+        ),
+        *("mailto:a%0d%0aBcc:c@d", "mailto:a@b%0A", "mailto:a%20b@c", "mailto:<a@b>", 'mailto:"a"@b', "mailto:a%40b@c"),
+        *("mailto:a@b?cc=c@d", "mailto:a@b?body=x", "mailto:a@b?subject=a&subject=b", "mailto:a@b?subject=a&bcc=c@d"),
+        *(
+            "mailto:a@b?subject=a%0d%0aBcc:c@d",
+            "mailto:a@b?subject=%00",
+            "mailto:a@b?subject=%ff",
+            "mailto:a@b?subject",
+        ),
+        "http://e/" + "x" * 1992,
+    ],
+)
+def test_what_is_none(subscriber: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_subscriber(subscriber, types=TYPES)
+    assert caught.value.field == "subscriber"
+
+
+def test_the_operator_chooses_the_schemes() -> None:
+    with pytest.raises(InvalidInput, match="https:"):
+        check_subscriber("http://example.org", types=("https",))
+
+
+@given(st.sampled_from(["", "http://", "mailto:", "https://a", "mailto:a@b?", "trust+http://[", "sms:"]), st.text())
+def test_any_text_is_taken_or_refused(start: str, text: str) -> None:
+    with contextlib.suppress(InvalidInput):
+        taken = check_subscriber(start + text, types=TYPES)
+        assert taken.isascii()
+        assert taken.isprintable()
+        assert scheme_of(taken) in TYPES
+
+
+def test_parts() -> None:
+    assert scheme_of("Trust+HTTPS://example.org") == "trust+https"
+    assert url_of("Trust+HTTPS://example.org/a") == "HTTPS://example.org/a"
+    assert url_of("http://trust+x/") == "http://trust+x/"
