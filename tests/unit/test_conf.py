@@ -58,7 +58,10 @@ CATALOGUE = {
     "notification": """
         smtp_mode (Str, third_part, choices: third_part self_local); smtp_host (HostAddress); smtp_port (Port);
         smtp_user_name (Str); smtp_user_password (Str, secret); smtp_command (Str, /usr/sbin/sendmail -t -oi);
-        max_notifier_workers (Int, 10); require_confirmation (Bool, False); external_confirmation_url (Str);
+        smtp_security (Str, auto, choices: auto none starttls tls); max_notifier_workers (Int, 10);
+        max_concurrent_deliveries (Int, 200); max_concurrent_deliveries_per_project (Int, 100);
+        delivery_retention (Int, 259200); require_confirmation (Bool, False); external_confirmation_url (Str);
+        public_url (Str);
         subscription_confirmation_email_template (Dict); unsubscribe_confirmation_email_template (Dict);
         webhook_allowed_networks (List, [])
     """,
@@ -68,7 +71,7 @@ CATALOGUE = {
     """,
     "signed_url": "secret_key (Str, secret)",
     "storage": """
-        queue_pipeline (List, []); message_pipeline (List, []); claim_pipeline (List, []);
+        queue_pipeline (List, []); message_pipeline (List, [zaqar.notification.notifier]); claim_pipeline (List, []);
         subscription_pipeline (List, []); topic_pipeline (List, [])
     """,
     "transport": """
