@@ -218,3 +218,20 @@ def test_policy(make_api: Callable[..., Api], tmp_path: Any) -> None:
     for method, tail, body in (("GET", "/deliveries", None), ("POST", "/resend", {"state": "dead"})):
         assert_error(api.request(method, notifier.path + tail, body), 403, "subscription:")
         assert api.request(method, notifier.path + tail, body, headers=boss).status_code == 200
+
+
+def test_subscribers_of_a_dead_letter_queue_get_the_dead_letters(api: Api, notifier: Notifier) -> None:
+    """Those that came before somebody subscribed to it as well as those that come afterwards are in it once."""
+    api.put("/v2/queues/work", {"_max_claim_count": 1, "_dead_letter_queue": "q"})
+    for body in ("a", "b"):
+        api.send("work", body)
+        claim = api.post("/v2/queues/work/claims", {"ttl": 60, "grace": 60})
+        assert [message["body"] for message in claim.json["messages"]] == [body]
+        assert api.delete(claim.headers["location"]).status_code == 204
+        assert api.post("/v2/queues/work/claims", {"ttl": 60, "grace": 60}).status_code == 204
+    dead = api.get("/v2/queues/q/messages?echo=true").json["messages"]
+    assert [message["body"] for message in dead] == ["a", "b"]
+    made = notifier.expand()
+    assert [(each.id, each.body) for each in made] == [
+        (message["id"], b'"%s"' % message["body"].encode()) for message in dead
+    ]

@@ -10,10 +10,10 @@ import pytest
 
 from tests.clock import TICK
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id, numbers
-from tests.conformance.scene import ALL, Scene, at_once
+from tests.conformance.scene import ALL, Scene, at_once, bodies, new_queue
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.errors import StaleQueue
-from zaqar.model import DONE, Draft, Posted
+from zaqar.model import DONE, DeadLetters, Draft, Message, Origin, Posted
 
 
 @pytest.fixture
@@ -412,3 +412,39 @@ def test_each_acknowledged_message_is_in_exactly_one_post(outbox: Outbox) -> Non
     assert sorted(found) == sorted(told)
     assert sorted(number for number, _ in found) == list(range(1, 181))
     assert [(each.sequence, each.body.decode()) for each in scene.listing()] == sorted(told)
+
+
+def test_a_dead_letter_that_is_received_is_noted_once(outbox: Outbox) -> None:
+    grave, quiet = outbox.new_scene("grave"), outbox.new_scene("quiet", notify=False)
+    letters = [letter(outbox, n) for n in range(3)]
+    for some in (letters[:1], letters, letters):
+        grave.store.receive(queue=grave.queue, letters=some, now=outbox.now)
+    quiet.store.receive(queue=quiet.queue, letters=letters, now=outbox.now)
+    noted = sorted(outbox.take_all_posted(), key=lambda posted: posted.first)
+    assert {posted.queue_uid for posted in noted} == {grave.queue.uid}
+    notified = [(posted.first + n, draft.body) for posted in noted for n, draft in enumerate(posted.drafts)]
+    assert notified == [(message.sequence, message.body) for message in grave.listing()]
+    assert {draft.ttl for posted in noted for draft in posted.drafts} == {600}
+    assert {posted.client_id for posted in noted} == {"producer"}
+
+
+@pytest.mark.parametrize("ttl", [None, 900])
+def test_a_dead_letter_that_a_claim_moves_is_noted_once(outbox: Outbox, ttl: int | None) -> None:
+    source, grave = outbox.new_scene("orders", notify=False), outbox.new_scene("grave")
+    source.post("0", "1", "2", ttl=600)
+    source.wear_out(2, times=1)
+    rules = DeadLetters(grave.queue, 1, ttl)
+    assert bodies(source.claim(dead_letters=rules)[1]) == ["2"]
+    assert source.claim(dead_letters=rules)[1] == []
+    assert bodies(grave.listing()) == ["0", "1"]
+    noted = sorted(outbox.take_all_posted(), key=lambda posted: posted.first)
+    assert messages_of(noted) == [(grave.queue.uid, message.sequence) for message in grave.listing()]
+    assert [draft.body for posted in noted for draft in posted.drafts] == [b"0", b"1"]
+    assert {draft.ttl for posted in noted for draft in posted.drafts} == {600 if ttl is None else ttl}
+
+
+def letter(outbox: Outbox, number: int) -> Message:
+    """A message that another store has set aside."""
+    uid = new_queue().uid
+    message = Message(uid, number + 1, b'"%d"' % number, outbox.now - 60, outbox.now + 540, "producer", claim_count=1)
+    return replace(message, origin=Origin("orders", message.id, 1))

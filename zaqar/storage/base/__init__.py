@@ -11,6 +11,14 @@ claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``
 from zaqar.storage.base.deliveries import DeliveryStore
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
-from zaqar.storage.base.posted import pack_posted, unpack_posted
+from zaqar.storage.base.posted import pack_letter, pack_posted, unpack_posted
 
-__all__ = ["TOMBSTONE_LIFETIME", "DeliveryStore", "ManagementStore", "MessageStore", "pack_posted", "unpack_posted"]
+__all__ = [
+    "TOMBSTONE_LIFETIME",
+    "DeliveryStore",
+    "ManagementStore",
+    "MessageStore",
+    "pack_letter",
+    "pack_posted",
+    "unpack_posted",
+]

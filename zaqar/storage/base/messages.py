@@ -114,7 +114,8 @@ class MessageStore(DeliveryStore):
         ``max_claim_count`` times before are instead moved to the end of that queue, which is another one, with their
         origin, each exactly once: in the same atomic step or, where they are very many or the two queues cannot change
         together, in steps before it. StaleQueue may then be about either queue. With a ``dead_letters.queue`` of None
-        they stay where they are and are passed over.
+        they stay where they are and are passed over. Those that are moved to a queue with ``notify`` are to be notified
+        there, as those that it receives are.
         """
 
     @abstractmethod
@@ -149,7 +150,8 @@ class MessageStore(DeliveryStore):
         """Append messages that were set aside elsewhere, with their ``origin``, each once however often it comes.
 
         Their ``created``, ``expires``, ``client_id``, ``checksum`` and ``body`` are kept, their claim count begins at
-        0. ``origin.message_id`` tells them apart, and is remembered for TOMBSTONE_LIFETIME seconds from ``now``.
+        0. ``origin.message_id`` tells them apart, and is remembered for TOMBSTONE_LIFETIME seconds from ``now``. With
+        ``queue.notify`` each that is new is stored as a Posted of its own as well, in the same atomic step.
         """
 
     @abstractmethod

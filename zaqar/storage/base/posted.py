@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from zaqar.model import Draft, Posted
+from zaqar.model import Draft, Message, Posted
 
 _Packed = tuple[float, str, list[tuple[bytes, int, int]]]
 
@@ -18,6 +18,11 @@ _decode = msgspec.msgpack.Decoder(_Packed).decode
 def pack_posted(drafts: Sequence[Draft], client_id: str, now: float) -> bytes:
     """What ``post`` writes beside the messages; their numbers are not in it, as some drivers learn them too late."""
     return _encode((now, client_id, [(draft.body, draft.ttl, draft.delay) for draft in drafts]))
+
+
+def pack_letter(letter: Message, now: float) -> bytes:
+    """The same for a dead letter that is received: a post of one message."""
+    return pack_posted([Draft(letter.body, letter.ttl)], letter.client_id, now)
 
 
 def unpack_posted(packed: bytes, *, queue_uid: str, first: int) -> Posted:

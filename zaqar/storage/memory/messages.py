@@ -228,19 +228,25 @@ class MemoryMessageStore(MemoryDeliveryStore):
             most = math.inf if dead_letters is None else dead_letters.max_claim_count
             taken, dead = shelf.first_free(limit, now, most)
             if dead_letters is not None and dead_letters.queue is not None and dead:
-                self._bury(shelf, self._shelf(dead_letters.queue), dead, queue.name, dead_letters.ttl, now)
+                self._bury(shelf, dead_letters.queue, dead, queue.name, dead_letters.ttl, now)
             if taken:
                 shelf.claims[claim.id] = claim
             return [shelf.lease(message, claim, count=1) for message in taken]
 
-    def _bury(self, shelf: _Shelf, grave: _Shelf, dead: list[Message], name: str, ttl: int | None, now: float) -> None:
+    def _bury(self, shelf: _Shelf, queue: Queue, dead: list[Message], name: str, ttl: int | None, now: float) -> None:
         """Move messages to the end of the dead letter queue."""
+        grave = self._shelf(queue)
         for message in dead:
             del shelf.stored[message.sequence]
             moved = replace(message, claim_count=0, origin=Origin(name, message.id, message.claim_count))
             if ttl is not None:
                 moved = replace(moved, created=now, expires=now + ttl)
-            grave.append(moved, due=-math.inf)
+            self._note_letter(queue, moved, grave.append(moved, due=-math.inf), now)
+
+    def _note_letter(self, queue: Queue, letter: Message, number: int, now: float) -> None:
+        if queue.notify:
+            drafts = (Draft(letter.body, letter.ttl),)
+            self._note_posted(Posted(queue.uid, number, letter.client_id, now, drafts))
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         with self._lock:
@@ -285,7 +291,8 @@ class MemoryMessageStore(MemoryDeliveryStore):
                 if letter.origin is None:
                     raise ValueError("a dead letter without an origin")
                 if letter.origin.message_id not in shelf.received:
-                    shelf.append(replace(letter, claim_id=None, claim_count=0), due=-math.inf)
+                    number = shelf.append(replace(letter, claim_id=None, claim_count=0), due=-math.inf)
+                    self._note_letter(queue, letter, number, now)
                     shelf.received[letter.origin.message_id] = now + TOMBSTONE_LIFETIME
 
     def forget_set_aside(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from bson import ObjectId
 
 from zaqar.errors import StaleQueue
-from zaqar.model import DeadLetters, Message, Origin, Queue, message_id
+from zaqar.model import DeadLetters, Draft, Message, Origin, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.claims import ClaimStore, Take, segment_in
 from zaqar.storage.mongodb.documents import ASIDE, READY, Document, document_of, message_key, messages_of
 from zaqar.storage.mongodb.fences import BATCH, Look
+from zaqar.storage.mongodb.outbox import posted_documents
 from zaqar.storage.mongodb.statements import check, count, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -62,7 +63,7 @@ class LetterStore(ClaimStore):
             origin = Origin(queue.name, message_id(queue.uid, letter.sequence), letter.claim_count)
             moved = replace(letter, claim_count=0, origin=origin)
             messages.append(moved if rules.ttl is None else replace(moved, created=now, expires=now + rules.ttl))
-        append(transaction, grave, messages)
+        append(transaction, grave, messages, now)
 
     def set_aside(self, *, queue: Queue, max_claim_count: int, limit: int, now: float) -> list[Message]:
         for turn in self._turns():
@@ -98,7 +99,7 @@ class LetterStore(ClaimStore):
                 known = set(ids_of(transaction.find({"_id": {"$in": list(marks)}}, fields="z")))
                 new = {mark: letter for mark, letter in marks.items() if mark not in known}
                 if new:
-                    append(transaction, queue, [replace(letter, claim_count=0) for letter in new.values()])
+                    append(transaction, queue, [replace(letter, claim_count=0) for letter in new.values()], now)
                     end = now + TOMBSTONE_LIFETIME
                     transaction.update([put({"_id": mark, "end": end}) for mark in new], expect=len(new))
             if transaction.committed:
@@ -114,15 +115,19 @@ class LetterStore(ClaimStore):
                 return
 
 
-def append(transaction: Transaction, queue: Queue, messages: Sequence[Message]) -> None:
-    """Put free messages at the end of a queue, whose fence is checked in the same step."""
+def append(transaction: Transaction, queue: Queue, messages: Sequence[Message], now: float) -> None:
+    """Put free messages at the end of a queue, whose fence is checked in the same step, each as a post to notify."""
     many = len(messages)
     fence = transaction.change(in_force(queue), {"$inc": {"next": many, "ready": many}})
     if fence is None:
         raise StaleQueue(queue.uid)
     first = fence["next"] - many
     numbered = [replace(message, sequence=first + n) for n, message in enumerate(messages)]
-    transaction.insert([document_of(fence["seg"], message) for message in numbered])
+    documents = [document_of(fence["seg"], message) for message in numbered]
+    for message in numbered if queue.notify else ():
+        draft = Draft(message.body, message.ttl)
+        documents += posted_documents(queue.uid, message.sequence, [draft], message.client_id, now)
+    transaction.insert(documents)
 
 
 def _first_free(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from zaqar.model import DeadLetters, Message, Origin, Queue
-from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.base import TOMBSTONE_LIFETIME, pack_letter
 from zaqar.storage.redis.fences import FenceStore
 from zaqar.storage.redis.records import record_of_letter, set_aside_of
 from zaqar.storage.redis.scripts import load
@@ -26,11 +26,16 @@ class AsideStore(FenceStore):
 
     def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
         words: list[bytes | str | float] = [now + TOMBSTONE_LIFETIME]
+        noted: tuple[bytes, ...] = ()
+        if queue.notify:
+            self._note_outbox_slot(queue.uid)
+            noted = self._keys.noted_of(queue.uid)
         for letter in letters:
             if letter.origin is None:
                 raise ValueError("a dead letter without an origin")
             words += (letter.origin.message_id, record_of_letter(letter, letter.origin), letter.expires)
-        self._ask(_RECEIVE, queue, now, *words)
+            words.append(pack_letter(letter, now) if queue.notify else b"")
+        self._ask(_RECEIVE, queue, now, *words, more_keys=noted)
 
     def forget_set_aside(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:
         self._ask(_FORGET, queue, now, *sequences)

@@ -38,14 +38,15 @@ class ClaimStore(AsideStore):
         words += (rules.max_claim_count,)
         if grave is None:
             return self._ask(_CLAIM, queue, now, *words)
-        if self._redis.is_cluster and grave.uid != queue.uid:
-            # Two queues lie in two slots, which no script reaches together.
-            while (reply := self._ask(_CLAIM, queue, now, *words, b"tell")) == WORN_OUT:
-                self._carry(queue, grave, limit, now, rules)
-            return reply
         expires = b"" if rules.ttl is None else now + rules.ttl
+        fate: tuple[Word, ...] = (grave.generation, queue.name, expires)
         more_keys = () if self._redis.is_cluster else self._keys.of(grave.uid)
-        reply = self._ask(_CLAIM, queue, now, *words, grave.generation, queue.name, expires, more_keys=more_keys)
+        if grave.uid != queue.uid and (self._redis.is_cluster or grave.notify):
+            # Two queues of a Cluster lie in two slots, which no script reaches together; and what is notified is noted
+            # by who receives it.
+            fate, more_keys = (b"tell",), ()
+        while (reply := self._ask(_CLAIM, queue, now, *words, *fate, more_keys=more_keys)) == WORN_OUT:
+            self._carry(queue, grave, limit, now, rules)
         if reply == STALE_GRAVE:
             raise StaleQueue(grave.uid)
         return reply

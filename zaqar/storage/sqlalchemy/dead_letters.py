@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Message, Queue, message_id
-from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.base import TOMBSTONE_LIFETIME, pack_letter
 from zaqar.storage.sqlalchemy.connection import Connection
 from zaqar.storage.sqlalchemy.deliveries import OutboxStore
 from zaqar.storage.sqlalchemy.fences import BATCH, Fence
@@ -55,6 +55,8 @@ class DeadLetterStore(OutboxStore):
             segment, first = self._append(connection, queue, len(by_id))
             rows = [_row_of(segment, number, letter) for number, letter in enumerate(by_id.values(), first)]
             connection.executemany(sql.insert, rows)
+            if queue.notify:
+                self._note_letters(connection, queue, dict(enumerate(by_id.values(), first)), now)
             until = now + TOMBSTONE_LIFETIME
             memory = [{"uid": queue.uid, "letter": letter_id, "forget_at": until} for letter_id in by_id]
             connection.executemany(sql.remember, memory)
@@ -142,7 +144,20 @@ class DeadLetterStore(OutboxStore):
             }
             moves.append(move)
         connection.executemany(self._statements.letters.move, moves)
+        if grave.notify:
+            there = {"segment": segment, "sequences": json_array(range(first, first + len(dead))), "now": now}
+            rows = connection.execute(self._statements.messages.get, there).fetchall()
+            letters = {letter.sequence: letter for letter in messages_of(grave.uid, rows)}
+            self._note_letters(connection, grave, letters, now)
         self._count(connection, queue.uid, ready=-len(dead))
+
+    def _note_letters(self, connection: Connection, queue: Queue, letters: Mapping[int, Message], now: float) -> None:
+        """Have the subscribers of the dead letter queue notified of each, by its number there."""
+        notes = [
+            {"uid": queue.uid, "first": number, "content": pack_letter(letter, now), "now": now}
+            for number, letter in letters.items()
+        ]
+        connection.executemany(self._outbox.note, notes)
 
     def _append(self, connection: Connection, queue: Queue, count: int) -> tuple[int, int]:
         """Take numbers for READY messages at the end of a queue: its segment and the first of them."""

@@ -2,8 +2,10 @@
 -- include: first_free
 local dead
 living, dead = first_free(limit, tonumber(ARGV[8]), ARGV[9] and BATCH or huge)
-if ARGV[9] == 'tell' then
-  if #dead > 0 or call('EXISTS', PREFIX .. 'x') == 1 then
+if ARGV[9] and call('EXISTS', PREFIX .. 'x') == 1 then
+  return WORN_OUT
+elseif ARGV[9] == 'tell' then
+  if #dead > 0 then
     return WORN_OUT
   end
 elseif ARGV[9] and #dead > 0 then

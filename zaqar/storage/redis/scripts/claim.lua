@@ -7,8 +7,8 @@
 -- include: ripen
 -- ARGV: generation, now, limit, claim id, end of the claim, end plus grace, the claim packed; with dead letters also the number
 -- of claims that wears a message out, and what becomes of those: nothing for passing them over; 'tell' for answering WORN_OUT
--- when there are some, or some set aside; or the generation of their queue, the name of this one, and when they expire there
--- ('' where they keep their own end).
+-- when there are some; or the generation of their queue, the name of this one, and when they expire there ('' where they keep
+-- their own end). Unless they are passed over the answer is WORN_OUT as well where some are set aside.
 -- KEYS[2], outside of a Cluster, is the fence of the dead letter queue. In a Cluster it can only be this one.
 local limit, claim_id, ends, until_grace = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 if not settle(BATCH) then
