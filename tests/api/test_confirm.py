@@ -13,6 +13,7 @@ import pytest
 from falcon import testing
 
 from tests.api.client import Api
+from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 from zaqar import signed_urls
 from zaqar.model import (
@@ -134,6 +135,7 @@ def test_confirm_by_signed_headers(api: Api) -> None:
     assert not confirmed(api, id_)
 
 
+@on_one_store
 @pytest.mark.parametrize(
     "changes",
     [
@@ -261,6 +263,7 @@ def test_no_button(api: Api, form: str) -> None:
     assert not confirmed(api, id_)
 
 
+@on_one_store
 @pytest.mark.parametrize(
     "changes",
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.api.client import BOB, Api
+from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 from tests.conformance.drivers import Driver
 from zaqar.model import QUEUE, Address, message_id
@@ -101,6 +102,7 @@ def test_the_same_again(api: Api) -> None:
     assert subscribe(api, queue="other") != id_
 
 
+@on_one_store
 @pytest.mark.parametrize(
     "raw", [b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}", b'{"subscriber":null}', b"\xff", b"[" * 200]
 )
@@ -110,6 +112,7 @@ def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
     assert_error(api.request(method, path, raw=raw), 400)
 
 
+@on_one_store
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -199,11 +202,13 @@ def test_pages(api: Api) -> None:
     assert seen == ids
 
 
+@on_one_store
 @pytest.mark.parametrize("query", ["limit=0", "limit=21", "limit=x", "marker=x", "marker=" + "g" * 24, "marker=%00"])
 def test_bad_pages(api: Api, query: str) -> None:
     assert_error(api.get(f"/v2/queues/q/subscriptions?{query}"), 400)
 
 
+@on_one_store
 @pytest.mark.parametrize("id_", [MISSING, "x", "%00", "a" * 300, "ä", "A" * 24, "..%2f"])
 def test_ids_that_are_none(api: Api, id_: str) -> None:
     subscribe(api)
@@ -267,6 +272,7 @@ def test_patch_to_itself(api: Api) -> None:
     assert subscriptions(api)[0]["confirmed"]
 
 
+@on_one_store
 @pytest.mark.parametrize("raw", [b"", b"null", b"[]", b"{}", b'{"confirmed":1}', b'{"confirmed":"true"}', b"{"])
 def test_bad_confirmations(api: Api, raw: bytes) -> None:
     id_ = subscribe(api)

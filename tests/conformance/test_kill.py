@@ -180,7 +180,7 @@ def test_an_open_store_goes_on_after_all_others_were_killed(
     scene.drop()
 
 
-@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize("round_", range(ROUNDS // 2))
 def test_what_killed_notifiers_held_is_delivered_by_others(
     driver: Driver, address: str, outbox: Outbox, tmp_path: Path, round_: int
 ) -> None:
