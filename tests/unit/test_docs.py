@@ -90,10 +90,11 @@ def commands(page: str) -> Iterator[str]:
 def test_the_tour_with_curl_works() -> None:
     terminal = Terminal()
     results = [result for command in commands(README) if (result := terminal.run(command)) is not None]
-    assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200]
+    assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200, 201]
     assert [message["body"]["to"] for message in results[2].json["messages"]] == ["ann", "bob"]
     assert [message["body"]["to"] for message in results[3].json["messages"]] == ["ann"]
     assert results[5].json["messages"]["total"] == 1
+    assert results[6].json["secret"].startswith("whsec_")
 
 
 def test_the_readme_has_the_tour_with_openstacksdk() -> None:
