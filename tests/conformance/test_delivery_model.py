@@ -183,7 +183,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:
     # With a server each step is many round trips, and finds come early: the first examples are the same everywhere.
-    examples = 60 if driver.server is None else 5 if driver.server == "mongodb" else 15
+    examples = 60 if driver.server is None else 4 if driver.server == "mongodb" else 10
     run_state_machine_as_test(
         lambda: DeliveryMachine(messages),  # type: ignore[arg-type]
         settings=settings(max_examples=examples, stateful_step_count=40),
