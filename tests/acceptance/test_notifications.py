@@ -3,7 +3,8 @@
 
 One queue has three subscribers, of whom one answers 500 for a while and one hangs. Another queue is posted to in the
 same way at the same time and has one subscriber that is well: what it has to wait is what the kills and the machine
-cost, so a healthy subscriber beside the other two may not have to wait much longer.
+cost, so a healthy subscriber beside the other two may not have to wait much longer. The machine may be too small for the
+work and the kills; then both wait for long, and the busier queue, which has more to send, for longer.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ ILL_SECONDS = 10.0
 PATIENCE = 240.0
 MOST_DUPLICATES = 0.02
 MOST_ADDED_DELAY = 1.0
+OVERLOADED = 10.0
+"""Seconds. The lease of a notifier that was killed is over after 6, so with room to spare nobody waits that long."""
 NOTIFIER = "zaqar.cmd.notifier"
 
 STORES = (None, POSTGRESQL, REDIS, MONGODB)
@@ -198,7 +201,9 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
         check_receipts(sink, secrets[name])
     assert sinks["sick"].refused
     assert sinks["hanging"].refused
-    assert late(sinks["healthy"]) <= late(sinks["control"]) + MOST_ADDED_DELAY
+    healthy, control = late(sinks["healthy"]), late(sinks["control"])
+    print(f"99 % within {healthy:.1f} s beside two that are ill, within {control:.1f} s without")
+    assert healthy <= MOST_ADDED_DELAY + control * (1 if control < OVERLOADED else OF_ONE_POST["orders"])
 
 
 def suffer(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:
