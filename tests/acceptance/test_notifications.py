@@ -3,8 +3,8 @@
 
 One queue has three subscribers, of whom one answers 500 for a while and one hangs. Another queue is posted to in the
 same way at the same time and has one subscriber that is well: what it has to wait is what the kills and the machine
-cost, so a healthy subscriber beside the other two may not have to wait much longer. The machine may be too small for the
-work and the kills; then both wait for long, and the busier queue, which has more to send, for longer.
+cost, so a healthy subscriber beside the other two may not have to wait much longer. The machine may be too small for
+the work and the kills; then both wait for long, and the busier queue, which has more to send, for longer.
 """
 
 from __future__ import annotations

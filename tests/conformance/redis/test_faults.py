@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 import redis
@@ -341,6 +342,20 @@ def when_tried(scene: Scene) -> None:
         scene.post("during")
 
 
+def migrate(node: Any, port: int, keys: list[str]) -> None:
+    """Move keys to another node. On a busy machine that one may take the others for away for a moment."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            node.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+        except redis.ResponseError as exc:
+            if "CLUSTERDOWN" not in str(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 def move_slot_of(cluster: servers.RedisCluster, key: str, *, during: Callable[[], None]) -> None:
     nodes = [node.client() for node in cluster.nodes]
     slot = int(nodes[0].execute_command("CLUSTER", "KEYSLOT", key))
@@ -351,7 +366,7 @@ def move_slot_of(cluster: servers.RedisCluster, key: str, *, during: Callable[[]
     nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
     port = cluster.nodes[target].program.port
     while keys := nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 4):
-        nodes[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+        migrate(nodes[source], port, keys)
         during()
     for node in (nodes[target], nodes[source], nodes[3 - source - target]):
         node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
