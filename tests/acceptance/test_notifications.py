@@ -28,6 +28,7 @@ from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, start
 from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.server import STOP_SECONDS, Server, kill, running
 from tests.acceptance.sinks import Sink, Sinks
+from zaqar.notification.jobs import LEASE_SECONDS
 
 POSTS = 500
 OF_ONE_POST = {"orders": 4, "control": 1}
@@ -203,7 +204,9 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
     assert sinks["hanging"].refused
     healthy, control = late(sinks["healthy"]), late(sinks["control"])
     print(f"99 % within {healthy:.1f} s beside two that are ill, within {control:.1f} s without")
-    assert healthy <= MOST_ADDED_DELAY + control * (1 if control < OVERLOADED else OF_ONE_POST["orders"])
+    # About one in a hundred was in the hands of a notifier that was killed, on either queue, and waited for its lease.
+    waited = max(control, LEASE_SECONDS)
+    assert healthy <= MOST_ADDED_DELAY + waited * (2 if waited < OVERLOADED else OF_ONE_POST["orders"])
 
 
 def suffer(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:
