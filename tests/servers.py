@@ -52,13 +52,17 @@ class Server(Protocol):
 
 
 def find(program: str, *, wheel: str, inside: str) -> Path:
-    """The program on PATH, or else the file of an installed wheel whose path ends with ``inside``."""
+    """The program on PATH, or else the file of an installed wheel whose path ends with ``inside``.
+
+    Links are not followed: Debian's redis-server is a link to redis-check-rdb, one program that is the server if it is
+    called by that name.
+    """
     if on_path := shutil.which(program):
-        return Path(on_path).resolve()
+        return Path(on_path).absolute()
     with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files(wheel) or ():
             if str(file).endswith(inside):
-                return Path(str(file.locate())).resolve()
+                return Path(str(file.locate())).absolute()
     raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
 
 
@@ -437,7 +441,8 @@ class Postgres:
 
     def _programs(self, folder: Path) -> Path:
         """The folder of the programs, as somebody else than root can enter it."""
-        found = find_initdb().parent
+        # The other programs, and the files that they need, are beside the file that a link on PATH leads to.
+        found = find_initdb().resolve().parent
         if self._user is None or all(part.stat().st_mode & 0o001 for part in (found, *found.parents)):
             return found
         copy = folder / "programs"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a URI may be shown: everything but its secrets. In doubt more is hidden than would have to be."""
+"""URIs of stores: what of them may be shown, which is everything but the secrets, and whether a host can be looked up.
+
+In doubt more is hidden than would have to be.
+"""
 
 import re
 from urllib.parse import unquote, unquote_plus
@@ -17,6 +20,15 @@ def mask(uri: str) -> str:
 def reveals(text: str, uri: str) -> bool:
     """Whether a text has a password of the URI in it, percent-encoded or not."""
     return any(form in text for secret in _split(uri)[1] for form in (secret, unquote(secret), unquote_plus(secret)))
+
+
+def is_host(text: str) -> bool:
+    """Whether a text can be looked up as a host: Python's resolver raises UnicodeError for a label of 64 bytes, say."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return "\0" not in text
 
 
 def _split(uri: str) -> tuple[str, list[str]]:

@@ -4,11 +4,24 @@
 It is configured by the files and variables that :func:`zaqar.conf.load` names, as it has no command line of its own.
 """
 
-from oslo_log import log
+import sys
 
 from zaqar import app, conf
-from zaqar.transport.wsgi.app import make_app
+from zaqar.errors import StartupError
+from zaqar.transport.wsgi.app import WsgiApplication, make_app
 
-_conf = conf.load()
-log.setup(_conf, "zaqar")
-application = make_app(app.build(_conf))
+_FAILED_APP = 22 if "uwsgi" in sys.modules else 4
+"""The exit status by which a worker of uWSGI, or of gunicorn, tells its master to end instead of starting it again."""
+
+
+def _make_application() -> WsgiApplication:
+    try:
+        loaded = conf.load()
+        conf.set_up_log(loaded)
+        return make_app(app.build(loaded))
+    except StartupError as exc:
+        print(f"zaqar.wsgi: {exc}", file=sys.stderr, flush=True)
+        sys.exit(_FAILED_APP)
+
+
+application = _make_application()

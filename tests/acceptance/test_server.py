@@ -197,13 +197,43 @@ def test_workers_that_are_killed_come_back(server: Server) -> None:
     assert ask(server, "POST", MESSAGES, POST)[0] == 201
 
 
-def test_parts_that_are_killed_come_back(server: Server) -> None:
-    parts = parts_of(server)
-    for pid in parts:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(set(parts_of(server)) - set(parts)) == len(parts))
-    # The port stays open meanwhile: this waits for the new API, and is not refused.
-    assert ask(server, "POST", MESSAGES, POST)[0] == 201
+@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+def test_parts_that_are_killed_come_back(tmp_path: Path, name: str) -> None:
+    with running(tmp_path / "state", options=("--server", name, "--workers", "1")) as server:
+        parts = parts_of(server)
+        for pid in parts:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(parts_of(server)) - set(parts)) == len(parts))
+        # The port stays open meanwhile: this waits for the new API, and is not refused.
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+        assert "giving up" not in server.log.read_text()
+
+
+def test_nobody_takes_the_port_while_the_http_server_starts(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    state_dir, log = tmp_path / "state", tmp_path / "log"
+    command = [*COMMAND, "--server", "granian", "--bind", f"127.0.0.1:{port}", "--state-dir", str(state_dir)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    server = Server("127.0.0.1", port, state_dir, log, process)
+    try:
+        # It listens before anything else is started.
+        wait_until(lambda: not refuses(server))
+        assert not server.masters()
+        while not server.answers():
+            with socket.socket() as intruder:
+                intruder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                intruder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                with pytest.raises(OSError, match="Address already in use"):
+                    intruder.bind(("127.0.0.1", port))
+            time.sleep(0.02)
+        text = banner(server)
+        # An operator can do nothing about the number of threads that granian warns of.
+        assert "threads" not in text and "WARNING" not in text
+    finally:
+        server.close()
 
 
 def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
@@ -315,6 +345,25 @@ def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal
         assert stored(server) == 1
 
 
+@pytest.mark.parametrize("name", ["gunicorn", "granian"])
+@pytest.mark.parametrize("moment", ["nothing", "masters", "workers"])
+def test_sigterm_while_a_part_starts_ends_it_at_once(tmp_path: Path, name: str, moment: str) -> None:
+    log = tmp_path / "log"
+    command = [*COMMAND, "--server", name, "--workers", "2", "--bind", f"127.0.0.1:{free_port()}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--state-dir", str(tmp_path / "state")], stdout=output, stderr=output)
+    server = Server("127.0.0.1", 0, tmp_path / "state", log, process)
+    seen = {"nothing": lambda: parts_of(server), "masters": server.masters, "workers": lambda: server.workers()[1:]}
+    wait_until(seen[moment])
+    pids = server.processes()
+    began = time.monotonic()
+    # 0, or the signal where zaqar-server itself had not got round to looking after its parts.
+    assert server.terminate() in (0, -signal.SIGTERM)
+    # A worker that missed the signal would be waited for, for the 8 s that running requests have.
+    assert time.monotonic() - began < 6
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
+
+
 def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2")))
@@ -374,3 +423,23 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
             wait_until(lambda: log.read_text().count("WSGI app 0") == 2)
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("command", [_gunicorn, _granian, _uwsgi_sample])
+def test_a_configuration_that_cannot_be_served_ends_other_servers_with_one_sentence(
+    tmp_path: Path, command: Any
+) -> None:
+    (tmp_path / "zaqar.conf").write_text("[transport]\nmax_message_ttl = soon\n")
+    environment = {**os.environ, "ZAQAR_CONFIG_FILE": str(tmp_path / "zaqar.conf")}
+    done = subprocess.run(
+        command(free_port(), tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode not in (0, None)
+    assert "zaqar.wsgi: [transport] max_message_ttl: " in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.model",
         "zaqar.errors",
     },
-    "zaqar.storage": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
+    "zaqar.storage": {"zaqar.storage.base", "zaqar.model", "zaqar.errors", "zaqar.uris"},
     "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}

@@ -17,6 +17,7 @@ from falcon import testing
 from standardwebhooks import WebhookVerificationError
 
 from zaqar import app, conf, signatures
+from zaqar.cmd import gunicorn_settings
 from zaqar.schemas.filters import compile_filter
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
@@ -188,3 +189,13 @@ def test_members_of_classes_that_are_named_are_there(page: Path) -> None:
         return not sources or any(re.search(rf"\b{member}\b", source) for source in sources)
 
     assert [".".join(pair) for pair in MEMBERS.findall(page.read_text()) if not is_there(*pair)] == []
+
+
+def test_the_proxy_of_the_sample_lets_go_of_idle_connections_before_the_service_does() -> None:
+    nginx = (ROOT / "etc" / "nginx.conf").read_text()
+    upstream = re.search(r"^upstream .*?^}", nginx, flags=re.MULTILINE | re.DOTALL)
+    assert upstream is not None
+    (proxy_seconds,) = re.findall(r"^ *keepalive_timeout (\d+)s;", upstream[0], flags=re.MULTILINE)
+    sample = re.search(r"^keepalive = (\d+)$", (ROOT / "etc" / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)
+    assert sample is not None
+    assert int(proxy_seconds) < min(gunicorn_settings.keepalive, int(sample[1]))

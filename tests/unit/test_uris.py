@@ -59,3 +59,20 @@ def test_a_pool_in_a_log() -> None:
     assert "s3cr3t" not in text
     assert "'one'" in text
     assert "redis://:***@host" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("db.example", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("b\u00fccher.example", True),
+        ("", True),
+        ("a..b", False),
+        ("x" * 64, False),
+        ("a\0b", False),
+    ],
+)
+def test_what_can_be_looked_up_as_a_host(text: str, is_one: bool) -> None:
+    assert uris.is_host(text) is is_one

@@ -12,7 +12,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from zaqar import conf as configuration
-from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.cmd import failures
+from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.tables import HEAD
@@ -25,16 +26,17 @@ OnDatabase = Callable[[Database, argparse.Namespace], bool]
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
+    return failures.run("zaqar-sql-db-manage", lambda: _manage(options))
+
+
+def _manage(options: argparse.Namespace) -> int:
     try:
         if options.on_scripts is not None:
             options.on_scripts(options)
             return 0
-        return 0 if _on_each(_uris(options), options) else 1
-    except StoreUnavailable as exc:
-        print(f"zaqar-sql-db-manage: the database does not answer: {exc.__cause__ or exc}", file=sys.stderr)
-    except (StartupError, CommandError) as exc:
-        print(f"zaqar-sql-db-manage: {exc}", file=sys.stderr)
-    return 1
+        return 0 if _on_each(_uris(options), options) else failures.FAILURE
+    except CommandError as exc:
+        raise StartupError(str(exc)) from exc
 
 
 def _on_each(uris: Iterable[str], options: argparse.Namespace) -> bool:

@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from oslo_log import log
-
 from zaqar import app
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
-from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.cmd import failures
+from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import MessageStore
 from zaqar.storage.placement import Place
 
@@ -59,17 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
+    return failures.run("zaqar-gc", lambda: _sweep(rest, every=options.every))
+
+
+def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
+    conf = configuration.load(arguments)
+    configuration.set_up_log(conf)
+    parts = app.build(conf)
     try:
-        conf = configuration.load(rest)
-        log.setup(conf, "zaqar")
-        parts = app.build(conf)
-        try:
-            _run(parts, every=options.every)
-        finally:
-            parts.close()
-    except (StartupError, StoreUnavailable) as exc:
-        print(f"zaqar-gc: {exc}", file=sys.stderr)
-        return 1
+        _run(parts, every=every)
+    finally:
+        parts.close()
     return 0
 
 

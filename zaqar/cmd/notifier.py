@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from oslo_config import cfg
-from oslo_log import log
 
 from zaqar import app
 from zaqar import conf as configuration
-from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.cmd import failures
 from zaqar.notification.dispatcher import Dispatcher
 
 _log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
@@ -27,18 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
+    return failures.run("zaqar-notifier", lambda: _notify(rest))
+
+
+def _notify(arguments: Sequence[str]) -> int:
+    conf = configuration.load(arguments)
+    configuration.set_up_log(conf)
+    configuration.make_state_dir(conf)
+    parts = app.build(conf)
     try:
-        conf = configuration.load(rest)
-        log.setup(conf, "zaqar")
-        configuration.make_state_dir(conf)
-        parts = app.build(conf)
-        try:
-            asyncio.run(_run(app.build_dispatcher(parts), conf))
-        finally:
-            parts.close()
-    except (StartupError, StoreUnavailable) as exc:
-        print(f"zaqar-notifier: {exc}", file=sys.stderr)
-        return 1
+        asyncio.run(_run(app.build_dispatcher(parts), conf))
+    finally:
+        parts.close()
     return 0
 
 

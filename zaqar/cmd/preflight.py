@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zaqar.cmd.failures import describe_bug
+from zaqar.cmd.signals import end_with_parent
+from zaqar.cmd.supervisor import describe_status
 from zaqar.errors import StartupError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -29,17 +33,23 @@ def survey_stores() -> Mapping[str, Any]:
     if pid == 0:
         status = 1
         try:
+            # It may wait for a store that is silent, which nobody wants to know any more if the parent was ended.
+            end_with_parent()
             os.close(reader)
             with os.fdopen(writer, "w") as pipe:
                 json.dump(_survey(), pipe)
             status = 0
         finally:
+            sys.stderr.flush()
             os._exit(status)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         text = pipe.read()
-    os.waitpid(pid, 0)
-    answer: dict[str, Any] = json.loads(text or '{"error": "The configuration cannot be tried."}')
+    _, status = os.waitpid(pid, 0)
+    if not text:
+        how = describe_status(os.waitstatus_to_exitcode(status))
+        raise StartupError(f"The process that tries the configuration has ended with {how}, without an answer.")
+    answer: dict[str, Any] = json.loads(text)
     if "error" in answer:
         raise StartupError(answer["error"])
     return answer
@@ -49,11 +59,15 @@ def _survey() -> dict[str, Any]:
     from zaqar import app, conf  # which load the drivers; only the child process is to have them
 
     try:
-        parts = app.build(conf.load())
+        loaded = conf.load()
+        conf.set_up_log(loaded)
+        parts = app.build(loaded)
         found = _survey_parts(parts)
         parts.close()
     except StartupError as exc:
         return {"error": str(exc)}
+    except Exception as exc:  # noqa: BLE001, it is reported, with its traceback
+        return {"error": describe_bug(exc)}
     return found
 
 

@@ -20,8 +20,9 @@ from typing import IO, Any, NamedTuple
 from oslo_config import cfg
 
 from zaqar import conf as configuration
+from zaqar.cmd import failures
 from zaqar.cmd.preflight import survey_stores
-from zaqar.cmd.supervisor import Part, Supervisor, say
+from zaqar.cmd.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
 
 _SWEEP_SECONDS = 60
@@ -65,14 +66,10 @@ class Address(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     try:
-        _serve(options)
-    except StartupError as exc:
-        say(str(exc))
-        return 1
+        return failures.run("zaqar-server", lambda: _serve(options))
     except KeyboardInterrupt:
         # Ctrl-C before there was anything to end.
         return 130
-    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -127,7 +124,9 @@ def _parse_workers(text: str) -> int:
     return int(text)
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _serve(options: argparse.Namespace) -> int:
+    # Until the supervisor takes it, SIGHUP would end this process. The parts read the configuration later than this.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The parts read the same configuration, from these variables.
     if options.config_file:
         files = [str(Path(name).absolute()) for name in options.config_file]
@@ -135,9 +134,9 @@ def _serve(options: argparse.Namespace) -> None:
     if options.state_dir:
         os.environ[configuration.STATE_DIR_VARIABLE] = str(Path(options.state_dir).expanduser().absolute())
     conf = configuration.load()
-    with _lock(configuration.make_state_dir(conf)):
-        wsgi = conf["drivers:transport:wsgi"]
-        listener = _listen(options.bind or Address(str(wsgi.bind), wsgi.port))
+    wsgi = conf["drivers:transport:wsgi"]
+    wanted = options.bind or Address(str(wsgi.bind), wsgi.port)
+    with _lock(configuration.make_state_dir(conf)), _listen(wanted) as listener:
         address = Address(*listener.getsockname()[:2])
         workers = _count_workers(conf, options.workers)
         stored = survey_stores()
@@ -145,6 +144,7 @@ def _serve(options: argparse.Namespace) -> None:
         supervisor = Supervisor(parts, env=os.environ)
         banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
+    return 0
 
 
 def _lock(state_dir: Path) -> IO[str]:
@@ -193,17 +193,12 @@ def _api(server: str, workers: int, listener: socket.socket, address: Address) -
     if server == "granian":
         if importlib.util.find_spec("granian") is None:
             raise StartupError("--server granian: it is not installed; 'pip install zaqar[granian]' does that.")
-        # granian opens the port itself; this socket was to find out whether it is free.
-        listener.close()
-        command = ["granian", "--interface=wsgi", f"--host={address.host}", f"--port={address.port}"]
-        command += [
-            f"--workers={workers}",
-            "--respawn-failed-workers",
-            "--workers-kill-timeout=8",
-            "--log-level=warning",
-        ]
-        return Part("API", _python(*command, "zaqar.wsgi:application"), reload=signal.SIGHUP)
-    command = ["gunicorn", "--config=python:zaqar.cmd.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
+        command = ["zaqar.cmd.granian_server", f"--fd={listener.fileno()}", "--interface=wsgi"]
+        command += [f"--host={address.host}", f"--port={address.port}"]
+        command += ["--respawn-failed-workers", "--workers-kill-timeout=8", "--log-level=warning"]
+    else:
+        command = ["gunicorn", "--config=python:zaqar.cmd.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
+    # The port was opened once and stays open while the HTTP server is started again, so nobody can take it meanwhile.
     command += [f"--workers={workers}", "zaqar.wsgi:application"]
     return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 

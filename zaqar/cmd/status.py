@@ -14,6 +14,7 @@ from oslo_config import cfg
 
 from zaqar import app
 from zaqar import conf as configuration
+from zaqar.cmd import failures
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
@@ -105,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("category", choices=["upgrade"])
     parser.add_argument("action", choices=["check"])
     _, rest = parser.parse_known_args(argv)
-    findings = check_all(rest)
+    return failures.run("zaqar-status", lambda: _report(check_all(rest)))
+
+
+def _report(findings: Sequence[Finding]) -> int:
     print(render(findings))
     return max(finding.result for finding in findings)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zaqar.cmd import failures
+from zaqar.cmd.signals import end_with_parent
 from zaqar.errors import StartupError
 
 DRAIN_SECONDS = 9.5
@@ -21,9 +21,6 @@ DRAIN_SECONDS = 9.5
 _QUICK_SECONDS = 10.0
 _MOST_QUICK_DEATHS = 5
 _FIRST_PAUSE = 0.25
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Supervisor:
         self._parts = parts
         self._env = dict(env)
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
-        self._reloading: set[Part] = set()
+        self._replaced: set[asyncio.subprocess.Process] = set()
         self._stop = asyncio.Event()
 
     async def run(
@@ -71,9 +68,18 @@ class Supervisor:
             await self._end(keepers)
 
     def reload(self) -> None:
+        """Have each part read its configuration anew."""
         for part, process in self._processes.items():
-            self._reloading.add(part)
             _send(process, part.reload)
+            if part.reload == signal.SIGTERM and process not in self._replaced:
+                # Only a part that is to end: one that reloads by itself and crashes later has failed.
+                self._replaced.add(process)
+                asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._kill_late, part, process)
+
+    def _kill_late(self, part: Part, process: asyncio.subprocess.Process) -> None:
+        if self._processes.get(part) is process:
+            say(f"The {part.name} did not end within {DRAIN_SECONDS:g} s; it is killed.")
+            _kill_group(process)
 
     async def _keep_running(self, part: Part) -> None:
         loop = asyncio.get_running_loop()
@@ -86,25 +92,28 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=part.pass_fds,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which then ends the parts in order
-                preexec_fn=_end_with_parent,
+                # Parts that nobody looks after would keep the port and the database.
+                preexec_fn=end_with_parent,
             )
+            if self._stop.is_set():
+                # The end began while the process was started, so it was not told.
+                _send(process, signal.SIGTERM)
             status = await process.wait()
             del self._processes[part]
             # Workers of a master that was killed would go on, on the same port, beside those of the next one.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process)
             if self._stop.is_set():
                 return
-            if part in self._reloading:
-                self._reloading.discard(part)
+            if process in self._replaced:
+                self._replaced.discard(process)
                 continue
             # Whoever is killed from outside, by the kernel for example, did not fail to start.
             failed = loop.time() - began < _QUICK_SECONDS and status != -signal.SIGKILL
             quick_deaths = quick_deaths + 1 if failed else 0
             if quick_deaths == _MOST_QUICK_DEATHS:
-                raise StartupError(f"The {part.name} keeps ending, at last with {_describe(status)}; giving up.")
+                raise StartupError(f"The {part.name} keeps ending, at last with {describe_status(status)}; giving up.")
             pause = _FIRST_PAUSE * 2**quick_deaths
-            say(f"The {part.name} has ended with {_describe(status)}; it is started again in {pause:g} s.")
+            say(f"The {part.name} has ended with {describe_status(status)}; it is started again in {pause:g} s.")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
@@ -114,18 +123,18 @@ class Supervisor:
         _, late = await asyncio.wait(keepers, timeout=DRAIN_SECONDS)
         for part, process in self._processes.items():
             say(f"The {part.name} did not end within {DRAIN_SECONDS:g} s; it is killed.")
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process)
         if late:
             await asyncio.wait(late)
 
 
 def say(sentence: str) -> None:
     """A line for the operator, beside what the parts themselves log."""
-    print(f"zaqar-server: {sentence}", file=sys.stderr, flush=True)
+    failures.report("zaqar-server", sentence)
 
 
-def _describe(status: int) -> str:
+def describe_status(status: int) -> str:
+    """The exit status of a process, negative for a signal, in words."""
     return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
@@ -135,6 +144,6 @@ def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def _end_with_parent() -> None:
-    # Where the supervisor is killed, parts that nobody looks after would keep the port and the database.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _kill_group(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
 import time
 from typing import Any
@@ -17,6 +18,8 @@ import gevent
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
+
+from zaqar.cmd.signals import let_sigterm_end_new_children
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +66,14 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: set[Any] = set()
+        # The arbiter makes a worker before it forks.
+        let_sigterm_end_new_children()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self.booted:
+            # There is no request to finish, and loading the application may take long, such as while a store is silent.
+            os._exit(0)
+        super().handle_exit(sig, frame)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         self._waiting.add(client)

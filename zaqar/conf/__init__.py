@@ -9,8 +9,10 @@ others), or instead those of ``ZAQAR_CONFIG_FILE`` (several separated by ``:``),
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from oslo_config import cfg
@@ -33,7 +35,8 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     """
     conf = cfg.ConfigOpts()
     for group, opts in list_opts():
-        conf.register_opts(opts, _group(group))
+        # oslo.config knows DEFAULT as the name of a group in files and in list_opts() only.
+        conf.register_opts(opts, None if group == "DEFAULT" else group)
     for group, opts in policy_opts.list_opts():
         conf.register_opts(opts, group)
     log.register_options(conf)
@@ -43,29 +46,104 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     files = None if default_config_files is None else list(default_config_files)
     if files is None and (variable := os.environ.get(CONFIG_FILE_VARIABLE)):
         files = variable.split(os.pathsep)
+    paths = list(_config_files(argv, files))
+    _check_encoding(paths)
     try:
         conf(list(argv), project="zaqar", prog="zaqar", default_config_files=files)
-        _check_values(conf)
+    except cfg.NoSuchOptError as exc:
+        # Options that are also on the command line, which those of oslo.log are, are looked at while files are read.
+        raise _unknown_reference(_option_that_refers_to(exc.opt_name, paths)) from None
     except (cfg.Error, OSError) as exc:
         raise StartupError(f"The configuration cannot be read: {' '.join(str(exc).split())}") from exc
+    _check_values(conf)
     if folder := os.environ.get(STATE_DIR_VARIABLE):
         conf.set_override("state_dir", folder)
     return conf
 
 
+def set_up_log(conf: cfg.ConfigOpts) -> None:
+    """Log as the options of oslo.log say. Raises StartupError if a file that they name cannot be used."""
+    try:
+        log.setup(conf, "zaqar")
+    except log.LogConfigError as exc:
+        reason = " ".join(str(exc.err_msg).split())
+        raise StartupError(f"[DEFAULT] log_config_append: {exc.log_config} cannot be used: {reason}") from exc
+    except OSError as exc:
+        place = f"{exc.filename} cannot be written to: " if exc.filename else ""
+        raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
+
+
+def _config_files(argv: Sequence[str], default_files: Sequence[str] | None) -> Iterator[Path]:
+    """The files that oslo.config is going to read, given the same arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-file", action="append", default=[])
+    parser.add_argument("--config-dir", action="append", default=[])
+    options, _ = parser.parse_known_args(list(argv))
+    found = options.config_file or default_files
+    yield from map(Path, cfg.find_config_files(project="zaqar", prog="zaqar") if found is None else found)
+    for folder in options.config_dir or cfg.find_config_dirs(project="zaqar", prog="zaqar"):
+        yield from sorted(Path(folder).expanduser().glob("*.conf"))
+
+
+def _check_encoding(paths: Iterable[Path]) -> None:
+    # oslo.config lets UnicodeDecodeError through, which names neither the file nor the line.
+    for path in paths:
+        try:
+            content = path.expanduser().read_bytes()
+        except OSError:
+            continue  # oslo.config reports it
+        try:
+            content.decode()
+            # No value, and no path in particular, can hold it.
+            wrong = content.find(b"\0")
+        except UnicodeDecodeError as exc:
+            wrong = exc.start
+        if wrong >= 0:
+            line = content.count(b"\n", 0, wrong) + 1
+            raise StartupError(
+                f"The configuration cannot be read: {path} is not a text file in UTF-8: "
+                f"byte 0x{content[wrong]:02x} in line {line}."
+            )
+
+
 def _check_values(conf: cfg.ConfigOpts) -> None:
-    # oslo.config looks at a value of a file only when it is used, which may be days later.
-    for group, opts in list_opts():
-        for opt in opts:
-            try:
-                conf.get_location(opt.dest, _group(group))
-            except cfg.ConfigFileValueError as exc:
-                raise StartupError(f"[{group}] {opt.name}: {str(exc).partition(' is not valid: ')[2]}") from exc
+    # oslo.config looks at a value only when it is used, which may be days later. Options of libraries count as well.
+    names = {(group, opt.dest): opt.name for group, opts in list_opts() for opt in opts}
+    for entry in conf:
+        _check_value(conf, None, entry, names.get(("DEFAULT", entry), entry))
+        if isinstance(group := conf[entry], cfg.ConfigOpts.GroupAttr):
+            for option in group:
+                _check_value(conf, entry, option, names.get((entry, option), option))
 
 
-def _group(name: str) -> str | None:
-    # oslo.config knows DEFAULT as the name of a group in files and in list_opts() only.
-    return None if name == "DEFAULT" else name
+def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str) -> None:
+    """Raise StartupError, without the value unless it is one of a wrong type, as it may be a secret."""
+    try:
+        conf.get_location(option, group)
+    except cfg.ConfigSourceValueError as exc:
+        raise StartupError(f"[{group or 'DEFAULT'}] {name}: {str(exc).partition(' is not valid: ')[2]}") from exc
+    except cfg.Error:
+        raise _unknown_reference(f"[{group or 'DEFAULT'}] {name}") from None
+
+
+def _unknown_reference(option: str) -> StartupError:
+    # The error of oslo.config shows what follows the '$', which is part of the value. So it is not kept as the cause.
+    return StartupError(
+        f"{option}: the value contains '$' and a name that is not the name of an option; "
+        "write '$$' if the character '$' is meant."
+    )
+
+
+def _option_that_refers_to(name: str, paths: Iterable[Path]) -> str:
+    reference = re.compile(rf"\$\{{?{re.escape(name)}\b")
+    for path in paths:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(str(path), sections).parse()
+        for section, options in sections.items():
+            for option, values in options.items():
+                if any(reference.search(value) for value in values):
+                    return f"[{section}] {option}"
+    return "The environment or the command line"
 
 
 def state_dir(conf: cfg.ConfigOpts) -> Path:

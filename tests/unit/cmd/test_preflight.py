@@ -49,5 +49,5 @@ def test_what_stops_the_start(state_dir: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_survey", lambda: os._exit(3))
-    with pytest.raises(StartupError, match="cannot be tried"):
+    with pytest.raises(StartupError, match="has ended with status 3, without an answer"):
         preflight.survey_stores()

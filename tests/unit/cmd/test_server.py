@@ -143,11 +143,23 @@ def test_gunicorn_gets_the_socket() -> None:
     assert part.reload == signal.SIGHUP
 
 
-def test_granian_gets_the_address() -> None:
-    listener = server._listen(Address("127.0.0.1", 0))
-    part = server._api("granian", 3, listener, Address("127.0.0.1", 1234))
-    assert {"--host=127.0.0.1", "--port=1234", "--workers=3"} <= set(part.command)
-    assert listener.fileno() == -1
+def test_granian_gets_the_socket() -> None:
+    with server._listen(Address("127.0.0.1", 0)) as listener:
+        part = server._api("granian", 3, listener, Address("127.0.0.1", 1234))
+        assert part.pass_fds == (listener.fileno(),)
+        # Host and port are what granian says in its log.
+        expected = {f"--fd={listener.fileno()}", "--host=127.0.0.1", "--port=1234", "--workers=3"}
+        assert expected <= set(part.command)
+    assert part.reload == signal.SIGHUP
+
+
+def test_a_port_stays_open_until_the_server_has_it() -> None:
+    with server._listen(Address("127.0.0.1", 0)) as listener:
+        address = Address(*listener.getsockname())
+        for name in ("gunicorn", "granian"):
+            server._api(name, 1, listener, address)
+            with pytest.raises(StartupError, match="Address already in use"):
+                server._listen(address)
 
 
 def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,57 @@ def test_reload_of_a_part_by_a_new_process(journal: Journal, capfd: pytest.Captu
     assert "ended" not in capfd.readouterr().err
 
 
+def test_a_crash_after_a_reload_is_a_crash(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervisor, "_MOST_QUICK_DEATHS", 2)
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        pids = await journal.wait_for("started", "SIGHUP")
+        os.kill(pids[0], signal.SIGUSR1)
+        pids = await journal.wait_for("started", "SIGHUP", "started")
+        os.kill(pids[-1], signal.SIGUSR1)
+
+    # It reloads by itself, so the reload is no reason to end.
+    with pytest.raises(StartupError, match="The part keeps ending, at last with signal SIGUSR1"):
+        run(journal.part(reload=signal.SIGHUP), script=script)
+    assert "The part has ended with signal SIGUSR1; it is started again" in capfd.readouterr().err
+
+
+def test_a_part_that_does_not_end_for_a_reload_is_killed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervisor, "DRAIN_SECONDS", 0.3)
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        first, _, second = await journal.wait_for("started", "SIGTERM", "started")
+        assert first != second
+        send(signal.SIGTERM)
+
+    run(journal.part(DEAF), script=script)
+    assert "The part did not end within 0.3 s; it is killed." in capfd.readouterr().err
+
+
+def test_a_part_that_is_started_while_the_end_begins_is_told(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def slow_start(*arguments: object, **options: object) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)  # type: ignore[arg-type]
+        send(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow_start)
+    run(journal.part(), script=nothing)
+    assert "killed" not in capfd.readouterr().err
+
+
 def test_a_part_that_does_not_end_is_killed(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

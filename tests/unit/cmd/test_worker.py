@@ -168,6 +168,20 @@ def test_at_its_end_a_worker_finishes_the_running_request(
     assert answer.endswith(b"done")
 
 
+@pytest.mark.parametrize("booted", [False, True])
+def test_sigterm_before_the_application_is_loaded_ends_the_worker_at_once(
+    booted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    bare = Bare()
+    bare.booted, bare.alive = booted, True
+    bare.handle_exit(15, None)
+    assert ended == ([] if booted else [0])
+    if booted:
+        assert not bare.alive
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [

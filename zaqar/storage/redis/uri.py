@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zaqar.errors import StartupError
+from zaqar.uris import is_host
 
 PORT = 6379
 SENTINEL_PORT = 26379
@@ -115,7 +116,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError as exc:
         raise _refusal("a port has to be a number up to 65535") from exc
-    if not host or any(character.isspace() for character in host):
+    if not host or any(character.isspace() for character in host) or not is_host(host):
         raise _refusal("a host is empty or malformed")
     if port == 0 or text.endswith(":"):
         raise _refusal("a port has to be a number up to 65535")

@@ -20,6 +20,7 @@ from psycopg.types.numeric import FloatBinaryDumper, Int8BinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 
 from zaqar.errors import StartupError
+from zaqar.uris import is_host
 
 _READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 
@@ -131,6 +132,9 @@ class Address:
             given["dbname"] = url.database
         where = f"{given.get('host', 'localhost')}" + (f":{given['port']}" if "port" in given else "")
         name = f"The PostgreSQL database {given.get('dbname', '')} at {where}".replace("  ", " ")
+        # A host that begins with "/" is the folder of a Unix socket.
+        if not all(host.startswith("/") or is_host(host) for host in given.get("host", "").split(",")):
+            raise StartupError("The URI of the database is malformed: its host cannot be a name or an address.")
         defaults = {"application_name": "zaqar", "tcp_user_timeout": "4000", "keepalives_idle": "10"}
         settings = " ".join(f"-c {option}={value}" for option, value in _SETTINGS.items())
         asked_for = given.pop("options", "")

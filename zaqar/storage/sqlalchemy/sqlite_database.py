@@ -176,6 +176,8 @@ def _path_of(uri: str) -> str | None:
         raise StartupError("The URI of an SQLite database is sqlite:///path, without a host or options.")
     if not url.database or url.database == ":memory:":
         return None
+    if "\0" in url.database:
+        raise StartupError("The URI of an SQLite database is malformed: a path cannot hold the character NUL.")
     path = Path(url.database).resolve()
     folder = path.parent
     if not folder.is_dir():
