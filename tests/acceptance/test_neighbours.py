@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One project's webhook gets its messages in time, whatever other projects send, subscribe or delete.
+
+A quiet project has one queue and one subscriber that answers at once. It posts at a steady pace, first alone and then
+beside a neighbour of each kind. What the neighbour costs it is the difference, on the same machine in the same minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import math
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.backends import REDIS, started
+from tests.acceptance.server import Server, free_port, running
+from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.test_notifications import Notifier
+
+SECONDS = 4.0
+PAUSE = 0.025
+PATIENCE = 60.0
+MOST_SECONDS = 1.0
+"""The delay that 99 of 100 messages may have beside a neighbour, on a quiet machine."""
+
+MOST_TIMES = 5.0
+"""On a busy machine: how many times the delay that they have alone."""
+
+CONFIG = """
+[DEFAULT]
+admin_mode = True
+pooling = True
+[transport]
+max_messages_post_size = 8388608
+[notification]
+webhook_allowed_networks = 127.0.0.0/8
+"""
+
+
+# -- the service and its users -----------------------------------------------------------------------------------------
+
+
+class Project:
+    """One tenant."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self._server = server
+        self._headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": name, "X-Roles": "admin"}
+
+    def ask(self, method: str, path: str, document: Any = None) -> Any:
+        body = None if document is None else json.dumps(document)
+        connection = http.client.HTTPConnection(self._server.host, self._server.port, timeout=PATIENCE)
+        try:
+            connection.request(method, f"/v2{path}", body, self._headers)
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        assert response.status < 300, (method, path, response.status, text)
+        return json.loads(text) if text else None
+
+    def post(self, queue: str, *bodies: Any) -> None:
+        self.ask("POST", f"/queues/{queue}/messages", {"messages": [{"body": body, "ttl": 600} for body in bodies]})
+
+    def subscribe(self, queue: str, url: str, **options: Any) -> None:
+        self.ask("POST", f"/queues/{queue}/subscriptions", {"subscriber": url, "ttl": 600, "options": options})
+
+
+@dataclass
+class Quiet:
+    """The project whose messages are in time."""
+
+    server: Server
+    sink: Sink
+
+    def __post_init__(self) -> None:
+        self._project = Project(self.server, "quiet")
+        self._project.subscribe("mail", self.sink.url)
+
+    def delays(self) -> list[float]:
+        """Seconds from each post to its arrival, the longest last; infinite if it did not arrive."""
+        run = uuid.uuid4().hex
+        posted = 0
+        due = began = time.monotonic()
+        while time.monotonic() < began + SECONDS:
+            self._project.post("mail", {"run": run, "at": time.time()})
+            posted += 1
+            due += PAUSE
+            time.sleep(max(0.0, due - time.monotonic()))
+        deadline = time.monotonic() + PATIENCE
+        while len(found := self._arrivals(run)) < posted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return sorted(found.values()) + [math.inf] * (posted - len(found))
+
+    def _arrivals(self, run: str) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for receipt in list(self.sink.receipts):
+            body = receipt.document["body"]
+            if body["run"] == run:
+                found.setdefault(receipt.webhook_id, receipt.at - body["at"])
+        return found
+
+
+def percentile(delays: list[float]) -> float:
+    return delays[int(len(delays) * 0.99)]
+
+
+# -- receivers that do not behave --------------------------------------------------------------------------------------
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def _hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take the request and say nothing."""
+    await reader.read(-1)
+
+
+async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send interim answers for ever (RFC 8297)."""
+    await reader.readuntil(b"\r\n\r\n")
+    while True:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n" * 50)
+        await writer.drain()
+        await asyncio.sleep(0.001)
+
+
+@contextmanager
+def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
+    """Their URLs: one port on several loopback addresses, each of which is a target of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return  # the peer has closed it, or the test ends
+        finally:
+            writer.close()
+
+    port = free_port()
+    listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(answer, hosts, port), loop).result(30)
+    try:
+        yield [f"http://{host}:{port}/hook" for host in hosts]
+    finally:
+        loop.call_soon_threadsafe(listening.close)
+
+        async def end() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+# -- neighbours --------------------------------------------------------------------------------------------------------
+#
+# Each prepares what it does and yields the step that begins it.
+
+
+@dataclass
+class Place:
+    """What neighbours work with. ``silent`` is the server of the pool ``silent``, which stops to answer."""
+
+    server: Server
+    silent: Any
+    busy: Sink
+    sick: Sink
+
+    def __post_init__(self) -> None:
+        self.failing = Failing(self)
+
+
+Begin = Callable[[], object]
+
+
+@contextmanager
+def conditions_without_end(place: Place) -> Iterator[Begin]:
+    """40 subscriptions with 150 conditions each, and one post of 100 bodies of 600 words."""
+    project = Project(place.server, "conditions")
+    for number in range(40):
+        conditions = [{"prefix": f"no-{number}-{condition}"} for condition in range(150)]
+        project.subscribe("q", f"{place.busy.url}?{number}", filter={"words": conditions})
+    words = [f"word{number}" for number in range(600)]
+    yield lambda: project.post("q", *({"words": words, "number": number} for number in range(100)))
+    project.ask("DELETE", "/queues/q")
+
+
+@contextmanager
+def a_big_post(place: Place) -> Iterator[Begin]:
+    """60 subscriptions and one post of 5,000 messages."""
+    project = Project(place.server, "big")
+    for number in range(60):
+        project.subscribe("q", f"{place.busy.url}?{number}")
+    yield lambda: project.post("q", *range(5_000))
+    project.ask("DELETE", "/queues/q")
+
+
+class Failing(threading.Thread):
+    """A project whose deliveries fail, a few each second, and become dead letters 30 s later, after the last retry.
+
+    Its dead letter queue is on the pool ``silent``.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._project = Project(place.server, "failing")
+        self._project.ask("PUT", "/queues/dead", {"_flavor": "silent-only"})
+        policy = {"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0}
+        policy |= {"minimum_delay": 1, "maximum_delay": 11, "retry_backoff_function": "exponential"}
+        for number in range(3):
+            url = f"{place.sick.url}?{number}"
+            self._project.subscribe("q", url, dead_letter_queue="dead", _retry_policy=policy)
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        while not self._end.wait(1.0):
+            self._project.post("q", "x")
+
+    def wait_for_a_dead_letter(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self._project.ask("GET", "/queues/dead/stats")["messages"]["total"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        self._end.set()
+        self.join()
+        self._project.ask("DELETE", "/queues/q")
+
+
+@contextmanager
+def dead_letters_for_a_silent_store(place: Place) -> Iterator[Begin]:
+    """Deliveries are given up each second, whose dead letter queue is on a pool that stops to answer."""
+    place.failing.wait_for_a_dead_letter()
+    yield lambda: place.silent.program.signal(signal.SIGSTOP)
+
+
+@contextmanager
+def receivers_that_hang(place: Place) -> Iterator[Begin]:
+    """Three projects with 100 receivers each that never answer."""
+    projects = [Project(place.server, f"hanging-{number}") for number in range(3)]
+    hosts = [[f"127.1.{number}.{host + 1}" for host in range(100)] for number in range(len(projects))]
+    with receivers(_hang, [host for some in hosts for host in some]) as urls:
+        for number, project in enumerate(projects):
+            for url in urls[100 * number : 100 * (number + 1)]:
+                project.subscribe("q", url)
+
+        def begin() -> None:
+            for project in projects:
+                project.post("q", *range(3))
+
+        yield begin
+        for project in projects:
+            project.ask("DELETE", "/queues/q")
+
+
+@contextmanager
+def answers_without_end(place: Place) -> Iterator[Begin]:
+    """20 receivers that send interim answers for ever."""
+    project = Project(place.server, "endless")
+    with receivers(_never_come_to_the_end, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
+        for url in urls:
+            project.subscribe("q", url)
+        yield lambda: project.post("q", *range(5))
+        project.ask("DELETE", "/queues/q")
+
+
+NEIGHBOURS = (
+    answers_without_end,
+    receivers_that_hang,
+    conditions_without_end,
+    a_big_post,
+    dead_letters_for_a_silent_store,
+)
+
+
+# -- the test ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def service(store: str, notifiers: int, folder: Path, silent: Any) -> Iterator[Server]:
+    config = folder / "zaqar.conf"
+    with ExitStack() as stack:
+        text = CONFIG
+        uri = f"sqlite:///{folder}/pool.db"
+        if store == "redis":
+            uri = stack.enter_context(started(REDIS)).uri
+            text += f"[drivers]\nmanagement_store = redis\n[drivers:management_store:redis]\nuri = {uri}\n"
+        config.write_text(text)
+        options = ("--config-file", str(config), "--workers", "1")
+        server = stack.enter_context(running(folder / "state", options=options))
+        admin = Project(server, "admin")
+        for name, where in {"home": uri, "silent": silent.uri}.items():
+            admin.ask("PUT", f"/pools/{name}", {"uri": where, "weight": 100 if name == "home" else 1})
+        admin.ask("PUT", "/flavors/silent-only", {"pool_list": ["silent"]})
+        for _ in range(notifiers - 1):
+            stack.callback(Notifier(config, server.state_dir).close)
+        yield server
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("notifiers", [1, 2])
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_a_neighbour_does_not_delay_the_messages_of_others(store: str, notifiers: int, tmp_path: Path) -> None:
+    busy, sick, sink = Sink(), Sink("sick"), Sink()
+    with ExitStack() as stack:
+        silent = stack.enter_context(started(REDIS))
+        stack.enter_context(Sinks(busy, sick, sink))
+        server = stack.enter_context(service(store, notifiers, tmp_path, silent))
+        quiet, place = Quiet(server, sink), Place(server, silent, busy, sick)
+        place.failing.start()
+        stack.callback(place.failing.end)
+        quiet.delays()  # so that the notifier knows the queue and the target
+        alone = percentile(quiet.delays())
+        beside: dict[str, float] = {}
+        for neighbour in NEIGHBOURS:
+            with neighbour(place) as begin:
+                beginning = threading.Thread(target=begin)
+                beginning.start()
+                beside[neighbour.__name__] = percentile(quiet.delays())
+                beginning.join()
+    print(f"{store}, {notifiers} notifiers: 99 % within {alone:.3f} s alone, beside:")
+    for name, delay in beside.items():
+        print(f"  {name:32} {delay:6.3f} s, {delay / alone:5.1f} times")
+    late = {name: delay for name, delay in beside.items() if delay > max(MOST_SECONDS, MOST_TIMES * alone)}
+    assert not late, f"alone {alone:.3f} s"
