@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a URI may be shown: everything but its secrets. In doubt more is hidden than would have to be."""
+"""The URIs of stores: what of them may be shown, which is everything but the secrets, and how schemes are compared."""
 
 import re
 from urllib.parse import unquote, unquote_plus
@@ -12,6 +12,12 @@ _SECRET = re.compile(r"pass|pwd|secret|token|authmechanismproperties", re.IGNORE
 def mask(uri: str) -> str:
     """The URI with :data:`MASK` in place of each password, in its user part and in its query."""
     return _split(uri)[0]
+
+
+def lower_scheme(uri: str) -> str:
+    """The URI with its scheme in lower case, as drivers compare it (RFC 3986, section 3.1)."""
+    scheme, separator, rest = uri.partition("://")
+    return scheme.lower() + separator + rest
 
 
 def reveals(text: str, uri: str) -> bool:
