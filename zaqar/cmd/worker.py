@@ -28,6 +28,8 @@ SEND_SECONDS = 30.0
 
 
 _REFUSALS = {
+    # The path is outside of SCRIPT_NAME, at which the service is mounted.
+    errors.ConfigurationProblem: "404 Not Found",
     errors.ExpectationFailed: "417 Expectation Failed",
     errors.LimitRequestHeaders: "431 Request Header Fields Too Large",
     errors.LimitRequestLine: "414 URI Too Long",

@@ -65,6 +65,9 @@ class RequestChecks:
         if self._believes_proxy:
             believe_proxy(env)
         if env.get("SCRIPT_NAME"):
+            if not req.path.startswith("/"):
+                # gunicorn compares only the characters: below /a it also serves /abc, and calls that "bc".
+                raise NotFound("There is nothing at this path.")
             req.context.prefix = link_prefix(req.root_path)
             req.path = undo_repeated_prefix(req.path, req.root_path)
 
