@@ -93,8 +93,8 @@ OPTS = [
     ),
     cfg.StrOpt(
         "public_url",
-        help="Where the people and programs that confirm subscriptions reach this service, with the path at which it is "
-        "mounted if there is one, such as https://example.org/messaging. Unset: http://, then bind and port of "
+        help="Where the people and programs that confirm subscriptions reach this service, with the path at which it "
+        "is mounted if there is one, such as https://example.org/messaging. Unset: http://, then bind and port of "
         "[drivers:transport:wsgi].",
     ),
     cfg.DictOpt(

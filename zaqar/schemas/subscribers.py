@@ -25,7 +25,7 @@ def scheme_of(subscriber: str) -> str:
 
 
 def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
-    """The subscriber as it is kept, :func:`normal`; InvalidInput unless it is a URI of one of these schemes, and whole."""
+    """The subscriber as it is kept, :func:`normal`; InvalidInput unless it is a whole URI of one of these schemes."""
     if not isinstance(subscriber, str):
         raise InvalidInput(_FIELD, "must be a string, a URI")
     if not 1 <= len(subscriber) <= MOST_CHARACTERS:
