@@ -36,7 +36,7 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
     if scheme.lower() == "mailto":
-        _check_mail(rest)
+        _check_mail(rest.removeprefix("//"))
     elif scheme.lower() in WEBHOOK_SCHEMES:
         _check_url(subscriber)
     elif not rest:
@@ -47,12 +47,13 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
 def normal(subscriber: str) -> str:
     """The URI with its scheme and its host in lower case (RFC 3986, section 6.2.2.1), so that no subscriber is two.
 
-    Of a mail address this is the domain; what is before the ``@`` may depend on its case.
+    Of a mail address this is the domain; what is before the ``@`` may depend on its case. ``mailto://``, as the
+    documentation of Aodh has it, is taken for ``mailto:``.
     """
     scheme, _, rest = subscriber.partition(":")
     scheme = scheme.lower()
     if scheme == "mailto":
-        address, mark, fields = rest.partition("?")
+        address, mark, fields = rest.removeprefix("//").partition("?")
         user, at, domain = address.rpartition("@")
         rest = f"{user}{at}{domain.lower() if at else domain}{mark}{fields}"
     elif scheme in WEBHOOK_SCHEMES and (parts := _AUTHORITY.match(rest)):

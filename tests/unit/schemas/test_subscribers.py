@@ -45,6 +45,8 @@ def test_subscribers(subscriber: str) -> None:
         ("Trust+HTTP://[2001:DB8::1]:80/A", "trust+http://[2001:db8::1]:80/A"),
         ("MailTo:A.b+C@Example.ORG?Subject=Hello%20There", "mailto:A.b+C@example.org?Subject=Hello%20There"),
         ("MAILTO:A@B", "mailto:A@b"),
+        ("mailto://a@example.org", "mailto:a@example.org"),
+        ("mailto://a@example.org?subject=//", "mailto:a@example.org?subject=//"),
         ("SMS:+49ABC", "sms:+49ABC"),
     ],
 )
