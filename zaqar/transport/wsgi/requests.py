@@ -10,7 +10,6 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
 
 import falcon
-from falcon.util.mediatypes import quality
 
 from zaqar import signed_urls
 from zaqar.clock import Clock, system_clock
@@ -135,7 +134,7 @@ class RequestChecks:
 def _accepts_json(accept: str) -> bool:
     # Media types are compared without their case (RFC 9110, section 8.3.1).
     try:
-        return quality(falcon.MEDIA_JSON, accept.lower()) > 0.0
+        return falcon.mediatypes.quality(falcon.MEDIA_JSON, accept.lower()) > 0.0
     except ValueError:
         return False
 
