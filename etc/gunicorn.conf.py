@@ -19,5 +19,9 @@ graceful_timeout = 8
 # A worker that does not come round for so long is killed.
 timeout = 60
 
+# What a client says about a proxy. See [oslo_middleware] enable_proxy_headers_parsing instead.
+forwarder_headers = ""
+secure_scheme_headers = {}
+
 loglevel = "warning"
 # accesslog = "-"

@@ -142,7 +142,8 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
     group = "zaqar.notification.tasks"
     made: dict[type[Task], Task] = {}
     tasks = {}
-    for scheme in sorted(set(plugins.installed(group)).intersection(conf.transport.subscriber_types)):
+    allowed = {scheme.lower() for scheme in conf.transport.subscriber_types}
+    for scheme in sorted(set(plugins.installed(group)).intersection(allowed)):
         plugin = plugins.load(group, scheme)
         if not (isinstance(plugin, type) and issubclass(plugin, Task)):
             raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")

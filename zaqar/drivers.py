@@ -14,6 +14,7 @@ from zaqar.conf.opts import list_opts
 from zaqar.errors import InvalidInput, StartupError
 from zaqar.model import Pool
 from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.uris import lower_scheme
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
     settings = _settings(conf, f"drivers:{which}:{name}")
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
+    elif settings.get("uri"):
+        settings["uri"] = lower_scheme(settings["uri"])
     return store.from_settings(settings)
 
 
@@ -72,7 +75,7 @@ class Drivers:
         self._loaded: dict[str, type[MessageStore]] = {}
 
     def check(self, pool: Pool) -> None:
-        scheme, separator, rest = pool.uri.partition("://")
+        scheme, separator, rest = lower_scheme(pool.uri).partition("://")
         if not scheme or not separator:
             raise InvalidInput("uri", "must begin with the scheme of a store, such as redis://")
         name = self._driver(pool)
@@ -92,7 +95,7 @@ class Drivers:
 
     def open(self, pool: Pool) -> MessageStore:
         name = self._driver(pool)
-        settings = {**_settings(self._conf, _group(name)), **pool.options, "uri": pool.uri}
+        settings = {**_settings(self._conf, _group(name)), **pool.options, "uri": lower_scheme(pool.uri)}
         if name == "sqlalchemy":
             # Nobody runs migrations on a pool by hand.
             settings["embedded"] = True
@@ -111,7 +114,7 @@ class Drivers:
         return self._loaded[name]
 
     def _driver(self, pool: Pool) -> str:
-        scheme = pool.uri.partition("://")[0].lower()
+        scheme = lower_scheme(pool.uri).partition("://")[0]
         return _DRIVER_OF_SCHEME.get(scheme) or _DRIVER_OF_SCHEME.get(scheme.partition("+")[0], scheme)
 
 

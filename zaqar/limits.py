@@ -18,7 +18,17 @@ MIN_CLAIM_GRACE = 60
 MIN_SUBSCRIPTION_TTL = 60
 
 MOST_SECONDS = 2**31 - 1
-"""About 68 years. An end of life further away than that would no longer be exact as float seconds on every store."""
+"""About 68 years, for everything but subscriptions."""
+
+YEAR_10000 = 253_402_300_800
+"""The first second that no date of four digits can express. A subscription has to end before it.
+
+Clients that want a subscription to live for ever ask for an end close to it: Heat for 220,367,260,800 seconds, Senlin
+for 2**36. As float seconds such a time is still exact to 0.03 milliseconds.
+"""
+
+_MOST_DEFAULT_SUBSCRIPTION_TTL = YEAR_10000 - 32_503_680_000
+"""A default counts from every moment at which the service runs, here up to the year 3000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class Limits:
         """Raises StartupError, naming the option, where two of them contradict each other."""
         names = set(cls.__dataclass_fields__) - {"subscriber_types", "enable_checksum"}
         limits = cls(
-            subscriber_types=tuple(conf.transport.subscriber_types),
+            subscriber_types=tuple(scheme.lower() for scheme in conf.transport.subscriber_types),
             enable_checksum=conf.enable_checksum,
             **{name: conf.transport[name] for name in names},
         )
@@ -71,7 +81,7 @@ class Limits:
             ("default_message_delay", 0, self.max_message_delay, "max_message_delay"),
             ("default_claim_ttl", MIN_CLAIM_TTL, self.max_claim_ttl, "max_claim_ttl"),
             ("default_claim_grace", MIN_CLAIM_GRACE, self.max_claim_grace, "max_claim_grace"),
-            ("default_subscription_ttl", MIN_SUBSCRIPTION_TTL, MOST_SECONDS, ""),
+            ("default_subscription_ttl", MIN_SUBSCRIPTION_TTL, _MOST_DEFAULT_SUBSCRIPTION_TTL, ""),
             ("min_length_client_id", 1, self.max_length_client_id, "max_length_client_id"),
         ):
             value = getattr(self, name)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URIs of stores: what of them may be shown, which is everything but the secrets, and whether a host can be looked up.
-
-In doubt more is hidden than would have to be.
+"""URIs of stores: what of them may be shown, which is everything but the secrets, how schemes are compared, and whether
+a host can be looked up. In doubt more is hidden than would have to be.
 """
 
 import re
@@ -15,6 +14,12 @@ _SECRET = re.compile(r"pass|pwd|secret|token|authmechanismproperties", re.IGNORE
 def mask(uri: str) -> str:
     """The URI with :data:`MASK` in place of each password, in its user part and in its query."""
     return _split(uri)[0]
+
+
+def lower_scheme(uri: str) -> str:
+    """The URI with its scheme in lower case, as drivers compare it (RFC 3986, section 3.1)."""
+    scheme, separator, rest = uri.partition("://")
+    return scheme.lower() + separator + rest
 
 
 def reveals(text: str, uri: str) -> bool:

@@ -29,10 +29,11 @@ class Server:
     state_dir: Path
     log: Path
     process: subprocess.Popen[bytes]
+    mounted_at: str = ""
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{self.host}:{self.port}{self.mounted_at}"
 
     def processes(self) -> list[int]:
         """The started process and everything below it, parents first."""
@@ -54,7 +55,7 @@ class Server:
     def answers(self) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
         try:
-            connection.request("GET", "/")
+            connection.request("GET", f"{self.mounted_at}/")
             return connection.getresponse().status == 300
         except (OSError, http.client.HTTPException):
             return False
@@ -109,7 +110,8 @@ def start(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
         )
-    server = Server("127.0.0.1", port, state_dir, log, process)
+    mounted_at = (environment or {}).get("SCRIPT_NAME", "")
+    server = Server("127.0.0.1", port, state_dir, log, process, mounted_at)
     try:
         server.wait_until_ready()
     except BaseException:
@@ -120,8 +122,10 @@ def start(
 
 
 @contextmanager
-def running(state_dir: Path, *, options: tuple[str, ...] = ()) -> Iterator[Server]:
-    server = start(state_dir, options=options)
+def running(
+    state_dir: Path, *, options: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    server = start(state_dir, options=options, environment=environment)
     try:
         yield server
     finally:

@@ -293,3 +293,18 @@ def test_a_renewal_out_of_bounds_is_refused(queue: Any) -> None:
     with pytest.raises(errors.MalformedRequest, match="ttl"):
         claim.update(ttl=59)
     assert queue.claim(id=claim.id).ttl == 300
+
+
+@pytest.mark.parametrize("ttl", [60, 2**36, 220_367_260_800])
+def test_a_subscription_as_heat_makes_and_updates_it(client: Any, ttl: int) -> None:
+    """``OS::Zaqar::Subscription`` sends all of its properties, also with an update."""
+    data = {"subscriber": f"mailto:heat-{ttl}@example.org", "ttl": ttl, "options": {}}
+    made = client.subscription("stack", **data)
+    assert made.id
+    found = client.subscription("stack", id=made.id, auto_create=False)
+    found.ensure_exists()
+    assert (found.subscriber, found.ttl, found.options) == (data["subscriber"], ttl, {})
+    found.update({**data, "ttl": 220_367_260_800, "options": {"subject": "Stack"}})
+    found.ensure_exists()
+    assert (found.ttl, found.options) == (220_367_260_800, {"subject": "Stack"})
+    found.delete()

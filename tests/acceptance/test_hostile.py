@@ -199,6 +199,32 @@ def test_nothing_is_smuggled_behind_two_framings(service: Server, project: str) 
     assert wire.bodies(service, project) == []
 
 
+# -- where the service is ----------------------------------------------------------------------------------------------
+
+
+FROM_A_PROXY = [
+    (b"SCRIPT_NAME: /evil", b"PATH_INFO: /v2/queues"),
+    (b"Script-Name: /evil", b"Path-Info: /v2/queues"),
+    (b"X-Forwarded-Prefix: /evil", b"X-Script-Name: /evil", b"X-Forwarded-Host: evil.example"),
+    (b"X-Forwarded-Proto: https", b"X-Forwarded-Ssl: on", b"X-Forwarded-Protocol: ssl"),
+    (b"X-Forwarded-Proto: gopher", b"X-Forwarded-For: 192.0.2.1", b"Forwarded: host=evil.example;proto=https"),
+]
+
+
+@pytest.mark.parametrize("headers", FROM_A_PROXY)
+def test_no_client_makes_up_where_the_service_is(service: Server, project: str, headers: tuple[bytes, ...]) -> None:
+    """Also from this host, whose proxies gunicorn would believe: a path that only a header makes one is none."""
+    (plain,) = talk(service, request("POST", MESSAGES, project=project, body=POST)).replies
+    (posted,) = talk(service, request("POST", MESSAGES, *headers, project=project, body=POST)).replies
+    assert posted.status == plain.status == 201
+    assert posted.json["resources"][0].startswith(f"{MESSAGES}/")
+    listing = "/v2/queues?detailed=true"
+    (queues,) = talk(service, request("GET", listing, *headers, project=project)).replies
+    assert queues.body == talk(service, request("GET", listing, project=project)).replies[0].body
+    (outside,) = talk(service, request("GET", "/evil/v2/queues", *headers, project=project)).replies
+    assert outside.status == 404
+
+
 # -- size --------------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zaqarclient.queues import client as zaqarclient
 
 from tests.acceptance import wire
 from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, running
@@ -401,6 +402,69 @@ def _uwsgi_sample(port: int, folder: Path) -> list[str]:
     sample = sample.replace("127.0.0.1:8888", f"127.0.0.1:{port}").replace("/etc/zaqar/", f"{folder}/")
     (folder / "uwsgi.ini").write_text(sample)
     return [str(BIN / "uwsgi"), "--ini", str(folder / "uwsgi.ini")]
+
+
+MOUNT = "/messaging"
+
+
+def _granian_mounted(port: int, folder: Path) -> list[str]:
+    return [*_granian(port, folder), "--url-path-prefix", MOUNT]
+
+
+def _uwsgi_mounted(port: int, folder: Path) -> list[str]:
+    command = _uwsgi_sample(port, folder)
+    file = folder / "uwsgi.ini"
+    mount = f"mount = {MOUNT}=zaqar.wsgi:application\nmanage-script-name = true"
+    file.write_text(file.read_text().replace("module = zaqar.wsgi:application", mount))
+    return command
+
+
+def _zaqar_server(port: int, folder: Path) -> list[str]:
+    return [*COMMAND, "--bind", f"127.0.0.1:{port}", "--state-dir", str(folder / "state")]
+
+
+@pytest.mark.parametrize("command", [_zaqar_server, _gunicorn, _granian_mounted, _uwsgi_mounted])
+def test_mounted_at_a_path(tmp_path: Path, command: Any) -> None:
+    """Every link leads to what it names, also as python-zaqarclient follows it."""
+    port, log = free_port(), tmp_path / "log"
+    (tmp_path / "zaqar.conf").write_text("")
+    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
+    if command in (_zaqar_server, _gunicorn):
+        environment["SCRIPT_NAME"] = MOUNT
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(port, tmp_path), stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path
+        )
+    server = Server("127.0.0.1", port, tmp_path / "state", log, process, MOUNT)
+    try:
+        server.wait_until_ready()
+        assert ask(server, "GET", MOUNT)[1]["versions"][0]["links"] == [{"href": f"{MOUNT}/v2/", "rel": "self"}]
+        assert ask(server, "GET", f"{MOUNT}/v2/")[1]["resources"]["rel/ping"]["href"] == f"{MOUNT}/v2/ping"
+        status, posted = ask(server, "POST", MOUNT + MESSAGES, POST)
+        assert status == 201
+        assert ask(server, "GET", posted["resources"][0])[1]["href"] == posted["resources"][0]
+        _follow_as_a_client(server)
+        for outside in ("/", "/v2/", MESSAGES, f"{MOUNT}x/v2/ping", f"{MOUNT}v2/ping", f"{MOUNT}{MOUNT}/v2/ping"):
+            # The other servers serve such paths as well, or answer with a 500.
+            if command is _zaqar_server:
+                assert ask(server, "GET", outside)[0] == 404, outside
+        if command is _uwsgi_mounted:
+            # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
+            wait_until(lambda: log.read_text().count("WSGI app 0") == 2)
+    finally:
+        server.close()
+
+
+def _follow_as_a_client(server: Server) -> None:
+    """By ``next``, which python-zaqarclient appends to the URL it was given, of which the mount path is a part."""
+    auth = {"backend": "noauth", "options": {"os_project_id": "pages"}}
+    client = zaqarclient.Client(server.url, version=2, conf={"auth_opts": auth})
+    names = [f"q{number:02}" for number in range(5)]
+    for name in names:
+        client.queue(name, force_create=True).post([{"body": name, "ttl": 300}] * 5)
+    assert [queue.name for queue in client.queues(limit=2)[0].stream()] == names
+    queue = client.queue("q00", auto_create=False)
+    assert [message.body for message in queue.messages(limit=2, echo=True).stream()] == ["q00"] * 5
 
 
 @pytest.mark.parametrize("command", [_gunicorn, _gunicorn_sample, _granian, _uwsgi_sample])

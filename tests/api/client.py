@@ -28,6 +28,7 @@ class Api:
             group, _, option = name.rpartition("__")
             configuration.set_override(option, value, group or None)
         self.clock = clock
+        self.mounted_at = ""
         self.project = uuid.uuid4().hex
         self._messages = driver.open_messages(address)
         self.parts = app.build(
@@ -59,6 +60,7 @@ class Api:
             method,
             path,
             query_string=query,
+            root_path=self.mounted_at,
             headers={name: value for name, value in sent.items() if value is not None},
             body=content,
         )

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable
 
 import pytest
 from falcon import testing
 
-from tests.api.client import Api
+from tests.api.client import JSON_PATCH, Api
+from tests.api.marks import on_one_store
 from zaqar.errors import StoreUnavailable
 
 UUID_HEX = "3381af922b9e11e3b19171861300734c"
@@ -167,12 +169,38 @@ def test_project_of_256_characters_and_tenant_header(api: Api) -> None:
     assert api.delete("/v2/queues/q", headers={"X-Project-ID": "p" * 256}).status_code == 204
 
 
+@on_one_store
+@pytest.mark.parametrize("spelling", ["urn:uuid:{}", "URN:UUID:{}", "Urn:Uuid:{}", "{{{}}}", "{}"])
+def test_spellings_of_a_client_id(api: Api, spelling: str) -> None:
+    """``echo`` knows a client by each of them."""
+    api.send("q", 1, client=UUID_HEX)
+    for digits in (UUID_HEX, UUID_HEX.upper(), str(uuid.UUID(UUID_HEX)).upper()):
+        page = api.get("/v2/queues/q/messages", client=spelling.format(digits))
+        assert (page.status_code, page.json["messages"]) == (200, [])
+
+
+@on_one_store
+def test_media_types_have_no_case(api: Api) -> None:
+    api.put("/v2/queues/q", {})
+    change = [{"op": "add", "path": "/metadata/a", "value": 1}]
+    headers: dict[str, str | None] = {"Content-Type": JSON_PATCH.title() + "; Charset=UTF-8"}
+    assert api.patch("/v2/queues/q", change, headers=headers).json["a"] == 1
+    form: dict[str, str | None] = {"Content-Type": "Application/X-WWW-Form-Urlencoded"}
+    assert_error(api.put("/v2/queues/r", {}, headers=form), 400, "Content-Type")
+
+
 @pytest.mark.parametrize("accept", ["application/xml", "text/plain", "application/json-home", "application/json;q=0"])
 def test_not_acceptable(api: Api, accept: str) -> None:
     assert_error(api.get("/v2/queues", headers={"Accept": accept}), 406)
 
 
-@pytest.mark.parametrize("accept", [None, "", "*/*", "application/*", "text/html, application/json;q=0.5"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        *(None, "", "*/*", "application/*", "text/html, application/json;q=0.5"),
+        *("Application/JSON", "APPLICATION/*;Q=0.1", "text/html, APPLICATION/json"),
+    ],
+)
 def test_acceptable(api: Api, accept: str | None) -> None:
     assert api.get("/v2/queues", headers={"Accept": accept}).status_code == 200
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
 from tests.api.client import ALICE, BOB, Api
+from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 
 
@@ -72,6 +73,42 @@ def test_order_and_links(api: Api) -> None:
     }
 
 
+TRUE, FALSE = ("true", "True", "1", "yes", "ON", "t"), ("false", "FALSE", "0", "no", "Off", "f")
+
+
+@on_one_store
+@pytest.mark.parametrize(("spellings", "linked"), [(TRUE, "true"), (FALSE, "false")])
+def test_next_spells_truth_values_as_clients_know_them(api: Api, spellings: tuple[str, ...], linked: str) -> None:
+    api.send("q", 1)
+    for given in spellings:
+        for name in ("include_claimed", "include_delayed", "hide_delayed", "include_origin"):
+            href = api.get(f"/v2/queues/q/messages?{name}={given}&echo=1").json["links"][0]["href"]
+            query = parse_qs(urlsplit(href).query)
+            assert query["echo"] == ["true"]
+            # What the link adds for queues without a default delay is its own.
+            if "delayed" not in name or linked == "true":
+                assert query[name] == [linked], href
+        for name in ("detailed", "with_count"):
+            href = api.get(f"/v2/queues?{name}={given}").json["links"][0]["href"]
+            assert href == f"/v2/queues?{name}={linked}&marker=q"
+    assert api.get("/v2/queues?echo=1").json["queues"] == [], (
+        "any other key is a filter by metadata, and stays as it is"
+    )
+
+
+@on_one_store
+@pytest.mark.parametrize(
+    "name", ["echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin", "detailed", "with_count"]
+)
+@pytest.mark.parametrize("value", ["junk", "2", "-1", "truee", "%20", "\u00fc", "true,true"])
+def test_truth_values_are_checked(api: Api, name: str, value: str) -> None:
+    """Each by itself, and whatever the others say."""
+    path = "/v2/queues" if name in ("detailed", "with_count") else "/v2/queues/q/messages"
+    for others in ("", "&include_delayed=false&hide_delayed=true", "&include_delayed=true&hide_delayed=false"):
+        query = "&".join(each for each in others.split("&") if each.partition("=")[0] not in ("", name))
+        assert_error(api.get(f"{path}?{name}={quote(value)}&{query}"), 400, name)
+
+
 @pytest.mark.parametrize("limit", [1, 2, 5, 20])
 def test_following_next_sees_everything_once(api: Api, limit: int) -> None:
     ids = api.send("q", *range(23))
@@ -84,6 +121,16 @@ def test_following_next_sees_everything_once(api: Api, limit: int) -> None:
     assert seen == list(range(23))
     assert page["links"] == []
     assert len(set(ids)) == 23
+
+
+def test_the_claim_of_a_delete_under_the_name_of_the_home_document(api: Api) -> None:
+    (id_,) = api.send("q", 1)
+    claim_id, _ = api.claim("q")
+    path = f"/v2/queues/q/messages/{id_}"
+    assert_error(api.delete(path), 403)
+    assert_error(api.delete(f"{path}?claim={'0' * 24}"), 400)
+    assert api.delete(f"{path}?claim={claim_id}").status_code == 204
+    assert_error(api.get(path), 404)
 
 
 def test_a_page_link_shows_no_message_before_its_delay_is_over(api: Api) -> None:

@@ -15,7 +15,9 @@ from tests.api.client import Api
 from tests.api.test_common import assert_error
 from tests.api.test_pools import ADMIN, Admin, admin, api
 from tests.conformance.drivers import Driver
-from zaqar.model import QUEUE
+from zaqar import conf
+from zaqar.drivers import Drivers, open_management_store, open_message_store
+from zaqar.model import QUEUE, Pool
 
 __all__ = ["admin", "api"]
 
@@ -375,3 +377,34 @@ def test_dead_letters_wait_for_their_pool(admin: Admin, cut: Callable[[str], Cal
     assert admin.api.claim("q") == ("", [])
     assert admin.api.bodies("dead") == [1, 2]
     assert admin.api.counts("q")[0] == 0
+
+
+# -- schemes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+def test_the_scheme_of_a_store_has_no_case(driver: Driver, address: str, spell: Callable[[str], str]) -> None:
+    """Of those that are configured, and of pools."""
+    if not address:
+        pytest.skip("the store has no URI")
+    place, _, database = address.partition(" ")
+    scheme, _, rest = place.partition("://")
+    uri = f"{spell(scheme)}://{rest}"
+    name = {"sqlite": "sqlalchemy", "postgresql": "sqlalchemy", "redis-cluster": "redis"}.get(driver.name, driver.name)
+    loaded = conf.load(default_config_files=[])
+    for store in ("message_store", "management_store"):
+        group = f"drivers:{store}:{name}"
+        loaded.set_override(store, name, "drivers")
+        loaded.set_override("uri", uri, group)
+        if database:
+            loaded.set_override("database", database, group)
+    messages, management = open_message_store(loaded), open_management_store(loaded)
+    messages.ping()
+    assert management.list_queues(project="nobody", kind=QUEUE, after="", limit=1) == []
+    messages.close()
+    management.close()
+    pool, drivers = Pool("capitals", uri, 1), Drivers(loaded)
+    drivers.check(pool)
+    opened = drivers.open(pool)
+    opened.ping()
+    opened.close()

@@ -164,6 +164,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"uri": "nosuch://host"}, "uri"),
     ({"uri": "sqlite://"}, "uri"),
     ({"uri": "sqlite:///:memory:"}, "uri"),
+    ({"uri": "SQLITE:///:memory:"}, "uri"),
     ({"uri": "sqlite:///?x=1"}, "uri"),
     ({"uri": "sqlite:////nosuch/folder/x.db"}, "uri"),
     ({"uri": "sqlite:///" + "x" * 5000}, "uri"),

@@ -85,7 +85,6 @@ BAD_METADATA: list[tuple[str, Any]] = [
     ("_dead_letter_queue_messages_ttl", 1209601),
     ("_enable_encrypt_messages", "yes"),
     ("_enable_encrypt_messages", True),
-    ("_flavor", "no-such-flavor"),
     ("_flavor", 5),
     ("_retry_policy", "x"),
     ("_retry_policy", {"retries_with_no_delay": "x"}),
@@ -241,11 +240,37 @@ def test_listing_pages(api: Api) -> None:
         seen, path = [], f"/v2/queues?limit={limit}&detailed=true&with_count=true&name=q&n="
         while (page := api.get(path)).json["queues"]:
             assert page.json["count"] == 23
-            assert all(queue["metadata"] == {"n": int(queue["name"][1:])} for queue in page.json["queues"])
+            for queue in page.json["queues"]:
+                assert queue["metadata"] == {**DEFAULTS, "n": int(queue["name"][1:])}
+                assert queue["metadata"] == api.get(queue["href"]).json
             seen += names(page)
             path = page.json["links"][0]["href"]
         assert seen == [f"q{n:02}" for n in range(23)]
         assert page.json["links"] == []
+
+
+@pytest.mark.parametrize("kind", ["queue", "topic"])
+def test_a_detailed_listing_shows_what_get_shows(api: Api, kind: str) -> None:
+    for number, metadata in enumerate([{}, {"a": 1}, {"_default_message_ttl": 90}, {"_flavor": None, "b": [None]}]):
+        api.put(f"/v2/{kind}s/q{number}", metadata)
+    listed = api.get(f"/v2/{kind}s?detailed=true").json[f"{kind}s"]
+    assert len(listed) == 4
+    for entry in listed:
+        assert entry["metadata"] == api.get(entry["href"]).json
+        assert ("_max_claim_count" in entry["metadata"]) == (kind == "queue")
+    assert all("metadata" not in entry for entry in api.get(f"/v2/{kind}s").json[f"{kind}s"])
+
+
+@pytest.mark.parametrize("flavor", ["gold", "", None])
+def test_without_pooling_a_flavor_has_no_effect(api: Api, flavor: str | None) -> None:
+    assert api.put("/v2/queues/q", {"_flavor": flavor}).status_code == 201
+    assert api.get("/v2/queues/q").json == {**DEFAULTS, "_flavor": flavor}
+    api.send("q", 1)
+    assert api.bodies("q") == [1]
+    for value in ("silver", 5):
+        patched = api.patch_queue("q", {"op": "add", "path": "/metadata/_flavor", "value": value})
+        assert patched.status_code == (200 if value == "silver" else 400)
+    assert api.get("/v2/queues/q").json["_flavor"] == "silver"
 
 
 def test_listing_filters(api: Api) -> None:

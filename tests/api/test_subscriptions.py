@@ -13,8 +13,9 @@ import pytest
 from tests.api.client import BOB, Api
 from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
+from tests.clock import START
 from tests.conformance.drivers import Driver
-from zaqar.model import QUEUE, Address, message_id
+from zaqar.model import QUEUE, Address, DeliveryKey, message_id
 
 HOOK = "http://192.0.2.1:9/hook"
 MISSING = "0" * 24
@@ -71,6 +72,71 @@ def test_subscribing_creates_the_queue(api: Api) -> None:
     }
     assert api.get(f"/v2/queues/q/subscriptions/{id_}").json == shown
     assert subscriptions(api) == [shown]
+
+
+@pytest.mark.parametrize("ttl", [2**31, 2**36, 220_367_260_800, 253_402_300_800 - int(START) - 1])
+def test_a_life_as_long_as_heat_and_senlin_ask_for(make_api: Callable[..., Api], ttl: int) -> None:
+    """Also a confirmation, which is kept in the message store, has the TTL."""
+    api = make_api(
+        notification__webhook_allowed_networks=["192.0.2.0/24"],
+        notification__require_confirmation=True,
+        signed_url__secret_key="a key",
+        transport__default_subscription_ttl=220_367_260_800,
+    )
+    first, other = subscribe(api, ttl=ttl), subscribe(api, subscriber=HOOK + "/2", ttl=60)
+    unlimited = subscribe(api, subscriber=HOOK + "/3")
+    assert api.patch(f"/v2/queues/q/subscriptions/{other}", {"ttl": ttl}).status_code == 204
+    queue = api.parts.management.get_queue(project=api.project, kind=QUEUE, name="q")
+    assert queue is not None
+    (store,) = api.parts.stores()
+    asked = store.get_delivery(key=DeliveryKey(queue.uid, first, 0))
+    assert asked is not None
+    assert asked.ttl == ttl
+    api.clock.advance(3600)
+    assert {each["id"]: (each["ttl"], each["age"]) for each in subscriptions(api)} == {
+        first: (ttl, 3600),
+        other: (ttl, 3600),
+        unlimited: (220_367_260_800, 3600),
+    }
+    assert api.parts.subscriptions.tidy() == 0
+
+
+@on_one_store
+@pytest.mark.parametrize("over", [0, 1, 2**40, 2**62])
+def test_a_life_beyond_the_year_9999(api: Api, over: int) -> None:
+    ttl = 253_402_300_800 - int(START) + over
+    assert_error(api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": ttl}), 400, "ttl")
+    assert api.get("/v2/queues").json["queues"] == []
+    id_ = subscribe(api)
+    assert_error(api.patch(f"/v2/queues/q/subscriptions/{id_}", {"ttl": ttl}), 400, "ttl")
+    assert [each["ttl"] for each in subscriptions(api)] == [3600]
+
+
+SPELLINGS = [
+    ("http://192.0.2.1:9/Hook?A=%2b", "HTTP://192.0.2.1:9/Hook?A=%2b"),
+    ("https://a.example/X", "hTTps://A.Example/X"),
+    ("https://a.example", "https://A.EXAMPLE"),
+    ("http://[2001:db8::a]:1/", "HTTP://[2001:DB8::A]:1/"),
+    ("mailto:Anna@b.example?Subject=Hi%20X", "MAILTO:Anna@B.Example?Subject=Hi%20X"),
+]
+
+
+@on_one_store
+@pytest.mark.parametrize(("kept", "given"), SPELLINGS)
+def test_spellings_of_one_subscriber(make_api: Callable[..., Api], kept: str, given: str) -> None:
+    """Scheme and host have no case; everything else has."""
+    api = make_api(
+        notification__webhook_allowed_networks=["192.0.2.0/24", "2001:db8::/32"],
+        transport__subscriber_types=["HTTP", "Https", "mailto"],
+    )
+    first = subscribe(api, subscriber=given)
+    assert [each["subscriber"] for each in subscriptions(api)] == [kept]
+    assert subscribe(api, subscriber=kept) == first
+    other = subscribe(api, subscriber="mailto:other@example.org")
+    assert_error(api.patch(f"/v2/queues/q/subscriptions/{other}", {"subscriber": given}), 409)
+    different = kept.replace("Hook", "hook").replace("/X", "/x").replace("Anna", "anna")
+    if different != kept:
+        assert subscribe(api, subscriber=different) != first
 
 
 def test_defaults_and_unknown_fields(api: Api) -> None:
@@ -130,7 +196,7 @@ def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
         *(("subscriber", value) for value in ("mailto:a@b?bcc=c@d", "mailto:a@b?subject=x%0aBcc:y", "mailto:a@b\nc@d")),
         ("subscriber", "http://192.0.2.1/" + "x" * 2000),
         ("subscriber", "trust+http://192.0.2.1/"),
-        *(("ttl", value) for value in (59, 0, -1, 2**31, "60", 60.0, True, [])),
+        *(("ttl", value) for value in (59, 0, -1, 2**38, "60", 60.0, True, [])),
         *(("options", value) for value in ([], 1, "x", True, {"k": "v" * 70_000})),
         *(("options.post_data", value) for value in (1, None, {})),
         *(("options.post_headers", value) for value in ([], "x", {"A": 1}, {"A": None})),

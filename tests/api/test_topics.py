@@ -27,7 +27,7 @@ def test_life_of_a_topic(api: Api) -> None:
     assert api.patch("/v2/topics/t", change).status_code == 415
     listed = api.get("/v2/topics?detailed=true&with_count=true").json
     assert listed == {
-        "topics": [{"name": "t", "href": "/v2/topics/t", "metadata": {"a": 3, "_default_message_ttl": 600}}],
+        "topics": [{"name": "t", "href": "/v2/topics/t", "metadata": {**posting, "a": 3}}],
         "links": [{"rel": "next", "href": "/v2/topics?detailed=true&with_count=true&marker=t"}],
         "count": 1,
     }

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.clock import TICK
+from tests.clock import START, TICK
 from tests.conformance.scene import at_once
 from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_queues import METADATA
 from zaqar.errors import Conflict
+from zaqar.limits import YEAR_10000
 from zaqar.model import CONFIRMED, PENDING, REFUSED, TOPIC, Secret, Subscription
 from zaqar.storage.base import ManagementStore
 
@@ -202,6 +203,32 @@ def test_what_is_over_is_given_whole(queue: Subscribers) -> None:
     short = queue.create("http://a.example", ttl=60, options={"a": [1]}, state=REFUSED, secrets=(Secret("x"),))
     queue.clock.advance(60)
     assert short in queue.sweep()
+
+
+# What Senlin and Heat ask for, what a 32-bit integer cannot hold, and the longest life there is.
+LONG_LIVES = [2**31 - 1, 2**31, 2**32, 2**36, 220_367_260_800, YEAR_10000 - int(START) - 1]
+
+
+@pytest.mark.parametrize("ttl", LONG_LIVES)
+def test_the_end_of_a_long_life_is_exact(queue: Subscribers, ttl: int) -> None:
+    written = queue.create("http://a.example", ttl=ttl)
+    shorter = queue.create("http://b.example", ttl=ttl - 1)
+    changed = queue.create("http://c.example", ttl=60)
+    queue.clock.advance(30)
+    changed = next_of(changed, ttl=ttl - 30, expires=written.expires)
+    assert queue.replace(changed)
+    assert queue.listing() == by_id([written, shorter, changed])
+    assert {each.ttl for each in queue.listing()} == {ttl, ttl - 1, ttl - 30}
+    queue.clock.now = written.expires - TICK
+    assert queue.get(written.id) == written
+    assert queue.listing() == by_id([written, changed])
+    swept = {each.id for each in queue.sweep()}
+    assert swept & {written.id, shorter.id, changed.id} == {shorter.id}
+    assert queue.put(queue.new(written.subscriber)) == written
+    queue.clock.advance(TICK)
+    assert queue.get(written.id) is None
+    assert queue.listing() == []
+    assert {written.id, changed.id} <= {each.id for each in queue.sweep()}
 
 
 # -- replace ----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ CATALOGUE = {
         subscription_confirmation_email_template (Dict); unsubscribe_confirmation_email_template (Dict);
         webhook_allowed_networks (List, [])
     """,
+    "oslo_middleware": "enable_proxy_headers_parsing (Bool, False)",
     "pooling:catalog": "enable_virtual_pool (Bool, False)",
     "profiler": """
         trace_wsgi_transport (Bool, False); trace_message_store (Bool, False); trace_management_store (Bool, False)

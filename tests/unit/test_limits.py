@@ -35,6 +35,8 @@ def test_values_come_from_the_configuration() -> None:
     limits = read(max_claim_ttl=100, default_claim_ttl=99, subscriber_types=["https"], enable_checksum=True)
     assert (limits.max_claim_ttl, limits.default_claim_ttl) == (100, 99)
     assert limits.subscriber_types == ("https",)
+    assert read(subscriber_types=["HTTP", "MailTo"]).subscriber_types == ("http", "mailto")
+    assert read(default_subscription_ttl=220_367_260_800).default_subscription_ttl == 220_367_260_800
     assert limits.enable_checksum is True
 
 
@@ -53,6 +55,7 @@ def test_values_come_from_the_configuration() -> None:
         ({"default_claim_grace": 59}, r"default_claim_grace: 59 "),
         ({"max_claim_grace": 59}, r"max_claim_grace: 59 "),
         ({"default_subscription_ttl": 0}, r"default_subscription_ttl: 0 "),
+        ({"default_subscription_ttl": 253_402_300_800}, r"default_subscription_ttl: 253402300800 "),
         ({"min_length_client_id": 37}, r"min_length_client_id: 37 .*max_length_client_id"),
         ({"min_length_client_id": 0}, r"min_length_client_id: 0 "),
     ],

@@ -76,3 +76,16 @@ def test_a_pool_in_a_log() -> None:
 )
 def test_what_can_be_looked_up_as_a_host(text: str, is_one: bool) -> None:
     assert uris.is_host(text) is is_one
+
+
+@pytest.mark.parametrize(
+    ("uri", "compared"),
+    [
+        ("REDIS://User:PassWord@Host/0", "redis://User:PassWord@Host/0"),
+        ("PostgreSQL+Psycopg://h/D?A=B", "postgresql+psycopg://h/D?A=B"),
+        ("redis://h?a=X://Y", "redis://h?a=X://Y"),
+        ("no scheme", "no scheme"),
+    ],
+)
+def test_a_scheme_has_no_case(uri: str, compared: str) -> None:
+    assert uris.lower_scheme(uri) == compared

@@ -11,6 +11,11 @@ keepalive = 30
 graceful_timeout = 8
 timeout = 60
 
+# By default gunicorn believes SCRIPT_NAME, PATH_INFO and X-Forwarded-Proto in requests from this host, where a proxy
+# may pass on what its clients send. With [oslo_middleware] enable_proxy_headers_parsing the service itself believes.
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+
 loglevel = "warning"
 control_socket_disable = True
 proc_name = "zaqar-api"

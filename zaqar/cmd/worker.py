@@ -108,9 +108,13 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
             super().handle_error(req, client, addr, exc)
             return
         _log.info("refused what is not a request: %s", exc)
+        answer = _refuse(_REFUSALS.get(type(exc), "400 Bad Request"), str(exc))
+        if isinstance(exc, errors.ConfigurationProblem):
+            # The path is outside of SCRIPT_NAME, at which the service is mounted.
+            answer = _refuse("404 Not Found", "There is nothing at this path.")
         # The peer may be gone, or may not read.
         with contextlib.suppress(OSError):
-            util.write_nonblock(client, _refuse(_REFUSALS.get(type(exc), "400 Bad Request"), str(exc)))
+            util.write_nonblock(client, answer)
 
     def _wait_for_next(self, sock: Any) -> None:
         self._waiting.add(sock)

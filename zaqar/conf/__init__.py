@@ -21,6 +21,7 @@ from oslo_policy import opts as policy_opts
 
 from zaqar.conf.opts import list_opts
 from zaqar.errors import StartupError
+from zaqar.uris import lower_scheme
 
 CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
@@ -183,7 +184,7 @@ def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:
     untouched = location is None or location.location in (cfg.Locations.opt_default, cfg.Locations.set_default)
     uri: str = conf[group].uri
     if uri and not untouched:
-        return uri, False
+        return lower_scheme(uri), False
     path = make_state_dir(conf) / DATABASE_NAME
     if "?" in str(path):
         raise StartupError(f"The state directory {path.parent} cannot hold a database: its name contains '?'.")

@@ -93,8 +93,9 @@ OPTS = [
     ),
     cfg.StrOpt(
         "public_url",
-        help="Where the people and programs that confirm subscriptions reach this service, such as "
-        "https://zaqar.example.org. Unset: http://, then bind and port of [drivers:transport:wsgi].",
+        help="Where the people and programs that confirm subscriptions reach this service, with the path at which it "
+        "is mounted if there is one, such as https://example.org/messaging. Unset: http://, then bind and port of "
+        "[drivers:transport:wsgi].",
     ),
     cfg.DictOpt(
         "subscription_confirmation_email_template",

@@ -27,10 +27,10 @@ METHOD = "PUT"
 
 _SENTENCES = {
     SUBSCRIPTION_CONFIRMATION: "You have chosen to subscribe to the {what} {name}. To confirm this, send SubscribeBody "
-    "by PUT to the path in URL-Paths, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
+    "by PUT to WSGISubscribeURL, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
     "URL-Expires as they are given here.",
     UNSUBSCRIBE_CONFIRMATION: "You have unsubscribed from the {what} {name}. To take this back, send SubscribeBody by "
-    "PUT to the path in URL-Paths, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
+    "PUT to WSGISubscribeURL, with the headers URL-Signature, URL-Methods, URL-Paths, X-Project-ID and "
     "URL-Expires as they are given here.",
 }
 _TEMPLATES = {
@@ -83,6 +83,7 @@ class Confirmations:
         what = "topic" if subscription.kind == TOPIC else "queue"
         document = {
             "Message_Type": kind,
+            "queue_name": subscription.source,
             "Message": _SENTENCES[kind].format(what=what, name=subscription.source),
             "URL-Signature": grant.signature,
             "URL-Methods": METHOD,

@@ -44,7 +44,7 @@ def parse_pool_list(raw: bytes) -> list[str]:
     return names
 
 
-def shown(name: str, pool_list: Iterable[str], capabilities: Iterable[str] | None) -> dict[str, Any]:
-    """The flavor as an answer has it, without its capabilities where they are None."""
-    wire = {"href": f"/v2/flavors/{name}", "name": name, "pool_list": list(pool_list)}
+def shown(name: str, collection: str, pool_list: Iterable[str], capabilities: Iterable[str] | None) -> dict[str, Any]:
+    """The flavor as an answer has it, ``collection`` being the path of all flavors; without capabilities if None."""
+    wire = {"href": f"{collection}/{name}", "name": name, "pool_list": list(pool_list)}
     return wire if capabilities is None else {**wire, "capabilities": sorted(capabilities)}

@@ -85,10 +85,13 @@ def _unmask(uri: str, old: Pool) -> str:
     return uri
 
 
-def shown(pool: Pool, *, detailed: bool) -> dict[str, Any]:
-    """The pool as an answer has it: with its options where asked for, never with a password."""
+def shown(pool: Pool, collection: str, *, detailed: bool) -> dict[str, Any]:
+    """The pool as an answer has it, ``collection`` being the path of all pools: with its options if ``detailed``.
+
+    It never has a password.
+    """
     wire = {
-        "href": f"/v2/pools/{pool.name}",
+        "href": f"{collection}/{pool.name}",
         "name": pool.name,
         "weight": pool.weight,
         "uri": uris.mask(pool.uri),

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Collection
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from zaqar.errors import InvalidInput
 
@@ -16,6 +16,7 @@ _FIELD = "subscriber"
 _PRINTABLE = re.compile(r"[!-~]+")
 _ADDRESS = re.compile(r"[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,64}@[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_AUTHORITY = re.compile(r"//[^/?#]*")
 
 
 def scheme_of(subscriber: str) -> str:
@@ -24,7 +25,7 @@ def scheme_of(subscriber: str) -> str:
 
 
 def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
-    """The subscriber; InvalidInput unless it is a URI of one of these schemes, and whole."""
+    """The subscriber as it is kept, :func:`normal`; InvalidInput unless it is a whole URI of one of these schemes."""
     if not isinstance(subscriber, str):
         raise InvalidInput(_FIELD, "must be a string, a URI")
     if not 1 <= len(subscriber) <= MOST_CHARACTERS:
@@ -35,12 +36,29 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
     if scheme.lower() == "mailto":
-        _check_mail(rest)
+        _check_mail(rest.removeprefix("//"))
     elif scheme.lower() in WEBHOOK_SCHEMES:
         _check_url(subscriber)
     elif not rest:
         raise InvalidInput(_FIELD, "must say more than a scheme")
-    return subscriber
+    return normal(subscriber)
+
+
+def normal(subscriber: str) -> str:
+    """The URI with its scheme and its host in lower case (RFC 3986, section 6.2.2.1), so that no subscriber is two.
+
+    Of a mail address this is the domain; what is before the ``@`` may depend on its case. ``mailto://``, as the
+    documentation of Aodh has it, is taken for ``mailto:``.
+    """
+    scheme, _, rest = subscriber.partition(":")
+    scheme = scheme.lower()
+    if scheme == "mailto":
+        address, mark, fields = rest.removeprefix("//").partition("?")
+        user, at, domain = address.rpartition("@")
+        rest = f"{user}{at}{domain.lower() if at else domain}{mark}{fields}"
+    elif scheme in WEBHOOK_SCHEMES and (parts := _AUTHORITY.match(rest)):
+        rest = parts[0].lower() + rest[parts.end() :]
+    return f"{scheme}:{rest}"
 
 
 def url_of(subscriber: str) -> str:
@@ -68,14 +86,25 @@ def _check_mail(rest: str) -> None:
     address, _, fields = rest.partition("?")
     if _ADDRESS.fullmatch(unquote(address)) is None:
         raise InvalidInput(_FIELD, "must be 'mailto:' and one mail address")
+    if not fields:
+        return
+    one_field = InvalidInput(_FIELD, "may have one field after the address, '?subject=...'")
+    if "=" not in fields or "&" in fields:
+        raise one_field
     try:
-        pairs = parse_qsl(
-            fields, keep_blank_values=True, strict_parsing=bool(fields), errors="strict", max_num_fields=1
-        )
-    except ValueError as exc:
-        raise InvalidInput(_FIELD, "may have one field after the address, '?subject=...'") from exc
-    for name, value in pairs:
-        if name.lower() != "subject":
-            raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
-        if _CONTROL.search(value):
-            raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")
+        ((name, value),) = mail_fields(fields, errors="strict").items()
+    except UnicodeDecodeError as exc:
+        raise one_field from exc
+    if name != "subject":
+        raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
+    if _CONTROL.search(value):
+        raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")
+
+
+def mail_fields(fields: str, *, errors: str = "replace") -> dict[str, str]:
+    """The fields after the ``?`` of a ``mailto`` URI, by their name in lower case.
+
+    They are percent-encoded and no form: ``+`` is a plus sign (RFC 6068, section 5).
+    """
+    pairs = (field.partition("=") for field in fields.split("&"))
+    return {unquote(name, errors=errors).lower(): unquote(value, errors=errors) for name, _, value in pairs}

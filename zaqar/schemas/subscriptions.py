@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zaqar.errors import InvalidInput
-from zaqar.limits import MIN_SUBSCRIPTION_TTL, MOST_SECONDS, Limits
+from zaqar.limits import MIN_SUBSCRIPTION_TTL, YEAR_10000, Limits
 from zaqar.model import CONFIRMED, Subscription
 from zaqar.schemas import retry_policy, strict_json
 from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
@@ -87,11 +87,11 @@ def _parse(raw: bytes, *, source: str, limits: Limits) -> Wanted:
         raise InvalidInput("body", "must be an object with 'subscriber', 'ttl' and 'options'")
     subscriber, ttl, options = (document.get(name) for name in ("subscriber", "ttl", "options"))
     if subscriber is not None:
-        check_subscriber(subscriber, types=limits.subscriber_types)
+        subscriber = check_subscriber(subscriber, types=limits.subscriber_types)
     if ttl is not None:
         if type(ttl) is not int:
             raise InvalidInput("ttl", f"must be an integer of at least {MIN_SUBSCRIPTION_TTL}")
-        check_range(ttl, MIN_SUBSCRIPTION_TTL, MOST_SECONDS, field="ttl", unit=" seconds")
+        check_range(ttl, MIN_SUBSCRIPTION_TTL, YEAR_10000, field="ttl", unit=" seconds")
     if options is not None:
         _check_options(options, source=source)
     return Wanted(subscriber, ttl, options)
@@ -137,6 +137,12 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         if _HEADER_VALUE.fullmatch(value) is None or value != value.strip():
             raise InvalidInput(field, "must have a value of at most 4096 printable ASCII characters")
         seen.add(folded)
+
+
+def check_end(ttl: int | None, now: float) -> None:
+    """InvalidInput unless a subscription that lives for ``ttl`` seconds from ``now`` on ends before the year 10000."""
+    if ttl is not None and now + ttl >= YEAR_10000:
+        raise InvalidInput("ttl", f"must end before the year 10000: {ttl} seconds are too many")
 
 
 def check_options_for(options: Options, subscriber: str) -> None:
@@ -187,7 +193,7 @@ def shown(subscription: Subscription, now: float) -> dict[str, Any]:
     }
 
 
-_TTL: JsonSchema = {"type": "integer", "minimum": MIN_SUBSCRIPTION_TTL, "maximum": MOST_SECONDS}
+_TTL: JsonSchema = {"type": "integer", "minimum": MIN_SUBSCRIPTION_TTL, "maximum": YEAR_10000}
 _SUBSCRIBER: JsonSchema = {
     "type": "string",
     "minLength": 1,
@@ -199,7 +205,7 @@ CHANGE: JsonSchema = {
     "minProperties": 1,
     "properties": {
         "subscriber": _SUBSCRIBER,
-        "ttl": {**_TTL, "description": "Seconds to live from now."},
+        "ttl": {**_TTL, "description": "Seconds to live from now; the end must be before the year 10000."},
         "options": {"$ref": "#/components/schemas/SubscriptionOptions"},
     },
 }

@@ -215,7 +215,7 @@ class Queues:
     def get(self, address: Address) -> dict[str, Any]:
         """The metadata as stored, reserved defaults filled in; only those for a queue that does not exist."""
         row = self.row(address)
-        return self._shown(address, row.metadata if row is not None else {})
+        return self.shown(address.kind, row.metadata if row is not None else {})
 
     def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
@@ -233,7 +233,7 @@ class Queues:
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
-                return self._shown(address, metadata)
+                return self.shown(address.kind, metadata)
         raise StoreUnavailable
 
     def delete(self, address: Address) -> None:
@@ -335,8 +335,9 @@ class Queues:
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
 
-    def _shown(self, address: Address, metadata: Metadata) -> dict[str, Any]:
-        return {**shown_defaults(self._limits, kind=address.kind), **metadata}
+    def shown(self, kind: str, metadata: Metadata) -> dict[str, Any]:
+        """The metadata of a queue or topic as clients see it, wherever it is shown: reserved defaults filled in."""
+        return {**shown_defaults(self._limits, kind=kind), **metadata}
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:

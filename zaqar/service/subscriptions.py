@@ -31,6 +31,7 @@ from zaqar.model import (
 from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
 from zaqar.schemas.subscriptions import (
     Wanted,
+    check_end,
     check_options_for,
     is_subscription_id,
     parse_change,
@@ -128,6 +129,7 @@ class Subscriptions:
         is confirmed.
         """
         wanted = parse_creation(raw, source=address.name, limits=self._limits)
+        check_end(wanted.ttl, self._clock())
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
@@ -212,6 +214,7 @@ class Subscriptions:
     def patch(self, context: Context, address: Address, id_: str, raw: bytes) -> None:
         """Change what a request body names. A new TTL counts from now; a new subscriber has to confirm."""
         wanted = parse_change(raw, source=address.name, limits=self._limits)
+        check_end(wanted.ttl, self._clock())
         if wanted.subscriber is not None:
             self._check_target(wanted.subscriber)
 

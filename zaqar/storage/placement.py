@@ -85,9 +85,7 @@ class Placement:
         self._place = _TheOnlyPlace(store)
 
     def check_flavor(self, flavor: str | None) -> None:
-        """InvalidInput unless new queues may ask for this flavor."""
-        if flavor is not None:
-            raise _no_flavor(flavor)
+        """InvalidInput unless new queues may ask for this flavor. Without pools a flavor has no effect."""
 
     def choose(self, flavor: str | None) -> str | None:
         """The pool of a new queue, None for the configured message store.
@@ -95,7 +93,6 @@ class Placement:
         InvalidInput where there is no such flavor, StoreUnavailable where no pool of it answers, NoPool where none
         takes new queues.
         """
-        self.check_flavor(flavor)
         return None
 
     def still_stands(self, queue: Queue) -> bool:

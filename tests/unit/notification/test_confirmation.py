@@ -33,6 +33,7 @@ def test_the_document(kind: str) -> None:
     assert "the queue orders" in document.pop("Message")
     assert document == {
         "Message_Type": kind,
+        "queue_name": "orders",
         "URL-Methods": "PUT",
         "URL-Paths": PATH,
         "X-Project-ID": "p1",
@@ -54,6 +55,7 @@ def test_a_topic_has_paths_of_its_own() -> None:
         )
     )
     assert document["URL-Paths"] == PATH.replace("queues", "topics")
+    assert document["queue_name"] == "orders"
     assert "the topic orders" in document["Message"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaqar.errors import InvalidInput
-from zaqar.schemas.subscribers import check_subscriber, scheme_of, url_of
+from zaqar.schemas.subscribers import check_subscriber, mail_fields, normal, scheme_of, url_of
 
 TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
 
@@ -19,13 +19,13 @@ TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
     "subscriber",
     [
         "http://example.org",
-        "HTTPS://Example.org:8443/a/b?c=d&e#f",
+        "https://example.org:8443/a/b?c=d&e#f",
         "http://[2001:db8::1]:80/",
         "trust+http://example.org/",
         "trust+https://example.org/%0d%0a",
         "http://example.org/a@b",
         "mailto:a@example.org",
-        "MailTo:a.b+c@example.org?subject=Hello%20there",
+        "mailto:a.b+c@example.org?subject=Hello%20there",
         "mailto:a%2Bb@example.org?Subject=",
         "sms:+491234",
         "http://e/" + "x" * 1991,
@@ -33,6 +33,40 @@ TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
 )
 def test_subscribers(subscriber: str) -> None:
     assert check_subscriber(subscriber, types=TYPES) == subscriber
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("HTTPS://Example.ORG:8443/A/b?C=d&E#F", "https://example.org:8443/A/b?C=d&E#F"),
+        ("HTTP://EXAMPLE.org", "http://example.org"),
+        ("http://EXAMPLE.org?X=/Y", "http://example.org?X=/Y"),
+        ("http://EXAMPLE.org#X", "http://example.org#X"),
+        ("Trust+HTTP://[2001:DB8::1]:80/A", "trust+http://[2001:db8::1]:80/A"),
+        ("MailTo:A.b+C@Example.ORG?Subject=Hello%20There", "mailto:A.b+C@example.org?Subject=Hello%20There"),
+        ("MAILTO:A@B", "mailto:A@b"),
+        ("mailto://a@example.org", "mailto:a@example.org"),
+        ("mailto://a@example.org?subject=//", "mailto:a@example.org?subject=//"),
+        ("SMS:+49ABC", "sms:+49ABC"),
+    ],
+)
+def test_scheme_and_host_have_no_case(given: str, kept: str) -> None:
+    assert check_subscriber(given, types=TYPES) == kept
+    assert normal(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ("subject=a+b", "subject", "a+b"),
+        ("subject=a%20b%2Bc", "subject", "a b+c"),
+        ("%53ubject=a%26b%3Dc=d", "subject", "a&b=c=d"),
+        ("SUBJECT=", "subject", ""),
+        ("subject=%C3%BC", "subject", "\u00fc"),
+    ],
+)
+def test_the_field_of_a_mailto_is_no_form(fields: str, name: str, value: str) -> None:
+    assert mail_fields(fields) == {name: value}
 
 
 @pytest.mark.parametrize(

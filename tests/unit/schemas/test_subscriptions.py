@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from tests.unit.workers import make_limits
 from zaqar.errors import InvalidInput
-from zaqar.limits import MOST_SECONDS
+from zaqar.limits import YEAR_10000
 from zaqar.model import CONFIRMED, REFUSED, Secret, Subscription
 from zaqar.schemas.subscriptions import (
     MOST_BYTES_OF_OPTIONS,
     Wanted,
+    check_end,
     check_options_for,
     is_subscription_id,
     parse_change,
@@ -46,7 +48,19 @@ def refused(**options: Any) -> str:
 def test_a_creation() -> None:
     assert creation() == Wanted(MAIL, None, None)
     assert creation(ttl=60, options={"a": 1}, more=1) == Wanted(MAIL, 60, {"a": 1})
-    assert creation(ttl=MOST_SECONDS).ttl == MOST_SECONDS
+    assert creation(ttl=220_367_260_800).ttl == 220_367_260_800
+
+
+@pytest.mark.parametrize("now", [0.0, 1_700_000_000.0, 1_700_000_000.5])
+def test_the_end_is_before_the_year_10000(now: float) -> None:
+    longest = YEAR_10000 - int(now) - 1
+    for ttl in (None, 60, 2**31, 2**36, longest):
+        check_end(ttl, now)
+    for ttl in (longest + 1, YEAR_10000):
+        with pytest.raises(InvalidInput) as caught:
+            check_end(ttl, now)
+        assert caught.value.field == "ttl"
+    assert datetime.fromtimestamp(now + longest, UTC).year == 9999
 
 
 def test_a_change_names_something() -> None:

@@ -35,13 +35,11 @@ def test_without_pools_one_store_serves_every_queue(queue: Queue) -> None:
     assert not place.away
 
 
-@pytest.mark.parametrize("flavor", ["gold", ""])
-def test_without_pools_there_are_no_flavors(flavor: str) -> None:
+@pytest.mark.parametrize("flavor", [None, "gold", ""])
+def test_without_pools_a_flavor_has_no_effect(flavor: str | None) -> None:
     placement = Placement(MemoryMessageStore())
-    placement.check_flavor(None)
-    for ask in (placement.check_flavor, placement.choose):
-        with pytest.raises(InvalidInput, match="_flavor"):
-            ask(flavor)
+    placement.check_flavor(flavor)
+    assert placement.choose(flavor) is None
 
 
 # -- with pools ------------------------------------------------------------------------------------------------------

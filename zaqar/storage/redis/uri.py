@@ -93,7 +93,8 @@ def _refusal(reason: str) -> StartupError:
 
 def _query(text: str) -> dict[str, str]:
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict")
+        # A URI is no form: "+" is a plus sign, which a password may have.
+        pairs = parse_qsl(text.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(text), errors="strict")
     except ValueError as exc:
         raise _refusal("what comes after '?' has to be of the form name=value&name=value") from exc
     query = dict(pairs)

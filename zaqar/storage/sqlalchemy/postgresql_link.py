@@ -119,15 +119,17 @@ class Address:
 
     @classmethod
     def of(cls, uri: str) -> Self:
-        url = sa.make_url(uri)
+        # SQLAlchemy reads the query as a form. libpq, whose parameters these are, takes "+" for a plus sign.
+        place, mark, query = uri.partition("?")
+        url = sa.make_url(place + mark + query.replace("+", "%2B"))
         if url.drivername not in ("postgresql", "postgresql+psycopg"):
             raise StartupError(
                 f"PostgreSQL is used through psycopg: the URI begins with postgresql://, not {url.drivername}://."
             )
-        query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+        options = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
         port = None if url.port is None else str(url.port)
         asked = {"host": url.host, "port": port, "user": url.username, "password": url.password}
-        given = {**{name: value for name, value in asked.items() if value is not None}, **query}
+        given = {**{name: value for name, value in asked.items() if value is not None}, **options}
         if url.database:
             given["dbname"] = url.database
         where = f"{given.get('host', 'localhost')}" + (f":{given['port']}" if "port" in given else "")

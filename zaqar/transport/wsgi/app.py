@@ -89,7 +89,9 @@ def pages(parts: Parts) -> dict[str, object]:
 def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
     secret_key = parts.conf.signed_url.secret_key
-    middleware: list[Any] = [RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock)]
+    believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
+    checks = RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock, believes_proxy=believes_proxy)
+    middleware: list[Any] = [checks]
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)

@@ -5,7 +5,6 @@ import falcon
 import msgspec
 
 from zaqar.limits import Limits
-from zaqar.model import Address
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_integer
 from zaqar.service.claims import Claimed, Claims
@@ -16,12 +15,12 @@ MOST_BYTES = 4096
 """A claim's terms are two integers; more than this is not read."""
 
 
-def _path(address: Address, claimed: Claimed) -> str:
-    return f"/v2/queues/{address.name}/claims/{claimed.claim.id}"
+def _path(base: str, claimed: Claimed) -> str:
+    return f"{base}/claims/{claimed.claim.id}"
 
 
-def _messages(address: Address, claimed: Claimed, with_origin: bool) -> list[WireMessage]:
-    return [render(address, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
+def _messages(base: str, claimed: Claimed, with_origin: bool) -> list[WireMessage]:
+    return [render(base, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
 
 
 class ClaimsResource:
@@ -32,14 +31,14 @@ class ClaimsResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "claims:create")
-        query, address = read_query(req), req.context.address
+        query, base = read_query(req), req.context.base
         limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
-        claimed = self._claims.create(address, read_body(req, MOST_BYTES), limit=limit)
+        claimed = self._claims.create(req.context.address, read_body(req, MOST_BYTES), limit=limit)
         if not claimed.messages:
             resp.status = 204
             return
-        resp.status, resp.location = 201, _path(address, claimed)
-        resp.data = msgspec.json.encode({"messages": _messages(address, claimed, with_origin)})
+        resp.status, resp.location = 201, _path(base, claimed)
+        resp.data = msgspec.json.encode({"messages": _messages(base, claimed, with_origin)})
 
     def _limit(self, text: str | None) -> int:
         most = self._limits.max_messages_per_claim_or_pop
@@ -53,14 +52,14 @@ class ClaimResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
         self._authorizer.check(req.context.caller, "claims:get")
-        address, with_origin = req.context.address, flag(read_query(req), "include_origin")
-        claimed = self._claims.get(address, claim_id)
+        base, with_origin = req.context.base, flag(read_query(req), "include_origin")
+        claimed = self._claims.get(req.context.address, claim_id)
         resp.data = msgspec.json.encode(
             {
                 "age": claimed.claim.age(claimed.now),
                 "ttl": claimed.claim.ttl,
-                "href": _path(address, claimed),
-                "messages": _messages(address, claimed, with_origin),
+                "href": _path(base, claimed),
+                "messages": _messages(base, claimed, with_origin),
             }
         )
 

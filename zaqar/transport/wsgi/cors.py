@@ -12,14 +12,15 @@ class Cors(falcon.CORSMiddleware[Any, Any]):
 
     def __init__(self, options: cfg.ConfigOpts.GroupAttr) -> None:
         anywhere = "*" in options.allowed_origin
-        origins = "*" if anywhere else options.allowed_origin
+        # Browsers send scheme and host in lower case (RFC 6454, section 4), whatever a user or operator typed.
+        origins = "*" if anywhere else [origin.lower() for origin in options.allowed_origin]
         super().__init__(
             allow_origins=origins,
             expose_headers=options.expose_headers or None,
             # A wildcard with credentials would let every site act as its visitor (Fetch standard, section 3.2.5).
             allow_credentials=None if anywhere or not options.allow_credentials else origins,
         )
-        self._methods = frozenset(options.allow_methods)
+        self._methods = frozenset(method.upper() for method in options.allow_methods)
         self._headers = ", ".join(options.allow_headers)
         self._max_age = str(options.max_age)
 

@@ -35,7 +35,7 @@ def _answer_client_error(
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
     elif isinstance(error, AlreadySubscribed):
-        resp.location = req.path
+        resp.location = req.context.prefix + req.path
     _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
 
 

@@ -15,8 +15,12 @@ from zaqar.transport.wsgi.pools import MOST_BYTES, page, parse_limit
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 
-def _render(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:
-    return shown(flavor.name, flavor.pool_list, flavor.capabilities if detailed else None)
+def _path(req: falcon.Request) -> str:
+    return f"{req.context.prefix}/v2/flavors"
+
+
+def _render(flavor: Flavor, collection: str, *, detailed: bool = True) -> dict[str, Any]:
+    return shown(flavor.name, collection, flavor.pool_list, flavor.capabilities if detailed else None)
 
 
 class FlavorsResource:
@@ -30,7 +34,8 @@ class FlavorsResource:
         query = read_query(req)
         detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_flavors_per_page)
         flavors = self._flavors.list_page(after=query.get("marker", ""), limit=limit)
-        resp.data = page("/v2/flavors", "flavors", [_render(flavor, detailed=detailed) for flavor in flavors], query)
+        path = _path(req)
+        resp.data = page(path, "flavors", [_render(flavor, path, detailed=detailed) for flavor in flavors], query)
 
 
 class FlavorResource:
@@ -41,16 +46,17 @@ class FlavorResource:
     def on_put(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
         self._authorizer.check(req.context.caller, "flavors:create")
         self._flavors.put(flavor_name, read_body(req, MOST_BYTES))
-        resp.status, resp.location = 201, f"/v2/flavors/{flavor_name}"
+        resp.status, resp.location = 201, f"{_path(req)}/{flavor_name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
         self._authorizer.check(req.context.caller, "flavors:get")
         flag(read_query(req), "detailed")
-        resp.data = msgspec.json.encode(_render(self._flavors.get(flavor_name)))
+        resp.data = msgspec.json.encode(_render(self._flavors.get(flavor_name), _path(req)))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
         self._authorizer.check(req.context.caller, "flavors:update")
-        resp.data = msgspec.json.encode(_render(self._flavors.patch(flavor_name, read_body(req, MOST_BYTES))))
+        flavor = self._flavors.patch(flavor_name, read_body(req, MOST_BYTES))
+        resp.data = msgspec.json.encode(_render(flavor, _path(req)))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
         self._authorizer.check(req.context.caller, "flavors:delete")

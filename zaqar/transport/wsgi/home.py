@@ -7,25 +7,27 @@ import falcon
 import msgspec
 
 from zaqar.model import QUEUE, TOPIC
+from zaqar.transport.wsgi.proxy_headers import link_prefix
 
-VERSIONS: dict[str, Any] = {
-    "versions": [
-        {
-            "id": "2",
-            "status": "CURRENT",
-            "updated": "2014-9-24T04:06:47Z",
-            "media-types": [{"base": "application/json", "type": "application/vnd.openstack.messaging-v2+json"}],
-            "links": [{"href": "/v2/", "rel": "self"}],
-        }
-    ]
-}
+
+def _versions(prefix: str) -> dict[str, Any]:
+    version = {
+        "id": "2",
+        "status": "CURRENT",
+        "updated": "2014-9-24T04:06:47Z",
+        "media-types": [{"base": "application/json", "type": "application/vnd.openstack.messaging-v2+json"}],
+        "links": [{"href": f"{prefix}/v2/", "rel": "self"}],
+    }
+    return {"versions": [version]}
 
 
 def _relation(template: str, allow: str, **variables: str) -> dict[str, Any]:
-    """A resource of the home document (draft-nottingham-json-home-03)."""
+    """A resource of the home document (draft-nottingham-json-home-03): with a template where it takes variables."""
     hints: dict[str, Any] = {"allow": allow.split(), "formats": {"application/json": {}}}
     if allow in ("POST", "PATCH"):
         hints["accept-post"] = ["application/json"]
+    if not variables:
+        return {"href": template, "hints": hints}
     return {
         "href-template": template,
         "href-vars": {name: f"param/{variable}" for name, variable in variables.items()},
@@ -65,7 +67,7 @@ def _of_kind(kind: str) -> dict[str, Any]:
         f"rel/{of}messages_delete": _relation(single + "/messages{?ids,claim_ids,pop}", "DELETE", **named, **ids),
         f"rel/{of}message_get": _relation(single + "/messages/{message_id}", "GET", **message),
         f"rel/{of}message_delete": _relation(
-            single + "/messages/{message_id}{?claim_id}", "DELETE", **message, claim_id="claim_id"
+            single + "/messages/{message_id}{?claim}", "DELETE", **message, claim="claim_id"
         ),
         **_subscriptions_of(single, of, named),
     }
@@ -73,8 +75,8 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 def _subscriptions_of(single: str, of: str, named: dict[str, str]) -> dict[str, Any]:
     collection = single + "/subscriptions"
-    subscription = collection + "/{subscription_id}"
-    member = {**named, "subscription_id": "subscription_id"}
+    subscription = collection + "/{subscriptions_id}"
+    member = {**named, "subscriptions_id": "subscriptions_id"}
     page = {"marker": "marker", "limit": "subscription_limit"}
     return {
         f"rel/{of}subscriptions_get": _relation(collection + "{?marker,limit}", "GET", **named, **page),
@@ -125,13 +127,17 @@ POOLS = {
 }
 
 
+def _below(prefix: str, resource: dict[str, Any]) -> dict[str, Any]:
+    """The resource of a service that is mounted at ``prefix``."""
+    return {name: prefix + value if name in ("href", "href-template") else value for name, value in resource.items()}
+
+
 class VersionsResource:
     open_to_all = True
-    _body = msgspec.json.encode(VERSIONS)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.status = 300
-        resp.data = self._body
+        resp.data = msgspec.json.encode(_versions(link_prefix(req.root_path)))
 
 
 class HomeResource:
@@ -141,12 +147,14 @@ class HomeResource:
         resources = dict(HOME["resources"])
         if admin_mode:
             resources |= HEALTH | (POOLS if pooling else {})
-        self._body = msgspec.json.encode({"resources": resources})
+        self._resources = resources
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        prefix = link_prefix(req.root_path)
+        resources = {name: _below(prefix, resource) for name, resource in self._resources.items()}
         resp.content_type = "application/json-home"
         resp.cache_control = ["max-age=86400"]
-        resp.data = self._body
+        resp.data = msgspec.json.encode({"resources": resources})
 
 
 class OpenApiResource:
@@ -155,7 +163,10 @@ class OpenApiResource:
     open_to_all = True
 
     def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
         self._body = msgspec.json.encode(document)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.data = self._body
+        prefix = link_prefix(req.root_path)
+        # Without servers the paths are below "/" of the host that the document came from.
+        resp.data = msgspec.json.encode({**self._document, "servers": [{"url": prefix}]}) if prefix else self._body

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 import falcon
 import msgspec
 
@@ -14,7 +12,9 @@ from zaqar.model import Address, Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.service.messages import MessagePage, Messages
-from zaqar.transport.wsgi.requests import Query, read_body, read_query
+from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
+
+_FLAGS = ("echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin")
 
 
 class WireOrigin(msgspec.Struct):
@@ -46,20 +46,15 @@ class WirePopped(msgspec.Struct):
     claim_count: int
 
 
-class Link(msgspec.Struct):
-    rel: str
-    href: str
-
-
 class WirePage(msgspec.Struct):
     messages: list[WireMessage]
-    links: list[Link]
+    links: list[dict[str, str]]
 
 
-def render(address: Address, message: Message, now: float, *, with_origin: bool) -> WireMessage:
-    """The message with its path, which under a live claim has what a delete needs."""
+def render(base: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
+    """The message with its path below ``base``, that of the queue; under a live claim it has what a delete needs."""
     origin, id_ = message.origin if with_origin else None, message.id
-    path = f"/v2/{address.kind}s/{address.name}/messages/{id_}"
+    path = f"{base}/messages/{id_}"
     return WireMessage(
         id_,
         path if message.claim_id is None else f"{path}?claim_id={message.claim_id}",
@@ -85,9 +80,8 @@ class MessagesResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:create")
         raw = read_body(req, self._limits.max_messages_post_size)
-        address = req.context.address
-        ids = self._messages.post(req.context.caller, address, raw)
-        base = f"/v2/{address.kind}s/{address.name}/messages"
+        ids = self._messages.post(req.context.caller, req.context.address, raw)
+        base = req.context.base + "/messages"
         resp.status, resp.location = 201, self._location(base, ids)
         resp.data = msgspec.json.encode({"resources": [f"{base}/{id_}" for id_ in ids]})
 
@@ -97,16 +91,17 @@ class MessagesResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:get_all")
-        query, address = read_query(req), req.context.address
+        query, address, base = read_query(req), req.context.address, req.context.base
         with_origin = flag(query, "include_origin")
         found = self._messages.get_many(address, query["ids"]) if "ids" in query else self._page(req, query)
-        messages = [render(address, message, found.now, with_origin=with_origin) for message in found.messages]
+        messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
         resp.data = msgspec.json.encode(
-            {"messages": messages} if "ids" in query else WirePage(messages, _links(address, query, found))
+            {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
         )
 
     def _page(self, req: falcon.Request, query: Query) -> MessagePage:
         most = self._limits.max_messages_per_page
+        include_delayed, hide_delayed = flag(query, "include_delayed"), flag(query, "hide_delayed")
         return self._messages.list_page(
             req.context.caller,
             req.context.address,
@@ -114,7 +109,7 @@ class MessagesResource:
             limit=parse_integer(query["limit"], 1, most, field="limit") if "limit" in query else min(10, most),
             echo=flag(query, "echo"),
             include_claimed=flag(query, "include_claimed"),
-            include_delayed=flag(query, "include_delayed") and not flag(query, "hide_delayed"),
+            include_delayed=include_delayed and not hide_delayed,
         )
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -137,16 +132,15 @@ class MessagesResource:
         ]
 
 
-def _links(address: Address, query: Query, page: MessagePage) -> list[Link]:
+def _links(base: str, query: Query, page: MessagePage) -> list[dict[str, str]]:
     if not page.messages:
         return []
-    following = {name: value for name, value in query.items() if name != "marker"}
+    following = query
     if not page.delays and not flag(query, "include_delayed"):
         # Clients are used to finding include_delayed here. It must not show a message before its delay is over to a
         # client that never asked for such, so the link takes it back.
-        following |= {"include_delayed": "true", "hide_delayed": "true"}
-    following["marker"] = page.messages[-1].id
-    return [Link("next", f"/v2/{address.kind}s/{address.name}/messages?{urlencode(following)}")]
+        following = {**query, "include_delayed": "true", "hide_delayed": "true"}
+    return [next_link(base + "/messages", following, marker=page.messages[-1].id, booleans=_FLAGS)]
 
 
 class MessageResource:
@@ -159,11 +153,13 @@ class MessageResource:
         query = read_query(req)
         found = self._messages.get(req.context.address, message_id)
         with_origin = flag(query, "include_origin")
-        message = render(req.context.address, found.messages[0], found.now, with_origin=with_origin)
+        message = render(req.context.base, found.messages[0], found.now, with_origin=with_origin)
         resp.data = msgspec.json.encode(message)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
         self._authorizer.check(req.context.caller, "messages:delete")
-        claim_id = read_query(req).get("claim_id")
+        query = read_query(req)
+        # The home document calls it "claim", as that of the reference does.
+        claim_id = query.get("claim_id", query.get("claim"))
         self._messages.delete(req.context.address, message_id, claim_id=claim_id)
         resp.status = 204

@@ -170,7 +170,10 @@ def _single_message_operations() -> dict[tuple[str, str], Operation]:
             "deleteMessage",
             "Delete one message; a claimed one with the id of its claim.",
             {204: ("It is gone.", None)},
-            {"claim_id": ("The claim that holds it.", STRING)},
+            {
+                "claim_id": ("The claim that holds it.", STRING),
+                "claim": ("Another name of `claim_id`, that of the home document.", STRING),
+            },
             errors=(400, 403),
         ),
     }

@@ -2,7 +2,6 @@
 """``/v2/pools``: the listing and one pool."""
 
 from typing import Any
-from urllib.parse import urlencode
 
 import falcon
 import msgspec
@@ -13,7 +12,7 @@ from zaqar.schemas.fields import parse_integer
 from zaqar.schemas.pools import shown
 from zaqar.service.pools import Pools
 from zaqar.transport.wsgi.messages import flag
-from zaqar.transport.wsgi.requests import Query, read_body, read_query
+from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 MOST_BYTES = 65536
 """The size of a pool's description; more than this is not read."""
@@ -21,10 +20,12 @@ MOST_BYTES = 65536
 
 def page(path: str, member: str, listed: list[dict[str, Any]], query: Query) -> bytes:
     """A page of what is listed by name, with the link to the next one wherever it is not empty."""
-    links = []
-    if listed:
-        links.append({"rel": "next", "href": f"{path}?{urlencode({**query, 'marker': listed[-1]['name']})}"})
+    links = [next_link(path, query, marker=listed[-1]["name"], booleans=("detailed",))] if listed else []
     return msgspec.json.encode({member: listed, "links": links})
+
+
+def _path(req: falcon.Request) -> str:
+    return f"{req.context.prefix}/v2/pools"
 
 
 def parse_limit(query: Query, most: int) -> int:
@@ -42,7 +43,8 @@ class PoolsResource:
         query = read_query(req)
         detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_pools_per_page)
         pools = self._pools.list_page(after=query.get("marker", ""), limit=limit)
-        resp.data = page("/v2/pools", "pools", [shown(pool, detailed=detailed) for pool in pools], query)
+        path = _path(req)
+        resp.data = page(path, "pools", [shown(pool, path, detailed=detailed) for pool in pools], query)
 
 
 class PoolResource:
@@ -53,17 +55,18 @@ class PoolResource:
     def on_put(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
         self._authorizer.check(req.context.caller, "pools:create")
         self._pools.put(pool_name, read_body(req, MOST_BYTES))
-        resp.status, resp.location = 201, f"/v2/pools/{pool_name}"
+        resp.status, resp.location = 201, f"{_path(req)}/{pool_name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
         self._authorizer.check(req.context.caller, "pools:get")
         detailed = flag(read_query(req), "detailed")
-        resp.data = msgspec.json.encode(shown(self._pools.get(pool_name), detailed=detailed))
+        pool = self._pools.get(pool_name)
+        resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=detailed))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
         self._authorizer.check(req.context.caller, "pools:update")
         pool = self._pools.patch(pool_name, read_body(req, MOST_BYTES))
-        resp.data = msgspec.json.encode(shown(pool, detailed=False))
+        resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=False))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
         self._authorizer.check(req.context.caller, "pools:delete")

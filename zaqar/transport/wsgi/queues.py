@@ -6,19 +6,18 @@ A resource serves either kind; the rules it asks for, and what it answers with, 
 
 import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 import falcon
 import msgspec
 
 from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Address, Message, Queue
+from zaqar.model import QUEUE, Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter
 from zaqar.service.queues import Queues
-from zaqar.transport.wsgi.requests import Query, read_body, read_query
+from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 _LISTING_PARAMETERS = frozenset({"marker", "limit", "detailed", "name", "with_count"})
 
@@ -34,9 +33,10 @@ class QueuesResource:
         self._authorizer.check(req.context.caller, f"{self._kind}s:get_all")
         query = read_query(req)
         detailed = parse_boolean(query.get("detailed", "false"), field="detailed")
-        resp.data = msgspec.json.encode(self._page(req.context.caller.project, query, detailed))
+        collection = f"{req.context.prefix}/v2/{self._kind}s"
+        resp.data = msgspec.json.encode(self._page(req.context.caller.project, collection, query, detailed))
 
-    def _page(self, project: str, query: Query, detailed: bool) -> dict[str, Any]:
+    def _page(self, project: str, collection: str, query: Query, detailed: bool) -> dict[str, Any]:
         most = self._limits.max_queues_per_page
         page = self._queues.list_page(
             project=project,
@@ -46,18 +46,19 @@ class QueuesResource:
             keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
             with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),
         )
-        listing: dict[str, Any] = {f"{self._kind}s": [_listed(queue, detailed) for queue in page.queues], "links": []}
+        listed: list[dict[str, Any]] = [
+            {"name": queue.name, "href": f"{collection}/{queue.name}"} for queue in page.queues
+        ]
+        if detailed:
+            for entry, queue in zip(listed, page.queues, strict=True):
+                entry["metadata"] = self._queues.shown(queue.kind, queue.metadata)
+        listing: dict[str, Any] = {f"{self._kind}s": listed, "links": []}
         if page.queues:
-            following = urlencode({**query, "marker": page.queues[-1].name})
-            listing["links"].append({"rel": "next", "href": f"/v2/{self._kind}s?{following}"})
+            link = next_link(collection, query, marker=page.queues[-1].name, booleans=("detailed", "with_count"))
+            listing["links"].append(link)
         if page.count is not None:
             listing["count"] = page.count
         return listing
-
-
-def _listed(queue: Queue, detailed: bool) -> dict[str, Any]:
-    listed: dict[str, Any] = {"name": queue.name, "href": f"/v2/{queue.kind}s/{queue.name}"}
-    return {**listed, "metadata": queue.metadata} if detailed else listed
 
 
 class QueueResource:
@@ -71,7 +72,7 @@ class QueueResource:
         self._authorizer.check(req.context.caller, f"{self._kind}s:create")
         created = self._queues.create(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 201 if created else 204
-        resp.location = f"/v2/{self._kind}s/{req.context.address.name}"
+        resp.location = req.context.base
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, f"{self._kind}s:get")
@@ -101,15 +102,14 @@ class StatsResource:
         stats, now = self._queues.stats(req.context.address)
         counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
         if stats.oldest is not None and stats.newest is not None:
-            address = req.context.address
-            counts |= {"oldest": _moment(address, stats.oldest, now), "newest": _moment(address, stats.newest, now)}
+            base = req.context.base
+            counts |= {"oldest": _moment(base, stats.oldest, now), "newest": _moment(base, stats.newest, now)}
         resp.data = msgspec.json.encode({"messages": counts})
 
 
-def _moment(address: Address, message: Message, now: float) -> dict[str, Any]:
+def _moment(base: str, message: Message, now: float) -> dict[str, Any]:
     created = datetime.datetime.fromtimestamp(message.created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    href = f"/v2/{address.kind}s/{address.name}/messages/{message.id}"
-    return {"href": href, "age": message.age(now), "created": created}
+    return {"href": f"{base}/messages/{message.id}", "age": message.age(now), "created": created}
 
 
 class PurgeResource:

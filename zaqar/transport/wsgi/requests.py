@@ -5,8 +5,9 @@ import functools
 import os
 import re
 import uuid
+from collections.abc import Collection
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import falcon
 
@@ -16,9 +17,10 @@ from zaqar.context import Context
 from zaqar.errors import InvalidInput, NotAcceptable, NotFound
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
-from zaqar.schemas.fields import check_name
+from zaqar.schemas.fields import check_name, parse_boolean
+from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
 
-_ANY_ACCEPT = frozenset({None, "*/*", "application/json"})
+_ANY_ACCEPT = frozenset({"*/*", "application/json"})
 _UUID = re.compile(r"[0-9a-f]{32}")
 _PROJECT = re.compile(r"[^\x00-\x20\x7f,]{1,256}")
 _FORM = "application/x-www-form-urlencoded"
@@ -32,12 +34,23 @@ class RequestChecks:
     """The middleware: request id, then headers, names and content type, in one method for each.
 
     It leaves ``req.context.caller`` (a :class:`~zaqar.context.Context`) and, on paths below a queue or topic,
-    ``req.context.address`` for the responders. A resource with ``open_to_all`` needs no Client-ID and no project; one
-    ``for_browsers`` answers in HTML. A request with a signature is served only where the signature opens it.
+    ``req.context.address`` for the responders. Links begin with ``req.context.prefix``, the path at which the service
+    is mounted, or with ``req.context.base``, the path of that queue or topic as clients see it. A resource with
+    ``open_to_all`` needs no Client-ID and no project; one ``for_browsers`` answers in HTML. A request with a signature
+    is served only where the signature opens it.
     """
 
-    def __init__(self, limits: Limits, *, secret_key: str | None = None, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        secret_key: str | None = None,
+        clock: Clock = system_clock,
+        believes_proxy: bool = False,
+    ) -> None:
+        """``believes_proxy``: whether the headers that a reverse proxy sets, such as X-Forwarded-Prefix, count."""
         self._secret_key = secret_key
+        self._believes_proxy = believes_proxy
         self._clock = clock
         self._strict_client_id = limits.client_id_uuid_safe == "strict"
         self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
@@ -46,6 +59,16 @@ class RequestChecks:
         request_id = f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}"
         req.context.request_id = request_id
         resp.set_header("X-OpenStack-Request-ID", request_id)
+        req.context.prefix = ""
+        env = req.env
+        if self._believes_proxy:
+            believe_proxy(env)
+        if env.get("SCRIPT_NAME"):
+            if not req.path.startswith("/"):
+                # gunicorn compares only the characters: below /a it also serves /abc, and calls that "bc".
+                raise NotFound("There is nothing at this path.")
+            req.context.prefix = link_prefix(req.root_path)
+            req.path = undo_repeated_prefix(req.path, req.root_path)
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
@@ -53,7 +76,8 @@ class RequestChecks:
         env = req.env
         if "HTTP_URL_SIGNATURE" in env:
             self._check_signature(req)
-        if env.get("HTTP_ACCEPT") not in _ANY_ACCEPT and not req.client_accepts_json:
+        accept = env.get("HTTP_ACCEPT") or "*/*"
+        if accept not in _ANY_ACCEPT and not _accepts_json(accept):
             _refuse_unless_for_browsers(resource)
         # A browser's preflight has none of the headers below, and is answered with methods only.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
@@ -73,10 +97,12 @@ class RequestChecks:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")
             req.context.address = Address(project, QUEUE, name)
+            req.context.base = f"{req.context.prefix}/v2/queues/{name}"
         elif "topic_name" in params:
             name = params.pop("topic_name")
             check_name(name, field="topic_name")
             req.context.address = Address(project, TOPIC, name)
+            req.context.base = f"{req.context.prefix}/v2/topics/{name}"
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
 
@@ -105,6 +131,14 @@ class RequestChecks:
         return text
 
 
+def _accepts_json(accept: str) -> bool:
+    # Media types are compared without their case (RFC 9110, section 8.3.1).
+    try:
+        return falcon.mediatypes.quality(falcon.MEDIA_JSON, accept.lower()) > 0.0
+    except ValueError:
+        return False
+
+
 def _refuse_unless_for_browsers(resource: object) -> None:
     if not getattr(resource, "for_browsers", False):
         raise NotAcceptable("Accept: this service answers in 'application/json' only")
@@ -114,7 +148,7 @@ def _refuse_unless_for_browsers(resource: object) -> None:
 def _parse_uuid(text: str) -> str:
     """One spelling for each UUID, so that ``echo`` knows a client by whichever it uses."""
     # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
-    digits = text.removeprefix("urn:uuid:").strip("{}").replace("-", "").lower()
+    digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
     if _UUID.fullmatch(digits) is None:
         raise InvalidInput("Client-ID", "must be a UUID")
     return digits
@@ -166,6 +200,19 @@ def _merge_lists(pairs: list[tuple[str, str]]) -> Query:
         else:
             raise InvalidInput(name, "is given twice in the query")
     return query
+
+
+def next_link(path: str, query: Query, *, marker: str, booleans: Collection[str] = ()) -> dict[str, str]:
+    """The link to the page after this one: the same query with another marker.
+
+    ``booleans`` are the parameters that are truth values, in whatever spelling they came; links say ``true`` or
+    ``false``.
+    """
+    following = {**query, "marker": marker}
+    for name in booleans:
+        if name in query:
+            following[name] = "true" if parse_boolean(query[name], field=name) else "false"
+    return {"rel": "next", "href": f"{path}?{urlencode(following)}"}
 
 
 def read_body(req: falcon.Request, most: int) -> bytes:

@@ -2,7 +2,6 @@
 """``/v2/queues/{queue_name}/subscriptions`` and all below it; of topics as well."""
 
 from typing import Any
-from urllib.parse import urlencode
 
 import falcon
 import msgspec
@@ -14,7 +13,7 @@ from zaqar.schemas.fields import parse_integer
 from zaqar.schemas.subscriptions import MOST_BYTES, shown
 from zaqar.service.deliveries import Deliveries
 from zaqar.service.subscriptions import Created, Subscriptions
-from zaqar.transport.wsgi.requests import Query, read_body, read_query
+from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 _MOST_BYTES_OF_A_SWITCH = 4096
 """Of a body that holds one small field."""
@@ -28,7 +27,7 @@ def _parse_limit(query: Query, limits: Limits) -> int:
 def _links(req: falcon.Request, query: Query, page: list[dict[str, Any]]) -> list[dict[str, str]]:
     if not page:
         return []
-    return [{"rel": "next", "href": f"{req.path}?{urlencode({**query, 'marker': page[-1]['id']})}"}]
+    return [next_link(req.context.prefix + req.path, query, marker=page[-1]["id"])]
 
 
 def _rendered(created: Created) -> dict[str, str]:
@@ -54,7 +53,7 @@ class SubscriptionsResource:
         self._authorizer.check(req.context.caller, "subscription:create")
         raw = read_body(req, MOST_BYTES)
         created = self._subscriptions.create(req.context.caller, req.context.address, raw)
-        resp.status, resp.location = 201, req.path
+        resp.status, resp.location = 201, req.context.prefix + req.path
         resp.data = msgspec.json.encode(_rendered(created))
 
 
@@ -72,7 +71,7 @@ class SubscriptionResource:
         self._authorizer.check(req.context.caller, "subscription:update")
         raw = read_body(req, MOST_BYTES)
         self._subscriptions.patch(req.context.caller, req.context.address, subscription_id, raw)
-        resp.status, resp.location = 204, req.path
+        resp.status, resp.location = 204, req.context.prefix + req.path
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
         self._authorizer.check(req.context.caller, "subscription:delete")
@@ -89,7 +88,7 @@ class ConfirmResource:
         self._authorizer.check(req.context.caller, "subscription:confirm")
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
         self._subscriptions.confirm(req.context.address, subscription_id, raw)
-        resp.status, resp.location = 204, req.path
+        resp.status, resp.location = 204, req.context.prefix + req.path
 
 
 class SecretResource:

@@ -30,6 +30,13 @@ MEANINGS: dict[str, dict[str, Any]] = {
         "username": "app",
         "password": "p&",
     },
+    "redis://a+b:p+w@h?sentinel_password=&master=m+1": {
+        "hosts": (("h", 26379),),
+        "username": "a+b",
+        "password": "p+w",
+        "master": "m+1",
+    },
+    "redis://h?redis_password=p+w%2B%20": {"hosts": (("h", 6379),), "password": "p+w+ "},
     "redis:///path/redis.sock": {"path": "/path/redis.sock"},
     "redis:///path/redis.sock?dbid=2&socket_timeout=1": {"path": "/path/redis.sock", "db": 2, "socket_timeout": 1.0},
     "redis://app:x@/path/redis.sock": {"path": "/path/redis.sock", "username": "app", "password": "x"},

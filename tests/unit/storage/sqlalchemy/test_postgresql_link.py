@@ -31,6 +31,12 @@ def test_an_address_is_called_without_its_password(uri: str, name: str) -> None:
     assert "cret" in address.parameters
 
 
+def test_a_plus_sign_is_one_everywhere() -> None:
+    address = Address.of("postgresql://a+b:p+w%2B@/zaqar?host=/run/a+b&options=-c%20search_path%3Da+b")
+    for part in ("user=a+b", "password=p+w+", "host=/run/a+b", "search_path=a+b"):
+        assert part in address.parameters
+
+
 def test_options_go_to_the_library() -> None:
     address = Address.of("postgresql://db/zaqar?sslmode=require&connect_timeout=1&options=-c%20work_mem%3D1MB")
     assert "sslmode=require" in address.parameters

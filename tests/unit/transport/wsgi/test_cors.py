@@ -55,6 +55,13 @@ def test_an_allowed_origin_reads_answers_and_errors() -> None:
         assert result.headers["Access-Control-Expose-Headers"] == "X-A, X-B"
 
 
+def test_an_origin_and_methods_in_another_case() -> None:
+    """Browsers send what they are sent to in lower case."""
+    with_ui = client(allowed_origin=["HTTPS://UI.Example"], allow_methods=["get", "Delete"])
+    assert with_ui.simulate_get("/", headers={"Origin": UI}).headers["Access-Control-Allow-Origin"] == UI
+    assert preflight(with_ui).headers["Access-Control-Allow-Methods"] == "DELETE, GET"
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", UI + ".evil.example", "http://ui.example", UI + ":444", "null", ""]
 )

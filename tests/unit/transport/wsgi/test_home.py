@@ -19,10 +19,16 @@ from zaqar.transport.wsgi.home import HomeResource, OpenApiResource, VersionsRes
 UNLISTED = {"include_origin", "hide_delayed"}
 
 
-def served(resource: Any, path: str) -> testing.Result:
+def served(resource: Any, path: str, *, mounted_at: str = "") -> testing.Result:
     app = falcon.App()
     app.add_route(path, resource)
-    return testing.TestClient(app).simulate_get(path)
+    return testing.TestClient(app).simulate_get(path, root_path=mounted_at)
+
+
+def template_of(resource: dict[str, Any]) -> str:
+    """The template or the fixed path, with the name that the API description has for a variable."""
+    template: str = resource["href"] if "href" in resource else resource["href-template"]
+    return template.replace("{subscriptions_id}", "{subscription_id}")
 
 
 @pytest.fixture(params=[True, False], ids=["admin", "plain"])
@@ -64,7 +70,7 @@ def test_names_of_relations(resources: dict[str, Any], admin_mode: bool, pooling
 def test_every_operation_is_listed_once(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:
     table = openapi.operations(make_limits(), admin_mode=admin_mode, pooling=pooling)
     listed = [
-        (resource["href-template"].partition("{?")[0], method.lower())
+        (template_of(resource).partition("{?")[0], method.lower())
         for resource in resources.values()
         for method in resource["hints"]["allow"]
     ]
@@ -79,7 +85,7 @@ def test_templates_have_the_variables_of_their_operations(
 ) -> None:
     table = openapi.operations(make_limits(), admin_mode=admin_mode, pooling=pooling)
     for name, resource in resources.items():
-        path, _, query = resource["href-template"].partition("{?")
+        path, _, query = template_of(resource).partition("{?")
         variables = query.rstrip("}").split(",") if query else []
         operations = [table[path, method.lower()] for method in resource["hints"]["allow"]]
         known = {parameter for operation in operations for parameter in operation.query}
@@ -87,7 +93,47 @@ def test_templates_have_the_variables_of_their_operations(
         # All that the operation takes, but for what picks another operation of the same path.
         if resource["hints"]["allow"] == ["GET"]:
             assert known - set(variables) - UNLISTED <= {"ids"}, name
-        assert set(resource["href-vars"]) == set(variables) | set(re.findall(r"{(\w+)}", path)), name
+        taken = set(variables) | set(re.findall(r"{(\w+)}", resource.get("href-template", "").partition("{?")[0]))
+        assert set(resource.get("href-vars", {})) == taken, name
+
+
+def test_what_takes_no_variables_has_a_fixed_path(resources: dict[str, Any]) -> None:
+    for name, resource in resources.items():
+        assert ("href" in resource) != ("href-template" in resource), name
+        assert ("href-vars" in resource) == ("href-template" in resource), name
+    fixed = {name: resource["href"] for name, resource in resources.items() if "href" in resource}
+    known = {"rel/ping": "/v2/ping", "rel/openapi": "/v2/openapi.json", "rel/health": "/v2/health"}
+    assert fixed == {name: path for name, path in known.items() if name in resources}
+
+
+@pytest.mark.parametrize("kind", ["", "topic_"])
+def test_variables_have_the_names_of_the_reference(resources: dict[str, Any], kind: str) -> None:
+    """A client fills templates by these names."""
+    below = f"/v2/{'topics/{topic_name}' if kind else 'queues/{queue_name}'}"
+    delete = resources[f"rel/{kind}message_delete"]
+    assert delete["href-template"] == below + "/messages/{message_id}{?claim}"
+    assert delete["href-vars"]["claim"] == "param/claim_id"
+    for relation in ("subscription", "subscription_patch"):
+        resource = resources[f"rel/{kind}{relation}"]
+        assert resource["href-template"] == below + "/subscriptions/{subscriptions_id}"
+        assert resource["href-vars"]["subscriptions_id"] == "param/subscriptions_id"
+
+
+@pytest.mark.parametrize("mounted_at", ["/messaging", "/a/b/", "/caf\u00c3\u00a9 1"])
+def test_links_below_a_mount_path(admin_mode: bool, pooling: bool, mounted_at: str) -> None:
+    prefix = {"/caf\u00c3\u00a9 1": "/caf%C3%A9%201"}.get(mounted_at, mounted_at.rstrip("/"))
+    home = HomeResource(admin_mode=admin_mode, pooling=pooling)
+    plain = served(home, "/v2/").json["resources"]
+    below = served(home, "/v2/", mounted_at=mounted_at).json["resources"]
+    assert set(below) == set(plain)
+    for name in plain:
+        for kind in {"href", "href-template"} & set(plain[name]):
+            assert below[name][kind] == prefix + plain[name][kind]
+    versions = served(VersionsResource(), "/", mounted_at=mounted_at).json["versions"]
+    assert versions[0]["links"] == [{"href": prefix + "/v2/", "rel": "self"}]
+    api = OpenApiResource(openapi.document(make_limits(), admin_mode=True))
+    assert served(api, "/v2/openapi.json", mounted_at=mounted_at).json["servers"] == [{"url": prefix}]
+    assert "servers" not in served(api, "/v2/openapi.json").json
 
 
 def test_hints_name_media_types(resources: dict[str, Any]) -> None:
