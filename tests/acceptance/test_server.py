@@ -235,6 +235,29 @@ def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
         assert server.process.poll() is None
 
 
+@pytest.mark.parametrize(("name", "broken"), [("gunicorn", '"queues:create": "role:'), ("granian", None)])
+def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str, broken: str | None) -> None:
+    """The policy is half written, or gone: decisions go on by the rules that were read, also after SIGHUP."""
+    config, policy = tmp_path / "zaqar.conf", tmp_path / "policy.yaml"
+    config.write_text("")
+    policy.write_text('"messages:create": "role:member"\n')
+    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+        workers = set(server.workers())
+        if broken is None:
+            policy.unlink()
+        else:
+            policy.write_text(broken)
+        assert ask(server, "POST", MESSAGES, POST)[0] == 403
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP changes nothing" in server.log.read_text())
+        assert ask(server, "POST", MESSAGES, POST)[0] == 403
+        assert set(server.workers()) == workers
+        assert "Traceback" not in server.log.read_text()
+        policy.write_text('"messages:create": ""\n')
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: ask(server, "POST", MESSAGES, POST)[0] == 201)
+
+
 # -- slow clients ------------------------------------------------------------------------------------------------------
 
 DRIBBLERS = 8

@@ -142,7 +142,9 @@ def _serve(options: argparse.Namespace) -> None:
         workers = _count_workers(conf, options.workers)
         stored = survey_stores()
         parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
-        supervisor = Supervisor(parts, env=os.environ)
+        policy = configuration.policy_file(conf)
+        check = _python("zaqar.cmd.preflight", *([] if policy is None else [policy]))
+        supervisor = Supervisor(parts, env=os.environ, check=check)
         banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
 

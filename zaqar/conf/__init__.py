@@ -94,6 +94,12 @@ def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
     return state_dir(conf) / "notifiers"
 
 
+def policy_file(conf: cfg.ConfigOpts) -> str | None:
+    """The path of the policy file that is in use; None if there is none."""
+    found: str | None = conf.find_file(conf.oslo_policy.policy_file)
+    return found
+
+
 def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:
     """The URI of ``message_store`` or ``management_store`` on SQL, and whether it is the embedded file.
 
