@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,33 @@ def test_banner(server: Server) -> None:
 
 def stat_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What other users could open, of a folder and all that is in it."""
+    return [str(each) for each in (folder, *folder.rglob("*")) if each.lstat().st_mode & 0o077]
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def test_what_it_writes_is_for_its_owner_only(tmp_path: Path) -> None:
+    """All processes of the server write into a folder that existed and is open, with a umask that forbids nothing."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    with umask(0), running(state, options=("--workers", "1")) as server:
+        banner(server)
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+        wait_until(lambda: any((state / "notifiers").glob("*.sock")))
+        assert {each.name for each in state.iterdir()} >= {"zaqar.db", "zaqar.db-wal", "zaqar-server.pid", "notifiers"}
+        assert open_to_others(state) == []
 
 
 def test_the_lines_to_paste_work(server: Server) -> None:
@@ -384,7 +411,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
     log = tmp_path / "log"
     environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
     arguments = command(port, tmp_path)
-    with log.open("wb") as output:
+    with log.open("wb") as output, umask(0):
         process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
     server = Server("127.0.0.1", port, tmp_path / "state", log, process)
     try:
@@ -392,6 +419,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
         assert ask(server, "GET", "/v2/ping") == (204, None)
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         assert stored(server) == 1
+        assert open_to_others(server.state_dir) == []
         if command is _uwsgi_sample:
             # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
             wait_until(lambda: log.read_text().count("WSGI app 0") == 2)

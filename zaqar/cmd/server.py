@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 from oslo_config import cfg
 
 from zaqar import conf as configuration
+from zaqar import private_files
 from zaqar.cmd.preflight import survey_stores
 from zaqar.cmd.supervisor import Part, Supervisor, say
 from zaqar.errors import StartupError
@@ -151,8 +152,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _lock(state_dir: Path) -> IO[str]:
     """The file of this server's process id, locked for as long as it is open, which ends with the process."""
-    path = state_dir / "zaqar-server.pid"
-    file = path.open("a+")
+    file = os.fdopen(private_files.open_file(state_dir / configuration.PID_NAME, os.O_RDWR | os.O_APPEND), "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
