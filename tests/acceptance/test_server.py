@@ -383,6 +383,34 @@ def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
 BIN = Path(sys.executable).parent
 
 
+def assert_one_answer_to_each_project(server: Server) -> None:
+    """Whichever server it is: a project id is printable ASCII without a comma, else 400 says so."""
+    for project in (b"a b", b"a/b", b"~"):
+        assert ask_as(server, project) == (200, ["q"]), project
+    for project in (b"caf\xc3\xa9", b"caf\xe9", b"\xff", b"\xe2\x82\xac", b"a,b", b"a\tb", b"x" * 257, b""):
+        status, description = ask_as(server, project)
+        assert (status, "X-Project-ID" in description, "ASCII" in description) == (400, True, True), (
+            project,
+            description,
+        )
+
+
+def ask_as(server: Server, project: bytes) -> tuple[int, Any]:
+    """PUT a queue as a project, whose id goes out as these bytes, and list its queues: status, names or complaint."""
+    answers = []
+    for method, path in (("PUT", "/v2/queues/q"), ("GET", "/v2/queues")):
+        with wire.connect(server) as sock:
+            head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nClient-ID: {HEADERS['Client-ID']}\r\n"
+            head += "Content-Length: 0\r\nConnection: close\r\n"
+            sock.sendall(head.encode() + b"X-Project-ID: " + project + b"\r\n\r\n")
+            response = http.client.HTTPResponse(sock)
+            response.begin()
+            answers.append((response.status, json.loads(response.read() or b"null")))
+    status, document = answers[-1]
+    assert (answers[0][0] in (201, 204)) == (status == 200)
+    return status, [queue["name"] for queue in document["queues"]] if status == 200 else document["description"]
+
+
 def _gunicorn(port: int, _: Path) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "zaqar.wsgi:application"]
 
@@ -420,6 +448,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         assert stored(server) == 1
         assert open_to_others(server.state_dir) == []
+        assert_one_answer_to_each_project(server)
         if command is _uwsgi_sample:
             # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
             wait_until(lambda: log.read_text().count("WSGI app 0") == 2)

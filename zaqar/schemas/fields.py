@@ -18,6 +18,7 @@ NAME_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_ID = re.compile(r"[!-~]{1,128}")
 
 
 def _is_integer(_checker: object, value: object) -> bool:
@@ -37,6 +38,20 @@ def check_name(name: str, *, field: str) -> None:
         raise InvalidInput(
             field, "a name has 1 to 64 of the ASCII letters, digits, '_', '-' and '.', and is not '.' or '..'"
         )
+
+
+def check_marker(name: str) -> str:
+    """The name after which a page begins, empty for the first page; InvalidInput unless something can be called so."""
+    if name:
+        check_name(name, field="marker")
+    return name
+
+
+def check_id(text: str, *, field: str) -> str:
+    """An id that a store is to look for; InvalidInput unless it is of a form that any id of this service may have."""
+    if _ID.fullmatch(text) is None:
+        raise InvalidInput(field, "an id has 1 to 128 printable ASCII characters")
+    return text
 
 
 def check_range(value: int, low: int, high: int, *, field: str, unit: str = "") -> None:

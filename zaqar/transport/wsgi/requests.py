@@ -20,7 +20,10 @@ from zaqar.schemas.fields import check_name
 
 _ANY_ACCEPT = frozenset({None, "*/*", "application/json"})
 _UUID = re.compile(r"[0-9a-f]{32}")
-_PROJECT = re.compile(r"[^\x00-\x20\x7f,]{1,256}")
+_PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
+"""Printable ASCII without the comma. Servers pass the bytes of other characters on in different ways, or not at all."""
+
+_CLIENT = re.compile(r"[ -~]*")
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 100
 _LISTS = frozenset({"ids", "claim_ids"})
@@ -60,7 +63,7 @@ class RequestChecks:
             return
         project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
         if _PROJECT.fullmatch(project) is None:
-            raise InvalidInput("X-Project-ID", "must be one project id of 1 to 256 characters without space or comma")
+            raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
         roles = env.get("HTTP_X_ROLES")
         req.context.caller = Context(
             project,
@@ -99,9 +102,9 @@ class RequestChecks:
     def _client_id(self, text: str) -> str:
         if self._strict_client_id:
             return _parse_uuid(text)
-        if len(text) not in self._client_id_length:
+        if len(text) not in self._client_id_length or _CLIENT.fullmatch(text) is None:
             low, high = self._client_id_length.start, self._client_id_length.stop - 1
-            raise InvalidInput("Client-ID", f"must have {low} to {high} characters")
+            raise InvalidInput("Client-ID", f"must have {low} to {high} printable ASCII characters")
         return text
 
 
@@ -151,8 +154,19 @@ def read_query(req: falcon.Request) -> Query:
         raise InvalidInput("query", "is not valid UTF-8") from exc
     except ValueError as exc:
         raise InvalidInput("query", f"has more than {_MOST_PARAMETERS} parameters") from exc
+    # Cheaper than to look at each pair. No parameter can have U+0000, and not every store could look for it.
+    if "%00" in text or "\x00" in text:
+        _refuse_nul(pairs)
     query = dict(pairs)
     return query if len(query) == len(pairs) else _merge_lists(pairs)
+
+
+def _refuse_nul(pairs: list[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        if "\x00" in name:
+            raise InvalidInput("query", "has a parameter whose name holds the character U+0000")
+        if "\x00" in value:
+            raise InvalidInput(name, "must not hold the character U+0000")
 
 
 def _merge_lists(pairs: list[tuple[str, str]]) -> Query:
