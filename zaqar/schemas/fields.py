@@ -47,11 +47,15 @@ def check_marker(name: str) -> str:
     return name
 
 
-def check_id(text: str, *, field: str) -> str:
-    """An id that a store is to look for; InvalidInput unless it is of a form that any id of this service may have."""
-    if _ID.fullmatch(text) is None:
+def is_id(text: str) -> bool:
+    """Whether the text is of a form that an id may have, so that a store may be asked for it."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(text: str, *, field: str) -> None:
+    """InvalidInput unless the text is of a form that an id may have."""
+    if not is_id(text):
         raise InvalidInput(field, "an id has 1 to 128 printable ASCII characters")
-    return text
 
 
 def check_range(value: int, low: int, high: int, *, field: str, unit: str = "") -> None:
