@@ -61,7 +61,8 @@ CATALOGUE = {
         smtp_user_name (Str); smtp_user_password (Str, secret); smtp_command (Str, /usr/sbin/sendmail -t -oi);
         smtp_security (Str, auto, choices: auto none starttls tls); max_notifier_workers (Int, 10);
         max_concurrent_deliveries (Int, 200); max_concurrent_deliveries_per_project (Int, 100);
-        delivery_retention (Int, 259200); require_confirmation (Bool, False); external_confirmation_url (Str);
+        delivery_retention (Int, 259200); require_confirmation (Bool, False); confirmation_pause (Int, 60);
+        external_confirmation_url (Str);
         public_url (Str);
         subscription_confirmation_email_template (Dict); unsubscribe_confirmation_email_template (Dict);
         webhook_allowed_networks (List, [])

@@ -57,6 +57,7 @@ ANYBODY = [
     "subscription:delete",
     "subscription:update",
     "subscription:confirm",
+    "subscription:confirm_unsigned",
     "subscription:rotate_secret",
     "subscription:deliveries",
     "subscription:resend",

@@ -54,8 +54,9 @@ class RequestChecks:
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
         env = req.env
-        if "HTTP_URL_SIGNATURE" in env:
-            self._check_signature(req)
+        signed = "HTTP_URL_SIGNATURE" in env
+        if signed:
+            self._check_signature(req, resource)
         if env.get("HTTP_ACCEPT") not in _ANY_ACCEPT and not req.client_accepts_json:
             _refuse_unless_for_browsers(resource)
         # A browser's preflight has none of the headers below, and is answered with methods only.
@@ -64,12 +65,13 @@ class RequestChecks:
         project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
         if _PROJECT.fullmatch(project) is None:
             raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
-        roles = env.get("HTTP_X_ROLES")
+        # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
+        roles = None if signed else env.get("HTTP_X_ROLES")
         req.context.caller = Context(
             project,
             self._client_id(env.get("HTTP_CLIENT_ID") or ""),
             _parse_roles(roles) if roles else frozenset(),
-            env.get("HTTP_X_USER_ID"),
+            None if signed else env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
         if "queue_name" in params:
@@ -83,11 +85,15 @@ class RequestChecks:
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
 
-    def _check_signature(self, req: falcon.Request) -> None:
-        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request."""
+    def _check_signature(self, req: falcon.Request, resource: object) -> None:
+        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request.
+
+        A resource that ``checks_grants`` gets ``req.context.grant``, as its grants are bound to more than the request.
+        """
         env = req.env
         paths, methods = (env.get(f"HTTP_URL_{name}", "").split(",") for name in ("PATHS", "METHODS"))
-        signed = signed_urls.verify(
+        verify = functools.partial(
+            signed_urls.verify,
             self._secret_key or "",
             env["HTTP_URL_SIGNATURE"],
             project=env.get("HTTP_X_PROJECT_ID", ""),
@@ -96,7 +102,11 @@ class RequestChecks:
             expires=env.get("HTTP_URL_EXPIRES", ""),
             now=self._clock(),
         )
-        if not signed or not signed_urls.covers(paths, methods, path=req.path, method=req.method):
+        opens = signed_urls.covers(paths, methods, path=req.path, method=req.method)
+        opens = opens and _PROJECT.fullmatch(env.get("HTTP_X_PROJECT_ID", "")) is not None
+        if opens and getattr(resource, "checks_grants", False):
+            req.context.grant = lambda subscription: verify(bound_to=subscription.grant_terms)
+        elif not opens or not verify():
             raise NotFound("The signature does not open this.")
 
     def _client_id(self, text: str) -> str:
