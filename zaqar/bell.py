@@ -17,6 +17,9 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from zaqar import private_files
+from zaqar.errors import StartupError
+
 _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 1.0
@@ -85,11 +88,12 @@ def listen(folder: Path) -> Listener | None:
     name = f"{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}"
     bound = _make_socket()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_folder(folder, ours=_list(folder))
         _remove_stale(folder)
         with _short(folder) as short:
             bound.bind(f"{short}/{name}")
-    except OSError as exc:
+            private_files.close_to_others(f"{short}/{name}")
+    except (OSError, StartupError) as exc:
         bound.close()
         _log.warning("No bell in %s, so new work is found by looking once a second: %s", folder, exc)
         return None

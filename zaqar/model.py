@@ -204,7 +204,9 @@ class Subscription:
     """Where the messages of a queue are pushed to.
 
     It belongs to the queue with ``queue_uid``; project, kind and ``source``, the name, are what that one is called.
-    ``expires`` is when it is over, ``ttl`` what was asked for. ``version`` grows with each change.
+    ``expires`` is when it is over, ``ttl`` what was asked for. ``version`` grows with each change. ``challenge`` grows
+    when what was asked of a subscriber before no longer counts: when there is another subscriber, when it was
+    unsubscribed, and when it was subscribed again after that.
     """
 
     id: str
@@ -220,6 +222,12 @@ class Subscription:
     state: str = PENDING
     secrets: tuple[Secret, ...] = ()
     version: int = 1
+    challenge: int = 0
+
+    @property
+    def grant_terms(self) -> tuple[str, ...]:
+        """What a signed grant to confirm it is bound to, besides its path."""
+        return self.subscriber, str(self.challenge)
 
     def __repr__(self) -> str:
         # Logs and tracebacks must not hold the secrets, nor a password of the subscriber's URI.

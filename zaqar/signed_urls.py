@@ -26,10 +26,22 @@ def parse_time(text: str) -> float | None:
         return None
 
 
-def sign(key: str, *, project: str, paths: Sequence[str], methods: Sequence[str], expires: str) -> str:
-    """The signature that opens ``paths`` to ``methods`` until ``expires``, a text of :func:`format_time`."""
+def sign(
+    key: str,
+    *,
+    project: str,
+    paths: Sequence[str],
+    methods: Sequence[str],
+    expires: str,
+    bound_to: Sequence[str] = (),
+) -> str:
+    """The signature that opens ``paths`` to ``methods`` until ``expires``, a text of :func:`format_time`.
+
+    ``bound_to`` is what else must be the same when it is verified; it is not told to whoever gets the signature.
+    """
     # JSON, so that no two grants have the same text whatever characters a project or a path has.
-    granted = json.dumps([project, list(paths), list(methods), expires]).encode()
+    terms = [project, list(paths), list(methods), expires, *([list(bound_to)] if bound_to else [])]
+    granted = json.dumps(terms).encode()
     return hmac.new(key.encode(), granted, hashlib.sha256).hexdigest()
 
 
@@ -42,12 +54,13 @@ def verify(
     methods: Sequence[str],
     expires: str,
     now: float,
+    bound_to: Sequence[str] = (),
 ) -> bool:
     """Whether the signature was made with this key for exactly this grant, and the grant is not over."""
     end = parse_time(expires)
     if not key or end is None or end <= now:
         return False
-    wanted = sign(key, project=project, paths=paths, methods=methods, expires=expires)
+    wanted = sign(key, project=project, paths=paths, methods=methods, expires=expires, bound_to=bound_to)
     return hmac.compare_digest(wanted.encode(), signature.encode("utf-8", "surrogateescape"))
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,33 @@ def test_banner(server: Server) -> None:
 
 def stat_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What other users could open, of a folder and all that is in it."""
+    return [str(each) for each in (folder, *folder.rglob("*")) if each.lstat().st_mode & 0o077]
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def test_what_it_writes_is_for_its_owner_only(tmp_path: Path) -> None:
+    """All processes of the server write into a folder that existed and is open, with a umask that forbids nothing."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    with umask(0), running(state, options=("--workers", "1")) as server:
+        banner(server)
+        assert ask(server, "POST", MESSAGES, POST)[0] == 201
+        wait_until(lambda: any((state / "notifiers").glob("*.sock")))
+        assert {each.name for each in state.iterdir()} >= {"zaqar.db", "zaqar.db-wal", "zaqar-server.pid", "notifiers"}
+        assert open_to_others(state) == []
 
 
 def test_the_lines_to_paste_work(server: Server) -> None:
@@ -266,6 +293,29 @@ def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
         assert server.process.poll() is None
 
 
+@pytest.mark.parametrize(("name", "broken"), [("gunicorn", '"queues:create": "role:'), ("granian", None)])
+def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str, broken: str | None) -> None:
+    """The policy is half written, or gone: decisions go on by the rules that were read, also after SIGHUP."""
+    config, policy = tmp_path / "zaqar.conf", tmp_path / "policy.yaml"
+    config.write_text("")
+    policy.write_text('"messages:create": "role:member"\n')
+    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+        workers = set(server.workers())
+        if broken is None:
+            policy.unlink()
+        else:
+            policy.write_text(broken)
+        assert ask(server, "POST", MESSAGES, POST)[0] == 403
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP changes nothing" in server.log.read_text())
+        assert ask(server, "POST", MESSAGES, POST)[0] == 403
+        assert set(server.workers()) == workers
+        assert "Traceback" not in server.log.read_text()
+        policy.write_text('"messages:create": ""\n')
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: ask(server, "POST", MESSAGES, POST)[0] == 201)
+
+
 # -- slow clients ------------------------------------------------------------------------------------------------------
 
 DRIBBLERS = 8
@@ -383,6 +433,34 @@ def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
 BIN = Path(sys.executable).parent
 
 
+def assert_one_answer_to_each_project(server: Server) -> None:
+    """Whichever server it is: a project id is printable ASCII without a comma, else 400 says so."""
+    for project in (b"a b", b"a/b", b"~"):
+        assert ask_as(server, project) == (200, ["q"]), project
+    for project in (b"caf\xc3\xa9", b"caf\xe9", b"\xff", b"\xe2\x82\xac", b"a,b", b"a\tb", b"x" * 257, b""):
+        status, description = ask_as(server, project)
+        assert (status, "X-Project-ID" in description, "ASCII" in description) == (400, True, True), (
+            project,
+            description,
+        )
+
+
+def ask_as(server: Server, project: bytes) -> tuple[int, Any]:
+    """PUT a queue as a project, whose id goes out as these bytes, and list its queues: status, names or complaint."""
+    answers = []
+    for method, path in (("PUT", "/v2/queues/q"), ("GET", "/v2/queues")):
+        with wire.connect(server) as sock:
+            head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nClient-ID: {HEADERS['Client-ID']}\r\n"
+            head += "Content-Length: 0\r\nConnection: close\r\n"
+            sock.sendall(head.encode() + b"X-Project-ID: " + project + b"\r\n\r\n")
+            response = http.client.HTTPResponse(sock)
+            response.begin()
+            answers.append((response.status, json.loads(response.read() or b"null")))
+    status, document = answers[-1]
+    assert (answers[0][0] in (201, 204)) == (status == 200)
+    return status, [queue["name"] for queue in document["queues"]] if status == 200 else document["description"]
+
+
 def _gunicorn(port: int, _: Path) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "zaqar.wsgi:application"]
 
@@ -474,7 +552,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
     log = tmp_path / "log"
     environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
     arguments = command(port, tmp_path)
-    with log.open("wb") as output:
+    with log.open("wb") as output, umask(0):
         process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
     server = Server("127.0.0.1", port, tmp_path / "state", log, process)
     try:
@@ -482,6 +560,8 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
         assert ask(server, "GET", "/v2/ping") == (204, None)
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         assert stored(server) == 1
+        assert open_to_others(server.state_dir) == []
+        assert_one_answer_to_each_project(server)
         if command is _uwsgi_sample:
             # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
             wait_until(lambda: log.read_text().count("WSGI app 0") == 2)

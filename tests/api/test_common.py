@@ -157,7 +157,7 @@ def test_client_id_length_without_uuid(make_api: Callable[..., Api], client: str
     assert api.get("/v2/queues", client=client).status_code == status
 
 
-@pytest.mark.parametrize("project", [None, "", "p" * 257, "a,b", "a b", "a\tb"])
+@pytest.mark.parametrize("project", [None, "", "p" * 257, "a,b", "a\tb", "caf\xe9"])
 def test_bad_project(api: Api, project: str | None) -> None:
     assert_error(api.get("/v2/queues", headers={"X-Project-ID": project}), 400, "X-Project-ID")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -63,11 +64,24 @@ def confirmed(api: Api, id_: str) -> bool:
     return bool(api.get(f"/v2/queues/q/subscriptions/{id_}").json["confirmed"])
 
 
+def terms_of(api: Api, path: str) -> tuple[str, ...]:
+    """What a grant to confirm is bound to: the subscription that the path is about, as it is now."""
+    parts = re.fullmatch(r"/v2/queues/q/subscriptions/([0-9a-f]{24})/confirm", path)
+    if parts is None:
+        return ()
+    return api.parts.subscriptions.get(Address(api.project, QUEUE, "q"), parts[1])[0].grant_terms
+
+
 def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **changes: str) -> dict[str, str | None]:
     """The headers of a signed request; ``changes`` are made after it was signed."""
     expires = changes.pop("expires", signed_urls.format_time(api.clock.now + 3600))
     signature = signed_urls.sign(
-        key, project=api.project, paths=path.split(","), methods=methods.split(","), expires=expires
+        key,
+        project=api.project,
+        paths=path.split(","),
+        methods=methods.split(","),
+        expires=expires,
+        bound_to=terms_of(api, path),
     )
     headers: dict[str, str | None] = {
         "URL-Signature": signature,
@@ -210,6 +224,106 @@ def test_the_other_checks_stay(api: Api) -> None:
     headers = signed(api, "/v2/queues/q/messages", methods="GET")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Client-ID": None}), 400, "Client-ID")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Accept": "text/plain"}), 406)
+
+
+# -- what a grant is bound to ----------------------------------------------------------------------------------------
+
+
+def put_signed(api: Api, id_: str, headers: dict[str, str | None], confirmed: bool = True) -> int:
+    return int(api.put(path_of(id_), {"confirmed": confirmed}, headers=headers).status_code)
+
+
+def test_a_grant_is_of_the_subscriber_that_it_was_sent_to(api: Api) -> None:
+    """Subscribe an own webhook, keep its grant, have it changed to a stranger: the grant confirms nothing."""
+    id_ = subscribe(api)
+    own, query = signed(api, path_of(id_)), link(api, id_)
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK + "/stranger"}).status_code == 204
+    for decision in (True, False):
+        assert put_signed(api, id_, own, decision) == 404
+        assert browse(api, "POST", query, f"confirmed={str(decision).lower()}").status_code == 404
+    assert browse(api, "GET", query).status_code == 404
+    assert not confirmed(api, id_)
+    # Also not if the own webhook is the subscriber again by then: it was not asked since.
+    api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK})
+    assert put_signed(api, id_, own) == 404
+    assert put_signed(api, id_, signed(api, path_of(id_))) == 204
+    assert confirmed(api, id_)
+
+
+@pytest.mark.parametrize("change", [{"ttl": 600}, {"options": {"post_data": "x"}}, {"subscriber": HOOK}])
+def test_a_grant_outlives_other_changes(api: Api, change: dict[str, Any]) -> None:
+    id_ = subscribe(api)
+    headers = signed(api, path_of(id_))
+    assert api.patch(f"/v2/queues/q/subscriptions/{id_}", change).status_code == 204
+    assert api.post(f"/v2/queues/q/subscriptions/{id_}/rotate_secret").status_code == 200
+    assert subscribe(api) == id_
+    assert put_signed(api, id_, headers) == 204
+    assert confirmed(api, id_)
+
+
+def test_an_old_grant_takes_back_no_unsubscription(api: Api) -> None:
+    id_ = subscribe(api)
+    first = signed(api, path_of(id_))
+    assert put_signed(api, id_, first) == 204
+    assert put_signed(api, id_, first, confirmed=False) == 204
+    # The same once more, as after an answer that was lost.
+    assert put_signed(api, id_, first, confirmed=False) == 204
+    assert put_signed(api, id_, first) == 404
+    assert not confirmed(api, id_)
+    second = signed(api, path_of(id_))
+    assert subscribe(api) == id_
+    for old in (first, second):
+        assert put_signed(api, id_, old) == 404
+        assert put_signed(api, id_, old, confirmed=False) == 404
+    assert not confirmed(api, id_)
+    assert put_signed(api, id_, signed(api, path_of(id_))) == 204
+    assert confirmed(api, id_)
+
+
+def test_a_grant_that_was_sent_takes_back_an_unsubscription(api: Api) -> None:
+    id_ = subscribe(api)
+    api.put(path_of(id_), {"confirmed": False})
+    assert put_signed(api, id_, signed(api, path_of(id_))) == 204
+    assert confirmed(api, id_)
+
+
+def test_a_signature_that_is_not_bound_confirms_nothing(api: Api) -> None:
+    """Such as one that was made for any path on a user's wish."""
+    id_ = subscribe(api)
+    headers = signed(api, path_of(id_))
+    expires = headers["URL-Expires"] or ""
+    headers["URL-Signature"] = signed_urls.sign(
+        KEY, project=api.project, paths=[path_of(id_)], methods=["PUT"], expires=expires
+    )
+    assert put_signed(api, id_, headers) == 404
+
+
+def test_an_operator_may_forbid_to_confirm_without_a_signature(make_api: Callable[..., Api], tmp_path: Path) -> None:
+    rules = tmp_path / "policy.yaml"
+    rules.write_text('"subscription:confirm_unsigned": "role:admin"\n')
+    api = make_api(
+        notification__require_confirmation=True,
+        notification__webhook_allowed_networks=["192.0.2.0/24"],
+        signed_url__secret_key=KEY,
+        oslo_policy__policy_file=str(rules),
+    )
+    id_ = subscribe(api)
+    for roles in ("", "member"):
+        assert_error(api.put(path_of(id_), {"confirmed": True}, headers={"X-Roles": roles}), 403)
+    assert not confirmed(api, id_)
+    assert put_signed(api, id_, signed(api, path_of(id_))) == 204
+    assert confirmed(api, id_)
+    assert api.put(path_of(id_), {"confirmed": False}, headers={"X-Roles": "admin"}).status_code == 204
+
+
+def test_a_signature_brings_no_roles(make_api: Callable[..., Api], tmp_path: Path) -> None:
+    rules = tmp_path / "policy.yaml"
+    rules.write_text('"messages:get_all": "role:admin or user_id:root"\n')
+    api = make_api(signed_url__secret_key=KEY, oslo_policy__policy_file=str(rules))
+    who: dict[str, str | None] = {"X-Roles": "admin", "X-User-Id": "root"}
+    assert api.get("/v2/queues/q/messages", headers=who).status_code == 200
+    headers = signed(api, "/v2/queues/q/messages", methods="GET")
+    assert_error(api.get("/v2/queues/q/messages", headers=headers | who), 403)
 
 
 # -- the page --------------------------------------------------------------------------------------------------------

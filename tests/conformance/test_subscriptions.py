@@ -53,6 +53,7 @@ def test_a_subscription_comes_back_as_it_was_written(queue: Subscribers, options
         state=CONFIRMED,
         secrets=(Secret("whsec_n\u00e9w"), Secret("whsec_old", queue.clock.now + 0.5)),
         version=7,
+        challenge=2**40,
     )
     assert queue.put(written) == written
     for back in (queue.get(written.id), *queue.listing()):
@@ -419,3 +420,48 @@ def test_a_queue_may_have_many(queue: Subscribers) -> None:
     assert queue.listing(after=made[299].id, limit=100) == made[300:400]
     queue.delete_all()
     assert queue.listing() == []
+
+
+# -- pauses ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_taken_once(management: ManagementStore) -> None:
+    key, now = secrets.token_hex(8), 1_000_000.125
+    assert management.take_pauses(pauses={key: now + 60}, now=now) is None
+    for later in (0.0, 1.0, 59.875):
+        assert management.take_pauses(pauses={key: now + 600}, now=now + later) == now + 60
+    assert management.take_pauses(pauses={key: now + 90}, now=now + 60) is None
+    assert management.take_pauses(pauses={key: now + 600}, now=now + 61) == now + 90
+
+
+def test_pauses_are_taken_together_or_not_at_all(management: ManagementStore) -> None:
+    one, two, three = (secrets.token_hex(8) for _ in range(3))
+    now = 1_000_000.0
+    assert management.take_pauses(pauses={two: now + 60}, now=now) is None
+    assert management.take_pauses(pauses={three: now + 80}, now=now) is None
+    # The last of those in the way counts.
+    assert management.take_pauses(pauses={one: now + 500, two: now + 500, three: now + 500}, now=now + 1) == now + 80
+    assert management.take_pauses(pauses={one: now + 30}, now=now + 2) is None
+    assert management.take_pauses(pauses={one: now + 500, two: now + 400}, now=now + 70) is None
+    assert management.take_pauses(pauses={two: now + 500}, now=now + 70) == now + 400
+
+
+def test_of_those_who_want_a_pause_at_once_one_gets_it(management: ManagementStore) -> None:
+    shared, now = [secrets.token_hex(8) for _ in range(2)], 1_000_000.0
+    taken: list[float | None] = []
+
+    def take(number: int) -> None:
+        keys = [secrets.token_hex(8), *(shared if number % 2 else reversed(shared))]
+        taken.append(management.take_pauses(pauses=dict.fromkeys(keys, now + 60), now=now))
+
+    at_once(*(partial(take, number) for number in range(8)))
+    assert taken.count(None) == 1
+    assert set(taken) == {None, now + 60}
+
+
+def test_pauses_that_are_over_go(management: ManagementStore) -> None:
+    now = 1_000_000.0
+    for number in range(5):
+        key = secrets.token_hex(8)
+        assert management.take_pauses(pauses={key: now + number}, now=now + number - 1) is None
+        assert management.take_pauses(pauses={key: now + number + 9}, now=now + number) is None

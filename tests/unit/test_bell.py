@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import subprocess
 import sys
 import threading
@@ -43,6 +44,26 @@ def test_rung(folder: Path, listener: Listener) -> None:
     assert not rung(listener)
     bell.ring()
     assert rung(listener)
+
+
+@pytest.mark.parametrize("mode", [None, 0o755, 0o777])
+def test_the_socket_is_private(tmp_path: Path, mode: int | None) -> None:
+    folder = tmp_path / "notifiers"
+    if mode is not None:
+        folder.mkdir()
+        folder.chmod(mode)
+    before = os.umask(0)
+    try:
+        listener = listen(folder)
+    finally:
+        os.umask(before)
+    assert listener is not None
+    (made,) = folder.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    Bell(folder).ring()
+    assert rung(listener)
+    listener.close()
 
 
 def test_every_notifier_is_rung(folder: Path, listener: Listener) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
 from pathlib import Path
@@ -60,7 +61,8 @@ CATALOGUE = {
         smtp_user_name (Str); smtp_user_password (Str, secret); smtp_command (Str, /usr/sbin/sendmail -t -oi);
         smtp_security (Str, auto, choices: auto none starttls tls); max_notifier_workers (Int, 10);
         max_concurrent_deliveries (Int, 200); max_concurrent_deliveries_per_project (Int, 100);
-        delivery_retention (Int, 259200); require_confirmation (Bool, False); external_confirmation_url (Str);
+        delivery_retention (Int, 259200); require_confirmation (Bool, False); confirmation_pause (Int, 60);
+        external_confirmation_url (Str);
         public_url (Str);
         subscription_confirmation_email_template (Dict); unsubscribe_confirmation_email_template (Dict);
         webhook_allowed_networks (List, [])
@@ -241,6 +243,56 @@ def test_the_state_dir_is_made_for_this_user_only(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     assert conf.make_state_dir(_load_with_state(folder)) == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_the_state_dir_is_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        conf.make_state_dir(_load_with_state(tmp_path / "a" / "b"))
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "a", tmp_path / "a" / "b")} == {0o700}
+
+
+@pytest.mark.parametrize("content", [None, "zaqar.db", "zaqar-server.pid", "notifiers"])
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777, 0o701])
+def test_a_state_dir_that_exists_is_closed_to_others(tmp_path: Path, content: str | None, mode: int) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    if content is not None:
+        (folder / content).touch()
+        (folder / "server.log").touch()
+    folder.chmod(mode)
+    conf.make_state_dir(_load_with_state(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("content", "mode"), [("passwd", 0o755), (None, 0o1777), ("zaqar.db", 0o1777)])
+def test_a_folder_of_others_is_no_state_dir(tmp_path: Path, content: str | None, mode: int) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    if content is not None:
+        (folder / content).touch()
+    folder.chmod(mode)
+    with pytest.raises(StartupError, match=r"name (one|a folder) for this service alone"):
+        conf.make_state_dir(_load_with_state(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_a_state_dir_of_another_user_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    for _ in range(2):
+        conf.make_state_dir(_load_with_state(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777
+    assert [record.message for record in caplog.records] == [
+        f"The folder {folder} belongs to another user and is open to others; 'chmod 700' closes it."
+    ]
 
 
 def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -56,6 +57,7 @@ ANYBODY = [
     "subscription:delete",
     "subscription:update",
     "subscription:confirm",
+    "subscription:confirm_unsigned",
     "subscription:rotate_secret",
     "subscription:deliveries",
     "subscription:resend",
@@ -165,3 +167,61 @@ def test_the_sample_file_is_fresh() -> None:
     with redirect_stdout(fresh):
         generator.generate_sample(["--namespace", "zaqar"], cfg.ConfigOpts())
     assert (ROOT / "etc" / "policy.yaml.sample").read_text() == fresh.getvalue(), "run tox -e genpolicy"
+
+
+# -- policy files: read once -----------------------------------------------------------------------------------------
+
+STRICT = '"queues:create": "role:member"\n'
+MEMBER, READER = Context("p", "c", frozenset({"member"})), Context("p", "c", frozenset({"reader"}))
+
+
+@pytest.mark.parametrize("name", ["policy.yaml", "policy.d/strict.yaml"])
+@pytest.mark.parametrize("content", [None, b"", b'"queues:cre', b"\xff\xfe", b"- 1\n", b'"queues:create": ""\n'])
+def test_a_decision_reads_no_file(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """A policy that is gone, half written or of another content changes nothing until the configuration is reloaded."""
+    (tmp_path / "zaqar.conf").write_text("")
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(STRICT)
+    authorizer = Authorizer(conf.load(["--config-file", str(tmp_path / "zaqar.conf")]))
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    os.utime(path.parent, (1, 2**31))
+    assert not allowed(authorizer, "queues:create", READER)
+    assert allowed(authorizer, "queues:create", MEMBER)
+    assert allowed(authorizer, "queues:get", READER)
+
+
+@pytest.mark.parametrize("content", [b'"queues:create": "role:', b"\xff\xfe\x00", b"- 1\n", b"a: b: c\n"])
+@pytest.mark.parametrize("name", ["policy.yaml", "policy.d/strict.yaml"])
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "zaqar.conf").write_text("")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StartupError, match=r"^\[oslo_policy\] policy_file: [^\n]+$"):
+        Authorizer(conf.load(["--config-file", str(tmp_path / "zaqar.conf")]))
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ('"queues:create": "rule:nowhere"\n', "queues:create"),
+        ('"a": "rule:b"\n"b": "rule:a"\n', "not well defined"),
+        ('"queues:create": "rolemember"\n', "'queues:create' cannot be parsed"),
+        ('"queues:create": "role:member or ("\n', "'queues:create' cannot be parsed"),
+    ],
+)
+def test_rules_that_mean_nothing_stop_the_start(make_authorizer: MakeAuthorizer, policy: str, message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        make_authorizer(policy)
+
+
+def test_a_policy_file_that_was_chosen_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "zaqar.conf").write_text("[oslo_policy]\npolicy_file = strict.yaml\n")
+    loaded = conf.load(["--config-file", str(tmp_path / "zaqar.conf")])
+    with pytest.raises(StartupError, match=r"there is no file strict\.yaml"):
+        Authorizer(loaded)
+    (tmp_path / "strict.yaml").write_text(STRICT)
+    assert not allowed(Authorizer(loaded), "queues:create", READER)

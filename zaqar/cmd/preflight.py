@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zaqar.cmd.failures import describe_bug
@@ -83,3 +84,30 @@ def _survey_parts(parts: Parts) -> dict[str, Any]:
         # The service starts, refuses requests, and waits for it.
         return {"survives": "", "away": True}
     return {"survives": survives.pop(None, None) or "", "pools": survives}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Whether the configuration and the policy can be read anew: exit status 0, or 1 and a sentence on standard error.
+
+    An argument is the policy file in use so far: if it is gone, the rules must not be replaced by the defaults.
+    """
+    from zaqar import conf, policies
+    from zaqar.limits import Limits
+
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        loaded = conf.load()
+        conf.set_up_log(loaded)
+        Limits.from_conf(loaded)
+        policies.Authorizer(loaded)
+    except StartupError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    gone = [path for path in arguments if not Path(path).exists()]
+    if gone:
+        print(f"[oslo_policy] policy_file: {gone[0]} is gone.", file=sys.stderr)
+    return 1 if gone else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 from oslo_config import cfg
 
 from zaqar import conf as configuration
+from zaqar import private_files
 from zaqar.cmd import failures
 from zaqar.cmd.preflight import survey_stores
 from zaqar.cmd.supervisor import Part, Supervisor
@@ -141,7 +142,9 @@ def _serve(options: argparse.Namespace) -> int:
         workers = _count_workers(conf, options.workers)
         stored = survey_stores()
         parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
-        supervisor = Supervisor(parts, env=os.environ)
+        policy = configuration.policy_file(conf)
+        check = _python("zaqar.cmd.preflight", *([] if policy is None else [policy]))
+        supervisor = Supervisor(parts, env=os.environ, check=check)
         banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
     return 0
@@ -149,8 +152,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _lock(state_dir: Path) -> IO[str]:
     """The file of this server's process id, locked for as long as it is open, which ends with the process."""
-    path = state_dir / "zaqar-server.pid"
-    file = path.open("a+")
+    file = os.fdopen(private_files.open_file(state_dir / configuration.PID_NAME, os.O_RDWR | os.O_APPEND), "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:

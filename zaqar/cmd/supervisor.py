@@ -34,9 +34,12 @@ class Part:
 
 
 class Supervisor:
-    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str]) -> None:
+    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
+        """``check`` is a command that ends with a status and a sentence if the configuration cannot be served."""
         self._parts = parts
         self._env = dict(env)
+        self._check = tuple(check)
+        self._checking: asyncio.Task[None] | None = None
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
         self._stop = asyncio.Event()
@@ -51,7 +54,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         announcing = asyncio.create_task(started())
         keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
         pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
@@ -66,6 +69,24 @@ class Supervisor:
             announcing.cancel()
             stopping()
             await self._end(keepers)
+
+    def _hung_up(self) -> None:
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check_and_reload())
+
+    async def _check_and_reload(self) -> None:
+        """Reload, unless the new configuration cannot be served: parts that end for it would not come back."""
+        if self._check:
+            checking = await asyncio.create_subprocess_exec(
+                *self._check, env=self._env, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            )
+            _, said = await checking.communicate()
+            if checking.returncode:
+                reason = " ".join(said.decode(errors="replace").split())
+                say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
+                return
+        if not self._stop.is_set():
+            self.reload()
 
     def reload(self) -> None:
         """Have each part read its configuration anew."""

@@ -10,6 +10,7 @@ others), or instead those of ``ZAQAR_CONFIG_FILE`` (several separated by ``:``),
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from oslo_config import cfg
 from oslo_log import log
 from oslo_policy import opts as policy_opts
 
+from zaqar import private_files
 from zaqar.conf.opts import list_opts
 from zaqar.errors import StartupError
 from zaqar.uris import lower_scheme
@@ -27,6 +29,14 @@ CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
 
 DATABASE_NAME = "zaqar.db"
+PID_NAME = "zaqar-server.pid"
+NOTIFIERS_NAME = "notifiers"
+
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME)
+"""Names by which a state directory of an earlier start is known."""
+
+_said: set[str] = set()
+"""Warnings that were logged; a process comes by here several times."""
 
 
 def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None = None) -> cfg.ConfigOpts:
@@ -157,10 +167,13 @@ def state_dir(conf: cfg.ConfigOpts) -> Path:
 
 
 def make_state_dir(conf: cfg.ConfigOpts) -> Path:
-    """The same, made where it is missing, for this user only."""
+    """The same, made if it is missing, and closed to other users."""
     folder = state_dir(conf)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        warning = private_files.make_folder(folder, ours=_OURS)
+        if warning is not None and warning not in _said:
+            _said.add(warning)
+            logging.getLogger(__name__).warning("%s", warning)
     except OSError as exc:
         raise StartupError(f"The state directory {folder} cannot be made: {exc.strerror}.") from exc
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
@@ -170,7 +183,13 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
 
 def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which the notifiers of this host are woken; it may not exist yet."""
-    return state_dir(conf) / "notifiers"
+    return state_dir(conf) / NOTIFIERS_NAME
+
+
+def policy_file(conf: cfg.ConfigOpts) -> str | None:
+    """The path of the policy file that is in use; None if there is none."""
+    found: str | None = conf.find_file(conf.oslo_policy.policy_file)
+    return found
 
 
 def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:

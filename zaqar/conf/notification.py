@@ -87,6 +87,15 @@ OPTS = [
         "sent again. 0 keeps none that was made, and none that was given up.",
     ),
     cfg.BoolOpt("require_confirmation", default=False, help="Whether subscribers have to confirm a subscription."),
+    cfg.IntOpt(
+        "confirmation_pause",
+        default=60,
+        min=0,
+        max=86_400,
+        help="Seconds, at least, between two confirmations of one subscription, and between two to one mailbox or URL, "
+        "whoever subscribes it. A sixtieth of it is the pause between two of one project to one host or mail domain. "
+        "0: no pauses.",
+    ),
     cfg.StrOpt(
         "external_confirmation_url",
         help="Page that the link of a confirmation mail leads to. Unset: the page of this service at public_url.",

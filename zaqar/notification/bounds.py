@@ -11,13 +11,17 @@ from oslo_config import cfg
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """``retention`` is the seconds that a settled delivery is kept; the ``most_`` are numbers of attempts at a time."""
+    """``retention`` is the seconds that a settled delivery is kept; the ``most_`` are numbers of attempts at a time.
+
+    ``confirmation_pause`` is the seconds between two confirmations of one subscription, and to one target.
+    """
 
     most: int = 200
     most_per_project: int = 100
     most_per_target: int = 10
     retention: float = 259_200.0
     require_confirmation: bool = False
+    confirmation_pause: float = 60.0
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
@@ -28,4 +32,5 @@ class Bounds:
             most_per_target=options.max_notifier_workers,
             retention=float(options.delivery_retention),
             require_confirmation=options.require_confirmation,
+            confirmation_pause=float(options.confirmation_pause),
         )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What asks a subscriber to confirm, or says that it may come back: a JSON document for webhooks, a link for people.
 
-Both hold a signature that opens ``PUT .../subscriptions/{id}/confirm`` for a day, and nothing else. They are made when
-they are sent, so that the day starts then.
+Both hold a signature that opens ``PUT .../subscriptions/{id}/confirm`` for a day, and nothing else. It is bound to the
+subscriber that it is sent to, and to what that one was asked: see ``Subscription.challenge``. They are made when they
+are sent, so that the day starts then.
 """
 
 from __future__ import annotations
@@ -128,6 +129,11 @@ class Confirmations:
         path = f"/v2/{kind}/{quote(subscription.source)}/subscriptions/{quote(subscription.id)}/confirm"
         expires = signed_urls.format_time(now + VALID_SECONDS)
         signature = signed_urls.sign(
-            self._key, project=subscription.project, paths=[path], methods=[METHOD], expires=expires
+            self._key,
+            project=subscription.project,
+            paths=[path],
+            methods=[METHOD],
+            expires=expires,
+            bound_to=subscription.grant_terms,
         )
         return _Grant(subscription.project, path, expires, signature)

@@ -14,7 +14,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.model import WAITING, Delivery, DeliveryKey, Subscription
 from zaqar.notification.capacity import Capacity, Seat
 from zaqar.notification.lanes import Lanes
-from zaqar.notification.sending import Sender
+from zaqar.notification.sending import FRESH_SECONDS, Sender
 from zaqar.notification.settling import Settler
 from zaqar.notification.store import LeasedStore
 
@@ -113,13 +113,17 @@ class Jobs:
     async def _serve(self, job: Job) -> Delivery:
         if self._stopping:
             return self._sender.handed_back(job.delivery)
-        subscription = job.subscription
-        if subscription is None:
+        subscription, now = job.subscription, asyncio.get_running_loop().time()
+        # One that came with the delivery was listed after ``taken_at``.
+        if subscription is None or now > job.taken_at + FRESH_SECONDS:
             subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at)
             if subscription is None:
                 return self._sender.discarded(job.delivery)
         if not self._sit_down(job, self._sender.seat_of(subscription)):
             return self._sender.handed_back(job.delivery)
+        put_off = await self._sender.put_off(job.delivery, subscription)
+        if put_off is not None:
+            return put_off
         verdict, reached = await self._sender.send(job.delivery, subscription)
         if job.seat is not None:
             self._capacity.note(job.seat.target, reached=reached)

@@ -18,6 +18,7 @@ from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls
 from zaqar.notification.capacity import Seat
+from zaqar.notification.pauses import pauses_of
 from zaqar.notification.retry import effective_policy, next_attempt
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
@@ -27,11 +28,20 @@ _log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 20
 """Attempts of a delivery that are kept for people to see, the latest."""
 
+FRESH_SECONDS = 0.1
+"""How old, at the beginning of an attempt, may be what was read of its subscription."""
+
+MOST_WAITING_SECONDS = 3600.0
+"""How much later than it may, at most, a confirmation that waits for others to the same target is tried again."""
+
 LATER_SECONDS = 5.0
 """When to try again where the management store, away at the moment, has to say how to go on."""
 
-EndSubscription = Callable[[Subscription], None]
-"""Removes a subscription whose subscriber wants no more. It blocks, and raises StoreUnavailable."""
+EndSubscription = Callable[[Subscription], bool]
+"""Removes a subscription whose subscriber wants no more, unless it has another subscriber by now: then it is False.
+
+It blocks, and raises StoreUnavailable.
+"""
 
 PostDeadLetter = Callable[[str, str, bytes], None]
 """Posts a request body to the queue of that name in that project. It blocks, and raises what such a post raises."""
@@ -68,17 +78,33 @@ class Sender:
     # -- before it is sent -------------------------------------------------------------------------------------------
 
     async def find_subscriber(self, delivery: Delivery, *, taken_at: float) -> Subscription | None:
-        """The subscription where it is to get this delivery. StoreUnavailable where that cannot be known now.
+        """The subscription if it is to get this delivery. StoreUnavailable if that cannot be known now.
 
-        What is remembered will do to send, but not to discard: somebody may have just confirmed it, and then a message
-        that was posted after that would be lost. ``taken_at``, in the event loop's time, is when this was taken.
+        ``taken_at``, in the event loop's time, is when this was taken. What was read before that does not count: since
+        then the subscription may have been confirmed, and a message that was posted after that would be lost; or it
+        may have got another subscriber, and the old one must get nothing more. Deliveries that were taken together
+        share one reading, as long as it is fresh.
         """
-        get = partial(self._subscribers.get, delivery.queue_uid, delivery.subscription_id)
-        wanted = partial(wants, delivery=delivery, require_confirmation=self._bounds.require_confirmation)
-        subscription = await get()
-        if not wanted(subscription):
-            subscription = await get(not_before=taken_at)
-        return subscription if wanted(subscription) else None
+        not_before = max(taken_at, asyncio.get_running_loop().time() - FRESH_SECONDS)
+        subscription = await self._subscribers.get(delivery.queue_uid, delivery.subscription_id, not_before=not_before)
+        wanted = wants(subscription, delivery, require_confirmation=self._bounds.require_confirmation)
+        return subscription if wanted else None
+
+    async def put_off(self, delivery: Delivery, subscription: Subscription) -> Delivery | None:
+        """The delivery as it is to be written if it is a confirmation that may not be sent yet; else None.
+
+        Every attempt counts, so that a stranger who answers with errors is not asked more often than one who does not.
+        """
+        seconds = self._bounds.confirmation_pause
+        if delivery.kind == NOTIFICATION or not seconds:
+            return None
+        now = self._clock()
+        free = await self._subscribers.take_pauses(pauses_of(subscription, seconds=seconds, now=now), now=now)
+        if free is None:
+            return None
+        # Many may wait for one target. The longer they have waited, the less often they look whether it is their turn.
+        waited = min(max(0.0, now - delivery.created), MOST_WAITING_SECONDS)
+        return self._waiting(delivery, free + waited * self._draw())
 
     def seat_of(self, subscription: Subscription) -> Seat:
         """What an attempt to reach it takes room of."""
@@ -100,7 +126,9 @@ class Sender:
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
         seconds = asyncio.get_running_loop().time() - started
-        attempt = Attempt(began, outcome.status, round(seconds, 3), outcome.answer)
+        # Whoever may list deliveries must not find in an answer what was sent to the subscriber only: the signature.
+        is_told = delivery.kind == NOTIFICATION or outcome.status is None
+        attempt = Attempt(began, outcome.status, round(seconds, 3), outcome.answer if is_told else "")
         tried = replace(delivery, tries=delivery.tries + 1, attempts=(*delivery.attempts, attempt)[-MOST_ATTEMPTS:])
         _log.debug(
             "attempt %d to send %s to subscription %s: status %s after %.3f s",
@@ -142,8 +170,11 @@ class Sender:
 
     async def _judge_failure(self, tried: Delivery, subscription: Subscription, outcome: Outcome) -> Delivery:
         if outcome.gone:
-            await self._calls.run(partial(self._end_subscription, subscription))
+            ended = await self._calls.run(partial(self._end_subscription, subscription))
             self._subscribers.forget(subscription)
+            if not ended:
+                # That was the word of a subscriber that it had before. The new one gets the delivery.
+                return self._waiting(tried, self._clock())
             _log.info("Subscription %s has ended, as its subscriber answered that it is gone.", subscription.id)
             return self.discarded(tried)
         policy = effective_policy(

@@ -21,7 +21,7 @@ from zaqar.notification.calls import Calls
 from zaqar.storage.base import ManagementStore
 
 REMEMBER_SECONDS = 1.0
-"""How long what was read is believed. So long may a subscriber get messages after it has been removed."""
+"""How long what was read is remembered; callers say what of it is too old for them."""
 
 PAGE = 500
 
@@ -69,6 +69,10 @@ class Subscribers:
         for subscription in found:
             self._known.put((queue_uid, subscription.id), subscription, began)
         return found
+
+    async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
+        """None if they have begun, else the time when the last of those in the way ends."""
+        return await self._calls.run(partial(self._management.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
         """That of the queue of a subscription."""

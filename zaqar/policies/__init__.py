@@ -6,6 +6,7 @@ from __future__ import annotations
 from oslo_config import cfg
 from oslo_policy import policy
 
+from zaqar import conf as configuration
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
 from zaqar.policies import base, claims, flavors, health, messages, pools, queues, subscriptions, topics
@@ -20,19 +21,15 @@ def list_rules() -> list[policy.RuleDefault]:
 
 
 class Authorizer:
-    """Decides by the rules and the operator's policy file, read once: a changed file counts from the next reload.
+    """Decides by the rules and the operator's policy files, which are read once, here.
 
-    Decisions are kept, as oslo.policy takes tens of microseconds for each.
+    No decision looks at a file again: one that is being written, or is gone, must neither fail a request nor open the
+    defaults. A changed policy counts when the service reads its whole configuration anew. Decisions are kept, as
+    oslo.policy takes tens of microseconds for each. Raises StartupError if a file cannot be used.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self._enforcer = policy.Enforcer(conf)
-        self._enforcer.register_defaults(list_rules())
-        try:
-            self._enforcer.load_rules()
-        except (OSError, ValueError, AttributeError, TypeError, policy.InvalidDefinitionError) as exc:
-            # The second pair is what oslo.policy makes of a file that is YAML but no mapping of rules.
-            raise StartupError(f"[oslo_policy] policy_file: {' '.join(str(exc).split())}") from exc
+        self._enforcer = _load(conf)
         self._decisions: dict[tuple[str, str, frozenset[str], str | None], bool] = {}
 
     def check(self, context: Context, rule: str) -> None:
@@ -56,3 +53,26 @@ class Authorizer:
         }
         creds["is_admin"] = bool(self._enforcer.authorize("context_is_admin", target, creds))
         return bool(self._enforcer.authorize(rule, target, creds))
+
+
+def _load(conf: cfg.ConfigOpts) -> policy.Enforcer:
+    location = conf.get_location("policy_file", "oslo_policy")
+    chosen = location is not None and location.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+    if chosen and configuration.policy_file(conf) is None:
+        # oslo.policy would go on with the defaults, which admit everybody to most of the API.
+        raise StartupError(f"[oslo_policy] policy_file: there is no file {conf.oslo_policy.policy_file}.")
+    enforcer = policy.Enforcer(conf)
+    enforcer.register_defaults(list_rules())
+    try:
+        enforcer.load_rules()
+        enforcer.check_rules(raise_on_violation=True)
+    except (OSError, ValueError, AttributeError, TypeError, policy.InvalidDefinitionError) as exc:
+        # AttributeError and TypeError are what oslo.policy raises for a file that is YAML but no mapping of rules.
+        raise StartupError(f"[oslo_policy] policy_file: {' '.join(str(exc).split())}") from exc
+    for name, rule in enforcer.file_rules.items():
+        # oslo.policy makes "never" of a rule that it cannot parse. That is safe, but not what the operator meant.
+        if str(rule.check) == "!" and str(rule.check_str).strip() != "!":
+            raise StartupError(f"[oslo_policy] policy_file: the rule {name!r} cannot be parsed.")
+    # From now on enforce() and authorize() ask what was loaded and no file.
+    enforcer.use_conf = False
+    return enforcer

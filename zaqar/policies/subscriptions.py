@@ -43,6 +43,13 @@ RULES: list[policy.RuleDefault] = [
         [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
     ),
     policy.DocumentedRuleDefault(
+        "subscription:confirm_unsigned",
+        ANYBODY,
+        "Confirm without the signature that the subscriber was sent; needed besides subscription:confirm. With '!' "
+        "only subscribers themselves confirm.",
+        [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
+    ),
+    policy.DocumentedRuleDefault(
         "subscription:rotate_secret",
         ANYBODY,
         "Give a subscription a new secret to sign with, and see it.",

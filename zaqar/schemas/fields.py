@@ -18,6 +18,7 @@ NAME_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_ID = re.compile(r"[!-~]{1,128}")
 
 
 def _is_integer(_checker: object, value: object) -> bool:
@@ -37,6 +38,24 @@ def check_name(name: str, *, field: str) -> None:
         raise InvalidInput(
             field, "a name has 1 to 64 of the ASCII letters, digits, '_', '-' and '.', and is not '.' or '..'"
         )
+
+
+def check_marker(name: str) -> str:
+    """The name after which a page begins, empty for the first page; InvalidInput unless something can be called so."""
+    if name:
+        check_name(name, field="marker")
+    return name
+
+
+def is_id(text: str) -> bool:
+    """Whether the text is of a form that an id may have, so that a store may be asked for it."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(text: str, *, field: str) -> None:
+    """InvalidInput unless the text is of a form that an id may have."""
+    if not is_id(text):
+        raise InvalidInput(field, "an id has 1 to 128 printable ASCII characters")
 
 
 def check_range(value: int, low: int, high: int, *, field: str, unit: str = "") -> None:

@@ -10,6 +10,7 @@ from zaqar.errors import NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
+from zaqar.schemas.fields import is_id
 from zaqar.service.dead_letters import NEVER, hand_over
 from zaqar.service.queues import Known, Queues
 
@@ -106,6 +107,8 @@ class Claims:
 
     def get(self, address: Address, claim_id: str) -> Claimed:
         """A live claim and what it still holds; NotFound otherwise."""
+        if not is_id(claim_id):
+            raise _no_claim(address)
         now = self._clock()
         found = self._queues.serve(
             address, lambda known: known.place.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
@@ -117,6 +120,8 @@ class Claims:
     def renew(self, address: Address, claim_id: str, raw: bytes) -> None:
         """Start a live claim anew from now; what the request leaves out stays as it was."""
         terms = parse_terms(raw, limits=self._limits)
+        if not is_id(claim_id):
+            raise _no_claim(address)
 
         def start_anew(known: Known) -> bool:
             known.place.store.renew_claim(
@@ -129,6 +134,8 @@ class Claims:
 
     def release(self, address: Address, claim_id: str) -> None:
         """End a claim; what it still holds is free at once. An absent one is fine."""
+        if not is_id(claim_id):
+            return
         self._queues.serve(
             address,
             lambda known: known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock()),

@@ -9,6 +9,7 @@ from zaqar.context import Context
 from zaqar.errors import ClaimOver, Forbidden, InvalidInput, NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import Address, Message, is_message_id, message_id, sequence_of
+from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, make_drafts, parse_ids, parse_post
 from zaqar.service.queues import TRIES, Known, Queues
 from zaqar.stages.base import Stage
@@ -115,6 +116,8 @@ class Messages:
 
     def delete(self, address: Address, message: str, *, claim_id: str | None) -> None:
         """Delete one message, under its claim where it has one; an absent one is fine."""
+        if claim_id is not None:
+            check_id(claim_id, field="claim_id")
         now = self._clock()
 
         def remove(known: Known) -> None:
@@ -139,6 +142,8 @@ class Messages:
         most = self._limits.max_messages_per_page
         wanted = parse_ids(ids, most=most)
         claims = None if claim_ids is None else frozenset(parse_ids(claim_ids, most=most, field="claim_ids"))
+        for claim_id in claims or ():
+            check_id(claim_id, field="claim_ids")
         if claims is None and self._limits.message_delete_with_claim_id:
             raise InvalidInput("claim_ids", "must hold ids of claims, as this service deletes under a claim only")
         now = self._clock()

@@ -53,6 +53,10 @@ _CLOCKS_APART = 60.0
 _BATCH = 500
 
 
+Grant = Callable[[Subscription], bool]
+"""Whether what a caller brought along opens the confirmation of a subscription, as that is now."""
+
+
 class TrustTokens(Protocol):
     """What makes it possible to act for whoever subscribes, long after the request: a trust in Keystone."""
 
@@ -118,7 +122,7 @@ class Subscriptions:
             found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=now)
             if found is not None:
                 return row, found
-        raise NotFound(f"The {address.kind} '{address.name}' has no such subscription.")
+        raise _no_subscription(address)
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class Subscriptions:
             raise AlreadySubscribed(f"'{kept.source}' has a confirmed subscription with this subscriber.")
         if kept.state == PENDING:
             return kept
-        changed = replace(kept, state=PENDING, version=kept.version + 1)
+        changed = replace(kept, state=PENDING, version=kept.version + 1, challenge=kept.challenge + 1)
         return changed if self._management.replace_subscription(subscription=changed, now=self._clock()) else None
 
     def _check_target(self, subscriber: str) -> None:
@@ -241,17 +245,24 @@ class Subscriptions:
             options["trust_id"] = trust or self._trusts.create_trust(context)
         if subscriber != old.subscriber:
             signing = _secrets_for(subscriber) and (old.secrets or _secrets_for(subscriber))
-            new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing)
+            new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing, challenge=old.challenge + 1)
         return replace(new, options=options)
 
-    def confirm(self, address: Address, id_: str, raw: bytes) -> None:
-        """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe."""
-        self.set_confirmed(address, id_, parse_confirmation(raw))
+    def confirm(self, address: Address, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
+        """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe; see :meth:`set_confirmed`."""
+        self.set_confirmed(address, id_, parse_confirmation(raw), grant=grant)
 
-    def set_confirmed(self, address: Address, id_: str, confirmed: bool) -> None:
-        """NotFound where there is no such subscription."""
-        state = CONFIRMED if confirmed else REFUSED
-        row, old, new = self._change(address, id_, lambda old, now: replace(old, state=state))
+    def set_confirmed(self, address: Address, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+        """NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now."""
+
+        def edit(old: Subscription, now: float) -> Subscription:
+            if grant is not None and not _opens(grant, old, confirmed):
+                raise _no_subscription(address)
+            if confirmed:
+                return replace(old, state=CONFIRMED)
+            return old if old.state == REFUSED else replace(old, state=REFUSED, challenge=old.challenge + 1)
+
+        row, old, new = self._change(address, id_, edit)
         if new.state == REFUSED != old.state:
             self._ask(row, new, UNSUBSCRIBE_CONFIRMATION)
 
@@ -295,10 +306,23 @@ class Subscriptions:
             self._management.delete_subscription(queue_uid=row.uid, subscription_id=id_)
             self._queues.note_fewer_subscribers(address, row.uid)
 
-    def end(self, subscription: Subscription) -> None:
-        """Remove one whose subscriber wants no more."""
-        self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
-        self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
+    def end(self, subscription: Subscription) -> bool:
+        """Remove one whose subscriber wants no more; False, and it stays, if it has another subscriber by now."""
+        uid, id_ = subscription.queue_uid, subscription.id
+        for _ in range(TRIES):
+            now = self._clock()
+            found = self._management.get_subscription(queue_uid=uid, subscription_id=id_, now=now)
+            if found is None:
+                return True
+            if found.subscriber != subscription.subscriber:
+                return False
+            # It ends only as what was just read: between the two somebody may give it another subscriber.
+            over = replace(found, expires=now, version=found.version + 1)
+            if self._management.replace_subscription(subscription=over, now=now):
+                self._management.delete_subscription(queue_uid=uid, subscription_id=id_)
+                self._queues.note_fewer_subscribers(_address_of(subscription), uid)
+                return True
+        raise StoreUnavailable
 
     def tidy(self) -> int:
         """Remove those that are over, from the store that keeps them; return how many."""
@@ -310,6 +334,18 @@ class Subscriptions:
                 self._queues.note_fewer_subscribers(address, uid)
             removed += len(expired)
         return removed
+
+
+def _no_subscription(address: Address) -> NotFound:
+    return NotFound(f"The {address.kind} '{address.name}' has no such subscription.")
+
+
+def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
+    if grant(subscription):
+        return True
+    # Whoever has unsubscribed, and did not get the answer, may say so once more.
+    repeated = not confirmed and subscription.state == REFUSED
+    return repeated and grant(replace(subscription, challenge=subscription.challenge - 1))
 
 
 def _address_of(subscription: Subscription) -> Address:

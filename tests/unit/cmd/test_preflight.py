@@ -51,3 +51,34 @@ def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_survey", lambda: os._exit(3))
     with pytest.raises(StartupError, match="has ended with status 3, without an answer"):
         preflight.survey_stores()
+
+
+@pytest.mark.parametrize(
+    ("text", "policy", "complaint"),
+    [
+        ("", '"queues:get": "', "[oslo_policy] policy_file: while scanning"),
+        ("", None, "policy.yaml is gone."),
+        ("[transport]\nmax_message_ttl = x\n", "{}", "[transport] max_message_ttl"),
+        ("[transport]\nmax_message_ttl = 60\n", "{}", "[transport] default_message_ttl"),
+    ],
+)
+def test_what_stops_a_reload(
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    policy: str | None,
+    complaint: str,
+) -> None:
+    configure(monkeypatch, state_dir, "")
+    used = state_dir / "policy.yaml"
+    used.write_text('"queues:get": "role:member"\n')
+    assert preflight.main([str(used)]) == 0
+    configure(monkeypatch, state_dir, text)
+    used.unlink()
+    if policy is not None:
+        used.write_text(policy)
+    assert preflight.main([str(used)]) == 1
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1

@@ -90,11 +90,16 @@ async def nothing() -> None:
     return
 
 
-def run(*parts: Part, script: Callable[[], Awaitable[object]], started: Callable[..., object] = nothing) -> None:
+def run(
+    *parts: Part,
+    script: Callable[[], Awaitable[object]],
+    started: Callable[..., object] = nothing,
+    check: tuple[str, ...] = (),
+) -> None:
     """Supervise the parts while the script goes on, which ends with a signal to this process."""
 
     async def both() -> None:
-        await asyncio.gather(Supervisor(parts, env=os.environ).run(started), script())  # type: ignore[arg-type]
+        await asyncio.gather(Supervisor(parts, env=os.environ, check=check).run(started), script())  # type: ignore[arg-type]
 
     asyncio.run(both())
 
@@ -233,6 +238,29 @@ def test_a_part_that_is_started_while_the_end_begins_is_told(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", slow_start)
     run(journal.part(), script=nothing)
     assert "killed" not in capfd.readouterr().err
+
+
+def test_a_reload_that_would_fail_is_refused(
+    journal: Journal, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flag = tmp_path / "broken"
+    flag.touch()
+    check = (sys.executable, "-c", f"import os, sys; sys.exit('it is broken' if os.path.exists({str(flag)!r}) else 0)")
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        while "SIGHUP" not in (said := capfd.readouterr().err):
+            await asyncio.sleep(0.01)
+        assert said.count("\n") == 1
+        assert "it is broken" in said
+        assert journal.words() == ["started"]
+        flag.unlink()
+        send(signal.SIGHUP)
+        await journal.wait_for("started", "SIGHUP")
+        send(signal.SIGTERM)
+
+    run(journal.part(reload=signal.SIGHUP), script=script, check=check)
 
 
 def test_a_part_that_does_not_end_is_killed(

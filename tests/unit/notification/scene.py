@@ -155,8 +155,13 @@ class Scene:
         numbers = self.store.post(queue=QUEUE, drafts=drafts, client_id=client_id, now=self.clock())
         return [f"{UID}{number:012x}" for number in numbers]
 
-    def end(self, subscription: Subscription) -> None:
+    def end(self, subscription: Subscription) -> bool:
+        key = {"queue_uid": UID, "subscription_id": subscription.id}
+        now = self.management.get_subscription(**key, now=self.clock())
+        if now is not None and now.subscriber != subscription.subscriber:
+            return False
         self.management.delete_subscription(queue_uid=UID, subscription_id=subscription.id)
+        return True
 
     def post_dead_letter(self, project: str, queue: str, raw: bytes) -> None:
         if self.refusal is not None:

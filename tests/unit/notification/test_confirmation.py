@@ -12,7 +12,7 @@ from tests.clock import START
 from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_subscription
 from zaqar import signed_urls
 from zaqar.errors import StartupError
-from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION
+from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Subscription
 from zaqar.notification.confirmation import VALID_SECONDS, Confirmations
 
 PATH = f"/v2/queues/orders/subscriptions/{SUBSCRIPTION_ID}/confirm"
@@ -20,9 +20,24 @@ SUBSCRIPTION = a_subscription("http://example.org/")
 KINDS = [SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION]
 
 
-def opens(signature: str, expires: str, *, path: str = PATH, now: float = START, project: str = "p1") -> bool:
+def opens(
+    signature: str,
+    expires: str,
+    *,
+    path: str = PATH,
+    now: float = START,
+    project: str = "p1",
+    subscription: Subscription = SUBSCRIPTION,
+) -> bool:
     return signed_urls.verify(
-        "a key", signature, project=project, paths=[path], methods=["PUT"], expires=expires, now=now
+        "a key",
+        signature,
+        project=project,
+        paths=[path],
+        methods=["PUT"],
+        expires=expires,
+        now=now,
+        bound_to=subscription.grant_terms,
     )
 
 

@@ -75,6 +75,15 @@ class ManagementStore(ABC):
     def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
         """Some that are over at ``now`` and still take space, of any queue; whoever asks deletes them."""
 
+    @abstractmethod
+    def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
+        """Begin a pause under each of these keys, which ends at the time given, unless one of them is in a pause.
+
+        Returns None, or the time when the last of the pauses that are in the way ends; then none has begun. Of callers
+        at the same moment one succeeds. A crash in between may leave some of them begun. What is over is removed on the
+        way, a bounded number of them with each call.
+        """
+
     # -- pools and flavors -------------------------------------------------------------------------------------------
 
     @abstractmethod

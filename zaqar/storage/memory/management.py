@@ -19,6 +19,7 @@ class MemoryManagementStore(ManagementStore):
         self._lock = RLock()
         self._queues: dict[tuple[str, str, str], Queue] = {}
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
+        self._pauses: dict[str, float] = {}
         self._catalog = Catalog()
 
     @classmethod
@@ -100,6 +101,15 @@ class MemoryManagementStore(ManagementStore):
     def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
         with self._lock:
             return copy.deepcopy([each for each in self._subscriptions.values() if now >= each.expires][:limit])
+
+    def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
+        with self._lock:
+            self._pauses = {key: ends for key, ends in self._pauses.items() if now < ends}
+            busy = [self._pauses[key] for key in pauses if key in self._pauses]
+            if busy:
+                return max(busy)
+            self._pauses.update(pauses)
+            return None
 
     def _of_queue(self, queue_uid: str, now: float) -> Iterator[Subscription]:
         every = self._subscriptions.values()

@@ -21,7 +21,13 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
 from zaqar.storage.mongodb.documents import Document, Index
-from zaqar.storage.mongodb.subscriptions import SUBSCRIPTION_INDEXES, SUBSCRIPTIONS, MongoSubscriptionStore
+from zaqar.storage.mongodb.subscriptions import (
+    PAUSE_INDEXES,
+    PAUSES,
+    SUBSCRIPTION_INDEXES,
+    SUBSCRIPTIONS,
+    MongoSubscriptionStore,
+)
 
 COLLECTION = "management_store"
 INDEXES = (
@@ -34,7 +40,9 @@ _CATALOG = "catalog"
 class MongoManagementStore(MongoSubscriptionStore):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES}))
+        return cls(
+            ReplicaSet.open(settings, COLLECTION, INDEXES, {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES, PAUSES: PAUSE_INDEXES})
+        )
 
     def create_queue(self, *, queue: Queue) -> Queue:
         address = {"project": queue.project, "kind": queue.kind, "name": queue.name}

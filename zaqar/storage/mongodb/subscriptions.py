@@ -8,6 +8,7 @@ or whoever wants the same subscriber.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pymongo
 from pymongo.collection import Collection
@@ -21,6 +22,12 @@ from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.transactions import Turns
 
 SUBSCRIPTIONS = "subscriptions"
+
+PAUSES = "pauses"
+PAUSE_INDEXES = (Index("ends", ("ends",), "ends"),)
+
+_MOST_REMOVED = 100
+"""Pauses that are over and removed by whoever begins one."""
 
 SUBSCRIPTION_INDEXES = (
     Index("subscriber", ("queue", "subscriber"), "subscriber", unique=True),
@@ -91,6 +98,26 @@ class MongoSubscriptionStore(ManagementStore):
             found = list(self._subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
+    def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
+        begun: list[Document] = []
+        with translated(), pymongo.timeout(PATIENCE):
+            collection = self._set.opened.beside(PAUSES).collection
+            # In one order, so that of two callers who want the same ones the first gets all.
+            for key, ends in sorted(pauses.items()):
+                try:
+                    # Where the key is in a pause, nothing matches, and the document that is then inserted is there.
+                    collection.update_one({"_id": key, "ends": {"$lte": now}}, {"$set": {"ends": ends}}, upsert=True)
+                except DuplicateKeyError:
+                    for document in begun:
+                        collection.delete_one(document)
+                    found = collection.find({"_id": {"$in": list(pauses)}})
+                    return max([now, *(float(document["ends"]) for document in found)])
+                begun.append({"_id": key, "ends": ends})
+            over = [each["_id"] for each in collection.find({"ends": {"$lte": now}}, limit=_MOST_REMOVED)]
+            if over:
+                collection.delete_many({"_id": {"$in": over}, "ends": {"$lte": now}})
+        return None
+
     def _in_the_way(self, wanted: Subscription, now: float) -> Subscription | None:
         """The one that has this subscriber; None where it was over, and is removed, or is gone by now."""
         this = {"queue": wanted.queue_uid, "subscriber": wanted.subscriber}
@@ -123,6 +150,7 @@ def _document_of(subscription: Subscription) -> Document:
         "state": subscription.state,
         "secrets": [list(secret) for secret in subscription.secrets],
         "version": subscription.version,
+        "challenge": subscription.challenge,
     }
 
 
@@ -141,6 +169,7 @@ def _subscription_of(document: Document) -> Subscription:
         state=document["state"],
         secrets=tuple(Secret(*secret) for secret in document["secrets"]),
         version=document["version"],
+        challenge=document.get("challenge", 0),
     )
 
 

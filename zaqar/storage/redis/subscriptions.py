@@ -9,6 +9,7 @@ written, so it may be about one that is gone or lives longer: what counts is ask
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +26,10 @@ _LIST = load("subscription_list", again=True, writes=False)
 _REPLACE = load("subscription_replace")
 _DELETE = load("subscription_delete", again=True)
 _DELETE_ALL = load("subscription_delete_all", again=True)
+_TAKE_PAUSES = load("take_pauses")
 
 _OVER = b"zaqar:subscriptions:over"
+_PAUSES = b"zaqar:pauses"
 _AT_ONCE = 1000
 _ABSENT, _TAKEN = 0, -1
 
@@ -91,6 +94,13 @@ class SubscriptionStore(ManagementStore):
                     self._redis.command(b"ZREM", _OVER, entry, slot=slot_of(_OVER))
         return found[:limit]
 
+    def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
+        words: list[Word] = [now, len(pauses)]
+        for key, ends in pauses.items():
+            words += [ends, key]
+        reply = self._redis.run(_TAKE_PAUSES, (_PAUSES,), words, slot_of(_PAUSES))
+        return None if reply is None else float(reply)
+
     def _index(self, subscription: Subscription) -> None:
         self._redis.command(b"ZADD", _OVER, subscription.expires, _entry_of(subscription), slot=slot_of(_OVER))
 
@@ -120,7 +130,7 @@ def _row_of(subscription: Subscription) -> bytes:
     subscriber = subscription.subscriber.encode()
     head = f"{subscription.version} {subscription.expires!r} {len(subscriber)}\n".encode()
     names = ("id", "queue_uid", "project", "kind", "source", "subscriber", "ttl", "created", "expires", "state")
-    fields: dict[str, Any] = {name: getattr(subscription, name) for name in (*names, "version")}
+    fields: dict[str, Any] = {name: getattr(subscription, name) for name in (*names, "version", "challenge")}
     fields["options"] = dict(subscription.options)
     fields["secrets"] = [(secret.value, secret.expires) for secret in subscription.secrets]
     return head + subscriber + json.dumps(fields).encode()

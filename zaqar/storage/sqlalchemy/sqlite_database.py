@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
+from zaqar import private_files
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer
@@ -69,6 +70,9 @@ class SqliteDatabase(Database):
         engine = _make_engine(path, synchronous, patience)
         _check_version(engine.dialect.loaded_dbapi.sqlite_version)
         try:
+            if path is not None:
+                # SQLite gives the files beside it the mode of the database file, if that is there first.
+                private_files.create_file(path)
             database = cls(engine, path=path, embedded=embedded, patience=patience)
         except OSError as exc:
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
@@ -85,9 +89,14 @@ class SqliteDatabase(Database):
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         self._is_made = True
-        if self.path is not None and mode != "wal":
+        if self.path is None:
+            return
+        if mode != "wal":
             self.close()
             raise StartupError(f"The SQLite database {self.path} cannot be opened: its file system cannot do WAL.")
+        # Not before it is known to be a database: a path may be mistaken for one.
+        for suffix in ("", "-wal", "-shm"):
+            private_files.close_to_others(self.path + suffix)
 
     @property
     def write(self) -> Writer:

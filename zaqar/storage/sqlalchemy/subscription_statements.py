@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
-from zaqar.storage.sqlalchemy.tables import subscriptions
+from zaqar.storage.sqlalchemy.tables import pauses, subscriptions
 
 COLUMNS = list(subscriptions.c)
 
@@ -51,6 +51,18 @@ class SubscriptionStatements(Texts):
         self.expired = self._text(
             sa.select(*COLUMNS).where(s.expires <= now).order_by(s.expires).limit(limit).offset(NOTHING)
         )
+        self._pauses(insert)
+
+    def _pauses(self, insert: Any) -> None:
+        p = pauses.c
+        begin = insert(pauses).inline().values({p.key: param("key"), p.ends: param("ends", p.ends.type)})
+        self.begin_pause = self._text(
+            begin.on_conflict_do_update(index_elements=["key"], set_={"ends": begin.excluded.ends}, where=p.ends <= now)
+        )
+        self.pause = self._text(sa.select(p.ends).where(p.key == param("key")))
+        # Locked ones are of others who begin a pause at this moment: to wait for them could be a deadlock.
+        over = sa.select(p.key).where(p.ends <= now).limit(limit).offset(NOTHING).with_for_update(skip_locked=True)
+        self.delete_pauses = self._text(sa.delete(pauses).where(p.key.in_(over)))
 
 
 @lru_cache

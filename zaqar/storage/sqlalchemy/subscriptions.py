@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from zaqar.errors import Conflict
@@ -12,6 +13,9 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
 from zaqar.storage.sqlalchemy.undone import repeated
+
+_MOST_REMOVED = 100
+"""Pauses that are over and removed by whoever begins one."""
 
 
 class SubscriptionStore(ManagementStore):
@@ -84,6 +88,35 @@ class SubscriptionStore(ManagementStore):
         with self._database.read() as connection:
             rows = connection.execute(self._subscriptions.expired, {"now": now, "limit": limit}).fetchall()
         return [_subscription_of(row) for row in rows]
+
+    @repeated
+    def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
+        sql = self._subscriptions
+        try:
+            with self._database.write as connection:
+                # In one order, so that two callers cannot each wait for a row of the other.
+                for key, ends in sorted(pauses.items()):
+                    self._begin_pause(connection, key, ends, now)
+                connection.execute(sql.delete_pauses, {"now": now, "limit": _MOST_REMOVED})
+        except _Paused:
+            # What was written so far is undone.
+            return self._end_of(pauses, now)
+        return None
+
+    def _begin_pause(self, connection: Connection, key: str, ends: float, now: float) -> None:
+        begun = connection.execute(self._subscriptions.begin_pause, {"key": key, "ends": ends, "now": now})
+        if not begun.rowcount:
+            raise _Paused
+
+    def _end_of(self, pauses: Mapping[str, float], now: float) -> float:
+        with self._database.read() as connection:
+            rows = [connection.execute(self._subscriptions.pause, {"key": key}).fetchone() for key in pauses]
+        # One that was in the way may have gone by now.
+        return max([now, *(float(row[0]) for row in rows if row is not None)])
+
+
+class _Paused(Exception):
+    """A pause is not over."""
 
 
 def _may_be_an_id(text: str) -> bool:

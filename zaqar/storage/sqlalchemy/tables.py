@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0003"
+HEAD: Final = "0005"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -197,11 +197,21 @@ subscriptions = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("secrets", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("challenge", sa.BigInteger, nullable=False, server_default="0"),
     # One for each subscriber of a queue, also where two are made at once.
     sa.UniqueConstraint("queue_uid", "subscriber"),
 )
 # What is over, of any queue.
 sa.Index("ix_subscriptions_expires", subscriptions.c.expires)
+
+# Until when something is not to be done again.
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("ends", sa.Double, nullable=False),
+)
+sa.Index("ix_pauses_ends", pauses.c.ends)
 
 # Posts whose deliveries are not made yet. ``due`` is when they may be taken, which under a lease is when that ends. The
 # key is all they are found by: queue after queue, and within one in the order of its posts. Those with a lease are

@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 
+from zaqar import private_files
 from zaqar.errors import StoreUnavailable
 
 LOCK_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -57,13 +58,12 @@ class WriteTurn:
     def _open(self) -> None:
         if self._path is None:
             return
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self.descriptor = os.open(self._path, flags, 0o666)
+        self.descriptor = private_files.open_file(self._path)
         if os.fstat(self.descriptor).st_size < NOTE.size:
             os.ftruncate(self.descriptor, NOTE.size)
         # Of another open file than the locked one: mmap keeps a duplicate, which a forked child would inherit, and with
         # it a lock that does not end when the parent dies.
-        other = os.open(self._path, flags)
+        other = private_files.open_file(self._path)
         try:
             self.notes = mmap.mmap(other, NOTE.size)
         finally:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import re
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -19,8 +20,8 @@ import falcon
 from zaqar import signed_urls
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound
-from zaqar.model import Address
-from zaqar.service.subscriptions import Subscriptions
+from zaqar.model import Address, Subscription
+from zaqar.service.subscriptions import Grant, Subscriptions
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 _MOST_BYTES = 4096
@@ -57,10 +58,11 @@ _HEADERS = {
 
 
 class _Link(NamedTuple):
-    """What a link is good for."""
+    """What a link may be good for; whether it is, its grant says of the subscription as it is now."""
 
     address: Address
     subscription_id: str
+    grant: Grant
 
 
 class ConfirmationPage:
@@ -74,39 +76,56 @@ class ConfirmationPage:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         link = self._read_link(req)
-        _answer(resp, *(_GONE if link is None else _ask(link.address)))
+        _answer(resp, *(_GONE if link is None or not self._is_good(link) else _ask(link.address)))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         link = self._read_link(req)
         _answer(resp, *(_GONE if link is None else self._decide(link, _read_choice(req))))
 
+    def _is_good(self, link: _Link) -> bool:
+        try:
+            subscription, _ = self._subscriptions.get(link.address, link.subscription_id)
+        except NotFound:
+            return False
+        return link.grant(subscription)
+
     def _read_link(self, req: falcon.Request) -> _Link | None:
-        """What the query grants; None where it is not signed, over, or no link to confirm a subscription."""
+        """What the query claims; None if it is no link to confirm a subscription, or over."""
         try:
             query = read_query(req)
         except InvalidInput:
             return None
         paths, methods = query.get("Paths", "").split(","), query.get("Methods", "").split(",")
         project, path = query.get("Project", ""), paths[0]
-        signed = signed_urls.verify(
-            self._secret_key or "",
+        expires = query.get("Expires", "")
+        parts = _PATH.fullmatch(path)
+        end = signed_urls.parse_time(expires)
+        # What can be refused without the subscription is, so that nonsense reaches no store.
+        if parts is None or end is None or end <= self._clock() or not project.isascii():
+            return None
+        if not self._secret_key or not signed_urls.covers(paths, methods, path=path, method="PUT"):
+            return None
+        verify = partial(
+            signed_urls.verify,
+            self._secret_key,
             query.get("Signature", ""),
             project=project,
             paths=paths,
             methods=methods,
-            expires=query.get("Expires", ""),
+            expires=expires,
             now=self._clock(),
         )
-        parts = _PATH.fullmatch(path)
-        if not signed or parts is None or not signed_urls.covers(paths, methods, path=path, method="PUT"):
-            return None
-        return _Link(Address(project, parts[1], parts[2]), parts[3])
+
+        def grant(subscription: Subscription) -> bool:
+            return verify(bound_to=subscription.grant_terms)
+
+        return _Link(Address(project, parts[1], parts[2]), parts[3], grant)
 
     def _decide(self, link: _Link, confirmed: bool | None) -> tuple[int, str, str]:
         if confirmed is None:
-            return _ask(link.address)
+            return _ask(link.address) if self._is_good(link) else _GONE
         try:
-            self._subscriptions.set_confirmed(link.address, link.subscription_id, confirmed)
+            self._subscriptions.set_confirmed(link.address, link.subscription_id, confirmed, grant=link.grant)
         except NotFound:
             return _GONE
         return 200, *(_SUBSCRIBED if confirmed else _UNSUBSCRIBED)
@@ -137,7 +156,7 @@ _SUBSCRIBED = (
 )
 _UNSUBSCRIBED = (
     "You are unsubscribed",
-    "<p>No more messages will be sent to you. If this was a mistake, open the link again and confirm.</p>",
+    "<p>No more messages will be sent to you. If this was a mistake, use the link in the message that you get now.</p>",
 )
 _GONE = (
     404,

@@ -8,6 +8,7 @@ import msgspec
 
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
+from zaqar.schemas.fields import check_marker
 from zaqar.schemas.flavors import shown
 from zaqar.service.flavors import Flavor, Flavors
 from zaqar.transport.wsgi.messages import flag
@@ -33,7 +34,7 @@ class FlavorsResource:
         self._authorizer.check(req.context.caller, "flavors:get_all")
         query = read_query(req)
         detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_flavors_per_page)
-        flavors = self._flavors.list_page(after=query.get("marker", ""), limit=limit)
+        flavors = self._flavors.list_page(after=check_marker(query.get("marker", "")), limit=limit)
         path = _path(req)
         resp.data = page(path, "flavors", [_render(flavor, path, detailed=detailed) for flavor in flavors], query)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
-from zaqar.schemas.fields import parse_integer
+from zaqar.schemas.fields import check_marker, parse_integer
 from zaqar.schemas.pools import shown
 from zaqar.service.pools import Pools
 from zaqar.transport.wsgi.messages import flag
@@ -42,7 +42,7 @@ class PoolsResource:
         self._authorizer.check(req.context.caller, "pools:get_all")
         query = read_query(req)
         detailed, limit = flag(query, "detailed"), parse_limit(query, self._limits.max_pools_per_page)
-        pools = self._pools.list_page(after=query.get("marker", ""), limit=limit)
+        pools = self._pools.list_page(after=check_marker(query.get("marker", "")), limit=limit)
         path = _path(req)
         resp.data = page(path, "pools", [shown(pool, path, detailed=detailed) for pool in pools], query)
 

@@ -14,7 +14,7 @@ from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, Message
 from zaqar.policies import Authorizer
-from zaqar.schemas.fields import parse_boolean, parse_integer
+from zaqar.schemas.fields import check_marker, parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter
 from zaqar.service.queues import Queues
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
@@ -41,7 +41,7 @@ class QueuesResource:
         page = self._queues.list_page(
             project=project,
             kind=self._kind,
-            after=query.get("marker", ""),
+            after=check_marker(query.get("marker", "")),
             limit=parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit"),
             keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
             with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),

@@ -22,7 +22,10 @@ from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_
 
 _ANY_ACCEPT = frozenset({"*/*", "application/json"})
 _UUID = re.compile(r"[0-9a-f]{32}")
-_PROJECT = re.compile(r"[^\x00-\x20\x7f,]{1,256}")
+_PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
+"""Printable ASCII without the comma. Servers pass the bytes of other characters on in different ways, or not at all."""
+
+_CLIENT = re.compile(r"[ -~]*")
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 100
 _LISTS = frozenset({"ids", "claim_ids"})
@@ -74,8 +77,9 @@ class RequestChecks:
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
         env = req.env
-        if "HTTP_URL_SIGNATURE" in env:
-            self._check_signature(req)
+        signed = "HTTP_URL_SIGNATURE" in env
+        if signed:
+            self._check_signature(req, resource)
         accept = env.get("HTTP_ACCEPT") or "*/*"
         if accept not in _ANY_ACCEPT and not _accepts_json(accept):
             _refuse_unless_for_browsers(resource)
@@ -84,13 +88,14 @@ class RequestChecks:
             return
         project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
         if _PROJECT.fullmatch(project) is None:
-            raise InvalidInput("X-Project-ID", "must be one project id of 1 to 256 characters without space or comma")
-        roles = env.get("HTTP_X_ROLES")
+            raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
+        # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
+        roles = None if signed else env.get("HTTP_X_ROLES")
         req.context.caller = Context(
             project,
             self._client_id(env.get("HTTP_CLIENT_ID") or ""),
             _parse_roles(roles) if roles else frozenset(),
-            env.get("HTTP_X_USER_ID"),
+            None if signed else env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
         if "queue_name" in params:
@@ -106,11 +111,15 @@ class RequestChecks:
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
 
-    def _check_signature(self, req: falcon.Request) -> None:
-        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request."""
+    def _check_signature(self, req: falcon.Request, resource: object) -> None:
+        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request.
+
+        A resource that ``checks_grants`` gets ``req.context.grant``, as its grants are bound to more than the request.
+        """
         env = req.env
         paths, methods = (env.get(f"HTTP_URL_{name}", "").split(",") for name in ("PATHS", "METHODS"))
-        signed = signed_urls.verify(
+        verify = functools.partial(
+            signed_urls.verify,
             self._secret_key or "",
             env["HTTP_URL_SIGNATURE"],
             project=env.get("HTTP_X_PROJECT_ID", ""),
@@ -119,15 +128,19 @@ class RequestChecks:
             expires=env.get("HTTP_URL_EXPIRES", ""),
             now=self._clock(),
         )
-        if not signed or not signed_urls.covers(paths, methods, path=req.path, method=req.method):
+        opens = signed_urls.covers(paths, methods, path=req.path, method=req.method)
+        opens = opens and _PROJECT.fullmatch(env.get("HTTP_X_PROJECT_ID", "")) is not None
+        if opens and getattr(resource, "checks_grants", False):
+            req.context.grant = lambda subscription: verify(bound_to=subscription.grant_terms)
+        elif not opens or not verify():
             raise NotFound("The signature does not open this.")
 
     def _client_id(self, text: str) -> str:
         if self._strict_client_id:
             return _parse_uuid(text)
-        if len(text) not in self._client_id_length:
+        if len(text) not in self._client_id_length or _CLIENT.fullmatch(text) is None:
             low, high = self._client_id_length.start, self._client_id_length.stop - 1
-            raise InvalidInput("Client-ID", f"must have {low} to {high} characters")
+            raise InvalidInput("Client-ID", f"must have {low} to {high} printable ASCII characters")
         return text
 
 
@@ -185,8 +198,19 @@ def read_query(req: falcon.Request) -> Query:
         raise InvalidInput("query", "is not valid UTF-8") from exc
     except ValueError as exc:
         raise InvalidInput("query", f"has more than {_MOST_PARAMETERS} parameters") from exc
+    # Cheaper than to look at each pair. No parameter can have U+0000, and not every store could look for it.
+    if "%00" in text or "\x00" in text:
+        _refuse_nul(pairs)
     query = dict(pairs)
     return query if len(query) == len(pairs) else _merge_lists(pairs)
+
+
+def _refuse_nul(pairs: list[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        if "\x00" in name:
+            raise InvalidInput("query", "has a parameter whose name holds the character U+0000")
+        if "\x00" in value:
+            raise InvalidInput(name, "must not hold the character U+0000")
 
 
 def _merge_lists(pairs: list[tuple[str, str]]) -> Query:

@@ -80,14 +80,19 @@ class SubscriptionResource:
 
 
 class ConfirmResource:
+    checks_grants = True
+
     def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
         self._subscriptions = subscriptions
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:confirm")
+        caller, grant = req.context.caller, getattr(req.context, "grant", None)
+        self._authorizer.check(caller, "subscription:confirm")
+        if grant is None:
+            self._authorizer.check(caller, "subscription:confirm_unsigned")
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
-        self._subscriptions.confirm(req.context.address, subscription_id, raw)
+        self._subscriptions.confirm(req.context.address, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
 

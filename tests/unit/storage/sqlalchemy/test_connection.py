@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,40 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: st
     assert text.endswith(sentence.replace("{}", str(tmp_path)))
     assert "secret" not in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o007, 0o077])
+@pytest.mark.parametrize("mode", [None, 0o644, 0o666, 0o660])
+def test_the_files_of_a_database_are_private(tmp_path: Path, umask: int, mode: int | None) -> None:
+    """Whatever the umask, and whether the files are new or were made by an earlier release with ``mode``."""
+    path, folder_mode = tmp_path / "zaqar.db", stat.S_IMODE(tmp_path.stat().st_mode)
+    address = f"sqlite:///{path}"
+    before = os.umask(umask)
+    try:
+        if mode is not None:
+            Database.open(address, embedded=True).close()
+            for each in tmp_path.iterdir():
+                each.chmod(mode)
+        databases = [Database.open(address, embedded=True) for _ in range(2)]
+        for database in databases:
+            with database.write as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+        for database in databases:
+            database.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["zaqar.db", "zaqar.db-wal", "zaqar.db-shm", "zaqar.db.lock"], 0o600)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == folder_mode
+
+
+def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("plain text, and long enough to have the header of a database" * 20)
+    path.chmod(0o644)
+    with pytest.raises(StartupError, match="not a database"):
+        Database.open(f"sqlite:///{path}", embedded=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def as_nobody(work: Callable[[], None]) -> int:

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a notifier remembers is never acted on after it has changed: new subscribers, ends, and confirmations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.unit.notification.scene import FINE, GONE, UID, Notifier, Scene, ScriptedTask, until
+from zaqar.model import PENDING, REFUSED, SUBSCRIPTION_CONFIRMATION, Delivery, Subscription
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.tasks.base import Outcome
+
+OLD, NEW = "http://old/x", "http://new/x"
+
+
+class RecordingTask(ScriptedTask):
+    """Notes who was sent what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subscribers: list[str] = []
+
+    async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
+        self.subscribers.append(subscription.subscriber)
+        return await super().send(delivery, subscription, now=now)
+
+
+def change(scene: Scene, **changes: Any) -> None:
+    old = scene.management.get_subscription(queue_uid=UID, subscription_id="s1", now=scene.clock())
+    assert old is not None
+    new = replace(old, version=old.version + 1, **changes)
+    assert scene.management.replace_subscription(subscription=new, now=scene.clock())
+
+
+def delete(scene: Scene) -> None:
+    scene.management.delete_subscription(queue_uid=UID, subscription_id="s1")
+
+
+CHANGES: dict[str, Callable[[Scene], None]] = {
+    "another subscriber": lambda scene: change(scene, subscriber=NEW),
+    "deleted": delete,
+    "refused": lambda scene: change(scene, state=REFUSED),
+    "expired": lambda scene: change(scene, expires=scene.clock()),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
+    """The subscription was read a moment ago, is changed, and the next delivery is taken right after that."""
+    scene, task = Scene(), RecordingTask()
+    scene.subscribe(subscriber=OLD)
+
+    async def script() -> None:
+        async with scene.notifier(task) as notifier:
+            scene.post("first")
+            await until(lambda: task.subscribers == [OLD] and not scene.waiting())
+            for round_ in range(3):
+                # Read once more, by a delivery that is taken, and so remembered.
+                resend(scene, notifier)
+                await until(lambda at=round_: len(task.subscribers) == 2 + at and not scene.waiting())  # type: ignore[misc]
+            assert task.subscribers == [OLD] * 4
+            CHANGES[what](scene)
+            resend(scene, notifier)
+            await until(lambda: not scene.waiting())
+            assert task.subscribers[4:] == ([NEW] if what == "another subscriber" else [])
+
+    asyncio.run(script())
+
+
+def resend(scene: Scene, notifier: Notifier) -> None:
+    sent = scene.store.resend(queue_uid=UID, subscription_id="s1", numbers=[1], now=scene.clock(), limit=1)
+    assert sent == 1
+    notifier.dispatcher.ring()
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subscriptions are listed, the store takes its time to store the deliveries, and meanwhile one is changed."""
+    scene, task = Scene(), RecordingTask()
+    scene.subscribe(subscriber=OLD)
+    expand, stored = scene.store.expand, asyncio.Event()
+
+    async def script() -> None:
+        loop = asyncio.get_running_loop()
+
+        def expand_slowly(**arguments: Any) -> None:
+            CHANGES[what](scene)
+            time.sleep(0.3)
+            expand(**arguments)
+            loop.call_soon_threadsafe(stored.set)
+
+        monkeypatch.setattr(scene.store, "expand", expand_slowly)
+        async with scene.notifier(task):
+            scene.post("first")
+            await stored.wait()
+            await until(lambda: not scene.waiting())
+            await asyncio.sleep(0.05)
+            assert task.subscribers == ([NEW] if what == "another subscriber" else [])
+
+    asyncio.run(script())
+
+
+def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
+    """It answers 410 when the subscription has another subscriber already, who then gets the message."""
+    scene, task = Scene(), RecordingTask()
+    scene.subscribe(subscriber=OLD)
+
+    async def answer(delivery: Delivery) -> Outcome:
+        if task.subscribers == [OLD]:
+            change(scene, subscriber=NEW)
+            return GONE
+        return FINE
+
+    task.answers["s1"] = answer
+
+    async def script() -> None:
+        async with scene.notifier(task):
+            scene.post("first")
+            await until(lambda: len(task.subscribers) == 2 and not scene.waiting())
+
+    asyncio.run(script())
+    assert task.subscribers == [OLD, NEW]
+    left = scene.management.get_subscription(queue_uid=UID, subscription_id="s1", now=scene.clock())
+    assert left is not None
+    assert left.subscriber == NEW
+
+
+# -- confirmations ---------------------------------------------------------------------------------------------------
+
+PAUSE = 60
+
+
+def ask(scene: Scene, id_: str) -> None:
+    now = scene.clock()
+    scene.store.put_delivery(
+        delivery=Delivery(UID, id_, 0, b"{}", 3600, now, "", due=now, kind=SUBSCRIPTION_CONFIRMATION)
+    )
+
+
+@pytest.fixture
+def asking() -> Scene:
+    return Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=PAUSE))
+
+
+async def look(scene: Scene, *notifiers: Notifier) -> None:
+    """Return when nothing is due any more."""
+    for notifier in notifiers:
+        notifier.dispatcher.ring()
+    names = [f"s{number}" for number in range(1, 9)]
+    await until(
+        lambda: all(each.due > scene.clock() and each.owner is None for name in names for each in scene.waiting(name))
+    )
+
+
+def test_asking_again_has_a_pause(asking: Scene) -> None:
+    """Subscribe and unsubscribe, or change the subscriber, as often as you like: one confirmation in a pause."""
+    task = RecordingTask()
+    asking.subscribe(subscriber=OLD, state=PENDING)
+    begin = asking.clock()
+
+    async def script() -> None:
+        async with asking.notifier(task) as notifier:
+            for turn in range(40):
+                change(asking, subscriber=f"http://host{turn}/")
+                ask(asking, "s1")
+                await look(asking, notifier)
+                asking.clock.advance(5)
+
+    asyncio.run(script())
+    times = [sent.at - begin for sent in task.sent]
+    assert len(times) == 200 // PAUSE + 1
+    assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
+
+
+def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Scene) -> None:
+    """Eight subscriptions of eight projects, two notifiers, of which one is started again."""
+    task = RecordingTask()
+    for number in range(1, 9):
+        asking.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", project=f"p{number}", state=PENDING)
+        ask(asking, f"s{number}")
+
+    async def script() -> None:
+        async with asking.notifier(task) as one:
+            async with asking.notifier(task) as two:
+                await look(asking, one, two)
+                assert len(task.sent) == 1
+                asking.clock.advance(PAUSE - 1)
+                await look(asking, one, two)
+                assert len(task.sent) == 1
+            async with asking.notifier(task) as two:
+                await look(asking, one, two)
+                assert len(task.sent) == 1
+                # Nobody waits for ever: each is asked in the end.
+                for turn in range(2, 9):
+                    await until_sent(asking, task, turn, one, two)
+
+    asyncio.run(script())
+    assert len({sent.subscription for sent in task.sent}) == 8
+    times = sorted(sent.at for sent in task.sent)
+    assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
+
+
+async def until_sent(scene: Scene, task: RecordingTask, count: int, *notifiers: Notifier) -> None:
+    for _ in range(200):
+        scene.clock.advance(PAUSE)
+        await look(scene, *notifiers)
+        if len(task.sent) >= count:
+            return
+    raise AssertionError(f"{len(task.sent)} were sent, not {count}")
+
+
+def test_a_failed_attempt_counts_as_well(asking: Scene) -> None:
+    task = RecordingTask()
+    task.answers["s1"] = lambda delivery: Outcome(False, 500, "no")
+    asking.subscribe(subscriber=OLD, state=PENDING)
+    ask(asking, "s1")
+
+    async def script() -> None:
+        async with asking.notifier(task) as notifier:
+            for _ in range(PAUSE):
+                await look(asking, notifier)
+                assert len(task.sent) == 1
+                asking.clock.advance(1)
+            await look(asking, notifier)
+            assert len(task.sent) == 2
+
+    asyncio.run(script())
+
+
+def test_without_a_pause_all_are_asked_at_once() -> None:
+    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingTask()
+    for number in range(1, 9):
+        scene.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
+        ask(scene, f"s{number}")
+
+    async def script() -> None:
+        async with scene.notifier(task) as notifier:
+            notifier.dispatcher.ring()
+            await until(lambda: len(task.sent) == 8)
+
+    asyncio.run(script())
+
+
+def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Scene) -> None:
+    """It may be what it was sent, and that is a signature which is for nobody else."""
+    task = RecordingTask()
+    task.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
+    asking.subscribe(subscriber=OLD, state=PENDING)
+    ask(asking, "s1")
+
+    async def script() -> None:
+        async with asking.notifier(task) as notifier:
+            await look(asking, notifier)
+            asking.clock.advance(PAUSE)
+            await look(asking, notifier)
+            await until(lambda: len(asking.deliveries()[0].attempts) == 2)
+
+    asyncio.run(script())
+    (settled,) = asking.deliveries()
+    assert [(attempt.status, attempt.answer) for attempt in settled.attempts] == [(500, ""), (200, "")]

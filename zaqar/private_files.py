@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that only the user of the service may use, whatever the umask is and also if they existed before.
+
+Messages, signing secrets and passwords in URIs of pools lie in them. Everything the service creates is created here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from zaqar.errors import StartupError
+
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+
+_OTHERS = 0o077
+
+
+def make_folder(folder: Path, *, ours: tuple[str, ...] = ()) -> str | None:
+    """Make the folder and those above it that are missing, or close an existing one to other users.
+
+    A folder that holds other files (none of its entries is called as one of ``ours``) is not closed, as it may be a
+    folder of the system. Then, and if the folder is sticky as ``/tmp`` is, StartupError says what to do. A folder of
+    another user is left as it is, and the sentence that is returned warns of it. Raises OSError.
+    """
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        # Another process may make it at the same time.
+        missing.mkdir(FOLDER_MODE, exist_ok=True)
+        _set_mode(missing, FOLDER_MODE)
+    found = folder.stat()
+    if not found.st_mode & _OTHERS:
+        return None
+    if found.st_mode & stat.S_ISVTX:
+        raise StartupError(f"The folder {folder} is shared with other users; name one for this service alone.")
+    if found.st_uid != os.geteuid():
+        return f"The folder {folder} belongs to another user and is open to others; 'chmod 700' closes it."
+    names = os.listdir(folder)  # noqa: PTH208, names are wanted
+    if names and not set(names).intersection(ours):
+        raise StartupError(
+            f"The folder {folder} holds other files and is open to other users; name a folder for this service alone, "
+            "or close it with 'chmod 700'."
+        )
+    _set_mode(folder, FOLDER_MODE)
+    return None
+
+
+def open_file(path: Path | str, flags: int = os.O_RDWR) -> int:
+    """The descriptor of the file, which is made if it is missing. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != FILE_MODE:
+            os.fchmod(descriptor, FILE_MODE)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def create_file(path: Path | str) -> None:
+    """Make the file if it is missing, without opening what exists. Raises OSError.
+
+    A process that closes any descriptor of a file loses all POSIX locks it has on it (fcntl(2)), those of SQLite too.
+    """
+    # If it exists, that is whoever opens it next to deal with.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+
+
+def close_to_others(path: Path | str) -> None:
+    """Set the mode of a file or socket that somebody made; one that is missing, or of another user, is left alone."""
+    try:
+        found = os.stat(path)  # noqa: PTH116, the path may be a text
+        if found.st_uid == os.geteuid() and found.st_mode & _OTHERS:
+            _set_mode(path, FILE_MODE)
+    except FileNotFoundError:
+        return
+
+
+def _set_mode(path: Path | str, mode: int) -> None:
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:  # noqa: PTH116
+        os.chmod(path, mode)  # noqa: PTH101
