@@ -8,11 +8,11 @@ A cached queue needs no expiry: every operation of a message store checks it aga
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
+from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
@@ -23,8 +23,15 @@ from zaqar.storage.placement import Place, Placement
 
 T = TypeVar("T")
 
-CACHE_SIZE = 50_000
-"""Queues a process remembers, of about 800 bytes each without metadata. The one cached longest goes first."""
+CACHE_BYTES = 64 * 1024 * 1024
+"""Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
+
+The queue that was cached longest ago goes first. Metadata are counted as they are in memory, where JSON takes up to ten
+times its length.
+"""
+
+_KNOWN_BYTES = 700
+"""Memory of a remembered queue and its rules, without the strings and the metadata."""
 
 TRIES = 16
 """How often an operation is tried while others keep changing or deleting its queue."""
@@ -55,9 +62,7 @@ class Queues:
         self._placement = placement
         self._limits = limits
         self._clock = clock
-        self._cache: dict[Address, Known] = {}
-        # Held by whoever changes the cache, as finding the oldest entry takes two steps; reading needs no lock.
-        self._cache_lock = threading.Lock()
+        self._cache: BoundedCache[Address, Known] = BoundedCache(CACHE_BYTES)
         self.schemas = QueueSchemas(limits)
         self.spread = placement.spreads
         """Whether two queues may be on two stores."""
@@ -154,10 +159,11 @@ class Queues:
             if fence > row.generation:
                 # Either the row has changed since it was read, and replacing it fails, or the management store was
                 # restored from a backup older than the fence: then the row has to overtake what workers may remember.
-                while row.generation <= fence:
-                    row = replace(row, generation=row.generation + 1)
-                    if not self._management.replace_queue(queue=row):
-                        return None
+                # One write does that, however far behind the row is.
+                overtaking = replace(row, generation=fence + 1)
+                if not self._management.replace_queue(queue=overtaking, replaces=row.generation):
+                    return None
+                row = overtaking
                 store.open_queue(queue=row, now=self._clock())
         except QueueDropped:
             self._remove(row)
@@ -173,16 +179,12 @@ class Queues:
 
     def _remember(self, address: Address, row: Queue) -> Known:
         known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
-        with self._cache_lock:
-            self._cache.pop(address, None)
-            if len(self._cache) >= CACHE_SIZE:
-                del self._cache[next(iter(self._cache))]
-            self._cache[address] = known
+        strings = (address, row.uid, row.project, row.kind, row.name, row.pool, known.rules.dead_letter_queue)
+        self._cache.put(address, known, _KNOWN_BYTES + size_of(strings) + size_of(row.metadata))
         return known
 
     def _forget(self, address: Address) -> None:
-        with self._cache_lock:
-            self._cache.pop(address, None)
+        self._cache.forget(address)
 
     # -- the operations ----------------------------------------------------------------------------------------------
 

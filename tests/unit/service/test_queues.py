@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import secrets
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +21,6 @@ from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, ma
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import TOPIC, Address, Queue
 from zaqar.service import queues as queues_module
-from zaqar.service.queues import Known
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 
 
@@ -113,8 +115,15 @@ def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
 # -- the cache -------------------------------------------------------------------------------------------------------
 
 
+def entry_bytes(cluster: Cluster) -> int:
+    """What the cache counts for a queue with a short name and without metadata."""
+    worker = cluster.worker()
+    worker.post("a", address=ADDRESS._replace(name="qx"))
+    return worker.queues._cache.size
+
+
 def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 3)
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
     for address in addresses:
@@ -132,7 +141,7 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
 
 def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the oldest entry fails while another thread adds or removes one."""
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 4)
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", 4 * entry_bytes(cluster) + 100)
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(12)]
 
@@ -143,47 +152,62 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
 
     with impatient_threads(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
-    assert len(worker.queues._cache) <= 4
+    assert 0 < len(worker.queues._cache) <= 4
 
 
-class Guarded(dict[Address, Known]):
-    """A cache that is changed, and whose oldest entry is looked for, under its lock only."""
-
-    lock: threading.Lock
-
-    def pop(self, *args: Any) -> Any:
-        assert self.lock.locked()
-        return super().pop(*args)
-
-    def __iter__(self) -> Iterator[Address]:
-        assert self.lock.locked()
-        return super().__iter__()
-
-    def __setitem__(self, address: Address, known: Known) -> None:
-        assert self.lock.locked()
-        super().__setitem__(address, known)
-
-    def __delitem__(self, address: Address) -> None:
-        assert self.lock.locked()
-        super().__delitem__(address)
+def metadata_of(kind: str, size: int) -> dict[str, Any]:
+    """Metadata of about so many bytes of JSON, which take far more in memory for some kinds."""
+    match kind:
+        case "one text":
+            return {"text": "x" * size}
+        case "many keys":
+            return {f"{number:06}": number for number in range(size // 18)}
+        case "empty lists":
+            return {"lists": [[] for _ in range(size // 4)]}
+        case "fractions":
+            return {"numbers": [number / 7 for number in range(size // 20)]}
+        case _:
+            return {f"{number:06}": {"a": {"b": [number]}} for number in range(size // 32)}
 
 
-def test_the_cache_changes_under_its_lock(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 1)
-    one, two = cluster.worker(), cluster.worker()
-    cache = one.queues._cache = Guarded()
-    cache.lock = one.queues._cache_lock
-    one.post("a")
-    one.post("b", address=ADDRESS._replace(name="other"))
-    two.queues.delete(ADDRESS)
-    assert one.bodies() == []
-    one.queues.create(ADDRESS, b"")
-    one.queues.patch(ADDRESS, patch(a=1))
-    one.post("c")
-    assert len(cache) == 1
-    one.queues.delete(ADDRESS)
-    assert len(cache) == 0
-    assert not cache.lock.locked()
+@pytest.mark.parametrize("kind", ["one text", "many keys", "empty lists", "fractions", "nested"])
+def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The limit is one of bytes: what a tenant chooses to store in the metadata decides how many are remembered."""
+    bound = 2 * 1024 * 1024
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", bound)
+    worker = cluster.worker()
+    raw = json.dumps(metadata_of(kind, 50_000), separators=(",", ":")).encode()
+    assert 30_000 < len(raw) < 65_536
+    for number in range(60):
+        cluster.management.create_queue(queue=make_row(f"q{number:02}", json.loads(raw)))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            assert worker.queues.find(ADDRESS._replace(name=f"q{number:02}"), create=False) is not None
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0 < len(worker.queues._cache) < 60
+    assert used < 1.25 * bound
+
+
+def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
+    """50,000 queues without metadata, or with a few, fit."""
+    worker = cluster.worker()
+    few = {"_default_message_ttl": 3600, "team": "payments"}
+    for number in range(2000):
+        cluster.management.create_queue(queue=make_row(f"q{number:04}", few if number % 2 else {}))
+        worker.queues.find(ADDRESS._replace(name=f"q{number:04}"), create=False)
+    assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queues_module.CACHE_BYTES
+    assert len(worker.queues._cache) == 2000
+
+
+def make_row(name: str, metadata: dict[str, Any]) -> Queue:
+    return Queue(uid=secrets.token_hex(12), project=ADDRESS.project, name=name, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -280,7 +304,7 @@ def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> N
         worker.messages.post(CALLER, ADDRESS, raw)
     assert cluster.row() is None
     assert cluster.shelves() == set()
-    assert worker.queues._cache == {}
+    assert len(worker.queues._cache) == 0
 
 
 # -- deletion --------------------------------------------------------------------------------------------------------
@@ -622,6 +646,53 @@ def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None
     assert caught_up is not None
     assert caught_up == replace(row, generation=caught_up.generation)
     assert caught_up.generation >= 4
+
+
+@pytest.mark.parametrize("behind", [2, 17, 100_000])
+@pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
+def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
+    """However far the fence is ahead, which grows with each change that was made after the backup."""
+    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    row = cluster.row()
+    assert row is not None
+    ahead = replace(row, generation=row.generation + behind)
+    cluster.store.open_queue(queue=ahead, now=cluster.clock())
+    # A worker that was not restarted remembers the queue as it was before the restore.
+    remembers = cluster.worker()
+    remembers.queues._remember(ADDRESS, ahead)
+    worker = cluster.worker()
+    cluster.forget_counts()
+    operations: dict[str, Callable[[], object]] = {
+        "post": lambda: worker.post("a"),
+        "patch": lambda: worker.queues.patch(ADDRESS, patch(n=1)),
+        "put": lambda: worker.queues.create(ADDRESS, b""),
+        "claim": lambda: worker.claims.create(ADDRESS, b"", limit=1),
+    }
+    operations[operation]()
+    # The change itself is a write too.
+    assert cluster.rows.calls["replace_queue"] == (2 if operation == "patch" else 1)
+    assert sum(cluster.rows.calls.values()) + sum(cluster.fences.calls.values()) <= 8
+    caught_up = cluster.row()
+    assert caught_up is not None
+    assert caught_up.generation == ahead.generation + 1
+    cluster.forget_counts()
+    remembers.post("b")
+    assert cluster.rows.calls["get_queue"] == 1
+
+
+def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None:
+    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    row = cluster.row()
+    assert row is not None
+    cluster.store.open_queue(queue=replace(row, generation=1000), now=cluster.clock())
+    one, two = cluster.worker(), cluster.worker()
+    cluster.rows.before("replace_queue", lambda: two.post("two"))
+    one.post("one")
+    assert cluster.rows.all_sprung
+    assert one.bodies() == two.bodies() == ["two", "one"]
+    caught_up = cluster.row()
+    assert caught_up is not None
+    assert caught_up.generation == 1001
 
 
 def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:

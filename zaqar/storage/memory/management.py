@@ -43,10 +43,11 @@ class MemoryManagementStore(ManagementStore):
         with self._lock:
             return len(self._names(project, kind))
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = queue.generation - 1 if replaces is None else replaces
         with self._lock:
             old = self._queues.get(_key(queue))
-            if old is None or (old.uid, old.generation) != (queue.uid, queue.generation - 1):
+            if old is None or (old.uid, old.generation) != (queue.uid, before):
                 return False
             self._queues[_key(queue)] = _copy(queue)
             return True

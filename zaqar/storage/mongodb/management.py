@@ -67,8 +67,8 @@ class MongoManagementStore(MongoSubscriptionStore):
             # The condition on the name is what lets the server count in the index.
             return collection.count_documents({"project": project, "kind": kind, "name": {"$gte": ""}})
 
-    def replace_queue(self, *, queue: Queue) -> bool:
-        before = {"_id": f"q{queue.uid}", "generation": queue.generation - 1}
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = {"_id": f"q{queue.uid}", "generation": queue.generation - 1 if replaces is None else replaces}
         with self._collection() as collection:
             return collection.replace_one(before, _document_of(queue)).matched_count == 1
 

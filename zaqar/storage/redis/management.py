@@ -55,9 +55,10 @@ class RedisManagementStore(SubscriptionStore):
     def count_queues(self, *, project: str, kind: str) -> int:
         return int(self._ask(_tag(project, kind), b"ZCARD", _keys(_tag(project, kind))[0]))
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
         self._note_pool(queue)
-        place = (_spell(queue.pool) or b"-", queue.uid, queue.generation - 1)
+        before = queue.generation - 1 if replaces is None else replaces
+        place = (_spell(queue.pool) or b"-", queue.uid, before)
         return bool(self._run(_REPLACE, queue.project, queue.kind, queue.name, _row_of(queue), *place))
 
     def delete_queue(self, *, queue: Queue) -> None:

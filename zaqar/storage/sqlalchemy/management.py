@@ -46,9 +46,12 @@ class SqlManagementStore(SubscriptionStore):
             row = connection.execute(self._statements.count, {"project": project, "kind": kind}).fetchone()
         return int(row[0])
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = queue.generation - 1 if replaces is None else replaces
         with self._database.write as connection:
-            changed = connection.execute(self._statements.replace, {"uid": queue.uid, **_row_of(queue)})
+            changed = connection.execute(
+                self._statements.replace, {"uid": queue.uid, "replaces": before, **_row_of(queue)}
+            )
             return changed.rowcount == 1
 
     def delete_queue(self, *, queue: Queue) -> None:

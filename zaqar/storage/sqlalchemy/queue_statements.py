@@ -31,7 +31,7 @@ class QueueStatements(Texts):
         self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
         self.replace = self._text(
             sa.update(queues)
-            .where(q.uid == uid, q.generation == param("new_generation") - sa.literal_column("1"))
+            .where(q.uid == uid, q.generation == param("replaces", q.generation.type))
             .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
         )
         self.delete = self._text(sa.delete(queues).where(q.uid == uid))

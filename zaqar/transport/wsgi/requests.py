@@ -23,6 +23,9 @@ _UUID = re.compile(r"[0-9a-f]{32}")
 _PROJECT = re.compile(r"[^\x00-\x20\x7f,]{1,256}")
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 100
+_LONGEST_UUID = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
+_LONGEST_REMEMBERED = 256
+"""Characters of a header up to which its meaning is remembered: no caller chooses how much memory that takes."""
 _LISTS = frozenset({"ids", "claim_ids"})
 
 Query = dict[str, str]
@@ -65,7 +68,7 @@ class RequestChecks:
         req.context.caller = Context(
             project,
             self._client_id(env.get("HTTP_CLIENT_ID") or ""),
-            _parse_roles(roles) if roles else frozenset(),
+            _roles_of(roles) if roles else frozenset(),
             env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
@@ -115,9 +118,14 @@ def _parse_uuid(text: str) -> str:
     """One spelling for each UUID, so that ``echo`` knows a client by whichever it uses."""
     # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
     digits = text.removeprefix("urn:uuid:").strip("{}").replace("-", "").lower()
-    if _UUID.fullmatch(digits) is None:
+    # A text that is longer than any spelling has braces and hyphens without number. It must not be remembered.
+    if len(text) > _LONGEST_UUID or _UUID.fullmatch(digits) is None:
         raise InvalidInput("Client-ID", "must be a UUID")
     return digits
+
+
+def _roles_of(text: str) -> frozenset[str]:
+    return _parse_roles(text) if len(text) <= _LONGEST_REMEMBERED else _parse_roles.__wrapped__(text)
 
 
 @functools.lru_cache(1024)
