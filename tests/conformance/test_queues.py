@@ -38,7 +38,10 @@ def found(management: ManagementStore, queue: Queue) -> Queue | None:
 def names(
     management: ManagementStore, project: str, *, after: str = "", limit: int = 100, kind: str = QUEUE
 ) -> list[str]:
-    return [queue.name for queue in management.list_queues(project=project, kind=kind, after=after, limit=limit)]
+    """As both listings have them."""
+    listed = [queue.name for queue in management.list_queues(project=project, kind=kind, after=after, limit=limit)]
+    assert management.list_queue_names(project=project, kind=kind, after=after, limit=limit) == listed
+    return listed
 
 
 @pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())

@@ -8,8 +8,8 @@ A cached queue needs no expiry: every operation of a message store checks it aga
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from zaqar.bounded_cache import BoundedCache, size_of
@@ -17,7 +17,8 @@ from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
-from zaqar.schemas.queues import Metadata, QueueSchemas, rules_of, shown_defaults
+from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, shown_defaults
+from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
 
@@ -36,9 +37,6 @@ _KNOWN_BYTES = 700
 TRIES = 16
 """How often an operation is tried while others keep changing or deleting its queue."""
 
-_SCAN = 200
-"""Rows read at a time while a listing is filtered."""
-
 
 class Known(NamedTuple):
     """A queue, the rules its metadata set, and the place whose store serves it."""
@@ -46,14 +44,6 @@ class Known(NamedTuple):
     queue: Queue
     rules: QueueRules
     place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePage:
-    """A page of a listing; ``count`` of all that match only where it was asked for."""
-
-    queues: list[Queue]
-    count: int | None
 
 
 class Queues:
@@ -254,27 +244,18 @@ class Queues:
         kind: str,
         after: str,
         limit: int,
-        keep: Callable[[Queue], bool] | None,
+        keep: QueueFilter | None,
         with_count: bool,
+        detailed: bool = False,
     ) -> QueuePage:
-        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name."""
-        if keep is None:
-            page = self._management.list_queues(project=project, kind=kind, after=after, limit=limit)
-            count = self._management.count_queues(project=project, kind=kind) if with_count else None
-            return QueuePage(page, count)
-        page = []
-        for queue in self._scan(project, kind, after):
-            if keep(queue):
-                page.append(queue)
-                if len(page) == limit:
-                    break
-        count = sum(1 for queue in self._scan(project, kind, "") if keep(queue)) if with_count else None
-        return QueuePage(page, count)
+        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name; see ``QueueListing``.
 
-    def _scan(self, project: str, kind: str, after: str) -> Iterator[Queue]:
-        while batch := self._management.list_queues(project=project, kind=kind, after=after, limit=_SCAN):
-            yield from batch
-            after = batch[-1].name
+        With ``detailed`` the page has the whole queues, without it their names.
+        """
+        listing = QueueListing(self._management, project, kind)
+        if keep is None:
+            return listing.page(after=after, limit=limit, with_count=with_count, detailed=detailed)
+        return listing.filtered_page(keep, after=after, limit=limit, with_count=with_count, detailed=detailed)
 
     def stats(self, address: Address) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""

@@ -30,6 +30,10 @@ class ManagementStore(ABC):
         """At most ``limit`` queues with a name greater than ``after``, ordered by name (by code point)."""
 
     @abstractmethod
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        """The names of the queues that ``list_queues`` would return. Their metadata are not read."""
+
+    @abstractmethod
     def count_queues(self, *, project: str, kind: str) -> int: ...
 
     @abstractmethod

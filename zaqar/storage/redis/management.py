@@ -52,6 +52,11 @@ class RedisManagementStore(SubscriptionStore):
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         return [_queue_of(project, kind, row) for row in self._run(_LIST, project, kind, after, limit)]
 
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        tag = _tag(project, kind)
+        page = (f"({after}", "+", "LIMIT", 0, limit)
+        return [name.decode() for name in self._ask(tag, b"ZRANGEBYLEX", _keys(tag)[0], *page)]
+
     def count_queues(self, *, project: str, kind: str) -> int:
         return int(self._ask(_tag(project, kind), b"ZCARD", _keys(_tag(project, kind))[0]))
 

@@ -41,6 +41,11 @@ class SqlManagementStore(SubscriptionStore):
             rows = connection.execute(self._statements.list, page).fetchall()
         return [_queue_of(row) for row in rows]
 
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        page = {"project": project, "kind": kind, "after": after, "limit": limit}
+        with self._database.read() as connection:
+            return [name for (name,) in connection.execute(self._statements.list_names, page).fetchall()]
+
     def count_queues(self, *, project: str, kind: str) -> int:
         with self._database.read() as connection:
             row = connection.execute(self._statements.count, {"project": project, "kind": kind}).fetchone()

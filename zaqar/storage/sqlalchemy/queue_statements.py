@@ -28,6 +28,9 @@ class QueueStatements(Texts):
         self.list = self._text(
             sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
         )
+        self.list_names = self._text(
+            sa.select(q.name).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
+        )
         self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
         self.replace = self._text(
             sa.update(queues)

@@ -13,7 +13,7 @@ import msgspec
 
 from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Address, Message, Queue
+from zaqar.model import QUEUE, Address, Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter
@@ -45,19 +45,18 @@ class QueuesResource:
             limit=parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit"),
             keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
             with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),
+            detailed=detailed,
         )
-        listing: dict[str, Any] = {f"{self._kind}s": [_listed(queue, detailed) for queue in page.queues], "links": []}
-        if page.queues:
-            following = urlencode({**query, "marker": page.queues[-1].name})
+        listed: list[dict[str, Any]] = [{"name": name, "href": f"/v2/{self._kind}s/{name}"} for name in page.names]
+        for entry, queue in zip(listed, page.queues, strict=detailed):
+            entry["metadata"] = queue.metadata
+        listing: dict[str, Any] = {f"{self._kind}s": listed, "links": []}
+        if page.following is not None:
+            following = urlencode({**query, "marker": page.following})
             listing["links"].append({"rel": "next", "href": f"/v2/{self._kind}s?{following}"})
         if page.count is not None:
             listing["count"] = page.count
         return listing
-
-
-def _listed(queue: Queue, detailed: bool) -> dict[str, Any]:
-    listed: dict[str, Any] = {"name": queue.name, "href": f"/v2/{queue.kind}s/{queue.name}"}
-    return {**listed, "metadata": queue.metadata} if detailed else listed
 
 
 class QueueResource:
