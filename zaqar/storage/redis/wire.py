@@ -8,6 +8,7 @@ post that was sent again after its answer was lost would be stored twice.
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,10 +37,23 @@ _READ = 65_536
 _UNSEEN = 0.05
 """Seconds of rest after which a connection is looked at before it is used."""
 
+MOST = 50
+"""Connections to one server, unless the store is told otherwise."""
+
+PATIENCE = 1.5
+"""Seconds that an operation waits for a connection if all are in use."""
+
+IDLE_SECONDS = 60.0
+"""A connection that was not needed for so long is closed."""
+
 Word = bytes | str | int | float
 
 pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 """One command as bytes; floats with all their digits. Its own annotation knows tuples of one word only."""
+
+
+class AllInUse(redis.RedisError):
+    """No connection became free in time."""
 
 
 def is_refusal(error: BaseException | None) -> bool:
@@ -52,13 +66,13 @@ def is_refusal(error: BaseException | None) -> bool:
 class Wire:
     """A connection to one server, for one thread at a time. Whoever gets an error closes it."""
 
-    __slots__ = ("_connection", "_reader", "_sock", "_used")
+    __slots__ = ("_connection", "_reader", "_sock", "used")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection  # which closes the socket when it is forgotten
         self._sock: Any = connection._sock
         self._reader = hiredis.Reader(notEnoughData=_MORE)
-        self._used = time.monotonic()
+        self.used = time.monotonic()
 
     def exchange(self, data: bytes, replies: int) -> list[Any]:
         """Send commands and return that many replies; error replies are among them, as values."""
@@ -73,7 +87,7 @@ class Wire:
                 self._reader.feed(received)
             else:
                 answers.append(answer)
-        self._used = time.monotonic()
+        self.used = time.monotonic()
         return answers
 
     def command(self, *words: bytes | str | int) -> Any:
@@ -85,7 +99,7 @@ class Wire:
 
     def is_usable(self) -> bool:
         """Whether it can be sent to. A server that restarted meanwhile has closed it, which can be read here."""
-        if time.monotonic() - self._used < _UNSEEN:
+        if time.monotonic() - self.used < _UNSEEN:
             return True
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -138,32 +152,118 @@ def open_wire(
 
 
 class Wires:
-    """The idle connections to one server; the last one that was used is taken first."""
+    """The connections to one server, ``most`` at a time. The last one that was used is taken first.
 
-    def __init__(self) -> None:
+    So those that were opened for a burst are used no more after it, and are closed when they were idle for a while.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._idle: list[Wire] = []
+        self._shrink_at = 0.0
+        self._begin()
 
-    def take(self) -> Wire | None:
-        """One that can be used, or None."""
+    def _begin(self) -> None:
+        self._open = 0
+        self._waiting = 0
+        self._changed = threading.Condition()
+        """Held by whoever changes how many are open, and notified when one is given back or closed."""
+
+    def take(self, opening: Callable[[], Wire], *, fresh: bool = False) -> Wire:
+        """A connection that can be used: an idle one, or what ``opening()`` opens; always that if ``fresh``.
+
+        Whoever takes one either gives it back or discards it. Raises AllInUse, and what ``opening`` raises.
+        """
+        while self._idle and not fresh:
+            try:
+                wire = self._idle.pop()
+            except IndexError:  # another thread took the last one
+                break
+            if wire.is_usable():
+                return wire
+            self.discard(wire)
+        return self._wait_for_place(fresh) or self._fill_place(opening)
+
+    def _wait_for_place(self, fresh: bool) -> Wire | None:
+        """An idle connection, or None: there is room for a new one, which is counted already."""
+        end = time.monotonic() + PATIENCE
+        with self._changed:
+            # Counted before looking, so that whoever gives one back after the look sees that somebody waits for it.
+            self._waiting += 1
+            try:
+                while True:
+                    if self._open < self._most:
+                        self._open += 1
+                        return None
+                    if self._idle:
+                        wire = self._idle.pop()
+                        if not fresh and wire.is_usable():
+                            return wire
+                        wire.close()
+                        return None
+                    if not self._changed.wait(end - time.monotonic()) and time.monotonic() >= end:
+                        raise AllInUse(f"all {self._most} connections are in use")
+            finally:
+                self._waiting -= 1
+
+    def _fill_place(self, opening: Callable[[], Wire]) -> Wire:
+        try:
+            return opening()
+        except BaseException:
+            self._leave_place()
+            raise
+
+    def _leave_place(self) -> None:
+        with self._changed:
+            self._open -= 1
+            self._changed.notify()
+
+    def adopt(self, wire: Wire) -> None:
+        """Keep a connection that was opened elsewhere if there is room for it."""
+        with self._changed:
+            has_room = self._open < self._most
+            self._open += has_room
+        if has_room:
+            self.give(wire)
+        else:
+            wire.close()
+
+    def give(self, wire: Wire) -> None:
+        self._idle.append(wire)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+        if wire.used > self._shrink_at:
+            self._shrink(wire.used)
+
+    def discard(self, wire: Wire) -> None:
+        """Close one that was taken."""
+        try:
+            wire.close()
+        finally:
+            self._leave_place()
+
+    def _shrink(self, now: float) -> None:
+        """Close those that were not needed for a while."""
+        self._shrink_at = now + IDLE_SECONDS / 4
+        for wire in [each for each in self._idle if each.used < now - IDLE_SECONDS]:
+            try:
+                self._idle.remove(wire)
+            except ValueError:  # another thread took it
+                continue
+            self.discard(wire)
+
+    def close(self) -> None:
+        """Close those that are idle."""
         while self._idle:
             try:
                 wire = self._idle.pop()
             except IndexError:  # another thread took the last one
-                return None
-            if wire.is_usable():
-                return wire
-            wire.close()
-        return None
-
-    def give(self, wire: Wire) -> None:
-        self._idle.append(wire)
-
-    def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for wire in idle:
-            wire.close()
+                return
+            self.discard(wire)
 
     def forget(self) -> None:
         """In a child process: the connections are the parent's."""
         # Closing them there would not end them here: redis-py only shuts down what its own process opened.
         self._idle = []
+        self._begin()
