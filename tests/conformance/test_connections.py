@@ -85,7 +85,6 @@ def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack)
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
     monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(postgresql_database, "_FOR_A_CONNECTION", 0.3)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
     database = postgresql_database.PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
     store = SqlMessageStore.on(database)
@@ -108,11 +107,11 @@ def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack)
 def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import redis
 
-    from zaqar.storage.redis import wire
+    from zaqar.storage.redis import cluster, wire
     from zaqar.storage.redis.messages import RedisMessageStore
 
-    monkeypatch.setattr(wire, "IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(wire, "PATIENCE", 0.3)
+    for module in (wire, cluster):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
     store = RedisMessageStore.from_settings({"uri": address, "connections": MOST})
     stack.callback(store.close)
     route: Any = store._redis._route
@@ -148,7 +147,6 @@ def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) ->
     from zaqar.storage.mongodb.messages import MongoMessageStore
 
     monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
-    monkeypatch.setattr("zaqar.storage.mongodb.transactions.PATIENCE", 1.0)
     uri, _, database = address.partition(" ")
     store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
     stack.callback(store.close)
@@ -165,6 +163,17 @@ def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) ->
         return int(server.pool.active_sockets + len(server.pool.conns))
 
     return Pool(store, count, take, lambda: None)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations wait for a connection for a short time only."""
+    for name in (
+        "redis.wire.PATIENCE",
+        "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
+        "mongodb.transactions.PATIENCE",
+    ):
+        monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 
 
 def burst(pool: Pool, *, threads: int, rounds: int) -> int:
@@ -223,6 +232,7 @@ def open_everywhere(store: MessageStore) -> None:
         Scene(store)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
     if driver.name == "sqlite":
         pytest.skip("there is one for each thread")

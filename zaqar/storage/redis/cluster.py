@@ -14,7 +14,7 @@ import redis
 
 from zaqar.storage.redis.server import BOUND, Dialler
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, LOST, AllInUse, Wire, Wires, is_refusal, open_wire, pack
+from zaqar.storage.redis.wire import ERRORS, IDLE_SECONDS, LOST, AllInUse, Wire, Wires, is_refusal, open_wire, pack
 
 Node = tuple[str, int]
 
@@ -36,6 +36,7 @@ class ClusterRoute:
         self._dialler = dialler
         self._connections = connections
         self._wires: dict[Node, Wires] = {}
+        self._shrink_at = 0.0
         self._masters: list[tuple[int, int, Node]] = []
         """First and last slot, and who has them; replaced as a whole."""
         self._nodes: tuple[Node | None, ...] = ()
@@ -118,6 +119,11 @@ class ClusterRoute:
                 wires.close()
             raise
         wires.give(wire)
+        if wire.used > self._shrink_at:
+            # A node that is not asked for anything any more keeps none either.
+            self._shrink_at = wire.used + IDLE_SECONDS / 4
+            for each in list(self._wires.values()):
+                each.shrink(wire.used)
         return answers
 
     def _take(self, node: Node) -> Wire | None:
@@ -152,13 +158,13 @@ class ClusterRoute:
     def _look(self) -> tuple[Node | None, ...]:
         """Ask some node for the map of slots: those known last, then those of the URI."""
         wire = self._dialler.dial(self._open_any, worst=self._address.socket_timeout)
+        host, port = wire.peer()
         try:
-            host, port = wire.peer()
             reply = wire.command(b"CLUSTER", b"SLOTS")
-        except ERRORS:
-            wire.close()
+        except BaseException:
+            self._wires_of((host, port)).discard(wire)
             raise
-        self._wires_of((host, port)).adopt(wire)
+        self._wires_of((host, port)).give(wire)
         masters = [
             (first, last, (master[0].decode() if master[0] else host, int(master[1])))
             for first, last, master, *_ in reply
@@ -178,7 +184,8 @@ class ClusterRoute:
         end = time.monotonic() + BOUND / 2
         for node in known:
             try:
-                return open_wire(self._address, *node, timeout=self._address.socket_timeout / 2)
+                opening = partial(open_wire, self._address, *node, timeout=self._address.socket_timeout / 2)
+                return self._wires_of(node).take(opening, fresh=True)
             except ERRORS as exc:
                 last = exc
                 if time.monotonic() > end:

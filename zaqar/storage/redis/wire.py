@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -151,30 +152,44 @@ def open_wire(
     return Wire(connection)
 
 
+class _Waiting:
+    """Somebody who waits for a connection. Once ``served`` it has a place in the pool, and ``wire`` is in it if any."""
+
+    __slots__ = ("served", "wire")
+
+    def __init__(self) -> None:
+        self.served = threading.Event()
+        self.wire: Wire | None = None
+
+
 class Wires:
     """The connections to one server, ``most`` at a time. The last one that was used is taken first.
 
     So those that were opened for a burst are used no more after it, and are closed when they were idle for a while.
+    Whoever finds none waits, and those who wait are served in the order in which they came.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._idle: list[Wire] = []
         self._shrink_at = 0.0
-        self._begin()
+        self.forget()
 
-    def _begin(self) -> None:
-        self._open = 0
-        self._waiting = 0
-        self._changed = threading.Condition()
-        """Held by whoever changes how many are open, and notified when one is given back or closed."""
+    def forget(self) -> None:
+        """In a child process: the connections are the parent's."""
+        # Closing them there would not end them here: redis-py only shuts down what its own process opened.
+        self._idle: list[Wire] = []
+        self._waiting: deque[_Waiting] = deque()
+        self._places = 0
+        """Connections that are open, or being opened."""
+        self._lock = threading.Lock()
+        """Held by whoever changes the number of places, or who waits. Taking and giving back do not need it."""
 
     def take(self, opening: Callable[[], Wire], *, fresh: bool = False) -> Wire:
         """A connection that can be used: an idle one, or what ``opening()`` opens; always that if ``fresh``.
 
         Whoever takes one either gives it back or discards it. Raises AllInUse, and what ``opening`` raises.
         """
-        while self._idle and not fresh:
+        while self._idle and not self._waiting and not fresh:
             try:
                 wire = self._idle.pop()
             except IndexError:  # another thread took the last one
@@ -182,59 +197,74 @@ class Wires:
             if wire.is_usable():
                 return wire
             self.discard(wire)
-        return self._wait_for_place(fresh) or self._fill_place(opening)
-
-    def _wait_for_place(self, fresh: bool) -> Wire | None:
-        """An idle connection, or None: there is room for a new one, which is counted already."""
-        end = time.monotonic() + PATIENCE
-        with self._changed:
-            # Counted before looking, so that whoever gives one back after the look sees that somebody waits for it.
-            self._waiting += 1
-            try:
-                while True:
-                    if self._open < self._most:
-                        self._open += 1
-                        return None
-                    if self._idle:
-                        wire = self._idle.pop()
-                        if not fresh and wire.is_usable():
-                            return wire
-                        wire.close()
-                        return None
-                    if not self._changed.wait(end - time.monotonic()) and time.monotonic() >= end:
-                        raise AllInUse(f"all {self._most} connections are in use")
-            finally:
-                self._waiting -= 1
-
-    def _fill_place(self, opening: Callable[[], Wire]) -> Wire:
+        given = self._wait_for_place()
+        if given is not None:
+            if not fresh and given.is_usable():
+                return given
+            given.close()
         try:
             return opening()
         except BaseException:
             self._leave_place()
             raise
 
-    def _leave_place(self) -> None:
-        with self._changed:
-            self._open -= 1
-            self._changed.notify()
+    def _wait_for_place(self) -> Wire | None:
+        """A place in the pool: with a connection in it, or None for one that has to be opened."""
+        with self._lock:
+            if self._places < self._most and not self._waiting:
+                self._places += 1
+                return None
+            waiting = _Waiting()
+            self._waiting.append(waiting)
+        # One that was given back before somebody was seen to wait for it.
+        self._serve_waiting()
+        try:
+            waiting.served.wait(PATIENCE)
+        except BaseException:  # a greenlet that is killed must not take its place with it
+            if not self._stop_waiting(waiting):
+                if waiting.wire is not None:
+                    self.give(waiting.wire)
+                else:
+                    self._leave_place()
+            raise
+        if self._stop_waiting(waiting):
+            raise AllInUse(f"all {self._most} connections are in use")
+        return waiting.wire
 
-    def adopt(self, wire: Wire) -> None:
-        """Keep a connection that was opened elsewhere if there is room for it."""
-        with self._changed:
-            has_room = self._open < self._most
-            self._open += has_room
-        if has_room:
-            self.give(wire)
-        else:
-            wire.close()
+    def _stop_waiting(self, waiting: _Waiting) -> bool:
+        """False if it was served."""
+        with self._lock:
+            if waiting.served.is_set():
+                return False
+            self._waiting.remove(waiting)
+            return True
+
+    def _serve_waiting(self) -> None:
+        with self._lock:
+            while self._waiting:
+                wire = None
+                try:
+                    wire = self._idle.pop()
+                except IndexError:
+                    if self._places >= self._most:
+                        return
+                    self._places += 1
+                waiting = self._waiting.popleft()
+                waiting.wire = wire
+                waiting.served.set()
+
+    def _leave_place(self) -> None:
+        with self._lock:
+            self._places -= 1
+        if self._waiting:
+            self._serve_waiting()
 
     def give(self, wire: Wire) -> None:
         self._idle.append(wire)
         if self._waiting:
-            with self._changed:
-                self._changed.notify()
+            self._serve_waiting()
         if wire.used > self._shrink_at:
-            self._shrink(wire.used)
+            self.shrink(wire.used)
 
     def discard(self, wire: Wire) -> None:
         """Close one that was taken."""
@@ -243,8 +273,8 @@ class Wires:
         finally:
             self._leave_place()
 
-    def _shrink(self, now: float) -> None:
-        """Close those that were not needed for a while."""
+    def shrink(self, now: float) -> None:
+        """Close those that were not needed for a while before ``now``, by ``time.monotonic``."""
         self._shrink_at = now + IDLE_SECONDS / 4
         for wire in [each for each in self._idle if each.used < now - IDLE_SECONDS]:
             try:
@@ -261,9 +291,3 @@ class Wires:
             except IndexError:  # another thread took the last one
                 return
             self.discard(wire)
-
-    def forget(self) -> None:
-        """In a child process: the connections are the parent's."""
-        # Closing them there would not end them here: redis-py only shuts down what its own process opened.
-        self._idle = []
-        self._begin()
