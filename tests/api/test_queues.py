@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.client import JSON_PATCH, Api
 from tests.api.test_common import assert_error
+from zaqar.service import queue_listing
 
 DEFAULTS = {
     "_dead_letter_queue": None,
@@ -303,6 +304,68 @@ def test_filters_stay_in_the_next_link(api: Api) -> None:
         seen += names(page)
         path = page.json["links"][0]["href"]
     assert seen == ["q0", "q2", "q4"]
+
+
+@pytest.fixture
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request looks at 20 queues."""
+    for name, value in {"MOST_NAMES": 20, "MOST_ROWS": 20, "_NAMES_AT_A_TIME": 10, "_ROWS_AT_A_TIME": 10}.items():
+        monkeypatch.setattr(queue_listing, name, value)
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize("kind", ["queues", "topics"])
+@pytest.mark.parametrize("query", ["name=7$", "seven=true", "name=7&seven=true"])
+def test_a_filtered_listing_goes_on_where_a_request_looked_at_enough(api: Api, kind: str, query: str) -> None:
+    """Pages in between may be empty. Whoever follows ``next`` until there is none gets every match, once."""
+    for number in range(30, 100):
+        api.put(f"/v2/{kind}/q{number}", {"seven": number in (77, 97)})
+    expected = ["q77", "q97"] if "seven" in query else [f"q{n}" for n in range(37, 100, 10)]
+    for more in ("", "&detailed=true", "&with_count=true", "&limit=1"):
+        seen: list[str] = []
+        lengths: list[int] = []
+        path: str | None = f"/v2/{kind}?{query}{more}"
+        while path is not None:
+            page = api.get(path)
+            assert page.status_code == 200
+            assert "count" not in page.json, "there are more than one request counts"
+            listed = page.json[kind]
+            assert all(("metadata" in each) is ("detailed" in more) for each in listed)
+            seen += [each["name"] for each in listed]
+            lengths.append(len(listed))
+            links = page.json["links"]
+            path = links[0]["href"] if links else None
+        assert seen == expected
+        assert 0 in lengths[:-1] or "seven" not in query
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize("total", [9, 10, 19, 20])
+@pytest.mark.parametrize("query", ["name=q", "all=1"])
+def test_a_count_that_one_request_can_make_is_there(api: Api, query: str, total: int) -> None:
+    for number in range(total):
+        api.put(f"/v2/queues/q{number:02}", {"all": 1})
+    for after in ("", "&marker=q03"):
+        counted = api.get(f"/v2/queues?with_count=true&limit=3&{query}{after}").json
+        # Of 20, nobody knows without another look that there is no more.
+        assert counted.get("count") == (total if total < 20 else None)
+        assert len(counted["queues"]) == 3
+
+
+@pytest.mark.usefixtures("small_bounds")
+def test_the_iterator_of_zaqarclient_follows_empty_pages(api: Api) -> None:
+    iterator = pytest.importorskip("zaqarclient.queues.v2.iterator")
+    for number in range(100):
+        api.put(f"/v2/queues/q{number:02}", {"mine": number % 60 == 50})
+
+    class Client:
+        def follow(self, href: str) -> Any:
+            return api.get(href).json
+
+    first = api.get("/v2/queues?mine=true").json
+    found = iterator._Iterator(Client(), first, "queues", lambda queue: queue["name"])
+    assert first["queues"] == []
+    assert list(found.stream()) == ["q50"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,27 @@ def test_expired_messages_are_removed_in_bounded_steps(scene: Scene) -> None:
     assert bodies(scene.list_everything()) == ["alive"]
 
 
+def test_a_sweep_of_less_than_its_limit_has_left_nothing(scene: Scene) -> None:
+    """More queues than a driver looks at in one step; a sweeper leaves the store then."""
+    sweep_clean(scene.store, scene.now)
+    queues = [scene.beside() for _ in range(60)]
+    for number, queue in enumerate(queues):
+        queue.post("a", "b", "c", ttl=60)
+        queue.claim(1, ttl=60, grace=60)
+        if number % 3 == 0:
+            queue.purge()
+    scene.clock.advance(200)
+    removed = []
+    while not removed or removed[-1] >= 50:
+        removed.append(scene.store.sweep(now=scene.now, limit=50))
+    assert sum(removed) >= 120
+    assert scene.store.sweep(now=scene.now, limit=50) == 0
+    for queue in queues:
+        queue.drop()
+    if scene.store.sweep(now=scene.now, limit=1000) < 1000:
+        assert scene.store.sweep(now=scene.now, limit=1000) == 0
+
+
 def test_a_dropped_queue_is_removed_in_bounded_steps(scene: Scene) -> None:
     other = scene.beside()
     other.post(*["x"] * 400)

@@ -23,11 +23,11 @@ _MONGODB = """
     ssl_keyfile (Str); ssl_certfile (Str); ssl_ca_certs (Str); uri (Str, secret); database (Str, zaqar);
     ssl_cert_reqs (Str, CERT_REQUIRED, choices: CERT_NONE CERT_OPTIONAL CERT_REQUIRED); max_attempts (Int, 1000);
     max_retry_sleep (Float, 0.1); max_retry_jitter (Float, 0.005);
-    max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 0.02)
+    max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 0.02); connections (Int, 50)
 """
 _REDIS = """
     uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0);
-    wait_replicas (Int, 0); wait_timeout (Float, 1.0)
+    wait_replicas (Int, 0); wait_timeout (Float, 1.0); connections (Int, 50)
 """
 _SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20)"
 

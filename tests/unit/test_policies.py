@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gc
 import io
 import os
+import tracemalloc
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,6 +14,7 @@ from oslo_config import cfg
 from oslo_policy import generator
 
 from zaqar import conf
+from zaqar.bounded_cache import BoundedCache
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
 from zaqar.policies import Authorizer, list_rules
@@ -149,11 +152,45 @@ def test_an_operator_may_say_who_is_admin(make_authorizer: MakeAuthorizer) -> No
 
 
 def test_more_callers_than_are_remembered(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.policies._MOST_DECISIONS", 3)
+    monkeypatch.setattr("zaqar.policies._DECISIONS_BYTES", 3000)
     authorizer = make_authorizer('"queues:create": "project_id:p7"\n')
     for _ in range(2):
         admitted = [n for n in range(10) if allowed(authorizer, "queues:create", Context(f"p{n}", "c"))]
         assert admitted == [7]
+
+
+@pytest.mark.parametrize(
+    ("caller", "callers"),
+    [
+        (lambda n: Context("p", "c", frozenset({f"{n}-{role}" for role in range(2000)})), 40),
+        (lambda n: Context("p", "c", frozenset({f"{n}" * 2000})), 400),
+        (lambda n: Context("p", "c", user_id=f"{n}" * 4000), 400),
+        (lambda n: Context(f"{n}" * 64, "c"), 1500),
+    ],
+    ids=["many roles", "a long role", "a long user id", "long project ids"],
+)
+def test_what_callers_send_takes_no_more_memory_than_the_bound(
+    make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch, caller: Callable[[int], Context], callers: int
+) -> None:
+    bound = 500_000
+    monkeypatch.setattr("zaqar.policies._DECISIONS_BYTES", bound)
+    authorizer = make_authorizer("{}")
+    assert allowed(authorizer, "queues:create", caller(0))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for n in range(1, callers):
+            assert allowed(authorizer, "queues:create", caller(n))
+        remembered = len(authorizer._decisions)
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+        authorizer._decisions = BoundedCache(0)
+        gc.collect()
+        used -= tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0 < remembered < callers
+    assert bound / 10 < used < 1.1 * bound
 
 
 @pytest.mark.parametrize("policy", ['"queues:create": "role:', "- 1\n- 2\n"])

@@ -7,8 +7,10 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from zaqar import app
 from zaqar import conf as configuration
@@ -26,32 +28,128 @@ BATCH = 1000
 _PAUSE = 0.01
 """Seconds between two batches, in which others have their turn at the store."""
 
+SHARE_RECORDS = 50_000
+SHARE_SECONDS = 5.0
+"""What one round spends on one store at most. The rest is for the next round, which follows at once."""
 
-def sweep(stores: Iterable[MessageStore], *, clock: Clock, pause: Callable[[], None]) -> int:
-    """Remove dead records, a batch at a time with a pause after each, until every store is clean; return how many."""
+_ROUND_SECONDS = 10.0
+"""How long a round waits for its stores. One that is silent for longer is left to its thread, and out of the next."""
+
+
+def sweep(
+    store: MessageStore, *, clock: Clock, pause: Callable[[], None], most: int = SHARE_RECORDS, seconds: float
+) -> tuple[int, bool]:
+    """Remove dead records, a batch at a time with a pause after each, until the store is clean or the share is used up.
+
+    Returns how many were removed, and whether the store was clean. One that is used all the time is clean for a moment
+    at best, so a batch that is not full is the last one.
+    """
+    end = time.monotonic() + seconds
     removed = 0
-    for store in stores:
-        while batch := store.sweep(now=clock(), limit=BATCH):
-            removed += batch
-            pause()
-    return removed
+    while True:
+        batch = store.sweep(now=clock(), limit=BATCH)
+        removed += batch
+        if batch < BATCH:
+            return removed, True
+        if removed >= most or time.monotonic() >= end:
+            return removed, False
+        pause()
 
 
-def sweep_all(places: Iterable[Place], *, clock: Clock, pause: Callable[[], None]) -> int:
-    """Sweep one store after the other; those that are away are left out, and StoreUnavailable says so at the end."""
-    removed = 0
-    away: StoreUnavailable | None = None
-    for place in places:
+_ONLY_STORE = "The configured message store"
+
+
+class _Share(threading.Thread):
+    """The part of a round that is about one store. It is a thread, so that a silent store holds up no other one."""
+
+    def __init__(self, label: str, work: Callable[[], tuple[int, bool]]) -> None:
+        # A process that is told to end does not wait for it.
+        super().__init__(name=f"sweep of {label}", daemon=True)
+        self.label = label
+        self._work = work
+        self.removed = 0
+        self.is_clean = False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
         try:
-            removed += sweep([place.store], clock=clock, pause=pause)
+            self.removed, self.is_clean = self._work()
+        except Exception as exc:  # noqa: BLE001, the round raises it
+            self.error = exc
+
+
+class Sweeper:
+    """Sweeps the stores side by side in rounds, in each of which every store has the same share."""
+
+    def __init__(
+        self,
+        *,
+        tidy: Callable[[], tuple[int, bool]],
+        places: Callable[[], Iterable[Place]],
+        clock: Clock,
+        pause: Callable[[], None],
+        share_seconds: float = SHARE_SECONDS,
+        round_seconds: float = _ROUND_SECONDS,
+    ) -> None:
+        """``tidy`` is what is done to the management store."""
+        self._tidy = tidy
+        self._places = places
+        self._clock = clock
+        self._pause = pause
+        self._share_seconds = share_seconds
+        self._round_seconds = round_seconds
+        self._under_way: dict[str, _Share] = {}
+
+    def sweep_round(self) -> bool:
+        """One round; whether all stores that answer are clean.
+
+        StoreUnavailable, once the others are done, if a store is away, or has not answered for the whole round.
+        """
+        end = time.monotonic() + self._round_seconds
+        late = set(self._under_way)
+        self._begin("The management store", self._tidy)
+        away: StoreUnavailable | None = None
+        try:
+            for place in self._places():
+                self._begin(_label_of(place), partial(self._sweep, place))
         except StoreUnavailable as exc:
+            # The stores that are there are named by the management store.
             away = exc
-            if place.name is not None:
-                _log.warning("The store of pool '%s' is away and was not swept.", place.name)
-    _log.debug("removed %d records", removed)
-    if away is not None:
-        raise away
-    return removed
+        is_clean = True
+        removed = 0
+        for label, share in list(self._under_way.items()):
+            # One that was late in the last round is not waited for in this one.
+            share.join(0.0 if label in late else max(0.0, end - time.monotonic()))
+            if share.is_alive():
+                _log.warning("%s does not answer; its sweep goes on by itself.", label)
+                away = away or StoreUnavailable()
+                continue
+            del self._under_way[label]
+            removed += share.removed
+            if isinstance(share.error, StoreUnavailable):
+                if label != _ONLY_STORE:
+                    _log.warning("%s is away and was not swept.", label)
+                away = share.error
+            elif share.error is not None:
+                raise share.error
+            else:
+                is_clean = is_clean and share.is_clean
+        _log.debug("removed %d records", removed)
+        if away is not None and is_clean:
+            raise away
+        return is_clean
+
+    def _begin(self, label: str, work: Callable[[], tuple[int, bool]]) -> None:
+        if label not in self._under_way:
+            self._under_way[label] = share = _Share(label, work)
+            share.start()
+
+    def _sweep(self, place: Place) -> tuple[int, bool]:
+        return sweep(place.store, clock=self._clock, pause=self._pause, seconds=self._share_seconds)
+
+
+def _label_of(place: Place) -> str:
+    return _ONLY_STORE if place.name is None else f"The store of pool '{place.name}'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-gc",
         description="Remove messages and subscriptions that have expired and what is left of deleted queues from the "
-        "stores, until nothing is left to remove. zaqar-server does this by itself.",
+        "stores, until none has more than what comes in meanwhile. zaqar-server does this by itself.",
         epilog="--config-file, --config-dir and the options of oslo.log are understood as well.",
     )
     parser.add_argument(
@@ -91,9 +189,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(parts: app.Parts, *, every: float | None) -> None:
+    sweeper = Sweeper(
+        tidy=parts.subscriptions.tidy,
+        places=parts.placement.places,
+        clock=system_clock,
+        pause=lambda: time.sleep(_PAUSE),
+    )
     while True:
         try:
-            _clean(parts)
+            if not sweeper.sweep_round():
+                continue
         except StoreUnavailable:
             if every is None:
                 raise
@@ -101,14 +206,6 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         if every is None:
             return
         time.sleep(every)
-
-
-def _clean(parts: app.Parts) -> None:
-    try:
-        parts.subscriptions.tidy()
-    finally:
-        # Also where the management store is away.
-        sweep_all(parts.placement.places(), clock=system_clock, pause=lambda: time.sleep(_PAUSE))
 
 
 if __name__ == "__main__":

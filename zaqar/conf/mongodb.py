@@ -17,6 +17,13 @@ def connection_opts() -> list[cfg.Opt]:
         cfg.StrOpt("ssl_ca_certs", help="File of the certificates of the authorities that are trusted."),
         cfg.StrOpt("uri", secret=True, help="Connection URI of the replica set, mongodb://..."),
         cfg.StrOpt("database", default="zaqar", help="Name of the database."),
+        cfg.IntOpt(
+            "connections",
+            default=50,
+            min=1,
+            help="Connections that each process of the service keeps at most, to each member, unless the URI sets "
+            "maxPoolSize. One that was not needed for a minute is closed, unless the URI sets maxIdleTimeMS.",
+        ),
         cfg.IntOpt("max_attempts", default=1000, min=0, help="Most attempts of a step that others get ahead of."),
         cfg.FloatOpt("max_retry_sleep", default=0.1, min=0, help="Longest pause between these attempts, in seconds."),
         cfg.FloatOpt("max_retry_jitter", default=0.005, min=0, help="Longest random part of such a pause, in seconds."),

@@ -14,6 +14,13 @@ def connection_opts() -> list[cfg.Opt]:
             "hosts with a master are Sentinels, with cluster=true nodes of a Redis Cluster; rediss:// is TLS.",
         ),
         cfg.IntOpt(
+            "connections",
+            default=50,
+            min=1,
+            help="Connections that each process of the service keeps at most, to each server. A request for which none "
+            "is free within 1.5 seconds is answered with 503. One that was not needed for a minute is closed.",
+        ),
+        cfg.IntOpt(
             "max_reconnect_attempts",
             default=10,
             min=0,

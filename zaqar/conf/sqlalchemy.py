@@ -18,5 +18,6 @@ def connections_opt() -> cfg.Opt:
         "connections",
         default=20,
         min=1,
-        help="Connections to PostgreSQL that each process of the service keeps at most.",
+        help="Connections to PostgreSQL that each process of the service keeps at most. A request for which none is "
+        "free within 1.4 seconds is answered with 503. One that was not needed for a minute is closed.",
     )

@@ -7,11 +7,13 @@ from oslo_config import cfg
 from oslo_policy import policy
 
 from zaqar import conf as configuration
+from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
 from zaqar.policies import base, claims, flavors, health, messages, pools, queues, subscriptions, topics
 
-_MOST_DECISIONS = 10_000
+_DECISIONS_BYTES = 8 * 1024 * 1024
+"""Memory that remembered decisions may take: about 10,000 for callers with a few roles. Callers choose the length."""
 
 
 def list_rules() -> list[policy.RuleDefault]:
@@ -30,16 +32,17 @@ class Authorizer:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._enforcer = _load(conf)
-        self._decisions: dict[tuple[str, str, frozenset[str], str | None], bool] = {}
+        self._decisions: BoundedCache[tuple[str, str, frozenset[str], str | None], bool] = BoundedCache(
+            _DECISIONS_BYTES
+        )
 
     def check(self, context: Context, rule: str) -> None:
         """Return where the rule admits the caller to the caller's own project, raise Forbidden where it does not."""
         key = (rule, context.project, context.roles, context.user_id)
         allowed = self._decisions.get(key)
         if allowed is None:
-            if len(self._decisions) >= _MOST_DECISIONS:
-                self._decisions.clear()
-            allowed = self._decisions[key] = self._decide(context, rule)
+            allowed = self._decide(context, rule)
+            self._decisions.put(key, allowed, size_of(key))
         if not allowed:
             raise Forbidden(f"The policy does not allow this: {rule}")
 

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import re2
 
@@ -153,21 +153,34 @@ def _key_of(path: str, *, field: str) -> str:
     return _ESCAPE.sub(lambda match: _UNESCAPED[match.group()], token)
 
 
-def make_filter(name: str | None, values: Mapping[str, str]) -> Callable[[Queue], bool] | None:
-    """Which queues a listing keeps: a regular expression found in the name, and metadata values; None for all.
+class QueueFilter(NamedTuple):
+    """Which queues a listing keeps: those whose name matches ``search``, if any, and whose metadata have the values."""
+
+    search: Callable[[str], object] | None
+    values: Mapping[str, str]
+
+    @property
+    def needs_metadata(self) -> bool:
+        """Whether the name of a queue does not suffice."""
+        return bool(self.values)
+
+    def keeps_name(self, name: str) -> bool:
+        return self.search is None or self.search(name) is not None
+
+    def keeps(self, queue: Queue) -> bool:
+        return self.keeps_name(queue.name) and all(
+            _spells(text, queue.metadata.get(key)) for key, text in self.values.items()
+        )
+
+
+def make_filter(name: str | None, values: Mapping[str, str]) -> QueueFilter | None:
+    """The filter by a regular expression that is searched in the name, and by metadata values; None for all queues.
 
     RE2 matches in linear time, so that no expression can hold a worker.
     """
     if not name and not values:
         return None
-    search = _compile(name).search if name else None
-
-    def keep(queue: Queue) -> bool:
-        if search is not None and search(queue.name) is None:
-            return False
-        return all(_spells(text, queue.metadata.get(key)) for key, text in values.items())
-
-    return keep
+    return QueueFilter(_compile(name).search if name else None, values)
 
 
 def _compile(pattern: str) -> Any:

@@ -6,22 +6,31 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
-from zaqar.model import UID_LENGTH, Claim, Draft, Queue
+from zaqar.model import UID_LENGTH, Claim, Draft, Queue, Stats
 from zaqar.storage.at_once import ask
-from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CLIENT = "health"
 
-
 REPORT_SECONDS = 10.0
+"""Within this time there is a report, whichever store is silent."""
+
+_PLACES_SECONDS = 6.0
+"""Of these, what may be spent on finding out which stores there are: longer than a management store takes to fail."""
+
+_MOST_THREADS = 32
 
 OPERATIONS = (
     "create_queue",
@@ -35,16 +44,94 @@ OPERATIONS = (
 )
 
 
-class _Look(NamedTuple):
-    """What was found of one store."""
+class _Finding(NamedTuple):
+    """What is known of one store when the report is made; None is a part that failed, or was not there in time."""
 
+    place: Place
     tried: Mapping[str, Any]
-    reachable: bool = False
-    durability: Mapping[str, str] | None = None
-    volume: Mapping[str, int] = {}
+    volume: Stats | None
+    durability: Mapping[str, str] | None
+
+    @property
+    def reachable(self) -> bool:
+        return all(status["succeeded"] for status in self.tried.values())
+
+    @property
+    def failed(self) -> list[str]:
+        """The parts that are not known, by name."""
+        parts = {"message_volume": self.volume, "durability": self.durability}
+        unknown = [name for name, found in parts.items() if found is None]
+        return [name for name, status in self.tried.items() if not status["succeeded"]] + unknown
 
 
-_NO_ANSWER = _Look({name: {"succeeded": False, "seconds": REPORT_SECONDS, "ref": None} for name in OPERATIONS})
+class _Look:
+    """A look at one store. Its two parts run side by side, and each writes only what is its own."""
+
+    def __init__(self, place: Place, clock: Clock) -> None:
+        self._place = place
+        self._clock = clock
+        self._tried: dict[str, Any] = {}
+        self._volume: Stats | None = None
+        self._durability: Mapping[str, str] | None = None
+        self._is_over = False
+
+    def ask_durability(self) -> None:
+        with _logged("durability"):
+            self._durability = dict(self._place.store.durability())
+
+    def try_operations_and_count(self) -> None:
+        """Count the messages afterwards, or those of the operations would be among them."""
+        self._try_operations()
+        # A store that does not even take a queue is away, and is not waited for twice.
+        if self._tried["create_queue"]["succeeded"] and not self._is_over:
+            with _logged("message_volume"):
+                self._volume = self._place.store.volume(now=self._clock())
+
+    def _try_operations(self) -> None:
+        """Try each operation, until one fails."""
+        opened = _time("opening of the store", lambda: self._place.store)
+        if not opened["succeeded"]:
+            self._tried = dict.fromkeys(OPERATIONS, opened)
+            return
+        store, now = self._place.store, self._clock()
+        queue = Queue(uid=secrets.token_hex(UID_LENGTH // 2), project="", name="health")
+        drafts = [Draft(b"{}", ttl=60) for _ in range(3)]
+        claim = Claim(secrets.token_hex(12), 60, 60, now)
+        operations: dict[str, Callable[[], object]] = {
+            "create_queue": lambda: store.open_queue(queue=queue, now=now),
+            "post_messages": lambda: store.post(queue=queue, drafts=drafts, client_id=_CLIENT, now=now),
+            "list_messages": lambda: store.list_messages(queue=queue, after=0, limit=10, now=now),
+            "claim_messages": lambda: store.claim(queue=queue, claim=claim, limit=1, now=now),
+            "delete_claim": lambda: store.release_claim(queue=queue, claim_id=claim.id, now=now),
+            "delete_messages": lambda: store.delete_message(queue=queue, sequence=1, claim_id=None, now=now),
+            "bulk_delete_messages": lambda: store.delete_messages(
+                queue=queue, sequences=[2, 3], claim_ids=None, now=now
+            ),
+            "delete_queue": lambda: store.drop_queue(queue=queue, now=now, remember=0),
+        }
+        failed: dict[str, Any] | None = None
+        for name, operation in operations.items():
+            # The queue goes whatever failed after it was made.
+            if failed is None or (name == "delete_queue" and self._tried["create_queue"]["succeeded"]):
+                self._tried[name] = _time(name, operation)
+                failed = failed or (None if self._tried[name]["succeeded"] else self._tried[name])
+            else:
+                self._tried[name] = {**failed, "seconds": 0.0}
+            if self._is_over and failed is None:
+                # The report is made. Nothing more is tried, but the queue still goes.
+                failed = _fail()
+
+    def end(self, seconds: float) -> _Finding:
+        """What is known after so many seconds; an operation without an answer has failed."""
+        self._is_over = True
+        tried = dict(self._tried)
+        missing = [name for name in OPERATIONS if name not in tried]
+        if missing:
+            late = _fail()
+            _log.error("health: %s had no answer in time, reference %s", missing[0], late["ref"])
+            tried |= {name: {**late, "seconds": 0.0} for name in missing}
+            tried[missing[0]] = {**late, "seconds": seconds}
+        return _Finding(self._place, tried, self._volume, self._durability)
 
 
 class Health:
@@ -71,34 +158,60 @@ class Health:
                     raise
 
     def report(self) -> dict[str, Any]:
-        """The state of the stores at one look.
+        """The state of the stores at one look, after REPORT_SECONDS at the latest.
 
         Each message operation is tried and timed on a queue that no project can name and that leaves no trace. What
-        comes after an operation that fails is not tried: a store that is away is waited for once. Several stores are
-        tried at a time, and each for REPORT_SECONDS at most.
+        comes after an operation that fails is not tried. The stores, and the parts of what is found of each, are looked
+        at side by side. ``failed`` names those parts of the report, and of each store, that could not be found out, or
+        not in time; the rest is told.
         """
-        catalog = _time("ping of the management store", self._management.ping)
-        try:
-            places = self._placement.places_in_use()
-        except StoreUnavailable:
-            places = []
-        findings = ask(self._look_at, places, seconds=REPORT_SECONDS)
-        looks = [finding or _NO_ANSWER for finding in findings]
-        volume = {"free": 0, "claimed": 0, "total": 0}
-        for look in looks:
-            for name, count in look.volume.items():
-                volume[name] += count
-        stores = [
-            {"name": place.name, "reachable": look.reachable, "durability": look.durability}
-            for place, look in zip(places, looks, strict=True)
-        ]
-        return {
-            "storage_reachable": all(look.reachable for look in looks) and (catalog["succeeded"] or bool(places)),
-            "catalog_reachable": catalog["succeeded"],
-            "operation_status": _merge([look.tried for look in looks]),
-            "message_volume": volume,
-            "message_stores": stores,
+        started = time.monotonic()
+        with _SideBySide() as tasks:
+            pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
+            listed = tasks.begin(self._places)
+            tasks.wait([listed], until=started + _PLACES_SECONDS)
+            places = tasks.answer(listed)
+            looks = [_Look(place, self._clock) for place in places or ()]
+            for look in looks:
+                tasks.begin(look.try_operations_and_count)
+                tasks.begin(look.ask_durability)
+            tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
+            catalog = tasks.answer(pinged)
+            findings = [look.end(time.monotonic() - started) for look in looks]
+        catalog_reachable = catalog is not None and catalog["succeeded"]
+        stores_reachable = all(finding.reachable for finding in findings)
+        known = {
+            "catalog": catalog_reachable,
+            "message_stores": places is not None,
+            "operation_status": stores_reachable,
+            "message_volume": all(finding.volume is not None for finding in findings),
+            "durability": all(finding.durability is not None for finding in findings),
         }
+        volumes = [finding.volume for finding in findings if finding.volume is not None]
+        free, claimed = sum(volume.free for volume in volumes), sum(volume.claimed for volume in volumes)
+        return {
+            "storage_reachable": stores_reachable and (catalog_reachable or bool(places)),
+            "catalog_reachable": catalog_reachable,
+            "operation_status": _merge([finding.tried for finding in findings]),
+            "message_volume": {"free": free, "claimed": claimed, "total": free + claimed},
+            "message_stores": [
+                {
+                    "name": finding.place.name,
+                    "reachable": finding.reachable,
+                    "durability": finding.durability,
+                    "failed": finding.failed,
+                }
+                for finding in findings
+            ],
+            "failed": [part for part, is_known in known.items() if not is_known],
+        }
+
+    def _places(self) -> list[Place] | None:
+        try:
+            return self._placement.places_in_use()
+        except StoreUnavailable:
+            _log.exception("health: message_stores are not known")
+            return None
 
     def survey(self) -> dict[str | None, str | None]:
         """What an acknowledged message survives, by the name of the pool; None where the store is away."""
@@ -108,45 +221,48 @@ class Health:
             for place, found in zip(places, ask(_survival, places, seconds=REPORT_SECONDS), strict=True)
         }
 
-    def _look_at(self, place: Place) -> _Look:
-        opened = _time("opening of the store", lambda: place.store)
-        if not opened["succeeded"]:
-            return _Look(dict.fromkeys(OPERATIONS, opened))
-        store = place.store
-        tried = self._try_operations(store)
-        if not all(each["succeeded"] for each in tried.values()):
-            return _Look(tried)
-        counts = store.volume(now=self._clock())
-        volume = {"free": counts.free, "claimed": counts.claimed, "total": counts.total}
-        return _Look(tried, True, dict(store.durability()), volume)
 
-    def _try_operations(self, store: MessageStore) -> dict[str, Any]:
-        now = self._clock()
-        queue = Queue(uid=secrets.token_hex(UID_LENGTH // 2), project="", name="health")
-        drafts = [Draft(b"{}", ttl=60) for _ in range(3)]
-        claim = Claim(secrets.token_hex(12), 60, 60, now)
-        operations: dict[str, Callable[[], object]] = {
-            "create_queue": lambda: store.open_queue(queue=queue, now=now),
-            "post_messages": lambda: store.post(queue=queue, drafts=drafts, client_id=_CLIENT, now=now),
-            "list_messages": lambda: store.list_messages(queue=queue, after=0, limit=10, now=now),
-            "claim_messages": lambda: store.claim(queue=queue, claim=claim, limit=1, now=now),
-            "delete_claim": lambda: store.release_claim(queue=queue, claim_id=claim.id, now=now),
-            "delete_messages": lambda: store.delete_message(queue=queue, sequence=1, claim_id=None, now=now),
-            "bulk_delete_messages": lambda: store.delete_messages(
-                queue=queue, sequences=[2, 3], claim_ids=None, now=now
-            ),
-            "delete_queue": lambda: store.drop_queue(queue=queue, now=now, remember=0),
-        }
-        tried: dict[str, Any] = {}
-        failed: dict[str, Any] | None = None
-        for name, operation in operations.items():
-            # The queue goes whatever failed after it was made.
-            if failed is None or (name == "delete_queue" and tried["create_queue"]["succeeded"]):
-                tried[name] = _time(name, operation)
-                failed = failed or (None if tried[name]["succeeded"] else tried[name])
-            else:
-                tried[name] = {**failed, "seconds": 0.0}
-        return tried
+class _SideBySide:
+    """Tasks in threads of their own. One that is not waited for any longer ends by the time-out of its driver."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_MOST_THREADS)
+        self.begun: list[Future[Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, task: Callable[[], T]) -> Future[T]:
+        future = self._executor.submit(task)
+        self.begun.append(future)
+        return future
+
+    def wait(self, futures: Sequence[Future[Any]], *, until: float) -> None:
+        """Until all have ended, or until that time (``time.monotonic``). Raises what a task did not expect."""
+        done, _ = wait(futures, max(0.0, until - time.monotonic()))
+        for future in done:
+            future.result()
+
+    def answer(self, future: Future[T]) -> T | None:
+        """None if the task has not ended."""
+        return future.result() if future.done() else None
+
+
+@contextmanager
+def _logged(part: str) -> Iterator[None]:
+    """A part of the report that a store has no answer to is missing from it, and the log says why."""
+    try:
+        yield
+    except StoreUnavailable:
+        _log.exception("health: %s is not known", part)
+
+
+def _fail() -> dict[str, Any]:
+    """The status of an operation that had no answer."""
+    return {"succeeded": False, "seconds": 0.0, "ref": secrets.token_hex(8)}
 
 
 def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:

@@ -8,29 +8,34 @@ A cached queue needs no expiry: every operation of a message store checks it aga
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
-from zaqar.schemas.queues import Metadata, QueueSchemas, rules_of, shown_defaults
+from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, shown_defaults
+from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
 
 T = TypeVar("T")
 
-CACHE_SIZE = 50_000
-"""Queues a process remembers, of about 800 bytes each without metadata. The one cached longest goes first."""
+CACHE_BYTES = 64 * 1024 * 1024
+"""Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
+
+The queue that was cached longest ago goes first. Metadata are counted as they are in memory, where JSON takes up to ten
+times its length.
+"""
+
+_KNOWN_BYTES = 700
+"""Memory of a remembered queue and its rules, without the strings and the metadata."""
 
 TRIES = 16
 """How often an operation is tried while others keep changing or deleting its queue."""
-
-_SCAN = 200
-"""Rows read at a time while a listing is filtered."""
 
 
 class Known(NamedTuple):
@@ -41,23 +46,13 @@ class Known(NamedTuple):
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePage:
-    """A page of a listing; ``count`` of all that match only where it was asked for."""
-
-    queues: list[Queue]
-    count: int | None
-
-
 class Queues:
     def __init__(self, *, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> None:
         self._management = management
         self._placement = placement
         self._limits = limits
         self._clock = clock
-        self._cache: dict[Address, Known] = {}
-        # Held by whoever changes the cache, as finding the oldest entry takes two steps; reading needs no lock.
-        self._cache_lock = threading.Lock()
+        self._cache: BoundedCache[Address, Known] = BoundedCache(CACHE_BYTES)
         self.schemas = QueueSchemas(limits)
         self.spread = placement.spreads
         """Whether two queues may be on two stores."""
@@ -154,10 +149,11 @@ class Queues:
             if fence > row.generation:
                 # Either the row has changed since it was read, and replacing it fails, or the management store was
                 # restored from a backup older than the fence: then the row has to overtake what workers may remember.
-                while row.generation <= fence:
-                    row = replace(row, generation=row.generation + 1)
-                    if not self._management.replace_queue(queue=row):
-                        return None
+                # One write does that, however far behind the row is.
+                overtaking = replace(row, generation=fence + 1)
+                if not self._management.replace_queue(queue=overtaking, replaces=row.generation):
+                    return None
+                row = overtaking
                 store.open_queue(queue=row, now=self._clock())
         except QueueDropped:
             self._remove(row)
@@ -173,16 +169,12 @@ class Queues:
 
     def _remember(self, address: Address, row: Queue) -> Known:
         known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
-        with self._cache_lock:
-            self._cache.pop(address, None)
-            if len(self._cache) >= CACHE_SIZE:
-                del self._cache[next(iter(self._cache))]
-            self._cache[address] = known
+        strings = (address, row.uid, row.project, row.kind, row.name, row.pool, known.rules.dead_letter_queue)
+        self._cache.put(address, known, _KNOWN_BYTES + size_of(strings) + size_of(row.metadata))
         return known
 
     def _forget(self, address: Address) -> None:
-        with self._cache_lock:
-            self._cache.pop(address, None)
+        self._cache.forget(address)
 
     # -- the operations ----------------------------------------------------------------------------------------------
 
@@ -252,27 +244,18 @@ class Queues:
         kind: str,
         after: str,
         limit: int,
-        keep: Callable[[Queue], bool] | None,
+        keep: QueueFilter | None,
         with_count: bool,
+        detailed: bool = False,
     ) -> QueuePage:
-        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name."""
-        if keep is None:
-            page = self._management.list_queues(project=project, kind=kind, after=after, limit=limit)
-            count = self._management.count_queues(project=project, kind=kind) if with_count else None
-            return QueuePage(page, count)
-        page = []
-        for queue in self._scan(project, kind, after):
-            if keep(queue):
-                page.append(queue)
-                if len(page) == limit:
-                    break
-        count = sum(1 for queue in self._scan(project, kind, "") if keep(queue)) if with_count else None
-        return QueuePage(page, count)
+        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name; see ``QueueListing``.
 
-    def _scan(self, project: str, kind: str, after: str) -> Iterator[Queue]:
-        while batch := self._management.list_queues(project=project, kind=kind, after=after, limit=_SCAN):
-            yield from batch
-            after = batch[-1].name
+        With ``detailed`` the page has the whole queues, without it their names.
+        """
+        listing = QueueListing(self._management, project, kind)
+        if keep is None:
+            return listing.page(after=after, limit=limit, with_count=with_count, detailed=detailed)
+        return listing.filtered_page(keep, after=after, limit=limit, with_count=with_count, detailed=detailed)
 
     def stats(self, address: Address) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
@@ -323,6 +306,8 @@ class Queues:
             row = self.row(address)
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
                 return
+            if self._placement.place_of(row).away:
+                raise StoreUnavailable
             changed = replace(row, notify=False, generation=row.generation + 1)
             if self._management.replace_queue(queue=changed):
                 self._forget(address)

@@ -6,6 +6,7 @@ A subscription belongs to the uid of its queue. ``Queues.mark_subscribed`` says 
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +45,8 @@ from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Placement
 
+_log = logging.getLogger(__name__)
+
 MOST_SECRETS = 10
 """Secrets of one subscription that sign at a time."""
 
@@ -51,6 +54,9 @@ _CLOCKS_APART = 60.0
 """Seconds after its end that an expired subscription is removed: no worker's clock may still take it for a live one."""
 
 _BATCH = 500
+
+_MOST_TIDIED = 10_000
+"""Expired subscriptions that are removed before others have their turn."""
 
 
 Grant = Callable[[Subscription], bool]
@@ -324,16 +330,25 @@ class Subscriptions:
                 return True
         raise StoreUnavailable
 
-    def tidy(self) -> int:
-        """Remove those that are over, from the store that keeps them; return how many."""
+    def tidy(self) -> tuple[int, bool]:
+        """Remove some that are over from the store that keeps them; return how many, and whether there are no more.
+
+        A queue whose message store is away may go on as one with subscribers, which costs space and harms nobody.
+        """
         removed = 0
-        while expired := self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH):
+        while removed < _MOST_TIDIED:
+            expired = self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH)
             for subscription in expired:
                 self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
             for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
-                self._queues.note_fewer_subscribers(address, uid)
+                try:
+                    self._queues.note_fewer_subscribers(address, uid)
+                except StoreUnavailable:
+                    _log.warning("It is not known whether %s '%s' has subscribers left.", address.kind, address.name)
             removed += len(expired)
-        return removed
+            if len(expired) < _BATCH:
+                return removed, True
+        return removed, False
 
 
 def _no_subscription(address: Address) -> NotFound:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.model import Address, Draft, Queue
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
+from zaqar.storage.placement import Place
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
@@ -40,18 +45,131 @@ def fill(store: MessageStore, count: int, now: float) -> None:
     store.post(queue=QUEUE, drafts=[Draft(b"{}", ttl=60)] * count, client_id="c", now=now)
 
 
-def test_sweep_goes_on_until_every_store_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+class Store(MemoryMessageStore):
+    """A store of which each sweep removes ``each``, or as many as it may; one that is ``silent`` has no answer."""
+
+    def __init__(self, each: int | None = 0) -> None:
+        super().__init__()
+        self.each = each
+        self.sweeps = 0
+        self.silent = threading.Event()
+        self.silent.set()
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        self.sweeps += 1
+        self.silent.wait()
+        return limit if self.each is None else self.each
+
+
+class Pool(Place):
+    store: MessageStore = None  # type: ignore[assignment]
+
+    def __init__(self, name: str, store: MessageStore) -> None:
+        self.name = name
+        self.store = store
+
+
+def make_sweeper(*stores: MessageStore, share: float = 0.2, tidied: tuple[int, bool] = (0, True)) -> gc.Sweeper:
+    pools = [Pool(f"p{number}", store) for number, store in enumerate(stores)]
+    return gc.Sweeper(
+        tidy=lambda: tidied,
+        places=lambda: pools,
+        clock=FakeClock(),
+        pause=lambda: None,
+        share_seconds=share,
+        round_seconds=5 * share,
+    )
+
+
+def test_a_sweep_goes_on_until_the_store_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "BATCH", 10)
     clock = FakeClock()
-    stores = [MemoryMessageStore(), MemoryMessageStore()]
-    for store in stores:
-        fill(store, 25, clock())
-    assert gc.sweep(stores, clock=clock, pause=lambda: None) == 0
+    store = MemoryMessageStore()
+    fill(store, 25, clock())
+    assert gc.sweep(store, clock=clock, pause=lambda: None, seconds=60) == (0, True)
     clock.advance(61)
     pauses: list[None] = []
-    assert gc.sweep(stores, clock=clock, pause=lambda: pauses.append(None)) == 50
-    assert len(pauses) >= 6
-    assert gc.sweep(stores, clock=clock, pause=lambda: None) == 0
+    assert gc.sweep(store, clock=clock, pause=lambda: pauses.append(None), seconds=60) == (25, True)
+    assert len(pauses) == 2
+    assert gc.sweep(store, clock=clock, pause=lambda: None, seconds=60) == (0, True)
+
+
+@pytest.mark.parametrize(("most", "seconds", "sweeps"), [(3 * gc.BATCH, 60, 3), (1, 60, 1), (10**9, 0, 1)])
+def test_a_sweep_leaves_a_busy_store_after_its_share(most: int, seconds: float, sweeps: int) -> None:
+    store = Store(each=None)
+    removed, is_clean = gc.sweep(store, clock=FakeClock(), pause=lambda: None, most=most, seconds=seconds)
+    assert (removed, is_clean, store.sweeps) == (sweeps * gc.BATCH, False, sweeps)
+
+
+@pytest.mark.parametrize("each", [1, 17, gc.BATCH - 1])
+def test_a_store_in_which_something_ends_all_the_time_is_left_too(each: int) -> None:
+    store = Store(each=each)
+    assert gc.sweep(store, clock=FakeClock(), pause=lambda: None, seconds=60) == (each, True)
+    assert store.sweeps == 1
+
+
+def test_a_busy_store_does_not_keep_the_sweeper_from_the_others() -> None:
+    busy, quiet = Store(each=None), [Store(), Store()]
+    sweeper = make_sweeper(busy, *quiet)
+    for rounds in (1, 2, 3):
+        assert sweeper.sweep_round() is False
+        assert [store.sweeps for store in quiet] == [rounds, rounds]
+    busy.each = 0
+    assert sweeper.sweep_round() is True
+
+
+def test_a_silent_store_does_not_hold_up_the_others() -> None:
+    silent, busy, quiet = Store(), Store(each=None), Store()
+    sweeper = make_sweeper(silent, busy, quiet)
+    silent.silent.clear()
+    began = time.monotonic()
+    assert sweeper.sweep_round() is False
+    first = time.monotonic() - began
+    before = busy.sweeps
+    for _ in range(3):
+        assert sweeper.sweep_round() is False
+    # It is waited for in one round, and asked once.
+    assert time.monotonic() - began - first < 3 * first
+    assert silent.sweeps == 1
+    assert quiet.sweeps == 4
+    assert busy.sweeps > before
+    busy.each = 0
+    with pytest.raises(StoreUnavailable):
+        sweeper.sweep_round()
+    silent.silent.set()
+    end = time.monotonic() + 10
+    while silent.sweeps < 2 and time.monotonic() < end:
+        with contextlib.suppress(StoreUnavailable):
+            sweeper.sweep_round()
+    assert sweeper.sweep_round() is True
+
+
+def test_stores_that_are_away_are_named_at_the_end_of_a_round(caplog: pytest.LogCaptureFixture) -> None:
+    busy = Store(each=None)
+    sweeper = make_sweeper(Away(), busy, Away())
+    with caplog.at_level(logging.WARNING):
+        assert sweeper.sweep_round() is False
+    assert [name for name in ("p0", "p1", "p2") if f"'{name}' is away" in caplog.text] == ["p0", "p2"]
+    busy.each = 5
+    with pytest.raises(StoreUnavailable):
+        sweeper.sweep_round()
+
+
+def test_many_subscriptions_that_are_over_do_not_keep_the_sweeper_from_the_messages() -> None:
+    store = Store()
+    sweeper = make_sweeper(store, tidied=(10_000, False))
+    for rounds in (1, 2):
+        assert sweeper.sweep_round() is False
+        assert store.sweeps == rounds
+
+
+def test_a_fault_is_not_hidden() -> None:
+    class Faulty(MemoryMessageStore):
+        def sweep(self, *, now: float, limit: int) -> int:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make_sweeper(Faulty()).sweep_round()
 
 
 def test_once(state_dir: Path) -> None:

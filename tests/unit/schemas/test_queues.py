@@ -258,7 +258,8 @@ def queue(name: str = "q", **metadata: Any) -> Queue:
 def keeper(name: str | None, **values: str) -> Callable[[Queue], bool]:
     keep = make_filter(name, values)
     assert keep is not None
-    return keep
+    assert keep.needs_metadata is bool(values)
+    return keep.keeps
 
 
 def test_no_filter() -> None:

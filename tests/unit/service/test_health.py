@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.workers import ADDRESS, Cluster
+from tests.unit.workers import ADDRESS, Cluster, PooledCluster
 from zaqar.errors import StoreUnavailable
 from zaqar.service.health import Health
 from zaqar.storage.placement import Placement
@@ -55,7 +58,9 @@ def test_all_is_well(cluster: Cluster, health: Health) -> None:
         assert status["ref"] is None
     assert report["message_volume"] == {"free": 2, "claimed": 1, "total": 3}
     (store,) = report["message_stores"]
-    assert store == {"name": None, "reachable": True, "durability": dict(cluster.store.durability())}
+    durability = dict(cluster.store.durability())
+    assert store == {"name": None, "reachable": True, "durability": durability, "failed": []}
+    assert report["failed"] == []
 
 
 def test_it_leaves_no_trace(cluster: Cluster, health: Health) -> None:
@@ -89,7 +94,7 @@ def test_an_operation_fails_once(
 
 def test_a_message_store_that_is_away(cluster: Cluster, health: Health) -> None:
     cluster.worker().post("a")
-    for method in (*OPERATIONS.values(), "ping"):
+    for method in (*OPERATIONS.values(), "ping", "volume", "durability"):
         cluster.fences.before(method, away)
     before = sum(cluster.fences.calls.values())
     report = health.report()
@@ -97,10 +102,12 @@ def test_a_message_store_that_is_away(cluster: Cluster, health: Health) -> None:
     assert report["storage_reachable"] is False
     assert report["catalog_reachable"] is True
     assert report["message_volume"] == {"free": 0, "claimed": 0, "total": 0}
-    assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None}]
+    parts = [*OPERATIONS, "message_volume", "durability"]
+    assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None, "failed": parts}]
+    assert report["failed"] == ["operation_status", "message_volume", "durability"]
     assert len({status["ref"] for status in report["operation_status"].values()}) == 1
-    # It is waited for once.
-    assert sum(cluster.fences.calls.values()) == before + 1
+    # It is waited for once: by an operation, and at the same time for what "stored" survives.
+    assert sum(cluster.fences.calls.values()) == before + 2
 
 
 def test_a_management_store_that_is_away(cluster: Cluster, health: Health) -> None:
@@ -108,7 +115,121 @@ def test_a_management_store_that_is_away(cluster: Cluster, health: Health) -> No
     report = health.report()
     assert report["catalog_reachable"] is False
     assert report["storage_reachable"] is True
+    assert report["failed"] == ["catalog"]
     assert failed(report) == set()
+
+
+PARTS = {"volume": "message_volume", "durability": "durability"}
+
+
+@pytest.mark.parametrize(("method", "part"), PARTS.items())
+@pytest.mark.parametrize("how", ["away", "silent"])
+def test_a_part_that_fails_is_named_and_the_rest_is_told(
+    cluster: Cluster,
+    health: Health,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: threading.Event,
+    method: str,
+    part: str,
+    how: str,
+) -> None:
+    cluster.worker().post("a", "b")
+    whole = health.report()
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    cluster.fences.before(method, away if how == "away" else silence.wait)
+    report = health.report()
+    assert report["failed"] == [part]
+    (store,) = report["message_stores"]
+    assert (store["reachable"], store["failed"]) == (True, [part])
+    assert report["storage_reachable"] is report["catalog_reachable"] is True
+    assert failed(report) == set()
+    if part == "message_volume":
+        assert report["message_volume"] == {"free": 0, "claimed": 0, "total": 0}
+        assert store["durability"] == whole["message_stores"][0]["durability"]
+    else:
+        assert store["durability"] is None
+        assert report["message_volume"] == whole["message_volume"]
+    assert report.keys() == whole.keys()
+
+
+@pytest.fixture
+def silence() -> Iterator[threading.Event]:
+    """Whoever waits for it gets no answer while the test runs."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize(("name", "method"), OPERATIONS.items())
+def test_an_operation_without_an_answer_is_named(
+    cluster: Cluster,
+    health: Health,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    silence: threading.Event,
+    name: str,
+    method: str,
+) -> None:
+    """What was found before it is told, the report does not wait, and the queue goes once the store answers again."""
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    cluster.fences.before(method, silence.wait)
+    began = time.monotonic()
+    with caplog.at_level(logging.ERROR):
+        report = health.report()
+    assert 0.5 <= time.monotonic() - began < 5
+    position = list(OPERATIONS).index(name)
+    assert failed(report) == set(list(OPERATIONS)[position:])
+    assert report["operation_status"][name]["seconds"] >= 0.5
+    assert report["failed"] == ["operation_status", "message_volume"]
+    assert report["message_stores"][0]["durability"]
+    assert report["operation_status"][name]["ref"] in caplog.text
+    silence.set()
+    end = time.monotonic() + 10
+    while (cluster.shelves() or cluster.fences.calls["drop_queue"] == 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert cluster.shelves() == set()
+    # Operations after it were not tried.
+    assert all(cluster.fences.calls[each] == 0 for each in list(OPERATIONS.values())[position + 1 : -1])
+
+
+@pytest.mark.parametrize("method", ["ping", "get_catalog"])
+def test_a_silent_management_store(monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str) -> None:
+    """With pools it also says which stores there are."""
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.6)
+    monkeypatch.setattr("zaqar.service.health._PLACES_SECONDS", 0.3)
+    cluster = PooledCluster("one", "two")
+    health = Health(management=cluster.management, placement=cluster.placement(), clock=cluster.clock)
+    cluster.rows.before(method, silence.wait)
+    report = health.report()
+    if method == "ping":
+        assert report["failed"] == ["catalog"]
+        assert report["catalog_reachable"] is False
+        assert [store["reachable"] for store in report["message_stores"]] == [True, True]
+    else:
+        assert report["failed"] == ["message_stores"]
+        assert report["catalog_reachable"] is True
+        assert report["message_stores"] == []
+
+
+@pytest.mark.parametrize("silent", [["one"], ["one", "two", "three"]])
+def test_silent_pools_do_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch, silence: threading.Event, silent: list[str]
+) -> None:
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    cluster = PooledCluster("one", "two", "three", "four")
+    health = Health(management=cluster.management, placement=cluster.placement(), clock=cluster.clock)
+    for pool in silent:
+        for method in ("open_queue", "durability"):
+            cluster.wires[pool].before(method, silence.wait)
+    began = time.monotonic()
+    report = health.report()
+    assert time.monotonic() - began < 5
+    stores = {store["name"]: store for store in report["message_stores"]}
+    assert {name for name, store in stores.items() if not store["reachable"]} == set(silent)
+    for name, store in stores.items():
+        assert (store["failed"] == []) is (name not in silent)
+        assert (store["durability"] is None) is (name in silent)
+    assert report["storage_reachable"] is False
 
 
 @pytest.mark.parametrize("which", ["rows", "fences"])

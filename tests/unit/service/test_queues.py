@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import json
+import secrets
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,10 +19,13 @@ from typing import Any
 import pytest
 
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
+from zaqar.bounded_cache import BoundedCache
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import TOPIC, Address, Queue
+from zaqar.schemas.queues import QueueFilter, make_filter
+from zaqar.service import queue_listing
 from zaqar.service import queues as queues_module
-from zaqar.service.queues import Known
+from zaqar.service.queue_listing import QueuePage
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 
 
@@ -113,8 +120,15 @@ def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
 # -- the cache -------------------------------------------------------------------------------------------------------
 
 
+def entry_bytes(cluster: Cluster) -> int:
+    """What the cache counts for a queue with a short name and without metadata."""
+    worker = cluster.worker()
+    worker.post("a", address=ADDRESS._replace(name="qx"))
+    return worker.queues._cache.size
+
+
 def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 3)
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
     for address in addresses:
@@ -132,7 +146,7 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
 
 def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the oldest entry fails while another thread adds or removes one."""
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 4)
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", 4 * entry_bytes(cluster) + 100)
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(12)]
 
@@ -143,47 +157,66 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
 
     with impatient_threads(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
-    assert len(worker.queues._cache) <= 4
+    assert 0 < len(worker.queues._cache) <= 4
 
 
-class Guarded(dict[Address, Known]):
-    """A cache that is changed, and whose oldest entry is looked for, under its lock only."""
-
-    lock: threading.Lock
-
-    def pop(self, *args: Any) -> Any:
-        assert self.lock.locked()
-        return super().pop(*args)
-
-    def __iter__(self) -> Iterator[Address]:
-        assert self.lock.locked()
-        return super().__iter__()
-
-    def __setitem__(self, address: Address, known: Known) -> None:
-        assert self.lock.locked()
-        super().__setitem__(address, known)
-
-    def __delitem__(self, address: Address) -> None:
-        assert self.lock.locked()
-        super().__delitem__(address)
+def metadata_of(kind: str, size: int) -> dict[str, Any]:
+    """Metadata of about so many bytes of JSON, which take far more in memory for some kinds."""
+    match kind:
+        case "one text":
+            return {"text": "x" * size}
+        case "many keys":
+            return {f"{number:06}": number for number in range(size // 18)}
+        case "empty lists":
+            return {"lists": [[] for _ in range(size // 4)]}
+        case "fractions":
+            return {"numbers": [number / 7 for number in range(size // 20)]}
+        case _:
+            return {f"{number:06}": {"a": {"b": [number]}} for number in range(size // 32)}
 
 
-def test_the_cache_changes_under_its_lock(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "CACHE_SIZE", 1)
-    one, two = cluster.worker(), cluster.worker()
-    cache = one.queues._cache = Guarded()
-    cache.lock = one.queues._cache_lock
-    one.post("a")
-    one.post("b", address=ADDRESS._replace(name="other"))
-    two.queues.delete(ADDRESS)
-    assert one.bodies() == []
-    one.queues.create(ADDRESS, b"")
-    one.queues.patch(ADDRESS, patch(a=1))
-    one.post("c")
-    assert len(cache) == 1
-    one.queues.delete(ADDRESS)
-    assert len(cache) == 0
-    assert not cache.lock.locked()
+@pytest.mark.parametrize("kind", ["one text", "many keys", "empty lists", "fractions", "nested"])
+def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The limit is one of bytes: what a tenant chooses to store in the metadata decides how many are remembered."""
+    bound = 1024 * 1024
+    monkeypatch.setattr(queues_module, "CACHE_BYTES", bound)
+    worker = cluster.worker()
+    raw = json.dumps(metadata_of(kind, 10_000), separators=(",", ":"))
+    assert 6_000 < len(raw) < 12_000
+    cluster.management.get_queue = lambda project, kind, name: make_row(name, json.loads(raw))
+    total = 120
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(total):
+            assert worker.queues.find(ADDRESS._replace(name=f"q{number}"), create=False) is not None
+        remembered = len(worker.queues._cache)
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+        worker.queues._cache = BoundedCache(0)
+        gc.collect()
+        used -= tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0 < remembered < total
+    assert bound / 10 < used < 1.1 * bound
+
+
+def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
+    """50,000 queues without metadata, or with a few, fit."""
+    worker = cluster.worker()
+    few = {"_default_message_ttl": 3600, "team": "payments"}
+    for number in range(2000):
+        cluster.management.create_queue(queue=make_row(f"q{number:04}", few if number % 2 else {}))
+        worker.queues.find(ADDRESS._replace(name=f"q{number:04}"), create=False)
+    assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queues_module.CACHE_BYTES
+    assert len(worker.queues._cache) == 2000
+
+
+def make_row(name: str, metadata: dict[str, Any]) -> Queue:
+    return Queue(uid=secrets.token_hex(12), project=ADDRESS.project, name=name, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -280,7 +313,7 @@ def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> N
         worker.messages.post(CALLER, ADDRESS, raw)
     assert cluster.row() is None
     assert cluster.shelves() == set()
-    assert worker.queues._cache == {}
+    assert len(worker.queues._cache) == 0
 
 
 # -- deletion --------------------------------------------------------------------------------------------------------
@@ -624,6 +657,53 @@ def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None
     assert caught_up.generation >= 4
 
 
+@pytest.mark.parametrize("behind", [2, 17, 100_000])
+@pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
+def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
+    """However far the fence is ahead, which grows with each change that was made after the backup."""
+    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    row = cluster.row()
+    assert row is not None
+    ahead = replace(row, generation=row.generation + behind)
+    cluster.store.open_queue(queue=ahead, now=cluster.clock())
+    # A worker that was not restarted remembers the queue as it was before the restore.
+    remembers = cluster.worker()
+    remembers.queues._remember(ADDRESS, ahead)
+    worker = cluster.worker()
+    cluster.forget_counts()
+    operations: dict[str, Callable[[], object]] = {
+        "post": lambda: worker.post("a"),
+        "patch": lambda: worker.queues.patch(ADDRESS, patch(n=1)),
+        "put": lambda: worker.queues.create(ADDRESS, b""),
+        "claim": lambda: worker.claims.create(ADDRESS, b"", limit=1),
+    }
+    operations[operation]()
+    # The change itself is a write too.
+    assert cluster.rows.calls["replace_queue"] == (2 if operation == "patch" else 1)
+    assert sum(cluster.rows.calls.values()) + sum(cluster.fences.calls.values()) <= 8
+    caught_up = cluster.row()
+    assert caught_up is not None
+    assert caught_up.generation == ahead.generation + 1
+    cluster.forget_counts()
+    remembers.post("b")
+    assert cluster.rows.calls["get_queue"] == 1
+
+
+def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None:
+    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    row = cluster.row()
+    assert row is not None
+    cluster.store.open_queue(queue=replace(row, generation=1000), now=cluster.clock())
+    one, two = cluster.worker(), cluster.worker()
+    cluster.rows.before("replace_queue", lambda: two.post("two"))
+    one.post("one")
+    assert cluster.rows.all_sprung
+    assert one.bodies() == two.bodies() == ["two", "one"]
+    caught_up = cluster.row()
+    assert caught_up is not None
+    assert caught_up.generation == 1001
+
+
 def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
@@ -701,38 +781,154 @@ def test_a_purge_of_subscriptions_leaves_the_messages(cluster: Cluster) -> None:
 
 
 def listing(worker: Worker, **changes: Any) -> tuple[list[str], int | None]:
+    page = page_of(worker, **changes)
+    return page.names, page.count
+
+
+def page_of(worker: Worker, **changes: Any) -> QueuePage:
     wanted = {"project": "shop", "kind": "queue", "after": "", "limit": 10, "keep": None, "with_count": True, **changes}
-    page = worker.queues.list_page(**wanted)
-    return [queue.name for queue in page.queues], page.count
+    return worker.queues.list_page(**wanted)
 
 
-def test_filters_and_counts_look_at_all_queues(cluster: Cluster) -> None:
+def fill(cluster: Cluster, total: int, *, kind: str = "queue", project: str = "shop") -> None:
+    """``total`` queues with large metadata; the last three have ``late`` in their names and in their metadata."""
+    for number in range(total):
+        late = number >= total - 3
+        name = f"q{number:05}" + ("late" if late else "")
+        metadata = {"late": late, "big": "x" * 1000}
+        cluster.management.create_queue(queue=Queue(secrets.token_hex(12), project, name, kind, metadata))
+    cluster.forget_counts()
+
+
+FILTERS = {"by name": ("late$", {}), "by metadata": (None, {"late": "true"}), "by both": ("^q", {"late": "true"})}
+
+
+@pytest.fixture(params=FILTERS.values(), ids=FILTERS)
+def late(request: pytest.FixtureRequest) -> QueueFilter:
+    """Keeps the last three queues."""
+    keep = make_filter(*request.param)
+    assert keep is not None
+    return keep
+
+
+@pytest.mark.parametrize("kind", ["queue", TOPIC])
+def test_filters_and_counts_look_at_all_queues(cluster: Cluster, late: QueueFilter, kind: str) -> None:
     """More of them than are read at a time, and the last ones match."""
     worker = cluster.worker()
-    total = 2 * queues_module._SCAN + 3
-    for number in range(total):
-        worker.queues.create(Address("shop", "queue", f"q{number:04}"), b"")
-    worker.queues.create(Address("shop", TOPIC, "q9998"), b"")
-    worker.queues.create(Address("other", "queue", "q9999"), b"")
+    total = (2 * queue_listing._ROWS_AT_A_TIME if late.needs_metadata else queue_listing._NAMES_AT_A_TIME) + 3
+    fill(cluster, total, kind=kind)
+    fill(cluster, 5, kind="queue" if kind == TOPIC else TOPIC)
+    fill(cluster, 5, project="other", kind=kind)
 
-    def late(queue: Queue) -> bool:
-        return int(queue.name[1:]) >= total - 3
+    names = [f"q{total - left:05}late" for left in (3, 2, 1)]
+    shown = functools.partial(listing, worker, kind=kind)
+    assert shown(keep=late) == (names, 3)
+    assert shown(keep=late, limit=2) == (names[:2], 3)
+    assert shown(keep=late, after=names[0], limit=1) == (names[1:2], 3)
+    assert shown(keep=late, after=names[2]) == ([], 3)
+    assert shown(keep=make_filter("none", {})) == ([], 0)
+    none_late = make_filter(None, {"late": "none"})
+    assert shown(keep=none_late, kind="queue" if kind == TOPIC else TOPIC) == ([], 0)
+    assert shown(keep=late, with_count=False) == (names, None)
+    assert shown(limit=1) == (["q00000"], total)
+    assert shown(limit=1, with_count=False) == (["q00000"], None)
+    for with_count in (False, True):
+        detailed = page_of(worker, kind=kind, keep=late, detailed=True, with_count=with_count)
+        assert detailed.names == [queue.name for queue in detailed.queues] == names
+        assert all(queue.metadata["late"] for queue in detailed.queues)
 
-    names = [f"q{total - left:04}" for left in (3, 2, 1)]
-    assert listing(worker, keep=late) == (names, 3)
-    assert listing(worker, keep=late, limit=2) == (names[:2], 3)
-    assert listing(worker, keep=late, after=names[0], limit=1) == (names[1:2], 3)
-    assert listing(worker, keep=late, after=names[2]) == ([], 3)
-    assert listing(worker, keep=lambda queue: False) == ([], 0)
-    assert listing(worker, keep=late, with_count=False) == (names, None)
-    assert listing(worker, limit=1) == (["q0000"], total)
-    assert listing(worker, limit=1, with_count=False) == (["q0000"], None)
 
-
-def test_a_page_reads_no_more_than_it_needs(cluster: Cluster) -> None:
+def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
     worker = cluster.worker()
-    for number in range(3 * queues_module._SCAN):
-        worker.queues.create(Address("shop", "queue", f"q{number:04}"), b"")
+    fill(cluster, 40)
+    by_name = make_filter("[13579]$", {})
+    for wanted in ({}, {"keep": by_name}, {"keep": by_name, "after": "q00020"}, {"keep": by_name, "limit": 3}):
+        cluster.forget_counts()
+        page = page_of(worker, with_count=False, **wanted)
+        assert len(page.names) > 0
+        assert page.queues == []
+        assert dict(cluster.rows.calls) == {"list_queue_names": 1}
+        # A count looks at the names once more, or not even that.
+        cluster.forget_counts()
+        assert page_of(worker, with_count=True, **wanted).count == (18 if "keep" in wanted else 40)
+        assert set(cluster.rows.calls) <= {"list_queue_names", "count_queues"}
+        assert cluster.rows.calls["list_queue_names"] == 1
     cluster.forget_counts()
-    listing(worker, keep=lambda queue: True, with_count=False, limit=20)
+    assert len(page_of(worker, detailed=True, with_count=False, limit=3).queues) == 3
+    assert dict(cluster.rows.calls) == {"list_queues": 1}
+    # Names are matched first: the rows of the page are all that is read.
+    cluster.forget_counts()
+    assert len(page_of(worker, detailed=True, with_count=True, limit=3, keep=by_name).queues) == 3
+    assert dict(cluster.rows.calls) == {"list_queue_names": 1, "get_queue": 3}
+
+
+def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    fill(cluster, 4)
+    first = Address("shop", "queue", "q00001late")
+    cluster.rows.after("list_queue_names", lambda: cluster.worker().queues.delete(first))
+    page = page_of(worker, detailed=True, keep=make_filter("late", {}))
+    assert page.names == [queue.name for queue in page.queues] == ["q00002late", "q00003late"]
+
+
+@pytest.mark.parametrize("with_count", [False, True])
+def test_one_request_looks_at_a_bounded_number_of_queues(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, late: QueueFilter, with_count: bool
+) -> None:
+    """A page may be short or empty then; whoever follows it to its end finds all that match, each once."""
+    monkeypatch.setattr(queue_listing, "MOST_NAMES", 60)
+    monkeypatch.setattr(queue_listing, "MOST_ROWS", 60)
+    monkeypatch.setattr(queue_listing, "_NAMES_AT_A_TIME", 20)
+    monkeypatch.setattr(queue_listing, "_ROWS_AT_A_TIME", 20)
+    worker = cluster.worker()
+    fill(cluster, 200)
+    names: list[str] = []
+    after: str | None = ""
+    pages = 0
+    while after is not None:
+        cluster.forget_counts()
+        page = page_of(worker, keep=late, after=after, limit=2, with_count=with_count)
+        pages += 1
+        assert len(page.names) <= 2
+        assert page.count is None, "more queues than one request looks at"
+        # A count begins anew at the first queue, and gives up after as many.
+        assert sum(cluster.rows.calls.values()) <= (6 if with_count else 3)
+        assert page.following is None or page.following > after
+        names += page.names
+        after = page.following
+    assert names == ["q00197late", "q00198late", "q00199late"]
+    assert pages <= 6
+
+
+def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueFilter) -> None:
+    """With the bounds as they are."""
+    read: list[int] = []
+    worker = cluster.worker()
+    fill(cluster, 700)
+    list_queues = cluster.management.list_queues
+
+    def counted(**arguments: Any) -> list[Queue]:
+        rows: list[Queue] = list_queues(**arguments)
+        read.append(len(rows))
+        return rows
+
+    cluster.management.list_queues = counted
+    page = page_of(worker, keep=late, with_count=True)
+    if late.needs_metadata:
+        assert sum(read) == 2 * queue_listing.MOST_ROWS
+        assert (page.names, page.count) == ([], None)
+        assert page.following == f"q{queue_listing.MOST_ROWS - 1:05}"
+        assert len(page_of(worker, keep=late, after=page.following, with_count=False).names) == 3
+    else:
+        assert sum(read) == 0
+        assert page.count == 3
+
+
+def test_a_page_reads_no_more_than_it_needs(cluster: Cluster, late: QueueFilter) -> None:
+    worker = cluster.worker()
+    fill(cluster, 300)
+    listing(worker, keep=make_filter("q", {}), with_count=False, limit=20)
+    assert dict(cluster.rows.calls) == {"list_queue_names": 1}
+    cluster.forget_counts()
+    listing(worker, keep=make_filter(None, {"late": "false"}), with_count=False, limit=20)
     assert dict(cluster.rows.calls) == {"list_queues": 1}

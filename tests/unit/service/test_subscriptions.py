@@ -13,7 +13,7 @@ import pytest
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die
 from zaqar.addresses import AddressGuard
 from zaqar.context import Context
-from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound
+from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import PENDING, REFUSED, Subscription
 from zaqar.service.subscriptions import Subscriptions, TrustTokens
 
@@ -252,9 +252,9 @@ def test_what_is_over_stays_a_while_for_the_clocks_of_others(cluster: Cluster) -
     subscribers.subscribe(ttl=60)
     cluster.clock.advance(60)
     assert subscribers.listed() == []
-    assert subscribers.service.tidy() == 0
+    assert subscribers.service.tidy() == (0, True)
     cluster.clock.advance(60)
-    assert subscribers.service.tidy() == 1
+    assert subscribers.service.tidy() == (1, True)
     assert not noted(cluster, cluster.worker())
 
 
@@ -264,9 +264,38 @@ def test_tidy_takes_many(cluster: Cluster) -> None:
         subscribers.subscribe(f"mailto:a{number}@example.org", ttl=60 + number % 2)
     subscribers.subscribe(ttl=1000)
     cluster.clock.advance(121)
-    assert subscribers.service.tidy() == 30
+    assert subscribers.service.tidy() == (30, True)
     assert len(subscribers.listed()) == 1
     assert noted(cluster, cluster.worker())
+
+
+def test_tidy_leaves_some_for_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever expires subscriptions all the time does not keep the sweeper for itself."""
+    monkeypatch.setattr("zaqar.service.subscriptions._BATCH", 5)
+    monkeypatch.setattr("zaqar.service.subscriptions._MOST_TIDIED", 10)
+    subscribers = Subscribers(cluster)
+    for number in range(23):
+        subscribers.subscribe(f"mailto:a{number}@example.org", ttl=60)
+    cluster.clock.advance(121)
+    assert [subscribers.service.tidy() for _ in range(4)] == [(10, False), (10, False), (3, True), (0, True)]
+    assert not noted(cluster, cluster.worker())
+
+
+def away() -> None:
+    raise StoreUnavailable
+
+
+def test_tidy_goes_on_where_the_store_of_a_queue_is_away(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    addresses = [ADDRESS._replace(name=name) for name in ("one", "two", "three")]
+    for address in addresses:
+        subscribers.service.create(CALLER, address, b'{"subscriber":"mailto:a@example.org","ttl":60}')
+    cluster.clock.advance(121)
+    cluster.fences.before("open_queue", away)
+    assert subscribers.service.tidy() == (3, True)
+    assert cluster.fences.all_sprung
+    rows = [cluster.row(address) for address in addresses]
+    assert [row.notify for row in rows if row is not None] == [False, False, False]
 
 
 def test_an_old_end_does_not_touch_a_new_queue(cluster: Cluster) -> None:

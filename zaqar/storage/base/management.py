@@ -30,11 +30,18 @@ class ManagementStore(ABC):
         """At most ``limit`` queues with a name greater than ``after``, ordered by name (by code point)."""
 
     @abstractmethod
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        """The names of the queues that ``list_queues`` would return. Their metadata are not read."""
+
+    @abstractmethod
     def count_queues(self, *, project: str, kind: str) -> int: ...
 
     @abstractmethod
-    def replace_queue(self, *, queue: Queue) -> bool:
-        """Write the queue where its uid is in place with ``generation - 1``; False where it is not."""
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        """Write the queue if its uid is in place with the generation ``replaces``; False if it is not.
+
+        Without ``replaces`` that is ``queue.generation - 1``.
+        """
 
     @abstractmethod
     def delete_queue(self, *, queue: Queue) -> None:

@@ -175,7 +175,7 @@ class MessageStore(DeliveryStore):
 
     @abstractmethod
     def sweep(self, *, now: float, limit: int) -> int:
-        """Remove up to about ``limit`` dead records; return how many. 0 means clean.
+        """Remove up to about ``limit`` dead records; return how many. Fewer than ``limit``: no more were there.
 
         Dead is what has expired, what was dropped or purged, and a settled delivery from ``now >= keep_until``.
         """

@@ -37,17 +37,22 @@ class MemoryManagementStore(ManagementStore):
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         with self._lock:
-            names = sorted(name for name in self._names(project, kind) if name > after)
-            return [_copy(self._queues[project, kind, name]) for name in names[:limit]]
+            names = self._names_after(project, kind, after)[:limit]
+            return [_copy(self._queues[project, kind, name]) for name in names]
+
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        with self._lock:
+            return self._names_after(project, kind, after)[:limit]
 
     def count_queues(self, *, project: str, kind: str) -> int:
         with self._lock:
             return len(self._names(project, kind))
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = queue.generation - 1 if replaces is None else replaces
         with self._lock:
             old = self._queues.get(_key(queue))
-            if old is None or (old.uid, old.generation) != (queue.uid, queue.generation - 1):
+            if old is None or (old.uid, old.generation) != (queue.uid, before):
                 return False
             self._queues[_key(queue)] = _copy(queue)
             return True
@@ -141,6 +146,9 @@ class MemoryManagementStore(ManagementStore):
 
     def close(self) -> None:
         return
+
+    def _names_after(self, project: str, kind: str, after: str) -> list[str]:
+        return sorted(name for name in self._names(project, kind) if name > after)
 
     def _names(self, project: str, kind: str) -> list[str]:
         return [key[2] for key in self._queues if key[:2] == (project, kind)]

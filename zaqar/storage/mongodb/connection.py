@@ -46,7 +46,10 @@ OLDEST = 17
 MAJORITY = WriteConcern("majority", j=True, wtimeout=round(PATIENCE * 1000))
 """What is acknowledged is in the journals of a majority, whatever the URI says."""
 
-_OWN_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000}
+CONNECTIONS = 50
+"""To each member, unless the store is told otherwise."""
+
+_OWN_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000, "maxIdleTimeMS": 60_000}
 """Where the URI does not set them."""
 
 
@@ -107,6 +110,13 @@ class Opened:
             opened.sessions = self.sessions
             self._beside[collection] = opened
         return opened
+
+    def give_back(self, session: ClientSession) -> None:
+        """Keep it for another transaction, as many as there are connections; those of a burst are let go."""
+        if len(self.sessions) < self.client.options.pool_options.max_pool_size:
+            self.sessions.append(session)
+        else:
+            session.end_session()
 
     def session(self) -> ClientSession:
         try:
@@ -279,7 +289,8 @@ def _make_client(settings: Mapping[str, Any], application: str) -> MongoClient[D
         raise StartupError("The MongoDB store has no uri; it is mongodb://host:port,host:port/?replicaSet=name.")
     try:
         given = parse_uri(uri)["options"]
-        options: dict[str, Any] = {name: value for name, value in _OWN_OPTIONS.items() if name not in given}
+        own = {**_OWN_OPTIONS, "maxPoolSize": settings.get("connections") or CONNECTIONS}
+        options: dict[str, Any] = {name: value for name, value in own.items() if name not in given}
         with _tls_options(settings, encrypted=bool(given.get("tls") or given.get("ssl"))) as tls:
             return MongoClient(uri, appname=application, tz_aware=False, **options, **tls)
     except (PyMongoError, ValueError, TypeError, OSError) as exc:

@@ -70,13 +70,21 @@ class MongoManagementStore(MongoSubscriptionStore):
             found = list(collection.find(page, limit=limit, batch_size=limit).sort("name", pymongo.ASCENDING))
         return [_queue_of(document) for document in found]
 
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        page = {"project": project, "kind": kind, "name": {"$gt": after}}
+        # Without _id the index has all that is asked for, and no document is read.
+        shown = {"_id": 0, "name": 1}
+        with self._collection() as collection:
+            found = list(collection.find(page, shown, limit=limit, batch_size=limit).sort("name", pymongo.ASCENDING))
+        return [document["name"] for document in found]
+
     def count_queues(self, *, project: str, kind: str) -> int:
         with self._collection() as collection:
             # The condition on the name is what lets the server count in the index.
             return collection.count_documents({"project": project, "kind": kind, "name": {"$gte": ""}})
 
-    def replace_queue(self, *, queue: Queue) -> bool:
-        before = {"_id": f"q{queue.uid}", "generation": queue.generation - 1}
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = {"_id": f"q{queue.uid}", "generation": queue.generation - 1 if replaces is None else replaces}
         with self._collection() as collection:
             return collection.replace_one(before, _document_of(queue)).matched_count == 1
 

@@ -250,7 +250,7 @@ class Turns:
             finally:
                 if not settled:
                     _abort(opened, session)
-            opened.sessions.append(session)
+            opened.give_back(session)
 
     def _commit(self, session: ClientSession) -> None:
         """Until the answer is known: to commit what is committed changes nothing, also on another primary."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -13,7 +14,7 @@ import redis
 
 from zaqar.storage.redis.server import BOUND, Dialler
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, LOST, Wire, Wires, is_refusal, open_wire, pack
+from zaqar.storage.redis.wire import ERRORS, IDLE_SECONDS, LOST, AllInUse, Wire, Wires, is_refusal, open_wire, pack
 
 Node = tuple[str, int]
 
@@ -30,10 +31,12 @@ class ClusterRoute:
 
     is_cluster = True
 
-    def __init__(self, address: RedisAddress, dialler: Dialler) -> None:
+    def __init__(self, address: RedisAddress, dialler: Dialler, *, connections: int) -> None:
         self._address = address
         self._dialler = dialler
+        self._connections = connections
         self._wires: dict[Node, Wires] = {}
+        self._shrink_at = 0.0
         self._masters: list[tuple[int, int, Node]] = []
         """First and last slot, and who has them; replaced as a whole."""
         self._nodes: tuple[Node | None, ...] = ()
@@ -104,29 +107,39 @@ class ClusterRoute:
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]:
         self._master_of(0)
         nodes = dict.fromkeys(node for _, _, node in self._masters)
-        return [self._over(node, self._take(node) or self._open(node), data, replies) for node in nodes]
+        return [self._over(node, self._wires_of(node).take(partial(self._open, node)), data, replies) for node in nodes]
 
     def _over(self, node: Node, wire: Wire, data: bytes, replies: int, *, asking: bool = False) -> list[Any]:
         wires = self._wires[node]
         try:
             answers = wire.exchange(_ASKING + data, replies + 1)[1:] if asking else wire.exchange(data, replies)
-        except ERRORS:
-            wire.close()
-            wires.close()
+        except BaseException as exc:  # a greenlet may be killed while it waits
+            wires.discard(wire)
+            if isinstance(exc, ERRORS):
+                wires.close()
             raise
         wires.give(wire)
+        if wire.used > self._shrink_at:
+            # A node that is not asked for anything any more keeps none either.
+            self._shrink_at = wire.used + IDLE_SECONDS / 4
+            for each in list(self._wires.values()):
+                each.shrink(wire.used)
         return answers
 
     def _take(self, node: Node) -> Wire | None:
         """A connection to the node, or None where it cannot be reached: then who has what is looked at again."""
-        wires = self._wires.setdefault(node, Wires())
         try:
-            return wires.take() or self._open(node)
+            return self._wires_of(node).take(partial(self._open, node))
+        except AllInUse:
+            raise
         except ERRORS as exc:
             if is_refusal(exc):
                 raise
             self._nodes = ()
             return None
+
+    def _wires_of(self, node: Node) -> Wires:
+        return self._wires.get(node) or self._wires.setdefault(node, Wires(self._connections))
 
     def _open(self, node: Node) -> Wire:
         return open_wire(self._address, *node, timeout=self._address.socket_timeout)
@@ -145,13 +158,13 @@ class ClusterRoute:
     def _look(self) -> tuple[Node | None, ...]:
         """Ask some node for the map of slots: those known last, then those of the URI."""
         wire = self._dialler.dial(self._open_any, worst=self._address.socket_timeout)
+        host, port = wire.peer()
         try:
-            host, port = wire.peer()
             reply = wire.command(b"CLUSTER", b"SLOTS")
-        except ERRORS:
-            wire.close()
+        except BaseException:
+            self._wires_of((host, port)).discard(wire)
             raise
-        self._wires.setdefault((host, port), Wires()).give(wire)
+        self._wires_of((host, port)).give(wire)
         masters = [
             (first, last, (master[0].decode() if master[0] else host, int(master[1])))
             for first, last, master, *_ in reply
@@ -160,6 +173,8 @@ class ClusterRoute:
         for first, last, node in masters:
             nodes[first : last + 1] = [node] * (last + 1 - first)
         self._masters = masters
+        for gone in set(self._wires).difference(node for _, _, node in masters):
+            self._wires[gone].close()
         self._nodes = tuple(nodes)
         return self._nodes
 
@@ -169,7 +184,8 @@ class ClusterRoute:
         end = time.monotonic() + BOUND / 2
         for node in known:
             try:
-                return open_wire(self._address, *node, timeout=self._address.socket_timeout / 2)
+                opening = partial(open_wire, self._address, *node, timeout=self._address.socket_timeout / 2)
+                return self._wires_of(node).take(opening, fresh=True)
             except ERRORS as exc:
                 last = exc
                 if time.monotonic() > end:

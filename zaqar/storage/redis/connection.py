@@ -16,7 +16,7 @@ from zaqar.storage.redis.cluster import ClusterRoute
 from zaqar.storage.redis.scripts import Script
 from zaqar.storage.redis.server import Dialler, ServerRoute
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, Word, pack
+from zaqar.storage.redis.wire import ERRORS, MOST, Word, pack
 
 
 class Route(Protocol):
@@ -35,12 +35,19 @@ class Redis:
     """Safe for threads, and for processes that fork."""
 
     def __init__(
-        self, address: RedisAddress, *, attempts: int = 10, pause: float = 1.0, replicas: int = 0, wait: float = 1.0
+        self,
+        address: RedisAddress,
+        *,
+        attempts: int = 10,
+        pause: float = 1.0,
+        replicas: int = 0,
+        wait: float = 1.0,
+        connections: int = MOST,
     ) -> None:
         self.address = address
         self.replicas = replicas
         make = ClusterRoute if address.cluster else ServerRoute
-        self._route: Route = make(address, Dialler(attempts=attempts, pause=pause))
+        self._route: Route = make(address, Dialler(attempts=attempts, pause=pause), connections=connections)
         self.is_cluster = self._route.is_cluster
         self._wait = pack((b"WAIT", replicas, round(wait * 1000))) if replicas else b""
         _open.add(self)
@@ -54,6 +61,7 @@ class Redis:
             pause=settings.get("reconnect_sleep", 1.0),
             replicas=settings.get("wait_replicas", 0),
             wait=settings.get("wait_timeout", 1.0),
+            connections=settings.get("connections", MOST),
         )
 
     def run(self, script: Script, keys: Sequence[bytes], words: Sequence[Word], slot: int = 0) -> Any:

@@ -52,12 +52,18 @@ class RedisManagementStore(SubscriptionStore):
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         return [_queue_of(project, kind, row) for row in self._run(_LIST, project, kind, after, limit)]
 
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        tag = _tag(project, kind)
+        page = (f"({after}", "+", "LIMIT", 0, limit)
+        return [name.decode() for name in self._ask(tag, b"ZRANGEBYLEX", _keys(tag)[0], *page)]
+
     def count_queues(self, *, project: str, kind: str) -> int:
         return int(self._ask(_tag(project, kind), b"ZCARD", _keys(_tag(project, kind))[0]))
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
         self._note_pool(queue)
-        place = (_spell(queue.pool) or b"-", queue.uid, queue.generation - 1)
+        before = queue.generation - 1 if replaces is None else replaces
+        place = (_spell(queue.pool) or b"-", queue.uid, before)
         return bool(self._run(_REPLACE, queue.project, queue.kind, queue.name, _row_of(queue), *place))
 
     def delete_queue(self, *, queue: Queue) -> None:

@@ -62,15 +62,15 @@ class ServerRoute:
 
     is_cluster = False
 
-    def __init__(self, address: RedisAddress, dialler: Dialler) -> None:
+    def __init__(self, address: RedisAddress, dialler: Dialler, *, connections: int) -> None:
         self._address = address
         self._dialler = dialler
-        self._wires = Wires()
+        self._wires = Wires(connections)
         self._sentinels = list(address.hosts) if address.master is not None else []
 
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]:
         """Send and return the replies. What is ``again`` is sent once more where the connection ended meanwhile."""
-        wire = self._wires.take() or self._dial()
+        wire = self._wires.take(self._dial)
         try:
             answers = self._over(wire, data, replies)
         except LOST:
@@ -80,17 +80,18 @@ class ServerRoute:
             # A master that became a replica has done nothing; with Sentinels there is somebody to ask for the new one.
             if not (self._sentinels and is_elsewhere(answers[0])):
                 return answers
-        return self._over(self._dial(), data, replies)
+        return self._over(self._wires.take(self._dial, fresh=True), data, replies)
 
     def _over(self, wire: Wire, data: bytes, replies: int) -> list[Any]:
         try:
             answers = wire.exchange(data, replies)
-        except ERRORS:
-            wire.close()
-            self._wires.close()  # the others lead to the same server
+        except BaseException as exc:  # a greenlet may be killed while it waits
+            self._wires.discard(wire)
+            if isinstance(exc, ERRORS):
+                self._wires.close()  # the others lead to the same server
             raise
         if is_elsewhere(answers[0]):
-            wire.close()
+            self._wires.discard(wire)
             self._wires.close()
         else:
             self._wires.give(wire)

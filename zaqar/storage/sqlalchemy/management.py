@@ -41,14 +41,22 @@ class SqlManagementStore(SubscriptionStore):
             rows = connection.execute(self._statements.list, page).fetchall()
         return [_queue_of(row) for row in rows]
 
+    def list_queue_names(self, *, project: str, kind: str, after: str, limit: int) -> list[str]:
+        page = {"project": project, "kind": kind, "after": after, "limit": limit}
+        with self._database.read() as connection:
+            return [name for (name,) in connection.execute(self._statements.list_names, page).fetchall()]
+
     def count_queues(self, *, project: str, kind: str) -> int:
         with self._database.read() as connection:
             row = connection.execute(self._statements.count, {"project": project, "kind": kind}).fetchone()
         return int(row[0])
 
-    def replace_queue(self, *, queue: Queue) -> bool:
+    def replace_queue(self, *, queue: Queue, replaces: int | None = None) -> bool:
+        before = queue.generation - 1 if replaces is None else replaces
         with self._database.write as connection:
-            changed = connection.execute(self._statements.replace, {"uid": queue.uid, **_row_of(queue)})
+            changed = connection.execute(
+                self._statements.replace, {"uid": queue.uid, "replaces": before, **_row_of(queue)}
+            )
             return changed.rowcount == 1
 
     def delete_queue(self, *, queue: Queue) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -32,6 +32,9 @@ PATIENCE = 4.5
 
 _TO_CONNECT = 3
 _FOR_A_CONNECTION = 1.4
+
+IDLE_SECONDS = 60.0
+"""A connection that was not needed for so long is closed."""
 
 OLDEST_POSTGRESQL = 140000
 
@@ -56,6 +59,7 @@ class PostgresqlDatabase(Database):
         self._address = address
         self._most = connections
         self._idle: list[Link] = []
+        self._shrink_at = 0.0
         self._free = threading.BoundedSemaphore(connections)
         self._is_prepared = True
         """Whether the server was seen to be fit; only who asks for it by ``prepare_once_there`` waits for that."""
@@ -182,6 +186,16 @@ class PostgresqlDatabase(Database):
     def give(self, link: Link) -> None:
         self._idle.append(link)
         self._free.release()
+        if link.deadline > self._shrink_at:
+            self._shrink(link.deadline)
+
+    def _shrink(self, now: float) -> None:
+        """Close those that were not needed for a while. A deadline says when a connection was used last."""
+        self._shrink_at = now + IDLE_SECONDS / 4
+        for link in [each for each in self._idle if each.deadline < now - IDLE_SECONDS]:
+            with suppress(ValueError):  # another thread took it
+                self._idle.remove(link)
+                link.close()
 
     def discard(self, link: Link) -> None:
         try:

@@ -28,10 +28,13 @@ class QueueStatements(Texts):
         self.list = self._text(
             sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
         )
+        self.list_names = self._text(
+            sa.select(q.name).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
+        )
         self.count = self._text(sa.select(sa.func.count()).select_from(queues).where(within))
         self.replace = self._text(
             sa.update(queues)
-            .where(q.uid == uid, q.generation == param("new_generation") - sa.literal_column("1"))
+            .where(q.uid == uid, q.generation == param("replaces", q.generation.type))
             .values({column: values[column] for column in (q.metadata, q.pool, q.generation, q.notify)})
         )
         self.delete = self._text(sa.delete(queues).where(q.uid == uid))

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
@@ -21,6 +22,9 @@ from zaqar.storage.sqlalchemy.write_turn import WriteTurn
 
 PATIENCE = 5.0
 """Seconds that a write waits for its turn."""
+
+IDLE_SECONDS = 60.0
+"""Connections that were not needed for so long are closed."""
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
@@ -52,7 +56,13 @@ class SqliteDatabase(Database):
             OSError,
         )
         self.idle: list[Opened] = []
-        """Connections between their transactions; the last one that was used is taken first."""
+        """Connections between their transactions; the last one that was used is taken first.
+
+        There are as many as threads were in a transaction at a time, and after a while as many as are.
+        """
+        self._least_idle = 0
+        """How many were idle all the time since the last look at them."""
+        self._look_at = 0.0
         self._write = Writer(self, self.turn, begin="BEGIN IMMEDIATE", commit="COMMIT")
         self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
         self._held_for_fork = False
@@ -133,6 +143,9 @@ class SqliteDatabase(Database):
         if self.path is not None and self._is_made:
             found = os.stat(self.path)  # noqa: PTH116, on the path of every request
             file = (found.st_dev, found.st_ino)
+        left = len(self.idle) - 1
+        if left < self._least_idle or monotonic() > self._look_at:
+            self._shrink(left)
         while self.idle:
             try:
                 opened = self.idle.pop()
@@ -142,6 +155,20 @@ class SqliteDatabase(Database):
                 return opened
             opened.checkout.close()
         return Opened(self.engine.raw_connection(), file)
+
+    def _shrink(self, left: int) -> None:
+        """Note that ``left`` connections are not needed now; close those that were not needed for a while."""
+        now = monotonic()
+        self._least_idle = min(self._least_idle, max(0, left))
+        if now > self._look_at:
+            # The first ones are those that were used least.
+            self._close_first(self._least_idle)
+            self._least_idle, self._look_at = len(self.idle), now + IDLE_SECONDS
+
+    def _close_first(self, count: int) -> None:
+        for _ in range(count):
+            with suppress(IndexError, *self.errors):  # other threads took them, or it is of no more use however it ends
+                self.idle.pop(0).checkout.close()
 
     def close(self) -> None:
         self.close_idle()

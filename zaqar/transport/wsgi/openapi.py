@@ -73,6 +73,12 @@ def _common_operations() -> dict[tuple[str, str], Operation]:
     }
 
 
+_LISTED_QUEUES = (
+    "A page; `next` wherever it is not empty. With a filter a page may be short or empty and have `next` all the same: "
+    "one request looks at a bounded number of queues."
+)
+
+
 def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
     shown = {200: ("The metadata, reserved defaults filled in.", ref("Metadata"))}
     page = {
@@ -80,13 +86,13 @@ def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
         "limit": limit_of(limits.max_queues_per_page),
         "detailed": ("With metadata.", BOOLEAN),
         "name": ("A regular expression (RE2) to be found in the name.", STRING),
-        "with_count": ("With the number of all that match.", BOOLEAN),
+        "with_count": ("With the number of all that match, unless a filter has too many queues to look at.", BOOLEAN),
     }
     return {
         ("/v2/queues", "get"): Operation(
             "listQueues",
             "Queues by name. Any further parameter keeps those whose metadata has that value under that key.",
-            {200: ("A page; `next` wherever it is not empty.", list_of("queues", "Queue"))},
+            {200: (_LISTED_QUEUES, list_of("queues", "Queue"))},
             page,
         ),
         (_QUEUE, "put"): Operation(

@@ -45,16 +45,14 @@ class QueuesResource:
             limit=parse_integer(query.get("limit", str(min(10, most))), 1, most, field="limit"),
             keep=make_filter(query.get("name"), {k: v for k, v in query.items() if k not in _LISTING_PARAMETERS}),
             with_count=parse_boolean(query.get("with_count", "false"), field="with_count"),
+            detailed=detailed,
         )
-        listed: list[dict[str, Any]] = [
-            {"name": queue.name, "href": f"{collection}/{queue.name}"} for queue in page.queues
-        ]
-        if detailed:
-            for entry, queue in zip(listed, page.queues, strict=True):
-                entry["metadata"] = self._queues.shown(queue.kind, queue.metadata)
+        listed: list[dict[str, Any]] = [{"name": name, "href": f"{collection}/{name}"} for name in page.names]
+        for entry, queue in zip(listed, page.queues, strict=detailed):
+            entry["metadata"] = self._queues.shown(queue.kind, queue.metadata)
         listing: dict[str, Any] = {f"{self._kind}s": listed, "links": []}
-        if page.queues:
-            link = next_link(collection, query, marker=page.queues[-1].name, booleans=("detailed", "with_count"))
+        if page.following is not None:
+            link = next_link(collection, query, marker=page.following, booleans=("detailed", "with_count"))
             listing["links"].append(link)
         if page.count is not None:
             listing["count"] = page.count

@@ -28,6 +28,9 @@ _PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
 _CLIENT = re.compile(r"[ -~]*")
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 100
+_LONGEST_UUID = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
+_LONGEST_REMEMBERED = 256
+"""Characters of a header up to which its meaning is remembered: no caller chooses how much memory that takes."""
 _LISTS = frozenset({"ids", "claim_ids"})
 
 Query = dict[str, str]
@@ -94,7 +97,7 @@ class RequestChecks:
         req.context.caller = Context(
             project,
             self._client_id(env.get("HTTP_CLIENT_ID") or ""),
-            _parse_roles(roles) if roles else frozenset(),
+            _roles_of(roles) if roles else frozenset(),
             None if signed else env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
@@ -162,9 +165,14 @@ def _parse_uuid(text: str) -> str:
     """One spelling for each UUID, so that ``echo`` knows a client by whichever it uses."""
     # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
-    if _UUID.fullmatch(digits) is None:
+    # A text that is longer than any spelling has braces and hyphens without number. It must not be remembered.
+    if len(text) > _LONGEST_UUID or _UUID.fullmatch(digits) is None:
         raise InvalidInput("Client-ID", "must be a UUID")
     return digits
+
+
+def _roles_of(text: str) -> frozenset[str]:
+    return _parse_roles(text) if len(text) <= _LONGEST_REMEMBERED else _parse_roles.__wrapped__(text)
 
 
 @functools.lru_cache(1024)

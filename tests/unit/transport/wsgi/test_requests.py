@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import tracemalloc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -283,6 +286,44 @@ def test_the_caller() -> None:
     assert (bare.roles, bare.user_id) == (frozenset(), None)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda n: {"X-Roles": ",".join(f"{n}{role}" for role in range(2000))},
+        lambda n: {"X-Roles": f"{n}" * 4000},
+        lambda n: {"X-Roles": "," * 8000 + f"{n}"},
+        lambda n: {"X-User-ID": f"{n}" * 4000},
+        lambda n: {"Client-ID": str(uuid.UUID(int=n)) + "-" * 8000},
+        lambda n: {"Client-ID": "{" * 8000 + str(uuid.UUID(int=n))},
+    ],
+    ids=["many roles", "a long role", "commas", "a long user id", "hyphens", "braces"],
+)
+def test_long_headers_leave_nothing_in_memory(headers: Callable[[int], dict[str, str]]) -> None:
+    """Each caller chooses what it sends, so what is remembered of a header is bounded in bytes, not in entries only."""
+
+    def send(n: int) -> None:
+        with contextlib.suppress(InvalidInput):
+            checked({**GOOD, **headers(n)})
+
+    send(0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for n in range(1, 150):
+            send(n)
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 150_000
+
+
+def test_many_roles_are_all_read() -> None:
+    roles = {f"role-{number}" for number in range(500)}
+    for _ in range(2):
+        assert checked({**GOOD, "X-Roles": ",".join(roles)}).caller.roles == roles
+
+
 def test_request_ids_are_uuids_of_their_own() -> None:
     ids = {checked(GOOD).request_id for _ in range(10)}
     assert len(ids) == 10
@@ -301,7 +342,7 @@ def test_one_client_however_it_spells_its_uuid(text: str) -> None:
     "text",
     [
         *("", "x", ID[:-1], ID + "0", ID[:-1] + "g", "0x" + "0" * 30, "0_" * 16, "+" + "1" * 31, "1" * 31 + "\xb2"),
-        *(" " * 32, "{}", "urn:uuid:", "-" * 32),
+        *(" " * 32, "{}", "urn:uuid:", "-" * 32, f"{{{{{{{ID}}}}}}}" + "-" * 4, ID + "-" * 4000, "{" * 4000 + ID),
     ],
 )
 def test_what_is_no_uuid(text: str) -> None:

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of a store: bounded at any load, given back after it, and none lost by what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.drivers import Driver
+from tests.conformance.scene import Scene
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.base import MessageStore
+
+MOST = 4
+
+
+@dataclass
+class Pool:
+    """A message store with at most MOST connections, and what its server says of them."""
+
+    store: MessageStore
+    count: Callable[[], int]
+    """Connections that the store has open; in a Cluster to the node that has most of them."""
+    take: Callable[[], Callable[[], object]]
+    """Take one out of the pool; what it returns gives it back."""
+    break_all: Callable[[], object]
+    """End all connections from the side of the server."""
+
+
+@pytest.fixture
+def pool(driver: Driver, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    if driver.name == "memory":
+        pytest.skip("no connections")
+    with ExitStack() as stack:
+        makers: dict[str, Callable[..., Pool]] = {"sqlite": _sqlite, "postgresql": _postgresql, "mongodb": _mongodb}
+        yield makers.get(driver.name, _redis)(address, monkeypatch, stack)
+
+
+def _sqlite(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
+    from zaqar.storage.sqlalchemy import sqlite_database
+    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+
+    monkeypatch.setattr(sqlite_database, "IDLE_SECONDS", 0.2)
+    database = sqlite_database.SqliteDatabase.connect(address, embedded=True)
+    store = SqlMessageStore.on(database)
+    stack.callback(store.close)
+    others = _descriptors_of(address) - len(database.idle)
+
+    def take() -> Callable[[], object]:
+        transaction = database.read()
+        transaction.__enter__().execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return lambda: transaction.__exit__(None, None, None)
+
+    return Pool(store, lambda: _descriptors_of(address) - others, take, lambda: None)
+
+
+def _descriptors_of(address: str) -> int:
+    """Descriptors of this process that are open on the write-ahead log, one for each connection that has read.
+
+    SQLite keeps those on the database itself open as long as any connection has a lock there, and uses them again.
+    """
+    path = address.removeprefix("sqlite:///") + "-wal"
+    found = 0
+    for each in Path("/proc/self/fd").iterdir():
+        try:
+            found += os.readlink(each) == path  # noqa: PTH115
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return found
+
+
+def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
+    import psycopg
+
+    from zaqar.storage.sqlalchemy import postgresql_database
+    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+
+    monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
+    name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
+    database = postgresql_database.PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
+    store = SqlMessageStore.on(database)
+    stack.callback(store.close)
+    observer = stack.enter_context(psycopg.connect(address.replace("+psycopg", ""), autocommit=True))
+    mine = "FROM pg_stat_activity WHERE application_name = 'test_connections'"
+
+    def take() -> Callable[[], object]:
+        link = database.take()
+        return lambda: database.give(link)
+
+    def count() -> int:
+        row = observer.execute(f"SELECT count(*) {mine}").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    return Pool(store, count, take, lambda: observer.execute(f"SELECT pg_terminate_backend(pid) {mine}"))
+
+
+def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
+    import redis
+
+    from zaqar.storage.redis import cluster, wire
+    from zaqar.storage.redis.messages import RedisMessageStore
+
+    for module in (wire, cluster):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
+    store = RedisMessageStore.from_settings({"uri": address, "connections": MOST})
+    stack.callback(store.close)
+    route: Any = store._redis._route
+    hosts = store._redis.address.hosts
+    observers = [stack.enter_context(redis.Redis(host=host, port=port)) for host, port in hosts]
+    others = [{each["id"] for each in server.client_list()} for server in observers]
+
+    def found() -> list[set[str]]:
+        """The clients of each node that came after this test began: those of the store."""
+        now = [{each["id"] for each in server.client_list()} for server in observers]
+        return [ids - before for ids, before in zip(now, others, strict=True)]
+
+    store.close()  # those that looked at the server at its start
+
+    def take() -> Callable[[], object]:
+        node = route._master_of(0) if store._redis.is_cluster else None
+        taken = route._take(node) if store._redis.is_cluster else route._wires.take(route._dial)
+        wires = route._wires[node] if store._redis.is_cluster else route._wires
+        return lambda: wires.give(taken)
+
+    def break_all() -> None:
+        for server, ids in zip(observers, found(), strict=True):
+            for id_ in ids:
+                server.client_kill_filter(_id=id_)
+
+    return Pool(store, lambda: max(len(ids) for ids in found()), take, break_all)
+
+
+def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
+    import pymongo
+
+    from zaqar.storage.mongodb import connection
+    from zaqar.storage.mongodb.messages import MongoMessageStore
+
+    monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
+    uri, _, database = address.partition(" ")
+    store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
+    stack.callback(store.close)
+    client: Any = store._set.opened.client
+    server = client._topology._servers[client.primary]
+
+    def take() -> Callable[[], object]:
+        context = server.pool.checkout()
+        with pymongo.timeout(2):
+            context.__enter__()
+        return lambda: context.__exit__(None, None, None)
+
+    def count() -> int:
+        return int(server.pool.active_sockets + len(server.pool.conns))
+
+    return Pool(store, count, take, lambda: None)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations wait for a connection for a short time only."""
+    for name in (
+        "redis.wire.PATIENCE",
+        "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
+        "mongodb.transactions.PATIENCE",
+    ):
+        monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
+
+
+def burst(pool: Pool, *, threads: int, rounds: int) -> int:
+    """Requests from many threads at a time; the largest number of connections that was seen meanwhile."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append(pool.count())
+            time.sleep(0.002)
+
+    def work(number: int) -> None:
+        scene = Scene(pool.store)
+        for _ in range(rounds):
+            scene.post(f"{number}")
+            assert len(scene.listing()) > 0
+        scene.drop()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with ThreadPoolExecutor(threads) as executor:
+            list(executor.map(work, range(threads)))
+    finally:
+        over.set()
+        watcher.join()
+    return max(seen)
+
+
+def test_a_burst_opens_no_more_connections_than_allowed(pool: Pool, driver: Driver) -> None:
+    """Nobody is refused: a request waits for a moment until one is free."""
+    threads = 4 * MOST
+    most = burst(pool, threads=threads, rounds=5)
+    # SQLite has no server that could be asked for too much: there is one for each thread in a transaction.
+    assert 0 < most <= (threads if driver.name == "sqlite" else MOST)
+
+
+def test_those_of_a_burst_are_closed_when_they_were_idle_for_a_while(pool: Pool) -> None:
+    give_back = [pool.take() for _ in range(MOST)]
+    assert pool.count() >= MOST
+    for give in give_back:
+        give()
+    scene = Scene(pool.store)
+    end = time.monotonic() + 20
+    while pool.count() > 1 and time.monotonic() < end:
+        scene.post("a")
+        time.sleep(0.05)
+    assert pool.count() <= 1
+    scene.drop()
+
+
+def open_everywhere(store: MessageStore) -> None:
+    """Open so many queues that each node of a Cluster gets some."""
+    for _ in range(60):
+        Scene(store)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
+    if driver.name == "sqlite":
+        pytest.skip("there is one for each thread")
+    scene = Scene(pool.store)
+    give_back = [pool.take() for _ in range(MOST)]
+    began = time.monotonic()
+    with ExitStack() as stack:
+        for give in give_back:
+            stack.callback(give)
+        with pytest.raises(StoreUnavailable):
+            open_everywhere(pool.store)
+        assert time.monotonic() - began < 10
+    scene.post("a")
+    assert len(scene.listing()) == 1
+    scene.drop()
+
+
+def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
+    give_back = [pool.take() for _ in range(MOST)]
+    with ThreadPoolExecutor(2) as executor:
+        waiting = [executor.submit(Scene, pool.store) for _ in range(2)]
+        time.sleep(0.1)
+        for give in give_back:
+            give()
+        for each in waiting:
+            each.result(20).drop()
+    assert pool.count() <= MOST + (2 if driver.name == "sqlite" else 0)
+
+
+def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver) -> None:
+    """A place that was lost each time would soon be missed."""
+    if driver.name in ("sqlite", "mongodb"):
+        pytest.skip("no server ends them, or the library counts them")
+    scene = Scene(pool.store)
+    for _ in range(3 * MOST):
+        scene.post("a")
+        pool.break_all()
+        time.sleep(0.06)
+    give_back = [pool.take() for _ in range(MOST)]
+    assert pool.count() == MOST
+    for give in give_back:
+        give()
+    assert burst(pool, threads=2 * MOST, rounds=2) <= MOST
+    scene.drop()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of the queues of a project, by name. Names are read wherever they suffice, as metadata may be large.
+
+One request looks at a bounded number of queues, however few of them a filter keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from operator import attrgetter
+from typing import Generic, TypeVar
+
+from zaqar.model import Queue
+from zaqar.schemas.queues import QueueFilter
+from zaqar.storage.base import ManagementStore
+
+T = TypeVar("T")
+
+MOST_NAMES = 20_000
+"""Queues whose names one request of a filtered listing looks at."""
+
+MOST_ROWS = 500
+"""Queues whose metadata one request of a filtered listing looks at: each may have 64 KB of them."""
+
+_NAMES_AT_A_TIME = 1000
+_ROWS_AT_A_TIME = 50
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """A page of a listing.
+
+    ``queues`` are those of the ``names``, and none unless they were asked for. ``following`` is the name after which
+    the next page begins, None if this one is the last; a page that is not the last may be short, or empty, if a filter
+    kept few. ``count`` of all that match is None if it was not asked for, or if there are too many to look at.
+    """
+
+    names: list[str]
+    queues: list[Queue]
+    following: str | None
+    count: int | None
+
+
+class _Walk(Generic[T]):
+    """What a filter keeps of a listing, in order; it ends at a limit of what it has looked at."""
+
+    def __init__(
+        self,
+        read: Callable[..., list[T]],
+        *,
+        name_of: Callable[[T], str],
+        keeps: Callable[[T], bool],
+        most: int,
+        at_a_time: int,
+    ) -> None:
+        self._read = read
+        self._name_of = name_of
+        self._keeps = keeps
+        self._most = most
+        self._at_a_time = at_a_time
+        self.is_complete = False
+        """Whether there is nothing after what was looked at."""
+        self.after = ""
+        """The name that was looked at last."""
+
+    def keep(self, after: str) -> Iterator[T]:
+        """Those after the name ``after``."""
+        self.after = after
+        looked_at = 0
+        while looked_at < self._most:
+            batch = self._read(after=self.after, limit=self._at_a_time)
+            for one in batch:
+                self.after = self._name_of(one)
+                if self._keeps(one):
+                    yield one
+            if len(batch) < self._at_a_time:
+                self.is_complete = True
+                return
+            looked_at += len(batch)
+
+
+class QueueListing:
+    """The queues, or topics, of one project."""
+
+    def __init__(self, management: ManagementStore, project: str, kind: str) -> None:
+        self._list_queues = partial(management.list_queues, project=project, kind=kind)
+        self._list_names = partial(management.list_queue_names, project=project, kind=kind)
+        self._count = partial(management.count_queues, project=project, kind=kind)
+        self._get = partial(management.get_queue, project=project, kind=kind)
+
+    def page(self, *, after: str, limit: int, with_count: bool, detailed: bool) -> QueuePage:
+        """The first ``limit`` queues named after ``after``."""
+        queues = self._list_queues(after=after, limit=limit) if detailed else []
+        names = [queue.name for queue in queues] if detailed else self._list_names(after=after, limit=limit)
+        return QueuePage(names, queues, names[-1] if names else None, self._count() if with_count else None)
+
+    def filtered_page(
+        self, keep: QueueFilter, *, after: str, limit: int, with_count: bool, detailed: bool
+    ) -> QueuePage:
+        """Those of them that ``keep`` keeps.
+
+        The page ends early once MOST_NAMES names, or the metadata of MOST_ROWS queues, were looked at.
+        """
+        if keep.needs_metadata:
+            walk_rows = partial(
+                _Walk,
+                self._list_queues,
+                name_of=attrgetter("name"),
+                keeps=keep.keeps,
+                most=MOST_ROWS,
+                at_a_time=_ROWS_AT_A_TIME,
+            )
+            queues, following, count = _select(walk_rows, attrgetter("name"), after, limit, with_count=with_count)
+            return QueuePage([queue.name for queue in queues], queues if detailed else [], following, count)
+        walk_names = partial(
+            _Walk, self._list_names, name_of=str, keeps=keep.keeps_name, most=MOST_NAMES, at_a_time=_NAMES_AT_A_TIME
+        )
+        names, following, count = _select(walk_names, str, after, limit, with_count=with_count)
+        if not detailed:
+            return QueuePage(names, [], following, count)
+        rows = [self._get(name=name) for name in names]
+        # One that was deleted since its name was read is left out.
+        queues = [row for row in rows if row is not None]
+        return QueuePage([queue.name for queue in queues], queues, following, count)
+
+
+def _select(
+    walk: Callable[[], _Walk[T]], name_of: Callable[[T], str], after: str, limit: int, *, with_count: bool
+) -> tuple[list[T], str | None, int | None]:
+    """A page of what a filter keeps, the name after which the next one begins, and the count of all that it keeps.
+
+    The count is None where it was not asked for, or where the walk ends before the listing does.
+    """
+    if with_count:
+        whole = walk()
+        page: list[T] = []
+        count = 0
+        for one in whole.keep(""):
+            count += 1
+            if len(page) < limit and name_of(one) > after:
+                page.append(one)
+        if whole.is_complete:
+            return page, name_of(page[-1]) if page else None, count
+    part = walk()
+    page = list(islice(part.keep(after), limit))
+    if part.is_complete:
+        return page, name_of(page[-1]) if page else None, None
+    return page, part.after, None
