@@ -8,14 +8,15 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from time import monotonic
+from typing import Any, Final, Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer
+from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
 from zaqar.storage.sqlalchemy.write_turn import WriteTurn
 
 PATIENCE = 5.0
@@ -37,7 +38,9 @@ class SqliteDatabase(Database):
 
     dialect = "sqlite"
 
-    def __init__(self, engine: sa.Engine, *, path: str | None, embedded: bool, patience: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, *, path: str | None, embedded: bool, synchronous: str, patience: float
+    ) -> None:
         self.engine = engine
         self.path = path
         self.name = path or "in memory"
@@ -55,6 +58,7 @@ class SqliteDatabase(Database):
         self._write = Writer(self, self.turn, begin="BEGIN IMMEDIATE", commit="COMMIT")
         self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
         self._held_for_fork = False
+        self._settings = ("PRAGMA journal_mode = WAL", f"PRAGMA synchronous = {synchronous}")
         self._is_made = False
         """Whether there is a file: the first connection makes it."""
         _databases.add(self)
@@ -66,10 +70,10 @@ class SqliteDatabase(Database):
         path = _path_of(uri)
         if synchronous not in _SYNCHRONOUS[1:]:
             raise StartupError(f"synchronous of an SQLite database is NORMAL, FULL or EXTRA, not '{synchronous}'.")
-        engine = _make_engine(path, synchronous, patience)
+        engine = _make_engine(path)
         _check_version(engine.dialect.loaded_dbapi.sqlite_version)
         try:
-            database = cls(engine, path=path, embedded=embedded, patience=patience)
+            database = cls(engine, path=path, embedded=embedded, synchronous=synchronous, patience=patience)
         except OSError as exc:
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
         try:
@@ -100,8 +104,12 @@ class SqliteDatabase(Database):
     @contextmanager
     def change_schema(self) -> Iterator[sa.Connection]:
         """The same as ``write`` with a connection of SQLAlchemy, for what is off the hot path."""
-        with self._alone, self.engine.begin() as connection:
-            yield connection
+        with self._alone, self.engine.connect() as connection:
+            driver = cast("Connection", connection.connection.driver_connection)
+            for statement in (*self._settings, "BEGIN IMMEDIATE"):
+                run_in_time(driver, statement, monotonic() + self.turn.patience)
+            with connection.begin():
+                yield connection
 
     def durability(self) -> Mapping[str, str]:
         if self.path is None:
@@ -115,9 +123,11 @@ class SqliteDatabase(Database):
         with self.read() as connection:
             return _SYNCHRONOUS[connection.execute("PRAGMA synchronous").fetchone()[0]]
 
-    def take(self) -> Opened:
+    def take(self, deadline: float | None = None) -> Opened:
         """A connection to the file that is at the path now. Raises what is among ``errors``, OSError where none is.
 
+        A new one waits for the locks of others until the deadline, a time of ``time.monotonic``; if there is none, as
+        long as a write waits.
         A file that was removed or replaced stays writable for who has it open, and what it takes in is lost.
         """
         file = None
@@ -132,7 +142,14 @@ class SqliteDatabase(Database):
             if opened.file == file:
                 return opened
             opened.checkout.close()
-        return Opened(self.engine.raw_connection(), file)
+        opened = Opened(self.engine.raw_connection(), file)
+        try:
+            for statement in self._settings:
+                run_in_time(opened.driver, statement, deadline or monotonic() + self.turn.patience)
+        except BaseException as exc:
+            opened.discard(exc)
+            raise
+        return opened
 
     def close(self) -> None:
         self.close_idle()
@@ -187,26 +204,13 @@ def _path_of(uri: str) -> str | None:
     return str(path)
 
 
-def _make_engine(path: str | None, synchronous: str, patience: float) -> sa.Engine:
-    arguments = {"check_same_thread": False, "isolation_level": None}
+def _make_engine(path: str | None) -> sa.Engine:
+    # The driver is told (isolation_level) to leave transactions alone, or it would begin none before DDL; and not to
+    # wait for locks in C (timeout), where gevent could run nobody else.
+    arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 0}
     if path is None:
-        engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments)
-    else:
-        url = sa.URL.create("sqlite", database=path)
-        engine = sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
-
-    @sa.event.listens_for(engine, "connect")
-    def set_up(connection: Any, _: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-
-    # The driver is told (isolation_level) to leave transactions alone, or it would begin none before DDL.
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+        return sa.create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments)
+    return sa.create_engine(sa.URL.create("sqlite", database=path), poolclass=NullPool, connect_args=arguments)
 
 
 def _check_version(version: str) -> None:
