@@ -293,8 +293,8 @@ class Subscriptions:
             self._queues.note_fewer_subscribers(address, row.uid)
 
     def end(self, subscription: Subscription) -> None:
-        """Remove one whose subscriber wants no more."""
-        self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
+        """Remove one whose subscriber wants no more; one that was changed since it was read stays."""
+        self._remove(subscription)
         self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
 
     def tidy(self) -> int:
@@ -302,11 +302,17 @@ class Subscriptions:
         removed = 0
         while expired := self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH):
             for subscription in expired:
-                self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
+                self._remove(subscription)
             for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
                 self._queues.note_fewer_subscribers(address, uid)
             removed += len(expired)
         return removed
+
+    def _remove(self, subscription: Subscription) -> None:
+        """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
+        self._management.delete_subscription(
+            queue_uid=subscription.queue_uid, subscription_id=subscription.id, version=subscription.version
+        )
 
 
 def _address_of(subscription: Subscription) -> Address:

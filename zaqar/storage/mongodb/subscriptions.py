@@ -74,9 +74,12 @@ class MongoSubscriptionStore(ManagementStore):
                     if self._in_the_way(subscription, now) is not None:
                         raise Conflict("The queue has another subscription with this subscriber.") from exc
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+        this: Document = {"_id": _id(queue_uid, subscription_id)}
+        if version is not None:
+            this["version"] = version
         with translated(), pymongo.timeout(PATIENCE):
-            self._subscriptions.delete_one({"_id": _id(queue_uid, subscription_id)})
+            self._subscriptions.delete_one(this)
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         for turn in Turns(self._set):
