@@ -21,7 +21,7 @@ import pytest
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, SENTINEL, Backend, started
 from tests.acceptance.server import Server, running
 
-WINDOW = 1.5
+WINDOW = 1.0
 """Seconds for which a store is away. Every driver waits longer than that for a store that does not answer."""
 
 AT_ONCE = 5

@@ -48,7 +48,7 @@ def sweep_all(places: Iterable[Place], *, clock: Clock, pause: Callable[[], None
         except StoreUnavailable as exc:
             away = exc
             if place.name is not None:
-                _log.warning("The store of pool '%s' is away and was not swept.", place.name)
+                _log.debug("The store of pool '%s' is away and was not swept.", place.name)
     _log.debug("removed %d records", removed)
     if away is not None:
         raise away
@@ -98,7 +98,7 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         except StoreUnavailable:
             if every is None:
                 raise
-            _log.warning("A store is away; the next sweep is in %g s.", every, exc_info=True)
+            _log.debug("A store is away; the next sweep is in %g s.", every)
         if every is None:
             return
         time.sleep(every)

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.transactions import Turns
 
@@ -39,7 +39,7 @@ class MongoSubscriptionStore(ManagementStore):
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         document = _document_of(subscription)
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             while True:
                 try:
                     self._subscriptions.insert_one(document)
@@ -52,21 +52,21 @@ class MongoSubscriptionStore(ManagementStore):
 
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         this = {"_id": _id(queue_uid, subscription_id), "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = self._subscriptions.find_one(this)
         return None if found is None else _subscription_of(found)
 
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         ids = {"$gt": _id(queue_uid, after), "$lt": f"{queue_uid}{_AFTER_SLASH}"}
         page = {"_id": ids, "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = list(self._subscriptions.find(page, sort={"_id": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
     def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
         document = _document_of(subscription)
         before = {"_id": document["_id"], "version": subscription.version - 1, "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             while True:
                 try:
                     return self._subscriptions.replace_one(before, document).matched_count == 1
@@ -78,7 +78,7 @@ class MongoSubscriptionStore(ManagementStore):
         this: Document = {"_id": _id(queue_uid, subscription_id)}
         if version is not None:
             this["version"] = version
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             self._subscriptions.delete_one(this)
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
@@ -90,7 +90,7 @@ class MongoSubscriptionStore(ManagementStore):
                 return
 
     def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = list(self._subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 

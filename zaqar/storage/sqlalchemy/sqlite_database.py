@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.storage.base import Outage
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
 from zaqar.storage.sqlalchemy.write_turn import WriteTurn
@@ -44,6 +45,7 @@ class SqliteDatabase(Database):
         self.engine = engine
         self.path = path
         self.name = path or "in memory"
+        self.outage = Outage.of(f"The SQLite database {self.name}")
         self.is_in_memory = path is None
         self.embedded = embedded
         self.turn = WriteTurn(None if path is None else f"{path}.lock", patience=patience)

@@ -94,7 +94,7 @@ class Reader:
         try:
             self._opened = opened = database.take()
         except database.errors as exc:
-            raise StoreUnavailable from exc
+            raise database.outage.failed(exc) from exc
         try:
             opened.driver.execute("BEGIN")
             try:
@@ -104,7 +104,7 @@ class Reader:
         except BaseException as exc:
             opened.discard(exc)
             if isinstance(exc, database.errors):
-                raise StoreUnavailable from exc
+                raise database.outage.failed(exc) from exc
             raise
         return opened.driver
 
@@ -114,11 +114,13 @@ class Reader:
             opened.driver.rollback()
         except database.errors as exc:
             opened.discard(exc)
-            raise StoreUnavailable from error or exc
+            raise database.outage.failed(error or exc) from error or exc
         if isinstance(error, database.errors):
             opened.discard(error)
-            raise StoreUnavailable from error
+            raise database.outage.failed(error) from error
         database.idle.append(opened)
+        if database.outage.since is not None:
+            database.outage.succeeded()
 
 
 class Writer:
@@ -139,7 +141,7 @@ class Writer:
     def __enter__(self) -> Connection:
         database, turn, started = self._database, self._turn, monotonic()
         if not turn.threads.acquire(timeout=turn.patience):
-            raise StoreUnavailable
+            raise database.outage.failed("another thread does not end its turn to write")
         # Each waits from its own beginning, so that the times of several who queue up do not add up; and if somebody
         # waited in vain for the one who is still in the way, only briefly.
         deadline = started + (turn.patience if turn.blocked_since is None else BRIEF)
@@ -165,8 +167,10 @@ class Writer:
             if is_busy(exc) or isinstance(exc, StoreUnavailable):
                 turn.blocked_since = turn.blocked_since or started
             self._abandon(exc)
+            if isinstance(exc, StoreUnavailable):
+                raise database.outage.failed("another process does not end its turn to write") from None
             if isinstance(exc, database.errors):
-                raise StoreUnavailable from exc
+                raise database.outage.failed(exc) from exc
             raise
         return opened.driver
 
@@ -179,10 +183,10 @@ class Writer:
                 opened.driver.rollback()
         except database.errors as exc:
             self._abandon(error or exc)
-            raise StoreUnavailable from error or exc
+            raise database.outage.failed(error or exc) from error or exc
         if isinstance(error, database.errors):
             self._abandon(error)
-            raise StoreUnavailable from error
+            raise database.outage.failed(error) from error
         self._opened = None
         database.idle.append(opened)
         try:
@@ -191,6 +195,8 @@ class Writer:
                 turn.ended = monotonic()
         finally:
             turn.threads.release()
+        if database.outage.since is not None:
+            database.outage.succeeded()
 
     def _abandon(self, error: BaseException) -> None:
         """Give the turn, and part with the connection: it may be broken for good."""
