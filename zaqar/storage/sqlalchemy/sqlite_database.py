@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -16,12 +16,22 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.connection import Connection, Database, HasBody
 from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
 from zaqar.storage.sqlalchemy.write_turn import WriteTurn
 
 PATIENCE = 5.0
 """Seconds that a write waits for its turn."""
+
+RESERVE: Final = 32 * 2**20
+"""Bytes of the disk that posts leave alone, so that deletes and claims can still write. The write-ahead log takes 4 MiB
+or so, and more for a transaction that is larger."""
+
+_OVERHEAD: Final = 1024
+"""Bytes that a message takes besides its body, with its entries in the indices."""
+
+_SPARE: Final = 256 * 1024
+"""Bytes of free pages in the file that posts do not use up, as entries in the indices may be anywhere in it."""
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
@@ -61,6 +71,7 @@ class SqliteDatabase(Database):
         self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
         self._held_for_fork = False
         self._settings = ("PRAGMA journal_mode = WAL", f"PRAGMA synchronous = {synchronous}")
+        self.reserve = RESERVE
         self._is_made = False
         """Whether there is a file: the first connection makes it."""
         _databases.add(self)
@@ -112,6 +123,30 @@ class SqliteDatabase(Database):
                 run_in_time(driver, statement, monotonic() + self.turn.patience)
             with connection.begin():
                 yield connection
+
+    def check_room(self, drafts: Sequence[HasBody]) -> None:
+        """StoreUnavailable if they would use up the RESERVE of the disk.
+
+        Deletes and claims need some space for a moment, also those after which there is more. A post may go on in
+        pages of the file that are free.
+        """
+        if self.path is None:
+            return
+        try:
+            found = os.statvfs(self.path)
+        except OSError as exc:
+            raise self.outage.failed(exc) from exc
+        left = found.f_bavail * found.f_frsize
+        if left >= self.reserve:
+            return
+        needed = sum(len(draft.body) + _OVERHEAD for draft in drafts)
+        with self.read() as connection:
+            (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        if pages * size < 2 * needed + _SPARE:
+            raise self.outage.failed(
+                f"its disk is nearly full, with {left // 2**20} MiB left: nothing is added before messages are deleted"
+            )
 
     def durability(self) -> Mapping[str, str]:
         if self.path is None:
