@@ -95,6 +95,9 @@ class StoreUnavailable(ZaqarError):
     status = 503
     title = "Service unavailable"
 
+    is_logged = False
+    """Whether the log has the outage already, so that it need not say more about this one request."""
+
     def __init__(self, *, retry_after: int = 1) -> None:
         super().__init__("The storage backend is not available at the moment. Please try again.")
         self.retry_after = retry_after

@@ -106,6 +106,11 @@ def test_a_store_that_is_away_gives_503_soon_and_the_service_heals(
         healed = healed + 1 if answers == (201, 204) else 0
         assert time.monotonic() < deadline, "the service does not heal"
         time.sleep(0.1)
+    log = server.log.read_text()
+    assert "Traceback" not in log, "one for each request that was refused"
+    processes = [line.split()[2] for line in log.splitlines() if "is not available: " in line]
+    assert processes, "the log does not tell of the outage"
+    assert len(set(processes)) == len(processes), "more than once in a process"
 
 
 def restore(backend: Backend, backend_server: Any, how: int) -> None:

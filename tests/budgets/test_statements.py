@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tests.api.client import Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
+from tests.unit.storage.sqlalchemy.tracing import TRANSACTION_CONTROL
 
 
 class Traced:
@@ -25,7 +26,7 @@ class Traced:
     def statements_of(self, operation: Callable[[], object]) -> list[str]:
         self._seen.clear()
         operation()
-        return [statement for statement in self._seen if not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+        return [statement for statement in self._seen if not statement.startswith(TRANSACTION_CONTROL)]
 
 
 @pytest.fixture

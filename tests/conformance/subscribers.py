@@ -51,6 +51,11 @@ class Subscribers:
     def delete(self, subscription: Subscription) -> None:
         self.store.delete_subscription(queue_uid=self.uid, subscription_id=subscription.id)
 
+    def delete_as_read(self, subscription: Subscription) -> None:
+        self.store.delete_subscription(
+            queue_uid=self.uid, subscription_id=subscription.id, version=subscription.version
+        )
+
     def delete_all(self) -> None:
         self.store.delete_subscriptions(queue_uid=self.uid)
 

@@ -358,6 +358,22 @@ def test_a_deleted_one_is_gone_and_its_subscriber_free(queue: Subscribers) -> No
     assert queue.listing() == by_id([later, other])
 
 
+def test_a_delete_by_version_leaves_what_was_changed_since(queue: Subscribers) -> None:
+    first = queue.create("http://a.example")
+    changes: list[dict[str, Any]] = [{"subscriber": "http://b.example"}, {"ttl": 9}, {"subscriber": "http://a.example"}]
+    for change in changes:
+        read = queue.get(first.id)
+        assert read is not None
+        changed = replace(read, version=read.version + 1, **change)
+        assert queue.replace(changed)
+        queue.delete_as_read(read)
+        assert queue.get(first.id) == changed, "also if it is called as before again"
+    queue.delete_as_read(changed)
+    assert queue.get(first.id) is None
+    queue.delete_as_read(changed)
+    assert queue.create("http://a.example")
+
+
 def test_all_of_a_queue_are_deleted_also_what_is_over(queue: Subscribers) -> None:
     made = [queue.create(f"http://{n}.example", ttl=60 if n % 2 else 600) for n in range(40)]
     queue.clock.advance(60)

@@ -121,14 +121,13 @@ class Sweeper:
             # One that was late in the last round is not waited for in this one.
             share.join(0.0 if label in late else max(0.0, end - time.monotonic()))
             if share.is_alive():
-                _log.warning("%s does not answer; its sweep goes on by itself.", label)
+                _log.debug("%s does not answer; its sweep goes on by itself.", label)
                 away = away or StoreUnavailable()
                 continue
             del self._under_way[label]
             removed += share.removed
             if isinstance(share.error, StoreUnavailable):
-                if label != _ONLY_STORE:
-                    _log.warning("%s is away and was not swept.", label)
+                _log.debug("%s is away and was not swept.", label)
                 away = share.error
             elif share.error is not None:
                 raise share.error
@@ -202,7 +201,7 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         except StoreUnavailable:
             if every is None:
                 raise
-            _log.warning("A store is away; the next sweep is in %g s.", every, exc_info=True)
+            _log.debug("A store is away; the next sweep is in %g s.", every)
         if every is None:
             return
         time.sleep(every)

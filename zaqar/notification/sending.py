@@ -143,7 +143,7 @@ class Sender:
         try:
             return await self._judge_failure(tried, subscription, outcome), outcome.reached
         except StoreUnavailable:
-            _log.warning(
+            _log.debug(
                 "What to do after a failed attempt at delivery %s cannot be found out, as a store is away; "
                 "the next attempt is in %g s.",
                 delivery.id,

@@ -76,7 +76,7 @@ class Claims:
         try:
             target = self._queues.ensure(dead_letters)
         except StoreUnavailable:
-            _log.warning("The dead letter queue '%s' is away.", dead_letters.name, exc_info=True)
+            _log.debug("The dead letter queue '%s' is away.", dead_letters.name)
             return passed_over
         in_one_store = target.place is known.place
         if in_one_store and self._is_settled(known, target):

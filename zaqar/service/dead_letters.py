@@ -38,7 +38,7 @@ def hand_over(source: Known, target: Known, *, most: int, ttl: int | None, limit
         except StoreUnavailable:
             # A claim in the seconds to come does not wait for it.
             target.place.note_failure()
-            _log.warning("Dead letters of '%s' wait for their store.", source.queue.name, exc_info=True)
+            _log.debug("Dead letters of '%s' wait for their store.", source.queue.name)
             return False
         store.forget_set_aside(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
     return False

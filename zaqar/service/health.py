@@ -270,9 +270,10 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
     reference = None
     try:
         operation()
-    except StoreUnavailable:
+    except StoreUnavailable as exc:
         reference = secrets.token_hex(8)
-        _log.exception("health: %s failed, reference %s", name, reference)
+        # One line for each look, as the report names it; the outage itself is logged once.
+        _log.error("health: %s failed, reference %s: %s", name, reference, exc.__cause__ or exc)
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
 
 

@@ -314,20 +314,17 @@ class Subscriptions:
 
     def end(self, subscription: Subscription) -> bool:
         """Remove one whose subscriber wants no more; False, and it stays, if it has another subscriber by now."""
-        uid, id_ = subscription.queue_uid, subscription.id
         for _ in range(TRIES):
-            now = self._clock()
-            found = self._management.get_subscription(queue_uid=uid, subscription_id=id_, now=now)
+            found = self._management.get_subscription(
+                queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=self._clock()
+            )
             if found is None:
+                self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
                 return True
             if found.subscriber != subscription.subscriber:
                 return False
-            # It ends only as what was just read: between the two somebody may give it another subscriber.
-            over = replace(found, expires=now, version=found.version + 1)
-            if self._management.replace_subscription(subscription=over, now=now):
-                self._management.delete_subscription(queue_uid=uid, subscription_id=id_)
-                self._queues.note_fewer_subscribers(_address_of(subscription), uid)
-                return True
+            # It stays if somebody changes it between the two: then it is looked at again.
+            self._remove(found)
         raise StoreUnavailable
 
     def tidy(self) -> tuple[int, bool]:
@@ -339,7 +336,7 @@ class Subscriptions:
         while removed < _MOST_TIDIED:
             expired = self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH)
             for subscription in expired:
-                self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
+                self._remove(subscription)
             for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
                 try:
                     self._queues.note_fewer_subscribers(address, uid)
@@ -349,6 +346,12 @@ class Subscriptions:
             if len(expired) < _BATCH:
                 return removed, True
         return removed, False
+
+    def _remove(self, subscription: Subscription) -> None:
+        """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
+        self._management.delete_subscription(
+            queue_uid=subscription.queue_uid, subscription_id=subscription.id, version=subscription.version
+        )
 
 
 def _no_subscription(address: Address) -> NotFound:

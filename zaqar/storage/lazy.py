@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.base import MessageStore
-
-_log = logging.getLogger(__name__)
+from zaqar.storage.base import MessageStore, Outage
 
 REOPEN_SECONDS = 1.0
 """Pause after a vain attempt to open it. In between requests fail at once instead of each waiting for a dead host."""
@@ -23,7 +20,7 @@ class LazyStore:
     """Opens a store once, whichever thread comes first; the others wait for that attempt and share its outcome."""
 
     def __init__(self, label: str, opener: Callable[[], MessageStore], monotonic: Callable[[], float]) -> None:
-        self._label = label
+        self._outage = Outage.of(label)
         self._opener = opener
         self._monotonic = monotonic
         self._opening = threading.Lock()
@@ -41,14 +38,15 @@ class LazyStore:
             if self._store is not None:
                 return self._store
             if self._closed or self._monotonic() < self._open_after:
-                raise StoreUnavailable
+                raise self._outage.failed("it could not be opened a moment ago")
             try:
                 self._store = self._opener()
             except (StartupError, StoreUnavailable) as exc:
-                _log.warning("%s cannot be opened: %s", self._label, exc, exc_info=True)
                 self._open_after = self._monotonic() + REOPEN_SECONDS
                 self.note_failure()
-                raise StoreUnavailable from exc
+                raise self._outage.failed(exc) from exc
+            if self._outage.since is not None:
+                self._outage.succeeded()
             return self._store
 
     @property

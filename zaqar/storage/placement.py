@@ -14,7 +14,7 @@ from typing import Protocol
 from zaqar.errors import InvalidInput, NoPool, StaleQueue, StoreUnavailable
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.at_once import find
-from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.base import ManagementStore, MessageStore, Outage
 from zaqar.storage.lazy import LazyStore
 
 _log = logging.getLogger(__name__)
@@ -176,11 +176,13 @@ class PoolPlacement(Placement):
         self._known: Catalog | None = None
         self._read_at = 0.0
         self._stale = True
-        self._configured = LazyStore("the configured message store", configured, monotonic)
+        self._configured = LazyStore("The configured message store", configured, monotonic)
         self._stores: dict[str, tuple[Pool, LazyStore]] = {}
         self._retired: list[tuple[float, LazyStore]] = []
         self._configured_place = _PoolPlace(None, lambda: self._configured)
         self._places: dict[str, Place] = {}
+        self._unregistered: dict[str, Outage] = {}
+        """Pools that queues are on all the same; kept, so that the log tells of each once."""
 
     # -- the catalog -------------------------------------------------------------------------------------------------
 
@@ -210,13 +212,13 @@ class PoolPlacement(Placement):
             if fresh or self._known is None:
                 raise
             # Messages can be served without the management store.
-            _log.warning("The pools cannot be read; those known before are used.", exc_info=True)
+            _log.debug("The pools cannot be read; those known before are used.")
             catalog = self._known
         now = self._monotonic()
         for pool in catalog.pools:
             old = self._stores.get(pool.name)
             if old is None or (old[0].uri, old[0].options) != (pool.uri, pool.options):
-                self._stores[pool.name] = (pool, LazyStore(f"pool '{pool.name}'", self._opener(pool), self._monotonic))
+                self._stores[pool.name] = (pool, LazyStore(f"Pool '{pool.name}'", self._opener(pool), self._monotonic))
                 if old is not None:
                     self._retired.append((now, old[1]))
         names = {pool.name for pool in catalog.pools}
@@ -276,7 +278,7 @@ class PoolPlacement(Placement):
             place.store.ping()
         except StoreUnavailable:
             place.note_failure()
-            _log.warning("Pool '%s' does not answer and gets no new queue now.", place.name, exc_info=True)
+            _log.debug("Pool '%s' does not answer and gets no new queue now.", place.name)
             return False
         return True
 
@@ -305,8 +307,8 @@ class PoolPlacement(Placement):
             self._catalog(fresh=True)
             found = self._stores.get(name)
         if found is None:
-            _log.error("There are queues on the pool '%s', which is not registered.", name)
-            raise StoreUnavailable
+            outage = self._unregistered.setdefault(name, Outage.of(f"Pool '{name}'"))
+            raise outage.failed("there are queues on it, but it is not registered")
         return found[1]
 
     def places(self) -> list[Place]:

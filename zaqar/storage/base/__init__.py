@@ -11,6 +11,7 @@ claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``
 from zaqar.storage.base.deliveries import DeliveryStore
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import pack_letter, pack_posted, unpack_posted
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DeliveryStore",
     "ManagementStore",
     "MessageStore",
+    "Outage",
     "pack_letter",
     "pack_posted",
     "unpack_posted",

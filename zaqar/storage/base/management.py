@@ -71,8 +71,11 @@ class ManagementStore(ABC):
         """
 
     @abstractmethod
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
-        """Remove it, also where it has expired; an absent one is fine."""
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+        """Remove it, also if it has expired; an absent one is fine.
+
+        With ``version`` one that was changed since that version stays: for a caller that decides by what it has read.
+        """
 
     @abstractmethod
     def delete_subscriptions(self, *, queue_uid: str) -> None:

@@ -94,9 +94,11 @@ class MemoryManagementStore(ManagementStore):
             self._subscriptions[key] = copy.deepcopy(subscription)
             return True
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
         with self._lock:
-            self._subscriptions.pop((queue_uid, subscription_id), None)
+            found = self._subscriptions.get((queue_uid, subscription_id))
+            if found is not None and version in (None, found.version):
+                del self._subscriptions[queue_uid, subscription_id]
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         with self._lock:

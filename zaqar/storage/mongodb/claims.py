@@ -51,7 +51,7 @@ class Take(Request):
 
     def statements(self, segment: ObjectId, now: float) -> list[Document]:
         """They match all that were found when all are still free, the count, and the claim."""
-        still_free = {"_id": {"$in": ids_of(self.found)}, "t": READY, "x": {"$gt": now}}
+        still_free = {**_as_found(self.found), "t": READY, "x": {"$gt": now}}
         many = len(self.found)
         if self.claim is None:
             return [remove(segment, still_free), count(segment, slot(), ready=-many)]
@@ -225,6 +225,19 @@ def _claim_and_held(claim_id: str, which: Document, shown: list[Document], segme
         {"$lookup": theirs},
         {"$unwind": {"path": "$held", "preserveNullAndEmptyArrays": True}},
     ]
+
+
+def _as_found(found: Sequence[Document]) -> Document:
+    """Matches messages that no claim has held since they were read as READY.
+
+    Each claim adds to the count ``n``, so it is the version of a READY message: one that was claimed and released in
+    between is READY as before, but may have been claimed as often as it is allowed to be.
+    """
+    by_count: dict[int, list[Document]] = {}
+    for each in found:
+        by_count.setdefault(each["n"], []).append(each)
+    versions: list[Document] = [{"_id": {"$in": ids_of(some)}, "n": n} for n, some in by_count.items()]
+    return versions[0] if len(versions) == 1 else {"$or": versions}
 
 
 def _still_held(held: Sequence[Document], claim_id: str, claim: Document) -> Document:

@@ -26,6 +26,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.storage.base import Outage
 from zaqar.storage.mongodb.documents import Document, Index
 
 _log = logging.getLogger(__name__)
@@ -51,14 +52,6 @@ CONNECTIONS = 50
 
 _OWN_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000, "maxIdleTimeMS": 60_000}
 """Where the URI does not set them."""
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    try:
-        yield
-    except (PyMongoError, StartupError) as exc:
-        raise StoreUnavailable from exc
 
 
 @dataclass(frozen=True)
@@ -145,6 +138,7 @@ class ReplicaSet:
         self.name: str = settings.get("database") or "zaqar"
         self.application = f"zaqar/{self.name}"
         """What the server calls our sessions; see ``transactions.end_abandoned``."""
+        self._outage = Outage.of(f"The MongoDB replica set of database '{self.name}'")
         self.retries = Retries.from_settings(settings)
         self._opened: Opened | None = None
         self._opening = threading.Lock()
@@ -169,7 +163,7 @@ class ReplicaSet:
             if not _is_away(exc):
                 replica_set.close()
                 raise StartupError(f"The MongoDB replica set cannot be used: {_reason(exc)}.") from exc
-            _log.warning("The MongoDB replica set does not answer yet (%s).", _reason(exc))
+            replica_set.failed(exc)
         except StartupError:
             replica_set.close()
             raise
@@ -232,12 +226,33 @@ class ReplicaSet:
                 # By default each member has to take part, so one that is down would hold up the first start.
                 opened.database[collection].create_indexes(models, commitQuorum="majority")
 
+    @contextmanager
+    def translated(self, *, answers: bool = True) -> Iterator[None]:
+        """Errors of the library as StoreUnavailable, which the log has.
+
+        ``answers`` is False for a caller that keeps errors to itself and says by ``answered`` when there was none.
+        """
+        try:
+            yield
+        except (PyMongoError, StartupError) as exc:
+            raise self.failed(exc) from exc
+        if answers:
+            self.answered()
+
+    def answered(self) -> None:
+        if self._outage.since is not None:
+            self._outage.succeeded()
+
+    def failed(self, exc: Exception | None) -> StoreUnavailable:
+        """The error for an operation that failed for this reason; None if others were always faster."""
+        return self._outage.failed("others were faster at each attempt" if exc is None else _reason(exc))
+
     def ping(self) -> None:
-        with translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):
+        with self.translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):
             self.opened.client.admin.command("ping")
 
     def durability(self) -> Mapping[str, str]:
-        with translated(), pymongo.timeout(PATIENCE):
+        with self.translated(), pymongo.timeout(PATIENCE):
             hello = self.opened.client.admin.command("hello")
         voters = len(hello.get("hosts", ()))
         if voters > 1:

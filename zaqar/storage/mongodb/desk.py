@@ -111,4 +111,8 @@ class Desk(Generic[T]):
 
 def _anew(failure: Exception) -> Exception:
     """The same error as an object of its own, as each is raised in a thread of its own."""
-    return StaleQueue(failure.uid) if isinstance(failure, StaleQueue) else StoreUnavailable()
+    if isinstance(failure, StaleQueue):
+        return StaleQueue(failure.uid)
+    error = StoreUnavailable()
+    error.is_logged = isinstance(failure, StoreUnavailable) and failure.is_logged
+    return error

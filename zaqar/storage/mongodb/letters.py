@@ -16,7 +16,7 @@ from zaqar.storage.mongodb.documents import ASIDE, READY, Document, document_of,
 from zaqar.storage.mongodb.fences import BATCH, Look
 from zaqar.storage.mongodb.outbox import posted_documents
 from zaqar.storage.mongodb.statements import check, count, ids_of, in_force, put, remove, slot, statement
-from zaqar.storage.mongodb.transactions import Transaction, Turns
+from zaqar.storage.mongodb.transactions import Lost, Transaction, Turns
 
 _SET_ASIDE = {"$set": {"t": ASIDE}, "$rename": {"x": "y"}}
 """Without ``x`` it does not expire; ``y`` keeps when it would have."""
@@ -29,7 +29,8 @@ class LetterStore(ClaimStore):
         """A claim that moves the worn out among the first free messages; False where it has to begin again."""
         segment, limit = look.hint.segment, take.limit
         with turn.transaction() as transaction:
-            living, dead = _first_free(transaction, segment, look.fence["from"], limit, rules.max_claim_count, now)
+            begin = _begin_of(transaction, queue, segment)
+            living, dead = _first_free(transaction, segment, begin, limit, rules.max_claim_count, now)
             unfinished = len(dead) == BATCH and len(living) < limit
             take.found = []
             changes = [check(queue, segment)]
@@ -72,8 +73,9 @@ class LetterStore(ClaimStore):
                 continue
             segment = look.hint.segment
             with turn.transaction() as transaction:
+                begin = _begin_of(transaction, queue, segment)
                 aside = transaction.find({"s": segment, "t": ASIDE}, limit=BATCH, order="q")
-                _, dead = _first_free(transaction, segment, look.fence["from"], limit, max_claim_count, now)
+                _, dead = _first_free(transaction, segment, begin, limit, max_claim_count, now)
                 dead = dead[: BATCH - len(aside)]
                 changes, expect = [check(queue, segment)], 1
                 if dead:
@@ -128,6 +130,18 @@ def append(transaction: Transaction, queue: Queue, messages: Sequence[Message], 
         draft = Draft(message.body, message.ttl)
         documents += posted_documents(queue.uid, message.sequence, [draft], message.client_id, now)
     transaction.insert(documents)
+
+
+def _begin_of(transaction: Transaction, queue: Queue, segment: ObjectId) -> int:
+    """Where free messages begin at the moment of the transaction, as some may have come back since an earlier read.
+
+    Lost if the queue was purged or changed since then.
+    """
+    fence = transaction.get({**in_force(queue), "seg": segment})
+    if fence is None:
+        raise Lost
+    begin: int = fence["from"]
+    return begin
 
 
 def _first_free(

@@ -19,7 +19,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import Catalog, Pool, Queue
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.subscriptions import (
     PAUSE_INDEXES,
@@ -124,7 +124,7 @@ class MongoManagementStore(MongoSubscriptionStore):
 
     @contextmanager
     def _collection(self) -> Iterator[Collection[Document]]:
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             yield self._set.opened.collection
 
 

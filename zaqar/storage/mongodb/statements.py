@@ -94,10 +94,12 @@ def ripening(uid: str, segment: ObjectId, due: Sequence[Document], now: float) -
         lower_ready_from(uid, segment, min(each["q"] for each in due)),
     ]
     for state in (CLAIMED, DELAYED):
-        for change, some in ((FREE, live), (gone(segment), dead)):
+        for change, some, life in ((FREE, live, {"$gt": now}), (gone(segment), dead, {"$lte": now})):
             ids = ids_of([each for each in some if each["t"] == state])
             if ids:
-                changes.append(statement({"_id": {"$in": ids}, "t": state, "d": {"$lte": now}}, change, many=True))
+                # A renewal by a worker whose clock is behind may have moved both times since they were read.
+                as_found = {"_id": {"$in": ids}, "t": state, "d": {"$lte": now}, "x": life}
+                changes.append(statement(as_found, change, many=True))
     return changes
 
 

@@ -17,7 +17,7 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet, translated
+from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.transactions import Turns
 
@@ -46,7 +46,7 @@ class MongoSubscriptionStore(ManagementStore):
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         document = _document_of(subscription)
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             while True:
                 try:
                     self._subscriptions.insert_one(document)
@@ -59,21 +59,21 @@ class MongoSubscriptionStore(ManagementStore):
 
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         this = {"_id": _id(queue_uid, subscription_id), "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = self._subscriptions.find_one(this)
         return None if found is None else _subscription_of(found)
 
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         ids = {"$gt": _id(queue_uid, after), "$lt": f"{queue_uid}{_AFTER_SLASH}"}
         page = {"_id": ids, "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = list(self._subscriptions.find(page, sort={"_id": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
     def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
         document = _document_of(subscription)
         before = {"_id": document["_id"], "version": subscription.version - 1, "expires": {"$gt": now}}
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             while True:
                 try:
                     return self._subscriptions.replace_one(before, document).matched_count == 1
@@ -81,9 +81,12 @@ class MongoSubscriptionStore(ManagementStore):
                     if self._in_the_way(subscription, now) is not None:
                         raise Conflict("The queue has another subscription with this subscriber.") from exc
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
-        with translated(), pymongo.timeout(PATIENCE):
-            self._subscriptions.delete_one({"_id": _id(queue_uid, subscription_id)})
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+        this: Document = {"_id": _id(queue_uid, subscription_id)}
+        if version is not None:
+            this["version"] = version
+        with self._set.translated(), pymongo.timeout(PATIENCE):
+            self._subscriptions.delete_one(this)
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         for turn in Turns(self._set):
@@ -94,13 +97,13 @@ class MongoSubscriptionStore(ManagementStore):
                 return
 
     def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             found = list(self._subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
     def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
         begun: list[Document] = []
-        with translated(), pymongo.timeout(PATIENCE):
+        with self._set.translated(), pymongo.timeout(PATIENCE):
             collection = self._set.opened.beside(PAUSES).collection
             # In one order, so that of two callers who want the same ones the first gets all.
             for key, ends in sorted(pauses.items()):

@@ -26,8 +26,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
-from zaqar.errors import StoreUnavailable
-from zaqar.storage.mongodb.connection import MAJORITY, PATIENCE, Opened, ReplicaSet, translated
+from zaqar.storage.mongodb.connection import MAJORITY, PATIENCE, Opened, ReplicaSet
 from zaqar.storage.mongodb.documents import Document
 
 T = TypeVar("T")
@@ -151,11 +150,11 @@ class Turns:
         pause += retries.jitter * random.random() * min(1.0, self._attempts / 8) / 2  # noqa: S311
         over = self._attempts >= max(FEWEST, retries.attempts) or self._reconnects > retries.reconnects
         if over or self.remaining <= pause:
-            raise StoreUnavailable from self._cause
+            raise self._set.failed(self._cause) from self._cause
         time.sleep(pause)
         if time.monotonic() - self._looked_for_abandoned > ABANDONED:
             self._looked_for_abandoned = time.monotonic()
-            with translated(), pymongo.timeout(max(0.1, self.remaining)):
+            with self._set.translated(), pymongo.timeout(max(0.1, self.remaining)):
                 end_abandoned(self._set.opened, self._set.application)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -170,11 +169,11 @@ class Turns:
 
     def look(self, read: Callable[[Opened], T]) -> T:
         """Any other read. Unlike a write it is held up by nobody."""
-        with translated(), pymongo.timeout(max(0.001, self.remaining)):
+        with self._set.translated(), pymongo.timeout(max(0.001, self.remaining)):
             return read(self._set.opened)
 
     def _aggregate(self, pipeline: Sequence[Document], expect: int, *, latest: bool) -> list[Document]:
-        with translated(), pymongo.timeout(max(0.001, self.remaining)):
+        with self._set.translated(), pymongo.timeout(max(0.001, self.remaining)):
             while True:
                 opened = self._set.opened
                 collection = opened.latest if latest else opened.snapshots
@@ -202,7 +201,7 @@ class Turns:
 
         Documents that a transaction of a killed process has changed hold it up; that is ended, and it begins again.
         """
-        with translated():
+        with self._set.translated():
             while True:
                 opened = self._set.opened
                 try:
@@ -223,7 +222,7 @@ class Turns:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Commit at the end. A transaction that the server refused, or that is Lost, ends without an exception."""
-        with translated(), pymongo.timeout(max(0.001, self.remaining)):
+        with self._set.translated(answers=False), pymongo.timeout(max(0.001, self.remaining)):
             opened = self._set.opened
             session = opened.session()
             session.start_transaction(_LOCAL, MAJORITY, ReadPreference.PRIMARY)
@@ -251,6 +250,8 @@ class Turns:
                 if not settled:
                     _abort(opened, session)
             opened.give_back(session)
+            if self._cause is None:
+                self._set.answered()
 
     def _commit(self, session: ClientSession) -> None:
         """Until the answer is known: to commit what is committed changes nothing, also on another primary."""

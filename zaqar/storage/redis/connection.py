@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import hiredis
 
-from zaqar.errors import StoreUnavailable
+from zaqar.storage.base import Outage
 from zaqar.storage.redis import uri
 from zaqar.storage.redis.cluster import ClusterRoute
 from zaqar.storage.redis.scripts import Script
@@ -45,6 +45,7 @@ class Redis:
         connections: int = MOST,
     ) -> None:
         self.address = address
+        self._outage = Outage.of(f"Redis at {address}")
         self.replicas = replicas
         make = ClusterRoute if address.cluster else ServerRoute
         self._route: Route = make(address, Dialler(attempts=attempts, pause=pause), connections=connections)
@@ -76,13 +77,15 @@ class Redis:
                 data = pack((b"EVAL", script.source, *tail))
                 answers = self._route.exchange(data + waits, count, slot, again=script.again)
         except ERRORS as exc:
-            raise StoreUnavailable from exc
+            raise self._outage.failed(exc) from exc
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
-                raise StoreUnavailable from answer
+                raise self._outage.failed(answer) from answer
         if waits and answers[1] < self.replicas:
             # Not acknowledged, though it may well be there: as with a connection that was lost.
-            raise StoreUnavailable
+            raise self._outage.failed(f"only {answers[1]} of {self.replicas} replicas have a write in time")
+        if self._outage.since is not None:
+            self._outage.succeeded()
         return answers[0]
 
     def command(self, *words: Word, slot: int = 0, again: bool = True) -> Any:
@@ -90,9 +93,11 @@ class Redis:
         try:
             (answer,) = self._route.exchange(pack(words), 1, slot, again=again)
         except ERRORS as exc:
-            raise StoreUnavailable from exc
+            raise self._outage.failed(exc) from exc
         if isinstance(answer, hiredis.ReplyError):
-            raise StoreUnavailable from answer
+            raise self._outage.failed(answer) from answer
+        if self._outage.since is not None:
+            self._outage.succeeded()
         return answer
 
     def in_each(self, slots: Sequence[int], requests: Sequence[tuple[Word, ...]]) -> list[Any]:
@@ -100,10 +105,10 @@ class Redis:
         try:
             answers = self._route.exchange_many([*zip(slots, map(pack, requests), strict=True)])
         except ERRORS as exc:
-            raise StoreUnavailable from exc
+            raise self._outage.failed(exc) from exc
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
-                raise StoreUnavailable from answer
+                raise self._outage.failed(answer) from answer
         return answers
 
     def ping(self) -> None:
@@ -111,17 +116,19 @@ class Redis:
         try:
             answers = self._route.each_node(pack((b"PING",)), 1)
         except ERRORS as exc:
-            raise StoreUnavailable from exc
+            raise self._outage.failed(exc) from exc
         for (answer,) in answers:
             if isinstance(answer, hiredis.ReplyError):
-                raise StoreUnavailable from answer
+                raise self._outage.failed(answer) from answer
+        if self._outage.since is not None:
+            self._outage.succeeded()
 
     def ask_each(self, *words: Word) -> list[Any]:
         """A plain command to every master; an error reply, such as for lack of permission, is None."""
         try:
             answers = self._route.each_node(pack(words), 1)
         except ERRORS as exc:
-            raise StoreUnavailable from exc
+            raise self._outage.failed(exc) from exc
         return [None if isinstance(answer, hiredis.ReplyError) else answer for (answer,) in answers]
 
     def close(self) -> None:

@@ -27,8 +27,7 @@ def look_at_start(server: Redis) -> None:
     except StoreUnavailable as exc:
         if is_refusal(exc.__cause__):
             raise StartupError(f"Redis at {server.address} does not let this user log in.") from exc
-        _log.warning("Redis at %s does not answer yet: %s", server.address, exc.__cause__)
-        return
+        return  # the log has it
     version = found["version"]
     if version != UNKNOWN and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise StartupError(f"Redis {version} at {server.address} is too old: 6.2 or later is needed.")

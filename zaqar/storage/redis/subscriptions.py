@@ -68,8 +68,8 @@ class SubscriptionStore(ManagementStore):
             self._unindex([before])
         return True
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
-        row = self._run_on(_DELETE, queue_uid, subscription_id)
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+        row = self._run_on(_DELETE, queue_uid, subscription_id, b"" if version is None else version)
         if row is not None:
             self._unindex([_subscription_of(row)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -31,6 +31,13 @@ class Connection(Protocol):
     def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
     def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
     def rollback(self) -> None: ...
+
+
+class HasBody(Protocol):
+    """A message or delivery that is to be stored."""
+
+    @property
+    def body(self) -> bytes: ...
 
 
 class Database(ABC):
@@ -108,6 +115,13 @@ class Database(ABC):
     @abstractmethod
     def change_schema(self) -> AbstractContextManager[sa.Connection]:
         """The same as ``write``, but alone, and with a connection of SQLAlchemy, for what is off the hot path."""
+
+    def check_room(self, drafts: Sequence[HasBody]) -> None:
+        """StoreUnavailable if what would store these should leave the rest of the disk to what frees space.
+
+        A server of its own has its own way with that.
+        """
+        return
 
     @abstractmethod
     def durability(self) -> Mapping[str, str]:

@@ -103,6 +103,7 @@ class OutboxStore(FenceStore):
         return [lane for (lane,) in found]
 
     def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
+        self._database.check_room(deliveries)
         this = {"uid": posted.queue_uid, "first": posted.first}
         with self._database.write as connection:
             if connection.execute(self._outbox.is_noted, this).fetchone() is None:

@@ -40,6 +40,7 @@ class SqlMessageStore(SweepStore):
         return cast("Self", PostgresqlMessageStore(cast("Any", database)))
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+        self._database.check_room(drafts)
         sql = self._statements
         count = len(drafts)
         states = [DELAYED if draft.delay > 0 else READY for draft in drafts]

@@ -22,8 +22,9 @@ from psycopg import errors
 from sqlalchemy.pool import NullPool
 
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.storage.base import Outage
 from zaqar.storage.sqlalchemy import postgresql_link
-from zaqar.storage.sqlalchemy.connection import LOG, Connection, Database
+from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.postgresql_link import Address, Link
 from zaqar.storage.sqlalchemy.undone import Undone
 
@@ -55,6 +56,7 @@ class PostgresqlDatabase(Database):
 
     def __init__(self, address: Address, *, embedded: bool, connections: int) -> None:
         self.name = address.name
+        self.outage = Outage.of(self.name)
         self.embedded = embedded
         self._address = address
         self._most = connections
@@ -87,12 +89,12 @@ class PostgresqlDatabase(Database):
         self._is_prepared = False
         try:
             self._prepare_now()
-        except StoreUnavailable as exc:
-            LOG.warning("%s does not answer (%s); requests are refused until it does.", self.name, reason_of(exc))
+        except StoreUnavailable:
+            return  # the log has it
 
     def _prepare_now(self) -> None:
         if monotonic() < self._ask_after or not self._preparing.acquire(timeout=_TO_CONNECT):
-            raise StoreUnavailable
+            raise self.outage.failed("it did not answer a moment ago")
         try:
             if not self._is_prepared:
                 self.prepare()
@@ -111,7 +113,7 @@ class PostgresqlDatabase(Database):
         except psycopg.Error as exc:
             if "FATAL" in str(exc) and not _IS_TEMPORARY.search(str(exc)):
                 raise StartupError(f"{self.name} cannot be opened: {_in_one_line(exc)}.") from exc
-            raise StoreUnavailable from exc
+            raise self.outage.failed(exc) from exc
         version = link.info.server_version
         link.close()
         if version < OLDEST_POSTGRESQL:
@@ -138,7 +140,7 @@ class PostgresqlDatabase(Database):
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
                 yield connection
         except (psycopg.Error, sa.exc.DBAPIError) as exc:
-            raise StoreUnavailable from exc
+            raise self.outage.failed(exc) from exc
         finally:
             engine.dispose()
 
@@ -150,7 +152,7 @@ class PostgresqlDatabase(Database):
         if not self._is_prepared:
             self._prepare_late()
         if not self._free.acquire(timeout=_FOR_A_CONNECTION):
-            raise StoreUnavailable
+            raise self.outage.failed("no connection is free")
         try:
             link = self._take_idle() or self._address.connect(_TO_CONNECT)
         except BaseException:
@@ -169,8 +171,7 @@ class PostgresqlDatabase(Database):
         try:
             self._prepare_now()
         except StartupError as exc:
-            LOG.error("%s", exc)
-            raise StoreUnavailable from exc
+            raise self.outage.failed(exc) from exc
 
     def _take_idle(self) -> Link | None:
         while self._idle:
@@ -247,14 +248,14 @@ class Transaction:
         try:
             self._link = link = self._database.take()
         except psycopg.Error as exc:
-            raise StoreUnavailable from exc
+            raise self._database.outage.failed(exc) from exc
         if self._begin:
             try:
                 link.execute(self._begin)
             except BaseException as exc:
                 self._database.discard(link)
                 if isinstance(exc, psycopg.Error):
-                    raise StoreUnavailable from exc
+                    raise self._database.outage.failed(exc) from exc
                 raise
         return cast("Connection", link)
 
@@ -262,6 +263,8 @@ class Transaction:
         database, link = self._database, self._link
         if error is None and not self._begin:
             database.give(link)
+            if database.outage.since is not None:
+                database.outage.succeeded()
             return
         try:
             if error is None:
@@ -278,11 +281,9 @@ class Transaction:
         if isinstance(failure, _UNDONE):
             raise Undone from failure
         if isinstance(failure, psycopg.Error):
-            raise StoreUnavailable from failure
-
-
-def reason_of(error: StoreUnavailable) -> str:
-    return _in_one_line(error.__cause__ or "no connection in time")
+            raise database.outage.failed(failure) from failure
+        if database.outage.since is not None:
+            database.outage.succeeded()
 
 
 def _in_one_line(error: object) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
 from zaqar import private_files
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer
+from zaqar.storage.base import Outage
+from zaqar.storage.sqlalchemy.connection import Connection, Database, HasBody
+from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
 from zaqar.storage.sqlalchemy.write_turn import WriteTurn
 
 PATIENCE = 5.0
@@ -25,6 +26,15 @@ PATIENCE = 5.0
 
 IDLE_SECONDS = 60.0
 """Connections that were not needed for so long are closed."""
+RESERVE: Final = 32 * 2**20
+"""Bytes of the disk that posts leave alone, so that deletes and claims can still write. The write-ahead log takes 4 MiB
+or so, and more for a transaction that is larger."""
+
+_OVERHEAD: Final = 1024
+"""Bytes that a message takes besides its body, with its entries in the indices."""
+
+_SPARE: Final = 256 * 1024
+"""Bytes of free pages in the file that posts do not use up, as entries in the indices may be anywhere in it."""
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
@@ -42,10 +52,13 @@ class SqliteDatabase(Database):
 
     dialect = "sqlite"
 
-    def __init__(self, engine: sa.Engine, *, path: str | None, embedded: bool, patience: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, *, path: str | None, embedded: bool, synchronous: str, patience: float
+    ) -> None:
         self.engine = engine
         self.path = path
         self.name = path or "in memory"
+        self.outage = Outage.of(f"The SQLite database {self.name}")
         self.is_in_memory = path is None
         self.embedded = embedded
         self.turn = WriteTurn(None if path is None else f"{path}.lock", patience=patience)
@@ -66,6 +79,8 @@ class SqliteDatabase(Database):
         self._write = Writer(self, self.turn, begin="BEGIN IMMEDIATE", commit="COMMIT")
         self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
         self._held_for_fork = False
+        self._settings = ("PRAGMA journal_mode = WAL", f"PRAGMA synchronous = {synchronous}")
+        self.reserve = RESERVE
         self._is_made = False
         """Whether there is a file: the first connection makes it."""
         _databases.add(self)
@@ -77,13 +92,13 @@ class SqliteDatabase(Database):
         path = _path_of(uri)
         if synchronous not in _SYNCHRONOUS[1:]:
             raise StartupError(f"synchronous of an SQLite database is NORMAL, FULL or EXTRA, not '{synchronous}'.")
-        engine = _make_engine(path, synchronous, patience)
+        engine = _make_engine(path)
         _check_version(engine.dialect.loaded_dbapi.sqlite_version)
         try:
             if path is not None:
                 # SQLite gives the files beside it the mode of the database file, if that is there first.
                 private_files.create_file(path)
-            database = cls(engine, path=path, embedded=embedded, patience=patience)
+            database = cls(engine, path=path, embedded=embedded, synchronous=synchronous, patience=patience)
         except OSError as exc:
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
         try:
@@ -119,8 +134,36 @@ class SqliteDatabase(Database):
     @contextmanager
     def change_schema(self) -> Iterator[sa.Connection]:
         """The same as ``write`` with a connection of SQLAlchemy, for what is off the hot path."""
-        with self._alone, self.engine.begin() as connection:
-            yield connection
+        with self._alone, self.engine.connect() as connection:
+            driver = cast("Connection", connection.connection.driver_connection)
+            for statement in (*self._settings, "BEGIN IMMEDIATE"):
+                run_in_time(driver, statement, monotonic() + self.turn.patience)
+            with connection.begin():
+                yield connection
+
+    def check_room(self, drafts: Sequence[HasBody]) -> None:
+        """StoreUnavailable if they would use up the RESERVE of the disk.
+
+        Deletes and claims need some space for a moment, also those after which there is more. A post may go on in
+        pages of the file that are free.
+        """
+        if self.path is None:
+            return
+        try:
+            found = os.statvfs(self.path)
+        except OSError as exc:
+            raise self.outage.failed(exc) from exc
+        left = found.f_bavail * found.f_frsize
+        if left >= self.reserve:
+            return
+        needed = sum(len(draft.body) + _OVERHEAD for draft in drafts)
+        with self.read() as connection:
+            (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        if pages * size < 2 * needed + _SPARE:
+            raise self.outage.failed(
+                f"its disk is nearly full, with {left // 2**20} MiB left: nothing is added before messages are deleted"
+            )
 
     def durability(self) -> Mapping[str, str]:
         if self.path is None:
@@ -134,9 +177,11 @@ class SqliteDatabase(Database):
         with self.read() as connection:
             return _SYNCHRONOUS[connection.execute("PRAGMA synchronous").fetchone()[0]]
 
-    def take(self) -> Opened:
+    def take(self, deadline: float | None = None) -> Opened:
         """A connection to the file that is at the path now. Raises what is among ``errors``, OSError where none is.
 
+        A new one waits for the locks of others until the deadline, a time of ``time.monotonic``; if there is none, as
+        long as a write waits.
         A file that was removed or replaced stays writable for who has it open, and what it takes in is lost.
         """
         file = None
@@ -154,7 +199,14 @@ class SqliteDatabase(Database):
             if opened.file == file:
                 return opened
             opened.checkout.close()
-        return Opened(self.engine.raw_connection(), file)
+        opened = Opened(self.engine.raw_connection(), file)
+        try:
+            for statement in self._settings:
+                run_in_time(opened.driver, statement, deadline or monotonic() + self.turn.patience)
+        except BaseException as exc:
+            opened.discard(exc)
+            raise
+        return opened
 
     def _shrink(self, left: int) -> None:
         """Note that ``left`` connections are not needed now; close those that were not needed for a while."""
@@ -225,26 +277,13 @@ def _path_of(uri: str) -> str | None:
     return str(path)
 
 
-def _make_engine(path: str | None, synchronous: str, patience: float) -> sa.Engine:
-    arguments = {"check_same_thread": False, "isolation_level": None}
+def _make_engine(path: str | None) -> sa.Engine:
+    # The driver is told (isolation_level) to leave transactions alone, or it would begin none before DDL; and not to
+    # wait for locks in C (timeout), where gevent could run nobody else.
+    arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 0}
     if path is None:
-        engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments)
-    else:
-        url = sa.URL.create("sqlite", database=path)
-        engine = sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
-
-    @sa.event.listens_for(engine, "connect")
-    def set_up(connection: Any, _: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-
-    # The driver is told (isolation_level) to leave transactions alone, or it would begin none before DDL.
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+        return sa.create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments)
+    return sa.create_engine(sa.URL.create("sqlite", database=path), poolclass=NullPool, connect_args=arguments)
 
 
 def _check_version(version: str) -> None:

@@ -46,6 +46,7 @@ class SubscriptionStatements(Texts):
             .values({column: value for column, value in values.items() if column.name not in ("queue_uid", "id")})
         )
         self.delete = self._text(sa.delete(subscriptions).where(this))
+        self.delete_version = self._text(sa.delete(subscriptions).where(this, s.version == param("version")))
         self.delete_all = self._text(sa.delete(subscriptions).where(of_queue))
         self.delete_expired = self._text(sa.delete(subscriptions).where(same, s.expires <= now))
         self.expired = self._text(

@@ -73,11 +73,13 @@ class SubscriptionStore(ManagementStore):
         return None if row is None else _subscription_of(row)
 
     @repeated
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
         if not _may_be_an_id(subscription_id):
             return
+        sql = self._subscriptions
+        statement = sql.delete if version is None else sql.delete_version
         with self._database.write as connection:
-            connection.execute(self._subscriptions.delete, {"queue_uid": queue_uid, "id": subscription_id})
+            connection.execute(statement, {"queue_uid": queue_uid, "id": subscription_id, "version": version})
 
     @repeated
     def delete_subscriptions(self, *, queue_uid: str) -> None:

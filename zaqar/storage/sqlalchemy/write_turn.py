@@ -30,6 +30,9 @@ NAP = 0.0005
 FRESH = 0.005
 """Seconds for which a note counts; who waits renews it before each sleep."""
 
+BRIEF = 0.2
+"""Seconds that a write waits if others waited in vain and nobody has had a turn since."""
+
 _FIRST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.001
 
 NOTE = struct.Struct("d")
@@ -52,6 +55,8 @@ class WriteTurn:
         """When this process began to write without a pause."""
         self.ended = 0.0
         """When it last gave its turn."""
+        self.blocked_since: float | None = None
+        """When a write of this process began to wait in vain, until one gets its turn; None if that is not so."""
         self._path = path
         self._open()
 
@@ -88,6 +93,7 @@ class WriteTurn:
         """After a fork: a new lock, and a file of its own, as a lock on the inherited one would be the parent's."""
         self.threads = threading.Lock()
         self.ended = self.since = 0.0
+        self.blocked_since = None
         inherited = self.descriptor
         self._open()
         if inherited is not None:

@@ -42,7 +42,8 @@ def _answer_client_error(
 def _answer_store_unavailable(
     req: falcon.Request, resp: falcon.Response, error: StoreUnavailable, params: dict[str, Any]
 ) -> None:
-    _log.error("%s: a store is not available", req.context.request_id, exc_info=error)
+    level = logging.DEBUG if error.is_logged else logging.ERROR
+    _log.log(level, "%s: a store is not available", req.context.request_id, exc_info=error)
     resp.set_header("Retry-After", str(error.retry_after))
     _render(resp, error.status, error.title, str(error))
 

@@ -68,6 +68,23 @@ def test_empty_is_not_said_before_the_locks_of_others_end(scene: Scene, other: A
     timer.join()
 
 
+@pytest.mark.parametrize("grave", ["passed over", "moved"])
+def test_a_message_that_wears_out_while_a_claim_waits_for_its_lock(scene: Scene, other: Any, grave: str) -> None:
+    """It is READY before and after; the claim has to see how often it was claimed by then."""
+    dead = scene.beside("dead")
+    rules = DeadLetters(dead.queue if grave == "moved" else None, 2, None)
+    scene.post("a")
+    scene.wear_out(1, 1)
+    count = "UPDATE messages SET claim_count = claim_count + 1 WHERE segment = %s"
+    other.execute(count, [segment_of(other, scene)])
+    timer = threading.Timer(0.3, other.commit)
+    timer.start()
+    assert scene.claim(dead_letters=rules)[1] == []
+    timer.join()
+    assert bodies(dead.listing()) == (["a"] if grave == "moved" else [])
+    dead.drop()
+
+
 def test_counters_are_exact_after_a_crowd(scene: Scene, other: Any) -> None:
     def live() -> None:
         for _ in range(15):

@@ -6,8 +6,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -63,11 +66,75 @@ def test_a_writer_without_the_lock_file_is_waited_for_as_well(
 ) -> None:
     """The command line of SQLite knows nothing of our lock file."""
     hasty = open_database(patience=0.2)
-    stranger = open_database()
-    with stranger.engine.begin(), pytest.raises(StoreUnavailable) as caught:
+    with stranger(hasty), pytest.raises(StoreUnavailable) as caught:
         Scene(SqlMessageStore(hasty), queue=scene.queue)
     assert "locked" in str(caught.value.__cause__)
     assert Scene(SqlMessageStore(hasty), queue=scene.queue).post("a") == [1]
+
+
+@contextmanager
+def stranger(database: Database, *begin: str) -> Iterator[None]:
+    """A program that uses the file without our lock file, as the command line of SQLite does, is in a transaction."""
+    assert database.path is not None
+    connection = sqlite3.connect(database.path, isolation_level=None)
+    try:
+        for statement in begin or ("BEGIN IMMEDIATE",):
+            connection.execute(statement).fetchall()
+        yield
+    finally:
+        connection.close()
+
+
+def refuse(scene: Scene) -> float:
+    """Post, see it refused, and say after how many seconds."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        scene.post("refused")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("held", ["by a stranger", "by another process"])
+def test_the_times_of_those_who_wait_do_not_add_up(
+    scene: Scene, open_database: Callable[..., Database], held: str
+) -> None:
+    patience, writers = 0.6, 6
+    database = open_database(patience=patience)
+    hasty = Scene(SqlMessageStore(database), queue=scene.queue)
+    lock_file = child(children.hold_lock_file, f"{database.path}.lock")
+    with stranger(database) if held == "by a stranger" else lock_file:
+        began = time.monotonic()
+        with ThreadPoolExecutor(writers) as threads:
+            waits = list(threads.map(lambda _: refuse(hasty), range(writers)))
+        together = time.monotonic() - began
+        again = [refuse(hasty) for _ in range(3)]
+    assert max(waits) >= patience, "somebody waited as long as a write waits"
+    assert together < 2 * patience
+    assert max(again) < patience, "whoever comes later does not wait as long for what is known to be held"
+    assert hasty.post("a") == [1]
+    with stranger(database):
+        assert refuse(hasty) >= patience, "it was free meanwhile, so it may be free again soon"
+
+
+@pytest.mark.parametrize("operation", ["read", "write", "change_schema"])
+def test_a_file_that_nobody_else_may_open_is_waited_for(database: Database, operation: str) -> None:
+    """As during the recovery after a crash: the first statement on a new connection meets the lock."""
+    database.close_idle()
+    taken, held = threading.Event(), 0.3
+
+    def hold() -> None:
+        with stranger(database, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"):
+            taken.set()
+            time.sleep(held)
+
+    transactions = {"read": database.read, "write": lambda: database.write, "change_schema": database.change_schema}
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(60)
+    began = time.monotonic()
+    with transactions[operation]() as connection:
+        assert connection is not None
+    assert time.monotonic() - began > held / 2, "the file was not locked"
+    thread.join()
 
 
 def test_a_database_that_others_hold_cannot_be_opened(database: Database, uri: str) -> None:

@@ -24,6 +24,8 @@ for place = 1, #numbers do
   leased[2 * place - 1] = numbers[place]
   leased[2 * place] = pack_struct(STATE, math.max(expires, ends + grace), ends, count) .. claim_id
 end
+-- A server that is full refuses a script whose first write adds something, and lets one go on that has removed something.
+call('ZREM', PREFIX .. 'e', claim_id)
 many('HSET', PREFIX .. 's', leased)
 call('HSET', PREFIX .. 'k', claim_id, pack_struct(CLAIM, now, ttl, grace) .. sub(packed, 17))
 call('ZADD', PREFIX .. 'e', ends, claim_id)

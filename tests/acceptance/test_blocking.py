@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gevent worker and a pool whose store is silent or locked: requests for other pools are answered meanwhile."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, SENTINEL, Backend, started
+from tests.acceptance.server import Server, running
+
+WINDOW = 1.0
+"""Seconds for which a store is away. Every driver waits longer than that for a store that does not answer."""
+
+AT_ONCE = 5
+"""Requests for the store that is away."""
+
+LEAST_SHARE = 0.2
+"""Of the requests that a worker answers in that time while all stores answer. A worker that waits answers none."""
+
+TIMEOUT = 60.0
+
+POST = {"messages": [{"body": "x", "ttl": 300}]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A store, how a pool on it is named, and how it is made to answer nobody."""
+
+    started: Callable[[Path], AbstractContextManager[Any]]
+    uri: Callable[[Any], str]
+    away: Callable[[Any], AbstractContextManager[None]]
+
+
+def on(backend: Backend) -> Case:
+    @contextmanager
+    def silent(server: Any) -> Iterator[None]:
+        """The kernel still accepts its connections."""
+        backend.signal(server, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            backend.signal(server, signal.SIGCONT)
+
+    def uri(server: Any) -> str:
+        found = backend.options(server)["uri"]
+        return found.replace("/?", "/pool?") if backend is MONGODB else found
+
+    return Case(lambda _: started(backend), uri, silent)
+
+
+@contextmanager
+def sqlite_file(folder: Path) -> Iterator[Path]:
+    yield folder / "locked.db"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program holds SQLite's write lock, as one does that restores a backup or was stopped in a transaction."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.close()
+
+
+CASES = {
+    "sqlite": Case(sqlite_file, lambda path: f"sqlite:///{path}", locked),
+    **{backend.name: on(backend) for backend in (POSTGRESQL, REDIS, CLUSTER, SENTINEL, MONGODB)},
+}
+
+
+def ask(server: Server, method: str, path: str, document: Any = None) -> int:
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT)
+    headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "X-Roles": "admin"}
+    try:
+        connection.request(method, path, None if document is None else json.dumps(document), headers)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("blocking")
+    config = folder / "zaqar.conf"
+    config.write_text("[DEFAULT]\nadmin_mode = True\npooling = True\n")
+    with running(folder / "state", options=("--config-file", str(config), "--workers", "1")) as server:
+        make_pool(server, "other", f"sqlite:///{folder}/other.db")
+        yield server
+
+
+def make_pool(server: Server, name: str, uri: str) -> None:
+    """A pool, and a queue on it that has the same name and was used."""
+    assert ask(server, "PUT", f"/v2/pools/{name}", {"uri": uri, "weight": 1}) == 201
+    assert ask(server, "PUT", f"/v2/flavors/{name}", {"pool_list": [name]}) == 201
+    assert ask(server, "PUT", f"/v2/queues/{name}", {"_flavor": name}) == 201
+    assert ask(server, "POST", f"/v2/queues/{name}/messages", POST) == 201
+
+
+def answered_by_others(server: Server) -> int:
+    """How many requests that need nothing of the store are answered within the window."""
+    end = time.monotonic() + WINDOW
+    answers = 0
+    while True:
+        assert ask(server, "POST", "/v2/queues/other/messages", POST) == 201
+        assert ask(server, "GET", "/") == 300
+        if time.monotonic() > end:
+            return answers
+        answers += 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_store_that_does_not_answer_holds_up_no_request_for_another(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    case = CASES[name]
+    with case.started(tmp_path) as store:
+        make_pool(server, name, case.uri(store))
+        control = answered_by_others(server)
+        statuses: list[int] = []
+
+        def post() -> None:
+            statuses.append(ask(server, "POST", f"/v2/queues/{name}/messages", POST))
+
+        waiting = [threading.Thread(target=post) for _ in range(AT_ONCE)]
+        with case.away(store):
+            for thread in waiting:
+                thread.start()
+            answers = answered_by_others(server)
+            early = list(statuses)
+        for thread in waiting:
+            thread.join()
+    assert answers > control * LEAST_SHARE, f"{control} answers before"
+    assert len(early) < AT_ONCE, "nobody was waiting for the store meanwhile"
+    assert set(statuses) <= {201, 503}
+    assert len(statuses) == AT_ONCE

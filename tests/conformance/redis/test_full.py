@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Redis that has no memory left (``maxmemory``, ``noeviction``): what adds is refused, what frees memory works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests import servers
+from tests.conformance.outbox import Outbox, deliveries_of, numbers
+from tests.conformance.redis.conftest import OpenStore
+from tests.conformance.scene import Scene, bodies, new_queue
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.base import MessageStore
+
+
+@pytest.fixture
+def store(open_store: OpenStore, own_redis: servers.Redis) -> MessageStore:
+    return open_store(own_redis.uri)
+
+
+@pytest.fixture
+def fill(own_redis: servers.Redis) -> Callable[[], None]:
+    """Leave no memory from now on, whatever was freed a moment ago."""
+    return lambda: own_redis.client().config_set("maxmemory", 1_000_000) and None
+
+
+def test_claims_and_deletes_work_in_a_full_server(
+    store: MessageStore, fill: Callable[[], None], own_redis: servers.Redis
+) -> None:
+    scene = Scene(store)
+    posted = scene.post(*[f"{n}" for n in range(40)])
+    held_before, held = scene.claim(2)
+    fill()
+    with pytest.raises(StoreUnavailable) as caught:
+        scene.post("no")
+    assert "OOM" in str(caught.value.__cause__)
+    scene.renew(held_before, ttl=300)
+    assert scene.get_claim(held_before)[0].ttl == 300
+    scene.clock.advance(120)
+    assert len(scene.get_claim(held_before)[1]) == 2, "the renewal counts"
+    claim_id, taken = scene.claim(3)
+    assert bodies(taken) == ["2", "3", "4"]
+    scene.delete(taken[0].sequence, claim_id)
+    scene.release(claim_id)
+    scene.delete(posted[39])
+    scene.delete_many(*posted[35:39])
+    assert bodies(scene.pop(2)) == ["3", "4"]
+    assert bodies(scene.listing(limit=2)) == ["5", "6"]
+    assert (scene.stats().free, scene.stats().claimed) == (30, 2)
+    scene.purge()
+    scene.drop()
+    assert [message.sequence for message in held] == posted[:2]
+    own_redis.client().config_set("maxmemory", 0)
+    again = Scene(store)
+    assert again.post("yes") == [1]
+
+
+def test_deliveries_are_sent_and_settled_in_a_full_server(store: MessageStore, fill: Callable[[], None]) -> None:
+    scene = Scene(store, queue=new_queue(notify=True))
+    outbox = Outbox(store, scene.clock)
+    scene.post("a", "b")
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, "s1", "s2"))
+    fill()
+    taken = outbox.take()
+    assert sorted(numbers(taken)) == [1, 1, 2, 2]
+    outbox.discard(taken)
+    assert outbox.take() == []

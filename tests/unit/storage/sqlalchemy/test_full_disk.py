@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk that is full under SQLite: posts are refused before it is, and what frees space works on."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.drivers import DRIVERS
+from tests.conformance.outbox import Outbox, deliveries_of
+from tests.conformance.scene import Scene, new_queue
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.sqlite_database import SqliteDatabase
+
+CAPACITY, RESERVE = 20 * 2**20, 8 * 2**20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={CAPACITY}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def database(disk: Path) -> Iterator[SqliteDatabase]:
+    database = Database.open(DRIVERS["sqlite"].prepare(disk), embedded=True)
+    assert isinstance(database, SqliteDatabase)
+    database.reserve = RESERVE
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def scene(database: SqliteDatabase) -> Scene:
+    return Scene(SqlMessageStore(database))
+
+
+def batch_of(size: int) -> int:
+    """Messages that are posted or deleted in one step: no more bytes than the API takes."""
+    return max(1, min(200, 1_000_000 // (size + 1000)))
+
+
+def fill(scene: Scene, size: int) -> list[int]:
+    """Post until that is refused; the numbers of what was posted."""
+    numbers: list[int] = []
+    texts = ["x" * size] * batch_of(size)
+    while True:
+        try:
+            numbers += scene.post(*texts)
+        except StoreUnavailable:
+            return numbers
+
+
+@pytest.mark.parametrize("size", [10, 2_000, 200_000])
+def test_what_frees_space_works_when_posts_are_refused(
+    scene: Scene, database: SqliteDatabase, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    numbers = fill(scene, size)
+    assert "its disk is nearly full" in caplog.text
+    assert "Traceback" not in caplog.text
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            scene.post("x" * size)
+    claim_id, held = scene.claim(20)
+    assert [message.sequence for message in held] == numbers[:20]
+    scene.renew(claim_id, ttl=300)
+    scene.delete(held[0].sequence, claim_id)
+    scene.delete_many(*(message.sequence for message in held[1:4]), claim_ids=[claim_id])
+    scene.release(claim_id)
+    assert [message.sequence for message in scene.pop(3)] == numbers[4:7]
+    left = numbers[7:]
+    assert [message.sequence for message in scene.listing(limit=10)] == left[:10]
+    for start in range(0, len(left) // 2, batch_of(size)):
+        scene.delete_many(*left[start : start + batch_of(size)])
+    assert scene.post("x" * size) == [numbers[-1] + 1], "there is room again"
+
+
+def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(scene: Scene) -> None:
+    """The space is that of the file, which does not shrink, and the reserve does not wear away."""
+    counts = []
+    for round_ in range(6):
+        numbers = fill(scene, 3_000)
+        counts.append(len(numbers))
+        if round_ % 2:
+            scene.purge()
+        else:
+            for start in range(0, len(numbers), batch_of(3_000)):
+                scene.delete_many(*numbers[start : start + batch_of(3_000)])
+        while scene.store.sweep(now=scene.now, limit=1000):
+            pass
+    assert min(counts[1:]) > counts[0] / 2, counts
+
+
+def test_deliveries_are_not_made_where_there_is_no_room(scene: Scene, database: SqliteDatabase) -> None:
+    scene.queue = new_queue(notify=True)
+    scene.open()
+    outbox = Outbox(scene.store, scene.clock)
+    scene.post("x" * 10_000)
+    (posted,) = outbox.take_posted()
+    numbers = fill(scene, 10_000)
+    with pytest.raises(StoreUnavailable):
+        outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(100))))
+    for start in range(0, len(numbers), 50):
+        scene.delete_many(*numbers[start : start + 50])
+    outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(10))))
+    outbox.drain()
