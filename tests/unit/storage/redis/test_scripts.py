@@ -51,4 +51,5 @@ def test_what_would_happen_twice_is_never_sent_twice() -> None:
         "take_deliveries",
         "resend",
         "subscription_replace",
+        "take_pauses",
     }
