@@ -12,11 +12,11 @@ MOST_CHARACTERS = 2000
 WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
 """Those that a request is made to, which is signed with the secret of the subscription."""
 
+_AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
 _PRINTABLE = re.compile(r"[!-~]+")
 _ADDRESS = re.compile(r"[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,64}@[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_AUTHORITY = re.compile(r"//[^/?#]*")
 
 
 def scheme_of(subscriber: str) -> str:
