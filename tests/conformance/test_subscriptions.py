@@ -220,6 +220,8 @@ def test_the_end_of_a_long_life_is_exact(queue: Subscribers, ttl: int) -> None:
     assert queue.replace(changed)
     assert queue.listing() == by_id([written, shorter, changed])
     assert {each.ttl for each in queue.listing()} == {ttl, ttl - 1, ttl - 30}
+    # Not of a subclass, which an encoder might not know.
+    assert {type(each.ttl) for each in queue.listing()} == {int}
     queue.clock.now = written.expires - TICK
     assert queue.get(written.id) == written
     assert queue.listing() == by_id([written, changed])

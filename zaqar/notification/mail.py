@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -17,7 +17,6 @@ from zaqar.errors import InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
 from zaqar.notification.confirmation import Confirmations
-from zaqar.schemas.subscribers import mail_fields
 
 # What an address of RFC 5321 has without quotes, so that it is one address and no option of a command.
 _ADDRESS = re.compile(r"(?!-)[^\s\x00-\x1f\x7f@,;:<>()\[\]\\\"]{1,64}@[^\s\x00-\x1f\x7f@,;:<>()\[\]\\\"]{1,255}")
@@ -55,7 +54,8 @@ def compose(
 def _split(subscriber: str) -> tuple[str, str]:
     """Address and subject of a ``mailto`` URI (RFC 6068); its other header fields are not the subscriber's to set."""
     address, _, fields = subscriber.partition(":")[2].partition("?")
-    return unquote(address), mail_fields(fields).get("subject", "")
+    given = {name.lower(): value for name, value in parse_qsl(fields)}
+    return unquote(address), given.get("subject", "")
 
 
 def _address(text: str, *, field: str) -> Address:

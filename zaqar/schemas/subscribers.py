@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Collection
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zaqar.errors import InvalidInput
 
@@ -12,11 +12,11 @@ MOST_CHARACTERS = 2000
 WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
 """Those that a request is made to, which is signed with the secret of the subscription."""
 
+_AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
 _PRINTABLE = re.compile(r"[!-~]+")
 _ADDRESS = re.compile(r"[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,64}@[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_AUTHORITY = re.compile(r"//[^/?#]*")
 
 
 def scheme_of(subscriber: str) -> str:
@@ -32,16 +32,17 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
         raise InvalidInput(_FIELD, f"must have 1 to {MOST_CHARACTERS} characters")
     if _PRINTABLE.fullmatch(subscriber) is None:
         raise InvalidInput(_FIELD, "must be a URI in printable ASCII characters without spaces")
+    subscriber = normal(subscriber)
     scheme, colon, rest = subscriber.partition(":")
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
     if scheme.lower() == "mailto":
-        _check_mail(rest.removeprefix("//"))
+        _check_mail(rest)
     elif scheme.lower() in WEBHOOK_SCHEMES:
         _check_url(subscriber)
     elif not rest:
         raise InvalidInput(_FIELD, "must say more than a scheme")
-    return normal(subscriber)
+    return subscriber
 
 
 def normal(subscriber: str) -> str:
@@ -50,15 +51,15 @@ def normal(subscriber: str) -> str:
     Of a mail address this is the domain; what is before the ``@`` may depend on its case. ``mailto://``, as the
     documentation of Aodh has it, is taken for ``mailto:``.
     """
-    scheme, _, rest = subscriber.partition(":")
+    scheme, colon, rest = subscriber.partition(":")
     scheme = scheme.lower()
     if scheme == "mailto":
         address, mark, fields = rest.removeprefix("//").partition("?")
         user, at, domain = address.rpartition("@")
         rest = f"{user}{at}{domain.lower() if at else domain}{mark}{fields}"
-    elif scheme in WEBHOOK_SCHEMES and (parts := _AUTHORITY.match(rest)):
-        rest = parts[0].lower() + rest[parts.end() :]
-    return f"{scheme}:{rest}"
+    elif scheme in WEBHOOK_SCHEMES and (authority := _AUTHORITY.match(rest)):
+        rest = authority[0].lower() + rest[authority.end() :]
+    return scheme + colon + rest
 
 
 def url_of(subscriber: str) -> str:
@@ -86,25 +87,14 @@ def _check_mail(rest: str) -> None:
     address, _, fields = rest.partition("?")
     if _ADDRESS.fullmatch(unquote(address)) is None:
         raise InvalidInput(_FIELD, "must be 'mailto:' and one mail address")
-    if not fields:
-        return
-    one_field = InvalidInput(_FIELD, "may have one field after the address, '?subject=...'")
-    if "=" not in fields or "&" in fields:
-        raise one_field
     try:
-        ((name, value),) = mail_fields(fields, errors="strict").items()
-    except UnicodeDecodeError as exc:
-        raise one_field from exc
-    if name != "subject":
-        raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
-    if _CONTROL.search(value):
-        raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")
-
-
-def mail_fields(fields: str, *, errors: str = "replace") -> dict[str, str]:
-    """The fields after the ``?`` of a ``mailto`` URI, by their name in lower case.
-
-    They are percent-encoded and no form: ``+`` is a plus sign (RFC 6068, section 5).
-    """
-    pairs = (field.partition("=") for field in fields.split("&"))
-    return {unquote(name, errors=errors).lower(): unquote(value, errors=errors) for name, _, value in pairs}
+        pairs = parse_qsl(
+            fields, keep_blank_values=True, strict_parsing=bool(fields), errors="strict", max_num_fields=1
+        )
+    except ValueError as exc:
+        raise InvalidInput(_FIELD, "may have one field after the address, '?subject=...'") from exc
+    for name, value in pairs:
+        if name.lower() != "subject":
+            raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
+        if _CONTROL.search(value):
+            raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")

@@ -139,12 +139,6 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         seen.add(folded)
 
 
-def check_end(ttl: int | None, now: float) -> None:
-    """InvalidInput unless a subscription that lives for ``ttl`` seconds from ``now`` on ends before the year 10000."""
-    if ttl is not None and now + ttl >= YEAR_10000:
-        raise InvalidInput("ttl", f"must end before the year 10000: {ttl} seconds are too many")
-
-
 def check_options_for(options: Options, subscriber: str) -> None:
     """InvalidInput where the options, fine by themselves, do not go with the subscriber."""
     if "trust_id" in options:
@@ -153,6 +147,12 @@ def check_options_for(options: Options, subscriber: str) -> None:
         for name in options.get("post_headers", {}):
             if name.lower() == "x-auth-token":
                 raise InvalidInput(f"options.post_headers.{name}", "is the token of the trust")
+
+
+def check_end(ttl: int | None, now: float) -> None:
+    """InvalidInput unless a subscription that lives for ``ttl`` seconds from ``now`` on ends before the year 10000."""
+    if ttl is not None and now + ttl >= YEAR_10000:
+        raise InvalidInput("ttl", f"must end before the year 10000: {ttl} seconds are too many")
 
 
 def is_subscription_id(text: str) -> bool:

@@ -50,8 +50,7 @@ def test_a_notification() -> None:
     ("subscriber", "options", "subject"),
     [
         ("mailto:a@example.org?subject=One%20two", {}, "One two"),
-        ("mailto:a@example.org?subject=One%20two&body=x&cc=b@example.org", {"subject": "Other"}, "One two"),
-        ("mailto:a@example.org?subject=C++%2Bone+two", {}, "C+++one+two"),
+        ("mailto:a@example.org?subject=One+two&body=x&cc=b@example.org", {"subject": "Other"}, "One two"),
         ("mailto:a@example.org", {"subject": "Größe 🎉"}, "Größe 🎉"),
         ("mailto:a@example.org?subject=", {"subject": "Other"}, "Other"),
         ("MAILTO:a@example.org", {}, "Notification of orders"),

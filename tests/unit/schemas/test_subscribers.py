@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaqar.errors import InvalidInput
-from zaqar.schemas.subscribers import check_subscriber, mail_fields, normal, scheme_of, url_of
+from zaqar.schemas.subscribers import check_subscriber, normal, scheme_of, url_of
 
 TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
 
@@ -53,20 +53,6 @@ def test_subscribers(subscriber: str) -> None:
 def test_scheme_and_host_have_no_case(given: str, kept: str) -> None:
     assert check_subscriber(given, types=TYPES) == kept
     assert normal(kept) == kept
-
-
-@pytest.mark.parametrize(
-    ("fields", "name", "value"),
-    [
-        ("subject=a+b", "subject", "a+b"),
-        ("subject=a%20b%2Bc", "subject", "a b+c"),
-        ("%53ubject=a%26b%3Dc=d", "subject", "a&b=c=d"),
-        ("SUBJECT=", "subject", ""),
-        ("subject=%C3%BC", "subject", "\u00fc"),
-    ],
-)
-def test_the_field_of_a_mailto_is_no_form(fields: str, name: str, value: str) -> None:
-    assert mail_fields(fields) == {name: value}
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,8 @@ def _delivery_of(document: Document) -> Delivery:
         subscription_id=document["subscription"],
         number=document["number"],
         body=document["b"],
-        ttl=document["ttl"],
+        # That of a confirmation may need 64 bits, which PyMongo returns as Int64.
+        ttl=int(document["ttl"]),
         created=document["created"],
         client_id=document["client"],
         due=document["due"] if "due" in document else document["was_due"],

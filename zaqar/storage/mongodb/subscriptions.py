@@ -165,7 +165,8 @@ def _subscription_of(document: Document) -> Subscription:
         kind=document["kind"],
         source=document["source"],
         subscriber=document["subscriber"],
-        ttl=document["ttl"],
+        # PyMongo returns one that needs 64 bits as Int64, which not every JSON encoder takes.
+        ttl=int(document["ttl"]),
         created=document["created"],
         expires=document["expires"],
         options=json.loads(document["options"]),
