@@ -21,7 +21,7 @@ import pytest
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
 from zaqar.bounded_cache import BoundedCache
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
-from zaqar.model import TOPIC, Address, Queue
+from zaqar.model import TOPIC, Address, Queue, Subscription
 from zaqar.schemas.queues import QueueFilter, make_filter
 from zaqar.service import queue_listing
 from zaqar.service import queues as queues_module
@@ -767,14 +767,70 @@ def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point
     assert worker.bodies() == ["b"]
 
 
-def test_a_purge_of_subscriptions_leaves_the_messages(cluster: Cluster) -> None:
+def subscribe(cluster: Cluster, worker: Worker, address: Address = ADDRESS) -> None:
+    row = worker.queues.ensure_row(address)
+    now = cluster.clock()
+    cluster.management.create_subscription(
+        subscription=Subscription(
+            id="s",
+            queue_uid=row.uid,
+            project=address.project,
+            kind=address.kind,
+            source=address.name,
+            subscriber="mailto:a@example.org",
+            ttl=3600,
+            created=now,
+            expires=now + 3600,
+        ),
+        now=now,
+    )
+    assert worker.queues.mark_subscribed(address, row.uid, anew=True)
+
+
+def subscriptions(cluster: Cluster, address: Address = ADDRESS) -> tuple[list[str], bool]:
+    """Those of the queue, and whether its row says that there are some."""
+    row = cluster.row(address)
+    assert row is not None
+    listed = cluster.management.list_subscriptions(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
+    return [subscription.id for subscription in listed], row.notify
+
+
+@pytest.mark.parametrize(
+    ("types", "bodies", "left"),
+    [
+        (["subscriptions"], ["a", "b"], ([], False)),
+        (["messages"], [], (["s"], True)),
+        (["messages", "subscriptions"], [], ([], False)),
+        (["subscriptions", "messages"], [], ([], False)),
+        ([], ["a", "b"], (["s"], True)),
+        (None, [], ([], False)),
+    ],
+)
+def test_a_purge_removes_what_it_names_and_leaves_the_rest(
+    cluster: Cluster, types: list[str] | None, bodies: list[str], left: tuple[list[str], bool]
+) -> None:
+    worker, other = cluster.worker(), cluster.worker()
+    beside = ADDRESS._replace(name="beside")
+    for address in (ADDRESS, beside):
+        worker.post("a", address=address)
+        subscribe(cluster, worker, address)
+        worker.post("b", address=address)
+    worker.queues.purge(ADDRESS, b"" if types is None else json.dumps({"resource_types": types}).encode())
+    assert worker.bodies() == other.bodies() == bodies
+    assert subscriptions(cluster) == left
+    # What a worker posts afterwards is in the queue, and goes to who is left.
+    assert worker.post("c")
+    assert other.bodies() == [*bodies, "c"]
+    assert worker.bodies(beside) == ["a", "b"]
+    assert subscriptions(cluster, beside) == (["s"], True)
+
+
+def test_a_purge_of_subscriptions_alone_does_not_ask_for_messages(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
     cluster.forget_counts()
     worker.queues.purge(ADDRESS, b'{"resource_types":["subscriptions"]}')
     assert not cluster.fences.calls
-    worker.queues.purge(ADDRESS, b'{"resource_types":["subscriptions","messages"]}')
-    assert worker.bodies() == []
 
 
 # -- listings --------------------------------------------------------------------------------------------------------
