@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Money test of notifications on each store: everything is killed, and each acknowledged message arrives everywhere.
 
-One queue has three subscribers, of whom one answers 500 for a while and one hangs. Another queue is posted to in the
-same way at the same time and has one subscriber that is well: what it has to wait is what the kills and the machine
-cost, so a healthy subscriber beside the other two may not have to wait much longer. The machine may be too small for
-the work and the kills; then both wait for long, and the busier queue, which has more to send, for longer.
+One queue has three subscribers, of whom one answers 500 for a while and one hangs. Another queue gets the same messages
+at the same time and has one subscriber that is well: what it has to wait is what the kills and the machine cost, so a
+healthy subscriber beside the other two may not have to wait much longer, on a busy machine as on a quiet one.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ from tests.acceptance.server import STOP_SECONDS, Server, kill, running
 from tests.acceptance.sinks import Sink, Sinks
 from zaqar.notification.jobs import LEASE_SECONDS
 
-POSTS = 500
-OF_ONE_POST = {"orders": 4, "control": 1}
-POSTS_A_SECOND = 25.0
+POSTS = 300
+OF_ONE_POST = 4
+POSTS_A_SECOND = 15.0
+QUEUES = ("orders", "control")
 ILL_SECONDS = 10.0
 PATIENCE = 240.0
 MOST_DUPLICATES = 0.02
 MOST_ADDED_DELAY = 1.0
-OVERLOADED = 10.0
-"""Seconds. The lease of a notifier that was killed is over after 6, so with room to spare nobody waits that long."""
 NOTIFIER = "zaqar.cmd.notifier"
 
 STORES = (None, POSTGRESQL, REDIS, MONGODB)
@@ -99,18 +97,17 @@ class Notifier:
 class Poster(threading.Thread):
     """Posts at a steady pace, and goes on where answers are lost, until ``POSTS`` posts were acknowledged."""
 
-    def __init__(self, server: Server, queue: str, *, of_one_post: int) -> None:
+    def __init__(self, server: Server, queue: str) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.acknowledged: set[str] = set()
         self._queue = queue
-        self._of_one_post = of_one_post
         self._client = Client(server, "shop", self.ledger)
 
     def run(self) -> None:
         due = time.monotonic()
-        while len(self.acknowledged) < POSTS * self._of_one_post:
-            messages = [{"body": {"at": time.time()}, "ttl": 3600} for _ in range(self._of_one_post)]
+        while len(self.acknowledged) < POSTS * OF_ONE_POST:
+            messages = [{"body": {"at": time.time()}, "ttl": 3600} for _ in range(OF_ONE_POST)]
             answer = self._client.ask("POST", f"/v2/queues/{self._queue}/messages", {"messages": messages})
             if answer is not None:
                 self.acknowledged.update(href.rpartition("/")[2] for href in answer[1]["resources"])
@@ -188,7 +185,7 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
         with running(tmp_path / "state", options=options) as server:
             queues = {name: "control" if name == "control" else "orders" for name in sinks}
             secrets = {name: subscribe(server, queues[name], sink) for name, sink in sinks.items()}
-            posters = {queue: Poster(server, queue, of_one_post=many) for queue, many in OF_ONE_POST.items()}
+            posters = {queue: Poster(server, queue) for queue in QUEUES}
             notifier = Notifier(config, server.state_dir)
             try:
                 suffer(server, notifier, posters, sinks)
@@ -205,8 +202,7 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
     healthy, control = late(sinks["healthy"]), late(sinks["control"])
     print(f"99 % within {healthy:.1f} s beside two that are ill, within {control:.1f} s without")
     # About one in a hundred was in the hands of a notifier that was killed, on either queue, and waited for its lease.
-    waited = max(control, LEASE_SECONDS)
-    assert healthy <= MOST_ADDED_DELAY + waited * (2 if waited < OVERLOADED else OF_ONE_POST["orders"])
+    assert healthy <= MOST_ADDED_DELAY + 2 * max(control, LEASE_SECONDS)
 
 
 def suffer(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:

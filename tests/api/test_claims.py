@@ -191,6 +191,8 @@ def test_half_a_rule_moves_nothing(api: Api, reserved: dict[str, Any]) -> None:
     api.send("q", "a")
     use_up(api, 3)
     assert api.bodies("q") == ["a"]
+    assert api.bodies("dead") == []
+    assert [queue["name"] for queue in api.get("/v2/queues").json["queues"]] == ["q"]
 
 
 def test_a_deleted_dead_letter_queue_comes_back(api: Api) -> None:

@@ -232,6 +232,7 @@ def test_an_absent_message_is_fine_whatever_the_claim_id(scene: Scene) -> None:
         scene.delete(1, claim_id)
         scene.delete(99, claim_id)
         scene.delete(2**48 - 1, claim_id)
+        assert bodies(scene.list_everything()) == ["b"]
 
 
 # -- deleting several -------------------------------------------------------------------------------------------------

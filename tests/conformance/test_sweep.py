@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from tests.conformance.scene import Scene, at_once, bodies
+from zaqar.cmd import gc
 from zaqar.storage.base import MessageStore
 
 
@@ -49,6 +52,21 @@ def test_a_sweep_of_less_than_its_limit_has_left_nothing(scene: Scene) -> None:
         queue.drop()
     if scene.store.sweep(now=scene.now, limit=1000) < 1000:
         assert scene.store.sweep(now=scene.now, limit=1000) == 0
+
+
+def test_a_sweeper_leaves_the_store_after_its_share(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on in the next round, until no more is there than a batch has room for."""
+    monkeypatch.setattr(gc, "BATCH", 50)
+    sweep_clean(scene.store, scene.now)
+    scene.post(*["x"] * 400, ttl=60)
+    scene.clock.advance(60)
+    shares = []
+    while not shares or not shares[-1][1]:
+        shares.append(gc.sweep(scene.store, clock=scene.clock, pause=lambda: None, most=100, seconds=60))
+    assert len(shares) >= 3
+    assert all(100 <= removed <= 200 for removed, is_clean in shares if not is_clean)
+    assert sum(removed for removed, _ in shares) >= 400
+    assert scene.store.sweep(now=scene.now, limit=50) == 0
 
 
 def test_a_dropped_queue_is_removed_in_bounded_steps(scene: Scene) -> None:

@@ -53,8 +53,13 @@ def test_the_parts_know_each_other() -> None:
 
 
 def test_a_store_that_is_passed_in_is_used_instead_of_the_configured_one() -> None:
-    parts = build(drivers__management_store="none such", drivers__message_store="none such")
+    management, store = MemoryManagementStore(), MemoryMessageStore()
+    options = configured(drivers__management_store="none such", drivers__message_store="none such")
+    parts = app.build(options, clock=FakeClock(), management=management, messages=store)
     parts.messages.post(CALLER, ADDRESS, POST)
+    assert (parts.management, list(parts.stores())) == (management, [store])
+    assert management.count_queues(project=ADDRESS.project, kind=ADDRESS.kind) == 1
+    assert store.volume(now=parts.clock()).total == 1
 
 
 def test_two_builds_share_nothing() -> None:

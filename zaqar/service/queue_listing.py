@@ -6,6 +6,7 @@ One request looks at a bounded number of queues, however few of them a filter ke
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,12 @@ MOST_NAMES = 20_000
 
 MOST_ROWS = 500
 """Queues whose metadata one request of a filtered listing looks at: each may have 64 KB of them."""
+
+WALK_SECONDS = 1.0
+"""How long one request looks at most: a regular expression may take a millisecond for each name."""
+
+_TURN_SECONDS = 0.005
+"""After so long other requests of a gevent worker have their turn, as they would have while a store is waited for."""
 
 _NAMES_AT_A_TIME = 1000
 _ROWS_AT_A_TIME = 50
@@ -45,7 +52,7 @@ class QueuePage:
 
 
 class _Walk(Generic[T]):
-    """What a filter keeps of a listing, in order; it ends at a limit of what it has looked at."""
+    """What a filter keeps of a listing, in order; it ends at a limit of what it has looked at, or of time."""
 
     def __init__(
         self,
@@ -70,12 +77,20 @@ class _Walk(Generic[T]):
         """Those after the name ``after``."""
         self.after = after
         looked_at = 0
+        end = time.monotonic() + WALK_SECONDS
+        turn = 0.0
         while looked_at < self._most:
             batch = self._read(after=self.after, limit=self._at_a_time)
             for one in batch:
                 self.after = self._name_of(one)
                 if self._keeps(one):
                     yield one
+                now = time.monotonic()
+                if now > end:
+                    return
+                if now > turn:
+                    time.sleep(0)
+                    turn = time.monotonic() + _TURN_SECONDS
             if len(batch) < self._at_a_time:
                 self.is_complete = True
                 return
@@ -102,7 +117,8 @@ class QueueListing:
     ) -> QueuePage:
         """Those of them that ``keep`` keeps.
 
-        The page ends early once MOST_NAMES names, or the metadata of MOST_ROWS queues, were looked at.
+        The page ends early once MOST_NAMES names, or the metadata of MOST_ROWS queues, were looked at, or after
+        WALK_SECONDS.
         """
         if keep.needs_metadata:
             walk_rows = partial(

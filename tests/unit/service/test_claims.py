@@ -199,6 +199,9 @@ def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
     patch = b'[{"op":"remove","path":"/metadata/_max_claim_count"}]'
     cluster.fences.before("claim", lambda: two.queues.patch(ADDRESS, patch))
     assert [message.body for message in claim(one)] == [b'"a"']
+    assert cluster.fences.all_sprung
+    assert two.bodies() == ["a"]
+    assert two.bodies(DEAD) == []
 
 
 def test_a_dead_letter_queue_that_never_stays_moves_nothing(cluster: Cluster) -> None:

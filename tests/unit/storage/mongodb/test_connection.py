@@ -79,3 +79,21 @@ def test_retries_are_those_of_the_options() -> None:
 def test_no_password_in_a_repr() -> None:
     replica_set = ReplicaSet({"uri": f"mongodb://u:{SECRET}@h/"}, "x")
     assert "s3cr" not in repr(replica_set)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "most", "idle"),
+    [
+        ("", {}, 50, 60),
+        ("", {"connections": 7}, 7, 60),
+        ("?maxPoolSize=9", {"connections": 7}, 9, 60),
+        ("?maxPoolSize=9&maxIdleTimeMS=5000", {}, 9, 5),
+    ],
+)
+def test_connections_are_bounded_unless_the_uri_says_otherwise(
+    options: str, settings: dict[str, Any], most: int, idle: int
+) -> None:
+    client = connection._make_client({"uri": f"mongodb://127.0.0.1:1/{options}", **settings}, "test")
+    pool = client.options.pool_options
+    client.close()
+    assert (pool.max_pool_size, pool.max_idle_time_seconds) == (most, idle)

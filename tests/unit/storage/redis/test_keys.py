@@ -42,11 +42,14 @@ def test_every_slot_has_a_registry_of_its_own() -> None:
         assert all(re.fullmatch(rb"zaqar:\{[0-9a-f]+\}:(queues|agenda)", key) for key in found[slot])
 
 
-def test_what_is_kept_in_memory_is_bounded() -> None:
-    keys = QueueKeys(cluster=False)
+@pytest.mark.parametrize("cluster", [False, True])
+def test_what_is_kept_in_memory_is_bounded(cluster: bool) -> None:
+    keys = QueueKeys(cluster=cluster)
     for number in range(10_000):
         keys.of(f"{number:024x}")
-    assert len(keys._made) <= 4096
+        keys.outbox_of(f"{number:024x}")
+    assert 0 < len(keys._made) <= 4096
+    assert 0 < len(keys._made_outbox) <= 4096
 
 
 def test_on_one_server_scripts_of_the_outbox_get_the_posts() -> None:
