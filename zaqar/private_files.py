@@ -7,6 +7,7 @@ Messages, signing secrets and passwords in URIs of pools lie in them. Everything
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -31,6 +32,8 @@ def make_folder(folder: Path, *, ours: tuple[str, ...] = ()) -> str | None:
         missing.mkdir(FOLDER_MODE, exist_ok=True)
         _set_mode(missing, FOLDER_MODE)
     found = folder.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not found.st_mode & _OTHERS:
         return None
     if found.st_mode & stat.S_ISVTX:

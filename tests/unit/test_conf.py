@@ -297,8 +297,12 @@ def test_a_state_dir_of_another_user_is_left_alone(
 
 def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:
     _write(tmp_path / "file", "")
-    with pytest.raises(StartupError, match="cannot be made"):
-        conf.make_state_dir(_load_with_state(tmp_path / "file" / "below"))
+    for folder in (tmp_path / "file" / "below", tmp_path / "file"):
+        for mode in (0o600, 0o644):
+            (tmp_path / "file").chmod(mode)
+            with pytest.raises(StartupError, match="cannot be made"):
+                conf.make_state_dir(_load_with_state(folder))
+            assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("store", ["message_store", "management_store"])
