@@ -33,6 +33,9 @@ _HEADERS = (
 _BYTES_OF_A_WORD = 39
 """So that an encoded word and the name of its header fit into a line of 76 characters (RFC 2047, section 2)."""
 
+_MOST_LAID_OUT = 16_384
+"""Bytes of a message that is laid out in lines: indents may make a deeply nested one a hundred times larger."""
+
 _MOST_OF_A_LINE = 998
 _MOST_OF_A_PLAIN_TEXT = 66
 _PLAIN = re.compile(r"[ -~]*")
@@ -66,7 +69,8 @@ def compose(delivery: Delivery, subscription: Subscription, confirmations: Confi
         sender = str(options.get("from") or confirmations.sender())
         subjects = (subject, str(options.get("subject", "")), f"Notification of {subscription.source}")
         subject = next(each for each in subjects if each.strip())
-        text = msgspec.json.format(payload.notification(delivery, subscription), indent=2).decode() + "\n"
+        message = payload.notification(delivery, subscription)
+        text = (msgspec.json.format(message) if len(message) <= _MOST_LAID_OUT else message).decode() + "\n"
     else:
         subject, text, sender = confirmations.letter(delivery.kind, subscription, now=now)
     author = mailboxes.parse(sender, field="options.from")

@@ -42,6 +42,10 @@ _ABOUT_LOGIN = frozenset({530, 534, 535, 538})
 """5xx codes that say how the service has to log in (RFC 4954, section 6), which is nothing a tenant could change."""
 
 
+_BUSY = 421
+"""The server closes this connection, such as for a limit of its own. Others may be served."""
+
+
 class MailRefused(Exception):
     """A mail was not taken. The text is one line for people, without secrets.
 
@@ -161,7 +165,7 @@ class SmtpServer:
             raise MailRefused("the mail server closed the connection", reached=False) from exc
         except aiosmtplib.SMTPResponseException as exc:
             # Not about this mail: those who answer about it are asked in _hand_over.
-            raise MailRefused(_spoken(exc.code, exc.message), operators=True) from exc
+            raise MailRefused(_spoken(exc.code, exc.message), operators=exc.code != _BUSY) from exc
         except TimeoutError as exc:
             seconds = STEP_SECONDS if isinstance(exc, aiosmtplib.SMTPTimeoutError) else self.total_seconds
             raise MailRefused(f"the mail server took over {seconds:g} seconds", operators=True, reached=False) from exc
@@ -242,7 +246,7 @@ async def _hand_over(server: aiosmtplib.SMTP, mail: Mail) -> None:
         await _command(server, b"RCPT", f"TO:<{mail.recipient}>")
         await server.data(mail.content)
     except aiosmtplib.SMTPResponseException as exc:
-        operators = exc.code in _ABOUT_LOGIN or exc.code == 421
+        operators = exc.code in _ABOUT_LOGIN
         final = 500 <= exc.code <= 599 and not operators
         raise MailRefused(_spoken(exc.code, exc.message), final=final, operators=operators) from exc
 

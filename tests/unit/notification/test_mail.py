@@ -97,6 +97,13 @@ def test_any_body_is_readable(body: bytes) -> None:
     assert json.loads(mail.get_content())["body"] == json.loads(body)
 
 
+def test_the_layout_of_a_message_does_not_multiply_it() -> None:
+    body = b"[" * 90 + b",".join([b"1"] * 100_000) + b"]" * 90
+    mail = written(body=body)
+    assert len(mail.content) < 2 * len(body)
+    assert json.loads(read(mail).get_content())["body"] == json.loads(body)
+
+
 @pytest.mark.parametrize(
     ("subscriber", "options"),
     [

@@ -65,8 +65,8 @@ class WebhookTask(Task):
         url = http_url(subscription)
         if delivery.kind != NOTIFICATION and not self._confirmations.possible:
             return Outcome(False, None, "no confirmation can be made without [signed_url] secret_key")
-        body = self._body(delivery, subscription, now)
         try:
+            body = self._body(delivery, subscription, now)
             self._guard.check_form(url, field="subscriber")
             headers = _headers(subscription.options.get("post_headers") or {}, extra)
             headers |= _signature_headers(delivery, subscription, body, now)
@@ -109,10 +109,10 @@ def _headers(given: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, st
         "accept": "*/*",
         "accept-encoding": "identity",
     }
-    for each in (given, extra):
-        # Names are compared without their case, so that none is sent twice.
-        headers |= {name.lower(): value for name, value in each.items()}
-    return headers
+    # Names are compared as receivers compare them, so that none is sent twice.
+    own = {post_headers.fold(name) for name in extra}
+    headers |= {name.lower(): value for name, value in given.items() if post_headers.fold(name) not in own}
+    return headers | dict(extra)
 
 
 def _signature_headers(delivery: Delivery, subscription: Subscription, body: bytes, now: float) -> dict[str, str]:
