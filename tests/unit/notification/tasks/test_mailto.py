@@ -252,6 +252,13 @@ async def scripted_server(script: dict[bytes | None, bytes]) -> AsyncIterator[in
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            await talk(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command: bytes | None = None
         while answer := script.get(command, usual.get(command, b"250 OK\r\n")):
             writer.write(answer)
@@ -261,10 +268,7 @@ async def scripted_server(script: dict[bytes | None, bytes]) -> AsyncIterator[in
             elif line := await reader.readline():
                 command = line[:4]
             else:
-                break
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+                return
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
