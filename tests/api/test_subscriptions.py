@@ -206,6 +206,11 @@ def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
             ("options.post_headers", {name: "v"})
             for name in ("Host", "content-LENGTH", "Transfer-Encoding", "Connection", "Keep-Alive", "TE", "Upgrade")
         ),
+        *(
+            ("options.post_headers", {name: "v"})
+            for name in ("X-Project-ID", "x_roles", "URL-Signature", "Metadata-Flavor", "X-Forwarded-For", "Client_ID")
+        ),
+        *(("subscriber", value) for value in ("mailto:b%C3%BC@example.org", "mailto:=?utf-8?q?a?=@b", "mailto:a@b%ff")),
         *(("options.post_headers", {name: "v"}) for name in ("", "a b", "a:", "ä", "a\r\nb", "Webhook-Id")),
         *(("options.post_headers", {"A": value}) for value in ("a\r\nHost: b", "\n", "\x00", "ä", " a", "x" * 5000)),
         ("options.post_headers", {"A": "1", "a": "2"}),
@@ -228,6 +233,20 @@ def test_what_is_refused(api: Api, field: str, value: Any) -> None:
     assert_error(api.patch(f"/v2/queues/q/subscriptions/{id_}", change), 400, field)
     (shown,) = subscriptions(api)
     assert (shown["subscriber"], shown["ttl"], shown["options"]) == (HOOK, 3600, {})
+
+
+@on_one_store
+def test_the_sender_of_a_mail_is_refused(api: Api) -> None:
+    bad = {"from": "me@example.org, you@example.org"}
+    mail = {"subscriber": "mailto:a@example.org"}
+    assert_error(api.post("/v2/queues/q/subscriptions", {**mail, "options": bad}), 400, "options.from")
+    id_ = subscribe(api, **mail)
+    assert_error(api.patch(f"/v2/queues/q/subscriptions/{id_}", {"options": bad}), 400, "options.from")
+    # A webhook that becomes a mail.
+    id_ = subscribe(api, options=bad)
+    path = f"/v2/queues/q/subscriptions/{id_}"
+    assert_error(api.patch(path, {"subscriber": "mailto:b@example.org"}), 400, "options.from")
+    assert api.get(path).json["subscriber"] == HOOK
 
 
 @pytest.mark.parametrize(

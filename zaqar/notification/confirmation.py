@@ -19,8 +19,9 @@ from oslo_config import cfg
 
 from zaqar import signed_urls
 from zaqar.conf import drivers_transport_wsgi, notification, signed_url
-from zaqar.errors import StartupError
+from zaqar.errors import InvalidInput, StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, TOPIC, UNSUBSCRIBE_CONFIRMATION, Subscription
+from zaqar.schemas import mailboxes
 
 VALID_SECONDS = 86_400
 PAGE = "/confirm"
@@ -104,6 +105,14 @@ class Confirmations:
         values = (subscription.source, subscription.project, self._link(subscription, now))
         body = _FIELD.sub(lambda match: values[int(match[1])], template.get("body", "{2}"))
         return Letter(template.get("topic", _TOPIC), body, self.sender(kind))
+
+    def check_senders(self) -> None:
+        """Raise StartupError unless mails of each kind have a sender."""
+        for kind, option in _TEMPLATES.items():
+            try:
+                mailboxes.parse(self.sender(kind), field="sender")
+            except InvalidInput as exc:
+                raise StartupError(f"[notification] {option} needs a 'sender' that is one mail address.") from exc
 
     def sender(self, kind: str = SUBSCRIPTION_CONFIRMATION) -> str:
         """Who a mail of this kind is from."""

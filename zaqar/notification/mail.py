@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mails as they are written: addressee, sender, subject and text, none of which can hold a header of its own."""
+"""Mails as they are written: none of what a tenant chooses can add a header, an addressee or a body.
+
+The bytes are made here and not by the ``email`` package, because some versions of it read a header that they are given,
+decode what looks like an encoded word, and write line breaks that were inside of it (CVE-2024-6923). A text that is not
+plain ASCII of one short line is written as encoded words in base64, which hold nothing but letters, digits and a few
+signs. At the end the bytes are checked line by line, as a mail server would read them.
+"""
 
 from __future__ import annotations
 
-import email.policy
+import base64
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
 from email.utils import format_datetime
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -17,61 +22,136 @@ from zaqar.errors import InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
 from zaqar.notification.confirmation import Confirmations
+from zaqar.schemas import mailboxes
+from zaqar.schemas.mailboxes import Mailbox
 
-# What an address of RFC 5321 has without quotes, so that it is one address and no option of a command.
-_ADDRESS = re.compile(r"(?!-)[^\s\x00-\x1f\x7f@,;:<>()\[\]\\\"]{1,64}@[^\s\x00-\x1f\x7f@,;:<>()\[\]\\\"]{1,255}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_HEADERS = (
+    *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"),
+    *("MIME-Version", "Content-Type", "Content-Transfer-Encoding"),
+)
+
+_BYTES_OF_A_WORD = 39
+"""So that an encoded word and the name of its header fit into a line of 76 characters (RFC 2047, section 2)."""
+
+_MOST_LAID_OUT = 16_384
+"""Bytes of a message that is laid out in lines: indents may make a deeply nested one a hundred times larger."""
+
+_MOST_OF_A_LINE = 998
+_MOST_OF_A_PLAIN_TEXT = 66
+_PLAIN = re.compile(r"[ -~]*")
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
+_QUOTABLE = re.compile(r"[ !#-\[\]-~]+")
+_LINE_OF_A_BODY = re.compile(r"[\t -~]{0,900}")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+_FIRST_LINE = re.compile(rb"([!-9;-~]+): ?([ -~]*)")
+_NEXT_LINE = re.compile(rb" [!-~][ -~]*")
 
 
-def compose(
-    delivery: Delivery, subscription: Subscription, confirmations: Confirmations, *, now: float
-) -> EmailMessage:
-    """The mail of a delivery; InvalidInput where a part of the subscription is nothing that can be sent.
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """``sender`` and ``recipient`` are the one address of each kind; ``content`` has the line ends of SMTP."""
 
-    The parts were checked when somebody subscribed; this is the last place where it matters.
+    sender: str
+    recipient: str
+    content: bytes
+
+
+def compose(delivery: Delivery, subscription: Subscription, confirmations: Confirmations, *, now: float) -> Mail:
+    """The mail of a delivery; InvalidInput if a part of the subscription cannot be sent.
+
+    The parts were checked when somebody subscribed. They are checked again because this is the last place where it
+    matters.
     """
-    address, subject = _split(subscription.subscriber)
+    recipient, subject = mailboxes.parse_mailto(subscription.subscriber, field="subscriber")
     if delivery.kind == NOTIFICATION:
         options = subscription.options
         sender = str(options.get("from") or confirmations.sender())
-        subject = subject or str(options.get("subject") or f"Notification of {subscription.source}")
-        text = msgspec.json.format(payload.notification(delivery, subscription), indent=2).decode() + "\n"
+        subjects = (subject, str(options.get("subject", "")), f"Notification of {subscription.source}")
+        subject = next(each for each in subjects if each.strip())
+        message = payload.notification(delivery, subscription)
+        text = (msgspec.json.format(message) if len(message) <= _MOST_LAID_OUT else message).decode() + "\n"
     else:
         subject, text, sender = confirmations.letter(delivery.kind, subscription, now=now)
-    mail = EmailMessage(email.policy.SMTP)
-    mail["From"] = author = _address(sender, field="options.from")
-    mail["To"] = _address(address, field="subscriber")
-    mail["Subject"] = _one_line(subject, field="options.subject")
-    mail["Date"] = format_datetime(datetime.fromtimestamp(int(now), UTC))
-    # The same each time that it is sent, so that a mailbox can tell a duplicate.
-    mail["Message-ID"] = f"<{delivery.id}.{subscription.id}.{int(delivery.created)}@{author.domain}>"
-    # No automatic answers, please (RFC 3834).
-    mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(text)
+    author = mailboxes.parse(sender, field="options.from")
+    if not mailboxes.is_one_line(subject):
+        raise InvalidInput("options.subject", "must be one line without control characters")
+    encoding, body = _body(text)
+    values = (
+        _mailbox(author),
+        recipient,
+        _text(subject.strip()),
+        format_datetime(datetime.fromtimestamp(int(now), UTC)),
+        # The same each time that it is sent, so that a mailbox can tell a duplicate.
+        f"<{delivery.id}.{subscription.id}.{int(delivery.created)}@{author.domain}>",
+        # No automatic answers, please (RFC 3834).
+        "auto-generated",
+        "1.0",
+        'text/plain; charset="utf-8"',
+        encoding,
+    )
+    head = "".join(f"{name}: {value}\r\n" for name, value in zip(_HEADERS, values, strict=True))
+    mail = Mail(author.address, recipient, head.encode("ascii") + b"\r\n" + body)
+    _check(mail)
     return mail
 
 
-def _split(subscriber: str) -> tuple[str, str]:
-    """Address and subject of a ``mailto`` URI (RFC 6068); its other header fields are not the subscriber's to set."""
-    address, _, fields = subscriber.partition(":")[2].partition("?")
-    given = {name.lower(): value for name, value in parse_qsl(fields)}
-    return unquote(address), given.get("subject", "")
+def _mailbox(mailbox: Mailbox) -> str:
+    name = mailbox.name
+    if not name:
+        return mailbox.address
+    if len(name) > _MOST_OF_A_PLAIN_TEXT or "=?" in name or _QUOTABLE.fullmatch(name) is None:
+        phrase = _encoded(name)
+    else:
+        phrase = name if _ATOMS.fullmatch(name) else f'"{name}"'
+    return f"{phrase}\r\n <{mailbox.address}>"
 
 
-def _address(text: str, *, field: str) -> Address:
-    """The one address in ``name <address>`` or ``address``."""
-    name, bracket, rest = _one_line(text, field=field).rpartition("<")
-    address = rest.removesuffix(">") if bracket else rest.strip()
-    if _ADDRESS.fullmatch(address) is None or (bracket and not rest.endswith(">")):
-        raise InvalidInput(field, "is not one mail address")
-    user, _, domain = address.partition("@")
-    try:
-        return Address(display_name=name.strip().strip('"'), username=user, domain=domain)
-    except ValueError as exc:
-        raise InvalidInput(field, "is not one mail address") from exc
+def _text(text: str) -> str:
+    if len(text) <= _MOST_OF_A_PLAIN_TEXT and _PLAIN.fullmatch(text) and "=?" not in text:
+        return text
+    return _encoded(text)
 
 
-def _one_line(text: str, *, field: str) -> str:
-    if _CONTROL.search(text):
-        raise InvalidInput(field, "must be one line without control characters")
-    return text.strip()
+def _encoded(text: str) -> str:
+    """The text as encoded words, each in a line of its own."""
+    return "\r\n ".join(f"=?utf-8?b?{base64.b64encode(part).decode()}?=" for part in _parts(text))
+
+
+def _parts(text: str) -> Iterable[bytes]:
+    """The text in UTF-8, in pieces that each fit into an encoded word and end with a whole character."""
+    part = b""
+    for character in text:
+        encoded = character.encode()
+        if len(part) + len(encoded) > _BYTES_OF_A_WORD:
+            yield part
+            part = b""
+        part += encoded
+    yield part
+
+
+def _body(text: str) -> tuple[str, bytes]:
+    """The transfer encoding of a body and the body in it: as it is, unless it has more than short lines of ASCII."""
+    lines = _LINE_END.split(text)
+    if all(_LINE_OF_A_BODY.fullmatch(line) for line in lines):
+        return "7bit", "\r\n".join(lines).encode("ascii")
+    return "base64", base64.encodebytes("\r\n".join(lines).encode()).replace(b"\n", b"\r\n")
+
+
+def _check(mail: Mail) -> None:
+    """RuntimeError unless a reader of these bytes finds the headers and the addresses that are meant, and no others."""
+    if re.search(rb"\r(?!\n)|(?<!\r)\n|\x00", mail.content):
+        raise RuntimeError("the mail has a line end that is none")
+    found: list[tuple[str, str]] = []
+    for line in mail.content.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        first = _FIRST_LINE.fullmatch(line)
+        if len(line) > _MOST_OF_A_LINE or (first is None and (_NEXT_LINE.fullmatch(line) is None or not found)):
+            raise RuntimeError("the mail has a line that is no header")
+        if first is not None:
+            found.append((first[1].decode(), first[2].decode()))
+        else:
+            found[-1] = (found[-1][0], found[-1][1] + line.decode())
+    values = dict(found)
+    sender = values.get("From", "").rpartition(" ")[2].removeprefix("<").removesuffix(">")
+    if tuple(name for name, _ in found) != _HEADERS or (sender, values["To"]) != (mail.sender, mail.recipient):
+        raise RuntimeError("the mail has other headers or addresses than it was given")

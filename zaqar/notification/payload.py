@@ -8,9 +8,7 @@ from typing import Any
 import msgspec
 
 from zaqar.model import Delivery, Subscription
-
-PLACE_OF_THE_MESSAGE = b'"$zaqar_message$"'
-"""In the template of option ``post_data``; its quotes are replaced with it."""
+from zaqar.schemas import post_data
 
 
 def notification(delivery: Delivery, subscription: Subscription) -> bytes:
@@ -27,9 +25,13 @@ def notification(delivery: Delivery, subscription: Subscription) -> bytes:
 
 
 def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
-    """The body of a webhook: the template of option ``post_data`` with the message in it, else just the message."""
+    """The body of a webhook: the template of option ``post_data`` with the message in it, else just the message.
+
+    Raises InvalidInput if the template has too many places for the message.
+    """
     template = options.get("post_data")
     if not template:
         return message
     text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-    return text.encode().replace(PLACE_OF_THE_MESSAGE, message)
+    post_data.check(text, field="options.post_data")
+    return text.encode().replace(post_data.PLACE_OF_THE_MESSAGE.encode(), message)

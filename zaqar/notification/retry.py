@@ -20,11 +20,13 @@ exponential    ``low + (high - low) * (2^i-1) / (2^n-1)``   stays low for long; 
 
 All of them end at ``high``. With the default policy there are 20 attempts within five minutes or so. After the
 last one the delivery is dead.
+
+Mail does not follow policies, which are about webhooks: see :data:`MAIL_DELAYS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,12 @@ MOST_JITTER = 0.1
 
 LONGEST_RETRY_AFTER = 86_400.0
 """Seconds that a subscriber can put off the next attempt by at most: a day."""
+
+MAIL_DELAYS = (60.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0) + 11 * (14_400.0,)
+"""Seconds before each retry of a mail: the time scale of mail servers (RFC 5321, section 4.5.4.1), two days in all.
+
+A greylist takes a mail only when it comes again after minutes to hours; a mail server may be away for a night.
+"""
 
 _BACKOFF: dict[str, Callable[[float, float, int, int], float]] = {
     "linear": lambda low, high, i, n: low + (high - low) * i / n,
@@ -94,6 +102,13 @@ def next_attempt(
     if retry_after is not None:
         delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
     return now + delay
+
+
+def next_after(tries: int, delays: Sequence[float], *, now: float, jitter: float) -> float | None:
+    """As :func:`next_attempt`, with the seconds before each retry given; None after the last one."""
+    if tries > len(delays):
+        return None
+    return now + delays[tries - 1] * (1 + MOST_JITTER * jitter)
 
 
 def _delay(retry: int, policy: RetryPolicy) -> float | None:

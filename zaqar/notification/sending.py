@@ -19,7 +19,7 @@ from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls
 from zaqar.notification.capacity import Seat
 from zaqar.notification.pauses import pauses_of
-from zaqar.notification.retry import effective_policy, next_attempt
+from zaqar.notification.retry import effective_policy, next_after, next_attempt
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
 
@@ -177,10 +177,7 @@ class Sender:
                 return self._waiting(tried, self._clock())
             _log.info("Subscription %s has ended, as its subscriber answered that it is gone.", subscription.id)
             return self.discarded(tried)
-        policy = effective_policy(
-            await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
-        )
-        due = next_attempt(tried.tries, policy, now=self._clock(), retry_after=outcome.retry_after, jitter=self._draw())
+        due = await self._next_attempt(tried, subscription, outcome)
         if due is not None:
             return self._waiting(tried, due)
         await self._bury(tried, subscription)
@@ -194,6 +191,16 @@ class Sender:
             outcome.answer,
         )
         return self._settled(tried, DEAD, "dead")
+
+    async def _next_attempt(self, tried: Delivery, subscription: Subscription, outcome: Outcome) -> float | None:
+        if outcome.delays is not None:
+            return next_after(tried.tries, outcome.delays, now=self._clock(), jitter=self._draw())
+        policy = effective_policy(
+            await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
+        )
+        return next_attempt(
+            tried.tries, policy, now=self._clock(), retry_after=outcome.retry_after, jitter=self._draw()
+        )
 
     async def _bury(self, tried: Delivery, subscription: Subscription) -> None:
         queue = subscription.options.get("dead_letter_queue")

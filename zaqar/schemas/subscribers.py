@@ -3,9 +3,10 @@
 
 import re
 from collections.abc import Collection
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from zaqar.errors import InvalidInput
+from zaqar.schemas import mailboxes
 
 MOST_CHARACTERS = 2000
 
@@ -15,8 +16,6 @@ WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
 _AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
 _PRINTABLE = re.compile(r"[!-~]+")
-_ADDRESS = re.compile(r"[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,64}@[^@,;:<>()\[\]\\\"\s\x00-\x1f\x7f]{1,255}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def scheme_of(subscriber: str) -> str:
@@ -37,7 +36,7 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
     if scheme.lower() == "mailto":
-        _check_mail(rest)
+        mailboxes.parse_mailto(subscriber, field=_FIELD)
     elif scheme.lower() in WEBHOOK_SCHEMES:
         _check_url(subscriber)
     elif not rest:
@@ -80,21 +79,3 @@ def _check_url(subscriber: str) -> None:
     if "@" in parts.netloc:
         # It would be shown to everybody who may list the subscriptions, and is an old trick to hide the host.
         raise InvalidInput(_FIELD, "must hold no user and password; send an Authorization header by post_headers")
-
-
-def _check_mail(rest: str) -> None:
-    # RFC 6068; of its header fields only the subject is for the subscriber to choose.
-    address, _, fields = rest.partition("?")
-    if _ADDRESS.fullmatch(unquote(address)) is None:
-        raise InvalidInput(_FIELD, "must be 'mailto:' and one mail address")
-    try:
-        pairs = parse_qsl(
-            fields, keep_blank_values=True, strict_parsing=bool(fields), errors="strict", max_num_fields=1
-        )
-    except ValueError as exc:
-        raise InvalidInput(_FIELD, "may have one field after the address, '?subject=...'") from exc
-    for name, value in pairs:
-        if name.lower() != "subject":
-            raise InvalidInput(_FIELD, "may have no field but 'subject' after the address")
-        if _CONTROL.search(value):
-            raise InvalidInput(_FIELD, "must hold no control characters, encoded or not")

@@ -9,7 +9,7 @@ from typing import Any
 from zaqar.errors import InvalidInput
 from zaqar.limits import MIN_SUBSCRIPTION_TTL, YEAR_10000, Limits
 from zaqar.model import CONFIRMED, Subscription
-from zaqar.schemas import retry_policy, strict_json
+from zaqar.schemas import mailboxes, post_data, post_headers, retry_policy, strict_json
 from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
 from zaqar.schemas.filters import compile_filter
 from zaqar.schemas.subscribers import check_subscriber, scheme_of
@@ -26,18 +26,6 @@ MOST_GRACE = 604_800
 
 _MOST_CHARACTERS_OF_A_LINE = 998
 _ID = re.compile(r"[0-9a-f]{24}")
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
-_HEADER_VALUE = re.compile(r"[\t -~]{0,4096}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-
-# Framing and hop-by-hop fields (RFC 9110, section 7.6.1; RFC 9112, section 6), and those that the service signs with.
-_RESERVED_HEADERS = frozenset(
-    {
-        *("host", "content-length", "transfer-encoding", "content-encoding", "connection", "keep-alive", "te"),
-        *("trailer", "upgrade", "expect", "http2-settings", "proxy-connection", "proxy-authenticate"),
-        *("proxy-authorization", "webhook-id", "webhook-timestamp", "webhook-signature"),
-    }
-)
 
 OPTIONS: JsonSchema = {
     "type": "object",
@@ -109,10 +97,11 @@ def _check_options(options: Any, *, source: str) -> None:
         field = exc.field if exc.field == "options" else f"options.{exc.field}"
         raise InvalidInput(field, exc.reason) from exc
     retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
-    _check_headers(options.get("post_headers", {}))
+    post_data.check(options.get("post_data", ""), field="options.post_data")
+    post_headers.check(options.get("post_headers", {}), field="options.post_headers")
     for name in ("from", "subject"):
         line = options.get(name, "")
-        if _CONTROL.search(line) or len(line) > _MOST_CHARACTERS_OF_A_LINE:
+        if not mailboxes.is_one_line(line) or len(line) > _MOST_CHARACTERS_OF_A_LINE:
             raise InvalidInput(
                 f"options.{name}", f"must be one line of at most {_MOST_CHARACTERS_OF_A_LINE} characters"
             )
@@ -124,29 +113,16 @@ def _check_options(options: Any, *, source: str) -> None:
         compile_filter(options["filter"], field="options.filter")
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
-    seen: set[str] = set()
-    for name, value in headers.items():
-        field, folded = f"options.post_headers.{name[:64]!a}", name.lower()
-        if _TOKEN.fullmatch(name) is None:
-            raise InvalidInput(field, "is no name of a header")
-        if folded in _RESERVED_HEADERS:
-            raise InvalidInput(field, "is a header that the service sets, or that rules the connection")
-        if folded in seen:
-            raise InvalidInput(field, "is given twice, in two spellings")
-        if _HEADER_VALUE.fullmatch(value) is None or value != value.strip():
-            raise InvalidInput(field, "must have a value of at most 4096 printable ASCII characters")
-        seen.add(folded)
-
-
 def check_options_for(options: Options, subscriber: str) -> None:
     """InvalidInput where the options, fine by themselves, do not go with the subscriber."""
     if "trust_id" in options:
         raise InvalidInput("options.trust_id", "is made by the service and cannot be given")
     if scheme_of(subscriber).startswith("trust+"):
         for name in options.get("post_headers", {}):
-            if name.lower() == "x-auth-token":
+            if post_headers.fold(name) == "x-auth-token":
                 raise InvalidInput(f"options.post_headers.{name}", "is the token of the trust")
+    if scheme_of(subscriber) == "mailto" and options.get("from"):
+        mailboxes.parse(options["from"], field="options.from")
 
 
 def check_end(ttl: int | None, now: float) -> None:

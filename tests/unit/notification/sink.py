@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -50,8 +51,14 @@ async def receiving(
     answer: Answer, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[Sink]:
     sink = Sink()
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(task := asyncio.create_task(answer_all(reader, writer)))
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sink.connections += 1
         try:
             while request := await _read(reader):
@@ -70,6 +77,9 @@ async def receiving(
         yield sink
     finally:
         server.close()
+        # Some answers never end, and from Python 3.12 on the server waits for its connections.
+        for task in serving:
+            task.cancel()
         await server.wait_closed()
 
 

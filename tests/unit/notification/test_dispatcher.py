@@ -306,6 +306,41 @@ def test_a_subscriber_that_asks_for_patience(scene: Scene) -> None:
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("policy", [{}, {"retries_with_no_delay": 1000}])
+def test_delays_of_an_outcome_come_in_place_of_the_policy(scene: Scene, policy: dict[str, int]) -> None:
+    async def play() -> None:
+        scene.subscribe(options={"_retry_policy": policy})
+        task = ScriptedTask()
+        task.answers["s1"] = lambda delivery: Outcome(False, None, "450 not now", delays=(300.0, 7200.0))
+        async with scene.notifier(task) as notifier:
+            scene.post(1)
+            for tries, delay in enumerate((300.0, 7200.0), 1):
+                notifier.dispatcher.ring()
+                await until(lambda tries=tries: scene.waiting() and scene.waiting()[0].tries == tries)
+                assert scene.waiting()[0].due == pytest.approx(scene.clock() + delay, abs=delay * 0.1)
+                scene.clock.advance(delay * 1.11)
+            notifier.dispatcher.ring()
+            await until(lambda: scene.dead())
+            assert scene.dead()[0].tries == 3
+
+    asyncio.run(play())
+
+
+def test_what_is_refused_for_good_is_dead_at_once(scene: Scene) -> None:
+    async def play() -> None:
+        scene.subscribe(options={"dead_letter_queue": "lost"})
+        task = ScriptedTask()
+        task.answers["s1"] = lambda delivery: Outcome(False, None, "550 no such user", delays=())
+        async with scene.notifier(task) as notifier:
+            scene.post(1)
+            notifier.dispatcher.ring()
+            await until(lambda: scene.dead())
+            assert [attempt.answer for attempt in scene.dead()[0].attempts] == ["550 no such user"]
+        assert len(scene.dead_letters) == 1
+
+    asyncio.run(play())
+
+
 async def fail_to_the_end(scene: Scene, notifier: scenes.Notifier, settled: str = "dead") -> None:
     while not notifier.dispatcher.counts[settled]:
         scene.clock.advance(60)

@@ -8,23 +8,35 @@ import email.policy
 import json
 from email.message import EmailMessage
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.clock import START
 from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
 from zaqar.errors import InvalidInput
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.mail import compose
+from zaqar.notification.mail import Mail, compose
+from zaqar.schemas.mailboxes import parse_mailto
 
 
 def composed(subscriber: str = "mailto:a@example.org", body: bytes = b'{"n": 1}', **options: Any) -> EmailMessage:
     """The mail as its reader has it."""
-    mail = compose(a_delivery(body), a_subscription(subscriber, options=options), Confirmations(a_conf()), now=START)
-    read = email.message_from_bytes(mail.as_bytes(), policy=email.policy.default)
-    assert isinstance(read, EmailMessage)
-    return read
+    return read(written(subscriber, body, **options))
+
+
+def written(subscriber: str = "mailto:a@example.org", body: bytes = b'{"n": 1}', **options: Any) -> Mail:
+    return compose(a_delivery(body), a_subscription(subscriber, options=options), Confirmations(a_conf()), now=START)
+
+
+def read(mail: Mail) -> EmailMessage:
+    found = email.message_from_bytes(mail.content, policy=email.policy.default)
+    assert isinstance(found, EmailMessage)
+    assert not found.defects
+    return found
 
 
 def test_a_notification() -> None:
@@ -50,7 +62,7 @@ def test_a_notification() -> None:
     ("subscriber", "options", "subject"),
     [
         ("mailto:a@example.org?subject=One%20two", {}, "One two"),
-        ("mailto:a@example.org?subject=One+two&body=x&cc=b@example.org", {"subject": "Other"}, "One two"),
+        ("mailto:a@example.org?Subject=One+two%2Bthree%26body%3Dx", {"subject": "Other"}, "One+two+three&body=x"),
         ("mailto:a@example.org", {"subject": "Größe 🎉"}, "Größe 🎉"),
         ("mailto:a@example.org?subject=", {"subject": "Other"}, "Other"),
         ("MAILTO:a@example.org", {}, "Notification of orders"),
@@ -85,6 +97,13 @@ def test_any_body_is_readable(body: bytes) -> None:
     assert json.loads(mail.get_content())["body"] == json.loads(body)
 
 
+def test_the_layout_of_a_message_does_not_multiply_it() -> None:
+    body = b"[" * 90 + b",".join([b"1"] * 100_000) + b"]" * 90
+    mail = written(body=body)
+    assert len(mail.content) < 2 * len(body)
+    assert json.loads(read(mail).get_content())["body"] == json.loads(body)
+
+
 @pytest.mark.parametrize(
     ("subscriber", "options"),
     [
@@ -98,6 +117,18 @@ def test_any_body_is_readable(body: bytes) -> None:
         ("mailto:<a@example.org>,x", {}),
         ("mailto:-oQ/tmp@example.org", {}),
         ("mailto:a b@example.org", {}),
+        ("mailto:a@example.org?subject=x&body=y", {}),
+        ("mailto:a@example.org?body=y", {}),
+        ("mailto:a@example.org?bcc=b@example.org", {}),
+        ("mailto:=?utf-8?q?b=40example=2Eorg=2C?=@example.org", {}),
+        ("mailto:%FF@example.org", {}),
+        ("mailto:|program@example.org", {}),
+        ("mailto:/file@example.org", {}),
+        ("mailto:b%C3%BC@example.org", {}),
+        ("mailto:a@-example.org", {}),
+        ("mailto:a@example..org", {}),
+        ("mailto:a@[127.0.0.1]", {}),
+        ("mailto:a@%E2%80%A8.org", {}),
         ('mailto:"a"@example.org', {}),
         ("mailto:a@example.org%00", {}),
         ("mailto:a@example.org?subject=x%0d%0aBcc:%20b@example.org", {}),
@@ -124,7 +155,134 @@ def test_a_header_cannot_be_brought_in(subscriber: str, options: dict[str, str])
 @pytest.mark.parametrize("kind", [SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION])
 def test_a_confirmation(kind: str) -> None:
     subscription = a_subscription("mailto:a@example.org?subject=x", options={"from": "me@example.org", "subject": "y"})
-    mail = compose(a_delivery(b"", kind=kind, number=0), subscription, Confirmations(a_conf()), now=START)
+    mail = read(compose(a_delivery(b"", kind=kind, number=0), subscription, Confirmations(a_conf()), now=START))
     assert "Confirmation" in mail["Subject"]
     assert mail["From"] == "Zaqar Notifications <no-reply@openstack.org>"
     assert "http://127.0.0.1:8888/confirm?Signature=" in mail.get_content()
+
+
+HEADERS = [
+    *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"),
+    *("MIME-Version", "Content-Type", "Content-Transfer-Encoding"),
+]
+
+TRICKS = [
+    "=?utf-8?q?hi=0ABcc:_v@x?=",
+    "=?utf-8?q?=0D=0ABcc:_v@x=0D=0A=0D=0Abody?=",
+    "=?utf-8?b?aGkKQmNjOiB2QHg=?=",
+    "=?us-ascii?Q?=0A?= =?us-ascii?q?Bcc:_v@x?=",
+    "=?utf-16?b?AAoAQgBjAGM=?=",
+    "x" * 66 + "=?utf-8?q?=0ABcc:_v@x?=",
+    "=?unknown?x?=0A?=",
+    "a =?utf-8?q?b",
+    "é=?utf-8?q?=0ABcc:_v@x?=",
+    "x: y",
+    ": x",
+    "Bcc: v@x",
+    " ." * 20,
+    "\\",
+    '"',
+    'a"b',
+    "(comment)",
+    "a, b",
+    "v@x, w@y",
+    "\u00a0\u3000",
+    "\u202e\ufeff",
+    "\U0001f389" * 200,
+    "x" * 998,
+]
+
+
+def check_structure(mail: Mail, recipient: str = "a@example.org") -> None:
+    """Read the mail line by line, and by the library of this Python: the headers of each mail and no others."""
+    head, end, _ = mail.content.partition(b"\r\n\r\n")
+    assert end
+    assert b"\n" not in mail.content.replace(b"\r\n", b"")
+    assert b"\r" not in mail.content.replace(b"\r\n", b"")
+    assert b"\0" not in mail.content
+    lines = head.split(b"\r\n")
+    assert [line.partition(b":")[0].decode() for line in lines if line[:1] != b" "] == HEADERS
+    assert all(len(line) <= 998 and line.isascii() for line in lines)
+    # A line of blanks alone is the end of the headers for some readers.
+    assert all(line.strip() for line in lines)
+    assert mail.recipient == recipient
+    found = email.message_from_bytes(mail.content, policy=email.policy.default)
+    assert found.keys() == HEADERS
+    assert [address.addr_spec for address in found["To"].addresses] == [recipient]
+    assert [address.addr_spec for address in found["From"].addresses] == [mail.sender]
+    assert not found.is_multipart()
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_text_that_looks_like_structure_stays_text(trick: str) -> None:
+    """Such as CVE-2024-6923: a subject that the email package of Python decodes into a header."""
+    for mail in (
+        written(subject=trick),
+        written("mailto:a@example.org?subject=" + quote(trick)),
+        written(**{"from": f"{trick} <me@example.org>"}),
+        written(body=json.dumps(trick).encode()),
+    ):
+        check_structure(mail)
+    assert read(written(subject=trick))["Subject"] == (trick.strip() or "Notification of orders")
+    assert json.loads(read(written(body=json.dumps(trick).encode())).get_content())["body"] == trick
+
+
+texts = st.text() | st.text('=?utf-8bq0AD:_@<>,;"\\ \r\n\t\x00\u2028\x85é.', max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(subject=texts, author=texts, name=texts, address=texts, query=texts, body=texts)
+@example(subject="x" * 5000, author="x", name="x" * 5000, address="a", query="x", body="x" * 5000)
+def test_no_text_adds_a_header_an_addressee_or_a_body(
+    subject: str, author: str, name: str, address: str, query: str, body: str
+) -> None:
+    mailto = "mailto:a@example.org"
+    for subscriber, options in (
+        (mailto, {"subject": subject}),
+        (mailto, {"from": author}),
+        (mailto, {"from": f"{name} <me@example.org>"}),
+        (mailto, {"from": f"{name}<{author}@example.org>"}),
+        (f"{mailto}?{query}", {}),
+        (f"{mailto}?subject={quote(query)}", {}),
+        (f"mailto:{quote(address)}@example.org", {}),
+        (f"mailto:a@{quote(address)}", {}),
+        (f"mailto:{address}", {}),
+    ):
+        try:
+            mail = written(subscriber, json.dumps(body).encode(), **options)
+        except InvalidInput:
+            continue
+        check_structure(mail, parse_mailto(subscriber, field="subscriber")[0])
+
+
+@pytest.mark.parametrize(
+    ("subscriber", "recipient"),
+    [
+        ("mailto:a@b%C3%BCcher.example", "a@xn--bcher-kva.example"),
+        ("mailto:a@B%C3%9CCHER.example", "a@xn--bcher-kva.example"),
+        ("mailto:a@%E4%BE%8B%E3%81%88.jp", "a@xn--r8jz45g.jp"),
+        ("mailto:a@stra%C3%9Fe.example", "a@xn--strae-oqa.example"),
+        ("mailto:a@b%E3%80%82example", "a@b.example"),
+        ("mailto:a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
+        ("mailto:a@EXAMPLE.org", "a@EXAMPLE.org"),
+        ("mailto:a%2Bb@mail_1.example", "a+b@mail_1.example"),
+        ("mailto:a..b@example.org", "a..b@example.org"),
+    ],
+)
+def test_a_domain_is_written_in_its_ascii_form(subscriber: str, recipient: str) -> None:
+    check_structure(written(subscriber), recipient)
+    sender = f"Me <{unquote(subscriber.removeprefix('mailto:'))}>"
+    assert written(**{"from": sender}).sender == recipient
+
+
+def test_what_would_have_another_structure_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last look at the bytes, should all before it have been wrong."""
+    for wrong in ("x\r\nBcc: v@x", "x\nBcc: v@x", "x\r\n\r\nbody", "x\r\n \r\n", "x" * 1000, "x\x00"):
+        monkeypatch.setattr("zaqar.notification.mail._text", lambda text, wrong=wrong: wrong)
+        with pytest.raises(RuntimeError):
+            written()
+    monkeypatch.undo()
+    for wrong in ("a@example.org, v@x", "v@x"):
+        monkeypatch.setattr("zaqar.notification.mail._mailbox", lambda mailbox, wrong=wrong: wrong)
+        with pytest.raises(RuntimeError):
+            written()

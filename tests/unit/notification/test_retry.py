@@ -14,9 +14,11 @@ from tests.clock import START
 from zaqar.notification.retry import (
     BACKOFF_RETRIES,
     LONGEST_RETRY_AFTER,
+    MAIL_DELAYS,
     MOST_JITTER,
     RetryPolicy,
     effective_policy,
+    next_after,
     next_attempt,
 )
 from zaqar.schemas.retry_policy import BACKOFF_FUNCTIONS
@@ -144,3 +146,33 @@ SUBSCRIPTION: dict[str, Any] = {"minimum_delay": 9, "retries_with_no_delay": 0}
 )
 def test_which_policy_counts(queue: Any, subscription: Any, expected: RetryPolicy) -> None:
     assert effective_policy(queue, subscription) == expected
+
+
+def attempts_of_a_mail(jitter: float) -> list[float]:
+    """When a mail is tried, in seconds since the first attempt."""
+    times = [0.0]
+    while (at := next_after(len(times), MAIL_DELAYS, now=times[-1], jitter=jitter)) is not None:
+        times.append(at)
+    return times
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.999])
+@pytest.mark.parametrize("greylisted", [60, 300, 900, 3600, 4 * 3600, 12 * 3600, 36 * 3600])
+def test_a_mail_comes_again_after_a_greylist(greylisted: float, jitter: float) -> None:
+    later = [at for at in attempts_of_a_mail(jitter) if at >= greylisted]
+    # Not long after, as it seems to somebody who waits for it, and more than once.
+    assert later[0] <= max(2.5 * greylisted, greylisted + 16_000)
+    assert len(later) > 1
+
+
+def test_a_mail_is_tried_for_two_days() -> None:
+    times = attempts_of_a_mail(0.0)
+    assert 48 * 3600 <= times[-1] <= 49 * 3600
+    assert len(times) == 19
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] >= 60
+
+
+def test_without_delays_there_is_no_retry() -> None:
+    assert next_after(1, (), now=0.0, jitter=0.5) is None

@@ -70,7 +70,23 @@ def test_a_change_names_something() -> None:
             parse_change(raw, source="q", limits=LIMITS)
 
 
-@pytest.mark.parametrize("name", ["X-A", "x_a", "!#$%&'*+-.^_`|~", "a" * 128])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-A", "x_a", "!#$%&'*+-.^_`|~", "a" * 128),
+        # What carries a proof of its own, or says nothing of who asks.
+        *("Authorization", "X-Auth-Token", "Cookie", "X-Api-Key", "Content-Type", "Accept", "User-Agent"),
+        *(
+            "OpenStack-API-Version",
+            "X-Request-ID",
+            "traceparent",
+            "X-Hub-Signature",
+            "Idempotency-Key",
+            "Urlx",
+            "Curl-A",
+        ),
+    ],
+)
 def test_names_of_headers(name: str) -> None:
     assert creation(options={"post_headers": {name: "v"}}).options == {"post_headers": {name: "v"}}
 
@@ -82,6 +98,22 @@ def test_names_of_headers(name: str) -> None:
         *("HOST", "Content-Length", "content-encoding", "transfer-encoding", "Connection", "keep-alive", "TE"),
         *("Trailer", "Upgrade", "Expect", "HTTP2-Settings", "Proxy-Connection", "Proxy-Authorization"),
         *("webhook-id", "Webhook-Timestamp", "WEBHOOK-SIGNATURE"),
+        # What keystonemiddleware says, in the spellings that WSGI and older servers take for it.
+        *("X-Project-Id", "X_PROJECT_ID", "x-project_id", "X.Project.Id", "X-Project-Name", "X-Project-Domain-Id"),
+        *("X-User-Id", "X-User-Name", "X-User-Domain-Name", "X-Roles", "X_Roles", "X-Role", "X-User", "X-Tenant-Id"),
+        *("X-Tenant", "X-Tenant-Name", "X-Domain-Id", "X-Domain-Name", "X-Identity-Status", "X-Is-Admin-Project"),
+        *("X-Service-Roles", "X-Service-Token", "X-Service-Identity-Status", "X-Service-Catalog"),
+        *("OpenStack-System-Scope", "Openstack_System_Scope", "X-Subject-Token", "X-Remote-User", "Remote-User"),
+        # Pre-signed URLs and the client of this service.
+        *("URL-Signature", "url-expires", "URL_Paths", "URL-Methods", "URL-Anything", "Client-ID", "CLIENT_ID"),
+        # Metadata services.
+        *("Metadata-Flavor", "METADATA_FLAVOR", "Metadata", "X-aws-ec2-metadata-token", "X-Metadata-Token"),
+        *("X-aws-ec2-metadata-token-ttl-seconds", "X-Google-Metadata-Request", "X-Instance-ID-Signature"),
+        *("X-Instance-ID", "X-Neutron-Router-ID", "X-Metadata-Provider"),
+        # Proxies.
+        *("X-Forwarded-For", "X-Forwarded-User", "X_Forwarded_Proto", "X-Forwarded", "Forwarded", "Via", "X-Real-IP"),
+        *("Proxy-Anything", "True-Client-IP", "X-Original-URL", "X-HTTP-Method-Override", "X-Auth-Request-Email"),
+        *("SSL-Client-Verify", "X-SSL-Client-DN", "X-Client-Cert", "OIDC-Claim-Sub"),
     ],
 )
 def test_headers_that_are_refused(name: str) -> None:
@@ -100,6 +132,17 @@ def test_values_that_are_refused(value: Any) -> None:
     assert refused(post_headers={"A": value}).startswith("options.post_headers")
 
 
+def test_a_header_is_given_once() -> None:
+    for one, other in (("X-A", "x-a"), ("X-A", "X_A"), ("Content-Type", "content_type")):
+        assert refused(post_headers={one: "v", other: "v"}).startswith("options.post_headers")
+
+
+def test_the_places_for_the_message_in_a_template_are_bounded() -> None:
+    place = '"$zaqar_message$"'
+    assert creation(options={"post_data": 8 * place}).options == {"post_data": 8 * place}
+    assert refused(post_data=9 * place) == "options.post_data"
+
+
 def test_there_are_not_too_many_headers() -> None:
     assert refused(post_headers={f"A{n}": "" for n in range(51)}) == "options.post_headers"
 
@@ -108,6 +151,33 @@ def test_there_are_not_too_many_headers() -> None:
 @pytest.mark.parametrize("text", ["a\r\nBcc: b", "a\nb", "\x00", "a\u2028b", "x" * 999])
 def test_lines_of_a_mail_are_lines(name: str, text: str) -> None:
     assert refused(**{name: text}) == f"options.{name}"
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        *(
+            "me",
+            "<>",
+            "me@example.org, you@example.org",
+            "Me <me@example.org> x",
+            "Me <me@example.org",
+            "m e@example.org",
+        ),
+        *("=?utf-8?q?a?=@example.org", "bü@example.org", "me@exa mple.org", "Me <me@example.org>, <you@example.org>"),
+    ],
+)
+def test_the_sender_of_a_mail_is_one_address(sender: str) -> None:
+    assert refused(**{"from": sender}) == "options.from"
+    # A webhook has no use for it, and it had none before.
+    check_options_for({"from": sender}, "https://example.org")
+    with pytest.raises(InvalidInput, match=r"options\.from"):
+        check_options_for({"from": sender}, MAIL)
+
+
+@pytest.mark.parametrize("sender", ["me@example.org", "Me <me@example.org>", "Größe <me@bücher.example>", ""])
+def test_senders(sender: str) -> None:
+    assert creation(options={"from": sender}).options == {"from": sender}
 
 
 def test_the_size_of_options() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Self
 
 from oslo_config import cfg
@@ -11,30 +12,56 @@ from zaqar.errors import InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import mail, mail_servers
 from zaqar.notification.confirmation import Confirmations
+from zaqar.notification.retry import MAIL_DELAYS
 from zaqar.notification.tasks.base import Outcome, Task, shown
+
+_log = logging.getLogger(__name__)
 
 
 class MailTask(Task):
-    """Hands mails to the operator's mail server or command, which takes them on from there."""
+    """Hands mails to the operator's mail server or command, which takes them on from there.
+
+    A mail that is refused for good is not tried again. One that is refused for now, or that nobody took, is tried again
+    on the time scale of mail, whatever the retry policy, which is about webhooks.
+    """
 
     def __init__(self, server: mail_servers.MailServer, confirmations: Confirmations) -> None:
         self._server = server
         self._confirmations = confirmations
+        self._away = False
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        return cls(mail_servers.from_conf(conf), Confirmations(conf))
+        confirmations = Confirmations(conf)
+        if "mailto" in conf.transport.subscriber_types:
+            confirmations.check_senders()
+        return cls(mail_servers.from_conf(conf), confirmations)
 
     def target(self, subscription: Subscription) -> str:
         return self._server.name
 
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
         if delivery.kind != NOTIFICATION and not self._confirmations.possible:
-            return Outcome(False, None, "no confirmation can be made without [signed_url] secret_key")
+            return _failed("no confirmation can be made without [signed_url] secret_key")
         try:
             await self._server.take(mail.compose(delivery, subscription, self._confirmations, now=now))
         except InvalidInput as exc:
-            return Outcome(False, None, str(exc))
+            return _failed(str(exc), final=True)
         except mail_servers.MailRefused as exc:
-            return Outcome(False, None, shown(str(exc)), reached=exc.reached)
+            self._note(exc)
+            return _failed(str(exc), final=exc.final, reached=exc.reached)
+        self._note(None)
         return Outcome(True, None, "the mail was taken")
+
+    def _note(self, refused: mail_servers.MailRefused | None) -> None:
+        """Tell the operator, once, that no mail is taken, which mails can wait for in silence for two days."""
+        away = refused is not None and refused.operators
+        if away and not self._away:
+            _log.warning("No mail is taken by %s: %s. Mails wait and are tried again.", self._server.name, refused)
+        elif self._away and not away:
+            _log.warning("Mails are taken by %s again.", self._server.name)
+        self._away = away
+
+
+def _failed(reason: str, *, final: bool = False, reached: bool = True) -> Outcome:
+    return Outcome(False, None, shown(reason), reached=reached, delays=() if final else MAIL_DELAYS)

@@ -3,43 +3,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Self
-from urllib.parse import urlsplit
 
-import aiohttp
 from oslo_config import cfg
-from yarl import URL
 
 from zaqar import signatures
 from zaqar.addresses import AddressGuard
 from zaqar.conf import notification
 from zaqar.errors import AddressRefused, InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
-from zaqar.notification import payload, pinned
+from zaqar.notification import payload
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.tasks.base import MOST_OF_AN_ANSWER, Outcome, Task, shown
+from zaqar.notification.http_answers import Answer, NoAnswer
+from zaqar.notification.http_client import HttpClient, origin_of
+from zaqar.notification.tasks.base import Outcome, Task, shown
+from zaqar.schemas import post_headers
 
 TOTAL_SECONDS = 10.0
-"""Within which a subscriber has to answer, from the look-up of its name on."""
+"""Within which the status of the answer has to come, from the look-up of the subscriber's name on."""
 
-ANSWER_SECONDS = 2.0
-"""How long the rest of an answer is waited for once its status is there: that decides, the rest is for people."""
-
-MOST_READ = 65_536
-"""Bytes of an answer that are read so that the connection can be used again; with more it is closed."""
-
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_LINE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-_FRAMING = re.compile(
-    r"host|content-length|content-encoding|transfer-encoding|connection|keep-alive|proxy-.*|te|trailer|upgrade|expect",
-    re.IGNORECASE,
-)
+_MOST_OF_A_DATE = 64
 
 
 class WebhookTask(Task):
@@ -55,18 +43,17 @@ class WebhookTask(Task):
     ) -> None:
         self._guard = guard
         self._confirmations = confirmations
-        self._timeout = aiohttp.ClientTimeout(total=total_seconds)
+        self._total_seconds = total_seconds
         self._tls = tls
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
         return cls(AddressGuard(conf[notification.GROUP].webhook_allowed_networks), Confirmations(conf))
 
     def target(self, subscription: Subscription) -> str:
-        parts = urlsplit(http_url(subscription))
-        port = 443 if parts.scheme == "https" else 80
-        return f"{parts.hostname}:{parts.port or port}"
+        _, host, port = origin_of(http_url(subscription))
+        return f"{host}:{port}"
 
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
         return await self.post(delivery, subscription, extra={}, now=now)
@@ -78,66 +65,30 @@ class WebhookTask(Task):
         url = http_url(subscription)
         if delivery.kind != NOTIFICATION and not self._confirmations.possible:
             return Outcome(False, None, "no confirmation can be made without [signed_url] secret_key")
-        body = self._body(delivery, subscription, now)
         try:
+            body = self._body(delivery, subscription, now)
             self._guard.check_form(url, field="subscriber")
             headers = _headers(subscription.options.get("post_headers") or {}, extra)
             headers |= _signature_headers(delivery, subscription, body, now)
-            async with self._open_session().post(
-                # As it is: quoting it anew could change a signature in its query.
-                URL(url, encoded=True),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                return await _outcome(response, now)
-        except (InvalidInput, AddressRefused) as exc:
+            return _outcome(await self._open_client().post(url, headers, body), now)
+        except (InvalidInput, AddressRefused, NoAnswer) as exc:
             return Outcome(False, None, str(exc), reached=False)
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            return Outcome(False, None, self._reason(exc), reached=False)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _body(self, delivery: Delivery, subscription: Subscription, now: float) -> bytes:
         if delivery.kind != NOTIFICATION:
             return self._confirmations.document(delivery.kind, subscription, now=now)
         return payload.apply_template(payload.notification(delivery, subscription), subscription.options)
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_client(self) -> HttpClient:
         # Not before the loop runs, which it belongs to.
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=pinned.connector(self._guard, tls=self._tls),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-                auto_decompress=False,
-                # Of what is not read yet about twice as much is held.
-                read_bufsize=MOST_READ // 2,
-                trust_env=False,
-            )
-        return self._session
-
-    def _reason(self, exc: BaseException) -> str:
-        """One line for people. Not the text of the error, which may have the URL in it, and that a password."""
-        match exc:
-            case TimeoutError():
-                return f"no answer within {self._timeout.total:g} seconds"
-            case aiohttp.ClientConnectorCertificateError():
-                why = getattr(exc.certificate_error, "verify_message", "")
-                return f"the TLS certificate cannot be verified: {why}".rstrip(": ")
-            case aiohttp.ClientConnectorDNSError():
-                return "the name cannot be resolved"
-            case aiohttp.ClientConnectorSSLError():
-                return "no TLS connection can be made"
-            case aiohttp.ClientConnectorError():
-                return f"no connection can be made: {exc.os_error.strerror or exc.os_error}"
-            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | OSError():
-                return "the connection was closed without an answer"
-            case _:
-                return "the answer is not valid HTTP"
+        if self._client is None:
+            self._client = HttpClient(self._guard, total_seconds=self._total_seconds, tls=self._tls)
+        return self._client
 
 
 def http_url(subscription: Subscription) -> str:
@@ -148,17 +99,20 @@ def http_url(subscription: Subscription) -> str:
 def _headers(given: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request: those of the subscriber win over our defaults, ``extra`` over all.
 
-    They were checked when somebody subscribed. InvalidInput here, in the last place where it matters, is for one that
-    would change where a request goes or ends.
+    They were checked when somebody subscribed. They are checked again because this is the last place where it matters,
+    and the rules may have become stricter since. Raises InvalidInput.
     """
-    for name, value in given.items():
-        if _FRAMING.fullmatch(name) or _TOKEN.fullmatch(name) is None or _LINE.fullmatch(value) is None:
-            raise InvalidInput("options.post_headers", f"{name[:80]!a} cannot be sent")
-    headers = {"content-type": "application/json", "user-agent": "zaqar", "accept-encoding": "identity"}
-    for each in (given, extra):
-        # Names are compared without their case, so that none is sent twice.
-        headers |= {name.lower(): value for name, value in each.items()}
-    return headers
+    post_headers.check(given, field="options.post_headers")
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "zaqar",
+        "accept": "*/*",
+        "accept-encoding": "identity",
+    }
+    # Names are compared as receivers compare them, so that none is sent twice.
+    own = {post_headers.fold(name) for name in extra}
+    headers |= {name.lower(): value for name, value in given.items() if post_headers.fold(name) not in own}
+    return headers | dict(extra)
 
 
 def _signature_headers(delivery: Delivery, subscription: Subscription, body: bytes, now: float) -> dict[str, str]:
@@ -173,28 +127,11 @@ def _signature_headers(delivery: Delivery, subscription: Subscription, body: byt
     return headers | ({"webhook-signature": signature} if signature else {})
 
 
-async def _outcome(response: aiohttp.ClientResponse, now: float) -> Outcome:
-    status = response.status
-    start = await _read(response)
-    answer = shown(start[:MOST_OF_AN_ANSWER].decode("utf-8", "replace"))
-    retry_after = _seconds(response.headers.get("Retry-After", ""), now) if status in (429, 503) else None
-    return Outcome(200 <= status < 300, status, answer, gone=status == 410, retry_after=retry_after)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The answer up to :data:`MOST_READ`; the connection is closed where there may be more."""
-    read = bytearray()
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while len(read) < MOST_READ and (chunk := await response.content.read(MOST_READ - len(read))):
-                read += chunk
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        # The status stands. What there was of the rest is kept.
-        response.close()
-        return bytes(read)
-    if not response.content.at_eof():
-        response.close()
-    return bytes(read)
+def _outcome(answer: Answer, now: float) -> Outcome:
+    status = answer.status
+    retry_after = _seconds(answer.retry_after, now) if status in (429, 503) else None
+    start = shown(answer.start.decode("utf-8", "replace"))
+    return Outcome(200 <= status < 300, status, start, gone=status == 410, retry_after=retry_after)
 
 
 def _seconds(retry_after: str, now: float) -> float | None:
@@ -203,7 +140,7 @@ def _seconds(retry_after: str, now: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:12])
     try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, IndexError, TypeError):
+        when = parsedate_to_datetime(text[:_MOST_OF_A_DATE])
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
     return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
 import socket
@@ -24,29 +25,49 @@ from zaqar.errors import StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
 from zaqar.notification.mail_servers import Command, MailServer, SmtpServer
+from zaqar.notification.retry import MAIL_DELAYS
 from zaqar.notification.tasks.base import Outcome
 from zaqar.notification.tasks.mailto import MailTask
 
 TAKEN = Outcome(True, None, "the mail was taken")
 
 
-class Mailbox:
-    """What an SMTP server was given, and what it says to a recipient."""
+def put_off(reason: str, *, reached: bool = True) -> Outcome:
+    """The mail is tried again on the time scale of mail."""
+    return Outcome(False, None, reason, reached=reached, delays=MAIL_DELAYS)
 
-    def __init__(self, answer: str = "250 OK", good_bye: str = "221 Bye") -> None:
-        self.answer = answer
+
+def refused(reason: str) -> Outcome:
+    """The mail is dead."""
+    return Outcome(False, None, reason, delays=())
+
+
+class Mailbox:
+    """What an SMTP server was given, and what it says to some commands in place of 250."""
+
+    def __init__(self, answers: dict[str, str] | None = None, good_bye: str = "221 Bye") -> None:
+        self.answers = answers or {}
         self.good_bye = good_bye
         self.mails: list[Envelope] = []
         self.encrypted: list[bool] = []
 
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if "MAIL" not in self.answers:
+            envelope.mail_from = address
+        return self.answers.get("MAIL", "250 OK")
+
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if self.answer.startswith("250"):
+        if "RCPT" not in self.answers:
             envelope.rcpt_tos.append(address)
-        return self.answer
+        return self.answers.get("RCPT", "250 OK")
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        if "DATA" in self.answers:
+            return self.answers["DATA"]
         self.mails.append(envelope)
         self.encrypted.append(session.ssl is not None or server.transport.get_extra_info("sslcontext") is not None)
         return "250 OK"
@@ -83,9 +104,11 @@ async def send_by(server: MailServer, **changes: Any) -> Outcome:
 def try_smtp(
     box: Mailbox, *, client: dict[str, Any] | None = None, tls: ssl.SSLContext | None = None, **settings: Any
 ) -> Outcome:
+    changes = {name: settings.pop(name) for name in ("subscriber", "options") if name in settings}
+
     async def run() -> Outcome:
         async with mail_server(box, tls=tls, **settings) as port:
-            return await send_by(SmtpServer("127.0.0.1", port, **(client or {})))
+            return await send_by(SmtpServer("127.0.0.1", port, **(client or {})), **changes)
 
     return asyncio.run(run())
 
@@ -158,14 +181,128 @@ def test_a_login_that_is_refused(certificate: Path) -> None:
         tls_context=server_context(certificate),
         authenticator=login,
     )
-    assert outcome == Outcome(False, None, "the mail server refused the login")
+    assert outcome == put_off("the mail server refused the login")
 
 
-@pytest.mark.parametrize("answer", ["550 5.1.1 no such user", "451 try again later"])
-def test_a_mail_that_is_refused(answer: str) -> None:
-    box = Mailbox(answer)
-    assert try_smtp(box) == Outcome(False, None, answer)
+REFUSALS = [
+    # stage, answer, final
+    ("RCPT", "550 5.1.1 no such user", True),
+    ("RCPT", "551 not local", True),
+    ("RCPT", "552 5.2.2 mailbox full", True),
+    ("RCPT", "553 no such name", True),
+    ("RCPT", "554 5.7.1 refused", True),
+    ("RCPT", "556 takes no mail", True),
+    ("RCPT", "450 4.2.0 greylisted", False),
+    ("RCPT", "451 try again later", False),
+    ("RCPT", "452 4.2.2 mailbox full", False),
+    ("RCPT", "421 closing", False),
+    ("RCPT", "530 5.7.0 authentication required", False),
+    ("MAIL", "550 5.7.1 not this sender", True),
+    ("MAIL", "553 5.1.8 no such domain", True),
+    ("MAIL", "452 no room", False),
+    ("MAIL", "530 5.7.0 must issue STARTTLS first", False),
+    ("DATA", "554 5.7.1 spam", True),
+    ("DATA", "552 5.3.4 too large", True),
+    ("DATA", "451 4.7.1 greylisted", False),
+    ("DATA", "421 closing", False),
+]
+
+
+@pytest.mark.parametrize(("stage", "answer", "final"), REFUSALS)
+def test_5xx_is_final_and_4xx_is_not(stage: str, answer: str, final: bool) -> None:
+    box = Mailbox({stage: answer})
+    assert try_smtp(box) == (refused(answer) if final else put_off(answer))
     assert box.mails == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "reached"),
+    [
+        ({None: b"554 no service here\r\n"}, "554 no service here", True),
+        ({None: b"421 too busy\r\n"}, "421 too busy", True),
+        ({None: b"SSH-2.0-x\r\n"}, "the answer of the mail server is not SMTP", True),
+        ({None: b""}, "the mail server cannot be reached", False),
+        ({b"EHLO": b"550 no\r\n", b"HELO": b"550 neither\r\n"}, "550 neither", True),
+        ({b"MAIL": b""}, "the mail server closed the connection", False),
+        ({b"DATA": b""}, "the mail server closed the connection", False),
+        ({b".": b""}, "the mail server closed the connection", False),
+        ({b"RCPT": b"250" + b"-x" * 50_000}, "the answer of the mail server is not SMTP", True),
+        (
+            {b"RCPT": b"450-not\r\n450 \xff\xfe now\r\n"},
+            "450 not \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} now",
+            True,
+        ),
+        ({b"RCPT": b"350 what\r\n"}, "350 what", True),
+    ],
+)
+def test_what_is_not_about_the_mail_is_not_final(script: dict[bytes | None, bytes], reason: str, reached: bool) -> None:
+    async def run() -> Outcome:
+        async with scripted_server(script) as port:
+            return await send_by(SmtpServer("127.0.0.1", port, "none"))
+
+    assert asyncio.run(run()) == put_off(reason, reached=reached)
+
+
+@asynccontextmanager
+async def scripted_server(script: dict[bytes | None, bytes]) -> AsyncIterator[int]:
+    """The port of an SMTP server that says these answers to these commands; None is before any, empty ends it."""
+    usual = {None: b"220 mail.example\r\n", b"DATA": b"354 go on\r\n"}
+
+    serving: set[asyncio.Task[Any] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            await talk(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command: bytes | None = None
+        while answer := script.get(command, usual.get(command, b"250 OK\r\n")):
+            writer.write(answer)
+            if command == b"DATA":
+                await reader.readuntil(b"\r\n.\r\n")
+                command = b"."
+            elif line := await reader.readline():
+                command = line[:4]
+            else:
+                return
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*filter(None, serving))
+
+
+def test_an_address_goes_to_the_wire_in_its_ascii_form() -> None:
+    box = Mailbox()
+    outcome = try_smtp(box, subscriber="mailto:a@b%C3%BCcher.example", options={"from": "Bücher <me@BÜCHER.example>"})
+    assert outcome == TAKEN
+    (mail,) = box.mails
+    assert (mail.mail_from, mail.rcpt_tos) == ("me@xn--bcher-kva.example", ["a@xn--bcher-kva.example"])
+    assert isinstance(mail.content, bytes)
+    assert b"\r\nTo: a@xn--bcher-kva.example\r\n" in mail.content
+
+
+def test_nobody_is_told_twice_that_no_mail_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+            task = MailTask(SmtpServer("127.0.0.1", port), Confirmations(a_conf()))
+            for _ in range(3):
+                await task.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
+        box = Mailbox({"RCPT": "550 no"})
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(lambda: SMTP(box, loop=loop, hostname="m"), "127.0.0.1", port):
+            for _ in range(2):
+                await task.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
+
+    asyncio.run(run())
+    first, last = [record.getMessage() for record in caplog.records if record.name.startswith("zaqar")]
+    assert first.startswith("No mail is taken by 127.0.0.1:")
+    assert last.startswith("Mails are taken by 127.0.0.1:")
 
 
 def test_what_was_taken_stays_so_whatever_the_server_says_then() -> None:
@@ -178,34 +315,52 @@ def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         outcome = mail_by(SmtpServer("127.0.0.1", unused.getsockname()[1]))
-    assert outcome == Outcome(False, None, "the mail server cannot be reached", reached=False)
+    assert outcome == put_off("the mail server cannot be reached", reached=False)
 
 
 def test_a_mail_server_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         outcome = mail_by(SmtpServer("127.0.0.1", mute.getsockname()[1], total_seconds=0.1))
-    assert outcome == Outcome(False, None, "the mail server took over 0.1 seconds", reached=False)
+    assert outcome == put_off("the mail server took over 0.1 seconds", reached=False)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"subscriber": "mailto:a@example.org%0d%0aRCPT%20TO:b@example.org"},
-        {"subscriber": "mailto:a@example.org?subject=x%0d%0aBcc:b@example.org"},
-        {"options": {"from": "me@example.org>\r\nRCPT TO:<b@example.org"}},
-        {"options": {"subject": "x\nBcc: b@example.org"}},
-    ],
-)
-def test_a_header_or_command_that_is_brought_in_is_refused(changes: dict[str, Any]) -> None:
+INJECTIONS: list[dict[str, Any]] = [
+    {"subscriber": "mailto:a@example.org%0d%0aRCPT%20TO:v@example.org"},
+    {"subscriber": "mailto:a@example.org%3E%0d%0aRCPT%20TO:%3Cv@example.org"},
+    {"subscriber": "mailto:a@example.org,v@example.org"},
+    {"subscriber": "mailto:a@example.org?subject=x%0d%0aBcc:v@example.org"},
+    {"subscriber": "mailto:a@example.org?subject=x&bcc=v@example.org"},
+    {"subscriber": "mailto:a@example.org?subject=%3D%3Futf-8%3Fq%3Fhi%3D0ABcc:_v@x%3F%3D"},
+    {"subscriber": "mailto:=?utf-8?q?v=40x=2C?=@example.org"},
+    {"options": {"from": "me@example.org>\r\nRCPT TO:<v@example.org"}},
+    {"options": {"from": "=?utf-8?q?hi=0ABcc:_v@x=0A?= <me@example.org>"}},
+    {"options": {"from": "v@x, <me@example.org>"}},
+    {"options": {"subject": "x\nBcc: v@example.org"}},
+    {"options": {"subject": "=?utf-8?q?hi=0ABcc:_v@x?="}},
+    {"options": {"subject": "=?utf-8?b?aGkKQmNjOiB2QHg=?="}},
+]
+
+
+@pytest.mark.parametrize("changes", INJECTIONS, ids=str)
+@pytest.mark.parametrize("way", ["smtp", "command"])
+def test_no_header_addressee_or_command_is_brought_in(tmp_path: Path, way: str, changes: dict[str, Any]) -> None:
     box = Mailbox()
-
-    async def run() -> Outcome:
-        async with mail_server(box) as port:
-            return await send_by(SmtpServer("127.0.0.1", port), **changes)
-
-    outcome = asyncio.run(run())
-    assert not outcome.delivered
-    assert box.mails == []
+    if way == "smtp":
+        outcome = try_smtp(box, **changes)
+        contents = [bytes(mail.content or b"").replace(b"\r\n", b"\n") for mail in box.mails]
+        assert all(mail.rcpt_tos == ["a@example.org"] for mail in box.mails)
+    else:
+        outcome = mail_by(a_command(tmp_path, "pathlib.Path(folder, 'mail').write_bytes(mail)"), **changes)
+        contents = [path.read_bytes() for path in tmp_path.glob("mail")]
+    # It is sent as plain text, or not at all and never.
+    assert outcome.delivered or outcome.delays == ()
+    assert len(contents) == outcome.delivered
+    for content in contents:
+        lines = content.partition(b"\n\n")[0].split(b"\n")
+        names = [line.partition(b":")[0] for line in lines if line[:1] not in b" \t"]
+        assert len(names) == len(set(names)) == 9
+        assert not {b"Bcc", b"Cc", b"Resent-To"} & set(names)
+        assert b"To: a@example.org" in lines
 
 
 def a_command(folder: Path, text: str) -> Command:
@@ -229,9 +384,17 @@ def test_a_command_gets_the_mail_without_a_shell(tmp_path: Path) -> None:
     assert (tmp_path / "arguments").read_text() == repr(["-t", "~;*|x"])
 
 
-def test_a_command_that_fails(tmp_path: Path) -> None:
-    outcome = mail_by(a_command(tmp_path, "print('x' * 1_000_000)\nsys.exit(75)"))
-    assert outcome == Outcome(False, None, "the mail command ended with status 75")
+@pytest.mark.parametrize(
+    ("status", "final"),
+    [
+        *((status, True) for status in (65, 67, 68)),
+        *((status, False) for status in (1, 64, 69, 70, 71, 73, 74, 75, 76, 77, 78, 127)),
+    ],
+)
+def test_a_command_that_fails(tmp_path: Path, status: int, final: bool) -> None:
+    outcome = mail_by(a_command(tmp_path, f"print('x' * 1_000_000)\nsys.exit({status})"))
+    reason = f"the mail command ended with status {status}"
+    assert outcome == (refused(reason) if final else put_off(reason))
 
 
 def test_a_command_that_is_not_there() -> None:
@@ -248,7 +411,7 @@ def test_a_command_that_does_not_read(tmp_path: Path) -> None:
 def test_a_command_that_hangs_is_ended_with_all_it_started() -> None:
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     outcome = mail_by(Command((sys.executable, "-c", child), total_seconds=0.5))
-    assert outcome == Outcome(False, None, "the mail command took over 0.5 seconds", reached=False)
+    assert outcome == put_off("the mail command took over 0.5 seconds", reached=False)
 
 
 def test_a_confirmation_needs_a_key() -> None:
@@ -282,6 +445,8 @@ def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) 
             {"smtp_mode": "self_local", "smtp_host": "m", "smtp_user_name": "me", "smtp_security": "none"},
             "smtp_security",
         ),
+        ({"subscription_confirmation_email_template": {"topic": "x"}}, "subscription_confirmation_email_template"),
+        ({"unsubscribe_confirmation_email_template": {"sender": "me"}}, "unsubscribe_confirmation_email_template"),
     ],
 )
 def test_what_cannot_work_stops_the_start(options: dict[str, Any], complaint: str) -> None:

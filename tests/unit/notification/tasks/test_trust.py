@@ -33,11 +33,12 @@ def send(options: dict[str, object], tokens: TrustTokens | None = None) -> tuple
 
 
 def test_a_token_of_the_trust_goes_with_the_request() -> None:
-    outcome, sink = send({"trust_id": "t1", "post_headers": {"X-Auth-Token": "mine", "X-Other": "x"}}, Tokens())
+    outcome, sink = send({"trust_id": "t1", "post_headers": {"X_Auth_Token": "mine", "X-Other": "x"}}, Tokens())
     assert outcome.delivered
     (request,) = sink.requests
     assert request.headers["x-auth-token"] == "token of t1"
     assert request.headers["x-other"] == "x"
+    assert "x_auth_token" not in request.headers
 
 
 def test_without_a_token_nothing_is_sent() -> None:

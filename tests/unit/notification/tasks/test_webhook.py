@@ -14,7 +14,6 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
@@ -25,8 +24,9 @@ from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_delivery
 from zaqar.addresses import AddressGuard
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Secret
 from zaqar.notification.confirmation import Confirmations
+from zaqar.notification.http_answers import MOST_READ
 from zaqar.notification.tasks.base import MOST_OF_AN_ANSWER, Outcome
-from zaqar.notification.tasks.webhook import MOST_READ, WebhookTask
+from zaqar.notification.tasks.webhook import WebhookTask
 from zaqar.signatures import new_secret
 
 LOOPBACK = "127.0.0.0/8"
@@ -111,12 +111,12 @@ def test_signatures_are_verified_by_the_reference_library_during_a_rotation() ->
 def test_headers_and_template_of_the_subscriber() -> None:
     options = {
         "post_data": '{"input": "$zaqar_message$"}',
-        "post_headers": {"X-One": "1 é", "CONTENT-TYPE": "application/x", "User-Agent": "mine", "Cookie": "a=b"},
+        "post_headers": {"X-One": "1 x", "CONTENT-TYPE": "application/x", "User-Agent": "mine", "Cookie": "a=b"},
     }
     _, sink = send_once(options=options)
     (request,) = sink.requests
     assert json.loads(request.body)["input"]["body"] == {"n": 1}
-    assert request.headers["x-one"].encode("latin-1").decode() == "1 é"
+    assert request.headers["x-one"] == "1 x"
     assert request.headers["content-type"] == "application/x"
     assert request.headers["user-agent"] == "mine"
     assert request.headers["cookie"] == "a=b"
@@ -141,19 +141,17 @@ def test_headers_and_template_of_the_subscriber() -> None:
         {"Expect": "100-continue"},
         {"Upgrade": "h2c"},
         {"Proxy-Authorization": "x"},
+        {"Webhook-Id": "x"},
+        {"X-One": "é"},
+        {"X_Project_Id": "x"},
+        {"Metadata-Flavor": "Google"},
     ],
 )
-def test_headers_that_change_the_request_are_not_sent(headers: dict[str, str]) -> None:
+def test_headers_that_are_refused_are_not_sent(headers: dict[str, str]) -> None:
     outcome, sink = send_once(options={"post_headers": headers})
     assert not outcome.delivered
     assert "post_headers" in outcome.answer
     assert sink.connections == 0
-
-
-def test_the_signature_is_not_the_subscribers_to_set() -> None:
-    _, sink = send_once(options={"post_headers": {"Webhook-Id": "x", "Webhook-Timestamp": "1"}})
-    assert sink.requests[0].headers["webhook-id"] == f"{a_delivery().id}_{SUBSCRIPTION_ID}"
-    assert sink.requests[0].headers["webhook-timestamp"] == str(int(START))
 
 
 @pytest.mark.parametrize("path", ["/a%2Fb?sig=%2B%20x&y={z}", "/?", "/a;b,c", "/%0d%0aX:y"])
@@ -284,7 +282,7 @@ async def hang(writer: asyncio.StreamWriter) -> None:
 
 
 async def drip(writer: asyncio.StreamWriter) -> None:
-    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
+    for byte in b"HTTP/1.1 103 Early Hints\r\n" + b"X: y\r\n" * 1000:
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0.01)
@@ -294,26 +292,6 @@ async def drip(writer: asyncio.StreamWriter) -> None:
 def test_a_subscriber_has_to_answer_in_time(answer: Answer) -> None:
     outcome, _ = send_once(answer, task=a_task(total_seconds=0.2))
     assert outcome == Outcome(False, None, "no answer within 0.2 seconds", reached=False)
-
-
-def test_the_status_counts_though_the_rest_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.tasks.webhook.ANSWER_SECONDS", 0.1)
-    outcome, _ = send_once(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome"))
-    assert outcome == Outcome(True, 200, "some")
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (b"220 mail.example ESMTP\r\n\r\n", "the answer is not valid HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", "the answer is not valid HTTP"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", "the answer is not valid HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "the answer is not valid HTTP"),
-    ],
-)
-def test_what_is_no_http_is_a_failure(answer: bytes, reason: str) -> None:
-    outcome, _ = send_once(saying(answer))
-    assert (outcome.delivered, outcome.status, outcome.answer) == (False, None, reason)
 
 
 def test_a_connection_that_is_closed_without_an_answer() -> None:
@@ -354,22 +332,6 @@ def test_loopback_is_refused_unless_it_is_allowed(host: str) -> None:
     assert not outcome.delivered
     assert not outcome.reached
     assert sink.connections == 0
-
-
-def test_the_pool_itself_refuses_an_address() -> None:
-    """Whatever came past the checks before: no socket is opened."""
-
-    async def run() -> None:
-        task = a_task("10.0.0.0/8")
-        async with receiving(saying(OK)) as sink:
-            session = task._open_session()
-            with pytest.raises(aiohttp.ClientConnectorError) as caught:
-                await session.post(sink.url)
-            assert "not public" in caught.value.os_error.strerror
-            assert sink.connections == 0
-        await task.close()
-
-    asyncio.run(run())
 
 
 def test_a_name_leads_to_the_address_that_was_checked() -> None:
