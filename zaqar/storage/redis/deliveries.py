@@ -15,6 +15,7 @@ from zaqar.storage.redis.wire import Word
 _EXPAND = load("expand", again=True)
 _PUT = load("put_delivery", again=True)
 _EXTEND = load("extend_leases", again=True, writes=False)
+_DROP = load("drop_deliveries", again=True)
 _SETTLE = load("settle_deliveries", again=True)
 _LIST = load("list_deliveries", again=True, writes=False)
 _GET = load("get_delivery", again=True, writes=False)
@@ -54,6 +55,11 @@ class LoggedStore(OutboxStore):
         for uid, words in of_queue.items():
             for start in range(0, len(words), 2 * _MOST):
                 self._run(_SETTLE, uid, owner, now, *words[start : start + 2 * _MOST])
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        if subscription_ids:
+            self._note_outbox_slot(queue_uid)
+            self._run(_DROP, queue_uid, *subscription_ids)
 
     def list_deliveries(
         self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int

@@ -54,7 +54,8 @@ class FenceStore(MessageStore):
 
     def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
         self._note_slot(queue)
-        self._ask(_DROP, queue, now, now + remember if remember > 0 else "")
+        end = now + remember if remember > 0 else ""
+        self._ask(_DROP, queue, now, end, more_keys=self._keys.dropped_of(queue.uid))
 
     def purge(self, *, queue: Queue, now: float) -> None:
         self._ask(_PURGE, queue, now)

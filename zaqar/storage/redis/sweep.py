@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from zaqar.model import Queue, Stats
+from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.deliveries import LoggedStore
 from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS_IN_USE
@@ -56,10 +57,11 @@ class SweepStore(LoggedStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         def sweep_queue(uid: bytes, most: int) -> int:
-            return int(self._ask(_SWEEP, _any_queue(uid), now, most))
+            more_keys = self._keys.dropped_of(uid.decode())
+            return int(self._ask(_SWEEP, _any_queue(uid), now, most, more_keys=more_keys))
 
         def sweep_deliveries(uid: bytes, most: int) -> int:
-            return int(self._run(_SWEEP_DELIVERIES, uid.decode(), now, most))
+            return int(self._run(_SWEEP_DELIVERIES, uid.decode(), now, most, DROPPED_LIFETIME))
 
         if abs(now - self._looked_for_lost_slots) >= _LOOK_FOR_LOST_SLOTS_EVERY:
             self._note_lost_slots()

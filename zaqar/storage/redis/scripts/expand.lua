@@ -7,7 +7,7 @@ if call('HEXISTS', PREFIX .. 'p', first) == 0 then
   return 0
 end
 for at = 3, #ARGV, 3 do
-  if call('HSETNX', PREFIX .. 'b', ARGV[at], ARGV[at + 1]) == 1 then
+  if not is_dropped((split(ARGV[at]))) and call('HSETNX', PREFIX .. 'b', ARGV[at], ARGV[at + 1]) == 1 then
     put_in(ARGV[at], ARGV[at + 2])
   end
 end
