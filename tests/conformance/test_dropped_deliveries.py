@@ -166,9 +166,9 @@ def test_an_expansion_that_began_before(outbox: Outbox, queue: Scene, lane: Lane
     queue.post("a", "b", "c")
     (posted,) = outbox.take_posted("me")
     made = deliveries_of(posted, lane.subscription_id)
-    outbox.expand(posted, made[:1], last=False)
+    outbox.expand(posted, made[:1], to=posted.position)
     drop()
-    outbox.expand(posted, made[1:2], last=False)
+    outbox.expand(posted, made[1:2], to=posted.position)
     outbox.expand(posted, [replace(made[2], owner="me", due=outbox.now + LEASE)])
     outbox.clock.advance(LEASE)
     assert outbox.take() == []
@@ -252,7 +252,7 @@ def test_expansions_beside_a_drop(
 
     def expand_on(part: int) -> None:
         for n in range(part, 40, 3):
-            outbox.expand(posted, made[n : n + 1], last=False)
+            outbox.expand(posted, made[n : n + 1], to=posted.position)
 
     at_once(*(partial(expand_on, part) for part in range(3)), drop)
     assert outbox.take_all() == []

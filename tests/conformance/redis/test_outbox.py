@@ -20,7 +20,7 @@ from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_dropped_deliveries import drop_lanes
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.errors import StoreUnavailable
-from zaqar.model import DEAD, DONE
+from zaqar.model import DEAD, DONE, PostPosition
 from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.redis.management import RedisManagementStore
 
@@ -64,7 +64,8 @@ def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client
     assert client.exists(f"zaqar:{{{scene.queue.uid}}}:q", "zaqar:kept") == 2
     scene.post("not expanded")
     for posted in outbox.take_all_posted():
-        outbox.expand(posted, deliveries_of(posted, lanes[0].subscription_id), last=dropped == "nothing")
+        made = deliveries_of(posted, lanes[0].subscription_id)
+        outbox.expand(posted, made, to=None if dropped == "nothing" else PostPosition("", "x", 1))
     if dropped == "nothing":
         outbox.settle_as(DONE, outbox.take_all())
     if dropped.startswith("subscriptions"):
@@ -72,7 +73,7 @@ def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client
     if dropped == "subscriptions":
         sweep_clean(outbox.store, outbox.now, limit=7)
         assert {name for name in client.keys("*") if name.startswith(f"zaqar:{{{scene.queue.uid}}}:".encode())} == {
-            f"zaqar:{{{scene.queue.uid}}}:{letter}".encode() for letter in "flmrsapj"
+            f"zaqar:{{{scene.queue.uid}}}:{letter}".encode() for letter in "flmrsaptj"
         }, "of deliveries only that their subscriptions were dropped"
         outbox.clock.advance(LEASE)
         outbox.expand(*outbox.take_posted())

@@ -113,9 +113,12 @@ class DeliveryStatements(Texts):
             sa.insert(outbox).inline().values(uid=uid, first=param("first"), due=now, content=param("content"))
         )
         self.queues_with_posts = self._text(self._lanes(_POSTS))
-        self.find_posted = self._first_of_each((o.uid, o.first, o.content), _POSTS)
+        self.find_posted = self._first_of_each((o.uid, o.first, o.content, o.expanded), _POSTS)
         self.lease_posted = self._text(sa.update(outbox).where(this).values(due=param("until")))
-        self.is_noted = self._text(self._locking(sa.select(o.first).where(this)))
+        self.get_position = self._text(self._locking(sa.select(o.expanded).where(this)))
+        self.move_position = self._text(
+            sa.update(outbox).where(this).values(due=param("until"), expanded=param("position", sa.Text))
+        )
         self.forget_posted = self._text(sa.delete(outbox).where(this))
 
     def _define_taking(self) -> None:

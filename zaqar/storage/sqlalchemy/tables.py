@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -213,6 +213,8 @@ outbox = sa.Table(
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("due", sa.Double, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
+    # The position as a JSON array; null for a new post.
+    sa.Column("expanded", sa.Text),
     sqlite_with_rowid=False,
 )
 

@@ -1,5 +1,5 @@
 -- KEYS[1] is one of the keys of a queue's outbox. They are all under its hash tag and have the same name but for the last letter:
---   p posts      hash by their first number                t places   hash by first number: how far a post was expanded
+--   p posts      hash by their first number                t places   hash by first number: up to where they are expanded
 --                                                          i free     those nobody has on lease, by number
 --                                                          j leased   those on lease by when that ends
 --   b records    hash by id: what is written once          g states   hash by id: what changes, see DELIVERY
