@@ -43,6 +43,7 @@ class SweepStore(LetterStore):
             self._sweep_garbage,
             self._sweep_gone,
             self._sweep_ended,
+            self._sweep_dropped,
             self._sweep_deliveries,
         )
         for sweep_some in kinds:
