@@ -214,7 +214,10 @@ class Pump:
                 return
             # Somebody else may find half of this done, and would send what it finds once more. So none comes leased.
             while chunk:
-                await self._store.expand(posted, [delivery for delivery, _ in chunk], last=not rest)
+                position = posted.position._replace(message=posted.position.message + 1) if rest else None
+                if not await self._store.expand(posted, [delivery for delivery, _ in chunk], position):
+                    return
+                posted = replace(posted, position=position or posted.position)
                 self._lanes.note_behind(delivery.subscription_id for delivery, _ in chunk)
                 chunk, rest = rest, list(islice(made, CHUNK))
 
@@ -231,8 +234,7 @@ class Pump:
             deliveries.append(delivery if job is None else job.delivery)
         stored = False
         try:
-            await self._store.expand(posted, deliveries, last=True)
-            stored = True
+            stored = await self._store.expand(posted, deliveries, None)
         finally:
             if not stored:
                 for job in jobs:

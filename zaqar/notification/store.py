@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from zaqar.clock import Clock
-from zaqar.model import Delivery, DeliveryKey, Posted
+from zaqar.model import Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.notification.calls import Calls
 from zaqar.storage.base import MessageStore
 from zaqar.storage.placement import Place
@@ -32,8 +32,11 @@ class LeasedStore:
             lambda store: store.take_posted(owner=self._owner, until=now + self._lease, now=now, limit=limit)
         )
 
-    async def expand(self, posted: Posted, deliveries: Sequence[Delivery], *, last: bool) -> None:
-        await self._ask(lambda store: store.expand(posted=posted, deliveries=deliveries, last=last))
+    async def expand(self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None) -> bool:
+        until = self._clock() + self._lease
+        return await self._ask(
+            lambda store: store.expand(posted=posted, deliveries=deliveries, position=position, until=until)
+        )
 
     async def take_deliveries(self, limit: int, *, most_of_one: int, without: Collection[str]) -> list[Delivery]:
         now = self._clock()

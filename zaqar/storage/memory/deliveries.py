@@ -11,7 +11,7 @@ from itertools import chain, islice, zip_longest
 from threading import RLock
 from typing import TypeVar
 
-from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted
+from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.storage.base import DROPPED_LIFETIME, MessageStore
 
 T = TypeVar("T")
@@ -52,15 +52,23 @@ class MemoryDeliveryStore(MessageStore):
                 noted.due = until
             return [noted.posted for noted in taken]
 
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        key = posted.queue_uid, posted.first
         with self._lock:
-            if (posted.queue_uid, posted.first) not in self._posted:
-                return
+            noted = self._posted.get(key)
+            if noted is None or noted.posted.position != posted.position:
+                return False
             for delivery in deliveries:
                 if not self._is_dropped(delivery):
                     self._deliveries.setdefault(delivery.key, delivery)
-            if last:
-                del self._posted[posted.queue_uid, posted.first]
+            if position is None:
+                del self._posted[key]
+            else:
+                noted.posted = replace(posted, position=position)
+                noted.due = until
+            return True
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         with self._lock:

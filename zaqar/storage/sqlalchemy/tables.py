@@ -213,6 +213,8 @@ outbox = sa.Table(
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("due", sa.Double, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
+    # The position as a JSON array; null for a new post.
+    sa.Column("expanded", sa.Text),
     sqlite_with_rowid=False,
 )
 

@@ -70,7 +70,7 @@ def crowd_of(outbox: Outbox, state: str, size: int) -> Lane:
     (posted,) = outbox.take_posted()
     fields = {"state": DEAD, "keep_until": outbox.now + 600} if state == DEAD else {}
     due = outbox.now + 600 if state == "later" else outbox.now - 1
-    outbox.expand(posted, deliveries_of(posted, lane.subscription_id, due=due, **fields))
+    outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, due=due, **fields))
     return lane
 
 
