@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.scene import Scene, at_once, bodies
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, SUBSCRIPTION_CONFIRMATION, DeliveryKey, Posted
+from zaqar.model import DEAD, DONE, SUBSCRIPTION_CONFIRMATION, DeliveryKey, Posted, PostPosition
 from zaqar.storage.base import DROPPED_LIFETIME, TOMBSTONE_LIFETIME
 
 LIFETIMES = {"queue": TOMBSTONE_LIFETIME, "subscription": DROPPED_LIFETIME}
@@ -166,10 +166,12 @@ def test_an_expansion_that_began_before(outbox: Outbox, queue: Scene, lane: Lane
     queue.post("a", "b", "c")
     (posted,) = outbox.take_posted("me")
     made = deliveries_of(posted, lane.subscription_id)
-    outbox.expand(posted, made[:1], to=posted.position)
-    drop()
-    outbox.expand(posted, made[1:2], to=posted.position)
-    outbox.expand(posted, [replace(made[2], owner="me", due=outbox.now + LEASE)])
+    for n in range(3):
+        if n == 1:
+            drop()
+        position = PostPosition("", "a", n + 1) if n < 2 else None
+        outbox.expand(posted, [replace(made[n], owner="me", due=outbox.now + LEASE)], to=position)
+        posted = replace(posted, position=position or posted.position)
     outbox.clock.advance(LEASE)
     assert outbox.take() == []
     assert outbox.take_posted("you") == []
@@ -246,13 +248,13 @@ def test_expansions_beside_a_drop(
     outbox: Outbox, queue: Scene, lane: Lane, what: str, drop: Callable[[], None]
 ) -> None:
     """What the one stores at the moment of the other is not given to anybody, and goes in the end."""
-    queue.post(*map(str, range(40)))
-    (posted,) = outbox.take_posted("me")
-    made = deliveries_of(posted, lane.subscription_id)
+    for n in range(40):
+        queue.post(str(n))
+    posts = outbox.take_all_posted("me")
 
     def expand_on(part: int) -> None:
-        for n in range(part, 40, 3):
-            outbox.expand(posted, made[n : n + 1], to=posted.position)
+        for posted in posts[part::3]:
+            outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
 
     at_once(*(partial(expand_on, part) for part in range(3)), drop)
     assert outbox.take_all() == []

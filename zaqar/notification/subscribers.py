@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from zaqar.clock import Clock
+from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.model import (
     CONFIRMED,
     NOTIFICATION,
@@ -41,11 +41,16 @@ class Subscribers:
         self, queue_uid: str, subscription_id: str, *, not_before: float = float("-inf")
     ) -> Subscription | None:
         """As it was a moment ago, and not before that time of the event loop; None where it is gone or over."""
-        read = partial(self._read, queue_uid, subscription_id)
+        read = partial(self._read, queue_uid, subscription_id, self._clock())
         return await self._known.get((queue_uid, subscription_id), read, not_before)
 
     def forget(self, subscription: Subscription) -> None:
         self._known.forget((subscription.queue_uid, subscription.id))
+
+    async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
+        """Whether it was removed, or is over by any worker's clock, so that it can never be there again."""
+        read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
+        return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
     async def list_fresh(self, queue_uid: str) -> list[Subscription]:
         """All of a queue as they are now; what is remembered is not asked."""
@@ -79,13 +84,13 @@ class Subscribers:
         policy: Mapping[str, Any] | None = queue.metadata.get("_retry_policy")
         return policy
 
-    async def _read(self, queue_uid: str, subscription_id: str) -> Subscription | None:
+    async def _read(self, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         return await self._calls.run(
             partial(
                 self._management.get_subscription,
                 queue_uid=queue_uid,
                 subscription_id=subscription_id,
-                now=self._clock(),
+                now=now,
             )
         )
 
