@@ -146,33 +146,28 @@ class MongoDeliveryStore(MessageStore):
             lambda opened: list(opened.beside(DROPPED).latest.find(due, sort={"look": 1}, limit=many, batch_size=many))
         )
         removed = 0
-        for each in found:
+        empty = []
+        for name in ids_of(found):
+            if "/" not in name:
+                # Posts come first: once they are gone nobody can make deliveries of them.
+                removed += self._remove(COLLECTION, {"queue": name, "due": {"$exists": True}}, limit - removed)
+            if removed < limit:
+                removed += self._remove(DELIVERIES, deliveries_under(name), limit - removed)
             if removed >= limit:
                 break
-            removed += self._remove_dropped(each, now, limit - removed)
+            empty.append(name)
+            removed += 1
+        if empty:
+            these: Document = {"_id": {"$in": empty}, **due}
+            over = {**these, "until": {"$lte": now}}
+            again: list[Document] = [{"$set": {"look": "$until"}}]
+            turn = Turns(self._set)
+            turn.patiently(lambda opened: opened.beside(DROPPED).collection.delete_many(over))
+            turn.patiently(lambda opened: opened.beside(DROPPED).collection.update_many(these, again))
         return removed
 
-    def _remove_dropped(self, found: Document, now: float, limit: int) -> int:
-        name = found["_id"]
+    def _remove(self, collection: str, which: Document, limit: int) -> int:
         turn = Turns(self._set)
-        removed = 0
-        if "/" not in name:
-            # Posts come first: once they are gone nobody can make deliveries of them.
-            posts: Document = {"queue": name, "due": {"$exists": True}}
-            removed = self._remove(turn, COLLECTION, posts, limit)
-        if removed < limit:
-            removed += self._remove(turn, DELIVERIES, deliveries_under(name), limit - removed)
-        if removed >= limit:
-            return removed
-        as_found = {"_id": name, "look": found["look"], "until": found["until"]}
-        if found["until"] <= now:
-            turn.patiently(lambda opened: opened.beside(DROPPED).collection.delete_many(as_found))
-        else:
-            later = {"$set": {"look": found["until"]}}
-            turn.patiently(lambda opened: opened.beside(DROPPED).collection.update_many(as_found, later))
-        return removed + 1
-
-    def _remove(self, turn: Turns, collection: str, which: Document, limit: int) -> int:
         found = turn.look(
             lambda opened: list(opened.beside(collection).latest.find(which, {"_id": 1}, limit=limit, batch_size=limit))
         )

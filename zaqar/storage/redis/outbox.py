@@ -55,8 +55,8 @@ class OutboxStore(ClaimStore):
                 reply = self._run(_TAKE_POSTED, uid, now, until, size)
                 rows = iter(reply)
                 taken += (
-                    unpack_posted(post, queue_uid=uid, first=int(first), position=position_of(place))
-                    for first, post, place in zip(rows, rows, rows, strict=True)
+                    unpack_posted(post, queue_uid=uid, first=int(first), position=position_of(at))
+                    for first, post, at in zip(rows, rows, rows, strict=True)
                 )
                 self._last_post = place
                 if len(reply) == 3 * size:

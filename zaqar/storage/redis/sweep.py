@@ -68,10 +68,9 @@ class SweepStore(LoggedStore):
             self._looked_for_lost_slots = now
         agendas = {slot: self._keys.registry(slot)[1] for slot in self._slots(SLOTS_IN_USE)}
         removed = self._sweep_each(agendas, sweep_queue, now, limit)
-        if removed < limit:
-            kept = {slot: self._keys.outbox(slot)[3] for slot in self._slots(OUTBOX_SLOTS)}
-            removed += self._sweep_each(kept, sweep_deliveries, now, limit - removed)
-        return removed
+        kept = {slot: self._keys.outbox(slot)[3] for slot in self._slots(OUTBOX_SLOTS)}
+        # Deliveries have a share, so that they do not wait for ever behind messages of which more expire all the time.
+        return removed + self._sweep_each(kept, sweep_deliveries, now, max(limit - removed, -(-limit // 2)))
 
     def _sweep_each(
         self, agendas: Mapping[int, bytes], sweep: Callable[[bytes, int], int], now: float, limit: int
