@@ -161,6 +161,7 @@ def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: r
     scene.post(*map(str, range(20)))
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    other = outbox.new_scene()
     client.config_set("maxmemory", "1kb")
     with pytest.raises(StoreUnavailable):
         scene.post("too much")
@@ -173,6 +174,11 @@ def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: r
     outbox.clock.advance(5)
     outbox.discard(outbox.take_all(limit=3))
     assert lane.counts() == (0, 0)
+    drop_lanes(lane.beside(), lane.beside())
+    sweep_clean(outbox.store, outbox.now)
+    drop_lanes(lane)
+    sweep_clean(outbox.store, outbox.now + KEPT)
+    other.drop()
     client.config_set("maxmemory", "0")
     scene.post("now")
     assert len(outbox.take_posted()) == 1
