@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.clock import START, TICK, FakeClock
 from tests.conformance.drivers import Driver
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
 from tests.conformance.scene import new_queue
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted, PostPosition
@@ -97,7 +97,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         if not self.posts:
             return
         posted = self.posts[pick % len(self.posts)]
-        side = [queue.uid for queue in self.queues].index(posted.queue_uid)
+        # Of a queue that was dropped since, nothing is stored, whichever subscriptions its deliveries are for.
+        side = [*(queue.uid for queue in self.queues), posted.queue_uid].index(posted.queue_uid) % 2
         made = deliveries_of(posted, *(self.ids[2 * side + n] for n in some))
         if owner is not None:
             made = [replace(each, owner=owner, due=self.clock.now + LEASE) for each in made]
@@ -174,6 +175,23 @@ class DeliveryMachine(RuleBasedStateMachine):
             while some := self.lanes(place)[which].resend_dead(2):
                 counted[place] += some
         self.same(counted)
+
+    @rule(which=st.sampled_from(range(4)))
+    def drop_subscription(self, which: int) -> None:
+        """What was taken of it goes on to be settled, and its posts to be expanded for the one that follows it."""
+        uid = self.queues[which // 2].uid
+        for outbox in self.outboxes:
+            outbox.store.drop_deliveries(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
+        self.ids[which] = new_subscription_id()
+
+    @rule(side=SIDES)
+    def drop_queue(self, side: int) -> None:
+        """Likewise, with both its subscriptions."""
+        old, self.queues[side] = self.queues[side], new_queue("again", notify=True)
+        for outbox in self.outboxes:
+            outbox.store.drop_queue(queue=old, now=self.clock.now)
+            outbox.store.open_queue(queue=self.queues[side], now=self.clock.now)
+        self.ids[2 * side : 2 * side + 2] = [new_subscription_id(), new_subscription_id()]
 
     @rule(step=STEPS)
     def advance(self, step: float) -> None:

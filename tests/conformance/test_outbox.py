@@ -102,7 +102,7 @@ def test_large_posts(outbox: Outbox, queue: Scene, count: int, size: int) -> Non
     assert [each.body for each in reversed(lane.listing())] == [draft.body for draft in drafts]
 
 
-@pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "drop", "expire"])
+@pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "expire"])
 def test_what_becomes_of_the_messages_does_not_matter(outbox: Outbox, queue: Scene, fate: str) -> None:
     queue.post("a", "b", ttl=60)
     if fate == "claim":
@@ -113,8 +113,6 @@ def test_what_becomes_of_the_messages_does_not_matter(outbox: Outbox, queue: Sce
         queue.pop()
     elif fate == "purge":
         queue.purge()
-    elif fate == "drop":
-        queue.drop()
     else:
         outbox.clock.advance(600)
     sweep_clean(queue.store, queue.now)

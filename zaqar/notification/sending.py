@@ -80,6 +80,10 @@ class Sender:
             subscription = await get(not_before=taken_at)
         return subscription if wanted(subscription) else None
 
+    async def is_gone(self, delivery: Delivery) -> bool:
+        """Whether its subscription was removed, or is over for anybody: nobody will ever want its deliveries."""
+        return await self._subscribers.is_gone(delivery.queue_uid, delivery.subscription_id)
+
     def seat_of(self, subscription: Subscription) -> Seat:
         """What an attempt to reach it takes room of."""
         scheme = _scheme(subscription)

@@ -64,6 +64,12 @@ class LeasedStore:
             )
         )
 
+    async def drop_deliveries(self, queue_uid: str, subscription_id: str) -> None:
+        now = self._clock()
+        await self._ask(
+            lambda store: store.drop_deliveries(queue_uid=queue_uid, subscription_ids=[subscription_id], now=now)
+        )
+
     async def extend_leases(self, keys: Collection[DeliveryKey]) -> None:
         until = self._clock() + self._lease
         await self._ask(lambda store: store.extend_leases(owner=self._owner, keys=keys, until=until))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from zaqar.clock import Clock
+from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.model import (
     CONFIRMED,
     NOTIFICATION,
@@ -66,12 +66,17 @@ class Subscribers:
         self, queue_uid: str, subscription_id: str, *, not_before: float = float("-inf")
     ) -> Subscription | None:
         """As it was a moment ago, and not before that time of the event loop; None where it is gone or over."""
-        read = partial(self._read, queue_uid, subscription_id)
+        read = partial(self._read, queue_uid, subscription_id, self._clock())
         found: Subscription | None = await self._known.get((queue_uid, subscription_id), read, not_before)
         return found
 
     def forget(self, subscription: Subscription) -> None:
         self._known.forget((subscription.queue_uid, subscription.id))
+
+    async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
+        """Whether it was removed, or is over by any worker's clock, so that it can never be there again."""
+        read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
+        return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
         """The page for which a post is to be expanded next, read after ``not_before`` in the event loop's time.
@@ -92,11 +97,9 @@ class Subscribers:
         uid, policy = await self._known.get(address, partial(self._read_policy, subscription))
         return policy if uid == subscription.queue_uid else None
 
-    async def _read(self, queue_uid: str, subscription_id: str) -> _Weighed:
+    async def _read(self, queue_uid: str, subscription_id: str, now: float) -> _Weighed:
         def read() -> _Weighed:
-            found = self._management.get_subscription(
-                queue_uid=queue_uid, subscription_id=subscription_id, now=self._clock()
-            )
+            found = self._management.get_subscription(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
             return _Weighed(found, 0 if found is None else bytes_of(found.options))
 
         return await self._calls.run(read)

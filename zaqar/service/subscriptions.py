@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from zaqar.addresses import AddressGuard
-from zaqar.clock import Clock
+from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.limits import Limits
@@ -45,9 +45,6 @@ from zaqar.storage.placement import Placement
 
 MOST_SECRETS = 10
 """Secrets of one subscription that sign at a time."""
-
-_CLOCKS_APART = 60.0
-"""Seconds after its end that an expired subscription is removed: no worker's clock may still take it for a live one."""
 
 _BATCH = 500
 
@@ -289,22 +286,32 @@ class Subscriptions:
         """Remove the subscription; an absent one is fine."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
+            # An expired one too. Whoever guesses ids leaves no tombstones in the message store.
+            found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=0.0)
             self._management.delete_subscription(queue_uid=row.uid, subscription_id=id_)
             self._queues.note_fewer_subscribers(address, row.uid)
+            if found is not None:
+                self._queues.drop_deliveries(address, row.uid, [id_])
 
     def end(self, subscription: Subscription) -> None:
         """Remove one whose subscriber wants no more."""
         self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
         self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
+        self._queues.drop_deliveries(_address_of(subscription), subscription.queue_uid, [subscription.id])
 
     def tidy(self) -> int:
         """Remove those that are over, from the store that keeps them; return how many."""
         removed = 0
-        while expired := self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH):
+        while expired := self._management.expired_subscriptions(now=self._clock() - CLOCKS_APART, limit=_BATCH):
             for subscription in expired:
                 self._management.delete_subscription(queue_uid=subscription.queue_uid, subscription_id=subscription.id)
-            for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
+            # No worker's clock may still take one of them for a live one, so their deliveries can go too.
+            of_queue: dict[tuple[Address, str], list[str]] = {}
+            for each in expired:
+                of_queue.setdefault((_address_of(each), each.queue_uid), []).append(each.id)
+            for (address, uid), ids in of_queue.items():
                 self._queues.note_fewer_subscribers(address, uid)
+                self._queues.drop_deliveries(address, uid, ids)
             removed += len(expired)
         return removed
 

@@ -28,6 +28,13 @@ PIECE_DELIVERIES = 500
 PIECE_BYTES = 4 * 1024 * 1024
 """The most that one piece of a post has: deliveries, and bytes of their bodies unless it is a single delivery."""
 
+DROPPED_LIFETIME = 600.0
+"""Seconds for which a store refuses deliveries of a dropped subscription, at least.
+
+Longer than an expansion takes that listed the subscription before it was removed. If one comes even later, the notifier
+that finds the subscription gone drops its deliveries again.
+"""
+
 
 class DeliveryStore(ABC):
     """The part of a message store that notifiers work with. No method checks a fence."""
@@ -88,6 +95,21 @@ class DeliveryStore(ABC):
 
         The lease ends, and the stored delivery has no owner. One whose stored owner is another or none is left as it
         is. One that is DONE or DEAD with a ``keep_until`` of None or not after ``now`` is removed.
+        """
+
+    @abstractmethod
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        """Make every delivery of these subscriptions unreachable in one atomic step: waiting, leased and settled ones.
+
+        From then on ``take_deliveries`` gives none of them and passes over each subscription at a cost that does not
+        depend on how many deliveries it has. A tombstone for each subscription has ``expand`` and ``put_delivery``
+        store no more of them, for at least DROPPED_LIFETIME seconds from ``now``. A delivery that another process
+        stores at the same moment is not given either. ``sweep`` removes all of them, with their bodies, in bounded
+        batches; when the lifetime is over it looks once more and removes the tombstone only after them.
+
+        Until they are swept, methods that name a subscription or a key may still find them, and what a late owner says
+        of one may be written; the service does not ask, as the subscription is gone. At most 500 ids in a call. An id
+        that is unknown is fine; for one that is dropped already the time begins anew. An id is never used again.
         """
 
     @abstractmethod

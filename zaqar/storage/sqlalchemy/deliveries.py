@@ -13,10 +13,10 @@ from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from zaqar.model import DEAD, NOT_EXPANDED, WAITING, Attempt, Delivery, DeliveryKey, Posted, PostPosition
-from zaqar.storage.base import unpack_posted
+from zaqar.storage.base import DROPPED_LIFETIME, unpack_posted
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.delivery_statements import COLUMNS, delivery_statements_for
-from zaqar.storage.sqlalchemy.fences import FenceStore
+from zaqar.storage.sqlalchemy.fences import FenceStore, dropped_row
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES
 
@@ -114,8 +114,11 @@ class OutboxStore(FenceStore):
             stored = connection.execute(self._outbox.get_position, this).fetchone()
             if stored is None or _position_of(stored[0]) != posted.position:
                 return False
-            if deliveries:
-                connection.executemany(self._outbox.insert, map(_row_of, deliveries))
+            reachable = self._reachable(connection, posted.queue_uid, deliveries)
+            if reachable is None:
+                return False
+            if reachable:
+                connection.executemany(self._outbox.insert, map(_row_of, reachable))
             if position is None:
                 connection.execute(self._outbox.forget_posted, this)
             else:
@@ -125,7 +128,24 @@ class OutboxStore(FenceStore):
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         with self._database.write as connection:
-            connection.execute(self._outbox.put, _row_of(delivery))
+            for reachable in self._reachable(connection, delivery.queue_uid, [delivery]) or ():
+                connection.execute(self._outbox.put, _row_of(reachable))
+
+    def _reachable(self, connection: Connection, uid: str, deliveries: Sequence[Delivery]) -> Sequence[Delivery] | None:
+        """Those of a queue that no tombstone hides; None if the whole queue was dropped."""
+        ids = {delivery.subscription_id for delivery in deliveries}
+        these = {"uid": uid, "subscriptions": json_array(["", *sorted(ids)])}
+        dropped = {id_ for (id_,) in connection.execute(self._outbox.dropped_among, these).fetchall()}
+        if "" in dropped:
+            return None
+        return [each for each in deliveries if each.subscription_id not in dropped] if dropped else deliveries
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        # Rows are locked in one order by all.
+        rows = [dropped_row(queue_uid, id_, now, now + DROPPED_LIFETIME) for id_ in sorted(subscription_ids)]
+        if rows:
+            with self._database.write as connection:
+                connection.executemany(self._statements.fences.drop_deliveries, rows)
 
     def extend_leases(self, *, owner: str, keys: Collection[DeliveryKey], until: float) -> None:
         leases = [{**_key(key), "owner": owner, "until": until} for key in sorted(keys)]

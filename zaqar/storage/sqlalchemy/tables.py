@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -217,6 +217,20 @@ outbox = sa.Table(
     sa.Column("expanded", sa.Text),
     sqlite_with_rowid=False,
 )
+
+# Tombstones that hide posts and deliveries: of a subscription, or with ``subscription`` '' of a whole queue. From
+# ``sweep_at`` on a sweep removes what is hidden, and then waits for ``forget_at`` to look once more. The collation is
+# that of the columns which the two are compared with, or the default, so that the key serves in any case.
+dropped = sa.Table(
+    "dropped",
+    metadata,
+    sa.Column("uid", _Name, primary_key=True),
+    sa.Column("subscription", _Name, primary_key=True),
+    sa.Column("sweep_at", sa.Double, nullable=False),
+    sa.Column("forget_at", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("ix_dropped_sweep_at", dropped.c.sweep_at)
 
 DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
 """A state is stored as its place here."""
