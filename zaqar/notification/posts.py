@@ -53,11 +53,12 @@ class StorePiece(Protocol):
 class _Held:
     """A post on lease. The times are those of the event loop.
 
-    ``extended_at``: when the present lease began. ``storing``: a piece is being stored, so that the stored position may
-    be another one already.
+    ``most``: subscriptions of a page. ``extended_at``: when the present lease began. ``storing``: a piece is being
+    stored, so that the stored position may be another one already.
     """
 
     posted: Posted
+    most: int
     taken_at: float
     extended_at: float
     storing: bool = False
@@ -141,7 +142,7 @@ class LeasedPosts:
         posts = await self._store.take_posted(self.room)
         for posted in posts:
             # Subscriptions are read after this: whoever was told of one before a post is among them.
-            held = _Held(posted, taken_at=_time(), extended_at=began)
+            held = _Held(posted, size_of_page(posted), taken_at=_time(), extended_at=began)
             self._held.add(held)
             self._new.put(held)
         self._begin()
@@ -196,9 +197,7 @@ class LeasedPosts:
     async def _expand_piece(self, held: _Held) -> bool:
         """Whether the post is to be expanded further: it is not done, and no other notifier has gone on with it."""
         posted = held.posted
-        page = await self._subscribers.page(
-            posted.queue_uid, posted.position, most=size_of_page(posted), not_before=held.taken_at
-        )
+        page = await self._subscribers.page(posted.queue_uid, posted.position, most=held.most, not_before=held.taken_at)
         piece = await self._expander.piece(posted, page)
         if held not in self._held:
             return False
@@ -246,6 +245,8 @@ class LeasedPosts:
         except StoreUnavailable:
             # Then the lease ends by itself.
             self._away()
+        except Exception:  # noqa: BLE001, it is logged
+            _log.exception("A post to queue %s cannot be handed back.", held.posted.queue_uid)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
