@@ -12,3 +12,6 @@ Clock = Callable[[], float]
 """Returns the time as float seconds since the epoch, UTC."""
 
 system_clock: Clock = time.time
+
+CLOCKS_APART = 60.0
+"""Seconds by which the clocks of two hosts may differ: what must not be undone waits that much longer."""

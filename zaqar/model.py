@@ -237,6 +237,24 @@ class Subscription:
         return max(0, int(now - self.created))
 
 
+class PostPosition(NamedTuple):
+    """How far a post has been expanded into deliveries. It only grows, field by field.
+
+    The subscriptions of a queue are expanded in pages, in the order of their ids. All messages are expanded for the
+    subscriptions with an id up to ``after``, and the first ``message`` messages of the post for those with an id
+    greater than ``after`` and not greater than ``through``. ``through`` is the last id of the page that is being
+    expanded, "" between two pages; it is stored because the subscriptions may change before somebody goes on.
+    """
+
+    after: str = ""
+    through: str = ""
+    message: int = 0
+
+
+NOT_EXPANDED = PostPosition()
+"""The position of a new post."""
+
+
 @dataclass(frozen=True, slots=True)
 class Posted:
     """A post on its way to be notified: what was posted by one request, from the sequence number ``first`` on."""
@@ -246,6 +264,7 @@ class Posted:
     client_id: str
     created: float
     drafts: tuple[Draft, ...]
+    position: PostPosition = NOT_EXPANDED
 
 
 class DeliveryKey(NamedTuple):

@@ -38,7 +38,7 @@ class Notifier:
         for posted in self.store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
             if posted.queue_uid != self._uid:
                 # Left by other tests in the same store.
-                self.store.expand(posted=posted, deliveries=[], last=True)
+                self.store.expand(posted=posted, deliveries=[], position=None, until=now)
                 continue
             deliveries = [
                 Delivery(
@@ -53,7 +53,7 @@ class Notifier:
                 )
                 for index, draft in enumerate(posted.drafts)
             ]
-            self.store.expand(posted=posted, deliveries=deliveries, last=True)
+            self.store.expand(posted=posted, deliveries=deliveries, position=None, until=now)
             made += deliveries
         return made
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.clock import FakeClock
 from tests.conformance.scene import ALL, Scene, new_queue
-from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted
-from zaqar.storage.base import MessageStore
+from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.storage.base import PIECE_DELIVERIES, MessageStore
 
 LEASE = 6.0
 KEPT = 3600.0
@@ -79,8 +79,25 @@ class Outbox:
             taken += some
         return taken
 
-    def expand(self, posted: Posted, deliveries: Sequence[Delivery] = (), *, last: bool = True) -> None:
-        self.store.expand(posted=posted, deliveries=deliveries, last=last)
+    def expand(
+        self,
+        posted: Posted,
+        deliveries: Sequence[Delivery] = (),
+        *,
+        to: PostPosition | None = None,
+        until: float | None = None,
+    ) -> bool:
+        """Store a piece that leads to that position, by default the last one."""
+        end = self.now + LEASE if until is None else until
+        return self.store.expand(posted=posted, deliveries=deliveries, position=to, until=end)
+
+    def expand_whole(self, posted: Posted, deliveries: Sequence[Delivery]) -> None:
+        """In as many pieces as a notifier would make of so many small deliveries."""
+        for n in range(PIECE_DELIVERIES, len(deliveries), PIECE_DELIVERIES):
+            position = posted.position._replace(message=posted.position.message + 1)
+            assert self.expand(posted, deliveries[n - PIECE_DELIVERIES : n], to=position)
+            posted = replace(posted, position=position)
+        assert self.expand(posted, deliveries[(len(deliveries) - 1) // PIECE_DELIVERIES * PIECE_DELIVERIES :])
 
     # -- deliveries --------------------------------------------------------------------------------------------------
 

@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.clock import START, TICK, FakeClock
 from tests.conformance.drivers import Driver
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
 from tests.conformance.scene import new_queue
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted
+from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 
@@ -29,6 +29,7 @@ PICK = st.integers(0, 7)
 PICKS = st.lists(PICK, min_size=1, max_size=5)
 STEPS = st.sampled_from([TICK, 1.0, LEASE - TICK, LEASE, 30.0, 60.0])
 REMEMBERED = 8
+POSITIONS = [PostPosition("", "a", 1), PostPosition("", "a", 2), PostPosition("a", "", 0)]
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -85,18 +86,29 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.same([[posted for posted in posts if posted.queue_uid == queue.uid] for posts in answers])
         self.posts = [*answers[1], *self.posts][:REMEMBERED]
 
-    @rule(pick=PICK, some=st.sets(SIDES, min_size=1), last=st.booleans(), owner=st.sampled_from([None, "a", "b"]))
-    def expand(self, pick: int, some: set[int], last: bool, owner: str | None) -> None:
+    @rule(
+        pick=PICK,
+        some=st.sets(SIDES, min_size=1),
+        to=st.sampled_from([None, None, *POSITIONS]),
+        until=st.sampled_from([0.0, LEASE, 60.0]),
+        owner=st.sampled_from([None, "a", "b"]),
+    )
+    def expand(self, pick: int, some: set[int], to: PostPosition | None, until: float, owner: str | None) -> None:
         if not self.posts:
             return
         posted = self.posts[pick % len(self.posts)]
-        side = [queue.uid for queue in self.queues].index(posted.queue_uid)
+        # Of a queue that was dropped since, nothing is stored, whichever subscriptions its deliveries are for.
+        side = [*(queue.uid for queue in self.queues), posted.queue_uid].index(posted.queue_uid) % 2
         made = deliveries_of(posted, *(self.ids[2 * side + n] for n in some))
         if owner is not None:
             made = [replace(each, owner=owner, due=self.clock.now + LEASE) for each in made]
-        for outbox in self.outboxes:
-            outbox.expand(posted, made, last=last)
-        if owner is not None:
+        end = self.clock.now + until
+        answers = [outbox.expand(posted, made, to=to, until=end) for outbox in self.outboxes]
+        self.same(answers)
+        if to is not None:
+            # So that the machine can go on from there; if it was refused it is a late notifier.
+            self.posts = [replace(posted, position=to), *self.posts][:REMEMBERED]
+        if owner is not None and answers[1]:
             self.taken = [*made, *self.taken][:REMEMBERED]
 
     # -- deliveries --------------------------------------------------------------------------------------------------
@@ -163,6 +175,23 @@ class DeliveryMachine(RuleBasedStateMachine):
             while some := self.lanes(place)[which].resend_dead(2):
                 counted[place] += some
         self.same(counted)
+
+    @rule(which=st.sampled_from(range(4)))
+    def drop_subscription(self, which: int) -> None:
+        """What was taken of it goes on to be settled, and its posts to be expanded for the one that follows it."""
+        uid = self.queues[which // 2].uid
+        for outbox in self.outboxes:
+            outbox.store.drop_deliveries(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
+        self.ids[which] = new_subscription_id()
+
+    @rule(side=SIDES)
+    def drop_queue(self, side: int) -> None:
+        """Likewise, with both its subscriptions."""
+        old, self.queues[side] = self.queues[side], new_queue("again", notify=True)
+        for outbox in self.outboxes:
+            outbox.store.drop_queue(queue=old, now=self.clock.now)
+            outbox.store.open_queue(queue=self.queues[side], now=self.clock.now)
+        self.ids[2 * side : 2 * side + 2] = [new_subscription_id(), new_subscription_id()]
 
     @rule(step=STEPS)
     def advance(self, step: float) -> None:

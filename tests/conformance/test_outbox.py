@@ -13,7 +13,8 @@ from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_sub
 from tests.conformance.scene import ALL, Scene, at_once, bodies, new_queue
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.errors import StaleQueue
-from zaqar.model import DONE, DeadLetters, Draft, Message, Origin, Posted
+from zaqar.model import DONE, NOT_EXPANDED, DeadLetters, Delivery, Draft, Message, Origin, Posted, PostPosition
+from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
 
 
 @pytest.fixture
@@ -96,12 +97,12 @@ def test_large_posts(outbox: Outbox, queue: Scene, count: int, size: int) -> Non
     (posted,) = outbox.take_posted()
     assert posted == Posted(queue.queue.uid, 1, "producer", queue.now, drafts)
     subscription_id = new_subscription_id()
-    outbox.expand(posted, deliveries_of(posted, subscription_id))
+    outbox.expand_whole(posted, deliveries_of(posted, subscription_id))
     lane = Lane(outbox, queue.queue.uid, subscription_id)
     assert [each.body for each in reversed(lane.listing())] == [draft.body for draft in drafts]
 
 
-@pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "drop", "expire"])
+@pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "expire"])
 def test_what_becomes_of_the_messages_does_not_matter(outbox: Outbox, queue: Scene, fate: str) -> None:
     queue.post("a", "b", ttl=60)
     if fate == "claim":
@@ -112,8 +113,6 @@ def test_what_becomes_of_the_messages_does_not_matter(outbox: Outbox, queue: Sce
         queue.pop()
     elif fate == "purge":
         queue.purge()
-    elif fate == "drop":
-        queue.drop()
     else:
         outbox.clock.advance(600)
     sweep_clean(queue.store, queue.now)
@@ -253,23 +252,23 @@ def test_a_post_without_a_subscriber_is_forgotten(outbox: Outbox, queue: Scene) 
     assert outbox.take_posted() == []
 
 
-def test_in_parts_and_again_from_the_start(outbox: Outbox, queue: Scene) -> None:
-    """As when an expander died in the middle and what it had stored was sent in the meantime."""
+def test_a_delivery_that_is_stored_already_is_left_as_it_is(outbox: Outbox, queue: Scene) -> None:
+    """Whatever became of it meanwhile."""
     queue.post(*map(str, range(6)))
     (posted,) = outbox.take_posted("me")
     lane = Lane(outbox, queue.queue.uid)
     made = deliveries_of(posted, lane.subscription_id)
-    outbox.expand(posted, made[:4], last=False)
-    outbox.expand(posted, made[:4], last=False)
+    assert outbox.expand(posted, made[:4], to=STARTED)
     sent, failed, held, _ = outbox.take("me", until=outbox.now + 60)
     outbox.settle_as(DONE, [sent])
     outbox.retry_at(outbox.now + 60, [failed])
     stored = [lane.get(number) for number in range(1, 5)]
     outbox.clock.advance(LEASE)
-    assert outbox.take_posted("you") == [posted]
-    outbox.expand(posted, [replace(each, body=b"other") for each in made[:5]], last=False)
+    (again,) = outbox.take_posted("you")
+    assert again == replace(posted, position=STARTED)
+    assert outbox.expand(again, [replace(each, body=b"other") for each in made[:4]] + made[4:5], to=FURTHER)
     assert [lane.get(number) for number in range(1, 5)] == stored
-    outbox.expand(posted, made)
+    assert outbox.expand(replace(posted, position=FURTHER), made)
     assert [lane.get(number) for number in range(1, 5)] == stored
     assert numbers(lane.listing()) == [6, 5, 4, 3, 2, 1]
     outbox.clock.advance(LEASE)
@@ -284,11 +283,11 @@ def test_one_that_is_forgotten_changes_nothing(outbox: Outbox, queue: Scene) -> 
     made = deliveries_of(posted, lane.subscription_id)
     outbox.expand(posted, made[:1])
     outbox.discard(outbox.take())
-    for last in (False, True):
-        outbox.expand(posted, made, last=last)
+    for to in (STARTED, posted.position, None):
+        assert not outbox.expand(posted, made, to=to)
         assert lane.listing() == []
     unknown = replace(posted, queue_uid=outbox.new_scene().queue.uid)
-    outbox.expand(unknown, deliveries_of(unknown, lane.subscription_id))
+    assert not outbox.expand(unknown, deliveries_of(unknown, lane.subscription_id))
     assert outbox.take() == []
     queue.post("c")
     assert texts_of(outbox.take_posted()) == ["c"]
@@ -325,11 +324,165 @@ def test_many_at_a_time(outbox: Outbox, queue: Scene) -> None:
     queue.post(*map(str, range(400)))
     (posted,) = outbox.take_posted()
     lanes = [Lane(outbox, queue.queue.uid) for _ in range(5)]
-    outbox.expand(posted, deliveries_of(posted, *(lane.subscription_id for lane in lanes)))
+    outbox.expand_whole(posted, deliveries_of(posted, *(lane.subscription_id for lane in lanes)))
     for lane in lanes:
         assert numbers(lane.listing()) == list(range(400, 0, -1))
         assert lane.counts() == (400, 0)
     assert len(outbox.take_all()) == 2000
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+STARTED = PostPosition("", "5" * 24, 2)
+FURTHER = PostPosition("5" * 24, "a" * 24, 1)
+
+POSITIONS = [
+    STARTED,
+    FURTHER,
+    PostPosition("f" * 24, "", 0),
+    PostPosition("", "\U0010ffff", 2**31),
+    PostPosition("a:b|c", '"]\\', 0),
+]
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
+def test_a_piece_is_stored_with_the_position_it_leads_to(outbox: Outbox, queue: Scene, position: PostPosition) -> None:
+    queue.post("a", "b", "c")
+    (posted,) = outbox.take_posted()
+    assert posted.position == NOT_EXPANDED
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id)
+    assert outbox.expand(posted, made[:2], to=position)
+    assert lane.listing() == made[1::-1]
+    outbox.clock.advance(LEASE)
+    (again,) = outbox.take_posted()
+    assert again == replace(posted, position=position)
+    assert outbox.expand(again, made[2:])
+    assert lane.listing() == made[::-1]
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted() == []
+
+
+@pytest.mark.parametrize(
+    "late",
+    [NOT_EXPANDED, STARTED._replace(message=1), STARTED._replace(through=""), STARTED._replace(after="4"), FURTHER],
+    ids=str,
+)
+@pytest.mark.parametrize("to", [STARTED, FURTHER, None], ids=str)
+def test_from_another_position_nothing_is_changed(
+    outbox: Outbox, queue: Scene, late: PostPosition, to: PostPosition | None
+) -> None:
+    queue.post("a", "b", "c")
+    (posted,) = outbox.take_posted()
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id)
+    assert outbox.expand(posted, made[:1], to=STARTED)
+    assert not outbox.expand(replace(posted, position=late), made, to=to, until=outbox.now + 2 * LEASE)
+    assert not outbox.expand(replace(posted, position=late), to=to, until=outbox.now)
+    assert lane.listing() == made[:1]
+    assert outbox.take_posted() == []
+    outbox.clock.advance(LEASE)
+    assert outbox.take_posted() == [replace(posted, position=STARTED)]
+
+
+def test_each_piece_moves_the_end_of_the_lease(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a", "b", "c")
+    (posted,) = outbox.take_posted("me")
+    for message in (1, 2, 3):
+        outbox.clock.advance(LEASE - TICK)
+        position = PostPosition("", "5" * 24, message)
+        assert outbox.expand(posted, to=position)
+        posted = replace(posted, position=position)
+        outbox.clock.advance(TICK)
+        assert outbox.take_posted("you") == []
+    outbox.clock.advance(LEASE - 2 * TICK)
+    assert outbox.take_posted("you") == []
+    outbox.clock.advance(TICK)
+    assert outbox.take_posted("you") == [posted]
+
+
+def test_a_lease_is_moved_without_a_piece(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a")
+    (posted,) = outbox.take_posted("me")
+    outbox.clock.advance(LEASE - TICK)
+    assert outbox.expand(posted, to=posted.position, until=outbox.now + 60)
+    outbox.clock.advance(60 - TICK)
+    assert outbox.take_posted("you") == []
+    outbox.clock.advance(TICK)
+    assert outbox.take_posted("you") == [posted]
+    # Also to an earlier one: so a post is handed back.
+    assert outbox.expand(posted, to=posted.position, until=outbox.now)
+    assert outbox.take_posted("me") == [posted]
+
+
+def test_whoever_takes_over_goes_on_and_the_late_one_stops(outbox: Outbox, queue: Scene) -> None:
+    queue.post(*map(str, range(6)))
+    (mine,) = outbox.take_posted("me")
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(mine, lane.subscription_id)
+    assert outbox.expand(mine, made[:2], to=STARTED)
+    mine = replace(mine, position=STARTED)
+    outbox.clock.advance(LEASE)
+    (yours,) = outbox.take_posted("you")
+    assert yours == mine
+    # Nobody has gone on yet: the late one may do so, and then the other one is late.
+    assert outbox.expand(mine, made[2:4], to=FURTHER)
+    assert not outbox.expand(yours, made[2:5], to=FURTHER)
+    assert not outbox.expand(yours, made[2:])
+    assert numbers(lane.listing()) == [4, 3, 2, 1]
+    assert outbox.expand(replace(mine, position=FURTHER), made[4:])
+    assert numbers(lane.listing()) == [6, 5, 4, 3, 2, 1]
+
+
+def test_the_deliveries_of_every_piece_may_be_leased(outbox: Outbox, queue: Scene) -> None:
+    queue.post("a", "b")
+    (posted,) = outbox.take_posted("me")
+    lane = Lane(outbox, queue.queue.uid)
+    made = deliveries_of(posted, lane.subscription_id, owner="me", due=outbox.now + LEASE)
+    assert outbox.expand(posted, made[:1], to=STARTED)
+    assert outbox.take("you") == []
+    outbox.discard(made[:1])
+    assert outbox.expand(replace(posted, position=STARTED), made[1:])
+    assert lane.listing() == made[1:]
+
+
+@pytest.mark.parametrize(("count", "size"), [(PIECE_DELIVERIES, 100), (16, PIECE_BYTES // 16), (1, PIECE_BYTES + 1)])
+def test_the_largest_piece(outbox: Outbox, queue: Scene, count: int, size: int) -> None:
+    queue.post("a")
+    (posted,) = outbox.take_posted()
+    lane = Lane(outbox, queue.queue.uid)
+    made = [replace(lane.new(n), body=b"1" * size) for n in range(1, count + 1)]
+    assert outbox.expand(posted, made, to=STARTED)
+    assert lane.listing() == made[::-1]
+    assert outbox.expand(replace(posted, position=STARTED))
+
+
+def test_pieces_of_one_post_by_several_at_a_time(outbox: Outbox, queue: Scene) -> None:
+    """Each goes on from where the post is, whoever brought it there: each piece is stored by exactly one of them."""
+    pieces, owners = 10, 4
+    lane = Lane(outbox, queue.queue.uid)
+    posted_at = queue.post(*map(str, range(pieces)))
+    (posted,) = outbox.take_posted()
+    made = deliveries_of(posted, lane.subscription_id)
+    stored: dict[str, list[int]] = {f"owner-{n}": [] for n in range(owners)}
+
+    def expand_on(owner: str) -> None:
+        for n in range(pieces):
+            here = PostPosition("", "5" * 24 if n else "", n)
+            there = PostPosition("", "5" * 24, n + 1) if n + 1 < pieces else None
+            mine = [replace(made[n], client_id=owner)]
+            if outbox.expand(replace(posted, position=here), mine, to=there):
+                stored[owner].append(made[n].number)
+
+    at_once(*(partial(expand_on, owner) for owner in stored))
+    outbox.clock.advance(LEASE)
+    left = outbox.take_posted()
+    by_whom = {each.number: each.client_id for each in lane.listing()}
+    assert {number: owner for owner, some in stored.items() for number in some} == by_whom
+    assert sum(map(len, stored.values())) == len(by_whom)
+    # One that was too late for a piece was early for none: the post is expanded to the end.
+    assert left == []
+    assert sorted(by_whom) == list(posted_at)
 
 
 # -- several at a time ------------------------------------------------------------------------------------------------
@@ -360,7 +513,13 @@ def test_expanders_of_one_post_at_a_time(outbox: Outbox, queue: Scene) -> None:
         (posted,) = outbox.take_posted()
         lanes = [Lane(outbox, queue.queue.uid) for _ in range(3)]
         made = deliveries_of(posted, *(lane.subscription_id for lane in lanes))
-        at_once(*(partial(outbox.expand, posted, part) for part in (made, made[::-1], made)))
+        first: list[bool] = []
+
+        def expand(part: list[Delivery], posted: Posted = posted, first: list[bool] = first) -> None:
+            first.append(outbox.expand(posted, part))
+
+        at_once(*(partial(expand, part) for part in (made, made[::-1], made)))
+        assert sorted(first) == [False, False, True]
         for lane in lanes:
             assert numbers(lane.listing()) == [3 * round_ + n for n in (3, 2, 1)]
             assert lane.counts() == (3, 0)

@@ -14,7 +14,7 @@ from tests.conformance.drivers import DRIVERS
 from tests.conformance.history import Gate
 from tests.conformance.outbox import KEPT, LEASE, deliveries_of
 from tests.conformance.scene import new_claim_id
-from zaqar.model import DONE, Claim, Draft, Queue
+from zaqar.model import DONE, Claim, Draft, PostPosition, Queue
 from zaqar.storage.base import MessageStore
 
 DRAFTS = 20
@@ -86,8 +86,10 @@ def notify_on(driver: str, address: str, queue: Queue, subscription_ids: list[st
             os.write(notes, f"posted {' '.join(map(str, numbers))}\n".encode())
             for posted in store.take_posted(owner=owner, until=until, now=START, limit=2):
                 made = deliveries_of(posted, *subscription_ids)
-                store.expand(posted=posted, deliveries=made[: len(made) // 2], last=False)
-                store.expand(posted=posted, deliveries=made, last=True)
+                middle = PostPosition(through=max(subscription_ids), message=len(posted.drafts) // 2)
+                store.expand(posted=posted, deliveries=made[: len(made) // 2], position=middle, until=until)
+                posted = replace(posted, position=middle)
+                store.expand(posted=posted, deliveries=made[len(made) // 2 :], position=None, until=until)
             taken = store.take_deliveries(owner=owner, until=until, now=START, limit=10, most_of_one=6, without=())
             store.extend_leases(owner=owner, keys=[each.key for each in taken], until=until)
             settled = [replace(each, state=DONE, keep_until=kept) for each in taken]

@@ -14,6 +14,7 @@ class Bounds:
     """``retention`` is the seconds that a settled delivery is kept; the ``most_`` are numbers of attempts at a time.
 
     ``confirmation_pause`` is the seconds between two confirmations of one subscription, and to one target.
+    ``largest_post``: bytes of the largest request that posts messages.
     """
 
     most: int = 200
@@ -22,6 +23,7 @@ class Bounds:
     retention: float = 259_200.0
     require_confirmation: bool = False
     confirmation_pause: float = 60.0
+    largest_post: int = 262_144
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
@@ -33,4 +35,5 @@ class Bounds:
             retention=float(options.delivery_retention),
             require_confirmation=options.require_confirmation,
             confirmation_pause=float(options.confirmation_pause),
+            largest_post=conf.transport.max_messages_post_size,
         )

@@ -31,6 +31,9 @@ AWAY_SECONDS = 1.0
 
 _AFTER_A_BUG_SECONDS = 30.0
 
+_DROP_AGAIN_SECONDS = 5.0
+"""Pause before a store is told once more to drop the deliveries of a subscription: one may be stored late."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -70,6 +73,8 @@ class Jobs:
         self._settler: Settler[Job] = Settler(store.settle, written=self._written, failed=self._not_written)
         self._jobs: dict[DeliveryKey, Job] = {}
         self._serving: set[asyncio.Task[Delivery]] = set()
+        self._dropped: dict[tuple[str, str], float] = {}
+        """Subscriptions whose deliveries the store was told to drop, by queue and id, and when that was."""
         self._stopping = False
         self._extending = asyncio.create_task(self._extend_leases())
 
@@ -118,6 +123,7 @@ class Jobs:
         if subscription is None or now > job.taken_at + FRESH_SECONDS:
             subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at)
             if subscription is None:
+                await self._drop_if_gone(job.delivery)
                 return self._sender.discarded(job.delivery)
         if not self._sit_down(job, self._sender.seat_of(subscription)):
             return self._sender.handed_back(job.delivery)
@@ -128,6 +134,25 @@ class Jobs:
         if job.seat is not None:
             self._capacity.note(job.seat.target, reached=reached)
         return verdict
+
+    async def _drop_if_gone(self, delivery: Delivery) -> None:
+        """Have the store drop all deliveries of a subscription that is gone, instead of looking at each of them.
+
+        Those of a subscription that was refused are looked at one by one: it may be confirmed again.
+        """
+        if not await self._sender.is_gone(delivery):
+            return
+        subscription, now = (delivery.queue_uid, delivery.subscription_id), asyncio.get_running_loop().time()
+        self._dropped = {each: at for each, at in self._dropped.items() if now < at + _DROP_AGAIN_SECONDS}
+        if subscription in self._dropped:
+            return
+        # Noted before the call, as several deliveries of it are under way at the same time.
+        self._dropped[subscription] = now
+        try:
+            await self._store.drop_deliveries(*subscription)
+        except BaseException:
+            self._dropped.pop(subscription, None)
+            raise
 
     def _sit_down(self, job: Job, seat: Seat) -> bool:
         lane = job.delivery.subscription_id

@@ -33,5 +33,5 @@ def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
     if not template:
         return message
     text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-    post_data.check(text, field="options.post_data")
-    return text.encode().replace(post_data.PLACE_OF_THE_MESSAGE.encode(), message)
+    # Templates were stored without a bound once. In such a one the further places stay as they are.
+    return text.encode().replace(post_data.PLACE_OF_THE_MESSAGE.encode(), message, post_data.MOST_PLACES)

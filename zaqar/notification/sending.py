@@ -106,6 +106,10 @@ class Sender:
         waited = min(max(0.0, now - delivery.created), MOST_WAITING_SECONDS)
         return self._waiting(delivery, free + waited * self._draw())
 
+    async def is_gone(self, delivery: Delivery) -> bool:
+        """Whether its subscription was removed, or is over for anybody: nobody will ever want its deliveries."""
+        return await self._subscribers.is_gone(delivery.queue_uid, delivery.subscription_id)
+
     def seat_of(self, subscription: Subscription) -> Seat:
         """What an attempt to reach it takes room of."""
         scheme = _scheme(subscription)

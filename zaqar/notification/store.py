@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from zaqar.clock import Clock
-from zaqar.model import Delivery, DeliveryKey, Posted
+from zaqar.model import Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.notification.calls import Calls
 from zaqar.storage.base import MessageStore
 from zaqar.storage.placement import Place
@@ -32,8 +32,24 @@ class LeasedStore:
             lambda store: store.take_posted(owner=self._owner, until=now + self._lease, now=now, limit=limit)
         )
 
-    async def expand(self, posted: Posted, deliveries: Sequence[Delivery], *, last: bool) -> None:
-        await self._ask(lambda store: store.expand(posted=posted, deliveries=deliveries, last=last))
+    async def expand(self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None) -> bool:
+        """Store a piece; the lease of the post goes on."""
+        return await self._expand(posted, deliveries, position, self._clock() + self._lease)
+
+    async def extend_post(self, posted: Posted) -> bool:
+        """Let the lease of a post go on. False if the post is elsewhere than at this position by now."""
+        return await self._expand(posted, (), posted.position, self._clock() + self._lease)
+
+    async def hand_back_post(self, posted: Posted, seconds: float) -> None:
+        """End the lease of a post after that time."""
+        await self._expand(posted, (), posted.position, self._clock() + seconds)
+
+    async def _expand(
+        self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        return await self._ask(
+            lambda store: store.expand(posted=posted, deliveries=deliveries, position=position, until=until)
+        )
 
     async def take_deliveries(self, limit: int, *, most_of_one: int, without: Collection[str]) -> list[Delivery]:
         now = self._clock()
@@ -46,6 +62,12 @@ class LeasedStore:
                 most_of_one=most_of_one,
                 without=without,
             )
+        )
+
+    async def drop_deliveries(self, queue_uid: str, subscription_id: str) -> None:
+        now = self._clock()
+        await self._ask(
+            lambda store: store.drop_deliveries(queue_uid=queue_uid, subscription_ids=[subscription_id], now=now)
         )
 
     async def extend_leases(self, keys: Collection[DeliveryKey]) -> None:

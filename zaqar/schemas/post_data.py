@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The option ``post_data``: a template of what a webhook is sent, checked at subscribe and again before sending."""
+"""The option ``post_data``: a template of what a webhook is sent, checked at subscribe."""
 
 from zaqar.errors import InvalidInput
 

@@ -20,6 +20,10 @@ MOST_BYTES_OF_OPTIONS = 65_536
 MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
 """The size of a request about one subscription; more than this is not read."""
 
+PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
+MOST_PLACES = 10
+"""How often the message may stand in the template of option ``post_data``: it is sent, and held in memory, so often."""
+
 DEFAULT_GRACE = 86_400
 MOST_GRACE = 604_800
 """Seconds for which a secret that is replaced goes on to sign."""
@@ -31,7 +35,10 @@ OPTIONS: JsonSchema = {
     "type": "object",
     "description": "Unknown options are kept, without effect.",
     "properties": {
-        "post_data": {"type": "string", "description": 'What to send; `"$zaqar_message$"` in it is the message.'},
+        "post_data": {
+            "type": "string",
+            "description": 'What to send; `"$zaqar_message$"` in it, at most 10 times, is the message.',
+        },
         "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},

@@ -8,8 +8,9 @@ A cached queue needs no expiry: every operation of a message store checks it aga
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from zaqar.bounded_cache import BoundedCache, size_of
@@ -36,6 +37,9 @@ _KNOWN_BYTES = 700
 
 TRIES = 16
 """How often an operation is tried while others keep changing or deleting its queue."""
+
+_DROPPED_AT_ONCE = 500
+"""Subscriptions whose deliveries a store drops in one call."""
 
 
 class Known(NamedTuple):
@@ -270,8 +274,19 @@ class Queues:
             self.serve(address, lambda known: known.place.store.purge(queue=known.queue, now=self._clock()))
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
+            removed = self._subscription_ids(row.uid)
             self._management.delete_subscriptions(queue_uid=row.uid)
             self.note_fewer_subscribers(address, row.uid)
+            self.drop_deliveries(address, row.uid, removed)
+
+    def _subscription_ids(self, uid: str) -> list[str]:
+        """Those of all subscriptions, of expired ones that still take space too."""
+        found: list[str] = []
+        while page := self._management.list_subscriptions(
+            queue_uid=uid, after=found[-1] if found else "", limit=_DROPPED_AT_ONCE, now=0.0
+        ):
+            found += (subscription.id for subscription in page)
+        return found
 
     # -- whether a queue has subscribers -----------------------------------------------------------------------------
     #
@@ -311,11 +326,29 @@ class Queues:
             changed = replace(row, notify=False, generation=row.generation + 1)
             if self._management.replace_queue(queue=changed):
                 self._forget(address)
-                self._open(changed)
+                place = self._placement.place_of(changed)
+                # While the store is away, others may go on to note posts that nobody gets, until they read the row.
+                _try(place, partial(self._open, changed))
                 # One whose creator was killed before it could change the row.
                 if self._has_subscriptions(uid):
                     self.mark_subscribed(address, uid, anew=False)
                 return
+
+    def drop_deliveries(self, address: Address, uid: str, subscription_ids: Sequence[str]) -> None:
+        """Let the deliveries of subscriptions go that were removed.
+
+        That the store is away is no error, as the subscriptions are gone: when it is back, the notifier that takes one
+        of their deliveries drops them, and what is kept of settled ones ends by its time.
+        """
+        row = self.row(address)
+        if row is None or row.uid != uid:
+            return  # They went with the queue.
+        place = self._placement.place_of(row)
+        for start in range(0, len(subscription_ids), _DROPPED_AT_ONCE):
+            _try(place, partial(self._drop_some, place, uid, subscription_ids[start : start + _DROPPED_AT_ONCE]))
+
+    def _drop_some(self, place: Place, uid: str, subscription_ids: Sequence[str]) -> None:
+        place.store.drop_deliveries(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
 
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
@@ -323,6 +356,16 @@ class Queues:
     def shown(self, kind: str, metadata: Metadata) -> dict[str, Any]:
         """The metadata of a queue or topic as clients see it, wherever it is shown: reserved defaults filled in."""
         return {**shown_defaults(self._limits, kind=kind), **metadata}
+
+
+def _try(place: Place, step: Callable[[], object]) -> None:
+    """Do what is good to have done, unless the store is away."""
+    if place.away:
+        return
+    try:
+        step()
+    except StoreUnavailable:
+        place.note_failure()
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:

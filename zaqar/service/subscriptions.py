@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from zaqar.addresses import AddressGuard
-from zaqar.clock import Clock
+from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.limits import Limits
@@ -49,9 +49,6 @@ _log = logging.getLogger(__name__)
 
 MOST_SECRETS = 10
 """Secrets of one subscription that sign at a time."""
-
-_CLOCKS_APART = 60.0
-"""Seconds after its end that an expired subscription is removed: no worker's clock may still take it for a live one."""
 
 _BATCH = 500
 
@@ -309,8 +306,12 @@ class Subscriptions:
         """Remove the subscription; an absent one is fine."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
+            # An expired one too. Whoever guesses ids leaves no tombstones in the message store.
+            found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=0.0)
             self._management.delete_subscription(queue_uid=row.uid, subscription_id=id_)
             self._queues.note_fewer_subscribers(address, row.uid)
+            if found is not None:
+                self._queues.drop_deliveries(address, row.uid, [id_])
 
     def end(self, subscription: Subscription) -> bool:
         """Remove one whose subscriber wants no more; False, and it stays, if it has another subscriber by now."""
@@ -318,13 +319,14 @@ class Subscriptions:
             found = self._management.get_subscription(
                 queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=self._clock()
             )
-            if found is None:
-                self._queues.note_fewer_subscribers(_address_of(subscription), subscription.queue_uid)
-                return True
-            if found.subscriber != subscription.subscriber:
+            if found is not None and found.subscriber != subscription.subscriber:
                 return False
             # It stays if somebody changes it between the two: then it is looked at again.
-            self._remove(found)
+            if found is None or self._remove(found):
+                address = _address_of(subscription)
+                self._queues.note_fewer_subscribers(address, subscription.queue_uid)
+                self._queues.drop_deliveries(address, subscription.queue_uid, [subscription.id])
+                return True
         raise StoreUnavailable
 
     def tidy(self) -> tuple[int, bool]:
@@ -334,22 +336,26 @@ class Subscriptions:
         """
         removed = 0
         while removed < _MOST_TIDIED:
-            expired = self._management.expired_subscriptions(now=self._clock() - _CLOCKS_APART, limit=_BATCH)
-            for subscription in expired:
-                self._remove(subscription)
-            for address, uid in {(_address_of(each), each.queue_uid) for each in expired}:
+            expired = self._management.expired_subscriptions(now=self._clock() - CLOCKS_APART, limit=_BATCH)
+            # No worker's clock may still take one of them for a live one, so their deliveries can go too.
+            of_queue: dict[tuple[Address, str], list[str]] = {}
+            for each in expired:
+                if self._remove(each):
+                    of_queue.setdefault((_address_of(each), each.queue_uid), []).append(each.id)
+            for (address, uid), ids in of_queue.items():
                 try:
                     self._queues.note_fewer_subscribers(address, uid)
                 except StoreUnavailable:
                     _log.warning("It is not known whether %s '%s' has subscribers left.", address.kind, address.name)
+                self._queues.drop_deliveries(address, uid, ids)
             removed += len(expired)
             if len(expired) < _BATCH:
                 return removed, True
         return removed, False
 
-    def _remove(self, subscription: Subscription) -> None:
+    def _remove(self, subscription: Subscription) -> bool:
         """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
-        self._management.delete_subscription(
+        return self._management.delete_subscription(
             queue_uid=subscription.queue_uid, subscription_id=subscription.id, version=subscription.version
         )
 

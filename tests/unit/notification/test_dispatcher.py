@@ -8,12 +8,14 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.notification import scene as scenes
 from tests.unit.notification.scene import BROKEN, FINE, GONE, SILENT, UID, Link, Scene, ScriptedTask, hang, until
 from zaqar.bell import Bell
+from zaqar.clock import CLOCKS_APART
 from zaqar.errors import InvalidInput, StoreUnavailable
 from zaqar.model import (
     DONE,
@@ -28,6 +30,7 @@ from zaqar.notification import dispatcher as dispatchers
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dead_letters import CLIENT_ID
 from zaqar.notification.tasks.base import Outcome
+from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.memory import MemoryMessageStore
 
 NO_RETRIES = {
@@ -127,8 +130,8 @@ def test_a_post_without_subscribers_is_forgotten(scene: Scene) -> None:
 
 
 def test_more_deliveries_than_are_stored_in_one_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.pump.CHUNK", 7)
-    monkeypatch.setattr("zaqar.notification.subscribers.PAGE", 5)
+    monkeypatch.setattr("zaqar.notification.expansion.PIECE_DELIVERIES", 7)
+    monkeypatch.setattr("zaqar.notification.subscribers.READ", 5)
 
     async def play() -> None:
         names = [f"s{n:02}" for n in range(20)]
@@ -219,6 +222,64 @@ def test_a_subscription_that_ends_in_between(scene: Scene, how: str, monkeypatch
             await until(lambda: not scene.deliveries())
             assert notifier.task.sent == []
             assert notifier.dispatcher.counts["discarded"] == 1
+
+    asyncio.run(play())
+
+
+def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(scene: Scene) -> None:
+    async def play() -> None:
+        scene.subscribe("s1")
+        now = scene.clock()
+        for number in range(1, 2001):
+            scene.store.put_delivery(delivery=Delivery(UID, "gone", number, b"1", 300, now - 9, "c", now - 9))
+        scene.store.put_delivery(delivery=Delivery(UID, "s1", 1, b"1", 300, now, "c", now))
+        looked_up: list[str] = []
+        get = scene.management.get_subscription
+
+        def count(**arguments: Any) -> Subscription | None:
+            looked_up.append(arguments["subscription_id"])
+            return get(**arguments)
+
+        scene.management.get_subscription = count  # type: ignore[method-assign]
+        async with scene.notifier() as notifier:
+            await until(lambda: notifier.messages() and not scene.deliveries("gone"))
+            assert looked_up.count("gone") <= 3
+            assert notifier.link.calls["drop_deliveries"] == 1
+            assert notifier.link.calls["take_deliveries"] <= 5
+            # One that is stored much later, by whoever was asleep for so long.
+            scene.clock.advance(DROPPED_LIFETIME)
+            while scene.store.sweep(now=scene.clock(), limit=1000):
+                pass
+            scene.store.put_delivery(delivery=Delivery(UID, "gone", 1, b"1", 300, now, "c", now))
+            notifier.dispatcher.ring()
+            await until(lambda: not scene.deliveries("gone"))
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("how", ["refused", "expired by this clock"])
+def test_one_that_may_come_back_is_not_dropped(scene: Scene, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with a slower clock may just have given it more time; a refused one can be confirmed."""
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+
+    async def play() -> None:
+        if how == "refused":
+            scene.subscribe("s1", state=REFUSED)
+        else:
+            scene.subscribe("s1", expires=scene.clock() + CLOCKS_APART)
+            scene.clock.advance(2 * CLOCKS_APART - 1)
+        now = scene.clock()
+        for number in range(1, 31):
+            scene.store.put_delivery(delivery=Delivery(UID, "s1", number, b"1", 300, now, "c", now))
+        async with scene.notifier() as notifier:
+            await until(lambda: not scene.deliveries("s1"))
+            assert notifier.messages() == []
+            assert notifier.link.calls["drop_deliveries"] == 0
+            if how != "refused":
+                scene.store.put_delivery(delivery=Delivery(UID, "s1", 77, b"1", 300, now, "c", now))
+                scene.clock.advance(1)
+                notifier.dispatcher.ring()
+                await until(lambda: notifier.link.calls["drop_deliveries"])
 
     asyncio.run(play())
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die
+from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, PooledCluster, Worker, die
 from zaqar.addresses import AddressGuard
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound, StoreUnavailable
-from zaqar.model import PENDING, REFUSED, Subscription
+from zaqar.model import PENDING, REFUSED, Delivery, Subscription
 from zaqar.service.subscriptions import Subscriptions, TrustTokens
+from zaqar.storage.base import MessageStore
 
 MAIL = "mailto:a@example.org"
 
@@ -394,3 +395,111 @@ def test_the_guard_is_asked_at_each_way_in(cluster: Cluster) -> None:
         subscribers.service.patch(CALLER, ADDRESS, id_, b'{"subscriber":"http://127.0.0.1/"}')
     with pytest.raises(NotFound):
         subscribers.service.get(ADDRESS, "0" * 24)
+
+
+# -- what was on its way to one that is removed ------------------------------------------------------------------------
+
+
+def delivered_to(cluster: Cluster, store: MessageStore, uid: str, *ids: str) -> list[str]:
+    """Put a delivery for each subscription; return those of which a notifier gets theirs."""
+    now = cluster.clock.now
+    for id_ in ids:
+        store.put_delivery(delivery=Delivery(uid, id_, 1, b"1", 300, now, "c", now))
+    taken = store.take_deliveries(owner="n", until=now, now=now, limit=100, most_of_one=100, without=())
+    return sorted(delivery.subscription_id for delivery in taken)
+
+
+@pytest.mark.parametrize("how", ["delete", "purge", "end", "expire"])
+def test_deliveries_go_with_their_subscriptions(cluster: Cluster, how: str) -> None:
+    subscribers = Subscribers(cluster)
+    ids = [subscribers.subscribe(f"mailto:{n}@example.org", ttl=60 + 3600 * (n == 2)) for n in range(3)]
+    row = cluster.row()
+    assert row is not None
+    assert delivered_to(cluster, cluster.store, row.uid, *ids) == sorted(ids)
+    left = [ids[2]]
+    if how == "delete":
+        for id_ in ids[:2]:
+            subscribers.service.delete(ADDRESS, id_)
+    elif how == "purge":
+        subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+        left = []
+    elif how == "end":
+        for subscription in subscribers.listed():
+            if subscription.id != ids[2]:
+                subscribers.service.end(subscription)
+    else:
+        cluster.clock.advance(200)
+        assert subscribers.service.tidy() == 2
+    assert delivered_to(cluster, cluster.store, row.uid, *ids) == left
+
+
+@pytest.mark.parametrize("count", [501, 1000])
+def test_a_purge_of_many_drops_some_at_a_time(cluster: Cluster, count: int) -> None:
+    subscribers = Subscribers(cluster)
+    ids = [subscribers.subscribe(f"mailto:{n}@example.org") for n in range(count)]
+    row = cluster.row()
+    assert row is not None
+    subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+    assert cluster.fences.calls["drop_deliveries"] == 2
+    assert delivered_to(cluster, cluster.store, row.uid, *ids) == []
+
+
+def test_ids_that_are_guessed_leave_no_tombstones(cluster: Cluster) -> None:
+    subscribers = Subscribers(cluster)
+    kept = subscribers.subscribe()
+    for n in range(20):
+        subscribers.service.delete(ADDRESS, f"{n:024x}")
+    assert cluster.fences.calls["drop_deliveries"] == 0
+    assert [subscription.id for subscription in subscribers.listed()] == [kept]
+
+
+@pytest.mark.parametrize("how", ["delete", "purge", "end", "expire"])
+def test_removing_one_does_not_need_the_store_of_its_queue(how: str) -> None:
+    """Nor does it wait for it once more, if it was away a moment ago."""
+    cluster = PooledCluster("far")
+    subscribers = Subscribers(cluster)
+    ids = [subscribers.subscribe(f"mailto:{n}@example.org", ttl=60) for n in range(2)]
+    (subscription, _) = subscribers.listed()
+
+    def fail() -> None:
+        raise StoreUnavailable
+
+    for method in ("open_queue", "drop_deliveries"):
+        cluster.wires["far"].before(method, *[fail] * 10)
+    calls_before = cluster.wires["far"].calls.copy()
+    if how == "delete":
+        for id_ in ids:
+            subscribers.service.delete(ADDRESS, id_)
+    elif how == "purge":
+        subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+    elif how == "end":
+        for subscription in subscribers.listed():
+            subscribers.service.end(subscription)
+    else:
+        cluster.clock.advance(200)
+        assert subscribers.service.tidy() == 2
+    assert all_stored(cluster) == 0
+    asked = cluster.wires["far"].calls - calls_before
+    assert asked.total() == 1
+
+
+def test_a_queue_whose_store_is_away_is_not_deleted() -> None:
+    """The request fails and can be repeated; nothing is half done."""
+    cluster = PooledCluster("far")
+    subscribers = Subscribers(cluster)
+    id_ = subscribers.subscribe()
+
+    def fail() -> None:
+        raise StoreUnavailable
+
+    cluster.wires["far"].before("drop_queue", fail)
+    with pytest.raises(StoreUnavailable):
+        subscribers.worker.queues.delete(ADDRESS)
+    row = cluster.row()
+    assert row is not None
+    assert [subscription.id for subscription in subscribers.listed()] == [id_]
+    assert delivered_to(cluster, cluster.stores["far"], row.uid, id_) == [id_]
+    subscribers.worker.queues.delete(ADDRESS)
+    assert cluster.row() is None
+    assert all_stored(cluster) == 0
+    assert delivered_to(cluster, cluster.stores["far"], row.uid, id_) == []

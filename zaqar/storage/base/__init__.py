@@ -8,13 +8,16 @@ A driver is safe to use from several threads and, where its store is shared, fro
 claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``.
 """
 
-from zaqar.storage.base.deliveries import DeliveryStore
+from zaqar.storage.base.deliveries import DROPPED_LIFETIME, PIECE_BYTES, PIECE_DELIVERIES, DeliveryStore
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import pack_letter, pack_posted, unpack_posted
 
 __all__ = [
+    "DROPPED_LIFETIME",
+    "PIECE_BYTES",
+    "PIECE_DELIVERIES",
     "TOMBSTONE_LIFETIME",
     "DeliveryStore",
     "ManagementStore",

@@ -4,12 +4,17 @@
 ::
 
     post --notify--> Posted --take_posted, expand--> WAITING --take_deliveries--> leased --settle--> DONE, DEAD
-                                                        ^                            |                  |
-                                                        |-- settle (retry at T), lease over             |
-                                                        `-- resend -------------------------------------'
+                      ^  |                              ^                            |                  |
+                      |  |                              |-- settle (retry at T), lease over             |
+                      `--' expand (the next position)   `-- resend -------------------------------------'
 
 Each arrow is one atomic step. A lease is an ``owner`` (one running notifier) and a ``due`` in the future; when that is
 past, the delivery is free for anybody, and what the late owner then says of it is ignored.
+
+A post is expanded in pieces. Each piece is stored together with the position that it leads to, and only if the stored
+position is still the one from which the piece was made. So whoever takes a post over goes on from the stored position,
+of two notifiers that expand one post at a time only one can store the next piece, and the deliveries of every piece
+may come leased.
 """
 
 from __future__ import annotations
@@ -17,7 +22,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
-from zaqar.model import Delivery, DeliveryKey, Posted
+from zaqar.model import Delivery, DeliveryKey, Posted, PostPosition
+
+PIECE_DELIVERIES = 500
+PIECE_BYTES = 4 * 1024 * 1024
+"""The most that one piece of a post has: deliveries, and bytes of their bodies unless it is a single delivery."""
+
+DROPPED_LIFETIME = 600.0
+"""Seconds for which a store refuses deliveries of a dropped subscription, at least.
+
+Longer than an expansion takes that listed the subscription before it was removed. If one comes even later, the notifier
+that finds the subscription gone drops its deliveries again.
+"""
 
 
 class DeliveryStore(ABC):
@@ -28,15 +44,30 @@ class DeliveryStore(ABC):
         """Lease posts to ``owner`` until then, of which nobody has a lease that is live at ``now``.
 
         About ``limit`` of them, those of one queue in the order of their numbers; a queue that has many does not keep
-        the others waiting.
+        the others waiting. Each comes with its stored ``position``, which of a new post is ``NOT_EXPANDED``.
         """
 
     @abstractmethod
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
-        """Store deliveries of a post, each once however often it comes, and with ``last`` forget the post.
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        """Store a piece of a post: its deliveries, and how far the post is expanded with them.
 
-        One atomic step, or steps in which the post is forgotten at the end. A post that is forgotten already changes
-        nothing. A delivery may come leased (``owner`` and ``due``) or free from its ``due`` on.
+        One atomic step. If the post is forgotten, or its stored position is not ``posted.position``, nothing changes
+        and the answer is False: another notifier went on from there, and the caller must not send these deliveries.
+        Otherwise the deliveries are stored (one whose key is stored already is left as it is), and ``position`` becomes
+        the stored position and ``until`` the end of the post's lease; with a ``position`` of None the post is
+        forgotten. The owner of the lease is not asked for: the position tells who is late.
+
+        A delivery may come leased (``owner`` and ``due``) or free from its ``due`` on. Without deliveries and with
+        ``posted.position`` the call only moves the end of the lease, for a post that has to wait for its turn.
+
+        A piece has at most ``PIECE_DELIVERIES`` deliveries, and their bodies have at most ``PIECE_BYTES`` in all unless
+        it is a single delivery, so that every driver can store it in one transaction.
+
+        A driver that repeats a step of which it does not know whether it took effect may answer False although it was
+        its own first try that did: then the deliveries are stored, and are sent when their leases are over. The same
+        holds where the call raises StoreUnavailable.
         """
 
     @abstractmethod
@@ -64,6 +95,21 @@ class DeliveryStore(ABC):
 
         The lease ends, and the stored delivery has no owner. One whose stored owner is another or none is left as it
         is. One that is DONE or DEAD with a ``keep_until`` of None or not after ``now`` is removed.
+        """
+
+    @abstractmethod
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        """Make every delivery of these subscriptions unreachable in one atomic step: waiting, leased and settled ones.
+
+        From then on ``take_deliveries`` gives none of them and passes over each subscription at a cost that does not
+        depend on how many deliveries it has. A tombstone for each subscription has ``expand`` and ``put_delivery``
+        store no more of them, for at least DROPPED_LIFETIME seconds from ``now``. A delivery that another process
+        stores at the same moment is not given either. ``sweep`` removes all of them, with their bodies, in bounded
+        batches; when the lifetime is over it looks once more and removes the tombstone only after them.
+
+        Until they are swept, methods that name a subscription or a key may still find them, and what a late owner says
+        of one may be written; the service does not ask, as the subscription is gone. At most 500 ids in a call. An id
+        that is unknown is fine; for one that is dropped already the time begins anew. An id is never used again.
         """
 
     @abstractmethod

@@ -71,10 +71,11 @@ class ManagementStore(ABC):
         """
 
     @abstractmethod
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
-        """Remove it, also if it has expired; an absent one is fine.
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
+        """Remove it, also if it has expired; return whether it was there and this call removed it.
 
         With ``version`` one that was changed since that version stays: for a caller that decides by what it has read.
+        A step that was repeated because its answer was lost may return False although its first run removed it.
         """
 
     @abstractmethod

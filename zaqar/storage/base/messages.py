@@ -47,8 +47,13 @@ class MessageStore(DeliveryStore):
     def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
         """Make every message and claim of the queue unreachable in one step, whatever its generation.
 
-        A tombstone refuses the uid for ``remember`` seconds. Dropping an unknown or a dropped queue is fine. Deliveries
-        are not touched: their subscriptions are gone by then, so whoever takes one discards it.
+        A tombstone refuses the uid for ``remember`` seconds. Dropping an unknown or a dropped queue is fine.
+
+        The same step makes all posts and deliveries of the uid unreachable, as ``drop_deliveries`` does for those of a
+        subscription: ``take_posted`` and ``take_deliveries`` give none of them and pass over them at a cost that does
+        not depend on how many posts a queue or deliveries a subscription has; while the tombstone lasts, ``expand`` and
+        ``put_delivery`` store none; ``sweep`` removes them, and the tombstone only after them. With ``remember`` 0
+        nothing is remembered and no delivery is touched: that is for a queue that never had any.
         """
 
     # -- messages ----------------------------------------------------------------------------------------------------
@@ -177,7 +182,8 @@ class MessageStore(DeliveryStore):
     def sweep(self, *, now: float, limit: int) -> int:
         """Remove up to about ``limit`` dead records; return how many. Fewer than ``limit``: no more were there.
 
-        Dead is what has expired, what was dropped or purged, and a settled delivery from ``now >= keep_until``.
+        Dead is what has expired, what was dropped or purged, with its posts and deliveries in any state, and a settled
+        delivery from ``now >= keep_until``.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from zaqar.model import Draft, Message, Posted
+from zaqar.model import NOT_EXPANDED, Draft, Message, Posted, PostPosition
 
 _Packed = tuple[float, str, list[tuple[bytes, int, int]]]
 
@@ -25,6 +25,6 @@ def pack_letter(letter: Message, now: float) -> bytes:
     return pack_posted([Draft(letter.body, letter.ttl)], letter.client_id, now)
 
 
-def unpack_posted(packed: bytes, *, queue_uid: str, first: int) -> Posted:
+def unpack_posted(packed: bytes, *, queue_uid: str, first: int, position: PostPosition = NOT_EXPANDED) -> Posted:
     created, client_id, drafts = _decode(packed)
-    return Posted(queue_uid, first, client_id, created, tuple(Draft(*draft) for draft in drafts))
+    return Posted(queue_uid, first, client_id, created, tuple(Draft(*draft) for draft in drafts), position)

@@ -11,8 +11,8 @@ from itertools import chain, islice, zip_longest
 from threading import RLock
 from typing import TypeVar
 
-from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted
-from zaqar.storage.base import MessageStore
+from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.storage.base import DROPPED_LIFETIME, MessageStore
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class MemoryDeliveryStore(MessageStore):
         self._lock = RLock()
         self._posted: dict[tuple[str, int], _Noted] = {}
         self._deliveries: dict[DeliveryKey, Delivery] = {}
+        self._tombstones: dict[str, float] = {}
+        """Uids of dropped queues and until when each is remembered."""
+        self._dropped: dict[tuple[str, str], float] = {}
+        """The same for subscriptions, by the uid of the queue and their id."""
         self._takes = 0
         self._last_turn: dict[str, int] = {}
         """By subscription that had some due at the last take: the number of the take that gave some of it."""
@@ -48,18 +52,28 @@ class MemoryDeliveryStore(MessageStore):
                 noted.due = until
             return [noted.posted for noted in taken]
 
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        key = posted.queue_uid, posted.first
         with self._lock:
-            if (posted.queue_uid, posted.first) not in self._posted:
-                return
+            noted = self._posted.get(key)
+            if noted is None or noted.posted.position != posted.position:
+                return False
             for delivery in deliveries:
-                self._deliveries.setdefault(delivery.key, delivery)
-            if last:
-                del self._posted[posted.queue_uid, posted.first]
+                if not self._is_dropped(delivery):
+                    self._deliveries.setdefault(delivery.key, delivery)
+            if position is None:
+                del self._posted[key]
+            else:
+                noted.posted = replace(posted, position=position)
+                noted.due = until
+            return True
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         with self._lock:
-            self._deliveries[delivery.key] = delivery
+            if not self._is_dropped(delivery):
+                self._deliveries[delivery.key] = delivery
 
     def take_deliveries(
         self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
@@ -95,6 +109,25 @@ class MemoryDeliveryStore(MessageStore):
                     del self._deliveries[delivery.key]
                 else:
                     self._deliveries[delivery.key] = replace(delivery, owner=None)
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        with self._lock:
+            for subscription_id in subscription_ids:
+                self._dropped[queue_uid, subscription_id] = now + DROPPED_LIFETIME
+            self._deliveries = {
+                key: delivery
+                for key, delivery in self._deliveries.items()
+                if key.queue_uid != queue_uid or key.subscription_id not in subscription_ids
+            }
+
+    def _drop_outbox(self, queue_uid: str) -> None:
+        """Remove all posts and deliveries of a queue that now has a tombstone."""
+        self._posted = {key: noted for key, noted in self._posted.items() if key[0] != queue_uid}
+        self._deliveries = {key: each for key, each in self._deliveries.items() if key.queue_uid != queue_uid}
+
+    def _is_dropped(self, delivery: Delivery) -> bool:
+        lane = delivery.queue_uid, delivery.subscription_id
+        return delivery.queue_uid in self._tombstones or lane in self._dropped
 
     def list_deliveries(
         self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int
@@ -139,6 +172,8 @@ class MemoryDeliveryStore(MessageStore):
         for key, delivery in self._deliveries.items():
             if delivery.keep_until is not None and delivery.keep_until <= now:
                 yield partial(self._deliveries.pop, key)
+        yield from (partial(self._tombstones.pop, uid) for uid, until in self._tombstones.items() if now >= until)
+        yield from (partial(self._dropped.pop, lane) for lane, until in self._dropped.items() if now >= until)
 
 
 def _in_turns(rows: Iterable[Sequence[T]]) -> Iterator[T]:

@@ -94,11 +94,13 @@ class MemoryManagementStore(ManagementStore):
             self._subscriptions[key] = copy.deepcopy(subscription)
             return True
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         with self._lock:
             found = self._subscriptions.get((queue_uid, subscription_id))
-            if found is not None and version in (None, found.version):
-                del self._subscriptions[queue_uid, subscription_id]
+            if found is None or version not in (None, found.version):
+                return False
+            del self._subscriptions[queue_uid, subscription_id]
+            return True
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         with self._lock:

@@ -115,8 +115,6 @@ class MemoryMessageStore(MemoryDeliveryStore):
     def __init__(self) -> None:
         super().__init__()
         self._shelves: dict[str, _Shelf] = {}
-        self._tombstones: dict[str, float] = {}
-        """Dropped uids and until when each is remembered."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -128,6 +126,7 @@ class MemoryMessageStore(MemoryDeliveryStore):
         with self._lock:
             if self._tombstones.get(queue.uid, now) > now:
                 raise QueueDropped(queue.uid)
+            self._tombstones.pop(queue.uid, None)
             shelf = self._shelves.setdefault(queue.uid, _Shelf(queue.uid, queue.generation))
             shelf.generation = max(shelf.generation, queue.generation)
             return shelf.generation
@@ -137,6 +136,7 @@ class MemoryMessageStore(MemoryDeliveryStore):
             self._shelves.pop(queue.uid, None)
             if remember > 0:
                 self._tombstones[queue.uid] = max(now + remember, self._tombstones.get(queue.uid, now))
+                self._drop_outbox(queue.uid)
 
     def _shelf(self, queue: Queue) -> _Shelf:
         shelf = self._shelves.get(queue.uid)
@@ -333,7 +333,6 @@ class MemoryMessageStore(MemoryDeliveryStore):
     def _dead(self, now: float) -> Iterator[Callable[[], object]]:
         """What removes each dead record: an expired message, a claim that is over, a tombstone past its lifetime."""
         yield from self._dead_deliveries(now)
-        yield from (partial(self._tombstones.pop, uid) for uid, until in self._tombstones.items() if now >= until)
         for shelf in self._shelves.values():
             yield from (partial(shelf.stored.pop, n) for n, entry in shelf.stored.items() if entry.expired(now))
             yield from (partial(shelf.claims.pop, claim.id) for claim in shelf.claims.values() if now >= claim.expires)

@@ -81,12 +81,12 @@ class MongoSubscriptionStore(ManagementStore):
                     if self._in_the_way(subscription, now) is not None:
                         raise Conflict("The queue has another subscription with this subscriber.") from exc
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         this: Document = {"_id": _id(queue_uid, subscription_id)}
         if version is not None:
             this["version"] = version
         with self._set.translated(), pymongo.timeout(PATIENCE):
-            self._subscriptions.delete_one(this)
+            return self._subscriptions.delete_one(this).deleted_count > 0
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         for turn in Turns(self._set):

@@ -68,10 +68,11 @@ class SubscriptionStore(ManagementStore):
             self._unindex([before])
         return True
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         row = self._run_on(_DELETE, queue_uid, subscription_id, b"" if version is None else version)
         if row is not None:
             self._unindex([_subscription_of(row)])
+        return row is not None
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         self._unindex([_subscription_of(row) for row in self._run_on(_DELETE_ALL, queue_uid)])

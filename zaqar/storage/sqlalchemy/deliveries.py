@@ -12,11 +12,11 @@ from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
-from zaqar.model import DEAD, WAITING, Attempt, Delivery, DeliveryKey, Posted
-from zaqar.storage.base import unpack_posted
+from zaqar.model import DEAD, NOT_EXPANDED, WAITING, Attempt, Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.storage.base import DROPPED_LIFETIME, unpack_posted
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.delivery_statements import COLUMNS, delivery_statements_for
-from zaqar.storage.sqlalchemy.fences import FenceStore
+from zaqar.storage.sqlalchemy.fences import FenceStore, dropped_row
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES
 
@@ -58,14 +58,17 @@ class OutboxStore(FenceStore):
         def take(connection: Connection, some: Sequence[str], each: int) -> list[_Row]:
             lanes = {"lanes": json_array(some), "now": now, "limit": each}
             rows = connection.execute(sql.find_posted, lanes).fetchall()
-            leases = [{"uid": uid, "first": first, "until": until} for uid, first, _ in sorted(rows)]
+            leases = [{"uid": uid, "first": first, "until": until} for uid, first, *_ in sorted(rows)]
             if leases:
                 connection.executemany(sql.lease_posted, leases)
             return sorted(rows)
 
         with self._database.write as connection:
             rows = take_in_turns(uids, limit, limit, partial(take, connection), lane_of=itemgetter(0))
-        return [unpack_posted(content, queue_uid=uid, first=first) for uid, first, content in rows]
+        return [
+            unpack_posted(content, queue_uid=uid, first=first, position=_position_of(expanded))
+            for uid, first, content, expanded in rows
+        ]
 
     def take_deliveries(
         self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
@@ -102,20 +105,48 @@ class OutboxStore(FenceStore):
                 found += connection.execute(statement, rest).fetchall()
         return [lane for (lane,) in found]
 
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
         self._database.check_room(deliveries)
         this = {"uid": posted.queue_uid, "first": posted.first}
         with self._database.write as connection:
-            if connection.execute(self._outbox.is_noted, this).fetchone() is None:
-                return
-            if deliveries:
-                connection.executemany(self._outbox.insert, map(_row_of, deliveries))
-            if last:
+            # Locked until the transaction ends: whoever expands the same post meanwhile waits, and sees what it became.
+            stored = connection.execute(self._outbox.get_position, this).fetchone()
+            if stored is None or _position_of(stored[0]) != posted.position:
+                return False
+            reachable = self._reachable(connection, posted.queue_uid, deliveries)
+            if reachable is None:
+                return False
+            if reachable:
+                connection.executemany(self._outbox.insert, map(_row_of, reachable))
+            if position is None:
                 connection.execute(self._outbox.forget_posted, this)
+            else:
+                moved = {**this, "until": until, "position": json.dumps(position)}
+                connection.execute(self._outbox.move_position, moved)
+        return True
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         with self._database.write as connection:
-            connection.execute(self._outbox.put, _row_of(delivery))
+            for reachable in self._reachable(connection, delivery.queue_uid, [delivery]) or ():
+                connection.execute(self._outbox.put, _row_of(reachable))
+
+    def _reachable(self, connection: Connection, uid: str, deliveries: Sequence[Delivery]) -> Sequence[Delivery] | None:
+        """Those of a queue that no tombstone hides; None if the whole queue was dropped."""
+        ids = {delivery.subscription_id for delivery in deliveries}
+        these = {"uid": uid, "subscriptions": json_array(["", *sorted(ids)])}
+        dropped = {id_ for (id_,) in connection.execute(self._outbox.dropped_among, these).fetchall()}
+        if "" in dropped:
+            return None
+        return [each for each in deliveries if each.subscription_id not in dropped] if dropped else deliveries
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        # Rows are locked in one order by all.
+        rows = [dropped_row(queue_uid, id_, now, now + DROPPED_LIFETIME) for id_ in sorted(subscription_ids)]
+        if rows:
+            with self._database.write as connection:
+                connection.executemany(self._statements.fences.drop_deliveries, rows)
 
     def extend_leases(self, *, owner: str, keys: Collection[DeliveryKey], until: float) -> None:
         leases = [{**_key(key), "owner": owner, "until": until} for key in sorted(keys)]
@@ -217,6 +248,10 @@ def take_in_turns(
 def _next_start(lanes: Sequence[str], limit: int) -> str:
     """Behind the last one of a part; another one goes first next time where they were all there are."""
     return lanes[-1] if len(lanes) >= limit else lanes[0]
+
+
+def _position_of(expanded: str | None) -> PostPosition:
+    return NOT_EXPANDED if expanded is None else PostPosition(*json.loads(expanded))
 
 
 def _key(key: DeliveryKey) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, rows_of, uid
-from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, outbox
+from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, dropped, outbox
 
 _ONE: Any = sa.literal_column("1", sa.Integer)
 
@@ -46,6 +46,13 @@ class _Place:
     order: tuple[str, ...]
     where: Callable[[Any], sa.ColumnElement[bool]]
     """Which rows count, as the condition of the index has it."""
+    tombstones: Callable[[Any], sa.ColumnElement[bool]]
+    """Which of ``dropped`` hide a row."""
+
+    def is_reachable(self, c: Any) -> sa.ColumnElement[bool]:
+        """A scalar subquery, as an EXISTS might be joined, from either side."""
+        tombstone = sa.select(dropped.c.forget_at).where(self.tombstones(c)).limit(_ONE).offset(NOTHING)
+        return tombstone.scalar_subquery().is_(None)
 
     def next_lane(self, c: Any, after: Any) -> sa.Select[Any]:
         lane = c[self.lane]
@@ -57,8 +64,25 @@ class _Place:
         return of_lane.order_by(*(c[name] for name in self.order))
 
 
-_POSTS = _Place(outbox, "uid", "first", False, ("first",), lambda c: sa.true())
-_DELIVERIES = _Place(deliveries, "subscription", "id", True, ("due", "number"), lambda c: c.state == _WAITING)
+_WHOLE_QUEUE = sa.literal_column("''", sa.Text)
+_POSTS = _Place(
+    outbox,
+    "uid",
+    "first",
+    False,
+    ("first",),
+    lambda c: sa.true(),
+    lambda c: sa.and_(dropped.c.uid == c.uid, dropped.c.subscription == _WHOLE_QUEUE),
+)
+_DELIVERIES = _Place(
+    deliveries,
+    "subscription",
+    "id",
+    True,
+    ("due", "number"),
+    lambda c: c.state == _WAITING,
+    lambda c: sa.and_(dropped.c.uid == c.uid, dropped.c.subscription.in_([_WHOLE_QUEUE, c.subscription])),
+)
 
 
 class DeliveryStatements(Texts):
@@ -77,24 +101,29 @@ class DeliveryStatements(Texts):
         return found.with_for_update(skip_locked=True) if self.is_concurrent else found
 
     def _first_of_each(self, shown: Sequence[sa.Column[Any]], place: _Place) -> str:
-        """The first ``limit`` rows of each of the ``lanes``, in no order, locked where that is needed."""
+        """The first ``limit`` rows of each of the ``lanes``, in no order, locked where that is needed.
+
+        Of these, not of all, the unreachable are left out: they may be very many, if they were dropped at this moment.
+        """
         lanes = rows_of("lanes")
         table = place.table
         if self.is_concurrent:
             each = self._free(place.due(table.c, lanes.c.value, shown)).lateral("first_of_each")
-            return self._text(sa.select(*each.c).select_from(lanes.join(each, sa.true())))
+            found = sa.select(*each.c).select_from(lanes.join(each, sa.true()))
+            return self._text(found.where(place.is_reachable(each.c)))
         # SQLite has no LATERAL.
         inner = table.alias("inner_" + table.name).c
         first = self._free(place.due(inner, lanes.c.value, [inner[place.key]])).correlate(lanes)
         these: sa.ColumnElement[bool] = table.c[place.key].in_(first)
         if not place.is_key_of_all:
             these = sa.and_(table.c[place.lane] == lanes.c.value, these)
-        return self._text(sa.select(*shown).select_from(lanes.join(table, these)))
+        return self._text(sa.select(*shown).select_from(lanes.join(table, these)).where(place.is_reachable(table.c)))
 
     def _lanes(self, place: _Place) -> sa.Select[Any]:
-        """The first ``limit`` lanes after ``after`` and up to ``last`` in which something is due.
+        """The first ``limit`` lanes after ``after`` and up to ``last`` in which something is due and reachable.
 
-        Two probes of an index for each lane, however many rows it has; SQL has no DISTINCT that does so.
+        Three probes of an index for each lane, however many rows it has; SQL has no DISTINCT that does so. Whether the
+        first row that is due was dropped says it for the lane, as all its rows are of one subscription.
         """
         following = place.table.alias("following")
         beginning = place.next_lane(following.c, param("after", sa.Text)).scalar_subquery()
@@ -103,8 +132,9 @@ class DeliveryStatements(Texts):
         lane = lane.union_all(sa.select(step).where(lane.c.value.is_not(None)))
         # A value and not whether one exists: that might be joined, from either side.
         due = place.table.alias("due").c
-        first = place.due(due, lane.c.value, [due.due]).limit(_ONE).offset(NOTHING).correlate(lane)
-        found = sa.select(lane.c.value).where(lane.c.value.is_not(None), first.scalar_subquery().is_not(None))
+        reachable = sa.case((place.is_reachable(due), _ONE))
+        first = place.due(due, lane.c.value, [reachable]).limit(_ONE).offset(NOTHING).correlate(lane)
+        found = sa.select(lane.c.value).where(lane.c.value.is_not(None), first.scalar_subquery() == _ONE)
         return found.limit(limit).offset(NOTHING)
 
     def _define_outbox(self) -> None:
@@ -113,10 +143,15 @@ class DeliveryStatements(Texts):
             sa.insert(outbox).inline().values(uid=uid, first=param("first"), due=now, content=param("content"))
         )
         self.queues_with_posts = self._text(self._lanes(_POSTS))
-        self.find_posted = self._first_of_each((o.uid, o.first, o.content), _POSTS)
+        self.find_posted = self._first_of_each((o.uid, o.first, o.content, o.expanded), _POSTS)
         self.lease_posted = self._text(sa.update(outbox).where(this).values(due=param("until")))
-        self.is_noted = self._text(self._locking(sa.select(o.first).where(this)))
+        self.get_position = self._text(self._locking(sa.select(o.expanded).where(this)))
+        self.move_position = self._text(
+            sa.update(outbox).where(this).values(due=param("until"), expanded=param("position", sa.Text))
+        )
         self.forget_posted = self._text(sa.delete(outbox).where(this))
+        tombstones = sa.and_(dropped.c.uid == uid, self._among(dropped.c.subscription, "subscriptions"))
+        self.dropped_among = self._text(sa.select(dropped.c.subscription).where(tombstones))
 
     def _define_taking(self) -> None:
         without = sa.not_(self._among(sa.literal_column("lane.value", sa.Text), "without"))

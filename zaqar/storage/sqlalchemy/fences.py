@@ -40,6 +40,11 @@ class Fence(NamedTuple):
     due: bool
 
 
+def dropped_row(uid: str, subscription_id: str, now: float, until: float) -> dict[str, Any]:
+    """The tombstone for the deliveries of one subscription, or with '' for all of a queue."""
+    return {"uid": uid, "subscription": subscription_id, "now": now, "until": until}
+
+
 class FenceStore(MessageStore):
     """The part of the message store that the other parts stand on."""
 
@@ -88,6 +93,8 @@ class FenceStore(MessageStore):
                 self._insert_fence(connection, queue, segment=None, forget_at=until)
             elif forget_at is None or forget_at < until:
                 connection.execute(sql.bury, {"uid": queue.uid, "until": until})
+            if remember > 0:
+                connection.execute(sql.drop_deliveries, dropped_row(queue.uid, "", now, until))
         if segment is not None:
             self._clear_up(segment)
 

@@ -231,6 +231,7 @@ class PostgresqlMessageStore(SqlMessageStore):
     sweep = repeated(SqlMessageStore.sweep)
     take_posted = repeated(SqlMessageStore.take_posted)
     expand = repeated(SqlMessageStore.expand)
+    drop_deliveries = repeated(SqlMessageStore.drop_deliveries)
     put_delivery = repeated(SqlMessageStore.put_delivery)
     take_deliveries = repeated(SqlMessageStore.take_deliveries)
     extend_leases = repeated(SqlMessageStore.extend_leases)

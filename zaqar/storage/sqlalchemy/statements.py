@@ -7,8 +7,10 @@ Parameters are named. A statement that shows messages needs ``now``, as it shows
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.sqlalchemy.letter_statements import LetterStatements
 from zaqar.storage.sqlalchemy.selections import (
@@ -39,7 +41,7 @@ from zaqar.storage.sqlalchemy.sql import (
     uid,
 )
 from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, segments
+from zaqar.storage.sqlalchemy.tables import claims, dropped, fences, garbage, messages, segments
 
 
 class FenceStatements(Texts):
@@ -106,8 +108,20 @@ class FenceStatements(Texts):
         self.bury = self._text(
             sa.update(fences).where(f.uid == uid).values(segment=sa.null(), forget_at=param("until"), **empty)
         )
+        self.drop_deliveries = self._text(self._drop_deliveries())
         self.add_segment = self._text(sa.insert(segments).values().returning(segments.c.id))
         self.discard_segment = self._text(sa.insert(garbage).values(segment=segment))
+
+    def _drop_deliveries(self) -> Any:
+        """A tombstone for the deliveries of a subscription, or with '' for all of a queue and its posts."""
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._dialect]
+        until = param("until", sa.Double)
+        made = (
+            insert(dropped).inline().values(uid=uid, subscription=param("subscription"), sweep_at=now, forget_at=until)
+        )
+        longer = sa.case((dropped.c.forget_at > until, dropped.c.forget_at), else_=until)
+        again = {"sweep_at": now, "forget_at": longer}
+        return made.on_conflict_do_update(index_elements=["uid", "subscription"], set_=again)
 
 
 class MessageStatements(Texts):

@@ -73,13 +73,14 @@ class SubscriptionStore(ManagementStore):
         return None if row is None else _subscription_of(row)
 
     @repeated
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> None:
+    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         if not _may_be_an_id(subscription_id):
-            return
+            return False
         sql = self._subscriptions
         statement = sql.delete if version is None else sql.delete_version
         with self._database.write as connection:
-            connection.execute(statement, {"queue_uid": queue_uid, "id": subscription_id, "version": version})
+            done = connection.execute(statement, {"queue_uid": queue_uid, "id": subscription_id, "version": version})
+            return bool(done.rowcount)
 
     @repeated
     def delete_subscriptions(self, *, queue_uid: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from zaqar.model import Stats
 from zaqar.storage.sqlalchemy.claims import ClaimStore
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH
 
 QUEUES_AT_ONCE = 50
@@ -26,10 +26,21 @@ class SweepStore(ClaimStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        records = (self._sweep_claims, self._sweep_received, self._sweep_tombstones, self._sweep_deliveries)
-        for sweep_some in (self._sweep_messages, self._sweep_garbage, *records):
-            while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
+        kinds = (
+            self._sweep_messages,
+            self._sweep_garbage,
+            self._sweep_claims,
+            self._sweep_received,
+            self._sweep_tombstones,
+            self._sweep_deliveries,
+            self._sweep_dropped,
+        )
+        for sweep_some in kinds:
+            # Each kind has a share, so that none waits for ever behind another of which there is always more.
+            left = max(limit - removed, -(-limit // len(kinds)))
+            while left > 0 and (more := sweep_some(now, min(BATCH, left))):
                 removed += more
+                left -= more
         return removed
 
     def _sweep_messages(self, now: float, limit: int) -> int:
@@ -89,3 +100,33 @@ class SweepStore(ClaimStore):
             return 0
         with self._database.write as connection:
             return connection.executemany(sql.remove_tombstone, [{"uid": uid, "now": now} for (uid,) in found]).rowcount
+
+    def _sweep_dropped(self, now: float, limit: int) -> int:
+        """Posts and deliveries that tombstones hide; a tombstone counts as well, when nothing is left behind it."""
+        sql = self._statements.sweep
+        with self._database.read() as connection:
+            found = connection.execute(sql.dropped_to_sweep, {"now": now, "limit": limit}).fetchall()
+        if not found:
+            return 0
+        removed = 0
+        with self._database.write as connection:
+            for uid, subscription, forget_at in found:
+                removed += self._remove_hidden(connection, uid, subscription, limit - removed)
+                if removed >= limit:
+                    break
+                tombstone = {"uid": uid, "subscription": subscription, "forget_at": forget_at}
+                connection.execute(sql.remove_dropped if forget_at <= now else sql.look_again, tombstone)
+                removed += 1
+        return removed
+
+    def _remove_hidden(self, connection: Connection, uid: str, subscription: str, limit: int) -> int:
+        """Remove up to ``limit`` posts and deliveries behind one tombstone; how many."""
+        sql = self._statements.sweep
+        if subscription:
+            these = {"uid": uid, "subscription": subscription, "limit": limit}
+            return connection.execute(sql.deliveries_of_one, these).rowcount
+        removed = connection.execute(sql.posts_of_queue, {"uid": uid, "limit": limit}).rowcount
+        if removed < limit:
+            rest = {"uid": uid, "limit": limit - removed}
+            removed += connection.execute(sql.deliveries_of_queue, rest).rowcount
+        return removed

@@ -7,7 +7,19 @@ import sqlalchemy as sa
 
 from zaqar.storage.sqlalchemy.selections import exists, inner
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, segment, uid
-from zaqar.storage.sqlalchemy.tables import claims, fences, garbage, messages, received, segments, set_aside, tallies
+from zaqar.storage.sqlalchemy.tables import (
+    claims,
+    deliveries,
+    dropped,
+    fences,
+    garbage,
+    messages,
+    outbox,
+    received,
+    segments,
+    set_aside,
+    tallies,
+)
 
 
 class SweepStatements(Texts):
@@ -49,4 +61,31 @@ class SweepStatements(Texts):
         self.forget_received = self._text(
             sa.delete(received).where(r.uid == uid, r.message_id == param("letter"), r.forget_at <= now)
         )
+        self._define_dropped()
         self.remove_tombstone = self._text(sa.delete(fences).where(f.uid == uid, f.forget_at <= now))
+
+    def _define_dropped(self) -> None:
+        """What tombstones hide. Rows are locked in the order in which ``expand`` and ``settle`` lock them."""
+        x, subscription = dropped.c, param("subscription")
+        to_sweep = sa.select(x.uid, x.subscription, x.forget_at).where(x.sweep_at <= now).order_by(x.sweep_at)
+        self.dropped_to_sweep = self._text(to_sweep.limit(limit).offset(NOTHING))
+        p = outbox.alias("p").c
+        posts = sa.select(p.first).where(p.uid == uid).order_by(p.first).limit(limit).offset(NOTHING)
+        self.posts_of_queue = self._text(
+            sa.delete(outbox).where(outbox.c.uid == uid, self._chosen(outbox.c.first, self._locking(posts)))
+        )
+        d = deliveries.alias("d").c
+        of_queue = sa.select(d.id).where(d.uid == uid).order_by(d.subscription, d.number)
+        of_one = sa.select(d.id).where(d.uid == uid, d.subscription == subscription).order_by(d.number)
+        self.deliveries_of_queue, self.deliveries_of_one = (
+            self._text(
+                sa.delete(deliveries).where(
+                    self._chosen(deliveries.c.id, self._locking(some.limit(limit).offset(NOTHING)))
+                )
+            )
+            for some in (of_queue, of_one)
+        )
+        # Not the one that was dropped once more since it was found.
+        this = sa.and_(x.uid == uid, x.subscription == subscription, x.forget_at == param("forget_at", sa.Double))
+        self.look_again = self._text(sa.update(dropped).where(this).values(sweep_at=x.forget_at))
+        self.remove_dropped = self._text(sa.delete(dropped).where(this))

@@ -223,8 +223,24 @@ outbox = sa.Table(
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("due", sa.Double, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
+    # The position as a JSON array; null for a new post.
+    sa.Column("expanded", sa.Text),
     sqlite_with_rowid=False,
 )
+
+# Tombstones that hide posts and deliveries: of a subscription, or with ``subscription`` '' of a whole queue. From
+# ``sweep_at`` on a sweep removes what is hidden, and then waits for ``forget_at`` to look once more. The collation is
+# that of the columns which the two are compared with, or the default, so that the key serves in any case.
+dropped = sa.Table(
+    "dropped",
+    metadata,
+    sa.Column("uid", _Name, primary_key=True),
+    sa.Column("subscription", _Name, primary_key=True),
+    sa.Column("sweep_at", sa.Double, nullable=False),
+    sa.Column("forget_at", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("ix_dropped_sweep_at", dropped.c.sweep_at)
 
 DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
 """A state is stored as its place here."""

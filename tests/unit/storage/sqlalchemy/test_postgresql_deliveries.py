@@ -21,11 +21,13 @@ from zaqar.model import DEAD, DONE, WAITING
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
+from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 
 psycopg = pytest.importorskip("psycopg")
 
 CROWD = 3000
-SEVERAL = {"ids": "[1]", "lanes": '["a"]', "without": '["a"]', "numbers": "[1]"}
+SEVERAL = {"ids": "[1]", "lanes": '["a"]', "without": '["a"]', "numbers": "[1]", "subscriptions": '["a"]'}
+OF_DROPPED = ("dropped_to_sweep", "posts_of_queue", "deliveries_of_queue", "deliveries_of_one", "look_again")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +68,13 @@ TEXTS = {
     for group in (DeliveryStatements("postgresql"), SubscriptionStatements("postgresql"))
     for name, text in vars(group).items()
     if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
-}
+} | {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
 INDEXES = {
-    "DeliveryStatements.queues_with_posts": {"pk_outbox"},
-    "DeliveryStatements.find_posted": {"pk_outbox"},
-    "DeliveryStatements.subscriptions_with_due": {"ix_deliveries_waiting"},
-    "DeliveryStatements.find_due": {"ix_deliveries_waiting"},
+    "DeliveryStatements.queues_with_posts": {"pk_outbox", "pk_dropped"},
+    "DeliveryStatements.find_posted": {"pk_outbox", "pk_dropped"},
+    "DeliveryStatements.subscriptions_with_due": {"ix_deliveries_waiting", "pk_dropped"},
+    "DeliveryStatements.find_due": {"ix_deliveries_waiting", "pk_dropped"},
+    "DeliveryStatements.dropped_among": {"pk_dropped"},
     "DeliveryStatements.list": {"uq_deliveries_uid_subscription_number"},
     "DeliveryStatements.list_waiting": {"ix_deliveries_waiting", "pk_deliveries"},
     "DeliveryStatements.list_settled": {"ix_deliveries_settled"},
@@ -79,6 +82,11 @@ INDEXES = {
     "DeliveryStatements.resend_dead": {"ix_deliveries_settled", "pk_deliveries"},
     "DeliveryStatements.count": {"ix_deliveries_waiting", "ix_deliveries_settled"},
     "DeliveryStatements.past": {"ix_deliveries_keep_until"},
+    "SweepStatements.dropped_to_sweep": {"ix_dropped_sweep_at"},
+    "SweepStatements.posts_of_queue": {"pk_outbox"},
+    "SweepStatements.deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
+    "SweepStatements.deliveries_of_one": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
+    "SweepStatements.look_again": {"pk_dropped"},
     "SubscriptionStatements.list": {"pk_subscriptions"},
     "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
 }
@@ -104,7 +112,11 @@ def crowded(address: str) -> str:
             " '{}', 'pending', '[]', 1 FROM generate_series(1, %s) AS n",
             [CROWD],
         )
-        connection.execute("VACUUM ANALYZE deliveries, outbox, subscriptions")
+        connection.execute(
+            "INSERT INTO dropped SELECT 'plan-' || n, 's' || n %% 9, 9e12, 9e12 FROM generate_series(1, %s) AS n",
+            [CROWD],
+        )
+        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox, subscriptions")
     return address
 
 
