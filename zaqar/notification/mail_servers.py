@@ -229,9 +229,7 @@ class SmtpServer:
             raise MailRefused("the mail server offers no TLS, and the password is not sent without", operators=True)
         try:
             await server.login(user, self.password or "")
-        except aiosmtplib.SMTPServerDisconnected:
-            raise
-        except aiosmtplib.SMTPTimeoutError:
+        except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPTimeoutError):
             raise
         except aiosmtplib.SMTPException as exc:
             # What the server says may repeat the name, and that is the operator's.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from zaqar.model import Delivery, Subscription
-from zaqar.schemas import post_data
+from zaqar.schemas.subscriptions import MOST_PLACES, PLACE_OF_THE_MESSAGE
 
 
 def notification(delivery: Delivery, subscription: Subscription) -> bytes:
@@ -25,13 +25,10 @@ def notification(delivery: Delivery, subscription: Subscription) -> bytes:
 
 
 def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
-    """The body of a webhook: the template of option ``post_data`` with the message in it, else just the message.
-
-    Raises InvalidInput if the template has too many places for the message.
-    """
+    """The body of a webhook: the template of option ``post_data`` with the message in it, else just the message."""
     template = options.get("post_data")
     if not template:
         return message
     text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
     # Templates were stored without a bound once. In such a one the further places stay as they are.
-    return text.encode().replace(post_data.PLACE_OF_THE_MESSAGE.encode(), message, post_data.MOST_PLACES)
+    return text.encode().replace(PLACE_OF_THE_MESSAGE.encode(), message, MOST_PLACES)

@@ -197,8 +197,11 @@ class Sender:
         return self._settled(tried, DEAD, "dead")
 
     async def _next_attempt(self, tried: Delivery, subscription: Subscription, outcome: Outcome) -> float | None:
-        if outcome.delays is not None:
-            return next_after(tried.tries, outcome.delays, now=self._clock(), jitter=self._draw())
+        if outcome.final:
+            return None
+        task = self._tasks.get(_scheme(subscription))
+        if task is not None and task.delays is not None:
+            return next_after(tried.tries, task.delays, now=self._clock(), jitter=self._draw())
         policy = effective_policy(
             await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
         )

@@ -55,10 +55,15 @@ def normal(subscriber: str) -> str:
     if scheme == "mailto":
         address, mark, fields = rest.removeprefix("//").partition("?")
         user, at, domain = address.rpartition("@")
-        rest = f"{user}{at}{domain.lower() if at else domain}{mark}{fields}"
+        rest = f"{user}{at}{_lower(domain) if at else domain}{mark}{fields}"
     elif scheme in WEBHOOK_SCHEMES and (authority := _AUTHORITY.match(rest)):
-        rest = authority[0].lower() + rest[authority.end() :]
+        rest = _lower(authority[0]) + rest[authority.end() :]
     return scheme + colon + rest
+
+
+def _lower(host: str) -> str:
+    # The digits of percent-encoded bytes are in upper case (RFC 3986, section 6.2.2.1).
+    return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), host.lower())
 
 
 def url_of(subscriber: str) -> str:

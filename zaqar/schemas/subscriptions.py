@@ -9,7 +9,7 @@ from typing import Any
 from zaqar.errors import InvalidInput
 from zaqar.limits import MIN_SUBSCRIPTION_TTL, YEAR_10000, Limits
 from zaqar.model import CONFIRMED, Subscription
-from zaqar.schemas import mailboxes, post_data, post_headers, retry_policy, strict_json
+from zaqar.schemas import mailboxes, post_headers, retry_policy, strict_json
 from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
 from zaqar.schemas.filters import compile_filter
 from zaqar.schemas.subscribers import check_subscriber, scheme_of
@@ -104,7 +104,8 @@ def _check_options(options: Any, *, source: str) -> None:
         field = exc.field if exc.field == "options" else f"options.{exc.field}"
         raise InvalidInput(field, exc.reason) from exc
     retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
-    post_data.check(options.get("post_data", ""), field="options.post_data")
+    if options.get("post_data", "").count(PLACE_OF_THE_MESSAGE) > MOST_PLACES:
+        raise InvalidInput("options.post_data", f"must have {PLACE_OF_THE_MESSAGE} at most {MOST_PLACES} times")
     post_headers.check(options.get("post_headers", {}), field="options.post_headers")
     for name in ("from", "subject"):
         line = options.get(name, "")

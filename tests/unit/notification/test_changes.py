@@ -90,11 +90,12 @@ def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: 
     async def script() -> None:
         loop = asyncio.get_running_loop()
 
-        def expand_slowly(**arguments: Any) -> None:
+        def expand_slowly(**arguments: Any) -> bool:
             CHANGES[what](scene)
             time.sleep(0.3)
-            expand(**arguments)
+            done = expand(**arguments)
             loop.call_soon_threadsafe(stored.set)
+            return done
 
         monkeypatch.setattr(scene.store, "expand", expand_slowly)
         async with scene.notifier(task):

@@ -368,11 +368,12 @@ def test_a_subscriber_that_asks_for_patience(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("policy", [{}, {"retries_with_no_delay": 1000}])
-def test_delays_of_an_outcome_come_in_place_of_the_policy(scene: Scene, policy: dict[str, int]) -> None:
+def test_delays_of_a_task_come_in_place_of_the_policy(scene: Scene, policy: dict[str, int]) -> None:
     async def play() -> None:
         scene.subscribe(options={"_retry_policy": policy})
         task = ScriptedTask()
-        task.answers["s1"] = lambda delivery: Outcome(False, None, "450 not now", delays=(300.0, 7200.0))
+        task.delays = (300.0, 7200.0)
+        task.answers["s1"] = lambda delivery: Outcome(False, None, "450 not now")
         async with scene.notifier(task) as notifier:
             scene.post(1)
             for tries, delay in enumerate((300.0, 7200.0), 1):
@@ -391,7 +392,7 @@ def test_what_is_refused_for_good_is_dead_at_once(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe(options={"dead_letter_queue": "lost"})
         task = ScriptedTask()
-        task.answers["s1"] = lambda delivery: Outcome(False, None, "550 no such user", delays=())
+        task.answers["s1"] = lambda delivery: Outcome(False, None, "550 no such user", final=True)
         async with scene.notifier(task) as notifier:
             scene.post(1)
             notifier.dispatcher.ring()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.notification.subjects import UID, a_delivery, a_subscription
 from zaqar.notification.payload import apply_template, notification
-from zaqar.schemas.post_data import MOST_PLACES, PLACE_OF_THE_MESSAGE
+from zaqar.schemas.subscriptions import MOST_PLACES, PLACE_OF_THE_MESSAGE
 
 SUBSCRIPTION = a_subscription("http://example.org/")
 

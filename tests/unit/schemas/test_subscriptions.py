@@ -139,12 +139,6 @@ def test_a_header_is_given_once() -> None:
         assert refused(post_headers={one: "v", other: "v"}).startswith("options.post_headers")
 
 
-def test_the_places_for_the_message_in_a_template_are_bounded() -> None:
-    place = '"$zaqar_message$"'
-    assert creation(options={"post_data": 8 * place}).options == {"post_data": 8 * place}
-    assert refused(post_data=9 * place) == "options.post_data"
-
-
 def test_there_are_not_too_many_headers() -> None:
     assert refused(post_headers={f"A{n}": "" for n in range(51)}) == "options.post_headers"
 

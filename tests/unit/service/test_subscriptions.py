@@ -429,7 +429,7 @@ def test_deliveries_go_with_their_subscriptions(cluster: Cluster, how: str) -> N
                 subscribers.service.end(subscription)
     else:
         cluster.clock.advance(200)
-        assert subscribers.service.tidy() == 2
+        assert subscribers.service.tidy() == (2, True)
     assert delivered_to(cluster, cluster.store, row.uid, *ids) == left
 
 
@@ -477,7 +477,7 @@ def test_removing_one_does_not_need_the_store_of_its_queue(how: str) -> None:
             subscribers.service.end(subscription)
     else:
         cluster.clock.advance(200)
-        assert subscribers.service.tidy() == 2
+        assert subscribers.service.tidy() == (2, True)
     assert all_stored(cluster) == 0
     asked = cluster.wires["far"].calls - calls_before
     assert asked.total() == 1

@@ -37,8 +37,8 @@ class Outcome:
     ``status`` is that of the answer and None where there was none, as with mail; ``answer`` its beginning, or the
     reason of the failure in one line. ``gone``: the subscriber wants no more (410), which ends the subscription.
     ``retry_after``: seconds that the subscriber asks for before the next attempt. ``reached`` is false where nobody
-    answered in time, so that the target gets less to do. ``delays``: seconds before each retry, in place of the retry
-    policy; empty if another attempt cannot help, so that the delivery is dead at once.
+    answered in time, so that the target gets less to do. ``final``: another attempt cannot help, so that the
+    delivery is dead at once.
     """
 
     delivered: bool
@@ -47,11 +47,14 @@ class Outcome:
     gone: bool = False
     retry_after: float | None = None
     reached: bool = True
-    delays: tuple[float, ...] | None = None
+    final: bool = False
 
 
 class Task(ABC):
     """A plug-in of group ``zaqar.notification.tasks``; one object serves all deliveries of its scheme."""
+
+    delays: tuple[float, ...] | None = None
+    """Seconds before each retry, in place of the retry policy of a subscription; None to follow the policy."""
 
     @classmethod
     @abstractmethod

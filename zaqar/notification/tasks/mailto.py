@@ -25,6 +25,8 @@ class MailTask(Task):
     on the time scale of mail, whatever the retry policy, which is about webhooks.
     """
 
+    delays = MAIL_DELAYS
+
     def __init__(self, server: mail_servers.MailServer, confirmations: Confirmations) -> None:
         self._server = server
         self._confirmations = confirmations
@@ -64,4 +66,4 @@ class MailTask(Task):
 
 
 def _failed(reason: str, *, final: bool = False, reached: bool = True) -> Outcome:
-    return Outcome(False, None, shown(reason), reached=reached, delays=() if final else MAIL_DELAYS)
+    return Outcome(False, None, shown(reason), reached=reached, final=final)

@@ -65,8 +65,8 @@ class WebhookTask(Task):
         url = http_url(subscription)
         if delivery.kind != NOTIFICATION and not self._confirmations.possible:
             return Outcome(False, None, "no confirmation can be made without [signed_url] secret_key")
+        body = self._body(delivery, subscription, now)
         try:
-            body = self._body(delivery, subscription, now)
             self._guard.check_form(url, field="subscriber")
             headers = _headers(subscription.options.get("post_headers") or {}, extra)
             headers |= _signature_headers(delivery, subscription, body, now)

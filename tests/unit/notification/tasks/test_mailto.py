@@ -34,12 +34,12 @@ TAKEN = Outcome(True, None, "the mail was taken")
 
 def put_off(reason: str, *, reached: bool = True) -> Outcome:
     """The mail is tried again on the time scale of mail."""
-    return Outcome(False, None, reason, reached=reached, delays=MAIL_DELAYS)
+    return Outcome(False, None, reason, reached=reached)
 
 
 def refused(reason: str) -> Outcome:
     """The mail is dead."""
-    return Outcome(False, None, reason, delays=())
+    return Outcome(False, None, reason, final=True)
 
 
 class Mailbox:
@@ -353,7 +353,7 @@ def test_no_header_addressee_or_command_is_brought_in(tmp_path: Path, way: str, 
         outcome = mail_by(a_command(tmp_path, "pathlib.Path(folder, 'mail').write_bytes(mail)"), **changes)
         contents = [path.read_bytes() for path in tmp_path.glob("mail")]
     # It is sent as plain text, or not at all and never.
-    assert outcome.delivered or outcome.delays == ()
+    assert outcome.delivered or outcome.final
     assert len(contents) == outcome.delivered
     for content in contents:
         lines = content.partition(b"\n\n")[0].split(b"\n")
@@ -452,6 +452,10 @@ def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) 
 def test_what_cannot_work_stops_the_start(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(StartupError, match=complaint):
         MailTask.from_conf(a_conf(**options))
+
+
+def test_mails_have_a_time_scale_of_their_own() -> None:
+    assert MailTask.from_conf(a_conf()).delays == MAIL_DELAYS
 
 
 def test_the_password_is_not_shown() -> None:
