@@ -36,6 +36,11 @@ class Capacity:
         self._answers: OrderedDict[str, bool] = OrderedDict()
 
     @property
+    def in_hand(self) -> int:
+        """Slots that are taken or reserved."""
+        return self._in_hand
+
+    @property
     def share(self) -> int:
         """How many more deliveries one store may have taken in hand now: what is free, but a quarter of all at most.
 
