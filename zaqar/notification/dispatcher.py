@@ -69,6 +69,7 @@ class Dispatcher:
         self._capacity = Capacity(
             overall=bounds.most, per_project=bounds.most_per_project, per_target=bounds.most_per_target
         )
+        self._largest_post = bounds.largest_post
         self._expander = Expander(require_confirmation=bounds.require_confirmation)
         self._subscribers = Subscribers(management, self._calls, clock)
         self._sender = Sender(
@@ -164,6 +165,7 @@ class Dispatcher:
             subscribers=self._subscribers,
             sender=self._sender,
             released=self._share_room,
+            largest_post=self._largest_post,
             away_seconds=AWAY_SECONDS if in_use else _UNUSED_SECONDS,
         )
 

@@ -38,7 +38,20 @@ class LeasedStore:
         )
 
     async def expand(self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None) -> bool:
-        until = self._clock() + self._lease
+        """Store a piece; the lease of the post goes on."""
+        return await self._expand(posted, deliveries, position, self._clock() + self._lease)
+
+    async def extend_post(self, posted: Posted) -> bool:
+        """Let the lease of a post go on. False if the post is elsewhere than at this position by now."""
+        return await self._expand(posted, (), posted.position, self._clock() + self._lease)
+
+    async def hand_back_post(self, posted: Posted, seconds: float) -> None:
+        """End the lease of a post after that time."""
+        await self._expand(posted, (), posted.position, self._clock() + seconds)
+
+    async def _expand(
+        self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
         return await self._ask(
             lambda store: store.expand(posted=posted, deliveries=deliveries, position=position, until=until)
         )

@@ -132,8 +132,8 @@ def test_a_post_without_subscribers_is_forgotten(scene: Scene) -> None:
 
 
 def test_more_deliveries_than_are_stored_in_one_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.pump.CHUNK", 7)
-    monkeypatch.setattr("zaqar.notification.subscribers.PAGE", 5)
+    monkeypatch.setattr("zaqar.notification.expansion.PIECE_DELIVERIES", 7)
+    monkeypatch.setattr("zaqar.notification.subscribers.READ", 5)
 
     async def play() -> None:
         names = [f"s{n:02}" for n in range(20)]
