@@ -672,6 +672,55 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
         assert [(each.owner, each.due <= scene.clock()) for each in scene.waiting(f"h{n}")] == [(None, True)] * 40
 
 
+@pytest.mark.parametrize(("projects", "receivers", "seconds"), [(3, 100, 600.0), (3, 100, 0.3), (200, 3, 0.3)], ids=str)
+def test_projects_whose_receivers_hang_hold_up_no_other(projects: int, receivers: int, seconds: float) -> None:
+    """Neither at the taking of deliveries nor at the slots; also those that have just begun to subscribe."""
+    scene = Scene()
+
+    async def hang_for_a_while(delivery: Delivery) -> Outcome:
+        await asyncio.sleep(seconds)
+        return SILENT
+
+    async def play() -> None:
+        task = ScriptedTask()
+        scene.subscribe("known", project="known")
+        async with scene.notifier(task) as notifier:
+            await deliver_in_time(scene, notifier, "known", [])
+            for n in range(projects):
+                for m in range(receivers):
+                    scene.subscribe(f"h{n:03}.{m}", project=f"hostile-{n}")
+                    task.answers[f"h{n:03}.{m}"] = hang_for_a_while
+            waited: list[float] = []
+            for _ in range(8):
+                await deliver_in_time(scene, notifier, "known", waited)
+            assert max(waited) < 1.0, waited
+            if seconds < 1:
+                # Each project has brought one that did not answer.
+                await until(lambda: len({sent.subscription[:4] for sent in task.sent}) > projects, 20)
+                await asyncio.sleep(2 * seconds)
+            waited.clear()
+            for n in range(5):
+                scene.subscribe(f"new-{n}", project=f"new-{n}", expires=scene.clock() + 3600)
+                await deliver_in_time(scene, notifier, f"new-{n}", waited)
+            assert max(waited) < 1.0, waited
+            hanging = task.under_way.total()
+            assert hanging >= 20, "the others went on meanwhile"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatchers, "FINISH_SECONDS", 0.1)
+        asyncio.run(play())
+
+
+async def deliver_in_time(scene: Scene, notifier: scenes.Notifier, id_: str, waited: list[float]) -> None:
+    """Post a message, and note how long it takes to one of the subscribers."""
+    before = len(notifier.messages(id_))
+    began = asyncio.get_running_loop().time()
+    scene.post(1)
+    notifier.dispatcher.ring()
+    await until(lambda: len(notifier.messages(id_)) > before, 20)
+    waited.append(asyncio.get_running_loop().time() - began)
+
+
 def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:
     scene = Scene()
 
