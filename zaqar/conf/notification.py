@@ -77,9 +77,9 @@ OPTS = [
         "max_concurrent_deliveries_per_project",
         default=100,
         min=1,
-        help="Most notifications of one project that one notifier sends at a time, if no other project has any under way. "
-        "Each project may have as many times the slots that are free as this is of the slots that it leaves. Receivers "
-        "that do not answer get a quarter of max_concurrent_deliveries at most, those and unknown ones half.",
+        help="Most notifications of one project that one notifier sends at a time while no other project has any under "
+        "way; with others a project gets as many as are free, times this number divided by what it leaves of "
+        "max_concurrent_deliveries. Receivers that do not answer get a quarter of the slots, with unknown ones half.",
     ),
     cfg.IntOpt(
         "delivery_retention",

@@ -34,17 +34,23 @@ class _Share:
 
     There are ``slots`` for all projects. A project may have ``weight`` / ``against`` times as many under way as are
     free of them, or one in any case while one is free. So with few projects each gets many, with many each gets few,
-    and the last slots are only for those who have little under way.
+    and the last slots are only for those who have little under way; the last ``kept`` ones for those who have nothing.
     """
 
     slots: int
     weight: int
     against: int
+    kept: int = 0
 
     def allows(self, more: int, *, own: int, all_: int) -> bool:
         """Whether the last one of ``more`` may begin, of a project with ``own`` under way, of ``all_``."""
         own, free = own + more - 1, self.slots - all_ - (more - 1)
-        return free > 0 and (own == 0 or own * self.against < free * self.weight)
+        return free > 0 and (own == 0 or (free > self.kept and own * self.against < free * self.weight))
+
+
+def _share_of_the_unproven(slots: int) -> _Share:
+    """Nearly half is kept, so that many projects are tried at a time: each that is new may be one that answers."""
+    return _Share(slots, weight=2, against=1, kept=(slots - 1) // 2)
 
 
 class Capacity:
@@ -67,8 +73,8 @@ class Capacity:
         self._asking = 0
         self._shares = (
             _Share(overall, per_project, max(0, overall - per_project)),
-            _Share(max(1, overall // 2), 2, 1),
-            _Share(max(1, overall // 4), 2, 1),
+            _share_of_the_unproven(max(1, overall // 2)),
+            _share_of_the_unproven(max(1, overall // 4)),
         )
         # By kind: how many of it or worse are under way, in all and by project.
         self._under_way = [0] * len(self._shares)
