@@ -77,7 +77,9 @@ OPTS = [
         "max_concurrent_deliveries_per_project",
         default=100,
         min=1,
-        help="Most notifications of one project that one notifier sends at a time.",
+        help="Most notifications of one project that one notifier sends at a time, if no other project has any under way. "
+        "Each project may have as many times the slots that are free as this is of the slots that it leaves. Receivers "
+        "that do not answer get a quarter of max_concurrent_deliveries at most, those and unknown ones half.",
     ),
     cfg.IntOpt(
         "delivery_retention",

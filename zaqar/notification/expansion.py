@@ -1,56 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which deliveries a post comes to: one for each of its messages and each subscription whose filter lets it pass."""
+"""Which deliveries a post comes to: one for each of its messages and each subscription whose filter lets it pass.
+
+They are made piece by piece, in slices of a few milliseconds: whatever else the event loop has to do is done between
+two slices, and the slices of several posts take turns.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
 
 from zaqar.errors import InvalidInput
-from zaqar.model import Delivery, Posted, Subscription
-from zaqar.notification.subscribers import gets_messages
+from zaqar.model import Delivery, Posted, PostPosition, Subscription
+from zaqar.notification.subscribers import Page, bytes_of, gets_messages
 from zaqar.schemas.filters import Filter, compile_filter
+from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
 
 _log = logging.getLogger(__name__)
 
-MOST_FILTERS = 1_000
-"""Compiled filters that are kept."""
+MOST_BYTES_OF_FILTERS = 16 * 1024 * 1024
+"""Compiled filters that are kept take so much memory, about."""
+
+MOST_OF_A_PAGE = 200
+"""Subscriptions for which a post is expanded at a time."""
+
+SLICE_SECONDS = 0.004
+"""Work in the event loop that is done without a pause. One body that is decoded or matched may take longer."""
+
+PIECE_SECONDS = 0.1
+"""A piece ends with the message with which it comes to take so much time of the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Deliveries of a post, free and each due when its message is, and the position that they lead to.
+
+    ``reduced``: ids of subscriptions that have not all of their options, so that nothing can be sent to them as they
+    are here.
+    """
+
+    made: Sequence[tuple[Delivery, Subscription]]
+    position: PostPosition | None
+    reduced: frozenset[str] = frozenset()
+
+
+def size_of_page(posted: Posted) -> int:
+    """How many subscriptions to expand a post for at a time: so many that one message for all of them is a piece."""
+    largest = max((len(draft.body) for draft in posted.drafts), default=0)
+    return max(1, min(MOST_OF_A_PAGE, PIECE_DELIVERIES, PIECE_BYTES // max(1, largest)))
 
 
 class Expander:
+    """Made in one event loop and shared by all posts that are expanded in it."""
+
     def __init__(self, *, require_confirmation: bool) -> None:
         self._require_confirmation = require_confirmation
-        self._filters: OrderedDict[tuple[str, int], Filter | None] = OrderedDict()
+        self._filters: OrderedDict[tuple[str, int], tuple[Filter | None, int]] = OrderedDict()
+        self._size_of_filters = 0
+        self._turn = asyncio.Lock()
 
-    def deliveries(
-        self, posted: Posted, subscriptions: Sequence[Subscription]
-    ) -> Iterator[tuple[Delivery, Subscription]]:
-        """Free ones, each due when its message is; those of one message after the other."""
-        wanting = [
-            (subscription, self._filter_of(subscription))
-            for subscription in subscriptions
-            if gets_messages(subscription, require_confirmation=self._require_confirmation)
-        ]
-        filtered = any(chosen is not None for _, chosen in wanting)
-        for number, draft in enumerate(posted.drafts, posted.first):
-            body = json.loads(draft.body) if filtered else None
-            for subscription, chosen in wanting:
-                if chosen is None or chosen.matches(body):
-                    yield (
-                        Delivery(
-                            posted.queue_uid,
-                            subscription.id,
-                            number,
-                            draft.body,
-                            draft.ttl,
-                            posted.created,
-                            posted.client_id,
-                            due=posted.created + draft.delay,
-                        ),
-                        subscription,
-                    )
+    async def piece(self, posted: Posted, page: Page) -> Piece:
+        """The next piece of a post, from its position on, for a page that was read for that position.
+
+        It is within the bounds that ``DeliveryStore.expand`` sets if the page is of ``size_of_page``, and has all
+        deliveries of at least one message.
+        """
+        async with _Slices(self._turn) as slices:
+            wanting: list[tuple[Subscription, Filter | None]] = []
+            for subscription in page.subscriptions:
+                if gets_messages(subscription, require_confirmation=self._require_confirmation):
+                    wanting.append((subscription, self._filter_of(subscription)))
+                    await slices.pause()
+            filtered = any(chosen is not None for _, chosen in wanting)
+            made: list[tuple[Delivery, Subscription]] = []
+            size, done = 0, posted.position.message
+            # Without anybody who gets messages, all of them are done at once.
+            for number in range(done, len(posted.drafts)) if wanting else ():
+                draft = posted.drafts[number]
+                if number > posted.position.message and (
+                    len(made) + len(wanting) > PIECE_DELIVERIES
+                    or size + len(draft.body) * len(wanting) > PIECE_BYTES
+                    or slices.seconds > PIECE_SECONDS
+                ):
+                    return Piece(made, PostPosition(posted.position.after, page.end, number), page.reduced)
+                body = json.loads(draft.body) if filtered else None
+                await slices.pause()
+                for subscription, chosen in wanting:
+                    if chosen is not None:
+                        await slices.pause()
+                        if not chosen.matches(body):
+                            continue
+                    size += len(draft.body)
+                    made.append((_delivery(posted, number, subscription), subscription))
+        return Piece(made, None if page.is_last else PostPosition(after=page.end), page.reduced)
 
     def _filter_of(self, subscription: Subscription) -> Filter | None:
         policy = subscription.options.get("filter")
@@ -58,11 +105,71 @@ class Expander:
             return None
         key = subscription.id, subscription.version
         if key not in self._filters:
-            self._filters[key] = _compile(subscription, policy)
-            if len(self._filters) > MOST_FILTERS:
-                self._filters.popitem(last=False)
+            compiled = _compile(subscription, policy)
+            # What it was compiled from is counted too: the texts are part of both.
+            size = bytes_of(policy) + (0 if compiled is None else compiled.size)
+            self._filters[key] = compiled, size
+            self._size_of_filters += size
+            while self._size_of_filters > MOST_BYTES_OF_FILTERS and len(self._filters) > 1:
+                _, (_, size) = self._filters.popitem(last=False)
+                self._size_of_filters -= size
         self._filters.move_to_end(key)
-        return self._filters[key]
+        return self._filters[key][0]
+
+
+class _Slices:
+    """Turns at the event loop, within ``async with``. ``seconds``: how long the turns took in all."""
+
+    def __init__(self, turn: asyncio.Lock) -> None:
+        self._turn = turn
+        self._has_turn = False
+        self._began = 0.0
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + perf_counter() - self._began
+
+    async def __aenter__(self) -> _Slices:
+        await self._begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # It has none if it was cancelled while it waited.
+        if self._has_turn:
+            self._end()
+
+    async def pause(self) -> None:
+        """End the slice when its time is over, and begin another one when it is this one's turn again."""
+        if perf_counter() - self._began < SLICE_SECONDS:
+            return
+        self._end()
+        await asyncio.sleep(0)
+        await self._begin()
+
+    async def _begin(self) -> None:
+        await self._turn.acquire()
+        self._has_turn = True
+        self._began = perf_counter()
+
+    def _end(self) -> None:
+        self._before = self.seconds
+        self._has_turn = False
+        self._turn.release()
+
+
+def _delivery(posted: Posted, number: int, subscription: Subscription) -> Delivery:
+    draft = posted.drafts[number]
+    return Delivery(
+        posted.queue_uid,
+        subscription.id,
+        posted.first + number,
+        draft.body,
+        draft.ttl,
+        posted.created,
+        posted.client_id,
+        due=posted.created + draft.delay,
+    )
 
 
 def _compile(subscription: Subscription, policy: object) -> Filter | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Delivery, Posted, Subscription
 from zaqar.notification.capacity import Capacity
-from zaqar.notification.expansion import Expander
+from zaqar.notification.expansion import Expander, Piece
 from zaqar.notification.jobs import AWAY_SECONDS, LEASE_SECONDS, Job, Jobs
 from zaqar.notification.lanes import Lanes
+from zaqar.notification.posts import FIRST_PIECES, LATER_PIECES, LeasedPosts
 from zaqar.notification.sending import Sender
 from zaqar.notification.store import LeasedStore
 from zaqar.notification.subscribers import Subscribers
@@ -26,13 +26,10 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often an idle notifier looks for work that no bell told it of."""
 
-POSTS = 25
-CHUNK = 500
-"""Posts that are taken, and deliveries of a post that are stored, in one step."""
-
-_EXPANSIONS = 4
-_THREADS = _EXPANSIONS + 3
-"""Calls of a store that may be under way: expansions, and one each to take, to settle and to extend."""
+_THREADS = FIRST_PIECES + LATER_PIECES + 4
+"""Calls of a store that may be under way: pieces of posts, and one each to take, to settle and to extend leases of
+posts and of deliveries.
+"""
 
 
 class Pump:
@@ -49,13 +46,12 @@ class Pump:
         subscribers: Subscribers,
         sender: Sender,
         released: Callable[[], None],
+        largest_post: int,
         away_seconds: float = AWAY_SECONDS,
     ) -> None:
         self._owner = owner
         self._clock = clock
         self._capacity = capacity
-        self._expander = expander
-        self._subscribers = subscribers
         self._sender = sender
         self._away_seconds = away_seconds
         self._store = LeasedStore(place, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
@@ -69,7 +65,16 @@ class Pump:
             released=released,
             away=self._note_away,
         )
-        self._expansions = asyncio.Semaphore(_EXPANSIONS)
+        self._leased_posts = LeasedPosts(
+            self._store,
+            expander=expander,
+            subscribers=subscribers,
+            store_piece=self._store_piece,
+            changed=self._note_piece,
+            away=self._note_away,
+            pause=away_seconds,
+            largest=largest_post,
+        )
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._away = False
@@ -87,6 +92,8 @@ class Pump:
     def ring(self) -> None:
         """There is new work."""
         self._posts = True
+        # It may have been rung for a delivery, and posts may not be taken for a while.
+        self._deliveries |= not self._leased_posts.room
         self._woken.set()
 
     def use_room(self) -> None:
@@ -111,10 +118,12 @@ class Pump:
                 self._note_back()
                 if not busy:
                     await _first(self._woken, self._next_look - _time())
+        await self._leased_posts.finish()
 
     def stop(self) -> None:
         """Take nothing more; ``run`` returns soon."""
         self._jobs.stop()
+        self._leased_posts.stop()
         self._stopping.set()
         self._woken.set()
 
@@ -124,6 +133,7 @@ class Pump:
 
     async def hand_back(self, seconds: float) -> None:
         """Break off what is still being sent, give up the leases, and let go of the store."""
+        self._leased_posts.close()
         self._jobs.break_off()
         try:
             async with asyncio.timeout(seconds):
@@ -140,10 +150,11 @@ class Pump:
         everywhere = _time() >= self._next_look
         if everywhere:
             self._next_look = _time() + LOOK_SECONDS
+            self._lanes.check_all()
         found = False
-        if self._posts or everywhere:
+        if (self._posts or everywhere) and self._leased_posts.room:
             self._posts = False
-            if await self._expand_posts():
+            if await self._leased_posts.take():
                 self._posts = found = True
             else:
                 # Then it was for a delivery that the bell rang: a confirmation, or one to be sent again.
@@ -153,19 +164,18 @@ class Pump:
         return found
 
     async def _take_deliveries(self) -> bool:
-        limit = 0 if self._jobs.stuck else self._capacity.share
+        # One that is away is asked for one, so that no others wait for the room.
+        limit = 0 if self._jobs.stuck else min(1, self._capacity.share) if self._away else self._capacity.share
         if not limit:
             self._deliveries = True
             return False
         self._deliveries = False
         without = self._lanes.full()
-        taken_at, taken = _time(), list[Delivery]()
+        taken_at = _time()
         # The room is reserved first, as other stores are asked at the same time.
-        self._capacity.take_in_hand(limit)
-        try:
+        with self._capacity.asking(limit):
             taken = await self._store.take_deliveries(limit, most_of_one=self._capacity.most_of_one, without=without)
-        finally:
-            self._capacity.let_go(limit - len(taken))
+        self._capacity.take_in_hand(len(taken))
         if taken:
             self._lanes.note_behind(delivery.subscription_id for delivery in taken)
             for delivery in taken:
@@ -191,55 +201,38 @@ class Pump:
 
     # -- posts -------------------------------------------------------------------------------------------------------
 
-    async def _expand_posts(self) -> bool:
-        taken_at = _time()
-        posts = await self._store.take_posted(POSTS)
-        of_queue: dict[str, list[Posted]] = {}
-        for posted in posts:
-            of_queue.setdefault(posted.queue_uid, []).append(posted)
-        await _all(self._expand_queue(uid, queued, taken_at) for uid, queued in of_queue.items())
-        return bool(posts)
+    def _note_piece(self) -> None:
+        """A piece was stored, or given up: there may be room for more posts, and deliveries to take."""
+        if self._posts or self._lanes.worth_taking():
+            self._woken.set()
 
-    async def _expand_queue(self, queue_uid: str, posts: Sequence[Posted], taken_at: float) -> None:
-        # Listed after the posts were taken: whoever was told of a subscription before a post is among them.
-        subscriptions = await self._subscribers.list_fresh(queue_uid)
-        await _all(self._expand(posted, subscriptions, taken_at) for posted in posts)
+    async def _store_piece(self, posted: Posted, piece: Piece) -> bool:
+        """Store it, with the deliveries leased for which there is room, and send these; False if somebody else went on.
 
-    async def _expand(self, posted: Posted, subscriptions: Sequence[Subscription], taken_at: float) -> None:
-        async with self._expansions:
-            made = self._expander.deliveries(posted, subscriptions)
-            chunk, rest = list(islice(made, CHUNK)), list(islice(made, CHUNK))
-            if not rest:
-                await self._store_and_start(posted, chunk, taken_at)
-                return
-            # Somebody else may find half of this done, and would send what it finds once more. So none comes leased.
-            while chunk:
-                position = posted.position._replace(message=posted.position.message + 1) if rest else None
-                if not await self._store.expand(posted, [delivery for delivery, _ in chunk], position):
-                    return
-                posted = replace(posted, position=position or posted.position)
-                self._lanes.note_behind(delivery.subscription_id for delivery, _ in chunk)
-                chunk, rest = rest, list(islice(made, CHUNK))
-
-    async def _store_and_start(
-        self, posted: Posted, made: Sequence[tuple[Delivery, Subscription]], taken_at: float
-    ) -> None:
-        now = self._clock()
+        Nobody else finds the leased ones, and where another notifier has stored this piece the store refuses it.
+        """
+        now, taken_at = self._clock(), _time()
         jobs: list[Job] = []
         deliveries: list[Delivery] = []
-        for delivery, subscription in made:
-            job = self._take_at_once(delivery, subscription, now, taken_at)
+        for delivery, subscription in piece.made:
+            job = None
+            if subscription.id in piece.reduced:
+                self._lanes.note_behind([subscription.id])
+            else:
+                job = self._take_at_once(delivery, subscription, now, taken_at)
             if job is not None:
                 jobs.append(job)
             deliveries.append(delivery if job is None else job.delivery)
         stored = False
         try:
-            stored = await self._store.expand(posted, deliveries, None)
+            stored = await self._store.expand(posted, deliveries, piece.position)
         finally:
             if not stored:
                 for job in jobs:
                     self._jobs.drop(job)
-        self._jobs.start(jobs)
+        if stored:
+            self._jobs.start(jobs)
+        return stored
 
     def _take_at_once(self, delivery: Delivery, subscription: Subscription, now: float, taken_at: float) -> Job | None:
         """A job, its delivery leased, where it is due, there is room for it and nothing older goes before it."""
@@ -265,7 +258,7 @@ class Pump:
             _log.warning("%s is away, or the management store is; its deliveries wait.", self._store.label)
 
     def _note_back(self) -> None:
-        if self._away and not self._jobs.stuck:
+        if self._away and not self._jobs.stuck and not self._leased_posts.failing:
             self._away = False
             _log.warning("%s is back.", self._store.label)
 
@@ -281,10 +274,3 @@ async def _first(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-async def _all(steps: Iterable[Coroutine[object, object, None]]) -> None:
-    """Do all of them, and then raise what the first of them raised."""
-    for result in await asyncio.gather(*steps, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result

@@ -15,16 +15,21 @@ from zaqar.storage.placement import Place
 T = TypeVar("T")
 
 
+def label_of(place: Place) -> str:
+    """What the log calls the store of a place."""
+    return "The message store" if place.name is None else f"The store of pool '{place.name}'"
+
+
 class LeasedStore:
     """Every method raises StoreUnavailable where the store does not answer, or cannot be opened."""
 
     def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
-        self._place = place
         self._owner = owner
         self._lease = lease
         self._clock = clock
         self._calls = Calls("store", threads)
-        self.label = "The message store" if place.name is None else f"The store of pool '{place.name}'"
+        self.place = place
+        self.label = label_of(place)
 
     async def take_posted(self, limit: int) -> list[Posted]:
         now = self._clock()
@@ -33,7 +38,20 @@ class LeasedStore:
         )
 
     async def expand(self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None) -> bool:
-        until = self._clock() + self._lease
+        """Store a piece; the lease of the post goes on."""
+        return await self._expand(posted, deliveries, position, self._clock() + self._lease)
+
+    async def extend_post(self, posted: Posted) -> bool:
+        """Let the lease of a post go on. False if the post is elsewhere than at this position by now."""
+        return await self._expand(posted, (), posted.position, self._clock() + self._lease)
+
+    async def hand_back_post(self, posted: Posted, seconds: float) -> None:
+        """End the lease of a post after that time."""
+        await self._expand(posted, (), posted.position, self._clock() + seconds)
+
+    async def _expand(
+        self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
         return await self._ask(
             lambda store: store.expand(posted=posted, deliveries=deliveries, position=position, until=until)
         )
@@ -66,7 +84,7 @@ class LeasedStore:
         await self._ask(lambda store: store.settle(owner=self._owner, settled=settled, now=now))
 
     async def _ask(self, operation: Callable[[MessageStore], T]) -> T:
-        return await self._calls.run(lambda: operation(self._place.store))
+        return await self._calls.run(lambda: operation(self.place.store))
 
     def close(self) -> None:
         self._calls.close()

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.model import (
@@ -14,7 +17,7 @@ from zaqar.model import (
     NOTIFICATION,
     PENDING,
     Delivery,
-    Queue,
+    PostPosition,
     Subscription,
 )
 from zaqar.notification.calls import Calls
@@ -23,9 +26,31 @@ from zaqar.storage.base import ManagementStore
 REMEMBER_SECONDS = 1.0
 """How long what was read is believed. So long may a subscriber get messages after it has been removed."""
 
-PAGE = 500
+MOST_BYTES = 32 * 1024 * 1024
+"""What is remembered takes so much memory, about."""
 
-T = TypeVar("T")
+READ = 25
+"""Subscriptions that one call reads. Their options may take 1.5 MB each once they are decoded."""
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""A page ends with the reading in which it comes to take so much memory."""
+
+_FLAT_BYTES = 1000
+"""What remembering anything takes, besides the thing itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some subscriptions of a queue, in the order of their ids.
+
+    ``end`` is the id up to which these are all; ``is_last`` says that the queue has none behind it. Of the options of
+    those in ``reduced`` only the filter was kept: enough to expand a post, but not to send anything.
+    """
+
+    subscriptions: tuple[Subscription, ...]
+    end: str
+    is_last: bool
+    reduced: frozenset[str] = frozenset()
 
 
 class Subscribers:
@@ -42,7 +67,8 @@ class Subscribers:
     ) -> Subscription | None:
         """As it was a moment ago, and not before that time of the event loop; None where it is gone or over."""
         read = partial(self._read, queue_uid, subscription_id, self._clock())
-        return await self._known.get((queue_uid, subscription_id), read, not_before)
+        found: Subscription | None = await self._known.get((queue_uid, subscription_id), read, not_before)
+        return found
 
     def forget(self, subscription: Subscription) -> None:
         self._known.forget((subscription.queue_uid, subscription.id))
@@ -52,96 +78,189 @@ class Subscribers:
         read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
         return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
-    async def list_fresh(self, queue_uid: str) -> list[Subscription]:
-        """All of a queue as they are now; what is remembered is not asked."""
-        found: list[Subscription] = []
-        began = asyncio.get_running_loop().time()
-        after = ""
-        while True:
-            page = await self._calls.run(
-                partial(
-                    self._management.list_subscriptions,
-                    queue_uid=queue_uid,
-                    after=after,
-                    limit=PAGE,
-                    now=self._clock(),
-                )
-            )
-            found += page
-            if len(page) < PAGE:
-                break
-            after = page[-1].id
-        for subscription in found:
-            self._known.put((queue_uid, subscription.id), subscription, began)
+    async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
+        """The page for which a post is to be expanded next, read after ``not_before`` in the event loop's time.
+
+        ``most``: the number of subscriptions in it. A page that is expanded in part already (``position.through``) is
+        found again with all that were in it and are still there; others that have come between them since are left out
+        where they are too many, as the post is older than they are. However large the options of all these are, about
+        ``PAGE_BYTES`` of them and one reading are in memory.
+        """
+        key = queue_uid, position.after, position.through, most
+        read = partial(self._read_page, queue_uid, position.after, position.through, most)
+        found: Page = await self._known.get(key, read, not_before)
         return found
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
         """That of the queue of a subscription."""
         address = subscription.project, subscription.kind, subscription.source
-        queue: Queue | None = await self._known.get(address, partial(self._read_queue, subscription))
-        if queue is None or queue.uid != subscription.queue_uid:
-            return None
-        policy: Mapping[str, Any] | None = queue.metadata.get("_retry_policy")
-        return policy
+        uid, policy = await self._known.get(address, partial(self._read_policy, subscription))
+        return policy if uid == subscription.queue_uid else None
 
-    async def _read(self, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
-        return await self._calls.run(
-            partial(
-                self._management.get_subscription,
-                queue_uid=queue_uid,
-                subscription_id=subscription_id,
-                now=now,
-            )
-        )
+    async def _read(self, queue_uid: str, subscription_id: str, now: float) -> _Weighed:
+        def read() -> _Weighed:
+            found = self._management.get_subscription(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
+            return _Weighed(found, 0 if found is None else bytes_of(found.options))
 
-    async def _read_queue(self, subscription: Subscription) -> Queue | None:
-        return await self._calls.run(
-            partial(
-                self._management.get_queue,
-                project=subscription.project,
-                kind=subscription.kind,
-                name=subscription.source,
+        return await self._calls.run(read)
+
+    async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
+        began = asyncio.get_running_loop().time()
+        found: dict[str, tuple[Subscription, int]] = {}
+        slim: set[str] = set()
+        size = 0
+        end, is_last, complete = after, False, False
+        while not complete:
+            limit = READ if through else min(READ, most - len(found))
+            some = await self._calls.run(partial(self._read_some, queue_uid, end, limit))
+            is_last = len(some) < limit
+            if some:
+                end = some[-1][0].id
+            for subscription, taken in some:
+                if through and subscription.id > through:
+                    is_last, complete = False, True
+                    break
+                if size > PAGE_BYTES and through:
+                    subscription, taken = _only_filter(subscription)
+                    slim.add(subscription.id)
+                found[subscription.id] = subscription, taken
+                size += taken
+            while len(found) > most:
+                _, newest = max((each.created, id_) for id_, (each, _) in found.items())
+                size -= found.pop(newest)[1]
+            complete |= is_last or (not through and (len(found) >= most or size > PAGE_BYTES))
+        for subscription, taken in found.values():
+            if subscription.id not in slim:
+                self._known.put((queue_uid, subscription.id), _Weighed(subscription, taken), began)
+        subscriptions = tuple(subscription for subscription, _ in found.values())
+        return _Weighed(Page(subscriptions, through or end, is_last, frozenset(slim & found.keys())), size)
+
+    def _read_some(self, queue_uid: str, after: str, limit: int) -> list[tuple[Subscription, int]]:
+        """With the memory that each takes. It is weighed here as that takes as long as the options are large."""
+        some = self._management.list_subscriptions(queue_uid=queue_uid, after=after, limit=limit, now=self._clock())
+        return [(each, _FLAT_BYTES + bytes_of(each.options)) for each in some]
+
+    async def _read_policy(self, subscription: Subscription) -> _Weighed:
+        def read() -> _Weighed:
+            queue = self._management.get_queue(
+                project=subscription.project, kind=subscription.kind, name=subscription.source
             )
-        )
+            if queue is None:
+                return _Weighed((None, None), 0)
+            # The rest of the metadata is not needed, and may be large.
+            policy = queue.metadata.get("_retry_policy")
+            return _Weighed((queue.uid, policy), bytes_of(policy))
+
+        return await self._calls.run(read)
+
+
+def _only_filter(subscription: Subscription) -> tuple[Subscription, int]:
+    options = {name: value for name, value in subscription.options.items() if name == "filter"}
+    return replace(subscription, options=options), _FLAT_BYTES + bytes_of(options)
+
+
+def bytes_of(value: object) -> int:
+    """The memory that a JSON value takes."""
+    size = 0
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        size += sys.getsizeof(each)
+        if isinstance(each, Mapping):
+            todo += each.keys()
+            todo += each.values()
+        elif isinstance(each, list | tuple):
+            todo += each
+    return size
+
+
+class _Weighed(NamedTuple):
+    """What was read, and the memory that it takes."""
+
+    value: Any
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    began: float
+    outcome: asyncio.Future[_Weighed]
+    size: int = _FLAT_BYTES
 
 
 class _Memory:
-    """What was read a moment ago. Those who ask at the same time share one reading, and its failure."""
+    """What was read a moment ago. Those who ask at the same time share one reading, and its failure.
+
+    It is swept while there is something in it, asked or not; and what was read first is forgotten first where all of it
+    takes more than ``MOST_BYTES``.
+    """
 
     def __init__(self) -> None:
-        self._readings: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
-        self._swept = 0.0
+        self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
+        """About in the order in which they began."""
+        self.size = 0
+        self._sweeping = False
 
-    async def get(self, key: Hashable, read: Callable[[], Awaitable[T]], not_before: float = float("-inf")) -> T:
+    def __len__(self) -> int:
+        return len(self._readings)
+
+    async def get(
+        self, key: Hashable, read: Callable[[], Awaitable[_Weighed]], not_before: float = float("-inf")
+    ) -> Any:
         now = asyncio.get_running_loop().time()
         reading = self._readings.get(key)
-        if reading is None or reading[0] < max(now - REMEMBER_SECONDS, not_before) or _failed(reading[1]):
-            self._sweep(now)
-            reading = (now, asyncio.ensure_future(read()))
-            self._readings[key] = reading
+        if reading is None or reading.began < max(now - REMEMBER_SECONDS, not_before) or _failed(reading.outcome):
+            reading = _Reading(now, asyncio.ensure_future(read()))
+            self._remember(key, reading)
+            reading.outcome.add_done_callback(partial(self._weigh, key, reading))
         # One that is cancelled must not take the reading away from the others.
-        found: T = await asyncio.shield(reading[1])
-        return found
+        return (await asyncio.shield(reading.outcome)).value
 
-    def put(self, key: Hashable, value: object, began: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(value)
-        self._readings[key] = (began, future)
+    def put(self, key: Hashable, weighed: _Weighed, began: float) -> None:
+        """Remember what was read, unless something later is remembered."""
+        known = self._readings.get(key)
+        if known is not None and known.began > began and not _failed(known.outcome):
+            return
+        outcome = asyncio.get_running_loop().create_future()
+        outcome.set_result(weighed)
+        self._remember(key, _Reading(began, outcome, _FLAT_BYTES + weighed.size))
+        self._shrink()
 
     def forget(self, key: Hashable) -> None:
-        self._readings.pop(key, None)
+        reading = self._readings.pop(key, None)
+        if reading is not None:
+            self.size -= reading.size
 
-    def _sweep(self, now: float) -> None:
-        if now < self._swept + REMEMBER_SECONDS:
-            return
-        self._swept = now
-        self._readings = {
-            key: reading for key, reading in self._readings.items() if now < reading[0] + REMEMBER_SECONDS
-        }
+    def _remember(self, key: Hashable, reading: _Reading) -> None:
+        self.forget(key)
+        self._readings[key] = reading
+        self.size += reading.size
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(REMEMBER_SECONDS, self._sweep)
+
+    def _weigh(self, key: Hashable, reading: _Reading, outcome: asyncio.Future[_Weighed]) -> None:
+        if self._readings.get(key) is reading and not _failed(outcome):
+            reading.size += outcome.result().size
+            self.size += outcome.result().size
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self.size > MOST_BYTES and self._readings:
+            self.forget(next(iter(self._readings)))
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.time() - REMEMBER_SECONDS
+        for key in [key for key, reading in self._readings.items() if reading.began <= over]:
+            self.forget(key)
+        self._sweeping = bool(self._readings)
+        if self._sweeping:
+            loop.call_later(REMEMBER_SECONDS, self._sweep)
 
 
-def _failed(future: asyncio.Future[Any]) -> bool:
-    return future.done() and (future.cancelled() or future.exception() is not None)
+def _failed(outcome: asyncio.Future[Any]) -> bool:
+    return outcome.done() and (outcome.cancelled() or outcome.exception() is not None)
 
 
 def wants(subscription: Subscription | None, delivery: Delivery, *, require_confirmation: bool) -> bool:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import operator
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,14 @@ MOST_TEXT = 16_384
 MOST_LEVELS = 10
 MOST_ELEMENTS = 1000
 """So many elements of arrays are looked at in one body: a filter must not cost more than sending the message."""
+MOST_STEPS = 10_000
+"""So many keys and conditions are compared with elements of arrays in one body, which bounds the time of one match.
+
+Prefixes, suffixes and texts in any case that stand in one list count as one condition each, and equal values likewise.
+"""
+
+_BYTES_OF_A_NODE = 500
+"""What a condition or a key takes in memory, about, once it is compiled."""
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -47,22 +56,24 @@ _ABSENT = object()
 class _Search:
     """One look through a body, with what is left of its budget."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "steps")
 
     def __init__(self) -> None:
         self.left = MOST_ELEMENTS
+        self.steps = MOST_STEPS
 
-    def elements(self, array: list[Any]) -> Iterator[Any]:
-        """What is in an array and in the arrays in it, until the budget is spent."""
+    def elements(self, array: list[Any], cost: int) -> Iterator[Any]:
+        """What is in an array and in the arrays in it, until the budget is spent; each takes ``cost`` steps."""
         todo = [iter(array)]
         while todo:
             for element in todo[-1]:
-                if self.left <= 0:
+                if self.left <= 0 or self.steps < cost:
                     return
                 self.left -= 1
                 if isinstance(element, list):
                     todo.append(iter(element))
                     break
+                self.steps -= cost
                 yield element
             else:
                 todo.pop()
@@ -73,12 +84,13 @@ _Rule = Callable[[Any, _Search], bool]
 
 
 class Filter:
-    """A filter that was checked."""
+    """A filter that was checked. ``size`` is the memory that it takes, about, in bytes."""
 
-    __slots__ = ("_rule",)
+    __slots__ = ("_rule", "size")
 
-    def __init__(self, rule: _Rule) -> None:
+    def __init__(self, rule: _Rule, size: int) -> None:
         self._rule = rule
+        self.size = size
 
     def matches(self, body: Any) -> bool:
         """Whether the body of a message, as decoded from its JSON, is wanted. Never raises."""
@@ -87,25 +99,31 @@ class Filter:
 
 def compile_filter(policy: object, *, field: str) -> Filter:
     """The filter of a wire form; InvalidInput with the path of what is wrong with it."""
-    return Filter(_Compiler().object_rule(policy, field, 1))
+    compiler = _Compiler()
+    rule = compiler.object_rule(policy, field, 1)
+    return Filter(rule, _BYTES_OF_A_NODE * (1 + compiler.nodes + compiler.conditions) + 4 * compiler.text)
 
 
 @dataclass(slots=True)
 class _Compiler:
     conditions: int = 0
     text: int = 0
+    nodes: int = 0
+    """Rules and tests so far: the most that looking at one object may take."""
 
     def object_rule(self, policy: object, path: str, level: int) -> _Rule:
         if not isinstance(policy, dict) or not policy:
             raise InvalidInput(path, "must be an object with at least one key")
         if level > MOST_LEVELS:
             raise InvalidInput(path, f"a filter has at most {MOST_LEVELS} levels")
+        before = self.nodes
         rules = tuple(self._member_rule(key, value, path, level) for key, value in policy.items())
-        return _for_objects(rules)
+        return _for_objects(rules, self.nodes - before)
 
     def _member_rule(self, key: object, value: object, path: str, level: int) -> _Rule:
         if not isinstance(key, str):
             raise InvalidInput(path, "has a key that is not a string")
+        self.nodes += 1
         path += "." + (key if _PLAIN_KEY.fullmatch(key) else ascii(key[:64]))
         if key == "$or":
             return self._or_rule(value, path, level)
@@ -125,6 +143,8 @@ class _Compiler:
             raise InvalidInput(path, "must be an object, or an array of conditions that is not empty")
         wanted: list[object] = []
         tests: list[_Test] = []
+        # Those of one kind become one test that takes about the same time for any number of them.
+        texts: dict[str, list[str]] = {}
         presence: set[bool] = set()
         for i, condition in enumerate(value):
             where = f"{path}[{i}]"
@@ -133,10 +153,14 @@ class _Compiler:
                 wanted.append(self._scalar(condition, where))
             elif "exists" in condition and len(condition) == 1:
                 presence.add(self._boolean(condition["exists"], f"{where}.exists"))
+            elif len(condition) == 1 and (name := next(iter(condition))) in _OF_TEXTS:
+                texts.setdefault(name, []).append(self._string(condition[name], f"{where}.{name}"))
             else:
                 tests.append(self._operator(condition, where))
         if wanted:
             tests.append(_one_of(wanted))
+        tests += (_OF_TEXTS[name](tuple(those)) for name, those in texts.items())
+        self.nodes += len(tests)
         return _for_values(tuple(tests), presence)
 
     def _operator(self, condition: dict[Any, Any], path: str) -> _Test:
@@ -145,10 +169,6 @@ class _Compiler:
         name, operand = next(iter(condition.items()))
         where = f"{path}.{name}"
         match name:
-            case "prefix" | "suffix":
-                return _affix(name, self._string(operand, where))
-            case "equals-ignore-case":
-                return _ignoring_case(self._string(operand, where))
             case "anything-but":
                 return self._anything_but(operand, where)
             case "numeric":
@@ -165,7 +185,7 @@ class _Compiler:
             if len(operand) != 1 or not operand.keys() <= {"prefix", "suffix"}:
                 raise InvalidInput(path, "must be a value, an array of values, or an object with prefix or suffix")
             name, text = next(iter(operand.items()))
-            unwanted = _affix(name, self._string(text, f"{path}.{name}"))
+            unwanted = _OF_TEXTS[name]((self._string(text, f"{path}.{name}"),))
         else:
             values = operand if isinstance(operand, list) else [operand]
             if not values:
@@ -205,8 +225,8 @@ class _Compiler:
             raise InvalidInput(path, f"the keys and texts of a filter have at most {MOST_TEXT} characters together")
 
 
-def _for_objects(rules: Sequence[_Rule]) -> _Rule:
-    """All rules hold for an object, or for one and the same of the objects in an array."""
+def _for_objects(rules: Sequence[_Rule], nodes: int) -> _Rule:
+    """All rules hold for an object, or for one and the same of the objects in an array; ``nodes`` there are in all."""
 
     def rule(body: Any, search: _Search) -> bool:
         if isinstance(body, dict):
@@ -214,7 +234,7 @@ def _for_objects(rules: Sequence[_Rule]) -> _Rule:
         if isinstance(body, list):
             return any(
                 all(each(element, search) for each in rules)
-                for element in search.elements(body)
+                for element in search.elements(body, nodes)
                 if isinstance(element, dict)
             )
         # What is absent has none of the keys either, so that conditions of absence hold for them.
@@ -236,7 +256,7 @@ def _for_values(tests: Sequence[_Test], presence: set[bool]) -> _Rule:
             if not there or there in presence:
                 return there in presence
         if isinstance(value, list):
-            return any(test(element) for element in search.elements(value) for test in tests)
+            return any(test(element) for element in search.elements(value, len(tests)) for test in tests)
         return any(test(value) for test in tests)
 
     return rule
@@ -255,16 +275,51 @@ def _one_of(wanted: Sequence[object]) -> _Test:
     return lambda value: not isinstance(value, dict | list) and (_kind(value), value) in values
 
 
-def _affix(name: str, affix: str) -> _Test:
-    if name == "prefix":
-        return lambda value: isinstance(value, str) and value.startswith(affix)
-    return lambda value: isinstance(value, str) and value.endswith(affix)
+def _prefixes(wanted: Sequence[str]) -> _Test:
+    if len(wanted) == 1:
+        (prefix,) = wanted
+        return lambda value: isinstance(value, str) and value.startswith(prefix)
+    starts_with_any = _starts_with_any(wanted)
+    return lambda value: isinstance(value, str) and starts_with_any(value)
 
 
-def _ignoring_case(wanted: str) -> _Test:
-    folded = wanted.casefold()
+def _suffixes(wanted: Sequence[str]) -> _Test:
+    if len(wanted) == 1:
+        (suffix,) = wanted
+        return lambda value: isinstance(value, str) and value.endswith(suffix)
+    starts_with_any = _starts_with_any([suffix[::-1] for suffix in wanted])
+    longest = max(map(len, wanted))
+    return lambda value: isinstance(value, str) and starts_with_any(value[max(0, len(value) - longest) :][::-1])
+
+
+def _starts_with_any(wanted: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a text starts with any of these, in a number of comparisons that grows with the logarithm of theirs."""
+    prefixes: list[str] = []
+    for prefix in sorted(wanted):
+        # One that starts with another of them adds nothing.
+        if not prefixes or not prefix.startswith(prefixes[-1]):
+            prefixes.append(prefix)
+
+    def test(value: str) -> bool:
+        # No prefix starts with another one. So if the text starts with one, no other one sorts between the two.
+        place = bisect_right(prefixes, value)
+        return place > 0 and value.startswith(prefixes[place - 1])
+
+    return test
+
+
+def _ignoring_case(wanted: Sequence[str]) -> _Test:
+    folded = frozenset(text.casefold() for text in wanted)
     # PERF: folding only lengthens a text, so a long one need not be folded to see that it is another.
-    return lambda value: isinstance(value, str) and len(value) <= len(folded) and value.casefold() == folded
+    longest = max(map(len, folded))
+    return lambda value: isinstance(value, str) and len(value) <= longest and value.casefold() in folded
+
+
+_OF_TEXTS: dict[str, Callable[[Sequence[str]], _Test]] = {
+    "prefix": _prefixes,
+    "suffix": _suffixes,
+    "equals-ignore-case": _ignoring_case,
+}
 
 
 def _numeric(operand: object, path: str) -> _Test:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from zaqar.model import CONFIRMED, PENDING, REFUSED, Delivery, Draft, Posted, Subscription
+from zaqar.model import CONFIRMED, PENDING, REFUSED, Delivery, Draft, Posted, PostPosition, Subscription
 from zaqar.notification import expansion
-from zaqar.notification.expansion import Expander
+from zaqar.notification.expansion import Expander, Piece, size_of_page
+from zaqar.notification.subscribers import Page
+from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
 
 UID = "a" * 24
 
@@ -23,9 +28,36 @@ def posted(*bodies: bytes, delay: int = 0) -> Posted:
     return Posted(UID, 7, "c", 1000.0, tuple(Draft(body, 300, delay) for body in bodies))
 
 
+def page_of(*subscriptions: Subscription, is_last: bool = True) -> Page:
+    return Page(subscriptions, subscriptions[-1].id if subscriptions else "", is_last)
+
+
+def pieces_of(
+    post: Posted, *subscriptions: Subscription, expander: Expander | None = None, is_last: bool = True
+) -> list[Piece]:
+    """All pieces of a post for a page."""
+    expander = expander or Expander(require_confirmation=False)
+    page = page_of(*subscriptions, is_last=is_last)
+
+    async def play(post: Posted) -> list[Piece]:
+        pieces = [await expander.piece(post, page)]
+        while (position := pieces[-1].position) is not None and position.through:
+            post = replace(post, position=position)
+            pieces.append(await expander.piece(post, page))
+        return pieces
+
+    return asyncio.run(play(post))
+
+
+def made_in(*pieces: Piece) -> list[tuple[str, int]]:
+    return [(delivery.subscription_id, delivery.number) for piece in pieces for delivery, _ in piece.made]
+
+
 def expand(post: Posted, *subscriptions: Subscription, require_confirmation: bool = False) -> list[tuple[str, int]]:
-    made = Expander(require_confirmation=require_confirmation).deliveries(post, subscriptions)
-    return [(delivery.subscription_id, delivery.number) for delivery, _ in made]
+    expander = Expander(require_confirmation=require_confirmation)
+    (piece,) = pieces_of(post, *subscriptions, expander=expander)
+    assert piece.position is None
+    return made_in(piece)
 
 
 def test_one_for_each_message_and_subscription() -> None:
@@ -34,7 +66,8 @@ def test_one_for_each_message_and_subscription() -> None:
 
 
 def test_what_a_delivery_has_of_its_message() -> None:
-    ((delivery, of),) = Expander(require_confirmation=False).deliveries(posted(b"[1]", delay=30), [subscription("a")])
+    (piece,) = pieces_of(posted(b"[1]", delay=30), subscription("a"))
+    ((delivery, of),) = piece.made
     assert delivery == Delivery(UID, "a", 7, b"[1]", 300, 1000.0, "c", due=1030.0)
     assert of.id == "a"
 
@@ -55,8 +88,8 @@ def test_a_changed_filter_acts() -> None:
     expander = Expander(require_confirmation=False)
     post = posted(b'{"n":1}')
     for version, wanted in ((1, [2]), (2, [1])):
-        made = expander.deliveries(post, [subscription("a", version=version, filter={"n": wanted})])
-        assert len(list(made)) == version - 1
+        pieces = pieces_of(post, subscription("a", version=version, filter={"n": wanted}), expander=expander)
+        assert len(made_in(*pieces)) == version - 1
 
 
 def test_filters_are_compiled_once_and_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,11 +101,13 @@ def test_filters_are_compiled_once_and_forgotten_at_last(monkeypatch: pytest.Mon
         return compile_filter(policy, field=field)
 
     monkeypatch.setattr(expansion, "compile_filter", note)
-    monkeypatch.setattr(expansion, "MOST_FILTERS", 2)
     expander = Expander(require_confirmation=False)
 
     def use(*ids: str) -> None:
-        list(expander.deliveries(posted(b"1"), [subscription(id_, filter={id_: [1]}) for id_ in ids]))
+        pieces_of(posted(b"1"), *(subscription(id_, filter={id_: [1]}) for id_ in ids), expander=expander)
+
+    use("a")
+    monkeypatch.setattr(expansion, "MOST_BYTES_OF_FILTERS", 2 * expander._size_of_filters)
 
     for _ in range(3):
         use("a", "b")
@@ -86,3 +121,154 @@ def test_a_filter_that_cannot_be_used_lets_all_pass(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         assert expand(posted(b"1"), subscription("a", filter={"n": []})) == [("a", 7)]
     assert "filter of subscription a" in caplog.text
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "subscribers", "pieces"),
+    [(1, 1, 1), (500, 1, 1), (501, 1, 2), (5, 100, 1), (6, 100, 2), (3, 200, 2), (1, 500, 1), (0, 5, 1), (7, 0, 1)],
+)
+def test_a_piece_is_bounded_in_deliveries(count: int, subscribers: int, pieces: int) -> None:
+    those = [subscription(f"{n:03}") for n in range(subscribers)]
+    found = pieces_of(posted(*[b"1"] * count), *those)
+    assert len(found) == pieces
+    assert max(len(piece.made) for piece in found) <= PIECE_DELIVERIES
+    assert made_in(*found) == [(each.id, 7 + n) for n in range(count) for each in those]
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 262_144, PIECE_BYTES // 2 + 1, PIECE_BYTES + 1])
+def test_a_piece_is_bounded_in_bytes_unless_it_is_a_single_delivery(size: int) -> None:
+    post = posted(*[b"1" * size] * 3, b"1")
+    those = [subscription(f"{n:03}") for n in range(size_of_page(post))]
+    found = pieces_of(post, *those)
+    assert made_in(*found) == [(each.id, 7 + n) for n in range(4) for each in those]
+    for piece in found:
+        assert len(piece.made) == 1 or sum(len(delivery.body) for delivery, _ in piece.made) <= PIECE_BYTES
+        assert len(piece.made) <= PIECE_DELIVERIES
+
+
+def test_positions_lead_from_piece_to_piece_and_page_to_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", 4)
+    post = posted(b"1", b"2", b"3")
+    first, second = pieces_of(post, subscription("a"), subscription("b"), is_last=False)
+    assert (first.position, second.position) == (PostPosition("", "b", 2), PostPosition("b", "", 0))
+    third, fourth = pieces_of(replace(post, position=PostPosition("b")), subscription("c"), subscription("d"))
+    assert (third.position, fourth.position) == (PostPosition("b", "d", 2), None)
+    assert made_in(first, second, third, fourth) == [
+        *((id_, n) for n in (7, 8, 9) for id_ in "ab"),
+        *((id_, n) for n in (7, 8, 9) for id_ in "cd"),
+    ]
+
+
+def test_nobody_who_wants_it_is_one_piece_however_many_messages_there_are() -> None:
+    post = posted(*[b"1"] * 5000)
+    assert len(pieces_of(post, subscription("a", REFUSED))) == 1
+    assert len(pieces_of(post)) == 1
+
+
+def test_a_body_is_decoded_once_for_all_subscriptions_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    loads = json.loads
+
+    def note(body: bytes) -> Any:
+        decoded.append(body)
+        return loads(body)
+
+    monkeypatch.setattr(expansion.json, "loads", note)
+    bodies = [b"[%d]" % n for n in range(20)]
+    pieces_of(posted(*bodies), *(subscription(f"{n:02}", filter={"n": [n]}) for n in range(50)))
+    assert decoded == bodies
+    pieces_of(posted(*bodies), *(subscription(f"{n:02}") for n in range(50)))
+    assert decoded == bodies
+
+
+def test_a_piece_ends_when_it_has_taken_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nothing matches: so the post gets on, and others have their turn."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.0)
+    found = pieces_of(posted(*[b'{"n": 1}'] * 5), subscription("a", filter={"n": [2]}))
+    assert [piece.position and piece.position.message for piece in found] == [1, 2, 3, 4, None]
+
+
+# -- the event loop ----------------------------------------------------------------------------------------------------
+
+
+WORDS = [f"word{n:04}" for n in range(600)]
+COSTLY: dict[str, tuple[Any, Any, int]] = {
+    # conditions, body, messages
+    "prefix": ([{"prefix": f"{n}."} for n in range(150)], WORDS, 60),
+    "numeric": ([{"numeric": ["=", -1 - n]} for n in range(150)], list(range(600)), 4),
+    "or": ({"$or": [{str(n): [1]} for n in range(150)]}, [{}] * 600, 3),
+    "decoding": ([1], [[]] * 20_000, 25),
+}
+
+
+def costly(kind: str) -> tuple[Posted, Page]:
+    """A post and 40 subscriptions that want none of it and take long to match."""
+    conditions, body, count = COSTLY[kind]
+    post = posted(*[json.dumps({"a": body}).encode()] * count)
+    return post, page_of(*(subscription(f"{n:02}", filter={"a": conditions}) for n in range(40)))
+
+
+async def lags(during: asyncio.Task[Any]) -> list[float]:
+    """How late the event loop is with something else, the least first."""
+    loop = asyncio.get_running_loop()
+    found = []
+    while not during.done():
+        began = loop.time()
+        await asyncio.sleep(0)
+        found.append(loop.time() - began)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without slices it stands for as long as all of the post takes."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+
+    async def play() -> list[float]:
+        matching = asyncio.create_task(Expander(require_confirmation=False).piece(*costly(kind)))
+        found = await lags(matching)
+        assert matching.result() == Piece([], None)
+        return found
+
+    in_slices = asyncio.run(play())
+    monkeypatch.setattr(expansion, "SLICE_SECONDS", 3600.0)
+    without = asyncio.run(play())
+    # Of the slices but the few during which another program may have had the processor.
+    assert 3 * in_slices[len(in_slices) * 9 // 10] < without[-1]
+
+
+def test_posts_that_are_matched_take_turns() -> None:
+    """A small one is done while a large one is under way, and the large one gets its part."""
+
+    async def play() -> None:
+        expander = Expander(require_confirmation=False)
+        matching = asyncio.create_task(expander.piece(*costly("prefix")))
+        await asyncio.sleep(0)
+        done = 0
+        while not matching.done():
+            filtered = subscription(f"small{done}", filter={"n": [1]})
+            piece = await expander.piece(posted(b'{"n": 1}'), page_of(filtered))
+            assert len(piece.made) == 1
+            done += 1
+        assert done > 5
+
+    asyncio.run(play())
+
+
+def test_one_that_is_cancelled_leaves_its_turn_to_others() -> None:
+    async def play() -> None:
+        expander = Expander(require_confirmation=False)
+        for waits in range(4):
+            matching = [asyncio.create_task(expander.piece(*costly("prefix"))) for _ in range(2)]
+            for _ in range(waits):
+                await asyncio.sleep(0)
+            matching[0].cancel()
+            matching[1].cancel()
+            await asyncio.gather(*matching, return_exceptions=True)
+            async with asyncio.timeout(10):
+                assert len((await expander.piece(posted(b"1"), page_of(subscription("a")))).made) == 1
+
+    asyncio.run(play())

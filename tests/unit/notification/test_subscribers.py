@@ -2,19 +2,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import QUEUE, UID, Scene
+from tests.clock import FakeClock
+from tests.unit.notification.scene import QUEUE, UID, Scene, until
 from zaqar.errors import StoreUnavailable
+from zaqar.model import NOT_EXPANDED, PostPosition, Queue, Subscription
 from zaqar.notification import subscribers as modules
 from zaqar.notification.calls import Calls
-from zaqar.notification.subscribers import Subscribers
+from zaqar.notification.subscribers import Page, Subscribers
 
 
 class Watched:
@@ -95,20 +100,220 @@ def test_a_failure_is_not_remembered() -> None:
     asyncio.run(play())
 
 
-def test_a_listing_is_fresh_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "PAGE", 2)
+async def page_of(
+    subscribers: Subscribers, position: PostPosition = NOT_EXPANDED, *, most: int = 200, fresh: bool = True
+) -> Page:
+    now = asyncio.get_running_loop().time() if fresh else float("-inf")
+    return await subscribers.page(UID, position, most=most, not_before=now)
+
+
+def ids_of(page: Page) -> list[str]:
+    return [each.id for each in page.subscriptions]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6])
+@pytest.mark.parametrize("most", [1, 4, 200])
+def test_pages_are_all_subscriptions_in_the_order_of_their_ids(
+    count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules, "READ", 2)
 
     async def play() -> None:
         scene = Scene()
-        names = [f"s{n}" for n in range(5)]
+        names = [f"s{n}" for n in range(count)]
+        for id_ in reversed(names):
+            scene.subscribe(id_)
+        with watched(scene) as (_, subscribers):
+            found: list[str] = []
+            page = await page_of(subscribers, most=most)
+            found += ids_of(page)
+            while not page.is_last:
+                assert len(page.subscriptions) == most
+                assert page.end == found[-1]
+                page = await page_of(subscribers, PostPosition(page.end), most=most)
+                found += ids_of(page)
+            assert found == names
+
+    asyncio.run(play())
+
+
+def test_a_page_is_as_fresh_as_it_is_asked_for_and_its_subscriptions_are_remembered() -> None:
+    async def play() -> None:
+        scene = Scene()
         with watched(scene) as (store, subscribers):
-            assert await subscribers.list_fresh(UID) == []
-            for id_ in names:
-                scene.subscribe(id_)
-            assert [each.id for each in await subscribers.list_fresh(UID)] == names
-            for id_ in names:
-                assert await subscribers.get(UID, id_)
-            assert set(store.calls) == {"list_subscriptions"}
+            assert ids_of(await page_of(subscribers)) == []
+            scene.subscribe("s1")
+            assert ids_of(await page_of(subscribers, fresh=False)) == []
+            now = asyncio.get_running_loop().time()
+            asking = (subscribers.page(UID, NOT_EXPANDED, most=200, not_before=now) for _ in range(5))
+            pages = await asyncio.gather(*asking)
+            assert [ids_of(page) for page in pages] == [["s1"]] * 5
+            assert await subscribers.get(UID, "s1")
+            assert store.calls == {"list_subscriptions": 2}
+
+    asyncio.run(play())
+
+
+def options_of(size: int) -> dict[str, Any]:
+    """So large in memory: an empty list takes much more there than in JSON."""
+    return {"filter": {"n": [1]}, "much": [[] for _ in range(size // 64)]}
+
+
+def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "READ", 5)
+    monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
+
+    async def play() -> None:
+        scene = Scene()
+        for n in range(30):
+            scene.subscribe(f"s{n:02}", options=options_of(30_000) if n < 10 else {})
+        with watched(scene) as (_, subscribers):
+            first = await page_of(subscribers)
+            assert (len(first.subscriptions), first.end, first.is_last) == (5, "s04", False)
+            second = await page_of(subscribers, PostPosition(first.end))
+            assert (len(second.subscriptions), second.end, second.is_last) == (5, "s09", False)
+            third = await page_of(subscribers, PostPosition(second.end))
+            assert (len(third.subscriptions), third.is_last) == (20, True)
+
+    asyncio.run(play())
+
+
+def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "READ", 2)
+
+    async def play() -> None:
+        scene = Scene()
+        those = [scene.subscribe(f"s{n}0") for n in range(6)]
+        with watched(scene) as (_, subscribers):
+            page = await page_of(subscribers, most=4)
+            assert (ids_of(page), page.end) == (["s00", "s10", "s20", "s30"], "s30")
+            position = PostPosition("", page.end, 7)
+            scene.clock.advance(1)
+            for n in range(10):
+                scene.subscribe(f"s2{n + 1}")
+            scene.subscribe("s31")
+            assert ids_of(await page_of(subscribers, position, most=4)) == ids_of(page)
+            scene.end(those[1])
+            again = await page_of(subscribers, position, most=4)
+            # One of those who came later has room now.
+            assert {"s00", "s20", "s30"} <= set(ids_of(again))
+            assert len(again.subscriptions) == 4
+            assert (again.end, again.is_last) == ("s30", False)
+            rest = await page_of(subscribers, PostPosition("s30"), most=4)
+            assert ids_of(rest) == ["s31", "s40", "s50"]
+
+    asyncio.run(play())
+
+
+def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end stands, so of what is too much only the filters are loaded."""
+    monkeypatch.setattr(modules, "READ", 2)
+    monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
+
+    async def play() -> None:
+        scene = Scene()
+        for n in range(20):
+            scene.subscribe(f"s{n:02}", options=options_of(60_000))
+        with watched(scene) as (_, subscribers):
+            page = await page_of(subscribers, PostPosition("", "s19", 3))
+            assert len(page.subscriptions) == 20
+            assert page.reduced == {f"s{n:02}" for n in range(2, 20)}
+            for each in page.subscriptions:
+                assert each.options.keys() == ({"filter"} if each.id in page.reduced else {"filter", "much"})
+            assert subscribers._known.size < 3 * 100_000 + 20 * 5000
+            assert (await subscribers.get(UID, "s10")).options.keys() == {"filter", "much"}  # type: ignore[union-attr]
+
+    asyncio.run(play())
+
+
+# -- what is remembered -----------------------------------------------------------------------------------------------
+
+
+async def remember(scene: Scene, subscribers: Subscribers, what: str, number: int) -> None:
+    id_ = f"s{number:03}"
+    if what == "subscriptions":
+        scene.subscribe(id_, options=options_of(50_000))
+        assert await subscribers.get(UID, id_)
+    elif what == "pages":
+        uid = f"{number:024}"
+        scene.subscribe(id_, queue_uid=uid, options=options_of(50_000))
+        position = PostPosition()
+        assert (await subscribers.page(uid, position, most=10, not_before=0.0)).subscriptions
+    elif what == "queues":
+        metadata = {"_retry_policy": {"retries_with_no_delay": 1}, "much": options_of(4000)}
+        queue = Queue(f"{number:023}q", "p", id_, metadata=metadata, notify=True)
+        scene.management.create_queue(queue=queue)
+        subscription = scene.subscribe(id_, queue_uid=queue.uid, project="p", source=id_)
+        assert await subscribers.retry_policy(subscription) == metadata["_retry_policy"]
+    else:
+        assert await subscribers.get(UID, f"none{number}") is None
+
+
+@pytest.mark.parametrize("what", ["subscriptions", "pages", "queues", "nothing"])
+def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "MOST_BYTES", 400_000)
+    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+
+    async def play() -> None:
+        scene = Scene()
+        with watched(scene) as (_, subscribers):
+            seen = []
+            for number in range(500 if what in ("nothing", "queues") else 60):
+                await remember(scene, subscribers, what, number)
+                seen.append(subscribers._known.size)
+            assert max(seen) <= 400_000
+            # It was filled, and what is counted is what is there.
+            assert seen[-1] > 200_000
+            assert subscribers._known.size == sum(each.size for each in subscribers._known._readings.values())
+            if what == "queues":
+                assert len(subscribers._known) > 200, "their other metadata is not kept"
+            for key in list(subscribers._known._readings):
+                subscribers._known.forget(key)
+            assert subscribers._known.size == 0
+
+    asyncio.run(play())
+
+
+def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "MOST_BYTES", 2_000_000)
+    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+
+    class Fresh:
+        """A store that makes anew what it gives, as those do that read it from a server."""
+
+        def get_subscription(self, *, subscription_id: str, **_: Any) -> Subscription:
+            return replace(some, id=subscription_id, options=options_of(50_000))
+
+    some = Scene().subscribe()
+
+    async def play() -> None:
+        calls = Calls("test", 2)
+        subscribers = Subscribers(Fresh(), calls, FakeClock())  # type: ignore[arg-type]
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(200):
+            assert await subscribers.get(UID, f"s{number}")
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        calls.close()
+        assert 1_000_000 < kept < 1.2 * 2_000_000
+
+    asyncio.run(play())
+
+
+def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.05)
+
+    async def play() -> None:
+        scene = Scene()
+        with watched(scene) as (_, subscribers):
+            for round_ in range(2):
+                for what in ("subscriptions", "pages", "queues", "nothing"):
+                    await remember(scene, subscribers, what, round_)
+                assert len(subscribers._known) >= 4
+                await until(lambda: not len(subscribers._known))
+                assert subscribers._known.size == 0
 
     asyncio.run(play())
 
@@ -119,7 +324,7 @@ def test_the_retry_policy_of_the_queue() -> None:
         ours, theirs = scene.subscribe(), scene.subscribe("s2", queue_uid="b" * 24)
         missing = scene.subscribe("s3", source="missing")
         policy = {"retries_with_no_delay": 1}
-        changed = modules.Queue(UID, QUEUE.project, QUEUE.name, metadata={"_retry_policy": policy}, generation=2)
+        changed = Queue(UID, QUEUE.project, QUEUE.name, metadata={"_retry_policy": policy}, generation=2)
         assert scene.management.replace_queue(queue=changed)
         with watched(scene) as (store, subscribers):
             assert await subscribers.retry_policy(ours) == policy

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.schemas.refusals import refusal_of
 from zaqar.errors import InvalidInput
-from zaqar.schemas.filters import MOST_CONDITIONS, MOST_ELEMENTS, MOST_LEVELS, MOST_TEXT, compile_filter
+from zaqar.schemas.filters import MOST_CONDITIONS, MOST_ELEMENTS, MOST_LEVELS, MOST_STEPS, MOST_TEXT, compile_filter
 
 
 def matches(policy: Any, body: Any) -> bool:
@@ -171,6 +173,88 @@ def test_only_so_many_elements_are_looked_at() -> None:
     assert not matches({"a": ["x"]}, {"a": [0] * MOST_ELEMENTS + ["x"]})
     # All arrays of a body count together.
     assert not matches({"a": ["x"], "b": ["y"]}, {"a": [0] * (MOST_ELEMENTS - 1) + ["x"], "b": ["y"]})
+
+
+class Counted(list[Any]):
+    """An array that counts how many of its elements are looked at."""
+
+    seen = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for element in super().__iter__():
+            self.seen += 1
+            yield element
+
+
+def deep(levels: int, conditions: Any) -> Any:
+    return conditions if levels == 0 else {"a": deep(levels - 1, conditions)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "element", "most"),
+    [
+        ([{"prefix": f"{n}."} for n in range(MOST_CONDITIONS)], "x", MOST_ELEMENTS),
+        ([{"suffix": f"{n}."} for n in range(MOST_CONDITIONS)], "x", MOST_ELEMENTS),
+        ([{"equals-ignore-case": f"{n}."} for n in range(MOST_CONDITIONS)], "x", MOST_ELEMENTS),
+        ([f"{n}." for n in range(MOST_CONDITIONS)], "x", MOST_ELEMENTS),
+        ([{"numeric": ["=", n]} for n in range(10)], -1, MOST_ELEMENTS),
+        ([{"numeric": ["=", n]} for n in range(MOST_CONDITIONS)], -1, MOST_STEPS // MOST_CONDITIONS + 1),
+        ([{"anything-but": {"prefix": "x"}}] * MOST_CONDITIONS, "x", MOST_STEPS // MOST_CONDITIONS + 1),
+        ({"$or": [{str(n): [1]} for n in range(MOST_CONDITIONS)]}, {}, MOST_STEPS // (2 * MOST_CONDITIONS) + 1),
+        ({"$or": [deep(7, {str(n): [1]}) for n in range(MOST_CONDITIONS)]}, deep(7, {}), MOST_STEPS // 1000 + 1),
+    ],
+    ids=["prefix", "suffix", "case", "equal", "few", "numeric", "anything-but", "or", "deep"],
+)
+def test_one_match_is_bounded(policy: Any, element: Any, most: int) -> None:
+    """In elements that are looked at, the fewer the more there is to compare with each."""
+    array = Counted([element] * (2 * MOST_ELEMENTS))
+    assert not matches({"a": policy}, {"a": array})
+    assert 0 < array.seen <= most + 1
+    if most == MOST_ELEMENTS:
+        assert array.seen >= most
+
+
+def seconds_of(policy: Any, body: Any) -> float:
+    compiled = compile_filter(policy, field="filter")
+
+    def once() -> float:
+        began = time.perf_counter()
+        compiled.matches(body)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(20))
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix", "equals-ignore-case"])
+def test_many_conditions_on_texts_take_about_as_long_as_a_few(name: str) -> None:
+    """150 of them took 50 times as long as one, with each of the 600 words of a message."""
+    body = {"a": [f"word-{n}-drow" for n in range(600)]}
+    few, many = ({"a": [{name: f"{n}{'.' * 20}{n}"} for n in range(count)]} for count in (2, MOST_CONDITIONS))
+    assert seconds_of(many, body) < 8 * seconds_of(few, body)
+
+
+texts = st.text("aAbß", max_size=4)
+
+
+@given(wanted=st.lists(texts, min_size=1, max_size=8), value=texts)
+def test_several_conditions_on_texts_are_any_of_them(wanted: list[str], value: str) -> None:
+    expected = {
+        "prefix": any(value.startswith(text) for text in wanted),
+        "suffix": any(value.endswith(text) for text in wanted),
+        "equals-ignore-case": any(value.casefold() == text.casefold() for text in wanted),
+    }
+    for name, result in expected.items():
+        assert matches({"a": [{name: text} for text in wanted]}, {"a": value}) == result
+
+
+def test_the_size_grows_with_the_filter() -> None:
+    def size_of(policy: Any) -> int:
+        return compile_filter(policy, field="filter").size
+
+    small = size_of({"a": [1]})
+    assert small < 5000
+    assert size_of({"a": ["x" * 10_000]}) > small + 10_000
+    assert size_of({"a": [{"numeric": ["=", n]} for n in range(MOST_CONDITIONS)]}) > 20 * small
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

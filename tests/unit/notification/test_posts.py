@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large posts: each is expanded piece by piece, in turns with others, and by whichever notifier is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from tests.unit.notification.scene import QUEUE, UID, Scene, ScriptedTask, hang, until
+from tests.unit.notification.test_expansion import COSTLY
+from zaqar.errors import StoreUnavailable
+from zaqar.model import DONE, NOT_EXPANDED, Delivery, Draft, Posted, PostPosition, Queue, Subscription
+from zaqar.notification import dispatcher as dispatchers
+from zaqar.notification import expansion, posts
+from zaqar.notification.bounds import Bounds
+from zaqar.storage.memory import MemoryMessageStore
+
+
+@dataclass
+class Step:
+    """One call of ``expand``."""
+
+    queue_uid: str
+    first: int
+    begins: PostPosition
+    ends: PostPosition | None
+    deliveries: Sequence[Delivery]
+    stored: bool = False
+
+    @property
+    def is_piece(self) -> bool:
+        return self.begins != self.ends
+
+
+class Recorder(MemoryMessageStore):
+    """A store that tells what is expanded, and lets a test act before that is stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.before: Callable[[Step], object] = lambda step: None
+
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        step = Step(posted.queue_uid, posted.first, posted.position, position, deliveries)
+        self.before(step)
+        step.stored = super().expand(posted=posted, deliveries=deliveries, position=position, until=until)
+        self.steps.append(step)
+        return step.stored
+
+    def pieces(self, uid: str = UID) -> list[Step]:
+        return [step for step in self.steps if step.is_piece and step.stored and step.queue_uid == uid]
+
+    def made(self, uid: str = UID) -> Counter[tuple[str, int]]:
+        """How often each delivery was made."""
+        return Counter((each.subscription_id, each.number) for piece in self.pieces(uid) for each in piece.deliveries)
+
+
+@dataclass
+class Crowd(Scene):
+    """A queue with subscribers s00, s01, ... and a recorder; and other queues, each with one subscriber."""
+
+    store: Recorder = field(default_factory=Recorder)
+
+    def queue(self, letter: str) -> tuple[Queue, Subscription]:
+        queue = Queue(letter * 24, f"project {letter}", letter, notify=True)
+        self.management.create_queue(queue=queue)
+        self.store.open_queue(queue=queue, now=self.clock())
+        subscriber = self.subscribe(letter, queue_uid=queue.uid, project=queue.project, source=queue.name)
+        return queue, subscriber
+
+    def post_to(self, queue: Queue, *texts: str) -> None:
+        drafts = [Draft(b'"%s"' % text.encode(), ttl=300) for text in texts]
+        self.store.post(queue=queue, drafts=drafts, client_id="c", now=self.clock())
+
+    def subscribe_many(self, count: int, **changes: Any) -> list[str]:
+        return [self.subscribe(f"s{n:02}", **changes).id for n in range(count)]
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    """Its pieces are small, so that few messages are many of them."""
+    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", 20)
+    return Crowd()
+
+
+@pytest.fixture
+def killable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notifier that is cut off ends soon."""
+    monkeypatch.setattr(dispatchers, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(dispatchers, "HAND_BACK_SECONDS", 0.1)
+
+
+def each_once(crowd: Crowd, subscribers: Sequence[str], numbers: range) -> bool:
+    return crowd.store.made() == Counter((id_, number) for id_ in subscribers for number in numbers)
+
+
+# -- large posts beside small ones -------------------------------------------------------------------------------------
+
+
+def test_a_large_post_holds_up_no_small_one(crowd: Crowd) -> None:
+    """The message of another project is sent while a post of 300 pieces has got on by a few."""
+
+    async def play() -> None:
+        crowd.subscribe_many(20)
+        queue, subscriber = crowd.queue("b")
+        async with crowd.notifier() as notifier:
+            crowd.post(*range(300))
+            notifier.dispatcher.ring()
+            await until(lambda: len(crowd.store.pieces()) > 5)
+            for n in range(10):
+                before = len(crowd.store.pieces())
+                crowd.post_to(queue, str(n))
+                notifier.dispatcher.ring()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+                assert len(crowd.store.pieces()) - before < 20
+            assert len(crowd.store.pieces()) < 300, "it is still under way"
+            await until(lambda: not crowd.store._posted, 60)
+        assert crowd.store.made().keys() == {(f"s{n:02}", number) for n in range(20) for number in range(1, 301)}
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("kind", ["prefix", "numeric", "or"])
+def test_costly_filters_hold_up_nobody(kind: str) -> None:
+    crowd = Crowd()
+    conditions, body, _ = COSTLY[kind]
+
+    async def play() -> None:
+        crowd.subscribe_many(40, options={"filter": {"a": conditions}})
+        queue, subscriber = crowd.queue("b")
+        async with crowd.notifier() as notifier:
+            crowd.post(*[{"a": body}] * 1000)
+            notifier.dispatcher.ring()
+            await until(lambda: crowd.store.pieces())
+            for n in range(5):
+                crowd.post_to(queue, str(n))
+                notifier.dispatcher.ring()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+            assert crowd.store.pieces()[-1].ends is not None, "it is still under way"
+
+    asyncio.run(play())
+
+
+def test_posts_of_several_queues_take_turns(crowd: Crowd) -> None:
+    async def play() -> None:
+        queues = [crowd.queue(letter)[0] for letter in "bcdef"]
+        for queue in queues:
+            crowd.post_to(queue, *map(str, range(200)))
+        async with crowd.notifier() as notifier:
+            notifier.dispatcher.ring()
+            await until(lambda: not crowd.store._posted, 60)
+        order = [step.queue_uid for step in crowd.store.steps if step.is_piece]
+        assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
+        # None is two pieces ahead of another one for long: those that are made at a time may end in any order.
+        for place in range(len(order)):
+            done = Counter(order[:place])
+            assert max(done.values(), default=0) - min(done[queue.uid] for queue in queues) <= 3
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("largest", "most"), [(1, 25), (262_144, 25), (2 * 1024 * 1024, 8), (2**40, 4)])
+def test_posts_in_memory_are_bounded_in_number_and_bytes(crowd: Crowd, largest: int, most: int) -> None:
+    crowd.bounds = Bounds(largest_post=largest)
+
+    async def play() -> None:
+        crowd.subscribe("s00")
+        for _ in range(60):
+            crowd.post(*range(45))
+        async with crowd.notifier() as notifier:
+            held: list[int] = []
+            waiting: list[int] = []
+
+            def look(step: Step) -> None:
+                for pump, _ in notifier.dispatcher._pumps.values():
+                    held.append(len(pump._leased_posts))
+                    waiting.append(len(pump._leased_posts._begun))
+
+            crowd.store.before = look
+            notifier.dispatcher.ring()
+            while crowd.store._posted:
+                # For those that were handed back for a while.
+                crowd.clock.advance(1)
+                notifier.dispatcher.ring()
+                await asyncio.sleep(0.01)
+            assert 0 < max(held) <= most
+            assert max(waiting) <= most // 2
+        assert each_once(crowd, ["s00"], range(1, 60 * 45 + 1))
+
+    asyncio.run(play())
+
+
+# -- several notifiers -------------------------------------------------------------------------------------------------
+
+
+def test_two_notifiers_on_large_posts_make_each_delivery_once(crowd: Crowd) -> None:
+    async def play() -> None:
+        names = crowd.subscribe_many(10)
+        async with crowd.notifier() as one, crowd.notifier() as other:
+            for _ in range(6):
+                crowd.post(*range(20))
+            for notifier in (one, other):
+                notifier.dispatcher.ring()
+            await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 120 for id_ in names), 60)
+            assert each_once(crowd, names, range(1, 121))
+            sent = Counter((each.subscription, each.message) for each in one.task.sent + other.task.sent)
+            assert set(sent.values()) == {1}
+            assert len(sent) == 1200
+
+    asyncio.run(play())
+
+
+def test_whoever_takes_over_goes_on_from_the_stored_position(crowd: Crowd, killable: None) -> None:
+    async def play() -> None:
+        names = crowd.subscribe_many(10)
+        enough = threading.Event()
+        async with crowd.notifier() as killed:
+
+            def cut(step: Step) -> None:
+                if step.is_piece and len(crowd.store.pieces()) == 7:
+                    killed.link.cut = True
+                    enough.set()
+                    raise StoreUnavailable
+
+            crowd.store.before = cut
+            crowd.post(*range(60))
+            killed.dispatcher.ring()
+            await until(enough.is_set)
+            crowd.store.before = lambda step: None
+            ((_, noted),) = crowd.store._posted.items()
+            position = noted.posted.position
+            assert position == PostPosition("", "s09", 14)
+            assert len(crowd.store.pieces()) == 7
+            async with crowd.notifier() as heir:
+                await until(lambda: heir.link.calls["take_posted"] >= 2)
+                assert len(crowd.store.pieces()) == 7, "the lease is not over"
+                crowd.clock.advance(6)
+                heir.dispatcher.ring()
+                await until(lambda: not crowd.store._posted)
+                assert crowd.store.pieces()[7].begins == position
+                assert len(crowd.store.pieces()) == 30
+                assert each_once(crowd, names, range(1, 61))
+                await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 60 for id_ in names))
+                again = {each.message for each in killed.task.sent} & {each.message for each in heir.task.sent}
+                # What was being sent when it was cut off, and of that no more than it had room for.
+                assert len(again) <= crowd.bounds.most
+
+    asyncio.run(play())
+
+
+def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_did(crowd: Crowd) -> None:
+    """As when the machine stood still between the lease and the piece."""
+
+    async def play() -> None:
+        names = crowd.subscribe_many(10)
+        held_up, go_on = threading.Event(), threading.Event()
+        async with crowd.notifier() as late:
+
+            def hold(step: Step) -> None:
+                if step.is_piece and len(crowd.store.pieces()) == 3 and not held_up.is_set():
+                    held_up.set()
+                    assert go_on.wait(10)
+                elif step.is_piece and len(crowd.store.pieces()) == 6 and not go_on.is_set():
+                    # The heir is in the middle. It waits until the late one has had its answer.
+                    go_on.set()
+                    for _ in range(1000):
+                        if any(not each.stored for each in crowd.store.steps):
+                            return
+                        time.sleep(0.01)
+                    raise AssertionError("the late piece was stored")
+
+            crowd.store.before = hold
+            crowd.post(*range(40))
+            late.dispatcher.ring()
+            await until(held_up.is_set)
+            async with crowd.notifier() as heir:
+                crowd.clock.advance(6)
+                heir.dispatcher.ring()
+                await until(lambda: not crowd.store._posted, 30)
+                await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 40 for id_ in names))
+                sent = Counter((each.subscription, each.message) for each in late.task.sent + heir.task.sent)
+                # 20 of the first pieces, whose leases were over with the jump of the clock, may be sent by both.
+                assert len(sent) == 400
+                refused = {each.number for step in crowd.store.steps if not step.stored for each in step.deliveries}
+                assert refused
+                assert not refused & {int(each.message[24:], 16) for each in late.task.sent}
+                pump, _ = next(iter(late.dispatcher._pumps.values()))
+                assert len(pump._leased_posts) == 0
+                assert late.dispatcher._capacity._in_hand == 0
+        assert each_once(crowd, names, range(1, 41))
+
+    asyncio.run(play())
+
+
+def test_subscribers_that_come_and_go_between_pieces(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was there before the post and stays gets each message once, and who has gone gets no more."""
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.READ", 3)
+    monkeypatch.setattr(expansion, "MOST_OF_A_PAGE", 4)
+
+    async def play() -> None:
+        names = crowd.subscribe_many(10)
+        gone: list[str] = []
+
+        def change(step: Step) -> None:
+            n = len(crowd.store.pieces())
+            if step.is_piece and n in (2, 5, 8):
+                id_ = names[n]
+                crowd.management.delete_subscription(queue_uid=UID, subscription_id=id_)
+                gone.append(id_)
+            if step.is_piece:
+                crowd.subscribe(f"s{n % 10:02}+{n}", created=crowd.clock() + 1)
+
+        crowd.store.before = change
+        async with crowd.notifier() as notifier:
+            crowd.post(*range(50))
+            notifier.dispatcher.ring()
+            await until(lambda: not crowd.store._posted, 30)
+        made = crowd.store.made()
+        assert set(made.values()) == {1}
+        stayed = [id_ for id_ in names if id_ not in gone]
+        assert len(stayed) == 7
+        assert {key for key in made if key[0] in stayed} == {(id_, n) for id_ in stayed for n in range(1, 51)}
+        assert len({key for key in made if key[0] == "s08"}) < 50
+
+    asyncio.run(play())
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+def test_leases_are_extended_while_a_post_is_matched(monkeypatch: pytest.MonkeyPatch, killable: None) -> None:
+    """Those of deliveries and that of the post: another notifier finds neither, however long the piece takes."""
+    monkeypatch.setattr("zaqar.notification.jobs.EXTEND_SECONDS", 0.02)
+    monkeypatch.setattr(posts, "EXTEND_SECONDS", 0.02)
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+    crowd = Crowd()
+    conditions, body, _ = COSTLY["numeric"]
+
+    async def play() -> None:
+        task = ScriptedTask()
+        task.answers["b"] = hang
+        queue, _ = crowd.queue("b")
+        crowd.subscribe_many(40, options={"filter": {"a": conditions}})
+        async with crowd.notifier(task) as notifier:
+            crowd.post_to(queue, "held")
+            notifier.dispatcher.ring()
+            await until(lambda: notifier.messages("b"))
+            crowd.post(*[{"a": body}] * 500)
+            notifier.dispatcher.ring()
+            (noted,) = crowd.store._posted.values()
+            await until(lambda: noted.due > crowd.clock())
+            (held,) = crowd.store._deliveries
+            async with crowd.notifier() as other:
+                for _ in range(4):
+                    crowd.clock.advance(3)
+                    await until(lambda: noted.due == crowd.store._deliveries[held].due == crowd.clock() + 6)
+                    other.dispatcher.ring()
+                    await asyncio.sleep(0.02)
+                assert not crowd.store.pieces()
+                assert other.task.sent == []
+
+    asyncio.run(play())
+
+
+def test_a_stop_hands_posts_back_at_once(crowd: Crowd) -> None:
+    async def play() -> None:
+        names = crowd.subscribe_many(20)
+        async with crowd.notifier() as notifier:
+            for _ in range(3):
+                crowd.post(*range(100))
+            notifier.dispatcher.ring()
+            await until(lambda: len(crowd.store.pieces()) > 10)
+        left = list(crowd.store._posted.values())
+        assert left
+        assert all(noted.due <= crowd.clock() for noted in left)
+        assert any(noted.posted.position != NOT_EXPANDED for noted in left)
+        async with crowd.notifier() as heir:
+            heir.dispatcher.ring()
+            await until(lambda: not crowd.store._posted, 60)
+        assert each_once(crowd, names, range(1, 301))
+
+    asyncio.run(play())
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_post_that_cannot_be_expanded_holds_up_no_other(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        crowd.subscribe_many(1, options={"filter": {"n": [1]}})
+        queue, subscriber = crowd.queue("b")
+        bad = crowd.store.post(queue=QUEUE, drafts=[Draft(b"{", 300)], client_id="c", now=crowd.clock())
+        async with crowd.notifier() as notifier:
+            for n in range(3):
+                crowd.post_to(queue, str(n))
+                notifier.dispatcher.ring()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+        assert list(crowd.store._posted) == [(UID, bad[0])]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("which", ["list_subscriptions", "expand"])
+def test_a_store_that_is_away_for_a_while_during_a_large_post(
+    crowd: Crowd, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    away = threading.Event()
+    failed: list[str] = []
+
+    def fail_if_away(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if away.is_set():
+                failed.append(which)
+                raise StoreUnavailable
+            return operation(**arguments)
+
+        return call
+
+    store: Any = crowd.management if which == "list_subscriptions" else crowd.store
+    monkeypatch.setattr(store, which, fail_if_away(getattr(store, which)))
+
+    async def play() -> None:
+        names = crowd.subscribe_many(10)
+        async with crowd.notifier() as notifier:
+            crowd.post(*range(50))
+            notifier.dispatcher.ring()
+            await until(lambda: len(crowd.store.pieces()) > 3)
+            away.set()
+            await until(lambda: failed)
+            await asyncio.sleep(0.1)
+            away.clear()
+            while crowd.store._posted:
+                crowd.clock.advance(1)
+                notifier.dispatcher.ring()
+                await asyncio.sleep(0.05)
+            await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 50 for id_ in names))
+        assert each_once(crowd, names, range(1, 51))
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert caplog.text.count("is away") == 1
+
+
+def test_jobs_of_a_piece_that_is_refused_are_not_sent(crowd: Crowd) -> None:
+    async def play() -> None:
+        crowd.subscribe_many(2)
+        async with crowd.notifier() as notifier:
+
+            def go_on_elsewhere(step: Step) -> None:
+                crowd.store.before = lambda step: None
+                ((_, noted),) = crowd.store._posted.items()
+                noted.posted = replace(noted.posted, position=PostPosition("", "s01", 1))
+
+            crowd.store.before = go_on_elsewhere
+            crowd.post(1)
+            notifier.dispatcher.ring()
+            await until(lambda: crowd.store.steps)
+            await asyncio.sleep(0.05)
+            assert notifier.task.sent == []
+            assert not crowd.store._deliveries
+            await until(lambda: notifier.dispatcher._capacity._in_hand == 0)
+            assert not notifier.dispatcher._capacity._targets
+
+    asyncio.run(play())
