@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import threading
 
+from tests.conformance.outbox import Lane, Outbox
 from tests.conformance.scene import Scene, at_once, bodies
+from zaqar.model import DONE
 from zaqar.storage.base import MessageStore
 
 
@@ -115,3 +117,21 @@ def test_a_sweep_beside_everything_else_leaves_true_statistics(scene: Scene) -> 
     sweep_clean(scene.store, scene.now)
     assert bodies(scene.list_everything()) == ["a", "b", "c"]
     assert (scene.stats().free, scene.stats().claimed) == (3, 0)
+
+
+def test_what_expires_all_the_time_does_not_keep_deliveries_from_going(outbox: Outbox) -> None:
+    """Each sweep finds more expired messages than it removes, and still comes to deliveries that are over."""
+    sweep_clean(outbox.store, outbox.now)
+    scene = outbox.new_scene(notify=False)
+    scene.post(*["x"] * 900, ttl=60)
+    settled, dropped = Lane(outbox, scene.queue.uid), Lane(outbox, scene.queue.uid)
+    settled.fill(3)
+    outbox.settle_as(DONE, outbox.take(), kept=30)
+    dropped.fill(3)
+    outbox.clock.advance(60)
+    outbox.store.drop_deliveries(
+        queue_uid=dropped.queue_uid, subscription_ids=[dropped.subscription_id], now=outbox.now
+    )
+    for _ in range(4):
+        assert 0 < outbox.store.sweep(now=outbox.now, limit=100) <= 200
+    assert settled.listing() == dropped.listing() == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -15,8 +16,13 @@ from tests.conformance.mongodb.test_flat import meter as meter
 from tests.conformance.mongodb.test_transactions import listening
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.scene import Scene, new_queue
-from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft
+from tests.conformance.test_dropped_deliveries import drop_lanes
+from tests.conformance.test_sweep import sweep_clean
+from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
+from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
+from zaqar.storage.mongodb.documents import COLLECTION
+from zaqar.storage.mongodb.dropped import DROPPED
 from zaqar.storage.mongodb.messages import MongoMessageStore
 
 FEW, MANY = 100, 5000
@@ -37,7 +43,7 @@ def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
         outbox = Outbox(scene.store, scene.clock)
         commands.names.clear()
         assert len(outbox.take_posted()) == 2 * notify
-        assert len(commands.names) == (3 if notify else 1)
+        assert commands.names == (["find", "find", "update", "find"] if notify else ["find"])
         commands.names.clear()
         assert outbox.take() == []
         assert commands.names == ["find"], "an idle notifier"
@@ -54,7 +60,7 @@ def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
         (posted,) = outbox.take_posted()
         commands.names.clear()
         outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(20))))
-        assert commands.names == ["delete", "insert", "commitTransaction"]
+        assert commands.names == ["delete", "find", "insert", "commitTransaction"]
         outbox.drain()
 
 
@@ -165,3 +171,139 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
     _, documents = meter.examined(lane.counts)
     assert lane.counts() == (0, 1000)
     assert documents <= 5
+
+
+# -- what was dropped -------------------------------------------------------------------------------------------------
+
+
+def left(meter: Meter) -> int:
+    """Documents of posts, deliveries and tombstones."""
+    database = meter.client["zaqar"]
+    outbox = database[COLLECTION].count_documents({"queue": {"$exists": True}})
+    return outbox + database[DELIVERIES].count_documents({}) + database[DROPPED].count_documents({})
+
+
+def drop(lane: Lane, scene: Scene, what: str) -> None:
+    if what == "queue":
+        scene.drop()
+    else:
+        drop_lanes(lane)
+
+
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_what_was_dropped_costs_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
+    outbox = Outbox(meter.store)
+    seen = []
+    for size in (FEW, MANY):
+        meter.client["zaqar"][DELIVERIES].delete_many({})
+        scene, beside = outbox.new_scene(), outbox.new_scene()
+        lane, other = Lane(outbox, scene.queue.uid), Lane(outbox, beside.queue.uid)
+        for _ in range(size // 10):
+            scene.post("x")
+        outbox.take_all_posted()
+        outbox.clock.advance(LEASE)
+        fill(meter, lane, size, CHANGES["waiting"])
+        other.fill(3)
+        scene.purge()
+        sweep_clean(meter.store, outbox.now)
+        beside.post("a")
+        steps: dict[str, Callable[[], object]] = {
+            "drop": partial(drop, lane, scene, what),
+            "take": partial(outbox.take, limit=10, most_of_one=1),
+            "take again": partial(outbox.take, limit=10, most_of_one=1),
+            "take posts": partial(outbox.take_posted, limit=10),
+            "sweep": partial(meter.store.sweep, now=outbox.now, limit=10),
+        }
+        seen.append({step: meter.examined(operation) for step, operation in steps.items()})
+        sweep_clean(meter.store, outbox.now)
+        assert lane.counts() == (0, 0)
+        outbox.drain()
+    few, many = seen
+    for step in few:
+        for beside_few, beside_many in zip(few[step], many[step], strict=True):
+            assert beside_many <= beside_few + SLACK, (step, few[step], many[step])
+
+
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_nothing_is_left_of_what_was_dropped(meter: Meter, what: str) -> None:
+    outbox = Outbox(meter.store)
+    outbox.drain()
+    sweep_clean(meter.store, outbox.now + 10 * TOMBSTONE_LIFETIME)
+    before = left(meter)
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    for change in CHANGES.values():
+        meter.client["zaqar"][DELIVERIES].delete_many({"queue": lane.queue_uid})
+        fill(meter, lane, 300, change)
+    scene.post("a")
+    drop(lane, scene, what)
+    for posted in outbox.take_posted():
+        outbox.expand(posted)
+    removed = sweep_clean(meter.store, outbox.now, limit=100)
+    assert max(removed) <= 100
+    assert left(meter) == before + 1, "the tombstone"
+    outbox.clock.advance(TOMBSTONE_LIFETIME)
+    sweep_clean(meter.store, outbox.now)
+    assert left(meter) == before
+
+
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_what_was_stored_at_the_moment_of_a_drop_is_not_given_and_goes(meter: Meter, what: str) -> None:
+    """A transaction that began before the drop may commit after it, and after the first look of a sweep."""
+    outbox = Outbox(meter.store)
+    outbox.drain()
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    drop(lane, scene, what)
+    sweep_clean(meter.store, outbox.now)
+    fill(meter, lane, 3, CHANGES["waiting"])
+    fill(meter, lane.beside() if what == "queue" else Lane(outbox, "x", "y"), 1, CHANGES["done"])
+    assert outbox.take() == []
+    outbox.clock.advance(TOMBSTONE_LIFETIME)
+    assert outbox.take() == []
+    sweep_clean(meter.store, outbox.now)
+    assert left(meter) == 0
+
+
+def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
+    """It wrote the tombstone of the queue alone. Notifiers find the subscriptions gone, and drop each."""
+    outbox = Outbox(meter.store)
+    outbox.drain()
+    scene = outbox.new_scene()
+    lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
+    for lane in lanes:
+        fill(meter, lane, 50, CHANGES["waiting"])
+    scene.drop()
+    meter.client["zaqar"][DROPPED].delete_many({})
+    while taken := outbox.take(limit=1):
+        drop_lanes(Lane(outbox, taken[0].queue_uid, taken[0].subscription_id))
+    sweep_clean(meter.store, outbox.now)
+    assert [lane.listing() for lane in lanes] == [[]] * 3
+
+
+@pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
+def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
+    """What it began is in the way of nobody for long, and what it did half others finish."""
+    outbox = Outbox(meter.store)
+    outbox.drain()
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post("a", "b")
+    (posted,) = outbox.take_posted()
+    outbox.expand(posted, deliveries_of(posted, lane.subscription_id), to=PostPosition("", "x", 1))
+    opened = meter.store._set.opened
+    session = opened.client.start_session()
+    session.start_transaction()
+    if killed == "drop":
+        opened.beside(DROPPED).collection.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
+    elif killed == "expansion":
+        opened.collection.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
+    else:
+        opened.beside(DELIVERIES).collection.delete_one({"queue": scene.queue.uid}, session=session)
+    begun = time.monotonic()
+    scene.drop()
+    sweep_clean(meter.store, outbox.now)
+    assert time.monotonic() - begun < 12
+    session.abort_transaction()
+    outbox.clock.advance(LEASE)
+    assert outbox.take() == outbox.take_posted() == lane.listing() == []

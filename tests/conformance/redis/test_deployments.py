@@ -22,6 +22,7 @@ from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies, new_queue
 from tests.conformance.subscribers import Subscribers
+from tests.conformance.test_dropped_deliveries import drop_lanes
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.redis.management import RedisManagementStore
@@ -71,6 +72,8 @@ def notifies(store: RedisMessageStore) -> None:
     assert numbers(lane.listing(WAITING)) == [3, 0]
     assert lane.get(1) is not None
     outbox.clock.advance(KEPT)
+    assert store.sweep(now=outbox.now, limit=100) >= 2
+    drop_lanes(lane)
     assert store.sweep(now=outbox.now, limit=100) >= 2
     outbox.close()
 

@@ -12,14 +12,16 @@ import pytest
 import redis
 
 from tests import servers
-from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of
+from tests.conformance.outbox import KEPT, LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.redis.test_round_trips import clients, commands_of
 from tests.conformance.scene import Scene
 from tests.conformance.subscribers import Subscribers
+from tests.conformance.test_dropped_deliveries import drop_lanes
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.errors import StoreUnavailable
-from zaqar.model import DEAD, DONE
+from zaqar.model import DEAD, DONE, PostPosition
+from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.redis.management import RedisManagementStore
 
 
@@ -53,36 +55,103 @@ def deliver(outbox: Outbox, scene: Scene, lanes: list[Lane]) -> None:
     outbox.settle_as(DONE, outbox.take_all())
 
 
-@pytest.mark.parametrize("dropped", [False, True])
-def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client: redis.Redis, dropped: bool) -> None:
+@pytest.mark.parametrize("dropped", ["nothing", "the queue", "subscriptions", "subscriptions, then the queue"])
+def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client: redis.Redis, dropped: str) -> None:
     scene = outbox.new_scene()
     before = set(client.keys("*"))
     lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
     deliver(outbox, scene, lanes)
     assert client.exists(f"zaqar:{{{scene.queue.uid}}}:q", "zaqar:kept") == 2
-    if dropped:
+    scene.post("not expanded")
+    for posted in outbox.take_all_posted():
+        made = deliveries_of(posted, lanes[0].subscription_id)
+        outbox.expand(posted, made, to=None if dropped == "nothing" else PostPosition("", "x", 1))
+    if dropped == "nothing":
+        outbox.settle_as(DONE, outbox.take_all())
+    if dropped.startswith("subscriptions"):
+        drop_lanes(*lanes)
+    if dropped == "subscriptions":
+        sweep_clean(outbox.store, outbox.now, limit=7)
+        assert {name for name in client.keys("*") if name.startswith(f"zaqar:{{{scene.queue.uid}}}:".encode())} == {
+            f"zaqar:{{{scene.queue.uid}}}:{letter}".encode() for letter in "flmrsaptj"
+        }, "of deliveries only that their subscriptions were dropped"
+        outbox.clock.advance(LEASE)
+        outbox.expand(*outbox.take_posted())
+    if dropped.endswith("queue"):
         scene.drop()
         before = {f"zaqar:{{{scene.queue.uid}}}:f".encode(), b"zaqar:agenda"}
+        assert set(client.keys("*")) == before
     outbox.clock.advance(KEPT)
     sweep_clean(outbox.store, outbox.now)
     assert set(client.keys("*")) == before
 
 
-def test_a_dropped_queue_is_reachable_until_its_last_delivery_is_gone(outbox: Outbox, client: redis.Redis) -> None:
+@pytest.mark.parametrize("found_by", ["a notifier", "a second drop", "a sweep"])
+def test_what_an_earlier_version_left_of_a_dropped_queue(outbox: Outbox, client: redis.Redis, found_by: str) -> None:
+    """It wrote the tombstone and left posts and deliveries as they were."""
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
     scene.post("first", "second")
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
     scene.post("third")
-    scene.drop()
-    outbox.clock.advance(100_000)
+    prefix = f"zaqar:{{{scene.queue.uid}}}:"
+    client.delete(*(prefix + letter for letter in "fmrl"))
+    client.zrem("zaqar:queues", scene.queue.uid)
+    client.hset(prefix + "f", "t", str(outbox.now + 60))
+    client.zadd("zaqar:agenda", {scene.queue.uid: outbox.now + 60})
+    if found_by == "a notifier":
+        assert len(outbox.take(limit=1)) == 1
+        drop_lanes(lane)
+    elif found_by == "a second drop":
+        scene.drop()
+    else:
+        outbox.clock.advance(60)
+        sweep_clean(outbox.store, outbox.now)
+    assert set(client.keys("*")) <= {f"{prefix}f".encode(), b"zaqar:agenda"}
+    assert outbox.take() == outbox.take_posted() == []
+
+
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_what_was_dropped_costs_a_take_and_a_drop_nothing(outbox: Outbox, client: redis.Redis, what: str) -> None:
+    """The server runs the same commands beside few and beside many, with their posts."""
+    seen = []
+    for size in (4, 4_000):
+        scene = outbox.new_scene()
+        lane = Lane(outbox, scene.queue.uid)
+        lane.fill(size)
+        for _ in range(size // 4):
+            scene.post("x")
+        drop = scene.drop if what == "queue" else partial(drop_lanes, lane)
+        dropping = commands_in([client], drop)
+        if what == "subscription":
+            assert len(outbox.take_all_posted()) == size // 4
+        seen.append((dropping, commands_in([client], lambda: (outbox.take(), outbox.take_posted()))))
+        assert outbox.take_all() == []
+        sweep_clean(outbox.store, outbox.now)
+        scene.drop()
+    assert seen[0] == seen[1]
+
+
+def test_a_sweep_of_dropped_subscriptions_is_bounded_and_comes_to_all(outbox: Outbox, client: redis.Redis) -> None:
+    lanes = [Lane(outbox) for _ in range(3)]
+    beside = lanes[0].beside()
+    for lane in (*lanes, beside):
+        lane.fill(250)
+    for lane in lanes:
+        drop_lanes(lane)
+    outbox.clock.advance(1)
+    removed = sweep_clean(outbox.store, outbox.now, limit=100)
+    assert max(removed) <= 100
+    assert sum(removed) == 3 * 250 + 3
+    assert [lane.counts() for lane in (*lanes, beside)] == [(0, 0)] * 3 + [(250, 0)]
+    assert outbox.store.sweep(now=outbox.now, limit=100) == 0
+    outbox.clock.advance(DROPPED_LIFETIME + 1)
+    assert sweep_clean(outbox.store, outbox.now) == [3]
+    drop_lanes(beside)
     sweep_clean(outbox.store, outbox.now)
-    (posted,) = outbox.take_posted()
-    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
-    taken = outbox.take()
-    assert len(taken) == 3
-    outbox.discard(taken)
+    outbox.clock.advance(DROPPED_LIFETIME + 1)
+    sweep_clean(outbox.store, outbox.now)
     assert client.keys("*") == []
 
 
@@ -92,6 +161,7 @@ def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: r
     scene.post(*map(str, range(20)))
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+    other = outbox.new_scene()
     client.config_set("maxmemory", "1kb")
     with pytest.raises(StoreUnavailable):
         scene.post("too much")
@@ -104,6 +174,11 @@ def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: r
     outbox.clock.advance(5)
     outbox.discard(outbox.take_all(limit=3))
     assert lane.counts() == (0, 0)
+    drop_lanes(lane.beside(), lane.beside())
+    sweep_clean(outbox.store, outbox.now)
+    drop_lanes(lane)
+    sweep_clean(outbox.store, outbox.now + KEPT)
+    other.drop()
     client.config_set("maxmemory", "0")
     scene.post("now")
     assert len(outbox.take_posted()) == 1

@@ -19,11 +19,12 @@ from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import DEAD, WAITING, Attempt, Delivery, DeliveryKey
-from zaqar.storage.base import MessageStore
+from zaqar.storage.base import DROPPED_LIFETIME, MessageStore
 from zaqar.storage.mongodb.connection import ReplicaSet
-from zaqar.storage.mongodb.documents import Document, Index
-from zaqar.storage.mongodb.lanes import Rotation
-from zaqar.storage.mongodb.statements import ids_of
+from zaqar.storage.mongodb.documents import COLLECTION, Document, Index
+from zaqar.storage.mongodb.dropped import DROPPED, deliveries_under, dropped_among, name_of, tombstone
+from zaqar.storage.mongodb.lanes import Found, Rotation
+from zaqar.storage.mongodb.statements import ids_of, put
 from zaqar.storage.mongodb.transactions import Turns
 
 T = TypeVar("T")
@@ -42,11 +43,11 @@ DELIVERY_INDEXES = (
 _AT_ONCE = 1000
 """Deliveries that one command sends again at most."""
 
+_TOMBSTONES_AT_ONCE = 50
+"""That one look of a sweep finds."""
+
 _TRIES = 3
 """Looks of one call, where others were faster to take all that it had found."""
-
-_AFTER_SLASH = "0"
-"""The character after the one that ends the parts of an id."""
 
 
 class MongoDeliveryStore(MessageStore):
@@ -58,6 +59,9 @@ class MongoDeliveryStore(MessageStore):
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         document = delivery_document(delivery)
+        name = name_of(delivery.queue_uid, delivery.subscription_id)
+        if Turns(self._set).look(lambda opened: dropped_among(opened, [name])):
+            return
 
         def put(deliveries: MongoCollection[Document]) -> None:
             while True:
@@ -75,11 +79,11 @@ class MongoDeliveryStore(MessageStore):
         self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
     ) -> list[Delivery]:
         turn = Turns(self._set)
-        others: Document = {"$nin": list(without)} if without else {}
         shown = {"_id": 0, "subscription": 1, "queue": 1, "number": 1}
 
         def page(after: str, end: str | None, many: int) -> list[tuple[str, str]]:
-            lanes = {"$gt": after, **({} if end is None else {"$lte": end}), **others}
+            others = [*without, *self._subscriptions.dropped]
+            lanes = {"$gt": after, **({} if end is None else {"$lte": end}), **({"$nin": others} if others else {})}
             which = {"subscription": lanes, "due": {"$lte": now}}
             order = {"subscription": 1, "due": 1}
             found = turn.look(
@@ -89,9 +93,14 @@ class MongoDeliveryStore(MessageStore):
             )
             return [(each["subscription"], _id(each["queue"], each["subscription"], each["number"])) for each in found]
 
+        def living(found: Found) -> Found:
+            names = {key: key.rpartition("/")[0] for _, key in found}
+            dropped = turn.look(lambda opened: dropped_among(opened, set(names.values())))
+            return [each for each in found if names[each[1]] not in dropped] if dropped else found
+
         taken: list[Document] = []
         for _ in range(_TRIES):
-            chosen = self._subscriptions.choose(page, limit=limit, most_of_one=most_of_one)
+            chosen = self._subscriptions.choose(page, living, limit=limit, most_of_one=most_of_one)
             taken = lease(turn, DELIVERIES, chosen, {"owner": owner, "due": until}, now)
             if taken or not chosen:
                 break
@@ -115,15 +124,67 @@ class MongoDeliveryStore(MessageStore):
         if changes:
             self._write(lambda deliveries: deliveries.bulk_write(changes, ordered=False))
 
+    # -- what was dropped --------------------------------------------------------------------------------------------
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        until = now + DROPPED_LIFETIME
+        tombstones = [put(tombstone(name_of(queue_uid, each), until)) for each in set(subscription_ids)]
+        if not tombstones:
+            return
+        for turn in Turns(self._set):
+            with turn.transaction() as transaction:
+                transaction.beside(DROPPED).update(tombstones, expect=len(tombstones))
+            if transaction.committed:
+                return
+
+    def _sweep_dropped(self, now: float, limit: int) -> int:
+        """What is left of dropped queues and subscriptions; how many records that were, or tombstones looked at."""
+        due = {"look": {"$lte": now}}
+        many = min(limit, _TOMBSTONES_AT_ONCE)
+        turn = Turns(self._set)
+        found = turn.look(
+            lambda opened: list(opened.beside(DROPPED).latest.find(due, sort={"look": 1}, limit=many, batch_size=many))
+        )
+        removed = 0
+        empty = []
+        for name in ids_of(found):
+            if "/" not in name:
+                # Posts come first: once they are gone nobody can make deliveries of them.
+                removed += self._remove(COLLECTION, {"queue": name, "due": {"$exists": True}}, limit - removed)
+            if removed < limit:
+                removed += self._remove(DELIVERIES, deliveries_under(name), limit - removed)
+            if removed >= limit:
+                break
+            empty.append(name)
+            removed += 1
+        if empty:
+            these: Document = {"_id": {"$in": empty}, **due}
+            over = {**these, "until": {"$lte": now}}
+            again: list[Document] = [{"$set": {"look": "$until"}}]
+            turn = Turns(self._set)
+            turn.patiently(lambda opened: opened.beside(DROPPED).collection.delete_many(over))
+            turn.patiently(lambda opened: opened.beside(DROPPED).collection.update_many(these, again))
+        return removed
+
+    def _remove(self, collection: str, which: Document, limit: int) -> int:
+        turn = Turns(self._set)
+        found = turn.look(
+            lambda opened: list(opened.beside(collection).latest.find(which, {"_id": 1}, limit=limit, batch_size=limit))
+        )
+        ids: Document = {"_id": {"$in": ids_of(found)}}
+        if found:
+            turn.patiently(lambda opened: opened.beside(collection).collection.delete_many(ids))
+        return len(found)
+
     # -- the log -----------------------------------------------------------------------------------------------------
 
     def list_deliveries(
         self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int
     ) -> list[Delivery]:
         if state is None:
-            first, order = f"{queue_uid}/{subscription_id}/", "_id"
-            end = f"{first[:-1]}{_AFTER_SLASH}" if before is None else _id(queue_uid, subscription_id, before)
-            which: Document = {"_id": {"$gte": first, "$lt": end}}
+            which, order = deliveries_under(name_of(queue_uid, subscription_id)), "_id"
+            if before is not None:
+                which["_id"]["$lt"] = _id(queue_uid, subscription_id, before)
         else:
             which, order = {"queue": queue_uid, "subscription": subscription_id, "state": state}, "number"
             if before is not None:
@@ -275,4 +336,4 @@ def _delivery_of(document: Document) -> Delivery:
 
 
 def _id(queue_uid: str, subscription_id: str, number: int) -> str:
-    return f"{queue_uid}/{subscription_id}/{number:012x}"
+    return f"{name_of(queue_uid, subscription_id)}/{number:012x}"

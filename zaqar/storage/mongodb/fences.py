@@ -32,6 +32,7 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     within,
 )
+from zaqar.storage.mongodb.dropped import DROPPED, DROPPED_INDEXES, tombstone
 from zaqar.storage.mongodb.outbox import OutboxStore
 from zaqar.storage.mongodb.statements import (
     BACK,
@@ -100,7 +101,8 @@ class FenceStore(OutboxStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, {DELIVERIES: DELIVERY_INDEXES}))
+        beside = {DELIVERIES: DELIVERY_INDEXES, DROPPED: DROPPED_INDEXES}
+        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, beside))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}
@@ -109,6 +111,9 @@ class FenceStore(OutboxStore):
                 fence = transaction.get(key)
                 if fence is None or ("seg" not in fence and now >= fence["end"]):
                     generation = queue.generation
+                    if fence is not None:
+                        # What may be left of the queue before would keep the posts of this one out of reach.
+                        transaction.beside(DROPPED).delete({"_id": queue.uid})
                     fence = new_fence(queue)
                     transaction.update([put(fence), put(new_counts(fence["seg"]))], expect=2)
                 elif "seg" not in fence:
@@ -123,7 +128,6 @@ class FenceStore(OutboxStore):
 
     def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
         key = {"_id": fence_id(queue.uid)}
-        tombstone = {**key, "gen": queue.generation, "end": now + remember}
         for turn in self._turns():
             with turn.transaction() as transaction:
                 fence = transaction.get(key) or {}
@@ -131,8 +135,9 @@ class FenceStore(OutboxStore):
                 if segment is not None:
                     transaction.update([put({"_id": segment_id("g", segment), "seg": segment})], expect=1)
                 if remember > 0:
-                    tombstone["end"] = max(now + remember, fence.get("end", 0.0))
-                    transaction.update([put(tombstone)], expect=1)
+                    end = max(now + remember, fence.get("end", 0.0))
+                    transaction.update([put({**key, "gen": queue.generation, "end": end})], expect=1)
+                    transaction.beside(DROPPED).update([put(tombstone(queue.uid, end))], expect=1)
                 elif segment is not None:
                     transaction.delete(key)
             if transaction.committed:

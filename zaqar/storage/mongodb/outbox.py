@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Posts on their way to be notified: documents beside the messages, as one command has to write both.
 
-A post has ``queue``, ``first``, ``due`` (0, or until when it is leased) and ``b``, what was posted. Its deliveries are
-made in a transaction that also writes or removes the post, so two that expand it at a time do so one after the other,
-and nobody makes a delivery of a post that is forgotten.
+A post has ``queue``, ``first``, ``due`` (0, or until when it is leased), ``b``, what was posted, and ``position``, how
+far it is expanded. Its deliveries are made in transactions that also write or remove the post, so of two that expand
+it at a time the second finds another position, and nobody makes a delivery of a post that is forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zaqar.model import Delivery, Draft, Posted
+from zaqar.model import NOT_EXPANDED, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base.posted import pack_posted, unpack_posted
 from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
 from zaqar.storage.mongodb.documents import COLLECTION, Document
-from zaqar.storage.mongodb.lanes import Rotation
-from zaqar.storage.mongodb.statements import statement
-from zaqar.storage.mongodb.transactions import MOST_BYTES, Turns
+from zaqar.storage.mongodb.dropped import DROPPED, any_of, dropped_among
+from zaqar.storage.mongodb.lanes import Found, Rotation
+from zaqar.storage.mongodb.statements import ids_of, statement
+from zaqar.storage.mongodb.transactions import Turns
 
 LARGEST = 12 * 1024 * 1024
 """Bytes of one document. The server takes 16 MiB; a larger post is noted as several."""
 
 _LIGHT = 400
-"""What a draft or a delivery weighs without its body."""
-
-_AT_ONCE = 1000
-"""Deliveries that one transaction stores at most."""
+"""What a draft weighs without its body."""
 
 _TRIES = 3
 """Looks of one call, where others were faster to take all that it had found."""
@@ -44,7 +42,8 @@ class OutboxStore(MongoDeliveryStore):
         shown = {"_id": 0, "queue": 1, "first": 1}
 
         def page(after: str, end: str | None, many: int) -> list[tuple[str, str]]:
-            queues = {"$gt": after, **({} if end is None else {"$lte": end})}
+            others = list(self._queues.dropped)
+            queues = {"$gt": after, **({} if end is None else {"$lte": end}), **({"$nin": others} if others else {})}
             which = {"queue": queues, "due": {"$lte": now}}
             order = {"queue": 1, "first": 1}
             found = turn.look(
@@ -52,39 +51,47 @@ class OutboxStore(MongoDeliveryStore):
             )
             return [(each["queue"], _id(each["queue"], each["first"])) for each in found]
 
+        def living(found: Found) -> Found:
+            dropped = turn.look(lambda opened: dropped_among(opened, {queue for queue, _ in found}))
+            return [each for each in found if each[0] not in dropped] if dropped else found
+
         taken: list[Document] = []
         for _ in range(_TRIES):
-            chosen = self._queues.choose(page, limit=limit, most_of_one=limit)
+            chosen = self._queues.choose(page, living, limit=limit, most_of_one=limit)
             taken = lease(turn, COLLECTION, chosen, {"due": until}, now)
             if taken or not chosen:
                 break
-        return [unpack_posted(each["b"], queue_uid=each["queue"], first=each["first"]) for each in taken]
+        return [
+            unpack_posted(each["b"], queue_uid=each["queue"], first=each["first"], position=_position_of(each))
+            for each in taken
+        ]
 
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
-        steps = list(_steps([delivery_document(delivery) for delivery in deliveries], _AT_ONCE))
-        if last and not steps:
-            steps = [[]]
-        for number, step in enumerate(steps, 1):
-            if not self._expand(posted, step, forget=last and number == len(steps)):
-                return
-
-    def _expand(self, posted: Posted, documents: Sequence[Document], *, forget: bool) -> bool:
-        """Store what is not there yet, if the post is; False where that is forgotten."""
-        this = {"_id": _id(posted.queue_uid, posted.first)}
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        here = {"_id": _id(posted.queue_uid, posted.first), "position": _stored(posted.position)}
+        there: Document = {"due": until} if position is None else {"due": until, "position": _stored(position)}
+        documents = {document["_id"]: document for document in map(delivery_document, deliveries)}
+        names = {key: key.rpartition("/")[0] for key in documents}
         some_may_be_there = False
         for turn in Turns(self._set):
+            dropped: set[str] = set()
             with turn.transaction() as transaction:
-                # That it is written makes this collide with whoever forgets it at the same time.
-                found = transaction.delete(this) if forget else transaction.alter(this, {"$inc": {"parts": 1}})
-                if not found:
+                # That the post is written makes this collide with whoever else expands it, or removes it, now.
+                found = transaction.delete(here) if position is None else transaction.alter(here, {"$set": there})
+                if found:
+                    tombstones = any_of([posted.queue_uid, *names.values()])
+                    dropped.update(ids_of(transaction.beside(DROPPED).find(tombstones)))
+                new = [document for key, document in documents.items() if names[key] not in dropped]
+                if not found or posted.queue_uid in dropped:
                     transaction.reads_only = True
-                elif some_may_be_there:
-                    transaction.beside(DELIVERIES).update([_put_new(each) for each in documents], expect=len(documents))
-                elif documents:
-                    transaction.beside(DELIVERIES).insert(documents)
+                elif new and some_may_be_there:
+                    transaction.beside(DELIVERIES).update([_put_new(each) for each in new], expect=len(new))
+                elif new:
+                    transaction.beside(DELIVERIES).insert(new)
             if transaction.committed:
-                return bool(found)
-            some_may_be_there = bool(documents)
+                return not transaction.reads_only
+            some_may_be_there = True
         raise AssertionError("turns end by themselves")
 
 
@@ -116,19 +123,13 @@ def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     yield drafts[begin:]
 
 
-def _steps(documents: Sequence[Document], most: int) -> Iterator[list[Document]]:
-    """Deliveries that are stored together: not very many, and no more bytes than one command takes."""
-    step: list[Document] = []
-    size = 0
-    for document in documents:
-        weight = len(document["b"]) + _LIGHT
-        if step and (len(step) == most or size + weight > MOST_BYTES):
-            yield step
-            step, size = [], 0
-        step.append(document)
-        size += weight
-    if step:
-        yield step
+def _stored(position: PostPosition) -> list[str | int] | None:
+    """A position as it is stored; a new post has none, which None matches."""
+    return None if position == NOT_EXPANDED else list(position)
+
+
+def _position_of(document: Document) -> PostPosition:
+    return PostPosition(*(document.get("position") or ()))
 
 
 def _put_new(document: Document) -> Document:

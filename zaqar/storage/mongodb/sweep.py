@@ -43,11 +43,15 @@ class SweepStore(LetterStore):
             self._sweep_garbage,
             self._sweep_gone,
             self._sweep_ended,
+            self._sweep_dropped,
             self._sweep_deliveries,
         )
         for sweep_some in kinds:
-            while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
+            # Each kind has a share, so that none waits for ever behind another of which there is always more.
+            left = max(limit - removed, -(-limit // len(kinds)))
+            while left > 0 and (more := sweep_some(now, min(BATCH, left))):
                 removed += more
+                left -= more
         return removed
 
     def _sweep_messages(self, now: float, limit: int) -> int:

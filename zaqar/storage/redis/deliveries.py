@@ -4,10 +4,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from zaqar.model import DEAD, WAITING, Delivery, DeliveryKey, Posted
-from zaqar.storage.redis.delivery_records import LETTERS, deliveries_of, id_of, record_of, spell_number, state_of
+from zaqar.model import DEAD, WAITING, Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.storage.redis.delivery_records import (
+    LETTERS,
+    deliveries_of,
+    id_of,
+    place_of,
+    record_of,
+    spell_number,
+    state_of,
+)
 from zaqar.storage.redis.outbox import OutboxStore
 from zaqar.storage.redis.scripts import load
 from zaqar.storage.redis.wire import Word
@@ -15,6 +23,7 @@ from zaqar.storage.redis.wire import Word
 _EXPAND = load("expand", again=True)
 _PUT = load("put_delivery", again=True)
 _EXTEND = load("extend_leases", again=True, writes=False)
+_DROP = load("drop_deliveries", again=True)
 _SETTLE = load("settle_deliveries", again=True)
 _LIST = load("list_deliveries", again=True, writes=False)
 _GET = load("get_delivery", again=True, writes=False)
@@ -22,18 +31,20 @@ _COUNT = load("count_deliveries", again=True, writes=False)
 _RESEND = load("resend")
 
 _MOST = 500
-_MOST_BYTES = 1_000_000
-"""Deliveries, and bytes of them, that one script stores; a server runs nothing else meanwhile."""
+"""Deliveries that one script settles; a server runs nothing else meanwhile."""
 
 
 class LoggedStore(OutboxStore):
     """The part of the message store that keeps deliveries and what became of them."""
 
-    def expand(self, *, posted: Posted, deliveries: Sequence[Delivery], last: bool) -> None:
-        *before, end = _batches(deliveries)
-        for words in before:
-            self._run(_EXPAND, posted.queue_uid, posted.first, b"", *words)
-        self._run(_EXPAND, posted.queue_uid, posted.first, b"1" if last else b"", *end)
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        words: list[Word] = [posted.first, place_of(posted.position)]
+        words += (b"", b"") if position is None else (place_of(position), until)
+        for delivery in deliveries:
+            words += _words_of(delivery)
+        return bool(self._run(_EXPAND, posted.queue_uid, *words))
 
     def put_delivery(self, *, delivery: Delivery) -> None:
         self._note_outbox_slot(delivery.queue_uid)
@@ -54,6 +65,11 @@ class LoggedStore(OutboxStore):
         for uid, words in of_queue.items():
             for start in range(0, len(words), 2 * _MOST):
                 self._run(_SETTLE, uid, owner, now, *words[start : start + 2 * _MOST])
+
+    def drop_deliveries(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
+        if subscription_ids:
+            self._note_outbox_slot(queue_uid)
+            self._run(_DROP, queue_uid, *subscription_ids)
 
     def list_deliveries(
         self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int
@@ -83,16 +99,3 @@ class LoggedStore(OutboxStore):
 def _words_of(delivery: Delivery) -> tuple[bytes, bytes, bytes]:
     name = id_of(delivery.subscription_id, delivery.number)
     return name, record_of(delivery), state_of(delivery, owner=delivery.owner)
-
-
-def _batches(deliveries: Sequence[Delivery]) -> Iterator[list[Word]]:
-    """The words of all, in parts; at least one part."""
-    words: list[Word] = []
-    size = 0
-    for delivery in deliveries:
-        if len(words) >= 3 * _MOST or size >= _MOST_BYTES:
-            yield words
-            words, size = [], 0
-        words += _words_of(delivery)
-        size += len(delivery.body)
-    yield words

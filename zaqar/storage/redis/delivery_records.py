@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries as bytes: what never changes, and the state, which ``scripts/lanes.lua`` reads and writes as well."""
+"""Deliveries, and positions of posts, as bytes.
+
+A delivery is what never changes, and the state, which ``scripts/lanes.lua`` reads and writes as well.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery
+from zaqar.model import DEAD, DONE, NOT_EXPANDED, WAITING, Attempt, Delivery, PostPosition
 
 LETTERS = {WAITING: b"w", DONE: b"o", DEAD: b"d"}
 _STATES = {letter: state for state, letter in LETTERS.items()}
@@ -22,11 +25,21 @@ _Record = tuple[bytes, int, float, str, str]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_record = msgspec.msgpack.Decoder(_Record).decode
 _decode_attempts = msgspec.msgpack.Decoder(tuple[Attempt, ...]).decode
+_decode_position = msgspec.msgpack.Decoder(PostPosition).decode
 
 
 def spell_number(number: int) -> bytes:
     """In the order of the numbers."""
     return b"%012x" % number
+
+
+def place_of(position: PostPosition) -> bytes:
+    """A position of a post as it is stored: equal ones are equal bytes, and nothing stands for NOT_EXPANDED."""
+    return b"" if position == NOT_EXPANDED else _encode(position)
+
+
+def position_of(place: bytes | None) -> PostPosition:
+    return _decode_position(place) if place else NOT_EXPANDED
 
 
 def id_of(subscription_id: str, number: int) -> bytes:

@@ -15,7 +15,7 @@ from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
-from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS_IN_USE, QueueKeys, slot_of
+from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS, SLOTS_IN_USE, QueueKeys, slot_of
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.wire import Word
 
@@ -25,7 +25,9 @@ STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9,
 _OPEN = load("open", again=True)
 _DROP = load("drop", again=True)
 _PURGE = load("purge", again=True)
-_NOTE_SLOT = load("note_slot", again=True)
+_NOTE_SLOTS = load("add_members", again=True)
+
+_SLOTS_AT_ONCE = 1000
 
 
 class FenceStore(MessageStore):
@@ -52,7 +54,8 @@ class FenceStore(MessageStore):
 
     def drop_queue(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
         self._note_slot(queue)
-        self._ask(_DROP, queue, now, now + remember if remember > 0 else "")
+        end = now + remember if remember > 0 else ""
+        self._ask(_DROP, queue, now, end, more_keys=self._keys.dropped_of(queue.uid))
 
     def purge(self, *, queue: Queue, now: float) -> None:
         self._ask(_PURGE, queue, now)
@@ -94,8 +97,23 @@ class FenceStore(MessageStore):
 
     def _note(self, slots: bytes, uid: str) -> None:
         if self._redis.is_cluster and (slots, slot := slot_of(uid.encode())) not in self._noted:
-            self._redis.run(_NOTE_SLOT, (slots,), (slot,), slot_of(slots))
-            self._noted.add((slots, slot))
+            self._redis.run(_NOTE_SLOTS, (slots,), (slot,), slot_of(slots))
+            self._noted.add((slots, slot))  # only now: a slot that counts as noted and is not hides its queues for good
+
+    def _note_lost_slots(self) -> None:
+        """Note the slots of a Cluster that hold something and are not noted.
+
+        The set of slots lies on one master and the queues on others, so a fail-over may lose a slot that was noted and
+        none of its queues. The processes that noted the slot do not note it again.
+        """
+        if not self._redis.is_cluster:
+            return
+        for slots, keys_of in ((SLOTS_IN_USE, self._keys.registry), (OUTBOX_SLOTS, self._keys.outbox)):
+            unnoted = sorted(set(range(SLOTS)).difference(self._slots(slots)))
+            found = self._redis.in_each(unnoted, [(b"EXISTS", *keys_of(slot)) for slot in unnoted])
+            lost = [slot for slot, count in zip(unnoted, found, strict=True) if count]
+            for start in range(0, len(lost), _SLOTS_AT_ONCE):
+                self._redis.run(_NOTE_SLOTS, (slots,), lost[start : start + _SLOTS_AT_ONCE], slot_of(slots))
 
     def _slots(self, slots: bytes) -> list[int]:
         """Those noted there; on one server the only one there is."""

@@ -18,8 +18,10 @@ SLOTS = 16384
 _SUFFIXES = tuple(b":%c" % letter for letter in b"fmsrlcdokexyvz")
 """What they are is said in ``scripts/keys.lua``; the fence is the first."""
 
-_OUTBOX_SUFFIXES = tuple(b":%c" % letter for letter in b"pijbgwunhq")
+_OUTBOX_SUFFIXES = tuple(b":%c" % letter for letter in b"ptijbgwunhqa")
 """What they are is said in ``scripts/outbox_keys.lua``."""
+
+_FREE = _OUTBOX_SUFFIXES.index(b":i")
 
 SLOTS_IN_USE = b"zaqar:slots"
 """In a Cluster: the slots that have a queue or a tombstone, or had."""
@@ -70,7 +72,8 @@ class QueueKeys:
         return keys
 
     def outbox_of(self, uid: str) -> tuple[bytes, ...]:
-        """What scripts of the outbox get as KEYS: the posts; in a Cluster all keys of the outbox of queue and slot."""
+        """What scripts of the outbox get as KEYS: the posts; in a Cluster all keys of the outbox of queue and slot, and
+        the fence."""
         found = self._made_outbox.get(uid)
         if found is not None:
             return found
@@ -80,7 +83,11 @@ class QueueKeys:
         prefix = b"zaqar:{%b}" % tag
         keys: tuple[bytes, ...] = (prefix + _OUTBOX_SUFFIXES[0],)
         if self._cluster:
-            keys = (*(prefix + suffix for suffix in _OUTBOX_SUFFIXES), *self.outbox(slot_of(tag)))
+            keys = (
+                *(prefix + suffix for suffix in _OUTBOX_SUFFIXES),
+                *self.outbox(slot_of(tag)),
+                prefix + _SUFFIXES[0],
+            )
         self._made_outbox[uid] = keys
         return keys
 
@@ -89,7 +96,11 @@ class QueueKeys:
         if not self._cluster:
             return ()
         keys = self.outbox_of(uid)
-        return keys[0], keys[1], keys[len(_OUTBOX_SUFFIXES)]
+        return keys[0], keys[_FREE], keys[len(_OUTBOX_SUFFIXES)]
+
+    def dropped_of(self, uid: str) -> tuple[bytes, ...]:
+        """What removing a queue uses beside its keys, where it has to be told: in a Cluster."""
+        return self.outbox_of(uid) if self._cluster else ()
 
     def outbox(self, slot: int) -> tuple[bytes, bytes, bytes, bytes]:
         """The queues of a slot, or of the server, by posts, by deliveries, by turns, and by what is to be removed."""

@@ -17,7 +17,7 @@ from zaqar.model import Delivery, Posted
 from zaqar.storage.base import unpack_posted
 from zaqar.storage.redis.claims import ClaimStore
 from zaqar.storage.redis.connection import Redis
-from zaqar.storage.redis.delivery_records import deliveries_of
+from zaqar.storage.redis.delivery_records import deliveries_of, position_of
 from zaqar.storage.redis.keys import OUTBOX_SLOTS, slot_of
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.wire import Word
@@ -55,10 +55,11 @@ class OutboxStore(ClaimStore):
                 reply = self._run(_TAKE_POSTED, uid, now, until, size)
                 rows = iter(reply)
                 taken += (
-                    unpack_posted(post, queue_uid=uid, first=int(first)) for first, post in zip(rows, rows, strict=True)
+                    unpack_posted(post, queue_uid=uid, first=int(first), position=position_of(at))
+                    for first, post, at in zip(rows, rows, rows, strict=True)
                 )
                 self._last_post = place
-                if len(reply) == 2 * size:
+                if len(reply) == 3 * size:
                     more.append((place, uid))
             found = more
         return taken

@@ -26,16 +26,21 @@ class SweepStore(ClaimStore):
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
-        records = (
+        kinds = (
+            self._sweep_messages,
+            self._sweep_garbage,
             self._sweep_claims,
             self._sweep_received,
             self._sweep_tombstones,
             self._sweep_deliveries,
             self._sweep_dropped,
         )
-        for sweep_some in (self._sweep_messages, self._sweep_garbage, *records):
-            while removed < limit and (more := sweep_some(now, min(BATCH, limit - removed))):
+        for sweep_some in kinds:
+            # Each kind has a share, so that none waits for ever behind another of which there is always more.
+            left = max(limit - removed, -(-limit // len(kinds)))
+            while left > 0 and (more := sweep_some(now, min(BATCH, left))):
                 removed += more
+                left -= more
         return removed
 
     def _sweep_messages(self, now: float, limit: int) -> int:

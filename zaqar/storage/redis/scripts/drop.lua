@@ -1,6 +1,8 @@
 -- include: keys
 -- include: store_keys
+-- include: dropped_keys
 -- ARGV: whatever, now, until when it is remembered or ''
+-- However much the queue has, each of its keys is taken away in one step.
 local old_end = tonumber(call('HGET', FENCE, 't'))
 -- include: clear
 call('UNLINK', PREFIX .. 'v')
@@ -10,7 +12,10 @@ if ARGV[3] == '' then
     call('DEL', FENCE)
     call('ZREM', AGENDA, UID)
   end
-elseif not old_end or old_end < tonumber(ARGV[3]) then
+else
+  -- include: clear_outbox
+end
+if ARGV[3] ~= '' and (not old_end or old_end < tonumber(ARGV[3])) then
   call('DEL', FENCE)
   call('HSET', FENCE, 't', ARGV[3])
   call('ZADD', AGENDA, ARGV[3], UID)

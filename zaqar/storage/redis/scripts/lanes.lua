@@ -58,6 +58,15 @@ local function remove(id)
   call('HDEL', PREFIX .. 'b', id)
 end
 
+-- Whether the subscription was dropped: then nothing is stored of it, and what there is is not given to anybody.
+local has_dropped
+local function is_dropped(lane)
+  if has_dropped == nil then
+    has_dropped = call('EXISTS', PREFIX .. 'a') == 1
+  end
+  return has_dropped and call('ZSCORE', PREFIX .. 'a', lane)
+end
+
 -- The turn after the last one.
 local function next_turn(key)
   return (tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]) or 0) + 1
@@ -72,7 +81,7 @@ end
 -- Bring the lanes that were changed to their places, and the queue to its own. One that is at hand keeps its turn.
 local function place_lanes()
   for lane in pairs(lanes) do
-    local due = due_of(lane)
+    local due = not is_dropped(lane) and due_of(lane)
     if not due then
       call('ZREM', PREFIX .. 'n', lane)
       call('ZREM', PREFIX .. 'h', lane)
@@ -100,8 +109,11 @@ local function place_queue()
 end
 
 local function place_kept()
-  local keep = call('ZRANGE', PREFIX .. 'q', 0, 0, 'WITHSCORES')[2]
-  if keep then
+  local keep = huge
+  for _, letter in ipairs({ 'q', 'a' }) do
+    keep = min(keep, tonumber(call('ZRANGE', PREFIX .. letter, 0, 0, 'WITHSCORES')[2]) or huge)
+  end
+  if keep < huge then
     call('ZADD', KEPT, keep, UID)
   else
     call('ZREM', KEPT, UID)

@@ -1,5 +1,6 @@
 -- include: keys
 -- include: store_keys
+-- include: dropped_keys
 -- include: any_fence
 -- include: timers
 -- include: states
@@ -9,6 +10,8 @@
 local tombstone_ends = tonumber(call('HGET', FENCE, 't'))
 if tombstone_ends then
   if tombstone_ends <= now then
+    -- There is nothing, unless another version dropped the queue, which left its outbox.
+    -- include: clear_outbox
     call('DEL', FENCE)
     call('ZREM', AGENDA, UID)
     return 1
