@@ -25,6 +25,8 @@ class Lanes:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._behind: set[str] = set()
+        self._noted: set[str] = set()
+        """Those that were noted as behind since the last look at the store began."""
         self._full: dict[str, Seat] = {}
         self._seats: OrderedDict[str, Seat] = OrderedDict()
 
@@ -39,17 +41,26 @@ class Lanes:
         """As it was the last time; None where nothing is known."""
         return self._seats.get(lane)
 
+    def begin_look(self) -> None:
+        """Deliveries are about to be taken from the store."""
+        self._noted.clear()
+
     def note_behind(self, lanes: Iterable[str]) -> None:
-        self._behind.update(lanes)
+        for lane in lanes:
+            self._behind.add(lane)
+            self._noted.add(lane)
 
     def note_full(self, lane: str, seat: Seat) -> None:
         """Not to be taken from until there is room again; ``seat`` is what it waits for."""
         self._full[lane] = seat
-        self._behind.add(lane)
+        self.note_behind([lane])
 
     def note_empty(self, without: set[str]) -> None:
-        """The store had nothing that is due, but for these lanes, which were left out."""
-        self._behind &= without
+        """The store had nothing that is due, but for these lanes, which were left out.
+
+        Of lanes that were noted since that look began nothing is known: it may have been too early for them.
+        """
+        self._behind &= without | self._noted
 
     def is_behind(self, lane: str) -> bool:
         return lane in self._behind

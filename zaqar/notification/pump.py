@@ -171,6 +171,7 @@ class Pump:
             return False
         self._deliveries = False
         without = self._lanes.full()
+        self._lanes.begin_look()
         taken_at = _time()
         # The room is reserved first, as other stores are asked at the same time.
         with self._capacity.asking(limit):
@@ -213,15 +214,15 @@ class Pump:
         """
         now, taken_at = self._clock(), _time()
         jobs: list[Job] = []
+        behind: set[str] = set()
         deliveries: list[Delivery] = []
         for delivery, subscription in piece.made:
-            job = None
-            if subscription.id in piece.reduced:
-                self._lanes.note_behind([subscription.id])
-            else:
-                job = self._take_at_once(delivery, subscription, now, taken_at)
+            is_whole = subscription.id not in piece.reduced
+            job = self._take_at_once(delivery, subscription, now, taken_at) if is_whole else None
             if job is not None:
                 jobs.append(job)
+            elif delivery.due <= now:
+                behind.add(subscription.id)
             deliveries.append(delivery if job is None else job.delivery)
         stored = False
         try:
@@ -231,6 +232,8 @@ class Pump:
                 for job in jobs:
                     self._jobs.drop(job)
         if stored:
+            # Once more, as a look at the store that began before may have found nothing.
+            self._lanes.note_behind(behind)
             self._jobs.start(jobs)
         return stored
 

@@ -203,8 +203,10 @@ def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
     assert sum(got) == 50
     newcomer = strangers(capacity, "newcomer", 1)[0]
     assert sit(capacity, newcomer) == 1
-    capacity.note(Seat("hog-7", "answers:443"), reached=True)
-    assert capacity.sit_down(Seat("hog-7", "another:443"))
+    waiting = f"hog-{got.index(0)}"
+    assert not capacity.sit_down(Seat(waiting, "another:443"))
+    capacity.note(Seat(waiting, "answers:443"), reached=True)
+    assert capacity.sit_down(Seat(waiting, "another:443"))
 
 
 @pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])

@@ -13,9 +13,16 @@ from zaqar.model import CONFIRMED, PENDING, REFUSED, Delivery, Draft, Posted, Po
 from zaqar.notification import expansion
 from zaqar.notification.expansion import Expander, Piece, size_of_page
 from zaqar.notification.subscribers import Page
+from zaqar.schemas.filters import Filter
 from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
 
 UID = "a" * 24
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No piece ends because the machine is busy."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
 
 
 def subscription(id_: str, state: str = CONFIRMED, version: int = 1, **options: Any) -> Subscription:
@@ -191,6 +198,71 @@ def test_a_piece_ends_when_it_has_taken_long(monkeypatch: pytest.MonkeyPatch) ->
     assert [piece.position and piece.position.message for piece in found] == [1, 2, 3, 4, None]
 
 
+class Stopwatch:
+    """Time that passes with each look at a filter, as if matching took so long."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.seconds: dict[bytes, float] = {}
+        monkeypatch.setattr(expansion, "perf_counter", lambda: self.now)
+        matches = Filter.matches
+
+        def match(filter_: Filter, body: Any) -> bool:
+            self.now += self.seconds.get(json.dumps(body).encode(), 0.0)
+            return matches(filter_, body)
+
+        monkeypatch.setattr(Filter, "matches", match)
+
+
+def whole(post: Posted, *those: Subscription, expander: Expander) -> list[tuple[list[tuple[str, int]], Any]]:
+    """What a notifier makes of a post: the pieces of page after page, each page from the position on."""
+    found = []
+    position: PostPosition | None = post.position
+    while position is not None:
+        last = [each for each in those if each.id <= (position.through or "z")]
+        page = [each for each in last if each.id > position.after]
+        end, is_last = (position.through, False) if position.through else (page[-1].id if page else "", True)
+        piece = asyncio.run(expander.piece(replace(post, position=position), Page(tuple(page), end, is_last)))
+        found.append((made_in(piece), piece.position))
+        position = piece.position
+    return found
+
+
+def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many subscriptions with costly filters cannot keep for long what others wait for: the page ends earlier."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
+    watch = Stopwatch(monkeypatch)
+    watch.seconds[b"[1]"] = expansion.PIECE_SECONDS / 2 + 0.001
+    post = posted(b"[1]", b"[2]")
+    those = [subscription(id_, filter={"n": [{"exists": False}]}) for id_ in "abcde"]
+    found = whole(post, *those, expander=Expander(require_confirmation=False))
+    assert [position for _, position in found] == [
+        PostPosition("", "b", 1),
+        PostPosition("b"),
+        PostPosition("b", "d", 1),
+        PostPosition("d"),
+        None,
+    ]
+    made = [key for some, _ in found for key in some]
+    assert made == []
+    watch.seconds.clear()
+    assert whole(post, *those, expander=Expander(require_confirmation=False))[0][1] is None
+
+
+def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made of that message is made by the next piece, and nothing is made twice or left out."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
+    watch = Stopwatch(monkeypatch)
+    watch.seconds[b'{"n": 2}'] = expansion.PIECE_SECONDS / 2 + 0.001
+    post = posted(*(b'{"n": %d}' % n for n in (1, 1, 2, 1, 2)))
+    those = [subscription(id_, filter={"n": [1, 2]}) for id_ in "abcde"]
+    found = whole(post, *those, expander=Expander(require_confirmation=False))
+    assert found[0] == ([(id_, n) for n in (7, 8) for id_ in "abcde"], PostPosition("", "e", 2))
+    made = [key for some, _ in found for key in some]
+    assert len(made) == len(set(made))
+    assert set(made) == {(id_, n) for n in range(7, 12) for id_ in "abcde"}
+
+
 # -- the event loop ----------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +297,6 @@ async def lags(during: asyncio.Task[Any]) -> list[float]:
 @pytest.mark.parametrize("kind", COSTLY)
 def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without slices it stands for as long as all of the post takes."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
 
     async def play() -> list[float]:
         matching = asyncio.create_task(Expander(require_confirmation=False).piece(*costly(kind)))

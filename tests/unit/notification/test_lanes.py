@@ -21,6 +21,21 @@ def test_worth_taking(capacity: Capacity) -> None:
     assert lanes.worth_taking()
     assert lanes.is_behind("a")
     assert not lanes.is_behind("b")
+    lanes.begin_look()
+    lanes.note_empty(set())
+    assert not lanes.any_behind
+
+
+def test_a_lane_that_is_noted_during_a_look_is_not_found_empty_by_it(capacity: Capacity) -> None:
+    """The look may have been a moment too early for it."""
+    lanes = Lanes(capacity)
+    lanes.note_behind(["a"])
+    lanes.begin_look()
+    lanes.note_behind(["b"])
+    lanes.note_empty(set())
+    assert not lanes.is_behind("a")
+    assert lanes.is_behind("b")
+    lanes.begin_look()
     lanes.note_empty(set())
     assert not lanes.any_behind
 
@@ -33,11 +48,14 @@ def test_a_lane_without_room_waits_for_it(capacity: Capacity) -> None:
     assert lanes.full() == {"a"}
     assert not lanes.worth_taking()
     # It was left out, so nothing is known of it.
+    lanes.begin_look()
     lanes.note_empty({"a"})
     assert lanes.any_behind
     lanes.note_behind(["b"])
     assert lanes.worth_taking()
+    lanes.begin_look()
     lanes.note_empty({"a"})
+    assert not lanes.worth_taking()
     capacity.stand_up(SEAT)
     assert lanes.full() == set()
     assert lanes.worth_taking()
