@@ -70,6 +70,7 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
     outbox: Outbox, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
     crowd = Notifiers(store=outbox.store, clock=outbox.clock)  # type: ignore[arg-type]
     large, small = outbox.new_scene("large"), outbox.new_scene("small")
     lanes, (neighbour,) = crowd.subscribe_to(large, SUBSCRIBERS), crowd.subscribe_to(small, 1)
@@ -110,6 +111,7 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
 
 def test_a_notifier_that_takes_over_goes_on_from_the_position(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
     monkeypatch.setattr("zaqar.notification.dispatcher.FINISH_SECONDS", 0.1)
     monkeypatch.setattr("zaqar.notification.dispatcher.HAND_BACK_SECONDS", 0.1)
     crowd = Notifiers(store=outbox.store, clock=outbox.clock)  # type: ignore[arg-type]

@@ -130,9 +130,9 @@ class Jobs:
         put_off = await self._sender.put_off(job.delivery, subscription)
         if put_off is not None:
             return put_off
-        verdict, reached = await self._sender.send(job.delivery, subscription)
-        if job.seat is not None:
-            self._capacity.note(job.seat.target, reached=reached)
+        verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+        if job.seat is not None and reached is not None:
+            self._capacity.note(job.seat, reached=reached)
         return verdict
 
     async def _drop_if_gone(self, delivery: Delivery) -> None:

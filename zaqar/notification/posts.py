@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The posts of one store that this notifier has on lease: each is expanded into deliveries, piece by piece.
 
-A pump has them taken and is told of each piece. Posts take turns by queue, a piece each, and a post that nobody has
+A pump has them taken and is told of each piece. Posts take turns by project, a piece each, and a post that nobody has
 begun with goes before those that are expanded in part: so a large post holds up no small one. The lease of each lasts
 until it is expanded, and whoever goes on from its position makes this notifier leave it alone.
 """
@@ -35,6 +35,9 @@ At most half of them are kept between two of their pieces. Others are handed bac
 LEAST_POSTS = 4
 """Posts that may be in memory however large they are."""
 
+MOST_PROJECTS = 10_000
+"""Queues of which it is remembered whose they are: a post does not say."""
+
 PAUSE_SECONDS = 1.0
 """How long a post that was handed back is left alone."""
 
@@ -65,27 +68,22 @@ class _Held:
 
 
 class _Turns:
-    """Posts that wait, in turns by queue, those of one queue in their order."""
+    """Posts that wait, in turns by project; those of one project in their order."""
 
     def __init__(self) -> None:
-        self._of_queue: OrderedDict[str, deque[_Held]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[_Held]] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(map(len, self._of_queue.values()))
+        return sum(map(len, self._waiting.values()))
 
-    def put(self, held: _Held, *, first: bool = False) -> None:
-        """At the end of the posts of its queue, or before the others of it."""
-        waiting = self._of_queue.setdefault(held.posted.queue_uid, deque())
-        if first:
-            waiting.appendleft(held)
-        else:
-            waiting.append(held)
+    def put(self, project: str, held: _Held) -> None:
+        self._waiting.setdefault(project, deque()).append(held)
 
     def pop(self) -> _Held:
-        uid, waiting = self._of_queue.popitem(last=False)
+        project, waiting = self._waiting.popitem(last=False)
         held = waiting.popleft()
         if waiting:
-            self._of_queue[uid] = waiting
+            self._waiting[project] = waiting
         return held
 
 
@@ -113,6 +111,8 @@ class LeasedPosts:
         self._pause = pause
         self._most = max(LEAST_POSTS, min(MOST_POSTS, MOST_BYTES // largest))
         self._held: set[_Held] = set()
+        self._projects: OrderedDict[str, str] = OrderedDict()
+        """By uid of a queue."""
         self._new = _Turns()
         self._begun = _Turns()
         self._first: set[asyncio.Task[None]] = set()
@@ -144,7 +144,7 @@ class LeasedPosts:
             # Subscriptions are read after this: whoever was told of one before a post is among them.
             held = _Held(posted, size_of_page(posted), taken_at=_time(), extended_at=began)
             self._held.add(held)
-            self._new.put(held)
+            self._new.put(self._project_of(held), held)
         self._begin()
         return len(posts)
 
@@ -188,8 +188,7 @@ class LeasedPosts:
             if not unfinished:
                 self._held.discard(held)
             elif len(self._begun) < self._most // 2:
-                # Before younger posts of its queue, so that it is not expanded in part for long.
-                self._begun.put(held, first=True)
+                self._begun.put(self._project_of(held), held)
             else:
                 self._held.discard(held)
                 await self._hand_back(held, PAUSE_SECONDS)
@@ -198,6 +197,8 @@ class LeasedPosts:
         """Whether the post is to be expanded further: it is not done, and no other notifier has gone on with it."""
         posted = held.posted
         page = await self._subscribers.page(posted.queue_uid, posted.position, most=held.most, not_before=held.taken_at)
+        if page.subscriptions:
+            self._remember_project(posted.queue_uid, page.subscriptions[0].project)
         piece = await self._expander.piece(posted, page)
         if held not in self._held:
             return False
@@ -211,6 +212,17 @@ class LeasedPosts:
             return False
         held.posted, held.extended_at = replace(posted, position=piece.position), began
         return True
+
+    def _project_of(self, held: _Held) -> str:
+        """Whose turn it is: until the project of the queue is known, that of the queue alone."""
+        uid = held.posted.queue_uid
+        return self._projects.get(uid, uid)
+
+    def _remember_project(self, queue_uid: str, project: str) -> None:
+        self._projects[queue_uid] = project
+        self._projects.move_to_end(queue_uid)
+        if len(self._projects) > MOST_PROJECTS:
+            self._projects.popitem(last=False)
 
     # -- leases ------------------------------------------------------------------------------------------------------
 

@@ -30,10 +30,14 @@ MOST_BYTES = 32 * 1024 * 1024
 """What is remembered takes so much memory, about."""
 
 READ = 25
-"""Subscriptions that one call reads. Their options may take 1.5 MB each once they are decoded."""
+READINGS = 2
+"""Subscriptions that one call reads for a page, and such calls at a time.
 
-PAGE_BYTES = 4 * 1024 * 1024
-"""A page ends with the reading in which it comes to take so much memory."""
+The options of each may take 1.5 MB once they are decoded, so that the calls take 75 MB together at most.
+"""
+
+PAGE_BYTES = 512 * 1024
+"""A page ends with the reading in which it comes to take so much memory: that of 250 everyday subscriptions."""
 
 _FLAT_BYTES = 1000
 """What remembering anything takes, besides the thing itself."""
@@ -61,6 +65,7 @@ class Subscribers:
         self._calls = calls
         self._clock = clock
         self._known = _Memory()
+        self._readings = asyncio.Semaphore(READINGS)
 
     async def get(
         self, queue_uid: str, subscription_id: str, *, not_before: float = float("-inf")
@@ -116,7 +121,8 @@ class Subscribers:
         end, is_last, complete = after, False, False
         while not complete:
             limit = READ if through else min(READ, most - len(found))
-            some = await self._calls.run(partial(self._read_some, queue_uid, end, limit))
+            async with self._readings:
+                some = await self._calls.run(partial(self._read_some, queue_uid, end, limit))
             is_last = len(some) < limit
             if some:
                 end = some[-1][0].id

@@ -321,8 +321,6 @@ class Queues:
             row = self.row(address)
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
                 return
-            if self._placement.place_of(row).away:
-                raise StoreUnavailable
             changed = replace(row, notify=False, generation=row.generation + 1)
             if self._management.replace_queue(queue=changed):
                 self._forget(address)

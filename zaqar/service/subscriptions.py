@@ -332,7 +332,7 @@ class Subscriptions:
     def tidy(self) -> tuple[int, bool]:
         """Remove some that are over from the store that keeps them; return how many, and whether there are no more.
 
-        A queue whose message store is away may go on as one with subscribers, which costs space and harms nobody.
+        A message store that is away holds nothing up: what is left there goes when it is back.
         """
         removed = 0
         while removed < _MOST_TIDIED:
@@ -343,10 +343,7 @@ class Subscriptions:
                 if self._remove(each):
                     of_queue.setdefault((_address_of(each), each.queue_uid), []).append(each.id)
             for (address, uid), ids in of_queue.items():
-                try:
-                    self._queues.note_fewer_subscribers(address, uid)
-                except StoreUnavailable:
-                    _log.warning("It is not known whether %s '%s' has subscribers left.", address.kind, address.name)
+                self._queues.note_fewer_subscribers(address, uid)
                 self._queues.drop_deliveries(address, uid, ids)
             removed += len(expired)
             if len(expired) < _BATCH:

@@ -25,7 +25,7 @@ class LazyStore:
         self._monotonic = monotonic
         self._opening = threading.Lock()
         self._store: MessageStore | None = None
-        self._closed = False
+        self._closed = threading.Event()
         self._open_after = float("-inf")
         self._away_until = float("-inf")
 
@@ -37,7 +37,7 @@ class LazyStore:
         with self._opening:
             if self._store is not None:
                 return self._store
-            if self._closed or self._monotonic() < self._open_after:
+            if self._closed.is_set() or self._monotonic() < self._open_after:
                 raise self._outage.failed("it could not be opened a moment ago")
             try:
                 self._store = self._opener()
@@ -47,7 +47,11 @@ class LazyStore:
                 raise self._outage.failed(exc) from exc
             if self._outage.since is not None:
                 self._outage.succeeded()
-            return self._store
+            store = self._store
+        if self._closed.is_set():
+            self._close_store()
+            raise StoreUnavailable
+        return store
 
     @property
     def is_open(self) -> bool:
@@ -62,7 +66,14 @@ class LazyStore:
         self._away_until = self._monotonic() + AWAY_SECONDS
 
     def close(self) -> None:
+        """Without waiting for whoever is opening it, which may take long: that one closes what it has opened."""
+        self._closed.set()
+        if self._opening.acquire(blocking=False):
+            self._opening.release()
+            self._close_store()
+
+    def _close_store(self) -> None:
         with self._opening:
-            store, self._store, self._closed = self._store, None, True
+            store, self._store = self._store, None
         if store is not None:
             store.close()

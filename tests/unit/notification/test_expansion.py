@@ -19,6 +19,12 @@ from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
 UID = "a" * 24
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No piece ends because the machine is busy."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+
+
 def subscription(id_: str, state: str = CONFIRMED, version: int = 1, **options: Any) -> Subscription:
     return Subscription(
         id_, UID, "p", "queue", "q", f"http://{id_}/", 60, 0.0, 60.0, options=options, state=state, version=version
@@ -224,6 +230,7 @@ def whole(post: Posted, *those: Subscription, expander: Expander) -> list[tuple[
 
 def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """So many subscriptions with costly filters cannot keep for long what others wait for: the page ends earlier."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b"[1]"] = expansion.PIECE_SECONDS / 2 + 0.001
     post = posted(b"[1]", b"[2]")
@@ -244,6 +251,7 @@ def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyP
 
 def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of that message is made by the next piece, and nothing is made twice or left out."""
+    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b'{"n": 2}'] = expansion.PIECE_SECONDS / 2 + 0.001
     post = posted(*(b'{"n": %d}' % n for n in (1, 1, 2, 1, 2)))
@@ -289,7 +297,6 @@ async def lags(during: asyncio.Task[Any]) -> list[float]:
 @pytest.mark.parametrize("kind", COSTLY)
 def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without slices it stands for as long as all of the post takes."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
 
     async def play() -> list[float]:
         matching = asyncio.create_task(Expander(require_confirmation=False).piece(*costly(kind)))

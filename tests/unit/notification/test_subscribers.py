@@ -334,3 +334,24 @@ def test_the_retry_policy_of_the_queue() -> None:
             assert store.calls["get_queue"] == 2
 
     asyncio.run(play())
+
+
+def test_few_parts_of_pages_are_loaded_at_a_time() -> None:
+    async def play() -> None:
+        scene = Scene()
+        with watched(scene) as (store, subscribers):
+            calls = Calls("test", 20)
+            subscribers._calls = calls
+            store.open.clear()
+            asking = [
+                asyncio.create_task(subscribers.page(f"{n:024}", NOT_EXPANDED, most=200, not_before=0.0))
+                for n in range(20)
+            ]
+            await asyncio.sleep(0.05)
+            assert store.calls["list_subscriptions"] == modules.READINGS
+            store.open.set()
+            await asyncio.gather(*asking)
+            assert store.calls["list_subscriptions"] == 20
+            calls.close()
+
+    asyncio.run(play())
