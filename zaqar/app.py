@@ -34,7 +34,7 @@ from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.stages.base import check_stage
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement, PoolPlacement
+from zaqar.storage.placement import Place, Placement, PoolPlacement
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage without which nothing is notified."""
@@ -126,6 +126,10 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
     def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
         parts.messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
 
+    def find_place(project: str, queue: str) -> Place | None:
+        known = parts.queues.find(Address(project, QUEUE, queue), create=False)
+        return None if known is None else known.place
+
     return Dispatcher(
         management=parts.management,
         placement=parts.placement,
@@ -133,6 +137,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         tasks=_make_tasks(parts.conf),
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
+        find_place=find_place,
         post_dead_letter=post_dead_letter,
     )
 

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import random
 from typing import Any
@@ -20,6 +21,7 @@ from tests.conformance.drivers import Driver
 from tests.conformance.marks import only_shared
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, bodies, new_queue
+from tests.conformance.test_sweep import sweep_clean
 from zaqar.model import DONE
 from zaqar.storage.base import MessageStore
 
@@ -215,3 +217,31 @@ def test_what_killed_notifiers_held_is_delivered_by_others(
     assert not set(rest) & set(delivered)
     for lane in lanes:
         assert lane.counts() == (len([each for each in rest if each[1] == lane.subscription_id]), 0)
+
+
+def test_what_was_dropped_beside_kills_is_gone_and_the_rest_is_there(
+    driver: Driver, address: str, outbox: Outbox, tmp_path: Path
+) -> None:
+    """Nobody gets a delivery of a dropped subscription, whoever died while it was dropped, expanded or swept."""
+    scene = outbox.new_scene()
+    living = Lane(outbox, scene.queue.uid)
+    victim = partial(Victim, victims.drop_on, driver.name, address, scene.queue, living.subscription_id)
+    crowd = [victim(f"n{n}", path=tmp_path / f"{n}") for n in range(2)]
+    with killed_in_the_end(*crowd):
+        dropped = {own for notes in killed_one_by_one(crowd) for own in notes}
+    wait_for_the_server(driver, scene)
+    outbox.clock.advance(LEASE)
+    for posted in outbox.take_all_posted():
+        assert outbox.expand(posted, deliveries_of(posted, living.subscription_id, *sorted(dropped)[:3]))
+    taken = outbox.take_all()
+    assert not dropped & {each.subscription_id for each in taken}
+    assert {each.number for each in taken if each.subscription_id == living.subscription_id} == {
+        message.sequence for message in scene.listing()
+    }
+    sweep_clean(outbox.store, outbox.now)
+    assert all(Lane(outbox, scene.queue.uid, own).listing() == [] for own in dropped)
+    scene.drop()
+    outbox.clock.advance(LEASE)
+    assert outbox.take_all() == outbox.take_all_posted() == []
+    sweep_clean(outbox.store, outbox.now)
+    assert living.listing() == []

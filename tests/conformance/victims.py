@@ -12,7 +12,7 @@ from itertools import count
 from tests.clock import START
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.history import Gate
-from tests.conformance.outbox import KEPT, LEASE, deliveries_of
+from tests.conformance.outbox import KEPT, LEASE, deliveries_of, new_subscription_id
 from tests.conformance.scene import new_claim_id
 from zaqar.model import DONE, Claim, Draft, PostPosition, Queue
 from zaqar.storage.base import MessageStore
@@ -96,3 +96,21 @@ def notify_on(driver: str, address: str, queue: Queue, subscription_ids: list[st
             store.settle(owner=owner, settled=settled, now=START)
             for each in settled:
                 os.write(notes, f"delivered {each.number} {each.subscription_id}\n".encode())
+
+
+def drop_on(driver: str, address: str, queue: Queue, living: str, owner: str, path: str) -> None:
+    """Expand a post for a subscription that lives and one of its own, drop that one and sweep a little; a line after
+    each drop. The clock stands still, so no lease is over while it lives.
+    """
+    store = _open(driver, address)
+    until = START + LEASE
+    with _noting(path) as notes:
+        while True:
+            own = new_subscription_id()
+            store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
+            for posted in store.take_posted(owner=owner, until=until, now=START, limit=1):
+                made = deliveries_of(posted, living, own)
+                store.expand(posted=posted, deliveries=made, position=None, until=until)
+            store.drop_deliveries(queue_uid=queue.uid, subscription_ids=[own], now=START)
+            os.write(notes, f"{own}\n".encode())
+            store.sweep(now=START, limit=5)

@@ -77,7 +77,9 @@ OPTS = [
         "max_concurrent_deliveries_per_project",
         default=100,
         min=1,
-        help="Most notifications of one project that one notifier sends at a time.",
+        help="Most notifications of one project that one notifier sends at a time while no other project has any under "
+        "way; with others a project gets as many as are free, times this number divided by what it leaves of "
+        "max_concurrent_deliveries. Receivers that do not answer get a quarter of the slots, with unknown ones half.",
     ),
     cfg.IntOpt(
         "delivery_retention",

@@ -15,12 +15,13 @@ from zaqar import bell
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.calls import Calls
+from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity
 from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
 from zaqar.notification.pump import Pump
-from zaqar.notification.sending import EndSubscription, PostDeadLetter, Sender
+from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLetter, Sender
+from zaqar.notification.store import label_of
 from zaqar.notification.subscribers import Subscribers
 from zaqar.notification.tasks.base import Task
 from zaqar.storage.base import ManagementStore
@@ -41,6 +42,9 @@ _UNUSED_SECONDS = 30.0
 
 _MANAGEMENT_THREADS = 4
 
+_ASIDE_THREADS = 2
+"""For each store: dead letters that are posted, and subscriptions that are ended, at a time."""
+
 
 class Dispatcher:
     """Any number of them, in any number of processes, share the stores. ``run`` is called once."""
@@ -54,6 +58,7 @@ class Dispatcher:
         tasks: Mapping[str, Task],
         bounds: Bounds,
         end_subscription: EndSubscription,
+        find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
     ) -> None:
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
@@ -73,9 +78,12 @@ class Dispatcher:
             bounds=bounds,
             clock=clock,
             calls=self._calls,
+            calls_aside=self._calls_aside,
             end_subscription=end_subscription,
+            find_place=find_place,
             post_dead_letter=post_dead_letter,
         )
+        self._aside: dict[Place | None, GuardedCalls] = {}
         self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self.counts = self._sender.counts
@@ -133,6 +141,19 @@ class Dispatcher:
             retiring = asyncio.create_task(_finish(*self._pumps.pop(place)))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+            if place in self._aside:
+                self._aside.pop(place).close()
+
+    def _calls_aside(self, place: Place | None) -> GuardedCalls:
+        """For what a delivery leads to besides: it waits for the store it concerns, and for no other one.
+
+        None stands for the stores of queues that are to be created.
+        """
+        calls = self._aside.get(place)
+        if calls is None:
+            label = "A store for a new dead letter queue" if place is None else label_of(place)
+            calls = self._aside[place] = GuardedCalls(label, _ASIDE_THREADS)
+        return calls
 
     def _pump(self, place: Place, *, in_use: bool) -> Pump:
         return Pump(
@@ -159,6 +180,8 @@ class Dispatcher:
         for task in set(self._tasks.values()):
             await task.close()
         self._calls.close()
+        for calls in self._aside.values():
+            calls.close()
 
 
 async def _finish(pump: Pump, running: asyncio.Task[None]) -> None:

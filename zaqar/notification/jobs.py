@@ -126,9 +126,9 @@ class Jobs:
                 return self._sender.discarded(job.delivery)
         if not self._sit_down(job, self._sender.seat_of(subscription)):
             return self._sender.handed_back(job.delivery)
-        verdict, reached = await self._sender.send(job.delivery, subscription)
-        if job.seat is not None:
-            self._capacity.note(job.seat.target, reached=reached)
+        verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+        if job.seat is not None and reached is not None:
+            self._capacity.note(job.seat, reached=reached)
         return verdict
 
     async def _drop_if_gone(self, delivery: Delivery) -> None:

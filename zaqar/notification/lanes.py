@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from zaqar.notification.capacity import Capacity, Seat
+
+MOST_CHECKED = 500
+"""Lanes of which it is looked at a time whether there is room again; of more, these in turns."""
 
 MOST_REMEMBERED = 10_000
 """Lanes of which it is remembered where they lead."""
@@ -65,10 +69,18 @@ class Lanes:
     def any_behind(self) -> bool:
         return bool(self._behind)
 
-    def full(self) -> set[str]:
-        """Those for which there is no room at this moment."""
-        self._full = {lane: seat for lane, seat in self._full.items() if not self._capacity.has_room(seat)}
+    def full(self, most: int = MOST_CHECKED) -> set[str]:
+        """Those for which there is no room at this moment, as far as ``most`` of them are looked at."""
+        for lane in list(islice(self._full, most)):
+            seat = self._full.pop(lane)
+            if not self._capacity.has_room(seat):
+                # Back in at the end, so that the others are looked at next time.
+                self._full[lane] = seat
         return set(self._full)
+
+    def check_all(self) -> None:
+        """Look at all of them."""
+        self.full(len(self._full))
 
     def worth_taking(self) -> bool:
         """Whether there is a lane that is behind and for which there is room."""

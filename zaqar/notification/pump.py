@@ -150,6 +150,7 @@ class Pump:
         everywhere = _time() >= self._next_look
         if everywhere:
             self._next_look = _time() + LOOK_SECONDS
+            self._lanes.check_all()
         found = False
         if (self._posts or everywhere) and self._leased_posts.room:
             self._posts = False
@@ -163,20 +164,19 @@ class Pump:
         return found
 
     async def _take_deliveries(self) -> bool:
-        limit = 0 if self._jobs.stuck else self._capacity.share
+        # One that is away is asked for one, so that no others wait for the room.
+        limit = 0 if self._jobs.stuck else min(1, self._capacity.share) if self._away else self._capacity.share
         if not limit:
             self._deliveries = True
             return False
         self._deliveries = False
         without = self._lanes.full()
         self._lanes.begin_look()
-        taken_at, taken = _time(), list[Delivery]()
+        taken_at = _time()
         # The room is reserved first, as other stores are asked at the same time.
-        self._capacity.take_in_hand(limit)
-        try:
+        with self._capacity.asking(limit):
             taken = await self._store.take_deliveries(limit, most_of_one=self._capacity.most_of_one, without=without)
-        finally:
-            self._capacity.let_go(limit - len(taken))
+        self._capacity.take_in_hand(len(taken))
         if taken:
             self._lanes.note_behind(delivery.subscription_id for delivery in taken)
             for delivery in taken:

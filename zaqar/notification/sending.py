@@ -7,20 +7,23 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
+from typing import Any
 
 from zaqar.clock import Clock
 from zaqar.errors import ClientError, StoreUnavailable
 from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.calls import Calls
+from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Seat
-from zaqar.notification.retry import effective_policy, next_attempt
+from zaqar.notification.retry import RetryPolicy, effective_policy, next_attempt
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
+from zaqar.storage.placement import Place
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +31,20 @@ MOST_ATTEMPTS = 20
 """Attempts of a delivery that are kept for people to see, the latest."""
 
 LATER_SECONDS = 5.0
-"""When to try again where the management store, away at the moment, has to say how to go on."""
+MOST_LATER_SECONDS = 60.0
+"""When to go on if a store that is away has to say how, or has to take a dead letter.
+
+The pause grows with the time since the last attempt, so that many dead letters that wait are little work.
+"""
 
 EndSubscription = Callable[[Subscription], None]
 """Removes a subscription whose subscriber wants no more. It blocks, and raises StoreUnavailable."""
+
+FindPlace = Callable[[str, str], Place | None]
+"""Where the queue of that name in that project is; None if there is none. It asks the management store only.
+
+It blocks, and raises StoreUnavailable.
+"""
 
 PostDeadLetter = Callable[[str, str, bytes], None]
 """Posts a request body to the queue of that name in that project. It blocks, and raises what such a post raises."""
@@ -51,7 +64,9 @@ class Sender:
         bounds: Bounds,
         clock: Clock,
         calls: Calls,
+        calls_aside: Callable[[Place | None], GuardedCalls],
         end_subscription: EndSubscription,
+        find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -60,7 +75,9 @@ class Sender:
         self._bounds = bounds
         self._clock = clock
         self._calls = calls
+        self._calls_aside = calls_aside
         self._end_subscription = end_subscription
+        self._find_place = find_place
         self._post_dead_letter = post_dead_letter
         self._draw = draw
         self.counts: Counter[str] = Counter()
@@ -98,8 +115,14 @@ class Sender:
 
     # -- the attempt -------------------------------------------------------------------------------------------------
 
-    async def send(self, delivery: Delivery, subscription: Subscription) -> tuple[Delivery, bool]:
-        """Make one attempt; return the delivery as it is to be written, and whether somebody answered."""
+    async def send(self, delivery: Delivery, subscription: Subscription, place: Place) -> tuple[Delivery, bool | None]:
+        """Make one attempt; return the delivery as it is to be written, and whether somebody answered.
+
+        ``place`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was away,
+        no attempt is made, and nothing is known of the subscriber: None.
+        """
+        if await self._is_exhausted(delivery, subscription):
+            return await self._go_on(self._give_up(delivery, subscription), delivery), None
         began = self._clock()
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
@@ -116,16 +139,27 @@ class Sender:
         )
         if outcome.delivered:
             return self._settled(tried, DONE, "delivered"), outcome.reached
+        return await self._go_on(self._judge_failure(tried, subscription, outcome, place), tried), outcome.reached
+
+    async def _go_on(self, judging: Coroutine[Any, Any, Delivery], delivery: Delivery) -> Delivery:
+        """The verdict, or a pause if a store that it needs is away: the delivery then waits in its own store."""
         try:
-            return await self._judge_failure(tried, subscription, outcome), outcome.reached
+            return await judging
         except StoreUnavailable:
-            _log.warning(
-                "What to do after a failed attempt at delivery %s cannot be found out, as a store is away; "
-                "the next attempt is in %g s.",
-                delivery.id,
-                LATER_SECONDS,
-            )
-            return self._waiting(tried, self._clock() + LATER_SECONDS), outcome.reached
+            now = self._clock()
+            since = now - delivery.attempts[-1].at
+            pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
+            # The log has a line about the store, by whoever found it away.
+            _log.debug("A store is away that delivery %s needs; it goes on in %g s.", delivery.id, pause)
+            return self._waiting(delivery, now + pause)
+
+    async def _is_exhausted(self, delivery: Delivery, subscription: Subscription) -> bool:
+        """Whether all its attempts were made, and it waits for nothing but the store of its dead letter queue."""
+        # After 410 the subscription is to be ended; if that failed, one more attempt leads there.
+        ended = bool(delivery.attempts) and delivery.attempts[-1].status == HTTPStatus.GONE
+        if not delivery.tries or ended or self._dead_letter_queue_of(delivery, subscription) is None:
+            return False
+        return delivery.tries >= (await self._policy_of(subscription)).attempts
 
     async def _attempt(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
         scheme = _scheme(subscription)
@@ -144,37 +178,54 @@ class Sender:
 
     # -- the verdict -------------------------------------------------------------------------------------------------
 
-    async def _judge_failure(self, tried: Delivery, subscription: Subscription, outcome: Outcome) -> Delivery:
+    async def _judge_failure(
+        self, tried: Delivery, subscription: Subscription, outcome: Outcome, place: Place
+    ) -> Delivery:
         if outcome.gone:
-            await self._calls.run(partial(self._end_subscription, subscription))
+            await self._calls_aside(place).run(partial(self._end_subscription, subscription))
             self._subscribers.forget(subscription)
             _log.info("Subscription %s has ended, as its subscriber answered that it is gone.", subscription.id)
             return self.discarded(tried)
-        policy = effective_policy(
-            await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
-        )
+        policy = await self._policy_of(subscription)
         due = next_attempt(tried.tries, policy, now=self._clock(), retry_after=outcome.retry_after, jitter=self._draw())
         if due is not None:
             return self._waiting(tried, due)
-        await self._bury(tried, subscription)
+        return await self._give_up(tried, subscription)
+
+    async def _policy_of(self, subscription: Subscription) -> RetryPolicy:
+        return effective_policy(
+            await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
+        )
+
+    async def _give_up(self, tried: Delivery, subscription: Subscription) -> Delivery:
+        await self._post_letter(tried, subscription)
+        last = tried.attempts[-1]
         _log.info(
             "Delivery %s to subscription %s of '%s' is dead after %d attempts, the last one: status %s, %s",
             tried.id,
             subscription.id,
             subscription.source,
             tried.tries,
-            outcome.status,
-            outcome.answer,
+            last.status,
+            last.answer,
         )
         return self._settled(tried, DEAD, "dead")
 
-    async def _bury(self, tried: Delivery, subscription: Subscription) -> None:
-        queue = subscription.options.get("dead_letter_queue")
-        if queue is None or tried.kind != NOTIFICATION or tried.client_id == dead_letters.CLIENT_ID:
+    def _dead_letter_queue_of(self, delivery: Delivery, subscription: Subscription) -> str | None:
+        """The queue that gets this delivery if it is given up; None for none."""
+        if delivery.kind != NOTIFICATION or delivery.client_id == dead_letters.CLIENT_ID:
+            return None
+        queue: str | None = subscription.options.get("dead_letter_queue")
+        return queue
+
+    async def _post_letter(self, tried: Delivery, subscription: Subscription) -> None:
+        queue = self._dead_letter_queue_of(tried, subscription)
+        if queue is None:
             return
         letter = dead_letters.compose(tried, subscription)
+        place = await self._calls.run(partial(self._find_place, subscription.project, queue))
         try:
-            await self._calls.run(partial(self._post_dead_letter, subscription.project, queue, letter))
+            await self._calls_aside(place).run(partial(self._post_dead_letter, subscription.project, queue, letter))
         except ClientError as exc:
             _log.warning("The dead letter queue '%s' of subscription %s refused: %s", queue, subscription.id, exc)
 

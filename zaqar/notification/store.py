@@ -15,16 +15,21 @@ from zaqar.storage.placement import Place
 T = TypeVar("T")
 
 
+def label_of(place: Place) -> str:
+    """What the log calls the store of a place."""
+    return "The message store" if place.name is None else f"The store of pool '{place.name}'"
+
+
 class LeasedStore:
     """Every method raises StoreUnavailable where the store does not answer, or cannot be opened."""
 
     def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
-        self._place = place
         self._owner = owner
         self._lease = lease
         self._clock = clock
         self._calls = Calls("store", threads)
-        self.label = "The message store" if place.name is None else f"The store of pool '{place.name}'"
+        self.place = place
+        self.label = label_of(place)
 
     async def take_posted(self, limit: int) -> list[Posted]:
         now = self._clock()
@@ -79,7 +84,7 @@ class LeasedStore:
         await self._ask(lambda store: store.settle(owner=self._owner, settled=settled, now=now))
 
     async def _ask(self, operation: Callable[[MessageStore], T]) -> T:
-        return await self._calls.run(lambda: operation(self._place.store))
+        return await self._calls.run(lambda: operation(self.place.store))
 
     def close(self) -> None:
         self._calls.close()

@@ -28,7 +28,7 @@ class LazyStore:
         self._monotonic = monotonic
         self._opening = threading.Lock()
         self._store: MessageStore | None = None
-        self._closed = False
+        self._closed = threading.Event()
         self._open_after = float("-inf")
         self._away_until = float("-inf")
 
@@ -40,7 +40,7 @@ class LazyStore:
         with self._opening:
             if self._store is not None:
                 return self._store
-            if self._closed or self._monotonic() < self._open_after:
+            if self._closed.is_set() or self._monotonic() < self._open_after:
                 raise StoreUnavailable
             try:
                 self._store = self._opener()
@@ -49,7 +49,11 @@ class LazyStore:
                 self._open_after = self._monotonic() + REOPEN_SECONDS
                 self.note_failure()
                 raise StoreUnavailable from exc
-            return self._store
+            store = self._store
+        if self._closed.is_set():
+            self._close_store()
+            raise StoreUnavailable
+        return store
 
     @property
     def is_open(self) -> bool:
@@ -64,7 +68,14 @@ class LazyStore:
         self._away_until = self._monotonic() + AWAY_SECONDS
 
     def close(self) -> None:
+        """Without waiting for whoever is opening it, which may take long: that one closes what it has opened."""
+        self._closed.set()
+        if self._opening.acquire(blocking=False):
+            self._opening.release()
+            self._close_store()
+
+    def _close_store(self) -> None:
         with self._opening:
-            store, self._store, self._closed = self._store, None, True
+            store, self._store = self._store, None
         if store is not None:
             store.close()

@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 CATALOG_SECONDS = 5.0
 """A worker acts on a change of pools and flavors that another one made after this time at the latest."""
 
+_REFRESH_SECONDS = 2.5
+"""When it is read again, in a thread of its own, so that requests do not wait for the management store."""
+
 _LOOK_AGAIN_SECONDS = 1.0
 """How often the catalog is read for a queue whose pool is not in it."""
 
@@ -194,7 +197,10 @@ class PoolPlacement(Placement):
     def _catalog(self, *, fresh: bool = False) -> Catalog:
         known = self._known
         if known is not None and not fresh:
-            if not self._stale and self._monotonic() - self._read_at < CATALOG_SECONDS:
+            age = self._monotonic() - self._read_at
+            if not self._stale and age < CATALOG_SECONDS:
+                if age >= _REFRESH_SECONDS and self._reading.acquire(blocking=False):
+                    threading.Thread(target=self._refresh, name="catalog", daemon=True).start()
                 return known
             if not self._reading.acquire(blocking=self._stale):
                 # Another thread is reading it; what was true a moment ago will do.
@@ -203,6 +209,13 @@ class PoolPlacement(Placement):
             self._reading.acquire()
         try:
             return self._read(fresh)
+        finally:
+            self._reading.release()
+
+    def _refresh(self) -> None:
+        """Read it again, while others act on what is known; the lock was acquired by whoever starts this."""
+        try:
+            self._read(fresh=False)
         finally:
             self._reading.release()
 
@@ -225,16 +238,17 @@ class PoolPlacement(Placement):
         names = {pool.name for pool in catalog.pools}
         self._retired += [(now, self._stores.pop(name)[1]) for name in list(self._stores) if name not in names]
         self._known, self._read_at, self._stale = catalog, now, False
-        self._close_retired(now - _RETIREMENT_SECONDS)
+        for lazy_store in self._take_retired(now - _RETIREMENT_SECONDS):
+            lazy_store.close()
         return catalog
 
     def _opener(self, pool: Pool) -> Callable[[], MessageStore]:
         return lambda: self._drivers.open(pool)
 
-    def _close_retired(self, before: float) -> None:
-        for at, lazy_store in [entry for entry in self._retired if entry[0] <= before]:
-            self._retired.remove((at, lazy_store))
-            lazy_store.close()
+    def _take_retired(self, before: float) -> list[LazyStore]:
+        due = [lazy_store for at, lazy_store in self._retired if at <= before]
+        self._retired = [entry for entry in self._retired if entry[0] > before]
+        return due
 
     # -- new queues --------------------------------------------------------------------------------------------------
 
@@ -322,8 +336,8 @@ class PoolPlacement(Placement):
         return [place for place in self.places() if place.name is not None or configured]
 
     def close(self) -> None:
-        self._close_retired(float("inf"))
-        for lazy_store in (self._configured, *(lazy_store for _, lazy_store in self._stores.values())):
+        retired = self._take_retired(float("inf"))
+        for lazy_store in (*retired, self._configured, *(lazy_store for _, lazy_store in self._stores.values())):
             lazy_store.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ import redis
 from tests import servers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, new_queue
+from tests.conformance.subscribers import Subscribers
 from zaqar.model import DeadLetters
 from zaqar.storage.redis.management import RedisManagementStore
 
@@ -108,6 +110,28 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
     assert {name: count for name, count in counts.items() if name not in INSIDE} == {"hget": 1}
     management.delete_queue(queue=queue)
     management.close()
+
+
+def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers.Redis) -> None:
+    """In a Cluster the index is on another master: one that is lost in a fail-over would hide what was acknowledged."""
+    replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
+    try:
+        replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        management = RedisManagementStore.from_settings({"uri": own_redis.uri, "wait_replicas": 1})
+        subscribers = Subscribers(management)
+        numbers = iter(range(100))
+        changes: dict[str, Callable[[], object]] = {
+            "create a queue on a pool": lambda: management.create_queue(
+                queue=replace(new_queue(f"q{next(numbers)}"), pool="one")
+            ),
+            "create a subscription": lambda: subscribers.create(f"http://{next(numbers)}.example"),
+        }
+        for name, change in changes.items():
+            counts = commands_of([redis.Redis(port=own_redis.program.port)], change)
+            assert (counts["evalsha"], counts["wait"]) == (2, 2), (name, counts)
+        management.close()
+    finally:
+        replica.stop()
 
 
 def test_waiting_for_replicas_goes_along(open_store: OpenStore, own_redis: servers.Redis) -> None:

@@ -163,3 +163,21 @@ def test_posts_are_found_after_a_fail_over_that_lost_their_slots(open_store: Ope
         assert outbox.store.volume(now=outbox.now).free == 2 * len(elsewhere)
     finally:
         cluster.stop()
+
+
+def test_a_sweep_goes_on_where_a_node_without_queues_is_away(open_store: OpenStore) -> None:
+    cluster = servers.own(servers.RedisCluster)
+    try:
+        outbox = Outbox(open_store(cluster.uri))
+        scene = next(scene for scene in iter(outbox.new_scene, None) if slot(scene) > 2 * SLOTS // 3 + 1)
+        for other in outbox.scenes[:-1]:
+            other.drop()
+        ask(store := open_store(cluster.uri), b"DEL", SLOTS_IN_USE)
+        ask(store, b"SADD", SLOTS_IN_USE, slot(scene))
+        scene.post("a", ttl=60)
+        cluster.nodes[1].kill()
+        outbox.clock.advance(60)
+        when_back(lambda: scene.post("b"))
+        assert store.sweep(now=outbox.now, limit=100) == 1
+    finally:
+        cluster.stop()

@@ -130,6 +130,7 @@ class Scene:
     bounds: Bounds = field(default_factory=Bounds)
     dead_letters: list[tuple[str, str, Any]] = field(default_factory=list)
     refusal: Exception | None = None
+    place_of_letters: Place | None = None
 
     def __post_init__(self) -> None:
         self.management.create_queue(queue=QUEUE)
@@ -158,6 +159,10 @@ class Scene:
     def end(self, subscription: Subscription) -> None:
         self.management.delete_subscription(queue_uid=UID, subscription_id=subscription.id)
 
+    def find_place(self, project: str, queue: str) -> Place | None:
+        """Where the dead letter queue is; None as it is made when it is needed."""
+        return self.place_of_letters
+
     def post_dead_letter(self, project: str, queue: str, raw: bytes) -> None:
         if self.refusal is not None:
             raise self.refusal
@@ -185,6 +190,7 @@ class Scene:
             tasks={"http": task},
             bounds=self.bounds,
             end_subscription=self.end,
+            find_place=self.find_place,
             post_dead_letter=self.post_dead_letter,
         )
         stop = asyncio.Event()

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from zaqar.notification import capacity as capacities
 from zaqar.notification.capacity import Capacity, Seat
@@ -12,7 +17,7 @@ SEAT = Seat("p", "host:80")
 @pytest.fixture
 def capacity() -> Capacity:
     made = Capacity(overall=20, per_project=8, per_target=4)
-    made.note(SEAT.target, reached=True)
+    made.note(SEAT, reached=True)
     return made
 
 
@@ -30,7 +35,7 @@ def test_a_target(capacity: Capacity) -> None:
 def test_a_project(capacity: Capacity) -> None:
     seats = [Seat("p", f"{n}:80") for n in range(5)]
     for seat in seats:
-        capacity.note(seat.target, reached=True)
+        capacity.note(seat, reached=True)
     assert [sit(capacity, seat) for seat in seats] == [4, 4, 0, 0, 0]
     assert sit(capacity, Seat("other", "4:80")) == 4
 
@@ -46,24 +51,24 @@ def test_more_is_worth_while_when_half_is_free(capacity: Capacity) -> None:
 
 
 def test_a_target_that_does_not_answer(capacity: Capacity) -> None:
-    capacity.note(SEAT.target, reached=False)
+    capacity.note(SEAT, reached=False)
     assert sit(capacity, SEAT) == 1
     assert not capacity.has_room(SEAT)
-    capacity.note(SEAT.target, reached=True)
+    capacity.note(SEAT, reached=True)
     assert sit(capacity, SEAT) == 3
 
 
 def test_a_stranger(capacity: Capacity) -> None:
     stranger = Seat("p", "new:80")
     assert sit(capacity, stranger) == 2
-    capacity.note(stranger.target, reached=True)
+    capacity.note(stranger, reached=True)
     assert sit(capacity, stranger) == 2
 
 
 def test_targets_are_forgotten(capacity: Capacity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacities, "MOST_REMEMBERED", 3)
     for n in range(3):
-        capacity.note(f"{n}:80", reached=False)
+        capacity.note(Seat("p", f"{n}:80"), reached=False)
     assert sit(capacity, SEAT) == 2
     assert sit(capacity, Seat("q", "2:80")) == 1
 
@@ -72,7 +77,8 @@ def test_nothing_is_kept_of_who_has_nothing_under_way(capacity: Capacity) -> Non
     sit(capacity, SEAT)
     for _ in range(4):
         capacity.stand_up(SEAT)
-    assert not capacity._projects
+    assert not any(capacity._projects)
+    assert not capacity._kinds
     assert not capacity._targets
 
 
@@ -94,3 +100,189 @@ def test_the_least_bounds_there_are() -> None:
     assert not capacity.has_room(SEAT)
     capacity.stand_up(SEAT)
     assert capacity.has_room(SEAT)
+
+
+def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
+    """Stores that do not answer hold what was reserved for them, and never all."""
+    capacity = Capacity(overall=200, per_project=100, per_target=10)
+    with ExitStack() as silent:
+        shares = []
+        for _ in range(9):
+            shares.append(capacity.share)
+            silent.enter_context(capacity.asking(shares[-1]))
+        assert shares == [50, 50, 50, 25, 12, 6, 3, 2, 1]
+        assert capacity.share == 1
+    assert (capacity.share, capacity.in_hand) == (50, 0)
+
+
+# -- shares of projects -----------------------------------------------------------------------------------------------
+
+BEST = {"overall": 200, "per_project": 100, "per_target": 10}
+
+
+def proven(capacity: Capacity, project: str, count: int) -> list[Seat]:
+    """Seats of targets that have answered."""
+    seats = [Seat(project, f"{project}-good-{n}:443") for n in range(count)]
+    for seat in seats:
+        capacity.note(seat, reached=True)
+    return seats
+
+
+def silent(capacity: Capacity, project: str, count: int) -> list[Seat]:
+    seats = [Seat(project, f"{project}-silent-{n}:443") for n in range(count)]
+    for seat in seats:
+        capacity.note(seat, reached=False)
+    return seats
+
+
+def strangers(capacity: Capacity, project: str, count: int) -> list[Seat]:
+    return [Seat(project, f"{project}-new-{n}:443") for n in range(count)]
+
+
+MAKERS = {"proven": proven, "silent": silent, "strangers": strangers}
+
+
+def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int]:
+    """Projects in turns, each with that many targets, take all they get: how many each has under way."""
+    seats = [MAKERS[kind](capacity, f"hog-{n}", targets) for n in range(projects)]
+    got = [0] * projects
+    for _ in range(BEST["per_target"]):
+        for target in range(targets):
+            for n in range(projects):
+                got[n] += capacity.sit_down(seats[n][target])
+    return got
+
+
+@pytest.mark.parametrize(
+    ("kind", "projects", "targets", "each"),
+    [
+        # What is proven may have all but a share that shrinks with the number of projects.
+        ("proven", 1, 100, (100, 100)),
+        ("proven", 3, 100, (50, 50)),
+        ("proven", 10, 100, (18, 19)),
+        ("proven", 1000, 3, (0, 1)),
+        # Strangers half of all, silent ones a quarter.
+        ("strangers", 1, 100, (51, 51)),
+        ("strangers", 3, 100, (17, 17)),
+        ("strangers", 1000, 3, (0, 1)),
+        ("silent", 1, 100, (26, 26)),
+        ("silent", 3, 100, (8, 9)),
+        ("silent", 1000, 3, (0, 1)),
+    ],
+)
+def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
+    capacity = Capacity(**BEST)
+    got = fill(capacity, kind, projects, targets)
+    assert (min(got), max(got)) == each
+    assert sum(got) <= {"proven": 200, "strangers": 100, "silent": 50}[kind]
+
+
+@pytest.mark.parametrize("kind", ["strangers", "silent"])
+@pytest.mark.parametrize("projects", [1, 3, 30, 1000])
+def test_what_is_left_for_others(kind: str, projects: int) -> None:
+    """Targets that answer always find room; new ones do among projects whose targets are known not to answer."""
+    capacity = Capacity(**BEST)
+    fill(capacity, kind, projects, 100 if projects < 1000 else 3)
+    good = proven(capacity, "other", 10)
+    assert sum(sit(capacity, seat) for seat in good) >= 50
+    newcomer = strangers(capacity, "newcomer", 1)[0]
+    expected = kind == "silent" or projects <= 30
+    assert capacity.has_room(newcomer) == capacity.sit_down(newcomer) == expected
+
+
+def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
+    """Its next ones count as silent, until one of them answers."""
+    capacity = Capacity(**BEST)
+    for round_ in range(3):
+        for n in range(1000):
+            hog = Seat(f"hog-{n}", f"{n}-{round_}:443")
+            if capacity.sit_down(hog):
+                capacity.stand_up(hog)
+            capacity.note(hog, reached=False)
+    got = fill(capacity, "strangers", 1000, 3)
+    assert sum(got) == 50
+    newcomer = strangers(capacity, "newcomer", 1)[0]
+    assert sit(capacity, newcomer) == 1
+    waiting = f"hog-{got.index(0)}"
+    assert not capacity.sit_down(Seat(waiting, "another:443"))
+    capacity.note(Seat(waiting, "answers:443"), reached=True)
+    assert capacity.sit_down(Seat(waiting, "another:443"))
+
+
+@pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])
+def test_one_project_alone_has_its_bound(per_project: int) -> None:
+    """Whoever is the only tenant sets it as high as the bound of all."""
+    capacity = Capacity(overall=200, per_project=per_project, per_target=10)
+    assert sum(sit(capacity, seat) for seat in proven(capacity, "p", 60)) == min(per_project, 200)
+
+
+class Slots(RuleBasedStateMachine):
+    """Projects begin, end and learn as they like, on bounds of any size."""
+
+    @initialize(
+        overall=st.integers(1, 60), per_project=st.integers(1, 60), per_target=st.integers(1, 6), many=st.booleans()
+    )
+    def begin(self, overall: int, per_project: int, per_target: int, many: bool) -> None:
+        self.overall, self.per_project = overall, per_project
+        self.capacity = Capacity(overall=overall, per_project=per_project, per_target=per_target)
+        self.projects = 100 if many else 4
+        self.held: dict[Seat, list[int]] = {}
+        """The kinds of the attempts that are under way, in the order in which they began."""
+
+    def under_way(self, kind: int, project: str | None = None) -> int:
+        return sum(
+            each >= kind for seat, kinds in self.held.items() if project in (None, seat.project) for each in kinds
+        )
+
+    @rule(project=st.integers(0, 99), host=st.integers(0, 9), times=st.integers(1, 60))
+    def sit_down(self, project: int, host: int, times: int) -> None:
+        seat = Seat(f"p{project % self.projects}", f"{project % self.projects}-{host}")
+        for _ in range(times):
+            kind = self.capacity._kind_of(seat)
+            has_room = self.capacity.has_room(seat)
+            free = [
+                slots - self.under_way(each)
+                for each, slots in enumerate((self.overall, max(1, self.overall // 2), max(1, self.overall // 4)))
+            ]
+            own = [self.under_way(each, seat.project) for each in range(3)]
+            sat = self.capacity.sit_down(seat)
+            if has_room:
+                assert sat, "what is taken because there is room finds room"
+            if own[0] == 0 and min(free[: kind + 1]) > 0:
+                assert sat, "who has nothing under way gets what is free"
+            if not sat:
+                return
+            self.held.setdefault(seat, []).append(kind)
+            for each in range(1, kind + 1):
+                slots = max(1, self.overall // (2 * each))
+                assert own[each] == 0 or (own[each] < 2 * free[each] and free[each] > (slots - 1) // 2)
+            assert own[0] == 0 or own[0] * max(0, self.overall - self.per_project) < free[0] * self.per_project
+
+    @rule(pick=st.integers(0, 1000))
+    def stand_up(self, pick: int) -> None:
+        if self.held:
+            seat = sorted(self.held)[pick % len(self.held)]
+            self.capacity.stand_up(seat)
+            self.held[seat].pop()
+            if not self.held[seat]:
+                del self.held[seat]
+
+    @rule(project=st.integers(0, 99), host=st.integers(0, 9), reached=st.booleans())
+    def note(self, project: int, host: int, reached: bool) -> None:
+        self.capacity.note(Seat(f"p{project % self.projects}", f"{project % self.projects}-{host}"), reached=reached)
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        if not hasattr(self, "capacity"):
+            return
+        slots = (self.overall, max(1, self.overall // 2), max(1, self.overall // 4))
+        for kind, most in enumerate(slots):
+            assert self.under_way(kind) == self.capacity._under_way[kind] <= most
+        # However many do not answer, half is left for those that do.
+        assert self.overall - self.under_way(1) >= self.overall - max(1, self.overall // 2)
+        for project in {seat.project for seat in self.held}:
+            assert self.under_way(0, project) <= self.per_project
+
+
+TestSlots = Slots.TestCase
+TestSlots.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

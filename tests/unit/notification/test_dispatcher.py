@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -506,21 +508,138 @@ def test_a_dead_letter_queue_that_refuses(scene: Scene, caplog: pytest.LogCaptur
     asyncio.run(play())
 
 
-def test_a_dead_letter_queue_that_is_away(scene: Scene) -> None:
+def test_a_dead_letter_queue_that_is_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The letter waits, and the subscriber is left alone: it has had all its attempts."""
+    monkeypatch.setattr("zaqar.notification.calls.FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("zaqar.notification.calls.MOST_PAUSE_SECONDS", 0.02)
     scene.refusal = StoreUnavailable()
 
     async def play() -> None:
         async with scene.notifier(subscribe_with_dead_letters(scene)) as notifier:
             scene.post(1)
-            while not (scene.waiting() and scene.waiting()[0].tries >= 12):
+            while notifier.dispatcher.counts["put off"] < 20:
                 scene.clock.advance(60)
                 notifier.dispatcher.ring()
                 await asyncio.sleep(0.01)
+            assert len(notifier.task.sent) == 11
+            assert scene.dead_letters == []
             scene.refusal = None
             await fail_to_the_end(scene, notifier)
+            await until(lambda: scene.dead())
+            assert len(notifier.task.sent) == 11
         assert len(scene.dead()) == len(scene.dead_letters) == 1
+        ((_, _, document),) = scene.dead_letters
+        assert len(document["messages"][0]["body"]["attempts"]) == 5
 
     asyncio.run(play())
+
+
+def test_many_dead_letters_that_wait_are_little_work(scene: Scene) -> None:
+    """The pause grows with the time since the last attempt, up to a bound."""
+    scene.refusal = StoreUnavailable()
+
+    async def play() -> None:
+        async with scene.notifier(subscribe_with_dead_letters(scene)) as notifier:
+            scene.post(1)
+            while len(notifier.task.sent) < 11:
+                scene.clock.advance(60)
+                notifier.dispatcher.ring()
+                await asyncio.sleep(0.01)
+            pauses = []
+            for _ in range(6):
+                await until(lambda: scene.waiting() and scene.waiting()[0].owner is None)
+                pauses.append(scene.waiting()[0].due - scene.clock())
+                scene.clock.advance(pauses[-1])
+                put_off = notifier.dispatcher.counts["put off"]
+                notifier.dispatcher.ring()
+                await until(lambda put_off=put_off: notifier.dispatcher.counts["put off"] > put_off)
+            assert pauses == [5, 5, 10, 20, 40, 60]
+            assert len(notifier.task.sent) == 11
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("what", ["dead letters", "ends"])
+@pytest.mark.parametrize("place", ["of the deliveries", "of others", "none yet"])
+def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
+    scene: Scene, what: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do ends of subscriptions, which change the queue on its store: neither threads nor slots are taken."""
+    silent = threading.Event()
+    monkeypatch.setattr("zaqar.notification.calls.SLOW_SECONDS", 0.1)
+    monkeypatch.setattr("zaqar.notification.calls.FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("zaqar.notification.calls.MOST_PAUSE_SECONDS", 0.05)
+    # What each delivery asks of the management store must not wait behind it.
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    ended: list[str] = []
+    hanging: list[str] = []
+    end, post_letter = scene.end, scene.post_dead_letter
+
+    def hang_then_end(subscription: Subscription) -> None:
+        hanging.append(subscription.id)
+        silent.wait(30)
+        end(subscription)
+        ended.append(subscription.id)
+
+    def hang_then_post(project: str, queue: str, raw: bytes) -> None:
+        hanging.append(queue)
+        silent.wait(30)
+        post_letter(project, queue, raw)
+
+    scene.end, scene.post_dead_letter = hang_then_end, hang_then_post  # type: ignore[method-assign]
+    names = [f"d{n}" for n in range(12)]
+
+    async def play() -> None:
+        options: dict[str, Any] = {"_retry_policy": NO_RETRIES, "dead_letter_queue": "lost"}
+        task = ScriptedTask()
+        outcome = GONE if what == "ends" else BROKEN
+        if what == "ends":
+            del options["dead_letter_queue"]
+        for id_ in names:
+            scene.subscribe(id_, options=options, expires=scene.clock() + 10**6)
+            task.answers[id_] = lambda delivery: outcome
+        scene.subscribe("s1", project="other", expires=scene.clock() + 10**6)
+        link = Link(MemoryMessageStore())
+        async with scene.notifier(task, link) as notifier:
+            scene.place_of_letters = {"of the deliveries": notifier.link, "of others": link, "none yet": None}[place]
+            # All that is tried once is exhausted.
+            monkeypatch.setattr("zaqar.notification.retry.BACKOFF_RETRIES", 0)
+            scene.post(1)
+            notifier.dispatcher.ring()
+            await until(lambda: len(hanging) == 2)
+            slowest = 0.0
+            for n in range(10):
+                began = asyncio.get_running_loop().time()
+                scene.post(n)
+                notifier.dispatcher.ring()
+                await until(lambda n=n: len(notifier.messages("s1")) == n + 2)
+                slowest = max(slowest, asyncio.get_running_loop().time() - began)
+            assert slowest < 1.0
+            await until(lambda: notifier.dispatcher._capacity.in_hand <= 2)
+            assert len(hanging) == 2
+            assert (ended, scene.dead_letters) == ([], [])
+            silent.set()
+            if what == "ends":
+                await advance_until(scene, notifier, lambda: len(set(ended)) == 12)
+            else:
+                await advance_until(scene, notifier, lambda: sum(len(scene.dead(id_)) for id_ in names) == 12 * 11)
+                # At least once: a lease that was over meanwhile, by a clock that jumps, makes a second one.
+                letters = [document["messages"][0]["body"] for _, _, document in scene.dead_letters]
+                posted = {(letter["subscription_id"], letter["message"]["id"]) for letter in letters}
+                assert len(posted) == 12 * 11
+
+    try:
+        asyncio.run(play())
+    finally:
+        silent.set()
+
+
+async def advance_until(scene: Scene, notifier: scenes.Notifier, condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            scene.clock.advance(20)
+            notifier.dispatcher.ring()
+            await asyncio.sleep(0.02)
 
 
 # -- no subscriber delays another --------------------------------------------------------------------------------------
@@ -551,6 +670,55 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
     # What was broken off is free for the next notifier at once.
     for n in range(5):
         assert [(each.owner, each.due <= scene.clock()) for each in scene.waiting(f"h{n}")] == [(None, True)] * 40
+
+
+@pytest.mark.parametrize(("projects", "receivers", "seconds"), [(3, 100, 600.0), (3, 100, 0.3), (200, 3, 0.3)], ids=str)
+def test_projects_whose_receivers_hang_hold_up_no_other(projects: int, receivers: int, seconds: float) -> None:
+    """Neither at the taking of deliveries nor at the slots; also those that have just begun to subscribe."""
+    scene = Scene()
+
+    async def hang_for_a_while(delivery: Delivery) -> Outcome:
+        await asyncio.sleep(seconds)
+        return SILENT
+
+    async def play() -> None:
+        task = ScriptedTask()
+        scene.subscribe("known", project="known")
+        async with scene.notifier(task) as notifier:
+            await deliver_in_time(scene, notifier, "known", [])
+            for n in range(projects):
+                for m in range(receivers):
+                    scene.subscribe(f"h{n:03}.{m}", project=f"hostile-{n}")
+                    task.answers[f"h{n:03}.{m}"] = hang_for_a_while
+            waited: list[float] = []
+            for _ in range(8):
+                await deliver_in_time(scene, notifier, "known", waited)
+            assert max(waited) < 1.0, waited
+            if seconds < 1:
+                # Each project has brought one that did not answer.
+                await until(lambda: len({sent.subscription[:4] for sent in task.sent}) > projects, 20)
+                await asyncio.sleep(2 * seconds)
+            waited.clear()
+            for n in range(5):
+                scene.subscribe(f"new-{n}", project=f"new-{n}", expires=scene.clock() + 3600)
+                await deliver_in_time(scene, notifier, f"new-{n}", waited)
+            assert max(waited) < 1.0, waited
+            hanging = task.under_way.total()
+            assert hanging >= 20, "the others went on meanwhile"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatchers, "FINISH_SECONDS", 0.1)
+        asyncio.run(play())
+
+
+async def deliver_in_time(scene: Scene, notifier: scenes.Notifier, id_: str, waited: list[float]) -> None:
+    """Post a message, and note how long it takes to one of the subscribers."""
+    before = len(notifier.messages(id_))
+    began = asyncio.get_running_loop().time()
+    scene.post(1)
+    notifier.dispatcher.ring()
+    await until(lambda: len(notifier.messages(id_)) > before, 20)
+    waited.append(asyncio.get_running_loop().time() - began)
 
 
 def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:

@@ -114,7 +114,7 @@ class World:
         )
 
     def write(self, *pools: Pool, flavors: tuple[str, ...] = ()) -> None:
-        version = self.management.get_catalog().version + 1
+        version = MemoryManagementStore.get_catalog(self.management).version + 1
         assert self.management.replace_catalog(catalog=Catalog(version, pools, flavors))
 
     def draw(self, *points: float) -> None:
@@ -307,6 +307,67 @@ def test_everything_is_closed_once(world: World) -> None:
     assert len(world.drivers.opened) == 2, "what was never used was never opened"
     with pytest.raises(StoreUnavailable):
         world.store("b")
+
+
+def test_requests_do_not_wait_for_a_silent_management_store(world: World) -> None:
+    """A worker that has something to do learns of changes beside its requests, which go on with what is known."""
+    world.write(pool("a"))
+    store = world.store("a")
+    asked, release = threading.Event(), threading.Event()
+    get_catalog = world.management.get_catalog
+
+    def hang() -> Catalog:
+        asked.set()
+        release.wait(30)
+        return get_catalog()
+
+    world.management.get_catalog = hang  # type: ignore[method-assign]
+    try:
+        for _ in range(8):
+            world.clock.advance(module._REFRESH_SECONDS)
+            assert world.store("a") is store
+        assert asked.wait(5)
+        world.write(pool("a"), pool("b"))
+    finally:
+        release.set()
+    with world.placement._reading:
+        pass
+    assert world.store("b").uri
+
+
+def test_closing_does_not_wait_for_who_opens_it() -> None:
+    entered, release = threading.Event(), threading.Event()
+    store = Store("slow")
+
+    def opener() -> MemoryMessageStore:
+        entered.set()
+        release.wait(30)
+        return store
+
+    lazy_store = LazyStore("pool", opener, FakeClock())
+    outcome: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            lazy_store.get()
+        except StoreUnavailable as exc:
+            outcome.append(exc)
+
+    opening = threading.Thread(target=open_it)
+    opening.start()
+    try:
+        assert entered.wait(5)
+        closing = threading.Thread(target=lazy_store.close)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
+        assert store.closed == 0
+    finally:
+        release.set()
+    opening.join(5)
+    assert (store.closed, len(outcome)) == (1, 1)
+    with pytest.raises(StoreUnavailable):
+        lazy_store.get()
 
 
 def test_a_dead_pool_is_waited_for_by_one_thread() -> None:

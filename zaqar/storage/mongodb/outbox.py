@@ -71,7 +71,7 @@ class OutboxStore(MongoDeliveryStore):
     ) -> bool:
         here = {"_id": _id(posted.queue_uid, posted.first), "position": _stored(posted.position)}
         there: Document = {"due": until} if position is None else {"due": until, "position": _stored(position)}
-        documents = {delivery_document(each)["_id"]: delivery_document(each) for each in deliveries}
+        documents = {document["_id"]: document for document in map(delivery_document, deliveries)}
         names = {key: key.rpartition("/")[0] for key in documents}
         some_may_be_there = False
         for turn in Turns(self._set):

@@ -25,7 +25,7 @@ STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9,
 _OPEN = load("open", again=True)
 _DROP = load("drop", again=True)
 _PURGE = load("purge", again=True)
-_NOTE_SLOTS = load("note_slots", again=True)
+_NOTE_SLOTS = load("add_members", again=True)
 
 _SLOTS_AT_ONCE = 1000
 

@@ -26,6 +26,7 @@ _CREATE = load("queue_create", again=True)
 _REPLACE = load("queue_replace")
 _DELETE = load("queue_delete", again=True)
 _LIST = load("queue_list", again=True, writes=False)
+_NOTE_POOL = load("add_members", again=True)
 _REPLACE_CATALOG = load("catalog_replace")
 
 _CATALOG = b"zaqar:catalog"
@@ -81,7 +82,7 @@ class RedisManagementStore(SubscriptionStore):
     def _note_pool(self, queue: Queue) -> None:
         if queue.pool is not None:
             key = _pool_key(_spell(queue.pool))
-            self._ask(key, b"SADD", key, _tag(queue.project, queue.kind))
+            self._redis.run(_NOTE_POOL, (key,), (_tag(queue.project, queue.kind),), slot_of(key))
 
     def get_catalog(self) -> Catalog:
         text = self._ask(_CATALOG, b"HGET", _CATALOG, b"catalog")

@@ -20,6 +20,7 @@ from zaqar.storage.redis.keys import slot_of
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.wire import Word
 
+_INDEX = load("subscription_index", again=True)
 _CREATE = load("subscription_create", again=True)
 _LIST = load("subscription_list", again=True, writes=False)
 _REPLACE = load("subscription_replace")
@@ -92,7 +93,7 @@ class SubscriptionStore(ManagementStore):
         return found[:limit]
 
     def _index(self, subscription: Subscription) -> None:
-        self._redis.command(b"ZADD", _OVER, subscription.expires, _entry_of(subscription), slot=slot_of(_OVER))
+        self._redis.run(_INDEX, (_OVER,), (subscription.expires, _entry_of(subscription)), slot_of(_OVER))
 
     def _unindex(self, gone: list[Subscription]) -> None:
         for start in range(0, len(gone), _AT_ONCE):

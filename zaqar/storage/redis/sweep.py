@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from zaqar.errors import StoreUnavailable
 from zaqar.model import Queue, Stats
 from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.redis.connection import Redis
@@ -64,8 +66,9 @@ class SweepStore(LoggedStore):
             return int(self._run(_SWEEP_DELIVERIES, uid.decode(), now, most, DROPPED_LIFETIME))
 
         if abs(now - self._looked_for_lost_slots) >= _LOOK_FOR_LOST_SLOTS_EVERY:
-            self._note_lost_slots()
             self._looked_for_lost_slots = now
+            with suppress(StoreUnavailable):  # a slot that nobody serves; the sweep goes on if it has nothing there
+                self._note_lost_slots()
         agendas = {slot: self._keys.registry(slot)[1] for slot in self._slots(SLOTS_IN_USE)}
         removed = self._sweep_each(agendas, sweep_queue, now, limit)
         kept = {slot: self._keys.outbox(slot)[3] for slot in self._slots(OUTBOX_SLOTS)}
