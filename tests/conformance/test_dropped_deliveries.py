@@ -195,6 +195,19 @@ def test_of_an_expansion_the_others_get_theirs(outbox: Outbox, queue: Scene, lan
     assert [left(each) for each in (lane, *others)] == [[], [], [2, 1], [2, 1]]
 
 
+def test_after_the_first_sweep_an_expansion_stores_nothing(outbox: Outbox, queue: Scene, lane: Lane) -> None:
+    """Else it would stay until the lifetime of the tombstone is over."""
+    queue.post("a", "b")
+    (posted,) = outbox.take_posted("me")
+    beside = lane.beside()
+    drop_lanes(lane)
+    sweep_clean(outbox.store, outbox.now)
+    assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id, beside.subscription_id))
+    assert (numbers(lane.listing()), numbers(beside.listing())) == ([], [2, 1])
+    outbox.put(lane.new(0, kind=SUBSCRIPTION_CONFIRMATION))
+    assert lane.get(0) is None
+
+
 def test_a_confirmation_that_comes_late(outbox: Outbox, lane: Lane, drop: Callable[[], None]) -> None:
     drop()
     outbox.put(lane.new(0, kind=SUBSCRIPTION_CONFIRMATION))
