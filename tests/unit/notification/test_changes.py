@@ -267,6 +267,32 @@ def test_who_was_replaced_is_not_asked_again() -> None:
     assert task.subscribers == subscribers
 
 
+def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = RecordingTask()
+    asking.subscribe(subscriber=OLD, state=PENDING)
+    take_pauses = asking.management.take_pauses
+
+    def take_slowly(**arguments: Any) -> float | None:
+        taken = take_pauses(**arguments)
+        monkeypatch.setattr(asking.management, "take_pauses", take_pauses)
+        change(asking, subscriber=NEW, challenge=1)
+        ask(asking, "s1")
+        return taken
+
+    monkeypatch.setattr(asking.management, "take_pauses", take_slowly)
+    ask(asking, "s1")
+
+    async def script() -> None:
+        async with asking.notifier(task) as notifier:
+            await look(asking, notifier)
+            asking.clock.advance(PAUSE)
+            await look(asking, notifier)
+            await until(lambda: task.subscribers)
+
+    asyncio.run(script())
+    assert task.subscribers == [NEW]
+
+
 def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Scene) -> None:
     """It may be what it was sent, and that is a signature which is for nobody else."""
     task = RecordingTask()
