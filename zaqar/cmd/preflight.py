@@ -87,26 +87,15 @@ def _survey_parts(parts: Parts) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Whether the configuration and the policy can be read anew: exit status 0, or 1 and a sentence on standard error.
+    """Whether the service could start now: exit status 0, or 1 and a sentence on standard error.
 
     An argument is the policy file in use so far: if it is gone, the rules must not be replaced by the defaults.
     """
-    from zaqar import conf, policies
-    from zaqar.limits import Limits
-
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        loaded = conf.load()
-        conf.set_up_log(loaded)
-        Limits.from_conf(loaded)
-        policies.Authorizer(loaded)
-    except StartupError as exc:
-        print(exc, file=sys.stderr)
-        return 1
-    gone = [path for path in arguments if not Path(path).exists()]
-    if gone:
-        print(f"[oslo_policy] policy_file: {gone[0]} is gone.", file=sys.stderr)
-    return 1 if gone else 0
+    gone = [path for path in (sys.argv[1:] if argv is None else argv) if not Path(path).exists()]
+    complaint = f"[oslo_policy] policy_file: {gone[0]} is gone." if gone else _survey().get("error")
+    if complaint is not None:
+        print(complaint, file=sys.stderr)
+    return 0 if complaint is None else 1
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Supervisor:
         self._env = dict(env)
         self._check = tuple(check)
         self._checking: asyncio.Task[None] | None = None
+        self._hung_up_again = False
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
         self._stop = asyncio.Event()
@@ -71,8 +72,15 @@ class Supervisor:
             await self._end(keepers)
 
     def _hung_up(self) -> None:
+        self._hung_up_again = True
         if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check_and_reload())
+            self._checking = asyncio.create_task(self._reload_as_asked())
+
+    async def _reload_as_asked(self) -> None:
+        # What is asked for while a check runs may be about a file that was written after it was read.
+        while self._hung_up_again and not self._stop.is_set():
+            self._hung_up_again = False
+            await self._check_and_reload()
 
     async def _check_and_reload(self) -> None:
         """Reload, unless the new configuration cannot be served: parts that end for it would not come back."""

@@ -108,7 +108,7 @@ class Sender:
         return subscription if wanted else None
 
     async def put_off(self, delivery: Delivery, subscription: Subscription) -> Delivery | None:
-        """The delivery as it is to be written if it is a confirmation that may not be sent yet; else None.
+        """The delivery as it is to be written if it is a confirmation that may not be sent now; else None.
 
         Every attempt counts, so that a stranger who answers with errors is not asked more often than one who does not.
         """
@@ -118,7 +118,10 @@ class Sender:
         now = self._clock()
         free = await self._subscribers.take_pauses(pauses_of(subscription, seconds=seconds, now=now), now=now)
         if free is None:
-            return None
+            # That took its time. Whoever is not the subscriber any more must not be asked.
+            again = await self.find_subscriber(delivery, taken_at=asyncio.get_running_loop().time())
+            same = again is not None and again.grant_terms == subscription.grant_terms
+            return None if same else self.handed_back(delivery)
         # Many may wait for one target. The longer they have waited, the less often they look whether it is their turn.
         waited = min(max(0.0, now - delivery.created), MOST_WAITING_SECONDS)
         return self._waiting(delivery, free + waited * self._draw())

@@ -59,6 +59,8 @@ def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", '"queues:get": "', "[oslo_policy] policy_file: while scanning"),
         ("", None, "policy.yaml is gone."),
         ("[transport]\nmax_message_ttl = x\n", "{}", "[transport] max_message_ttl"),
+        ("[notification]\nrequire_confirmation = True\n", "{}", "[signed_url] secret_key"),
+        ("[drivers]\nmessage_store = nosuch\n", "{}", "[drivers] message_store: there is no driver 'nosuch'"),
         ("[transport]\nmax_message_ttl = 60\n", "{}", "[transport] default_message_ttl"),
     ],
 )

@@ -263,6 +263,23 @@ def test_a_reload_that_would_fail_is_refused(
     run(journal.part(reload=signal.SIGHUP), script=script, check=check)
 
 
+def test_a_reload_that_is_asked_for_during_a_check_comes_after_it(journal: Journal, tmp_path: Path) -> None:
+    checks = tmp_path / "checks"
+    source = f"import time; open({str(checks)!r}, 'a').write('x'); time.sleep(0.5)"
+
+    async def script() -> None:
+        await journal.wait_for("started")
+        send(signal.SIGHUP)
+        while not checks.exists():
+            await asyncio.sleep(0.01)
+        send(signal.SIGHUP)
+        await journal.wait_for("started", "SIGHUP", "SIGHUP")
+        assert checks.read_text() == "xx"
+        send(signal.SIGTERM)
+
+    run(journal.part(reload=signal.SIGHUP), script=script, check=(sys.executable, "-c", source))
+
+
 def test_a_part_that_does_not_end_is_killed(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -249,6 +249,51 @@ def test_without_a_pause_all_are_asked_at_once() -> None:
     asyncio.run(script())
 
 
+def test_who_was_replaced_is_not_asked_again() -> None:
+    """Each subscriber is replaced right after it was asked; the next confirmation goes to the one there is then."""
+    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingTask()
+    subscribers = [f"http://host{number}/" for number in range(6)]
+    scene.subscribe(subscriber=subscribers[0], state=PENDING)
+
+    async def script() -> None:
+        async with scene.notifier(task) as notifier:
+            for number, subscriber in enumerate(subscribers):
+                if number:
+                    change(scene, subscriber=subscriber)
+                ask(scene, "s1")
+                notifier.dispatcher.ring()
+                await until(lambda at=number: len(task.subscribers) == at + 1 and not scene.waiting())  # type: ignore[misc]
+
+    asyncio.run(script())
+    assert task.subscribers == subscribers
+
+
+def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = RecordingTask()
+    asking.subscribe(subscriber=OLD, state=PENDING)
+    take_pauses = asking.management.take_pauses
+
+    def take_slowly(**arguments: Any) -> float | None:
+        taken = take_pauses(**arguments)
+        monkeypatch.setattr(asking.management, "take_pauses", take_pauses)
+        change(asking, subscriber=NEW, challenge=1)
+        ask(asking, "s1")
+        return taken
+
+    monkeypatch.setattr(asking.management, "take_pauses", take_slowly)
+    ask(asking, "s1")
+
+    async def script() -> None:
+        async with asking.notifier(task) as notifier:
+            await look(asking, notifier)
+            asking.clock.advance(PAUSE)
+            await look(asking, notifier)
+            await until(lambda: task.subscribers)
+
+    asyncio.run(script())
+    assert task.subscribers == [NEW]
+
+
 def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Scene) -> None:
     """It may be what it was sent, and that is a signature which is for nobody else."""
     task = RecordingTask()

@@ -269,7 +269,7 @@ _PARAMETERS: dict[str, Any] = {
         "in": "header",
         "required": True,
         "description": "The tenant.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^(?! )[ -+\--~]+(?<! )$"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[!-+\--~]([ -+\--~]*[!-+\--~])?$"},
     },
     **{
         name: {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": NAME_PATTERN}}
