@@ -14,6 +14,7 @@ from tests.conformance.drivers import Driver
 
 ROOT = Path(__file__).parents[2]
 SLOW = 1.0
+LEAST_SHARE = 0.3
 
 # The library would fail at this name if it asked for it by itself, inside C, as no name server knows it.
 WORKER = """
@@ -22,9 +23,10 @@ monkey.patch_all()
 import socket, sys, time
 import gevent
 from tests.conformance.drivers import DRIVERS
+from tests.greenlets import Pulse
 
 name, address, slow = sys.argv[1], sys.argv[2], float(sys.argv[3])
-look_up, asked, longest = socket.getaddrinfo, 0, 0.0
+look_up, asked = socket.getaddrinfo, 0
 
 def getaddrinfo(host, *args, **kwargs):
     global asked
@@ -34,14 +36,6 @@ def getaddrinfo(host, *args, **kwargs):
         host = "127.0.0.1"
     return look_up(host, *args, **kwargs)
 
-def work():
-    global longest
-    last = time.monotonic()
-    while True:
-        gevent.sleep(0.01)
-        now = time.monotonic()
-        longest, last = max(longest, now - last), now
-
 def use():
     store = DRIVERS[name].open_messages(address)
     store.ping()
@@ -49,11 +43,10 @@ def use():
 
 DRIVERS[name].open_messages(address.replace("store.example", "127.0.0.1")).close()  # imports, which do take a while
 socket.getaddrinfo = getaddrinfo
-working = gevent.spawn(work)
+pulse = Pulse()
 gevent.joinall([gevent.spawn(use)], raise_error=True)
-gevent.sleep(0.05)  # until the other one has seen how long it did not run
 assert asked, "the name was not looked up here"
-print(longest)
+print(pulse.share())
 """
 
 
@@ -71,4 +64,4 @@ def test_a_slow_name_server_does_not_block_the_worker(driver: Driver, address: s
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == 0, ended.stderr
-    assert float(ended.stdout.split()[-1]) < SLOW / 2, "seconds for which nobody else in the worker could run"
+    assert float(ended.stdout.split()[-1]) > LEAST_SHARE, "nobody else in the worker could run meanwhile"

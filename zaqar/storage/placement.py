@@ -184,6 +184,7 @@ class PoolPlacement(Placement):
         self._retired: list[tuple[float, LazyStore]] = []
         self._configured_place = _PoolPlace(None, lambda: self._configured)
         self._places: dict[str, Place] = {}
+        self._outages: dict[str | None, Outage] = {}
         self._unregistered: dict[str, Outage] = {}
         """Pools that queues are on all the same; kept, so that the log tells of each once."""
 
@@ -263,17 +264,28 @@ class PoolPlacement(Placement):
         if not pools and self._virtual:
             return None
         open_pools = [pool for pool in pools if pool.weight]
+        outage = self._outage_of(flavor)
         if not open_pools:
-            raise NoPool(flavor)
+            error = NoPool(flavor)
+            error.is_logged = outage.failed("none is registered that takes them").is_logged
+            raise error
         places = [self._place_named(pool.name) for pool in self._by_weight(open_pools)]
         drawn = [place for place in places if not place.away]
         if drawn and self._answers(drawn[0]):
-            return drawn[0].name
-        # Side by side: several that are away cost no more time than one.
-        found = find(self._answers, drawn[1:], seconds=_PLACE_SECONDS)
+            found: Place | None = drawn[0]
+        else:
+            # Side by side: several that are away cost no more time than one.
+            found = find(self._answers, drawn[1:], seconds=_PLACE_SECONDS)
         if found is None:
-            raise StoreUnavailable
+            raise outage.failed("none of those that take them answers")
+        if outage.since is not None:
+            outage.succeeded()
         return found.name
+
+    def _outage_of(self, flavor: str | None) -> Outage:
+        """Of all pools that new queues of the flavor may go to."""
+        kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
+        return self._outages.setdefault(flavor, Outage.of(f"A pool for new queues {kind}"))
 
     def _by_weight(self, pools: Iterable[Pool]) -> Iterator[Pool]:
         """All of them, in an order drawn by weight: who is drawn first gets the queue unless its store is away."""

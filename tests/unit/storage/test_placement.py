@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -173,6 +175,32 @@ def test_all_pools_are_away(world: World) -> None:
     with pytest.raises(StoreUnavailable) as caught:
         world.placement.choose(None)
     assert not isinstance(caught.value, NoPool)
+
+
+@pytest.mark.parametrize("case", ["no pool", "all away", "cannot be opened", "not registered"])
+def test_what_is_refused_again_and_again_is_logged_once(
+    world: World, caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    # Flavors and pools of this case only, as whoever works with the same ones in a process shares their outage.
+    refused: Callable[[], object] = partial(world.placement.choose, case)
+    if case == "no pool":
+        world.write(flavors=(case,))
+    elif case == "all away":
+        world.write(pool("a", flavor=case), flavors=(case,))
+        world.store("a").away = True
+    else:
+        refused = partial(world.store, case)
+        if case == "cannot be opened":
+            world.write(pool(case, uri="broken"))
+            world.drivers.broken.add("broken")
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable) as caught:
+            refused()
+        assert caught.value.is_logged
+        world.clock.advance(REOPEN_SECONDS)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "is not available: " in line
+    assert [record.exc_info for record in caplog.records] == [None]
 
 
 def test_several_pools_that_are_away_are_waited_for_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,13 @@ class Outage:
         self._lock = threading.Lock()
 
 
+class Unlogged(Outage):
+    """For the start of a store, whose failure a StartupError tells."""
+
+    def failed(self, reason: BaseException | str) -> StoreUnavailable:
+        return StoreUnavailable()
+
+
 _outages: weakref.WeakValueDictionary[str, Outage] = weakref.WeakValueDictionary()
 _making = threading.Lock()
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
@@ -155,21 +156,19 @@ class OutboxStore(FenceStore):
                 connection.executemany(self._outbox.extend, leases)
 
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
-        kept: list[Mapping[str, Any]] = []
-        gone: list[Mapping[str, Any]] = []
-        # Rows are locked in one order by all.
+        changes: list[tuple[str, Mapping[str, Any]]] = []
+        # Rows are locked in one order by all, those that stay and those that go: or an extension of leases, which locks
+        # them in that order too, and this would wait for each other.
         for delivery in sorted(settled, key=lambda each: each.key):
             is_kept = delivery.state == WAITING or (delivery.keep_until is not None and delivery.keep_until > now)
             mine = {**_key(delivery.key), "owner": owner}
             if is_kept:
-                kept.append({**mine, **_row_of(delivery)})
+                changes.append((self._outbox.settle, {**mine, **_row_of(delivery)}))
             else:
-                gone.append(mine)
+                changes.append((self._outbox.remove, mine))
         with self._database.write as connection:
-            if kept:
-                connection.executemany(self._outbox.settle, kept)
-            if gone:
-                connection.executemany(self._outbox.remove, gone)
+            for statement, alike in groupby(changes, key=itemgetter(0)):
+                connection.executemany(statement, [values for _, values in alike])
 
     # -- the log -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from zaqar import private_files
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
+from zaqar.storage.base.outages import Unlogged
 from zaqar.storage.sqlalchemy.connection import Connection, Database, HasBody
 from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
 from zaqar.storage.sqlalchemy.write_turn import WriteTurn
@@ -58,7 +59,7 @@ class SqliteDatabase(Database):
         self.engine = engine
         self.path = path
         self.name = path or "in memory"
-        self.outage = Outage.of(f"The SQLite database {self.name}")
+        self.outage: Outage = Unlogged(f"The SQLite database {self.name}")
         self.is_in_memory = path is None
         self.embedded = embedded
         self.turn = WriteTurn(None if path is None else f"{path}.lock", patience=patience)
@@ -106,6 +107,7 @@ class SqliteDatabase(Database):
         except StoreUnavailable as exc:
             database.close()
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
+        database.outage = Outage.of(database.outage.name)
         return database
 
     def _try_it(self) -> None:

@@ -144,7 +144,7 @@ class Writer:
             raise database.outage.failed("another thread does not end its turn to write")
         # Each waits from its own beginning, so that the times of several who queue up do not add up; and if somebody
         # waited in vain for the one who is still in the way, only briefly.
-        deadline = started + (turn.patience if turn.blocked_since is None else BRIEF)
+        deadline = started + (BRIEF if turn.is_blocked else turn.patience)
         try:
             if (descriptor := turn.descriptor) is not None:
                 if started - turn.ended > PAUSE:
@@ -162,10 +162,10 @@ class Writer:
                 opened.driver.execute(self._begin)
             except sqlite3.OperationalError:
                 run_in_time(opened.driver, self._begin, deadline)
-            turn.blocked_since = None
+            turn.is_blocked = False
         except BaseException as exc:
             if is_busy(exc) or isinstance(exc, StoreUnavailable):
-                turn.blocked_since = turn.blocked_since or started
+                turn.is_blocked = True
             self._abandon(exc)
             if isinstance(exc, StoreUnavailable):
                 raise database.outage.failed("another process does not end its turn to write") from None

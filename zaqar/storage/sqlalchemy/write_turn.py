@@ -55,8 +55,8 @@ class WriteTurn:
         """When this process began to write without a pause."""
         self.ended = 0.0
         """When it last gave its turn."""
-        self.blocked_since: float | None = None
-        """When a write of this process began to wait in vain, until one gets its turn; None if that is not so."""
+        self.is_blocked = False
+        """Whether a write of this process waited in vain, and none has had a turn since."""
         self._path = path
         self._open()
 
@@ -93,7 +93,7 @@ class WriteTurn:
         """After a fork: a new lock, and a file of its own, as a lock on the inherited one would be the parent's."""
         self.threads = threading.Lock()
         self.ended = self.since = 0.0
-        self.blocked_since = None
+        self.is_blocked = False
         inherited = self.descriptor
         self._open()
         if inherited is not None:

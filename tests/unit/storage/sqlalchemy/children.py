@@ -32,6 +32,19 @@ def hold_a_transaction(uri: str, pipe: Connection) -> None:
         signal.pause()
 
 
+def fork_and_hold_a_transaction(uri: str, pipe: Connection) -> None:
+    """The same with a child that lives on; its pid comes second."""
+    database = Database.open(uri, embedded=True)
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    with database.write:
+        pipe.send("locked")
+        pipe.send(pid)
+        signal.pause()
+
+
 def prepare(uri: str, gate: Barrier, pipe: Connection) -> None:
     """Open and migrate at the same moment as others; say what came of it."""
     gate.wait(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -169,6 +170,31 @@ def test_posts_that_another_one_takes_are_passed_over(outbox: Outbox, other: Any
     assert [posted.first for posted in outbox.take_posted()] == [2, 3]
     other.rollback()
     assert [posted.first for posted in outbox.take_posted()] == [1]
+
+
+@pytest.mark.parametrize("states", [(DONE, DONE), (DONE, None), (None, DONE), (None, None)])
+def test_outcomes_are_written_in_the_order_of_their_keys(
+    outbox: Outbox, lane: Lane, other: Any, states: tuple[str | None, str | None]
+) -> None:
+    """Whoever waits for the first has not locked the second yet, whichever is given first, kept or not (None)."""
+    lane.fill(2)
+    outcomes = [
+        replace(delivery, state=DONE, keep_until=None if state is None else outbox.now + 60)
+        for delivery, state in zip(outbox.take(), states, strict=True)
+    ]
+    lock(other, lane, 1)
+    settling = threading.Thread(target=outbox.settle, args=outcomes[::-1])
+    settling.start()
+    pid = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(other.info.dsn, autocommit=True) as watching:
+        while watching.execute(pid).fetchone() is None:
+            assert settling.is_alive()
+            time.sleep(0.01)
+    query = "SELECT 1 FROM deliveries WHERE subscription = %s AND number = 2 FOR UPDATE NOWAIT"
+    assert other.execute(query, [lane.subscription_id]).fetchone() == (1,)
+    other.rollback()
+    settling.join()
+    assert [lane.get(number) is None for number in (1, 2)] == [state is None for state in states]
 
 
 def test_what_is_sent_again_beside_another_one_is_not_overlooked(outbox: Outbox, lane: Lane, other: Any) -> None:
