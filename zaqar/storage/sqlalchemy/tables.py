@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
