@@ -132,7 +132,7 @@ def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
         ("subscriber", "trust+http://192.0.2.1/"),
         *(("ttl", value) for value in (59, 0, -1, 2**31, "60", 60.0, True, [])),
         *(("options", value) for value in ([], 1, "x", True, {"k": "v" * 70_000})),
-        *(("options.post_data", value) for value in (1, None, {}, '"$zaqar_message$"' * 11)),
+        *(("options.post_data", value) for value in (1, None, {})),
         *(("options.post_headers", value) for value in ([], "x", {"A": 1}, {"A": None})),
         *(
             ("options.post_headers", {name: "v"})

@@ -29,6 +29,9 @@ MOST_BYTES_OF_FILTERS = 16 * 1024 * 1024
 MOST_OF_A_PAGE = 200
 """Subscriptions for which a post is expanded at a time."""
 
+MOST_STEPS_OF_A_PAGE = 200_000
+"""Comparisons that any message may take with all filters of a page, about. Ten of the most costly filters take half."""
+
 SLICE_SECONDS = 0.004
 """Work in the event loop that is done without a pause. One body that is decoded or matched may take longer."""
 
@@ -71,8 +74,8 @@ class Expander:
         """The next piece of a post, from its position on, for a page that was read for that position.
 
         It is within the bounds that ``DeliveryStore.expand`` sets if the page is of ``size_of_page``. It has all
-        deliveries of at least one message for the page; or, if nothing was expanded for the page and that takes long,
-        for the beginning of the page, which is the whole page from then on.
+        deliveries of at least one message for the page; or, if nothing was expanded for the page and that takes long
+        or may take long with another message, for the beginning of the page, which is the whole page from then on.
         """
         position = posted.position
         wanting = [
@@ -84,7 +87,7 @@ class Expander:
         filters: list[Filter | None] = []
         end, is_last = page.end, page.is_last
         made: list[tuple[Delivery, Subscription]] = []
-        size = 0
+        size = steps = 0
         async with _Slices(self._turn) as slices:
             # Without anybody who gets messages, all of them are done at once.
             for number in range(position.message, len(posted.drafts)) if wanting else ():
@@ -99,18 +102,20 @@ class Expander:
                 body = json.loads(draft.body) if filtered else None
                 done = len(made)
                 for index, subscription in enumerate(wanting):
-                    if index and slices.seconds > PIECE_SECONDS:
-                        if not is_first:
-                            # Those of this message are made anew by the next piece.
-                            return Piece(made[:done], PostPosition(position.after, end, number), page.reduced)
-                        if not position.through:
-                            end, is_last = wanting[index - 1].id, False
-                            wanting = wanting[:index]
-                            break
+                    takes_long = slices.seconds > PIECE_SECONDS
+                    if takes_long and not is_first and index:
+                        # Those of this message are made anew by the next piece.
+                        return Piece(made[:done], PostPosition(position.after, end, number), page.reduced)
+                    if (takes_long or steps > MOST_STEPS_OF_A_PAGE) and is_first and index and not position.through:
+                        end, is_last = wanting[index - 1].id, False
+                        wanting = wanting[:index]
+                        break
                     await slices.pause()
                     if index == len(filters):
                         filters.append(self._filter_of(subscription))
                     chosen = filters[index]
+                    if is_first and chosen is not None:
+                        steps += chosen.steps
                     if chosen is None or chosen.matches(body):
                         size += len(draft.body)
                         made.append((_delivery(posted, number, subscription), subscription))

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from zaqar.model import Delivery, Subscription
-from zaqar.schemas.subscriptions import MOST_PLACES, PLACE_OF_THE_MESSAGE
+
+PLACE_OF_THE_MESSAGE = b'"$zaqar_message$"'
+"""In the template of option ``post_data``; its quotes are replaced with it."""
 
 
 def notification(delivery: Delivery, subscription: Subscription) -> bytes:
@@ -30,5 +32,4 @@ def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
     if not template:
         return message
     text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-    # Templates were stored without a bound once. In such a one the further places stay as they are.
-    return text.encode().replace(PLACE_OF_THE_MESSAGE.encode(), message, MOST_PLACES)
+    return text.encode().replace(PLACE_OF_THE_MESSAGE, message)

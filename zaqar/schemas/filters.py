@@ -84,13 +84,17 @@ _Rule = Callable[[Any, _Search], bool]
 
 
 class Filter:
-    """A filter that was checked. ``size`` is the memory that it takes, about, in bytes."""
+    """A filter that was checked.
 
-    __slots__ = ("_rule", "size")
+    ``size`` is the memory that it takes, about, in bytes; ``steps`` the most comparisons that one match takes, about.
+    """
 
-    def __init__(self, rule: _Rule, size: int) -> None:
+    __slots__ = ("_rule", "size", "steps")
+
+    def __init__(self, rule: _Rule, size: int, steps: int) -> None:
         self._rule = rule
         self.size = size
+        self.steps = steps
 
     def matches(self, body: Any) -> bool:
         """Whether the body of a message, as decoded from its JSON, is wanted. Never raises."""
@@ -101,7 +105,8 @@ def compile_filter(policy: object, *, field: str) -> Filter:
     """The filter of a wire form; InvalidInput with the path of what is wrong with it."""
     compiler = _Compiler()
     rule = compiler.object_rule(policy, field, 1)
-    return Filter(rule, _BYTES_OF_A_NODE * (1 + compiler.nodes + compiler.conditions) + 4 * compiler.text)
+    size = _BYTES_OF_A_NODE * (1 + compiler.nodes + compiler.conditions) + 4 * compiler.text
+    return Filter(rule, size, min(MOST_STEPS, MOST_ELEMENTS * compiler.nodes))
 
 
 @dataclass(slots=True)

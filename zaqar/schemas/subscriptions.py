@@ -20,10 +20,6 @@ MOST_BYTES_OF_OPTIONS = 65_536
 MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
 """The size of a request about one subscription; more than this is not read."""
 
-PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
-MOST_PLACES = 10
-"""How often the message may stand in the template of option ``post_data``: it is sent, and held in memory, so often."""
-
 DEFAULT_GRACE = 86_400
 MOST_GRACE = 604_800
 """Seconds for which a secret that is replaced goes on to sign."""
@@ -47,10 +43,7 @@ OPTIONS: JsonSchema = {
     "type": "object",
     "description": "Unknown options are kept, without effect.",
     "properties": {
-        "post_data": {
-            "type": "string",
-            "description": 'What to send; `"$zaqar_message$"` in it, at most 10 times, is the message.',
-        },
+        "post_data": {"type": "string", "description": 'What to send; `"$zaqar_message$"` in it is the message.'},
         "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},
@@ -117,8 +110,6 @@ def _check_options(options: Any, *, source: str) -> None:
         raise InvalidInput(field, exc.reason) from exc
     retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
     _check_headers(options.get("post_headers", {}))
-    if options.get("post_data", "").count(PLACE_OF_THE_MESSAGE) > MOST_PLACES:
-        raise InvalidInput("options.post_data", f"must have {PLACE_OF_THE_MESSAGE} at most {MOST_PLACES} times")
     for name in ("from", "subject"):
         line = options.get(name, "")
         if _CONTROL.search(line) or len(line) > _MOST_CHARACTERS_OF_A_LINE:

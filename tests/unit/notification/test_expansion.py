@@ -249,6 +249,20 @@ def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyP
     assert whole(post, *those, expander=Expander(require_confirmation=False))[0][1] is None
 
 
+@pytest.mark.parametrize(
+    ("conditions", "most"),
+    [([1], 100), ([{"prefix": str(n)} for n in range(150)], 100), ([{"numeric": ["=", n]} for n in range(150)], 21)],
+)
+def test_a_page_is_bounded_in_what_any_message_may_cost(conditions: Any, most: int) -> None:
+    """Its first message is matched in no time, but the next one may be of another kind."""
+    those = [subscription(f"{n:03}", filter={"a": conditions}) for n in range(150)]
+    found = whole(posted(b"0", b'{"a": 1}'), *those, expander=Expander(require_confirmation=False))
+    first = found[0][1]
+    assert first is not None
+    assert most <= int(first.after) + 1 <= most + 1
+    assert len(found) == -(-150 // (int(first.after) + 1))
+
+
 def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of that message is made by the next piece, and nothing is made twice or left out."""
     monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
@@ -297,6 +311,7 @@ async def lags(during: asyncio.Task[Any]) -> list[float]:
 @pytest.mark.parametrize("kind", COSTLY)
 def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without slices it stands for as long as all of the post takes."""
+    monkeypatch.setattr(expansion, "MOST_STEPS_OF_A_PAGE", 10**9)
 
     async def play() -> list[float]:
         matching = asyncio.create_task(Expander(require_confirmation=False).piece(*costly(kind)))

@@ -10,7 +10,6 @@ import pytest
 
 from tests.unit.notification.subjects import UID, a_delivery, a_subscription
 from zaqar.notification.payload import apply_template, notification
-from zaqar.schemas.subscriptions import MOST_PLACES, PLACE_OF_THE_MESSAGE
 
 SUBSCRIPTION = a_subscription("http://example.org/")
 
@@ -47,11 +46,3 @@ def test_the_body_is_not_written_anew(body: bytes) -> None:
 def test_the_template_of_a_subscriber(template: Any, expected: Any) -> None:
     options = {} if template is None else {"post_data": template}
     assert json.loads(apply_template(b'{"n":1}', options)) == expected
-
-
-def test_a_template_makes_no_more_of_a_message_than_so_many_copies() -> None:
-    """Also one that was stored before there was a bound: 3,000 copies of 256 KiB were 750 MiB for each delivery."""
-    template = ",".join([PLACE_OF_THE_MESSAGE] * 3000)
-    made = apply_template(b"1" * 262_144, {"post_data": template})
-    assert made.count(b"1") == MOST_PLACES * 262_144
-    assert len(made) < MOST_PLACES * 262_144 + len(template)

@@ -18,8 +18,6 @@ from zaqar.limits import MOST_SECONDS
 from zaqar.model import CONFIRMED, REFUSED, Secret, Subscription
 from zaqar.schemas.subscriptions import (
     MOST_BYTES_OF_OPTIONS,
-    MOST_PLACES,
-    PLACE_OF_THE_MESSAGE,
     Wanted,
     check_options_for,
     is_subscription_id,
@@ -106,8 +104,6 @@ def test_the_size_of_options() -> None:
 
 def test_the_field_that_is_named() -> None:
     assert refused(post_data=1) == "options.post_data"
-    for count in (MOST_PLACES + 1, 3000):
-        assert refused(post_data=PLACE_OF_THE_MESSAGE * count) == "options.post_data"
     assert refused(_retry_policy={"minimum_delay": 0}) == "options._retry_policy.minimum_delay"
     assert refused(_retry_policy={"minimum_delay": 30}) == "options._retry_policy.maximum_delay"
     assert refused(filter={"a": [{"x": 1}]}).startswith("options.filter")
