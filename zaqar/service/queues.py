@@ -358,8 +358,11 @@ class Queues:
 
 def _try(place: Place, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
-    if place.away:
-        return
+    try:
+        if place.away:
+            return
+    except StoreUnavailable:
+        return  # Its pool is not registered.
     try:
         step()
     except StoreUnavailable:

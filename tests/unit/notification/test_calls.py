@@ -74,6 +74,8 @@ def test_who_waits_for_a_store_that_hangs(release: threading.Event) -> None:
         assert await other.run(lambda: 1) == 1
         release.set()
         assert await hanging[1] is True
+        while silent._under_way:
+            await asyncio.sleep(0.01)
         assert await silent.run(lambda: 1) == 1
         assert await asyncio.gather(*(silent.run(lambda n=n: n) for n in range(9))) == list(range(9))
         for calls in (silent, other):

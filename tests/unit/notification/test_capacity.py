@@ -117,7 +117,7 @@ def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
 
 # -- shares of projects -----------------------------------------------------------------------------------------------
 
-BEST = {"overall": 200, "per_project": 100, "per_target": 10}
+DEFAULTS = {"overall": 200, "per_project": 100, "per_target": 10}
 
 
 def proven(capacity: Capacity, project: str, count: int) -> list[Seat]:
@@ -144,9 +144,9 @@ MAKERS = {"proven": proven, "silent": silent, "strangers": strangers}
 
 def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int]:
     """Projects in turns, each with that many targets, take all they get: how many each has under way."""
-    seats = [MAKERS[kind](capacity, f"hog-{n}", targets) for n in range(projects)]
+    seats = [MAKERS[kind](capacity, f"greedy-{n}", targets) for n in range(projects)]
     got = [0] * projects
-    for _ in range(BEST["per_target"]):
+    for _ in range(DEFAULTS["per_target"]):
         for target in range(targets):
             for n in range(projects):
                 got[n] += capacity.sit_down(seats[n][target])
@@ -171,7 +171,7 @@ def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int
     ],
 )
 def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
-    capacity = Capacity(**BEST)
+    capacity = Capacity(**DEFAULTS)
     got = fill(capacity, kind, projects, targets)
     assert (min(got), max(got)) == each
     assert sum(got) <= {"proven": 200, "strangers": 100, "silent": 50}[kind]
@@ -181,7 +181,7 @@ def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, eac
 @pytest.mark.parametrize("projects", [1, 3, 30, 1000])
 def test_what_is_left_for_others(kind: str, projects: int) -> None:
     """Targets that answer always find room; new ones do among projects whose targets are known not to answer."""
-    capacity = Capacity(**BEST)
+    capacity = Capacity(**DEFAULTS)
     fill(capacity, kind, projects, 100 if projects < 1000 else 3)
     good = proven(capacity, "other", 10)
     assert sum(sit(capacity, seat) for seat in good) >= 50
@@ -192,18 +192,18 @@ def test_what_is_left_for_others(kind: str, projects: int) -> None:
 
 def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
     """Its next ones count as silent, until one of them answers."""
-    capacity = Capacity(**BEST)
+    capacity = Capacity(**DEFAULTS)
     for round_ in range(3):
         for n in range(1000):
-            hog = Seat(f"hog-{n}", f"{n}-{round_}:443")
-            if capacity.sit_down(hog):
-                capacity.stand_up(hog)
-            capacity.note(hog, reached=False)
+            seat = Seat(f"greedy-{n}", f"{n}-{round_}:443")
+            if capacity.sit_down(seat):
+                capacity.stand_up(seat)
+            capacity.note(seat, reached=False)
     got = fill(capacity, "strangers", 1000, 3)
     assert sum(got) == 50
     newcomer = strangers(capacity, "newcomer", 1)[0]
     assert sit(capacity, newcomer) == 1
-    waiting = f"hog-{got.index(0)}"
+    waiting = f"greedy-{got.index(0)}"
     assert not capacity.sit_down(Seat(waiting, "another:443"))
     capacity.note(Seat(waiting, "answers:443"), reached=True)
     assert capacity.sit_down(Seat(waiting, "another:443"))

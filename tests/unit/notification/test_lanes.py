@@ -59,3 +59,23 @@ def test_a_lane_without_room_waits_for_it(capacity: Capacity) -> None:
     capacity.stand_up(SEAT)
     assert lanes.full() == set()
     assert lanes.worth_taking()
+
+
+def test_many_lanes_without_room_are_looked_at_in_turns() -> None:
+    """A look costs the same however many there are; once a second all are looked at."""
+    capacity = Capacity(overall=200, per_project=100, per_target=1)
+    lanes = Lanes(capacity)
+    seats = {f"lane-{n}": Seat(f"p{n}", f"host-{n}:80") for n in range(9)}
+    for lane, seat in seats.items():
+        assert capacity.sit_down(seat)
+        lanes.note_full(lane, seat)
+    assert lanes.full(4) == set(seats)
+    for seat in seats.values():
+        capacity.stand_up(seat)
+    assert [len(lanes.full(4)) for _ in range(3)] == [5, 1, 0]
+    for lane, seat in seats.items():
+        assert capacity.sit_down(seat)
+        lanes.note_full(lane, seat)
+        capacity.stand_up(seat)
+    lanes.check_all()
+    assert lanes.full(0) == set()
