@@ -23,7 +23,7 @@ def store(open_store: OpenStore, own_redis: servers.Redis) -> MessageStore:
 @pytest.fixture
 def fill(own_redis: servers.Redis) -> Callable[[], None]:
     """Leave no memory from now on, whatever was freed a moment ago."""
-    return lambda: own_redis.client().config_set("maxmemory", 1_000_000) and None
+    return lambda: own_redis.client().config_set("maxmemory", 1) and None
 
 
 def test_claims_and_deletes_work_in_a_full_server(
