@@ -164,23 +164,23 @@ def test_python_zaqarclient_gives_the_mount_path_twice(below: Api) -> None:
 
 
 def test_a_signature_opens_the_path_below_the_mount_path(below: Api) -> None:
-    id_ = below.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}).json["subscription_id"]
-    path = f"/v2/queues/q/subscriptions/{id_}/confirm"
+    path = "/v2/queues/q/messages"
     expires = signed_urls.format_time(below.clock.now + 3600)
 
-    def confirm(signed: str) -> int:
+    def listed(signed: str) -> int:
         headers: dict[str, str | None] = {
             "URL-Signature": signed_urls.sign(
-                "a key", project=below.project, paths=[signed], methods=["PUT"], expires=expires
+                "a key", project=below.project, paths=[signed], methods=["GET"], expires=expires
             ),
             "URL-Paths": signed,
-            "URL-Methods": "PUT",
+            "URL-Methods": "GET",
             "URL-Expires": expires,
         }
-        return below.put(path, {"confirmed": True}, headers=headers).status_code
+        return below.get(path, headers=headers).status_code
 
-    assert confirm(path) == 204
-    assert confirm(MOUNT + path) == 404
+    below.put("/v2/queues/q", {})
+    assert listed(path) == 200
+    assert listed(MOUNT + path) == 404
 
 
 @pytest.mark.parametrize("prefix", ["nonsense", "//evil.example", "/a b", "/\u00fc", "http://evil.example/"])
