@@ -28,7 +28,7 @@ from tests.acceptance.server import Server, free_port, running
 from tests.acceptance.sinks import Sink, Sinks
 from tests.acceptance.test_notifications import Notifier
 
-SECONDS = 4.0
+SECONDS = 3.0
 PAUSE = 0.025
 PATIENCE = 60.0
 MOST_SECONDS = 1.0
