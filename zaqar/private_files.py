@@ -68,7 +68,7 @@ def create_file(path: Path | str) -> None:
 
     A process that closes any descriptor of a file loses all POSIX locks it has on it (fcntl(2)), those of SQLite too.
     """
-    # If it exists, that is whoever opens it next to deal with.
+    # If it exists, its mode is corrected when it is opened.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 

@@ -95,8 +95,8 @@ OPTS = [
         min=0,
         max=86_400,
         help="Seconds, at least, between two confirmations of one subscription, and between two to one mailbox or URL, "
-        "whoever subscribes it. A sixtieth of it is the pause between two of one project to one host or mail domain. "
-        "0: no pauses.",
+        "no matter which project subscribes it. A sixtieth of it is the pause between two of one project to one host "
+        "or mail domain. 0: no pauses.",
     ),
     cfg.StrOpt(
         "external_confirmation_url",

@@ -19,8 +19,9 @@ _PLACE_SHARE = 60
 def pauses_of(subscription: Subscription, *, seconds: float, now: float) -> dict[str, float]:
     """What must not be asked again before when: key -> time.
 
-    The subscription, whoever its subscriber is; the target, whoever subscribes it; and with a shorter pause the host
-    or mail domain, for the project: a host has as many URLs, and a domain as many mailboxes, as somebody writes.
+    The subscription, also if its subscriber changes; the target, no matter which project subscribes it; and with a
+    shorter pause the host or mail domain, for the project: a host has as many URLs, and a domain as many mailboxes, as
+    somebody writes.
     """
     target, place = _target_of(subscription.subscriber)
     return {

@@ -3,7 +3,7 @@
 
 A pump has them taken and is told of each piece. Posts take turns by project, a piece each, and a post that nobody has
 begun with goes before those that are expanded in part: so a large post holds up no small one. The lease of each lasts
-until it is expanded, and whoever goes on from its position makes this notifier leave it alone.
+until it is expanded. If another notifier goes on from its position, this one leaves it alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LATER_PIECES = 1
 
 
 class StorePiece(Protocol):
-    """Stores a piece and begins to send it; False where another notifier has gone on with the post."""
+    """Stores a piece and begins to send it; False if another notifier has gone on with the post."""
 
     async def __call__(self, posted: Posted, piece: Piece, /) -> bool: ...
 
@@ -141,7 +141,7 @@ class LeasedPosts:
         began = _time()
         posts = await self._store.take_posted(self.room)
         for posted in posts:
-            # Subscriptions are read after this: whoever was told of one before a post is among them.
+            # Subscriptions are read after this, so each that was acknowledged before the post is among them.
             held = _Held(posted, size_of_page(posted), taken_at=_time(), extended_at=began)
             self._held.add(held)
             self._new.put(self._project_of(held), held)
@@ -267,7 +267,7 @@ class LeasedPosts:
         self._stopping = True
 
     async def finish(self) -> None:
-        """After ``stop``: let pieces that are under way end, and hand back all posts; whoever cannot wait cancels."""
+        """After ``stop``: let pieces that are under way end, and hand back all posts. To cancel it is safe."""
         if self._first or self._later:
             await asyncio.wait(self._first | self._later)
         for held in list(self._held):

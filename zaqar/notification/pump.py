@@ -210,7 +210,7 @@ class Pump:
     async def _store_piece(self, posted: Posted, piece: Piece) -> bool:
         """Store it, with the deliveries leased for which there is room, and send these; False if somebody else went on.
 
-        Nobody else finds the leased ones, and where another notifier has stored this piece the store refuses it.
+        Nobody else finds the leased ones. If another notifier has stored this piece, the store refuses it.
         """
         now, taken_at = self._clock(), _time()
         jobs: list[Job] = []

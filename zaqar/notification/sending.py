@@ -156,7 +156,7 @@ class Sender:
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
         seconds = asyncio.get_running_loop().time() - started
-        # Whoever may list deliveries must not find in an answer what was sent to the subscriber only: the signature.
+        # A receiver may echo the signature, which only the subscriber is to know, and other callers list deliveries.
         is_told = delivery.kind == NOTIFICATION or outcome.status is None
         attempt = Attempt(began, outcome.status, round(seconds, 3), outcome.answer if is_told else "")
         tried = replace(delivery, tries=delivery.tries + 1, attempts=(*delivery.attempts, attempt)[-MOST_ATTEMPTS:])
@@ -180,7 +180,7 @@ class Sender:
             now = self._clock()
             since = now - delivery.attempts[-1].at
             pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
-            # The log has a line about the store, by whoever found it away.
+            # The driver of that store has logged that it is away.
             _log.debug("A store is away that delivery %s needs; it goes on in %g s.", delivery.id, pause)
             return self._waiting(delivery, now + pause)
 
