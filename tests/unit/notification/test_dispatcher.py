@@ -406,13 +406,17 @@ def test_what_is_refused_for_good_is_dead_at_once(scene: Scene) -> None:
     asyncio.run(play())
 
 
+async def let_time_pass(scene: Scene, notifier: scenes.Notifier) -> None:
+    """A minute, unless a delivery is leased: it would be free by this clock, and be sent twice."""
+    if all(delivery.owner is None for delivery in scene.waiting()):
+        scene.clock.advance(60)
+    notifier.dispatcher.ring()
+    await asyncio.sleep(0.01)
+
+
 async def fail_to_the_end(scene: Scene, notifier: scenes.Notifier, settled: str = "dead") -> None:
     while not notifier.dispatcher.counts[settled]:
-        # What is under lease would be free by this clock, and be sent twice.
-        if all(delivery.owner is None for delivery in scene.waiting()):
-            scene.clock.advance(60)
-        notifier.dispatcher.ring()
-        await asyncio.sleep(0.01)
+        await let_time_pass(scene, notifier)
 
 
 @pytest.mark.parametrize("whose", ["queue", "subscription"])
@@ -581,9 +585,7 @@ def test_many_dead_letters_that_wait_are_little_work(scene: Scene) -> None:
         async with scene.notifier(subscribe_with_dead_letters(scene)) as notifier:
             scene.post(1)
             while len(notifier.task.sent) < 11:
-                scene.clock.advance(60)
-                notifier.dispatcher.ring()
-                await asyncio.sleep(0.01)
+                await let_time_pass(scene, notifier)
             pauses = []
             for _ in range(6):
                 await until(lambda: scene.waiting() and scene.waiting()[0].owner is None)

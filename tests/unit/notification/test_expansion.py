@@ -339,6 +339,8 @@ def test_posts_that_are_matched_take_turns() -> None:
             piece = await expander.piece(posted(b'{"n": 1}'), page_of(filtered))
             assert len(piece.made) == 1
             done += 1
+            # A notifier waits for the store after each piece.
+            await asyncio.sleep(0)
         assert done > 5
 
     asyncio.run(play())
