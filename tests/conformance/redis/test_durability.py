@@ -62,5 +62,5 @@ def test_a_cluster_tells_what_all_its_nodes_have(open_store: OpenStore) -> None:
 
 def test_an_old_server_is_refused(own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durability, "OLDEST", (99, 0))
-    with pytest.raises(StartupError, match=r"Redis 6\.2\S* at 127\.0\.0\.1:\d+ is too old"):
+    with pytest.raises(StartupError, match=r"Redis \d+\.\d+\S* at 127\.0\.0\.1:\d+ is too old"):
         RedisMessageStore.from_settings({"uri": own_redis.uri})
