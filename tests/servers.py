@@ -305,6 +305,17 @@ class RedisSentinel:
 
         return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
 
+    def has_switched_to(self, port: int) -> bool:
+        """Whether the Sentinel has ended a fail-over to this server.
+
+        It tells clients of the new master before that, while it would still take the old one for the master if that
+        came back.
+        """
+        import redis
+
+        state = redis.Redis(port=self.sentinel.port).sentinel_master(self.name)
+        return int(state["port"]) == port and "failover_in_progress" not in state["flags"]
+
     def _replicas(self) -> list[Any]:
         import redis
 

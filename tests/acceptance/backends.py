@@ -68,8 +68,7 @@ def _fail_over(server: servers.RedisSentinel) -> None:
     pair = (server.master, server.replica)
     old, new = pair if server.master_port() == server.master.program.port else reversed(pair)
     old.kill()
-    # Not before Sentinel says so: it takes a master that is back in the middle of a fail-over for the master again.
-    server.sentinel.wait_until(lambda: server.master_port() == new.program.port)
+    server.sentinel.wait_until(lambda: server.has_switched_to(new.program.port))
     old.start()
     old.program.wait_until(lambda: old.client().info("replication")["role"] == "slave")
 
