@@ -408,7 +408,7 @@ def test_sigterm_while_a_part_starts_ends_it_at_once(tmp_path: Path, name: str, 
     wait_until(seen[moment])
     pids = server.processes()
     began = time.monotonic()
-    # 0, or the signal where zaqar-server itself had not got round to looking after its parts.
+    # The exit status is the signal if zaqar-server had not begun to supervise its parts yet.
     assert server.terminate() in (0, -signal.SIGTERM)
     # A worker that missed the signal would be waited for, for the 8 s that running requests have.
     assert time.monotonic() - began < 6
@@ -586,5 +586,5 @@ def test_a_configuration_that_cannot_be_served_ends_other_servers_with_one_sente
     )
     assert done.returncode not in (0, None)
     assert "zaqar.wsgi: [transport] max_message_ttl: " in done.stdout + done.stderr
-    # No traceback of the mistake. uWSGI interrupts the other worker, which may be importing and then shows where.
+    # uWSGI interrupts the other worker. If that one is importing, it prints a traceback of KeyboardInterrupt.
     assert "StartupError" not in done.stdout + done.stderr

@@ -34,7 +34,7 @@ def survey_stores() -> Mapping[str, Any]:
     if pid == 0:
         status = 1
         try:
-            # It may wait for a store that is silent, which nobody wants to know any more if the parent was ended.
+            # This process may wait long for a silent store. If the parent ends meanwhile, nobody reads the answer.
             end_with_parent()
             os.close(reader)
             with os.fdopen(writer, "w") as pipe:

@@ -126,7 +126,8 @@ def _parse_workers(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    # Until the supervisor takes it, SIGHUP would end this process. The parts read the configuration later than this.
+    # Until the supervisor handles SIGHUP, it would end this process. Nothing is missed by ignoring it: the parts read
+    # the configuration later than this.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The parts read the same configuration, from these variables.
     if options.config_file:

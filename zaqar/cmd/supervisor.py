@@ -77,7 +77,7 @@ class Supervisor:
             self._checking = asyncio.create_task(self._reload_as_asked())
 
     async def _reload_as_asked(self) -> None:
-        # What is asked for while a check runs may be about a file that was written after it was read.
+        # A SIGHUP during a check may announce a file that was written after the check had read it.
         while self._hung_up_again and not self._stop.is_set():
             self._hung_up_again = False
             await self._check_and_reload()
@@ -101,7 +101,7 @@ class Supervisor:
         for part, process in self._processes.items():
             _send(process, part.reload)
             if part.reload == signal.SIGTERM and process not in self._replaced:
-                # Only a part that is to end: one that reloads by itself and crashes later has failed.
+                # A part with another signal reloads by itself: if it ends later, that is a failure.
                 self._replaced.add(process)
                 asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._kill_late, part, process)
 
@@ -121,7 +121,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=part.pass_fds,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which then ends the parts in order
-                # Parts that nobody looks after would keep the port and the database.
+                # Without a supervisor the parts would keep the port and the database.
                 preexec_fn=end_with_parent,
             )
             if self._stop.is_set():
