@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who asks: one immutable object per request, made by a transport, read by every layer below it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,7 +9,9 @@ class Context:
     """The caller of one request.
 
     ``project`` is the tenant that scopes every name. ``client_id`` is the normalised Client-ID that ``echo`` compares.
-    ``roles`` are lower-case.
+    ``roles`` are lower-case. ``signed``: a signature admitted the request, so there is no user and there are no roles.
+    ``system_scope`` is ``all`` for a token that Keystone made for the whole deployment. ``token`` is the caller's
+    Keystone token, for calls to Keystone in the caller's name while the request runs; nobody may store or log it.
     """
 
     project: str
@@ -17,3 +19,6 @@ class Context:
     roles: frozenset[str] = frozenset()
     user_id: str | None = None
     request_id: str = ""
+    signed: bool = False
+    system_scope: str | None = None
+    token: str | None = field(default=None, repr=False, compare=False)
