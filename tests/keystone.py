@@ -58,14 +58,15 @@ _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
     "aodh": [("service", "service")],
 }
 
-# One process, so that a signal reaches all of it and its cache in memory is never stale. The cache makes it a hundred
-# times as fast. Keystone parses the command line of whoever imports it.
+# One process, so that a signal reaches all of it and its cache in memory is never stale: the cache makes it a hundred
+# times as fast. One thread, as two transactions in SQLite that begin to read and then write end in "database is locked".
+# Keystone parses the command line of whoever imports it.
 _PROGRAM = """\
 import sys
 port = int(sys.argv.pop())
 from keystone.wsgi.api import application
 from waitress import serve
-serve(application, host="127.0.0.1", port=port, threads=4)
+serve(application, host="127.0.0.1", port=port, threads=1)
 """
 
 _CONFIGURATION = """\
@@ -364,7 +365,7 @@ def _await_next_second() -> None:
 
 def _copy(prepared: Path) -> Path:
     folder = new_folder("keystone")
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    shutil.copytree(prepared, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete"))
     return folder
 
 
