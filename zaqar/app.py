@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import plugins
+from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -48,6 +49,8 @@ class Parts:
     clock: Clock
     limits: Limits
     authorizer: Authorizer
+    tokens: TokenValidator | None
+    """None if callers are not authenticated."""
     management: ManagementStore
     placement: Placement
     queues: Queues
@@ -80,8 +83,7 @@ def build(
     Raises StartupError, one sentence for the operator, where the configuration cannot be served.
     """
     _check(conf)
-    limits = Limits.from_conf(conf)
-    authorizer = Authorizer(conf)
+    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     stages = [
         check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
     ]
@@ -107,6 +109,7 @@ def build(
         clock=clock,
         limits=limits,
         authorizer=authorizer,
+        tokens=TokenValidator(conf, clock) if conf.auth_strategy else None,
         management=management,
         placement=placement,
         queues=queues,
@@ -159,8 +162,7 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 
