@@ -32,6 +32,9 @@ _PLACES_SECONDS = 6.0
 
 _MOST_THREADS = 32
 
+_SILENT: Mapping[str, bool | None] = {"reachable": False, "service_user_accepted": None}
+"""What is known of a Keystone that does not answer."""
+
 OPERATIONS = (
     "create_queue",
     "post_messages",
@@ -62,6 +65,14 @@ class _Finding(NamedTuple):
         parts = {"message_volume": self.volume, "durability": self.durability}
         unknown = [name for name, found in parts.items() if found is None]
         return [name for name, status in self.tried.items() if not status["succeeded"]] + unknown
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "name": self.place.name,
+            "reachable": self.reachable,
+            "durability": self.durability,
+            "failed": self.failed,
+        }
 
 
 class _Look:
@@ -135,7 +146,16 @@ class _Look:
 
 
 class Health:
-    def __init__(self, *, management: ManagementStore, placement: Placement, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        clock: Clock,
+        check_keystone: Callable[[], str | None] | None = None,
+    ) -> None:
+        """``check_keystone`` is None without Keystone; it returns what is wrong with our own account there."""
+        self._check_keystone = check_keystone
         self._management = management
         self._placement = placement
         self._clock = clock
@@ -169,6 +189,8 @@ class Health:
         with _SideBySide() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
             listed = tasks.begin(self._places)
+            check = self._check_keystone
+            asked = None if check is None else tasks.begin(lambda: _look_at_keystone(check))
             tasks.wait([listed], until=started + _PLACES_SECONDS)
             places = tasks.answer(listed)
             looks = [_Look(place, self._clock) for place in places or ()]
@@ -178,6 +200,7 @@ class Health:
             tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
             catalog = tasks.answer(pinged)
             findings = [look.end(time.monotonic() - started) for look in looks]
+            keystone = None if asked is None else tasks.answer(asked) or _SILENT
         catalog_reachable = catalog is not None and catalog["succeeded"]
         stores_reachable = all(finding.reachable for finding in findings)
         known = {
@@ -187,6 +210,8 @@ class Health:
             "message_volume": all(finding.volume is not None for finding in findings),
             "durability": all(finding.durability is not None for finding in findings),
         }
+        if keystone is not None:
+            known["keystone"] = bool(keystone["service_user_accepted"])
         volumes = [finding.volume for finding in findings if finding.volume is not None]
         free, claimed = sum(volume.free for volume in volumes), sum(volume.claimed for volume in volumes)
         return {
@@ -194,15 +219,8 @@ class Health:
             "catalog_reachable": catalog_reachable,
             "operation_status": _merge([finding.tried for finding in findings]),
             "message_volume": {"free": free, "claimed": claimed, "total": free + claimed},
-            "message_stores": [
-                {
-                    "name": finding.place.name,
-                    "reachable": finding.reachable,
-                    "durability": finding.durability,
-                    "failed": finding.failed,
-                }
-                for finding in findings
-            ],
+            "message_stores": [finding.summary() for finding in findings],
+            **({} if keystone is None else {"keystone": keystone}),
             "failed": [part for part, is_known in known.items() if not is_known],
         }
 
@@ -275,6 +293,17 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
         # One line for each look, as the report names it; the outage itself is logged once.
         _log.error("health: %s failed, reference %s: %s", name, reference, exc.__cause__ or exc)
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
+
+
+def _look_at_keystone(check: Callable[[], str | None]) -> Mapping[str, bool | None]:
+    try:
+        problem = check()
+    except StoreUnavailable as exc:
+        _log.error("health: Keystone does not answer: %s", exc.__cause__)
+        return _SILENT
+    if problem is not None:
+        _log.error("health: %s", problem)
+    return {"reachable": True, "service_user_accepted": problem is None}
 
 
 def _answers(place: Place) -> bool:
