@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.signed_urls": {"zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
-    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"},
+    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context", "zaqar.model"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.drivers": FOUNDATION | {"zaqar.plugins", "zaqar.conf", "zaqar.storage.base"},
