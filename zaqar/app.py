@@ -32,6 +32,7 @@ from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
+from zaqar.signed_urls import SignedUrls
 from zaqar.stages.base import check_stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
@@ -58,6 +59,7 @@ class Parts:
     pools: Pools
     flavors: Flavors
     health: Health
+    signed_urls: SignedUrls
 
     def stores(self) -> Iterator[MessageStore]:
         """Every message store in use, opened; StoreUnavailable where one cannot be."""
@@ -77,16 +79,14 @@ def build(
 ) -> Parts:
     """Everything below a transport, as configured; a store that is passed in is used instead of the configured one.
 
-    Raises StartupError, one sentence for the operator, where the configuration cannot be served.
+    Raises StartupError, one sentence for the operator, if the configuration cannot be served.
     """
     _check(conf)
-    limits = Limits.from_conf(conf)
-    authorizer = Authorizer(conf)
+    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     stages = [
         check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
     ]
-    management = management or open_management_store(conf)
-    drivers = Drivers(conf)
+    management, drivers = management or open_management_store(conf), Drivers(conf)
     placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
     changes = CatalogChanges(management, placement)
@@ -117,6 +117,7 @@ def build(
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock),
+        signed_urls=SignedUrls.from_conf(conf),
     )
 
 

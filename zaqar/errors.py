@@ -9,6 +9,7 @@
     |   |-- ClaimOver         400   a claim id that does not, or no longer, hold the message
     |   |-- Forbidden         403   policy, or a message that somebody else has claimed
     |   |-- NotFound          404
+    |   |   `-- SignatureRefused    a pre-signed request that no signature of ours opens
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
     |   |   `-- AlreadySubscribed
@@ -62,6 +63,18 @@ class Forbidden(ClientError):
 class NotFound(ClientError):
     status = 404
     title = "Not found"
+
+
+class SignatureRefused(NotFound):
+    """A signature does not open the request that it came with.
+
+    The client gets one and the same answer whatever is wrong. ``reason`` is for the log: a few fixed words, nothing
+    that came with the request.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The signature does not open this.")
+        self.reason = reason
 
 
 class NotAcceptable(ClientError):

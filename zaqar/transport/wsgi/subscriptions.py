@@ -87,12 +87,14 @@ class ConfirmResource:
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        caller, grant = req.context.caller, getattr(req.context, "grant", None)
-        self._authorizer.check(caller, "subscription:confirm", req.context.address)
-        if grant is None:
-            self._authorizer.check(caller, "subscription:confirm_unsigned", req.context.address)
+        caller, address, grant = req.context.caller, req.context.address, req.context.grant
+        if grant is not None:
+            # Before the body is read: whoever has no grant learns nothing else.
+            self._subscriptions.check_grant(address, subscription_id, grant)
+        for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
+            self._authorizer.check(caller, rule, address)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
-        self._subscriptions.confirm(req.context.address, subscription_id, raw, grant=grant)
+        self._subscriptions.confirm(address, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
 
