@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import plugins
+from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -49,6 +50,8 @@ class Parts:
     clock: Clock
     limits: Limits
     authorizer: Authorizer
+    tokens: TokenValidator | None
+    """None if callers are not authenticated."""
     management: ManagementStore
     placement: Placement
     queues: Queues
@@ -107,6 +110,7 @@ def build(
         clock=clock,
         limits=limits,
         authorizer=authorizer,
+        tokens=TokenValidator(conf, clock) if conf.auth_strategy else None,
         management=management,
         placement=placement,
         queues=queues,
@@ -160,8 +164,7 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 

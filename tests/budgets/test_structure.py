@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
     "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context", "zaqar.model"},
+    "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.drivers": FOUNDATION | {"zaqar.plugins", "zaqar.conf", "zaqar.storage.base"},
@@ -66,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
-    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls"},
+    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"},
 }
 
 
