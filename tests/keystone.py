@@ -58,8 +58,8 @@ _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
     "aodh": [("service", "service")],
 }
 
-# One process, so that a signal reaches all of it and its cache in memory, which makes it a hundred times as fast, is never
-# stale. One thread, as transactions in SQLite that read and then write end each other ("database is locked").
+# One process, so that a signal reaches all of it and the cache in its memory is never stale; the cache makes it a hundred
+# times as fast. One thread, as transactions in SQLite that read and then write end each other ("database is locked").
 # Keystone parses the command line of whoever imports it.
 _PROGRAM = """\
 import sys

@@ -33,6 +33,7 @@ from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
+from zaqar.signed_urls import SignedUrls
 from zaqar.stages.base import check_stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
@@ -61,6 +62,7 @@ class Parts:
     pools: Pools
     flavors: Flavors
     health: Health
+    signed_urls: SignedUrls
 
     def stores(self) -> Iterator[MessageStore]:
         """Every message store in use, opened; StoreUnavailable where one cannot be."""
@@ -80,7 +82,7 @@ def build(
 ) -> Parts:
     """Everything below a transport, as configured; a store that is passed in is used instead of the configured one.
 
-    Raises StartupError, one sentence for the operator, where the configuration cannot be served.
+    Raises StartupError, one sentence for the operator, if the configuration cannot be served.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
@@ -122,6 +124,7 @@ def build(
         health=Health(
             management=management, placement=placement, clock=clock, check_keystone=tokens.check if tokens else None
         ),
+        signed_urls=SignedUrls.from_conf(conf),
     )
 
 

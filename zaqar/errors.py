@@ -10,6 +10,7 @@
     |   |-- Unauthorized      401   no token, or one that Keystone does not accept
     |   |-- Forbidden         403   policy, or a message that somebody else has claimed
     |   |-- NotFound          404
+    |   |   `-- SignatureRefused    a pre-signed request that no signature of ours opens
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
     |   |   `-- AlreadySubscribed
@@ -79,6 +80,18 @@ class Forbidden(ClientError):
 class NotFound(ClientError):
     status = 404
     title = "Not found"
+
+
+class SignatureRefused(NotFound):
+    """A signature does not open the request that it came with.
+
+    The client gets one and the same answer whatever is wrong. ``reason`` is for the log: a few fixed words, nothing
+    that came with the request.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The signature does not open this.")
+        self.reason = reason
 
 
 class NotAcceptable(ClientError):

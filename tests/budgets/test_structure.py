@@ -33,11 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.private_files": {"zaqar.errors"},
     "zaqar.bell": {"zaqar", "zaqar.private_files", "zaqar.errors"},
     "zaqar.signatures": set(),
-    "zaqar.signed_urls": {"zaqar.errors"},
+    "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
+    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context", "zaqar.model"},
     "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
-    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.drivers": FOUNDATION | {"zaqar.plugins", "zaqar.conf", "zaqar.storage.base"},
@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
-    | {"zaqar.addresses", "zaqar.signatures"},
+    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},

@@ -72,7 +72,7 @@ CATALOGUE = {
     "profiler": """
         trace_wsgi_transport (Bool, False); trace_message_store (Bool, False); trace_management_store (Bool, False)
     """,
-    "signed_url": "secret_key (Str, secret)",
+    "signed_url": "secret_key (Str, secret); previous_secret_keys (List, [], secret); max_expiry (Int)",
     "storage": """
         queue_pipeline (List, []); message_pipeline (List, [zaqar.notification.notifier]); claim_pipeline (List, []);
         subscription_pipeline (List, []); topic_pipeline (List, [])

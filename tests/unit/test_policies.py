@@ -17,6 +17,7 @@ from zaqar import conf
 from zaqar.bounded_cache import BoundedCache
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
+from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.policies import Authorizer, list_rules
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ ANYBODY = [
     "topics:delete",
     "topics:update",
     "topics:stats",
+    "topics:share",
     "topics:purge",
 ]
 
@@ -262,3 +264,51 @@ def test_a_policy_file_that_was_chosen_must_exist(tmp_path: Path) -> None:
         Authorizer(loaded)
     (tmp_path / "strict.yaml").write_text(STRICT)
     assert not allowed(Authorizer(loaded), "queues:create", READER)
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "address", "attributes", "expected"),
+    [
+        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q1"), {}, True),
+        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q2"), {}, False),
+        ("'q1':%(queue_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, False),
+        ("'q1':%(topic_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", Address("p", QUEUE, "q1"), {}, False),
+        ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "fast"}, True),
+        ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "slow"}, False),
+        ("'p':%(tenant_id)s and user_id:%(user_id)s", "pools:get", None, {}, True),
+        ("system_scope:all", "pools:get", None, {}, False),
+    ],
+)
+def test_the_target_of_a_rule(
+    make_authorizer: MakeAuthorizer,
+    policy: str,
+    rule: str,
+    address: Address | None,
+    attributes: dict[str, str],
+    expected: bool,
+) -> None:
+    authorizer = make_authorizer(f'"{rule}": "{policy}"\n')
+    for _ in range(2):  # the second time from memory
+        caller = Context("p", "c", user_id="u")
+        if expected:
+            authorizer.check(caller, rule, address, **attributes)
+        else:
+            with pytest.raises(Forbidden):
+                authorizer.check(caller, rule, address, **attributes)
+
+
+def test_system_scope_is_known_to_rules(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer('"pools:get": "system_scope:all"\n')
+    assert allowed(authorizer, "pools:get", Context("p", "c", system_scope="all"))
+    assert not allowed(authorizer, "pools:get", Context("p", "c"))
+
+
+def test_a_signed_request_asks_no_rule(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer('"messages:create": "!"\n')
+    assert allowed(authorizer, "messages:create", Context("p", "c", signed=True))
+    assert not allowed(authorizer, "messages:create", Context("p", "c"))

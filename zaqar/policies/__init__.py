@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from oslo_config import cfg
 from oslo_policy import policy
 
@@ -10,6 +13,7 @@ from zaqar import conf as configuration
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
+from zaqar.model import Address
 from zaqar.policies import base, claims, flavors, health, messages, pools, queues, subscriptions, topics
 
 _DECISIONS_BYTES = 8 * 1024 * 1024
@@ -32,28 +36,38 @@ class Authorizer:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._enforcer = _load(conf)
-        self._decisions: BoundedCache[tuple[str, str, frozenset[str], str | None], bool] = BoundedCache(
-            _DECISIONS_BYTES
-        )
+        self._decisions: BoundedCache[tuple[Any, ...], bool] = BoundedCache(_DECISIONS_BYTES)
 
-    def check(self, context: Context, rule: str) -> None:
-        """Return where the rule admits the caller to the caller's own project, raise Forbidden where it does not."""
-        key = (rule, context.project, context.roles, context.user_id)
+    def check(self, context: Context, rule: str, address: Address | None = None, **attributes: str) -> None:
+        """Return if the rule admits the caller, raise Forbidden if it does not.
+
+        ``address`` is the queue or topic that the request is about, in the caller's project. ``attributes`` are what
+        else the target has, such as ``pool_name``. No rule is asked for a signed request: what its signature grants was
+        checked when it was made.
+        """
+        if context.signed:
+            return
+        key = (
+            (rule, context.project, context.roles, context.user_id, context.system_scope, address, *attributes.items())
+            if attributes
+            else (rule, context.project, context.roles, context.user_id, context.system_scope, address)
+        )
         allowed = self._decisions.get(key)
         if allowed is None:
-            allowed = self._decide(context, rule)
+            allowed = self._decide(context, rule, address, attributes)
             self._decisions.put(key, allowed, size_of(key))
         if not allowed:
             raise Forbidden(f"The policy does not allow this: {rule}")
 
-    def _decide(self, context: Context, rule: str) -> bool:
-        target = {"project_id": context.project}
-        creds = {
-            "roles": sorted(context.roles),
-            "project_id": context.project,
-            "user_id": context.user_id,
-            "is_admin": False,
-        }
+    def _decide(self, context: Context, rule: str, address: Address | None, attributes: Mapping[str, str]) -> bool:
+        target = {"project_id": context.project, "tenant_id": context.project, **attributes}
+        creds: dict[str, Any] = {"roles": sorted(context.roles), "project_id": context.project, "is_admin": False}
+        if address is not None:
+            target |= {"kind": address.kind, f"{address.kind}_name": address.name}
+        if context.user_id is not None:
+            target["user_id"] = creds["user_id"] = context.user_id
+        if context.system_scope is not None:
+            creds["system_scope"] = context.system_scope
         creds["is_admin"] = bool(self._enforcer.authorize("context_is_admin", target, creds))
         return bool(self._enforcer.authorize(rule, target, creds))
 

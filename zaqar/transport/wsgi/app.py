@@ -8,6 +8,7 @@ import falcon
 
 from zaqar.app import Parts
 from zaqar.model import QUEUE, TOPIC
+from zaqar.service.share import Shares
 from zaqar.transport.wsgi import errors, openapi
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
@@ -20,6 +21,8 @@ from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
 from zaqar.transport.wsgi.requests import RequestChecks
+from zaqar.transport.wsgi.share import ShareResource
+from zaqar.transport.wsgi.signed_requests import SignedRequests
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
     DeliveriesResource,
@@ -62,6 +65,7 @@ def routes(parts: Parts) -> dict[str, object]:
 def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, object]:
     """What queues and topics have in common."""
     authorizer, limits = parts.authorizer, parts.limits
+    shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
     single = f"{collection}/{name}"
     subscription = f"{single}/subscriptions/{{subscription_id}}"
     return {
@@ -69,6 +73,7 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
         single: QueueResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
+        f"{single}/share": ShareResource(shares, authorizer),
         f"{single}/messages": MessagesResource(parts.messages, authorizer, limits),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
         f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, authorizer, limits),
@@ -83,15 +88,14 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
 
 def pages(parts: Parts) -> dict[str, object]:
     """Path -> resource, of what is for people with a browser."""
-    secret_key = parts.conf.signed_url.secret_key
-    return {"/confirm": ConfirmationPage(parts.subscriptions, secret_key=secret_key, clock=parts.clock)}
+    return {"/confirm": ConfirmationPage(parts.subscriptions, signed_urls=parts.signed_urls, clock=parts.clock)}
 
 
 def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
-    secret_key = parts.conf.signed_url.secret_key
+    signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
-    checks = RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock, believes_proxy=believes_proxy)
+    checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy)
     middleware: list[Any] = [checks]
     if parts.tokens is not None:
         parts.tokens.start()

@@ -57,22 +57,22 @@ class PoolResource:
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:create")
+        self._authorizer.check(req.context.caller, "pools:create", pool_name=pool_name)
         self._pools.put(pool_name, read_body(req, MOST_BYTES))
         resp.status, resp.location = 201, f"{_path(req)}/{pool_name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:get")
+        self._authorizer.check(req.context.caller, "pools:get", pool_name=pool_name)
         detailed = flag(read_query(req), "detailed")
         pool = self._pools.get(pool_name)
         resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=detailed))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:update")
+        self._authorizer.check(req.context.caller, "pools:update", pool_name=pool_name)
         pool = self._pools.patch(pool_name, read_body(req, MOST_BYTES))
         resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=False))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:delete")
+        self._authorizer.check(req.context.caller, "pools:delete", pool_name=pool_name)
         self._pools.delete(pool_name)
         resp.status = 204

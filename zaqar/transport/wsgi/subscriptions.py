@@ -42,7 +42,7 @@ class SubscriptionsResource:
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "subscription:get_all")
+        self._authorizer.check(req.context.caller, "subscription:get_all", req.context.address)
         query = read_query(req)
         marker, limit = query.get("marker"), _parse_limit(query, self._limits)
         found, now = self._subscriptions.list_page(req.context.address, marker=marker, limit=limit)
@@ -50,7 +50,7 @@ class SubscriptionsResource:
         resp.data = msgspec.json.encode({"subscriptions": page, "links": _links(req, query, page)})
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "subscription:create")
+        self._authorizer.check(req.context.caller, "subscription:create", req.context.address)
         raw = read_body(req, MOST_BYTES)
         created = self._subscriptions.create(req.context.caller, req.context.address, raw)
         resp.status, resp.location = 201, req.context.prefix + req.path
@@ -63,18 +63,18 @@ class SubscriptionResource:
         self._authorizer = authorizer
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:get")
+        self._authorizer.check(req.context.caller, "subscription:get", req.context.address)
         subscription, now = self._subscriptions.get(req.context.address, subscription_id)
         resp.data = msgspec.json.encode(shown(subscription, now))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:update")
+        self._authorizer.check(req.context.caller, "subscription:update", req.context.address)
         raw = read_body(req, MOST_BYTES)
         self._subscriptions.patch(req.context.caller, req.context.address, subscription_id, raw)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:delete")
+        self._authorizer.check(req.context.caller, "subscription:delete", req.context.address)
         self._subscriptions.delete(req.context.address, subscription_id)
         resp.status = 204
 
@@ -87,12 +87,14 @@ class ConfirmResource:
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        caller, grant = req.context.caller, getattr(req.context, "grant", None)
-        self._authorizer.check(caller, "subscription:confirm")
-        if grant is None:
-            self._authorizer.check(caller, "subscription:confirm_unsigned")
+        caller, address, grant = req.context.caller, req.context.address, req.context.grant
+        if grant is not None:
+            # Before the body is read: whoever has no grant learns nothing else.
+            self._subscriptions.check_grant(address, subscription_id, grant)
+        for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
+            self._authorizer.check(caller, rule, address)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
-        self._subscriptions.confirm(req.context.address, subscription_id, raw, grant=grant)
+        self._subscriptions.confirm(address, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
 
@@ -102,7 +104,7 @@ class SecretResource:
         self._authorizer = authorizer
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:rotate_secret")
+        self._authorizer.check(req.context.caller, "subscription:rotate_secret", req.context.address)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
         secret = self._subscriptions.rotate_secret(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"secret": secret})
@@ -115,7 +117,7 @@ class DeliveriesResource:
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:deliveries")
+        self._authorizer.check(req.context.caller, "subscription:deliveries", req.context.address)
         query = read_query(req)
         found = self._deliveries.list_page(
             req.context.address,
@@ -137,7 +139,7 @@ class ResendResource:
         self._authorizer = authorizer
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str, delivery_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:resend")
+        self._authorizer.check(req.context.caller, "subscription:resend", req.context.address)
         self._deliveries.resend(req.context.address, subscription_id, delivery_id)
         resp.status = 204
 
@@ -148,7 +150,7 @@ class ResendManyResource:
         self._authorizer = authorizer
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:resend")
+        self._authorizer.check(req.context.caller, "subscription:resend", req.context.address)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
         sent = self._deliveries.resend_many(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"resent": sent})
