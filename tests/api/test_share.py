@@ -189,7 +189,7 @@ def test_the_answer(api: Api) -> None:
         ({}, ["messages"], ["GET"]),
         ({"paths": [], "methods": []}, ["messages"], ["GET"]),
         ({"paths": ["claims"]}, ["claims"], ["GET"]),
-        ({"methods": ["HEAD", "PATCH"]}, ["messages"], ["HEAD", "PATCH"]),
+        ({"methods": ["HEAD", "PATCH", "OPTIONS"]}, ["messages"], ["HEAD", "OPTIONS", "PATCH"]),
     ],
 )
 def test_what_is_left_out(api: Api, body: Any, paths: list[str], methods: list[str]) -> None:
@@ -216,7 +216,8 @@ def test_what_is_left_out(api: Api, body: Any, paths: list[str], methods: list[s
         (b'{"methods": "GET"}', "methods"),
         (b'{"methods": ["BREW"]}', "methods[0]"),
         (b'{"methods": ["get"]}', "methods[0]"),
-        (b'{"methods": ["OPTIONS"]}', "methods[0]"),
+        (b'{"methods": ["TRACE"]}', "methods[0]"),
+        (b'{"methods": ["GET,POST"]}', "methods[0]"),
         (b'{"methods": [1]}', "methods[0]"),
         (b'{"expires": 5}', "expires"),
         (b'{"expires": null}', "expires"),
@@ -492,6 +493,14 @@ def test_a_head_is_opened_by_a_get(api: Api) -> None:
     # The signature is good, and the path does not serve HEAD.
     assert api.request("HEAD", "/v2/queues/q/messages", headers=headers).status_code == 405
     assert api.request("HEAD", "/v2/queues/q/claims", headers=headers).status_code == 404
+
+
+@on_one_store
+def test_options_are_signed_by_themselves(api: Api) -> None:
+    answer = api.request("OPTIONS", "/v2/queues/q/messages", headers=signed(api, {"methods": ["OPTIONS"]}))
+    assert (answer.status_code, answer.text) == (200, "")
+    assert "POST" in answer.headers["Allow"]
+    assert_refused(api.request("OPTIONS", "/v2/queues/q/stats", headers=signed(api, {"methods": ["OPTIONS"]})))
 
 
 @on_one_store
