@@ -209,6 +209,8 @@ class Posters:
                 self.statuses[reply.status] += 1
             except (OSError, AssertionError, ValueError) as exc:
                 self.statuses[repr(exc)] += 1
+            # The workers that are started meanwhile need the processors too.
+            self._end.wait(0.01)
 
     def __enter__(self) -> Posters:
         for thread in self._threads:

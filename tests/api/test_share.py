@@ -341,6 +341,29 @@ def test_a_rule_about_one_queue(ruled: Callable[[str], Api]) -> None:
 
 
 @on_one_store
+@pytest.mark.parametrize("rule", ["'https':%(scheme)s", "not 'http':%(scheme)s"])
+def test_a_rule_about_subscribers_of_one_kind(ruled: Callable[[str], Api], rule: str) -> None:
+    """A URL is for subscribers of any kind, so its maker must be allowed all kinds that there are."""
+    api = ruled(f'"subscription:create": "{rule}"\n')
+    wanted = {"paths": ["subscriptions"], "methods": ["POST"]}
+    assert_error(api.post("/v2/queues/q/share", wanted), 403, "subscription:create")
+    assert api.post("/v2/queues/q/share", {**wanted, "methods": ["GET"]}).status_code == 200
+
+
+@on_one_store
+def test_kinds_of_subscribers_that_are_not_allowed_are_not_asked_about(
+    make_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text('"subscription:create": "\'https\':%(scheme)s"\n')
+    api = make_api(**OPTIONS, oslo_policy__policy_file=str(file), transport__subscriber_types=["HTTPS"])
+    headers = signed(api, {"paths": ["subscriptions"], "methods": ["POST"]})
+    for subscriber, status in (("https://192.0.2.1/", 201), ("http://192.0.2.1/", 400)):
+        made = api.post("/v2/queues/q/subscriptions", {"subscriber": subscriber}, headers=headers)
+        assert made.status_code == status
+
+
+@on_one_store
 def test_the_holder_of_a_signature_asks_no_rule(ruled: Callable[[str], Api]) -> None:
     """Who made the URL was allowed to; who uses it is nobody, whatever the headers say."""
     api = ruled('"messages:get_all": "role:chief"\n"queues:get": "role:chief"\n')
@@ -364,7 +387,8 @@ def test_every_operation_below_a_shared_path_has_its_rule(api: Api) -> None:
             raise Asked
 
     id_ = "0" * 24
-    object.__setattr__(api.parts, "authorizer", type("Asking", (), {"check": staticmethod(note)}))
+    asking = {"check": staticmethod(note), "asks_for": staticmethod(lambda *_: False)}
+    object.__setattr__(api.parts, "authorizer", type("Asking", (), asking))
     client = testing.TestClient(app.make_app(api.parts))
     client.app.add_error_handler(Asked, lambda *_: None)
     for collection in ("messages", "claims", "subscriptions"):
