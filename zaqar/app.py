@@ -85,15 +85,15 @@ def build(
     Raises StartupError, one sentence for the operator, if the configuration cannot be served.
     """
     _check(conf)
+    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     stages = [
         check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
     ]
-    management, drivers = management or open_management_store(conf), Drivers(conf)
+    drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
-    changes = CatalogChanges(management, placement)
-    ring = Bell(configuration.notifiers_dir(conf)).ring
+    changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
     subscriptions = Subscriptions(
         management=management,
         placement=placement,
@@ -110,7 +110,7 @@ def build(
         clock=clock,
         limits=limits,
         authorizer=authorizer,
-        tokens=TokenValidator(conf, clock) if conf.auth_strategy else None,
+        tokens=tokens,
         management=management,
         placement=placement,
         queues=queues,
@@ -120,7 +120,7 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
-        health=Health(management=management, placement=placement, clock=clock),
+        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
         signed_urls=SignedUrls.from_conf(conf),
     )
 

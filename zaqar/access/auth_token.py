@@ -60,7 +60,8 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
     """Answers whose a token is. Safe for threads. Raises StartupError if the options cannot be used."""
 
     def __init__(self, conf: cfg.ConfigOpts, clock: Clock) -> None:
-        section = _register(conf)
+        self._section = section = _register(conf)
+        self._options = conf
         options = conf[GROUP]
         self._clock = clock
         self._seconds = float(max(0, options.token_cache_time))
@@ -97,6 +98,10 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         except ksa_exceptions.ClientException as exc:
             _log.error("Keystone cannot be asked about a token: %s", exc)
             raise KeystoneUnavailable from exc
+        except Exception as exc:
+            # The library lets errors of files, of memcached and of answers that are not Keystone's through.
+            _log.exception("a token cannot be validated")
+            raise KeystoneUnavailable from exc
         if statuses == [_ACCEPTED]:
             return self._answer(env, token, service_token)
         if not statuses[0].startswith("401"):
@@ -125,14 +130,44 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
             self._details.put(key, (now, data), size_of(data))
         return data
 
+    def validate_allowed_request(self, request: Any, token: Any) -> None:
+        """Whether an application credential is for this request: the library's own method, which the library calls."""
+        if _access_rules(token) is not None and "catalog" not in token:
+            _log.error(
+                "An application credential with access rules was refused: these need [%s] include_service_catalog.",
+                GROUP,
+            )
+            raise InvalidToken("There is no catalogue.")
+        super().validate_allowed_request(request, token)
+
+    def check(self) -> str | None:
+        """Log in to Keystone anew as the service user; None if that works, otherwise a sentence for the operator.
+
+        Raises KeystoneUnavailable if Keystone does not answer.
+        """
+        conf, options = self._options, self._options[GROUP]
+        session = loading.session.Session().load_from_options(
+            cert=options.certfile,
+            key=options.keyfile,
+            cacert=options.cafile,
+            insecure=options.insecure,
+            timeout=options.http_connect_timeout,
+        )
+        try:
+            session.get_token(loading.load_auth_from_conf_options(conf, GROUP))
+        except (ksa_exceptions.Unauthorized, ksa_exceptions.Forbidden, ksa_exceptions.NotFound) as exc:
+            return f"Keystone does not accept the service user of [{self._section}]: {exc}"
+        except (ksa_exceptions.ClientException, OSError) as exc:
+            raise KeystoneUnavailable from exc
+        return None
+
     def _answer(self, env: dict[str, Any], token: str, service_token: str | None) -> Answer:
         user = env["keystone.token_auth"].user
         system_scope = "all" if user.system_scoped and user.system.get("all") else None
         roles = frozenset(role.lower() for role in user.role_names)
         identity = Identity(user.project_id, user.user_id, roles, system_scope, user.expires.timestamp())
         details = env["keystone.token_info"]["token"]
-        depends = service_token or (details.get("application_credential") or {}).get("access_rules") is not None
-        if depends or not self._seconds:
+        if service_token or _access_rules(details) is not None or not self._seconds:
             return Answer(identity, 0.0)
         if self._is_shared:
             return Answer(identity, min(self._seconds, _SHARED_CACHE_SECONDS))
@@ -141,6 +176,10 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         # It was said before if the token came beside a service token as well. The identity is all that is needed now.
         self._details.forget(key)
         return Answer(identity, 0.0 if known is None else known[0] + self._seconds - self._clock())
+
+
+def _access_rules(details: Any) -> Any:
+    return (details.get("application_credential") or {}).get("access_rules")
 
 
 class _NoCache:
@@ -209,8 +248,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
     options = conf[GROUP]
     section: str = options.auth_section or GROUP
     loading.register_auth_conf_options(conf, section)
-    if not conf[section].auth_type:
-        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    _register_account(conf, section)
     for name in ("cafile", "certfile", "keyfile"):
         path = options[name]
         if path and not os.access(path, os.R_OK):
@@ -218,6 +256,20 @@ def _register(conf: cfg.ConfigOpts) -> str:
     if options.memcached_servers:
         _check_memcached_client(options)
     return section
+
+
+def _register_account(conf: cfg.ConfigOpts, section: str) -> None:
+    auth_type = conf[section].auth_type
+    if not auth_type:
+        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    try:
+        conf.register_opts(loading.get_auth_plugin_conf_options(auth_type), section)
+    except ksa_exceptions.NoMatchingPlugin as exc:
+        raise StartupError(f"[{section}] auth_type: there is no plug-in '{auth_type}'.") from exc
+    # Before the library meets a value, whose error may show a part of a password.
+    configuration.check_values(conf, section)
+    if "auth_url" in conf[section] and not conf[section].auth_url:
+        raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
 
 
 def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:

@@ -9,7 +9,10 @@ many callers may wait for Keystone (:mod:`zaqar.access.validations`).
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 from oslo_config import cfg
@@ -18,10 +21,12 @@ from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import Key, TokenCache, key_of
 from zaqar.access.validations import Validations
 from zaqar.clock import Clock
-from zaqar.errors import StartupError, Unauthorized
+from zaqar.errors import KeystoneUnavailable, StartupError, Unauthorized
 
 if TYPE_CHECKING:
     from zaqar.access.auth_token import AuthToken
+
+_log = logging.getLogger(__name__)
 
 STRATEGY = "keystone"
 
@@ -47,7 +52,9 @@ class TokenValidator:
         self._conf = conf
         self._clock = clock
         self._cache = TokenCache(clock)
-        self._validations = Validations(most_questions=8, most_callers=12, patience=1.0)
+        most_callers, patience = _bounds_of_server()
+        most_callers = conf.access.max_requests_waiting_for_keystone or most_callers
+        self._validations = Validations(most_callers=most_callers, patience=patience)
         self._library: AuthToken | None = None
 
     def start(self) -> None:
@@ -60,6 +67,25 @@ class TokenValidator:
 
         if self._library is None:
             self._library = AuthToken(self._conf, self._clock)
+
+    def check(self) -> str | None:
+        """Whether Keystone lets the service itself in; None if it does, otherwise a sentence for the operator.
+
+        It is asked anew each time. Raises KeystoneUnavailable if it does not answer.
+        """
+        return self._started.check()
+
+    def check_aside(self) -> None:
+        """The same, in a thread: the log says what is wrong, and the start waits for nobody."""
+        threading.Thread(target=self._check_and_log, name="keystone-check", daemon=True).start()
+
+    def _check_and_log(self) -> None:
+        try:
+            problem = self.check()
+        except KeystoneUnavailable as exc:
+            problem = f"Keystone does not answer: {exc.__cause__}"
+        if problem is not None:
+            _log.error("%s Until that is mended, requests get 503.", problem.rstrip(".") + ".")
 
     @property
     def challenge(self) -> str:
@@ -118,3 +144,14 @@ class TokenValidator:
         if self._library is None:
             raise RuntimeError("the validator was not started")
         return self._library
+
+
+def _bounds_of_server() -> tuple[int, float]:
+    """How many requests may wait in this process, and for how many seconds, so that others still find a thread."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        # What waits takes some kilobytes and no thread.
+        return 256, 5.0
+    if (uwsgi := sys.modules.get("uwsgi")) is not None:
+        return max(1, int(uwsgi.opt.get("threads", 1)) * 3 // 4), 1.0
+    return (64 if "granian" in sys.modules else 8), 1.0

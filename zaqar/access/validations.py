@@ -17,6 +17,9 @@ from zaqar.errors import KeystoneUnavailable
 _PAUSE = 1.0
 """Seconds. After a failure one caller in each of these intervals tries Keystone again; the others are refused."""
 
+_MOST_QUESTIONS = 10
+"""Open at a time; as many connections keystoneauth keeps for the next ones."""
+
 _SILENCE = 2.0
 """Seconds. If no question was answered for so long while some are open, nobody queues up behind them."""
 
@@ -32,22 +35,15 @@ class _Flight:
 class Validations:
     """Questions to Keystone: one at a time for each token, a bounded number in all.
 
-    ``most_questions`` are open at the same time. ``most_callers`` is how many callers may be held in all: those that
-    ask, those that wait for the answer to the same question, and those that wait for a place. ``patience`` is how long
-    the latter two wait, in seconds. Everybody else gets KeystoneUnavailable at once.
+    ``most_callers`` may be held at a time: those that ask, those that wait for the answer to the same question, and
+    those that wait for their turn to ask. The latter two wait for ``patience`` seconds at most, and not at all while
+    Keystone is silent. Everybody else gets KeystoneUnavailable at once.
     """
 
-    def __init__(
-        self,
-        *,
-        most_questions: int,
-        most_callers: int,
-        patience: float,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, most_callers: int, patience: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience
         self._monotonic = monotonic
-        self._places = threading.Semaphore(most_questions)
+        self._places = threading.Semaphore(max(1, min(_MOST_QUESTIONS, most_callers * 2 // 3)))
         self._callers = threading.Semaphore(most_callers)
         self._lock = threading.Lock()
         self._flights: dict[Key, _Flight] = {}

@@ -69,6 +69,8 @@ def _survey(snapshot: Path | None) -> dict[str, Any]:
         loaded = conf.load()
         conf.set_up_log(loaded)
         parts = app.build(loaded)
+        if parts.tokens is not None:
+            parts.tokens.start()
         if snapshot is not None:
             _check_policy_is_there(snapshot, parts.authorizer.files)
         found = _survey_parts(parts)
