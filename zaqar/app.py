@@ -93,8 +93,7 @@ def build(
     drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
-    changes = CatalogChanges(management, placement)
-    ring = Bell(configuration.notifiers_dir(conf)).ring
+    changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
     subscriptions = Subscriptions(
         management=management,
         placement=placement,
@@ -121,9 +120,7 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
-        health=Health(
-            management=management, placement=placement, clock=clock, check_keystone=tokens.check if tokens else None
-        ),
+        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
         signed_urls=SignedUrls.from_conf(conf),
     )
 

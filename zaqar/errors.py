@@ -17,7 +17,8 @@
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
     |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
-    |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |   `-- PolicyUnavailable       a service that a policy rule asks does not answer
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
@@ -157,6 +158,14 @@ class NoPool(StoreUnavailable):
         super().__init__(retry_after=5)
         kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
         self.args = (f"There is no pool that takes new queues {kind}.",)
+
+
+class PolicyUnavailable(StoreUnavailable):
+    """A policy rule of the kind ``http`` or ``https`` asks a service that does not answer, or too late."""
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=5)
+        self.args = ("Whether this is allowed cannot be found out at the moment. Please try again.",)
 
 
 class AddressRefused(ZaqarError):

@@ -172,7 +172,9 @@ def test_confirm_by_signed_headers(api: Api) -> None:
 def test_whatever_is_off_is_404(api: Api, changes: dict[str, str | None]) -> None:
     id_ = subscribe(api)
     headers = {**signed(api, path_of(id_)), **changes}
-    assert_error(api.put(path_of(id_), {"confirmed": True}, headers=headers), 404)
+    for body in ({"confirmed": True}, {"confirmed": "no"}, "x" * 5000, None):
+        refused = api.put(path_of(id_), body, headers=headers)
+        assert_error(refused, 404, "The signature does not open this.")
     assert not confirmed(api, id_)
 
 
@@ -192,6 +194,25 @@ def test_a_signature_of_another_kind(api: Api) -> None:
     ):
         assert_error(api.put(path, {"confirmed": True}, headers=headers), 404)
     assert not confirmed(api, id_)
+
+
+def test_a_subscription_that_is_not_there_looks_like_a_wrong_signature(api: Api) -> None:
+    id_ = subscribe(api)
+    headers = signed(api, path_of(id_))
+    wrong = api.put(path_of(id_), {}, headers={**headers, "URL-Signature": "0" * 64})
+    api.delete(f"/v2/queues/q/subscriptions/{id_}")
+    gone = api.put(path_of(id_), {}, headers=headers)
+    assert (gone.status_code, gone.json) == (wrong.status_code, wrong.json) == (404, wrong.json)
+    assert_error(gone, 404, "The signature does not open this.")
+
+
+def test_a_good_signature_with_a_bad_body(api: Api) -> None:
+    id_ = subscribe(api)
+    headers = signed(api, path_of(id_))
+    for body in (None, [], {"confirmed": "yes"}, "x" * 5000):
+        assert_error(api.put(path_of(id_), body, headers=headers), 400)
+    assert not confirmed(api, id_)
+    assert api.put(path_of(id_), {"confirmed": True}, headers=headers).status_code == 204
 
 
 def test_without_a_key_no_signature_opens(make_api: Callable[..., Api]) -> None:

@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
-    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context", "zaqar.model"},
+    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"}
+    | {"zaqar.model", "zaqar.private_files"},
     "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},

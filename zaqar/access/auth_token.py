@@ -248,8 +248,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
     options = conf[GROUP]
     section: str = options.auth_section or GROUP
     loading.register_auth_conf_options(conf, section)
-    if not conf[section].auth_type:
-        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    _register_account(conf, section)
     for name in ("cafile", "certfile", "keyfile"):
         path = options[name]
         if path and not os.access(path, os.R_OK):
@@ -257,6 +256,20 @@ def _register(conf: cfg.ConfigOpts) -> str:
     if options.memcached_servers:
         _check_memcached_client(options)
     return section
+
+
+def _register_account(conf: cfg.ConfigOpts, section: str) -> None:
+    auth_type = conf[section].auth_type
+    if not auth_type:
+        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    try:
+        conf.register_opts(loading.get_auth_plugin_conf_options(auth_type), section)
+    except ksa_exceptions.NoMatchingPlugin as exc:
+        raise StartupError(f"[{section}] auth_type: there is no plug-in '{auth_type}'.") from exc
+    # Before the library meets a value, whose error may show a part of a password.
+    configuration.check_values(conf, section)
+    if "auth_url" in conf[section] and not conf[section].auth_url:
+        raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
 
 
 def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:

@@ -27,12 +27,15 @@ from zaqar.uris import lower_scheme
 
 CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
+POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
+"""Set by ``zaqar-server`` for its parts: where the policy is that it has read and checked."""
 
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
+POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, POLICY_SNAPSHOT_NAME)
 """Names by which a state directory of an earlier start is known."""
 
 _said: set[str] = set()

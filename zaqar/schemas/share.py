@@ -13,7 +13,9 @@ from zaqar.schemas.fields import JsonSchema, Validator
 MOST_BYTES = 4096
 """Of a body. All that it can say once has less than 300."""
 
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+"""OPTIONS, which the command line of python-zaqarclient offers, tells which methods a path serves."""
+
 _PATHS = {True: ("claims", "messages", "subscriptions"), False: ("messages", "subscriptions")}
 """What can be shared of a queue, and of a topic, from which nobody claims."""
 

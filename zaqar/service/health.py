@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
@@ -45,6 +46,13 @@ OPERATIONS = (
     "bulk_delete_messages",
     "delete_queue",
 )
+
+
+class KeystoneCheck(Protocol):
+    """Whether Keystone lets the service itself in."""
+
+    def check(self) -> str | None:
+        """None if it does, otherwise what is wrong; StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):
@@ -152,10 +160,9 @@ class Health:
         management: ManagementStore,
         placement: Placement,
         clock: Clock,
-        check_keystone: Callable[[], str | None] | None = None,
+        keystone: KeystoneCheck | None = None,
     ) -> None:
-        """``check_keystone`` is None without Keystone; it returns what is wrong with our own account there."""
-        self._check_keystone = check_keystone
+        self._keystone = keystone
         self._management = management
         self._placement = placement
         self._clock = clock
@@ -189,8 +196,7 @@ class Health:
         with _SideBySide() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
             listed = tasks.begin(self._places)
-            check = self._check_keystone
-            asked = None if check is None else tasks.begin(lambda: _look_at_keystone(check))
+            asked = None if self._keystone is None else tasks.begin(partial(_look_at_keystone, self._keystone))
             tasks.wait([listed], until=started + _PLACES_SECONDS)
             places = tasks.answer(listed)
             looks = [_Look(place, self._clock) for place in places or ()]
@@ -295,9 +301,9 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
 
 
-def _look_at_keystone(check: Callable[[], str | None]) -> Mapping[str, bool | None]:
+def _look_at_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
     try:
-        problem = check()
+        problem = keystone.check()
     except StoreUnavailable as exc:
         _log.error("health: Keystone does not answer: %s", exc.__cause__)
         return _SILENT

@@ -9,6 +9,7 @@ import falcon
 from zaqar.app import Parts
 from zaqar.model import QUEUE, TOPIC
 from zaqar.service.share import Shares
+from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.wsgi import errors, openapi
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
@@ -66,6 +67,7 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
     """What queues and topics have in common."""
     authorizer, limits = parts.authorizer, parts.limits
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
+    rules = SubscriptionRules(authorizer, parts.subscriptions, limits)
     single = f"{collection}/{name}"
     subscription = f"{single}/subscriptions/{{subscription_id}}"
     return {
@@ -73,16 +75,16 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
         single: QueueResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
-        f"{single}/share": ShareResource(shares, authorizer),
+        f"{single}/share": ShareResource(shares, authorizer, limits),
         f"{single}/messages": MessagesResource(parts.messages, authorizer, limits),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
-        f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, authorizer, limits),
-        subscription: SubscriptionResource(parts.subscriptions, authorizer),
-        f"{subscription}/confirm": ConfirmResource(parts.subscriptions, authorizer),
-        f"{subscription}/rotate_secret": SecretResource(parts.subscriptions, authorizer),
-        f"{subscription}/deliveries": DeliveriesResource(parts.deliveries, authorizer, limits),
-        f"{subscription}/deliveries/{{delivery_id}}/resend": ResendResource(parts.deliveries, authorizer),
-        f"{subscription}/resend": ResendManyResource(parts.deliveries, authorizer),
+        f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, rules, limits),
+        subscription: SubscriptionResource(parts.subscriptions, rules),
+        f"{subscription}/confirm": ConfirmResource(parts.subscriptions, rules),
+        f"{subscription}/rotate_secret": SecretResource(parts.subscriptions, rules),
+        f"{subscription}/deliveries": DeliveriesResource(parts.deliveries, rules, limits),
+        f"{subscription}/deliveries/{{delivery_id}}/resend": ResendResource(parts.deliveries, rules),
+        f"{subscription}/resend": ResendManyResource(parts.deliveries, rules),
     }
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.unit.workers import make_limits
 from zaqar import signed_urls
 from zaqar.context import Context
-from zaqar.errors import InvalidInput, NotAcceptable, SignatureRefused
+from zaqar.errors import InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.signed_urls import SignedUrls
 from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
@@ -522,6 +522,14 @@ def test_the_path_as_it_was_sent(variable: str, target: str | None, opens: bool)
     else:
         with pytest.raises(SignatureRefused):
             checked(signed(), checks=keyed(), path=PATH, env=env)
+
+
+def test_a_path_that_is_not_below_the_mount_path() -> None:
+    """gunicorn serves /abc below /a, and calls that "bc"."""
+    with pytest.raises(SignatureRefused):
+        checked(signed(), checks=keyed(), env={"SCRIPT_NAME": "/a", "PATH_INFO": "bc" + PATH})
+    with pytest.raises(NotFound):
+        checked(GOOD, checks=keyed(), env={"SCRIPT_NAME": "/a", "PATH_INFO": "bc" + PATH})
 
 
 def test_only_who_asks_for_it_gets_a_confirmation() -> None:
