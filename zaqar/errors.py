@@ -14,7 +14,8 @@
     |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
-    |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
@@ -114,6 +115,16 @@ class NoPool(StoreUnavailable):
         super().__init__(retry_after=5)
         kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
         self.args = (f"There is no pool that takes new queues {kind}.",)
+
+
+class StageFailed(StoreUnavailable):
+    """A stage failed on the way to the store, so nothing was stored. The log says which one and why."""
+
+    is_logged = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.args = ("The request cannot be served at the moment. Please try again.",)
 
 
 class AddressRefused(ZaqarError):

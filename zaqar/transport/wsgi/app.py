@@ -19,6 +19,7 @@ from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
 from zaqar.transport.wsgi.requests import RequestChecks
+from zaqar.transport.wsgi.stages import CallerNote
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
     DeliveriesResource,
@@ -90,8 +91,16 @@ def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
     secret_key = parts.conf.signed_url.secret_key
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
-    checks = RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock, believes_proxy=believes_proxy)
+    checks = RequestChecks(
+        parts.limits,
+        secret_key=secret_key,
+        clock=parts.clock,
+        believes_proxy=believes_proxy,
+        extra_specs=parts.extra_specs,
+    )
     middleware: list[Any] = [checks]
+    if parts.pipelines.want_caller:
+        middleware.append(CallerNote())
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)

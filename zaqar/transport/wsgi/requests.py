@@ -15,6 +15,7 @@ from zaqar import signed_urls
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
 from zaqar.errors import InvalidInput, NotAcceptable, NotFound
+from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name, parse_boolean
@@ -53,11 +54,13 @@ class RequestChecks:
         secret_key: str | None = None,
         clock: Clock = system_clock,
         believes_proxy: bool = False,
+        extra_specs: ExtraSpecs | None = None,
     ) -> None:
         """``believes_proxy``: whether the headers that a reverse proxy sets, such as X-Forwarded-Prefix, count."""
         self._secret_key = secret_key
         self._believes_proxy = believes_proxy
         self._clock = clock
+        self._extra_specs = extra_specs or ExtraSpecs({})
         self._strict_client_id = limits.client_id_uuid_safe == "strict"
         self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
 
@@ -101,6 +104,8 @@ class RequestChecks:
             None if signed else env.get("HTTP_X_USER_ID"),
             req.context.request_id,
         )
+        if "HTTP_EXTRA_SPEC" in env:
+            self._extra_specs.check(env["HTTP_EXTRA_SPEC"])
         if "queue_name" in params:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")
