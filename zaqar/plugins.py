@@ -16,7 +16,7 @@ _SUBJECTS = {
     "zaqar.data.storage": ("[drivers] message_store", "driver"),
     "zaqar.notification.tasks": ("[transport] subscriber_types", "task"),
     "zaqar.storage.stages": ("[storage] message_pipeline", "stage"),
-    "zaqar.extraspec.tasks": ("EXTRA-SPEC", "plug-in"),
+    "zaqar.extraspec.tasks": ("zaqar.extraspec.tasks", "plug-in"),
     "zaqar.transport": ("[drivers] transport", "transport"),
 }
 
