@@ -8,7 +8,7 @@ import falcon
 
 from zaqar.app import Parts
 from zaqar.model import QUEUE, TOPIC
-from zaqar.transport.wsgi import errors, openapi
+from zaqar.transport.wsgi import errors, openapi, profiler
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
@@ -107,4 +107,4 @@ def make_app(parts: Parts) -> WsgiApplication:
     errors.install(app)
     for path, resource in (routes(parts) | pages(parts)).items():
         app.add_route(path, resource)
-    return app
+    return profiler.wrap(app, parts.conf)
