@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import plugins
+from zaqar import extraspec, plugins
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
@@ -17,6 +17,7 @@ from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
 from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
+from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, Address
 from zaqar.notification import dead_letters
@@ -34,7 +35,7 @@ from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.signed_urls import SignedUrls
-from zaqar.stages.base import check_stage
+from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
 
@@ -63,6 +64,8 @@ class Parts:
     flavors: Flavors
     health: Health
     signed_urls: SignedUrls
+    pipelines: Pipelines
+    extra_specs: ExtraSpecs
 
     def stores(self) -> Iterator[MessageStore]:
         """Every message store in use, opened; StoreUnavailable where one cannot be."""
@@ -87,14 +90,12 @@ def build(
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
-    stages = [
-        check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
-    ]
+    pipelines = Pipelines.from_conf(conf, clock)
     drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
-    queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
+    queues = pipelines.make_queues(management=management, placement=placement, limits=limits, clock=clock)
     changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
-    subscriptions = Subscriptions(
+    subscriptions = pipelines.make_subscriptions(
         management=management,
         placement=placement,
         queues=queues,
@@ -114,22 +115,26 @@ def build(
         management=management,
         placement=placement,
         queues=queues,
-        messages=Messages(queues=queues, limits=limits, clock=clock, stages=stages),
-        claims=Claims(queues=queues, limits=limits, clock=clock),
+        messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock),
+        claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock),
         subscriptions=subscriptions,
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
         signed_urls=SignedUrls.from_conf(conf),
+        pipelines=pipelines,
+        extra_specs=_make_extra_specs(),
     )
 
 
 def build_dispatcher(parts: Parts) -> Dispatcher:
     """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
 
+    own_messages = parts.messages.without_stages()
+
     def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
-        parts.messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
+        own_messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
 
     def find_place(project: str, queue: str) -> Place | None:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
@@ -161,6 +166,11 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
             made[plugin] = plugin.from_conf(conf)
         tasks[scheme] = made[plugin]
     return tasks
+
+
+def _make_extra_specs() -> ExtraSpecs:
+    group = extraspec.GROUP
+    return ExtraSpecs({scheme: plugins.load(group, scheme) for scheme in plugins.installed(group)})
 
 
 def _check(conf: cfg.ConfigOpts) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who asks: one immutable object per request, made by a transport, read by every layer below it."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 
@@ -22,3 +23,16 @@ class Context:
     signed: bool = False
     system_scope: str | None = None
     token: str | None = field(default=None, repr=False, compare=False)
+
+
+current: ContextVar[Context | None] = ContextVar("zaqar_caller", default=None)
+"""The caller of the request that this thread, greenlet or task serves.
+
+A transport sets it only if a stage is there to be told: operations that do not depend on who asks do not pass it on.
+"""
+
+
+def caller_in(project: str) -> Context:
+    """The caller of the current request if it belongs to the project, else a nameless one."""
+    caller = current.get()
+    return caller if caller is not None and caller.project == project else Context(project, "")

@@ -18,7 +18,8 @@
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
     |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
-    |   `-- PolicyUnavailable       a service that a policy rule asks does not answer
+    |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
+    |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
@@ -166,6 +167,16 @@ class PolicyUnavailable(StoreUnavailable):
     def __init__(self) -> None:
         super().__init__(retry_after=5)
         self.args = ("Whether this is allowed cannot be found out at the moment. Please try again.",)
+
+
+class StageFailed(StoreUnavailable):
+    """A stage failed on the way to the store, so nothing was stored. The log says which one and why."""
+
+    is_logged = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.args = ("The request cannot be served at the moment. Please try again.",)
 
 
 class AddressRefused(ZaqarError):

@@ -16,13 +16,18 @@ _SUBJECTS = {
     "zaqar.data.storage": ("[drivers] message_store", "driver"),
     "zaqar.notification.tasks": ("[transport] subscriber_types", "task"),
     "zaqar.storage.stages": ("[storage] message_pipeline", "stage"),
+    "zaqar.extraspec.tasks": ("zaqar.extraspec.tasks", "plug-in"),
     "zaqar.transport": ("[drivers] transport", "transport"),
 }
 
 
-def load(namespace: str, name: str) -> Any:
-    """The object behind the entry point, not called; StartupError where it is missing, ambiguous or broken."""
-    option, noun = _SUBJECTS.get(namespace, (namespace, "plug-in"))
+def load(namespace: str, name: str, *, option: str = "") -> Any:
+    """The object behind the entry point, not called; StartupError where it is missing, ambiguous or broken.
+
+    ``option`` is what names the entry point, for the error, if several options name those of the group.
+    """
+    usual, noun = _SUBJECTS.get(namespace, (namespace, "plug-in"))
+    option = option or usual
     names = installed(namespace)
     if name not in names:
         raise StartupError(f"{option}: there is no {noun} '{name}'; installed: {', '.join(names) or 'none'}.")

@@ -60,6 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.uris",
     },
     "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf"},
+    "zaqar.extraspec": {"zaqar.errors"},
+    "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
     | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls"},
@@ -68,7 +70,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
-    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"},
+    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
+    | {"zaqar.extraspec"},
 }
 
 

@@ -173,7 +173,7 @@ def test_stages_act_in_the_order_of_the_option(install: Callable[[str, dict[str,
 @pytest.mark.parametrize("target", ["function", "Alike"])
 def test_a_plug_in_that_is_no_stage(install: Callable[[str, dict[str, str]], None], target: str) -> None:
     install(PLUGINS, {"acme": target})
-    with pytest.raises(StartupError, match=r"^\[storage\] message_pipeline: 'acme' is not a subclass of"):
+    with pytest.raises(StartupError, match=r"^\[storage\] message_pipeline: 'acme' is neither a subclass of"):
         build(storage__message_pipeline=["acme"])
 
 

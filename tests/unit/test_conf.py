@@ -70,8 +70,14 @@ CATALOGUE = {
     "oslo_middleware": "enable_proxy_headers_parsing (Bool, False)",
     "pooling:catalog": "enable_virtual_pool (Bool, False)",
     "profiler": """
-        trace_wsgi_transport (Bool, False); trace_message_store (Bool, False); trace_management_store (Bool, False)
+        enabled (Bool, False); trace_wsgi_transport (Bool, False); trace_message_store (Bool, False);
+        trace_management_store (Bool, False); trace_sqlalchemy (Bool, False); trace_requests (Bool, False);
+        hmac_keys (Str, SECRET_KEY, secret); connection_string (Str, messaging://, secret);
+        es_doc_type (Str, notification); es_scroll_time (Str, 2m); es_scroll_size (Int, 10000);
+        socket_timeout (Float, 0.1); sentinel_service_name (Str, mymaster); filter_error_trace (Bool, False)
     """,
+    "profiler_jaeger": "service_name_prefix (Str); process_tags (Dict)",
+    "profiler_otlp": "service_name_prefix (Str)",
     "signed_url": "secret_key (Str, secret); previous_secret_keys (List, [], secret); max_expiry (Int)",
     "storage": """
         queue_pipeline (List, []); message_pipeline (List, [zaqar.notification.notifier]); claim_pipeline (List, []);

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages: post, list, get, delete, pop."""
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from zaqar.clock import Clock
 from zaqar.context import Context
@@ -12,7 +13,10 @@ from zaqar.model import Address, Message, is_message_id, message_id, sequence_of
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, make_drafts, parse_ids, parse_post
 from zaqar.service.queues import TRIES, Known, Queues
+from zaqar.service.staged.posts import PostEnded, run_before_post
 from zaqar.stages.base import Stage
+from zaqar.stages.notifier import Notifier
+from zaqar.stages.pipeline import hooks_of, note_failure
 
 
 class MessagePage(NamedTuple):
@@ -29,8 +33,15 @@ class Messages:
         self._limits = limits
         self._clock = clock
         # PERF: found out once, so that a hook nobody wrote costs a post nothing.
-        self._before = [stage for stage in stages if type(stage).before_post is not Stage.before_post]
-        self._after = [stage for stage in stages if type(stage).after_post is not Stage.after_post]
+        self._before = hooks_of(stages, "before_post")
+        self._after = hooks_of(stages, "after_post")
+
+    def without_stages(self) -> Self:
+        """The same for the service's own posts, such as dead letters: they pass no stage of an operator."""
+        bare = copy.copy(self)
+        bare._before = []
+        bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
+        return bare
 
     def post(self, context: Context, address: Address, raw: bytes) -> list[str]:
         """Store the messages of a request body, all or none, in a queue that is created where it is missing.
@@ -47,18 +58,23 @@ class Messages:
                 ids = self._store(context, known, posted, len(raw))
             except (StaleQueue, InvalidInput) as signal:
                 known = self._queues.find_again(address, known, signal, create=True)
+            except PostEnded as ended:
+                return ended.ids
             else:
                 # Not in the try: what is stored must not be stored once more, whatever a stage raises.
-                for stage in self._after:
-                    stage.after_post(context, known.queue, ids)
+                for hook in self._after:
+                    try:
+                        hook(context, known.queue, ids)
+                    except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
+                        note_failure(hook, exc)
                 return ids
         raise StoreUnavailable
 
     def _store(self, context: Context, known: Known, posted: list[WireDraft], size: int) -> list[str]:
         queue = known.queue
         drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
-        for stage in self._before:
-            drafts = list(stage.before_post(context, queue, drafts))
+        if self._before:
+            drafts = run_before_post(self._before, context, known, drafts, self._limits)
         stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=self._clock())
         return [message_id(queue.uid, sequence) for sequence in stored]
 

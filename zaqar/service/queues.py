@@ -216,11 +216,14 @@ class Queues:
     def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
         operations = self.schemas.parse_patch(raw)
+        return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata))
+
+    def _update(self, address: Address, edit: Callable[[Metadata], Metadata]) -> dict[str, Any]:
         for _ in range(TRIES):
             row = self.row(address)
             if row is None:
                 raise NotFound(f"There is no {address.kind} '{address.name}'.")
-            metadata = self.schemas.apply_patch(operations, row.metadata)
+            metadata = edit(row.metadata)
             self.schemas.check_metadata(metadata, name=address.name)
             if metadata.get("_flavor") != row.metadata.get("_flavor"):
                 self._placement.check_flavor(metadata.get("_flavor"))

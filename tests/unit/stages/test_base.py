@@ -14,7 +14,13 @@ from zaqar import conf
 from zaqar.context import Context
 from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, StaleQueue, StartupError
 from zaqar.model import Draft, Queue
-from zaqar.stages.base import Stage, check_stage
+from zaqar.stages.base import Stage
+from zaqar.stages.operations import MESSAGES
+from zaqar.stages.published.adapters import make_stage
+
+
+def check_stage(name: str, plugin: object, loaded: cfg.ConfigOpts) -> Stage:
+    return make_stage("message_pipeline", name, plugin, resource=MESSAGES, conf=loaded, clock=lambda: 0.0, keywords={})
 
 
 @pytest.fixture
@@ -147,15 +153,22 @@ def error_of_a_stage_that_posts(uid: str) -> Exception:
 
 
 @pytest.mark.parametrize("make", [error_of_a_stage_that_posts, lambda uid: InvalidInput("x", "no"), RuntimeError])
-def test_nothing_after_the_store_makes_a_post_happen_twice(cluster: Cluster, make: Callable[[str], Exception]) -> None:
+def test_an_error_after_the_store_neither_repeats_nor_fails_a_post(
+    cluster: Cluster, make: Callable[[str], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is acknowledged is stored, and what is stored is acknowledged: a client would post it again."""
     cluster.worker().post("a")
     row = cluster.row()
     assert row is not None
     for error in (make(row.uid), make("f" * 24)):
         cluster.forget_counts()
-        with pytest.raises(type(error)):
-            cluster.worker(Refuse(error, after=True)).post("b")
+        caplog.clear()
+        assert len(cluster.worker(Refuse(error, after=True)).post("b")) == 1
         assert cluster.fences.calls["post"] == 1
+        (record,) = caplog.records
+        assert record.message == f"A stage failed after the operation: {__name__}.Refuse.after_post"
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
     assert cluster.worker().bodies() == ["a", "b", "b"]
 
 
@@ -189,6 +202,8 @@ def test_a_stage_reads_the_configuration_once_at_start() -> None:
 @pytest.mark.parametrize("plugin", [object, int, "Stage", None, Stage(), lambda: Stage()], ids=range(6))
 def test_anything_else_stops_the_start(plugin: object) -> None:
     with pytest.raises(
-        StartupError, match=r"message_pipeline: 'mine' is not a subclass of zaqar\.stages\.base\.Stage$"
+        StartupError,
+        match=r"^\[storage\] message_pipeline: 'mine' is neither a subclass of zaqar\.stages\.base\.Stage, nor .* "
+        r"the methods bulk_delete, bulk_get, delete, get, list, pop, post\.$",
     ):
         check_stage("mine", plugin, conf.load([], default_config_files=[]))

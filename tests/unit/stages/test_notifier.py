@@ -9,14 +9,16 @@ from zaqar import conf as configuration
 from zaqar import plugins
 from zaqar.bell import listen
 from zaqar.model import Queue
-from zaqar.stages.base import check_stage
+from zaqar.stages.operations import MESSAGES
+from zaqar.stages.published.adapters import make_stage
 
 
 def test_rings_after_a_post_to_a_queue_with_subscribers(tmp_path: Path) -> None:
     conf = configuration.load([], default_config_files=[])
     conf.set_override("state_dir", str(tmp_path))
     (name,) = conf.storage.message_pipeline
-    stage = check_stage(name, plugins.load("zaqar.storage.stages", name), conf)
+    plugin = plugins.load("zaqar.storage.stages", name)
+    stage = make_stage("message_pipeline", name, plugin, resource=MESSAGES, conf=conf, clock=lambda: 0.0, keywords={})
     listener = listen(configuration.notifiers_dir(conf))
     assert listener is not None
     for notify in (False, True):

@@ -10,7 +10,7 @@ from zaqar.app import Parts
 from zaqar.model import QUEUE, TOPIC
 from zaqar.service.share import Shares
 from zaqar.transport.subscription_rules import SubscriptionRules
-from zaqar.transport.wsgi import errors, openapi
+from zaqar.transport.wsgi import errors, openapi, profiler
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
@@ -24,6 +24,7 @@ from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesReso
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.share import ShareResource
 from zaqar.transport.wsgi.signed_requests import SignedRequests
+from zaqar.transport.wsgi.stages import CallerNote
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
     DeliveriesResource,
@@ -97,15 +98,17 @@ def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
     signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
-    checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy)
+    checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
     middleware: list[Any] = [checks]
     if parts.tokens is not None:
         parts.tokens.start()
         middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
+    if parts.pipelines.want_caller:
+        middleware.append(CallerNote())
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
     errors.install(app)
     for path, resource in (routes(parts) | pages(parts)).items():
         app.add_route(path, resource)
-    return app
+    return profiler.wrap(app, parts.conf)

@@ -15,6 +15,7 @@ from zaqar.access.identity import Identity
 from zaqar.clock import system_clock
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, SignatureRefused
+from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name, parse_boolean
@@ -56,10 +57,12 @@ class RequestChecks:
         *,
         signed: SignedRequests | None = None,
         believes_proxy: bool = False,
+        extra_specs: ExtraSpecs | None = None,
     ) -> None:
         """``believes_proxy``: whether the headers that a reverse proxy sets, such as X-Forwarded-Prefix, count."""
         self._signed = signed or SignedRequests(SignedUrls(), clock=system_clock)
         self._believes_proxy = believes_proxy
+        self._extra_specs = extra_specs or ExtraSpecs({})
         self._strict_client_id = limits.client_id_uuid_safe == "strict"
         self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
 
@@ -116,6 +119,8 @@ class RequestChecks:
         else:
             req.context.caller = self._authenticated(req, resource, *caller)
             project = req.context.caller.project
+        if "HTTP_EXTRA_SPEC" in env:
+            self._extra_specs.check(env["HTTP_EXTRA_SPEC"])
         if "queue_name" in params:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims whose operations pass the stages of ``claim_pipeline``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zaqar.context import caller_in
+from zaqar.model import Address
+from zaqar.schemas.claims import Terms, parse_terms
+from zaqar.service.claims import Claimed, Claims
+from zaqar.service.staged.queues import check_limit, encode_changed
+from zaqar.stages.operations import CreateClaim, GetClaim, HeldClaim, ReleaseClaim, RenewClaim
+from zaqar.stages.pipeline import Changed, Pipeline
+
+
+class StagedClaims(Claims):
+    def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
+        """``parts`` are those of :class:`Claims`."""
+        super().__init__(**parts)
+        self._pipeline = pipeline
+
+    def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
+        terms = parse_terms(raw, limits=self._limits) if raw else Terms()
+        ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
+        grace = self._limits.default_claim_grace if terms.grace is None else terms.grace
+        now = self._clock()
+
+        def act(wanted: Changed[CreateClaim]) -> HeldClaim:
+            nonlocal now
+            request, document = wanted.request, raw
+            if wanted.by_stages:
+                check_limit(request.limit, self._limits.max_messages_per_claim_or_pop)
+                document = encode_changed({"ttl": request.ttl, "grace": request.grace})
+            claim, messages, now = super(StagedClaims, self).create(address, document, limit=request.limit)
+            return HeldClaim(claim, messages)
+
+        held = self._pipeline.run(caller_in(address.project), CreateClaim(address, ttl, grace, limit), act)
+        return Claimed(held.claim, list(held.messages), now)
+
+    def get(self, address: Address, claim_id: str) -> Claimed:
+        now = self._clock()
+
+        def act(wanted: Changed[GetClaim]) -> HeldClaim:
+            nonlocal now
+            claim, messages, now = super(StagedClaims, self).get(address, str(wanted.request.claim_id))
+            return HeldClaim(claim, messages)
+
+        held = self._pipeline.run(caller_in(address.project), GetClaim(address, claim_id), act)
+        return Claimed(held.claim, list(held.messages), now)
+
+    def renew(self, address: Address, claim_id: str, raw: bytes) -> None:
+        terms = parse_terms(raw, limits=self._limits)
+
+        def act(wanted: Changed[RenewClaim]) -> None:
+            request, document = wanted.request, raw
+            if wanted.by_stages:
+                fields = {"ttl": request.ttl, "grace": request.grace}
+                document = encode_changed({name: value for name, value in fields.items() if value is not None})
+            super(StagedClaims, self).renew(address, str(request.claim_id), document)
+
+        request = RenewClaim(address, claim_id, terms.ttl, terms.grace)
+        self._pipeline.run(caller_in(address.project), request, act)
+
+    def release(self, address: Address, claim_id: str) -> None:
+        def act(wanted: Changed[ReleaseClaim]) -> None:
+            super(StagedClaims, self).release(address, str(wanted.request.claim_id))
+
+        self._pipeline.run(caller_in(address.project), ReleaseClaim(address, claim_id), act)

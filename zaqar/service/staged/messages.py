@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages whose operations pass the stages of ``message_pipeline``. A post passes them without this class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zaqar.context import Context, caller_in
+from zaqar.errors import InvalidInput
+from zaqar.model import Address, Message
+from zaqar.schemas.messages import parse_ids
+from zaqar.service.messages import MessagePage, Messages
+from zaqar.service.staged.queues import check_limit
+from zaqar.stages.operations import (
+    DeleteMessage,
+    DeleteMessages,
+    GetMessage,
+    GetMessages,
+    ListMessages,
+    PopMessages,
+)
+from zaqar.stages.pipeline import Changed, Pipeline
+
+
+class StagedMessages(Messages):
+    def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
+        """``parts`` are those of :class:`Messages`."""
+        super().__init__(**parts)
+        self._pipeline = pipeline
+
+    def list_page(
+        self,
+        context: Context,
+        address: Address,
+        *,
+        marker: str | None,
+        limit: int,
+        echo: bool,
+        include_claimed: bool,
+        include_delayed: bool,
+    ) -> MessagePage:
+        page = MessagePage([], self._clock())
+
+        def act(wanted: Changed[ListMessages]) -> Sequence[Message]:
+            nonlocal page
+            request = wanted.request
+            if wanted.by_stages:
+                check_limit(request.limit, self._limits.max_messages_per_page)
+            page = super(StagedMessages, self).list_page(
+                context,
+                address,
+                marker=_text(request.marker, "marker") if request.marker is not None else None,
+                limit=request.limit,
+                echo=bool(request.echo),
+                include_claimed=bool(request.include_claimed),
+                include_delayed=bool(request.include_delayed),
+            )
+            return page.messages
+
+        request = ListMessages(address, marker, limit, echo, include_claimed, include_delayed)
+        messages = self._pipeline.run(context, request, act)
+        return page._replace(messages=list(messages))
+
+    def get(self, address: Address, message: str) -> MessagePage:
+        page = MessagePage([], self._clock())
+
+        def act(wanted: Changed[GetMessage]) -> Message:
+            nonlocal page
+            page = super(StagedMessages, self).get(address, _text(wanted.request.message_id, "message_id"))
+            return page.messages[0]
+
+        found = self._pipeline.run(caller_in(address.project), GetMessage(address, message), act)
+        return page._replace(messages=[found])
+
+    def get_many(self, address: Address, ids: str) -> MessagePage:
+        page = MessagePage([], self._clock())
+
+        def act(wanted: Changed[GetMessages]) -> Sequence[Message]:
+            nonlocal page
+            page = super(StagedMessages, self).get_many(address, _joined(wanted.request.message_ids, "ids"))
+            return page.messages
+
+        wanted = tuple(parse_ids(ids, most=self._limits.max_messages_per_page))
+        messages = self._pipeline.run(caller_in(address.project), GetMessages(address, wanted), act)
+        return page._replace(messages=list(messages))
+
+    def delete(self, address: Address, message: str, *, claim_id: str | None) -> None:
+        def act(wanted: Changed[DeleteMessage]) -> None:
+            id_, claim = _text(wanted.request.message_id, "message_id"), wanted.request.claim_id
+            claim = None if claim is None else _text(claim, "claim_id")
+            super(StagedMessages, self).delete(address, id_, claim_id=claim)
+
+        self._pipeline.run(caller_in(address.project), DeleteMessage(address, message, claim_id), act)
+
+    def delete_many(self, address: Address, ids: str, *, claim_ids: str | None) -> None:
+        most = self._limits.max_messages_per_page
+        claims = None if claim_ids is None else tuple(parse_ids(claim_ids, most=most, field="claim_ids"))
+
+        def act(wanted: Changed[DeleteMessages]) -> None:
+            joined, given = _joined(wanted.request.message_ids, "ids"), wanted.request.claim_ids
+            super(StagedMessages, self).delete_many(
+                address, joined, claim_ids=None if given is None else _joined(given, "claim_ids")
+            )
+
+        request = DeleteMessages(address, tuple(parse_ids(ids, most=most)), claims)
+        self._pipeline.run(caller_in(address.project), request, act)
+
+    def pop(self, address: Address, *, limit: int) -> MessagePage:
+        page = MessagePage([], self._clock())
+
+        def act(wanted: Changed[PopMessages]) -> Sequence[Message]:
+            nonlocal page
+            if wanted.by_stages:
+                check_limit(wanted.request.limit, self._limits.max_messages_per_claim_or_pop)
+            page = super(StagedMessages, self).pop(address, limit=wanted.request.limit)
+            return page.messages
+
+        messages = self._pipeline.run(caller_in(address.project), PopMessages(address, limit), act)
+        return page._replace(messages=list(messages))
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(field, "must be text")
+    return value
+
+
+def _joined(ids: object, field: str) -> str:
+    if not isinstance(ids, list | tuple):
+        raise InvalidInput(field, "must be a list of ids")
+    return ",".join(_text(id_, field) for id_ in ids)

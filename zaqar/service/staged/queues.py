@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queues and topics whose operations pass the stages of ``queue_pipeline`` and ``topic_pipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zaqar.context import Context, caller_in
+from zaqar.errors import InvalidInput, NotFound, ZaqarError
+from zaqar.model import Address, Draft, Queue, Stats
+from zaqar.schemas import strict_json
+from zaqar.schemas.fields import check_marker, check_range
+from zaqar.schemas.queues import Metadata, QueueFilter
+from zaqar.service.queue_listing import QueuePage
+from zaqar.service.queues import Queues
+from zaqar.stages.base import Done, Stage
+from zaqar.stages.operations import (
+    CreateQueue,
+    DeleteQueue,
+    GetQueue,
+    ListedQueue,
+    ListedQueues,
+    ListQueues,
+    PurgeQueue,
+    QueueStats,
+    UpdateQueue,
+)
+from zaqar.stages.pipeline import Changed, Pipeline
+
+JsonObject = dict[str, Any]
+
+
+class _UpdateEnded(ZaqarError):
+    """A stage has ended an update with this result."""
+
+    def __init__(self, result: JsonObject) -> None:
+        super().__init__()
+        self.result = result
+
+
+class StagedQueues(Queues):
+    def __init__(self, *, pipelines: Mapping[str, Pipeline], **parts: Any) -> None:
+        """``pipelines`` by kind; ``parts`` are those of :class:`Queues`."""
+        super().__init__(**parts)
+        self._pipelines = pipelines
+
+    # -- creation ----------------------------------------------------------------------------------------------------
+
+    def create(self, address: Address, raw: bytes) -> bool:
+        metadata = self.schemas.parse_metadata(raw)
+        self.schemas.check_metadata(metadata, name=address.name)
+
+        def act(wanted: Changed[CreateQueue]) -> bool:
+            document = encode_changed(wanted.request.metadata) if wanted.by_stages else raw
+            return super(StagedQueues, self).create(address, document)
+
+        return self._pipelines[address.kind].run(caller_in(address.project), CreateQueue(address, metadata), act)
+
+    def announce_creation(self, context: Context, address: Address) -> None:
+        """Ask the stages before a post or a subscription creates the queue. NotFound if a stage ends the creation."""
+        pipeline = self._pipelines[address.kind]
+        if pipeline.has(CreateQueue) and self.find(address, create=False) is None:
+            answer = pipeline.prepare(context, CreateQueue(address, {}, implied=True))
+            if isinstance(answer, Done):
+                raise NotFound(f"There is no {address.kind} '{address.name}'.")
+
+    def ensure_row(self, address: Address) -> Queue:
+        self.announce_creation(caller_in(address.project), address)
+        return super().ensure_row(address)
+
+    # -- one queue ---------------------------------------------------------------------------------------------------
+
+    def get(self, address: Address) -> JsonObject:
+        return self._pipelines[address.kind].run(
+            caller_in(address.project), GetQueue(address), lambda wanted: super(StagedQueues, self).get(address)
+        )
+
+    def patch(self, address: Address, raw: bytes) -> JsonObject:
+        context, pipeline = caller_in(address.project), self._pipelines[address.kind]
+        operations = self.schemas.parse_patch(raw)
+        last = UpdateQueue(address, {})
+
+        def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
+            if not wanted.by_stages:
+                return wanted.request.metadata
+            metadata = self.schemas.parse_metadata(encode_changed(wanted.request.metadata))
+            self.schemas.check_metadata(metadata, name=address.name)
+            return metadata
+
+        def edit(old: Metadata) -> Metadata:
+            nonlocal last
+            metadata = self.schemas.apply_patch(operations, old)
+            self.schemas.check_metadata(metadata, name=address.name)
+            answer = pipeline.prepare(context, UpdateQueue(address, metadata))
+            if isinstance(answer, Done):
+                raise _UpdateEnded(answer.result)
+            last = answer.request
+            return pipeline.serve(answer, recheck)
+
+        try:
+            shown = self._update(address, edit)
+        except _UpdateEnded as ended:
+            return ended.result
+        pipeline.tell(context, last, shown)
+        return shown
+
+    def delete(self, address: Address) -> None:
+        self._pipelines[address.kind].run(
+            caller_in(address.project), DeleteQueue(address), lambda wanted: super(StagedQueues, self).delete(address)
+        )
+
+    def stats(self, address: Address) -> tuple[Stats, float]:
+        now = self._clock()
+
+        def act(wanted: Changed[QueueStats]) -> Stats:
+            nonlocal now
+            stats, now = super(StagedQueues, self).stats(address)
+            return stats
+
+        stats = self._pipelines[address.kind].run(caller_in(address.project), QueueStats(address), act)
+        return stats, now
+
+    def purge(self, address: Address, raw: bytes) -> None:
+        types = tuple(self.schemas.parse_purge(raw))
+
+        def act(wanted: Changed[PurgeQueue]) -> None:
+            document = encode_changed({"resource_types": wanted.request.resource_types}) if wanted.by_stages else raw
+            super(StagedQueues, self).purge(address, document)
+
+        self._pipelines[address.kind].run(caller_in(address.project), PurgeQueue(address, types), act)
+
+    # -- the listing -------------------------------------------------------------------------------------------------
+
+    def list_page(
+        self,
+        *,
+        project: str,
+        kind: str,
+        after: str,
+        limit: int,
+        keep: QueueFilter | None,
+        with_count: bool,
+        detailed: bool = False,
+    ) -> QueuePage:
+        address = Address(project, kind, "")
+
+        def act(wanted: Changed[ListQueues]) -> ListedQueues:
+            request = wanted.request
+            if wanted.by_stages:
+                check_marker(request.marker)
+                check_limit(request.limit, self._limits.max_queues_per_page)
+            page = super(StagedQueues, self).list_page(
+                project=project,
+                kind=kind,
+                after=request.marker,
+                limit=request.limit,
+                keep=keep,
+                with_count=with_count,
+                detailed=detailed,
+            )
+            return _listed(page, detailed)
+
+        request = ListQueues(address, after, limit, detailed, with_count, keep is not None)
+        return _page(self._pipelines[kind].run(caller_in(project), request, act), address, detailed, with_count)
+
+
+class ImpliedCreation(Stage):
+    """Runs in front of the message stages: the stages of queues see that a post is about to create its queue."""
+
+    def __init__(self, queues: StagedQueues) -> None:
+        self._queues = queues
+
+    def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        self._queues.announce_creation(context, Address(queue.project, queue.kind, queue.name))
+        return drafts
+
+
+def encode_changed(document: object) -> bytes:
+    """The JSON of what a stage made of a document; InvalidInput if it is none."""
+    try:
+        return strict_json.encode(document)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise InvalidInput("body", f"is not JSON ({type(exc).__name__})") from exc
+
+
+def check_limit(limit: object, most: int) -> None:
+    """InvalidInput unless a stage may ask for so many."""
+    if type(limit) is not int:
+        raise InvalidInput("limit", "must be an integer")
+    check_range(limit, 1, most, field="limit")
+
+
+def _listed(page: QueuePage, detailed: bool) -> ListedQueues:
+    queues = (
+        [ListedQueue(queue.name, queue.metadata) for queue in page.queues]
+        if detailed
+        else [ListedQueue(name) for name in page.names]
+    )
+    return ListedQueues(queues, page.following, page.count)
+
+
+def _page(listed: ListedQueues, address: Address, detailed: bool, with_count: bool) -> QueuePage:
+    queues = [
+        Queue("", address.project, queue.name, address.kind, queue.metadata or {})
+        for queue in listed.queues
+        if detailed
+    ]
+    count = listed.total if with_count else None
+    return QueuePage([queue.name for queue in listed.queues], queues, listed.following, count)

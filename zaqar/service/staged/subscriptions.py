@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions whose operations pass the stages of ``subscription_pipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zaqar.context import Context, caller_in
+from zaqar.model import Address, Subscription
+from zaqar.schemas.subscriptions import parse_change, parse_creation, parse_grace
+from zaqar.service.staged.queues import check_limit, encode_changed
+from zaqar.service.subscriptions import Created, Grant, Subscriptions
+from zaqar.stages.operations import (
+    ConfirmSubscription,
+    CreateSubscription,
+    DeleteSubscription,
+    GetSubscription,
+    ListSubscriptions,
+    RotateSecret,
+    UpdateSubscription,
+)
+from zaqar.stages.pipeline import Changed, Pipeline
+
+
+class StagedSubscriptions(Subscriptions):
+    def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
+        """``parts`` are those of :class:`Subscriptions`."""
+        super().__init__(**parts)
+        self._pipeline = pipeline
+
+    def create(self, context: Context, address: Address, raw: bytes) -> Created:
+        wanted = parse_creation(raw, source=address.name, limits=self._limits)
+        ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
+        secret: str | None = None
+
+        def act(wanted: Changed[CreateSubscription]) -> str:
+            nonlocal secret
+            request, document = wanted.request, raw
+            if wanted.by_stages:
+                document = encode_changed(
+                    {"subscriber": request.subscriber, "ttl": request.ttl, "options": request.options}
+                )
+            id_, secret = super(StagedSubscriptions, self).create(context, address, document)
+            return id_
+
+        request = CreateSubscription(address, wanted.subscriber or "", ttl, wanted.options or {})
+        return Created(self._pipeline.run(context, request, act), secret)
+
+    def list_page(self, address: Address, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+        now = self._clock()
+
+        def act(wanted: Changed[ListSubscriptions]) -> Sequence[Subscription]:
+            nonlocal now
+            request = wanted.request
+            if wanted.by_stages:
+                check_limit(request.limit, self._limits.max_subscriptions_per_page)
+            after = None if request.marker is None else str(request.marker)
+            found, now = super(StagedSubscriptions, self).list_page(address, marker=after, limit=request.limit)
+            return found
+
+        request = ListSubscriptions(address, marker, limit)
+        return list(self._pipeline.run(caller_in(address.project), request, act)), now
+
+    def get(self, address: Address, id_: str) -> tuple[Subscription, float]:
+        now = self._clock()
+
+        def act(wanted: Changed[GetSubscription]) -> Subscription:
+            nonlocal now
+            found, now = super(StagedSubscriptions, self).get(address, str(wanted.request.subscription_id))
+            return found
+
+        return self._pipeline.run(caller_in(address.project), GetSubscription(address, id_), act), now
+
+    def patch(self, context: Context, address: Address, id_: str, raw: bytes) -> None:
+        change = parse_change(raw, source=address.name, limits=self._limits)
+
+        def act(wanted: Changed[UpdateSubscription]) -> None:
+            request, document = wanted.request, raw
+            if wanted.by_stages:
+                fields = {"subscriber": request.subscriber, "ttl": request.ttl, "options": request.options}
+                document = encode_changed({name: value for name, value in fields.items() if value is not None})
+            super(StagedSubscriptions, self).patch(context, address, str(request.subscription_id), document)
+
+        request = UpdateSubscription(address, id_, change.subscriber, change.ttl, change.options)
+        self._pipeline.run(context, request, act)
+
+    def set_confirmed(self, address: Address, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+        def act(wanted: Changed[ConfirmSubscription]) -> None:
+            request = wanted.request
+            super(StagedSubscriptions, self).set_confirmed(
+                address, str(request.subscription_id), bool(request.confirmed), grant=grant
+            )
+
+        request = ConfirmSubscription(address, id_, confirmed)
+        self._pipeline.run(caller_in(address.project), request, act)
+
+    def rotate_secret(self, address: Address, id_: str, raw: bytes) -> str:
+        def act(wanted: Changed[RotateSecret]) -> str:
+            request = wanted.request
+            document = encode_changed({"grace": request.grace}) if wanted.by_stages else raw
+            return super(StagedSubscriptions, self).rotate_secret(address, str(request.subscription_id), document)
+
+        request = RotateSecret(address, id_, parse_grace(raw))
+        return self._pipeline.run(caller_in(address.project), request, act)
+
+    def delete(self, address: Address, id_: str) -> None:
+        def act(wanted: Changed[DeleteSubscription]) -> None:
+            super(StagedSubscriptions, self).delete(address, str(wanted.request.subscription_id))
+
+        self._pipeline.run(caller_in(address.project), DeleteSubscription(address, id_), act)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pipeline: the stages of one option, the hooks that they have, and how the service runs an operation through them.
+
+The service makes one for each option and asks it once whether an operation has hooks; see ``zaqar/service/staged``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from zaqar.context import Context
+from zaqar.errors import ClientError, InvalidInput, StageFailed, StoreUnavailable
+from zaqar.stages.base import Done, Stage
+from zaqar.stages.operations import REQUESTS, Request
+
+_log = logging.getLogger(__name__)
+
+Q = TypeVar("Q", bound=Request)
+R = TypeVar("R")
+
+Hook = Callable[..., Any]
+
+_RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
+"""Packages whose exceptions end a request or a worker from outside. A stage must not be able to hold them up."""
+
+
+class Changed(NamedTuple, Generic[Q]):
+    """The request to serve, and whether it is another one than the client's."""
+
+    request: Q
+    by_stages: bool
+
+
+class _Hooks(NamedTuple):
+    before: tuple[Hook, ...]
+    after: tuple[Hook, ...]
+
+
+class Pipeline:
+    """Runs operations of one resource through the stages of one option, in order."""
+
+    def __init__(self, stages: Sequence[Stage] = (), *, resource: str = "") -> None:
+        self.stages = tuple(stages)
+        self._hooks: dict[str, _Hooks] = {}
+        for request in REQUESTS:
+            if request.resource == resource:
+                hooks = _Hooks(
+                    tuple(hooks_of(stages, f"before_{request.operation}")),
+                    tuple(hooks_of(stages, f"after_{request.operation}")),
+                )
+                if any(hooks):
+                    self._hooks[request.operation] = hooks
+
+    def __bool__(self) -> bool:
+        """Whether any operation has a hook."""
+        return bool(self._hooks)
+
+    def has(self, request: type[Request]) -> bool:
+        """Whether the operation has a hook."""
+        return request.operation in self._hooks
+
+    def run(self, context: Context, request: Q, act: Callable[[Changed[Q]], R]) -> R:
+        """What ``act`` returns for the request that the stages make of this one, or what a stage ends it with.
+
+        Raises the ClientError of a stage, and StageFailed for everything else that goes wrong because of a stage.
+        """
+        answer = self.prepare(context, request)
+        if isinstance(answer, Done):
+            ended: R = answer.result
+            return ended
+        result = self.serve(answer, act)
+        self.tell(context, answer.request, result)
+        return result
+
+    def prepare(self, context: Context, request: Q) -> Changed[Q] | Done[Any]:
+        """Call the ``before_`` hooks only."""
+        hooks = self._hooks.get(request.operation)
+        if hooks is None or not hooks.before:
+            return Changed(request, by_stages=False)
+        return self._ask(hooks.before, context, request)
+
+    def tell(self, context: Context, request: Request, result: object) -> None:
+        """Call the ``after_`` hooks only."""
+        hooks = self._hooks.get(request.operation)
+        for hook in hooks.after if hooks else ():
+            try:
+                hook(context, request, result)
+            except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
+                note_failure(hook, exc)
+
+    @staticmethod
+    def serve(wanted: Changed[Q], act: Callable[[Changed[Q]], R]) -> R:
+        """What ``act`` returns; StageFailed if it finds invalid what the stages made of the client's valid request."""
+        try:
+            return act(wanted)
+        except InvalidInput as exc:
+            if not wanted.by_stages:
+                raise
+            _log.error("The stages made an invalid '%s' request: %s", wanted.request.operation, exc)
+            raise StageFailed from exc
+
+    def _ask(self, hooks: tuple[Hook, ...], context: Context, given: Q) -> Changed[Q] | Done[Any]:
+        text, request = _text(given), given
+        for hook in hooks:
+            answer = guarded(hook, context, request)
+            if isinstance(answer, Done):
+                return Done(_checked(answer.result, given.result, hook))
+            if type(answer) is not type(given) or answer.address != given.address:
+                raise failure(hook, f"returned {_name(answer)} instead of the request, a changed copy or Done")
+            request = answer
+        try:
+            changed = _text(request) != text
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise failure(hooks[-1], "left a request that is not JSON", exc) from exc
+        return Changed(request, by_stages=changed)
+
+
+def hooks_of(stages: Collection[Stage], name: str) -> list[Hook]:
+    """The hooks of this name that stages have, in their order."""
+    return [getattr(stage, name) for stage in stages if stage.has(name)]
+
+
+def guarded(hook: Hook, *arguments: Any) -> Any:
+    """What the hook returns; StageFailed, with a line in the log, for what it raises that is not meant for clients."""
+    try:
+        return hook(*arguments)
+    except (ClientError, StoreUnavailable):
+        raise
+    except BaseException as exc:
+        if _is_from_outside(exc):
+            raise
+        raise failure(hook, "raised an exception", exc) from exc
+
+
+def note_failure(hook: Hook, exc: BaseException) -> None:
+    """Log what an ``after_`` hook has raised, which changes nothing, as the operation has been done.
+
+    Raises it again if no stage has raised it: if it ends the request or the worker from outside.
+    """
+    if _is_from_outside(exc):
+        raise exc
+    _log.error("A stage failed after the operation: %s", _describe(hook), exc_info=exc)
+
+
+def failure(hook: Hook, what: str, cause: BaseException | None = None) -> StageFailed:
+    """The error to raise; the log gets what the client must not see."""
+    _log.error("A stage failed: %s %s", _describe(hook), what, exc_info=cause)
+    return StageFailed()
+
+
+def _is_from_outside(exc: BaseException) -> bool:
+    if isinstance(exc, Exception | SystemExit):
+        return False  # A plug-in that calls sys.exit() must not end the worker.
+    packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}
+    return isinstance(exc, KeyboardInterrupt) or not packages.isdisjoint(_RUNTIMES)
+
+
+def _describe(hook: Hook) -> str:
+    stage = getattr(hook, "__self__", None)
+    label = stage.label() if isinstance(stage, Stage) else repr(stage)
+    return f"{label}.{getattr(hook, '__name__', 'hook')}"
+
+
+def _name(value: object) -> str:
+    return f"an object of type '{type(value).__name__}'"
+
+
+def _checked(result: Any, kind: Any, hook: Hook) -> Any:
+    """The result if it is of the type that the operation has; StageFailed otherwise, as no transport could show it."""
+    if kind is None:
+        return None
+    if isinstance(kind, list):
+        fits = isinstance(result, list | tuple) and all(isinstance(each, kind[0]) for each in result)
+    else:
+        fits = isinstance(result, kind)
+    if not fits:
+        raise failure(hook, f"ended the operation with {_name(result)}")
+    return result
+
+
+def _text(request: Request) -> str:
+    """A text that is the same for two requests only if they ask for the same."""
+    return json.dumps(dataclasses.astuple(request))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what an entry point names to a stage: one of our own, or an adapter around a published plug-in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oslo_config import cfg
+
+from zaqar.clock import Clock
+from zaqar.errors import StartupError, ZaqarError
+from zaqar.stages.base import Stage
+from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, REQUESTS, SUBSCRIPTIONS
+from zaqar.stages.published.base import PublishedStage
+from zaqar.stages.published.claims import PublishedClaimStage
+from zaqar.stages.published.messages import PublishedMessageStage
+from zaqar.stages.published.queues import PublishedQueueStage
+from zaqar.stages.published.subscriptions import PublishedSubscriptionStage
+
+ADAPTERS: Mapping[str, type[PublishedStage]] = {
+    QUEUES: PublishedQueueStage,
+    MESSAGES: PublishedMessageStage,
+    CLAIMS: PublishedClaimStage,
+    SUBSCRIPTIONS: PublishedSubscriptionStage,
+}
+
+
+def make_stage(
+    option: str,
+    name: str,
+    plugin: object,
+    *,
+    resource: str,
+    conf: cfg.ConfigOpts,
+    clock: Clock,
+    keywords: Mapping[str, Any],
+) -> Stage:
+    """A stage for the pipeline of ``option``. ``keywords`` are what OpenStack Zaqar makes its stages with there.
+
+    Raises StartupError, naming option and entry point, if the plug-in is no stage or cannot be made.
+    """
+    place = f"[storage] {option}: '{name}'"
+    try:
+        if isinstance(plugin, type) and issubclass(plugin, Stage):
+            stage = plugin.from_conf(conf)
+        else:
+            stage = ADAPTERS[resource](name, _instance(plugin, keywords), clock)
+    except ZaqarError:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise StartupError(f"{place} cannot be made: {type(exc).__name__}: {exc}.") from exc
+    if not isinstance(stage, Stage):
+        raise StartupError(f"{place} has a from_conf() that does not return a stage.")
+    if isinstance(stage, PublishedStage):
+        if stage.is_empty:
+            raise StartupError(
+                f"{place} is neither a subclass of zaqar.stages.base.Stage, nor does it make an object with one of the "
+                f"methods {', '.join(stage.names())}."
+            )
+    elif type(stage) is not Stage and not _fits(stage, resource):
+        raise StartupError(f"{place} has hooks, but none for {resource}.")
+    return stage
+
+
+def _instance(plugin: object, keywords: Mapping[str, Any]) -> object:
+    """The object, made as published plug-ins expect it: with the keywords if it takes them, else without any."""
+    if not callable(plugin):
+        return plugin
+    factory: Callable[..., object] = plugin
+    if keywords and _takes(factory, keywords):
+        return factory(**keywords)
+    return factory()
+
+
+def _takes(factory: Callable[..., object], keywords: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(factory).bind(**keywords)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _fits(stage: Stage, resource: str) -> bool:
+    """Whether it has a hook of the resource, or none at all."""
+    hooks = {"before_post": MESSAGES, "after_post": MESSAGES}
+    for request in REQUESTS:
+        hooks[f"before_{request.operation}"] = hooks[f"after_{request.operation}"] = request.resource
+    had = {of for hook, of in hooks.items() if stage.has(hook)}
+    return not had or resource in had

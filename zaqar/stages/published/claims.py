@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published plug-ins in ``claim_pipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from zaqar.context import Context
+from zaqar.model import Claim
+from zaqar.stages.base import Done
+from zaqar.stages.operations import CreateClaim, GetClaim, HeldClaim, ReleaseClaim, RenewClaim
+from zaqar.stages.published.base import BadResult, PublishedStage, integer_of, items_of, messages_of, object_of
+
+
+class PublishedClaimStage(PublishedStage):
+    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "before_create_claim": ("create",),
+        "before_get_claim": ("get",),
+        "before_renew_claim": ("update",),
+        "before_release_claim": ("delete",),
+    }
+
+    def before_create_claim(self, context: Context, request: CreateClaim) -> CreateClaim | Done[HeldClaim]:
+        terms: dict[str, Any] = {"ttl": request.ttl, "grace": request.grace}
+        answer = self._call(
+            "create", request.address.name, metadata=terms, project=request.address.project, limit=request.limit
+        )
+        if answer is None:
+            return replace(request, ttl=terms["ttl"], grace=terms["grace"])
+        id_, messages = _two(answer)
+        return Done(self._held(context, id_, {}, messages, ttl=request.ttl, grace=request.grace))
+
+    def before_get_claim(self, context: Context, request: GetClaim) -> GetClaim | Done[HeldClaim]:
+        answer = self._call("get", request.address.name, claim_id=request.claim_id, project=request.address.project)
+        if answer is None:
+            return request
+        terms, messages = _two(answer)
+        fields = object_of(terms)
+        ttl, grace = integer_of(fields.get("ttl", 0), "ttl"), integer_of(fields.get("grace", 0), "grace")
+        return Done(self._held(context, request.claim_id, fields, messages, ttl=ttl, grace=grace))
+
+    def before_renew_claim(self, context: Context, request: RenewClaim) -> RenewClaim | Done[None]:
+        asked = {"ttl": request.ttl, "grace": request.grace}
+        terms: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        answer = self._call(
+            "update",
+            request.address.name,
+            claim_id=request.claim_id,
+            metadata=terms,
+            project=request.address.project,
+        )
+        if answer is None:
+            return replace(request, ttl=terms.get("ttl"), grace=terms.get("grace"))
+        return Done(None)
+
+    def before_release_claim(self, context: Context, request: ReleaseClaim) -> ReleaseClaim | Done[None]:
+        answer = self._call("delete", request.address.name, claim_id=request.claim_id, project=request.address.project)
+        return request if answer is None else Done(None)
+
+    def _held(
+        self, context: Context, id_: object, fields: dict[str, Any], messages: object, *, ttl: int, grace: int
+    ) -> HeldClaim:
+        # The id becomes a part of a path and of a header.
+        if not isinstance(id_, str) or not id_.isascii() or not id_.isprintable():
+            raise BadResult("a claim without an id of printable ASCII characters")
+        now = self._clock()
+        claim = Claim(id_, ttl, grace, now - integer_of(fields.get("age", 0), "age"))
+        return HeldClaim(claim, messages_of(items_of(messages), now, context.client_id))
+
+
+def _two(answer: object) -> tuple[Any, Any]:
+    if not isinstance(answer, list | tuple) or len(answer) != 2:
+        raise BadResult("no pair of a claim and its messages")
+    return answer[0], answer[1]

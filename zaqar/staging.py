@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pipelines of ``[storage]``, and the service made with them: staged classes where a stage has a hook.
+
+``zaqar.app`` calls it. A resource without hooks gets the plain class, so that an empty pipeline costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oslo_config import cfg
+
+from zaqar import plugins
+from zaqar.clock import Clock
+from zaqar.model import QUEUE, TOPIC
+from zaqar.service.claims import Claims
+from zaqar.service.messages import Messages
+from zaqar.service.queues import Queues
+from zaqar.service.staged.claims import StagedClaims
+from zaqar.service.staged.messages import StagedMessages
+from zaqar.service.staged.queues import ImpliedCreation, StagedQueues
+from zaqar.service.staged.subscriptions import StagedSubscriptions
+from zaqar.service.subscriptions import Subscriptions
+from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, SUBSCRIPTIONS, CreateQueue
+from zaqar.stages.pipeline import Pipeline
+from zaqar.stages.published.adapters import make_stage
+
+GROUP = "zaqar.storage.stages"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipelines:
+    """One for each option. The keywords of the ``make_`` methods are those of the classes that they make."""
+
+    queues: Pipeline
+    topics: Pipeline
+    messages: Pipeline
+    claims: Pipeline
+    subscriptions: Pipeline
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts, clock: Clock) -> Pipelines:
+        """Load every stage. StartupError, naming the option and the entry point, if one cannot be loaded."""
+        return cls(
+            _load(conf, clock, "queue_pipeline", QUEUES),
+            _load(conf, clock, "topic_pipeline", QUEUES),
+            _load(conf, clock, "message_pipeline", MESSAGES),
+            _load(conf, clock, "claim_pipeline", CLAIMS),
+            _load(conf, clock, "subscription_pipeline", SUBSCRIPTIONS),
+        )
+
+    @property
+    def want_caller(self) -> bool:
+        """Whether an operation that is not told who asks has a hook that is; see ``zaqar.context.current``."""
+        return any((self.queues, self.topics, self.messages, self.claims, self.subscriptions))
+
+    def make_queues(self, **parts: Any) -> Queues:
+        if self.queues or self.topics:
+            return StagedQueues(pipelines={QUEUE: self.queues, TOPIC: self.topics}, **parts)
+        return Queues(**parts)
+
+    def make_messages(self, *, queues: Queues, **parts: Any) -> Messages:
+        stages = self.messages.stages
+        if isinstance(queues, StagedQueues) and (self.queues.has(CreateQueue) or self.topics.has(CreateQueue)):
+            stages = (ImpliedCreation(queues), *stages)
+        if self.messages:
+            return StagedMessages(pipeline=self.messages, queues=queues, stages=stages, **parts)
+        return Messages(queues=queues, stages=stages, **parts)
+
+    def make_claims(self, **parts: Any) -> Claims:
+        return StagedClaims(pipeline=self.claims, **parts) if self.claims else Claims(**parts)
+
+    def make_subscriptions(self, **parts: Any) -> Subscriptions:
+        if self.subscriptions:
+            return StagedSubscriptions(pipeline=self.subscriptions, **parts)
+        return Subscriptions(**parts)
+
+
+def _load(conf: cfg.ConfigOpts, clock: Clock, option: str, resource: str) -> Pipeline:
+    keywords = _message_keywords(conf) if resource == MESSAGES else {}
+    return Pipeline(
+        [
+            make_stage(
+                option,
+                name,
+                plugins.load(GROUP, name, option=f"[storage] {option}"),
+                resource=resource,
+                conf=conf,
+                clock=clock,
+                keywords=keywords,
+            )
+            for name in conf.storage[option]
+        ],
+        resource=resource,
+    )
+
+
+def _message_keywords(conf: cfg.ConfigOpts) -> Mapping[str, Any]:
+    """What published plug-ins of messages are made with; there are no controllers behind them here."""
+    return {
+        "subscription_controller": None,
+        "queue_controller": None,
+        "max_notifier_workers": conf.notification.max_notifier_workers,
+        "require_confirmation": conf.notification.require_confirmation,
+    }
