@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import plugins
+from zaqar import encryption_keys, plugins
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -17,12 +17,14 @@ from zaqar.context import Context
 from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.limits import Limits
+from zaqar.message_encryption import MessageKeys
 from zaqar.model import QUEUE, Address
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
 from zaqar.notification.tasks.base import Task
 from zaqar.policies import Authorizer
+from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
 from zaqar.service.deliveries import Deliveries
@@ -47,6 +49,7 @@ class Parts:
     conf: cfg.ConfigOpts
     clock: Clock
     limits: Limits
+    keys: MessageKeys
     authorizer: Authorizer
     management: ManagementStore
     placement: Placement
@@ -76,11 +79,10 @@ def build(
     messages: MessageStore | None = None,
 ) -> Parts:
     """Everything below a transport, as configured; a store that is passed in is used instead of the configured one.
-
-    Raises StartupError, one sentence for the operator, where the configuration cannot be served.
-    """
+    Raises StartupError, one sentence for the operator, where the configuration cannot be served."""
     _check(conf)
     limits = Limits.from_conf(conf)
+    bodies = Bodies(keys := encryption_keys.load(conf), enable_checksum=limits.enable_checksum)
     authorizer = Authorizer(conf)
     stages = [
         check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
@@ -88,7 +90,7 @@ def build(
     management = management or open_management_store(conf)
     drivers = Drivers(conf)
     placement = _place(conf, management, messages, drivers)
-    queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
+    queues = Queues(management=management, placement=placement, limits=limits, clock=clock, no_encryption=keys.refusal)
     changes = CatalogChanges(management, placement)
     ring = Bell(configuration.notifiers_dir(conf)).ring
     subscriptions = Subscriptions(
@@ -106,12 +108,13 @@ def build(
         conf=conf,
         clock=clock,
         limits=limits,
+        keys=keys,
         authorizer=authorizer,
         management=management,
         placement=placement,
         queues=queues,
-        messages=Messages(queues=queues, limits=limits, clock=clock, stages=stages),
-        claims=Claims(queues=queues, limits=limits, clock=clock),
+        messages=Messages(queues=queues, limits=limits, clock=clock, stages=stages, bodies=bodies),
+        claims=Claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
         subscriptions=subscriptions,
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
@@ -123,8 +126,9 @@ def build(
 def build_dispatcher(parts: Parts) -> Dispatcher:
     """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
 
-    def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
-        parts.messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
+    def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
+        caller = Context(project, dead_letters.CLIENT_ID)
+        parts.messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_place(project: str, queue: str) -> Place | None:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
@@ -134,6 +138,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         management=parts.management,
         placement=parts.placement,
         clock=parts.clock,
+        keys=parts.keys,
         tasks=_make_tasks(parts.conf),
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
