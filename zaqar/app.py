@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import plugins
+from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -48,6 +49,8 @@ class Parts:
     clock: Clock
     limits: Limits
     authorizer: Authorizer
+    tokens: TokenValidator | None
+    """None if callers are not authenticated."""
     management: ManagementStore
     placement: Placement
     queues: Queues
@@ -80,13 +83,12 @@ def build(
     Raises StartupError, one sentence for the operator, where the configuration cannot be served.
     """
     _check(conf)
-    limits = Limits.from_conf(conf)
-    authorizer = Authorizer(conf)
+    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
+    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     stages = [
         check_stage(name, plugins.load("zaqar.storage.stages", name), conf) for name in conf.storage.message_pipeline
     ]
-    management = management or open_management_store(conf)
-    drivers = Drivers(conf)
+    drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
     changes = CatalogChanges(management, placement)
@@ -107,6 +109,7 @@ def build(
         clock=clock,
         limits=limits,
         authorizer=authorizer,
+        tokens=tokens,
         management=management,
         placement=placement,
         queues=queues,
@@ -116,7 +119,7 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
-        health=Health(management=management, placement=placement, clock=clock),
+        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
     )
 
 
@@ -159,8 +162,7 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 

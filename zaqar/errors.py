@@ -7,6 +7,7 @@
     |-- ClientError                 the request cannot be served as it is; nothing was changed
     |   |-- InvalidInput      400   a field breaks a rule; names the field
     |   |-- ClaimOver         400   a claim id that does not, or no longer, hold the message
+    |   |-- Unauthorized      401   no token, or one that Keystone does not accept
     |   |-- Forbidden         403   policy, or a message that somebody else has claimed
     |   |-- NotFound          404
     |   |-- NotAcceptable     406
@@ -14,6 +15,7 @@
     |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
+    |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
     |   `-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
@@ -52,6 +54,21 @@ class ClaimOver(ClientError):
     """A claim id was given that does not hold the message, because the claim ended or the message is not claimed."""
 
     title = "Invalid claim"
+
+
+class Unauthorized(ClientError):
+    """There is no token, or Keystone does not accept it. ``challenge`` is the value of WWW-Authenticate."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, challenge: str) -> None:
+        # The sentence of keystonemiddleware, so that no client sees a difference.
+        super().__init__("The request you have made requires authentication.")
+        self.challenge = challenge
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Unauthorized, (self.challenge,)
 
 
 class Forbidden(ClientError):
@@ -105,6 +122,19 @@ class StoreUnavailable(ZaqarError):
     def __reduce__(self) -> tuple[object, ...]:
         # What a process pool hands on from a child; the default would call the class with the sentence.
         return StoreUnavailable, (), {"retry_after": self.retry_after}
+
+
+class KeystoneUnavailable(StoreUnavailable):
+    """Keystone did not say whether a token is valid. Whoever asked it has logged why."""
+
+    is_logged = True
+
+    def __init__(self, *, retry_after: int = 1) -> None:
+        super().__init__(retry_after=retry_after)
+        self.args = ("The identity service cannot be asked about the token at the moment. Please try again.",)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return KeystoneUnavailable, (), {"retry_after": self.retry_after}
 
 
 class NoPool(StoreUnavailable):

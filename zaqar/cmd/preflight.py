@@ -63,6 +63,8 @@ def _survey() -> dict[str, Any]:
         loaded = conf.load()
         conf.set_up_log(loaded)
         parts = app.build(loaded)
+        if parts.tokens is not None:
+            parts.tokens.start()
         found = _survey_parts(parts)
         parts.close()
     except StartupError as exc:

@@ -127,6 +127,12 @@ def _check_values(conf: cfg.ConfigOpts) -> None:
                 _check_value(conf, entry, option, names.get((entry, option), option))
 
 
+def check_values(conf: cfg.ConfigOpts, group: str) -> None:
+    """Raise StartupError if a value of a group that a library has registered is not one of its option."""
+    for option in conf[group]:
+        _check_value(conf, group, option, option)
+
+
 def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str) -> None:
     """Raise StartupError, without the value unless it is one of a wrong type, as it may be a secret."""
     try:

@@ -9,6 +9,7 @@ import falcon
 from zaqar.app import Parts
 from zaqar.model import QUEUE, TOPIC
 from zaqar.transport.wsgi import errors, openapi
+from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
@@ -92,6 +93,9 @@ def make_app(parts: Parts) -> WsgiApplication:
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
     checks = RequestChecks(parts.limits, secret_key=secret_key, clock=parts.clock, believes_proxy=believes_proxy)
     middleware: list[Any] = [checks]
+    if parts.tokens is not None:
+        parts.tokens.start()
+        middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)

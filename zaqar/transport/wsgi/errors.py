@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 import msgspec
 
-from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, UnsupportedMedia
+from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, Unauthorized, UnsupportedMedia
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(ClientError, _answer_client_error)
+    app.add_error_handler(Unauthorized, _answer_unauthorized)
     app.add_error_handler(StoreUnavailable, _answer_store_unavailable)
 
 
@@ -37,6 +38,16 @@ def _answer_client_error(
     elif isinstance(error, AlreadySubscribed):
         resp.location = req.context.prefix + req.path
     _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
+
+
+def _answer_unauthorized(
+    req: falcon.Request, resp: falcon.Response, error: Unauthorized, params: dict[str, Any]
+) -> None:
+    # The body of keystonemiddleware, which clients of every OpenStack service know.
+    resp.status = error.status
+    resp.set_header("WWW-Authenticate", error.challenge)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode({"error": {"code": error.status, "title": error.title, "message": str(error)}})
 
 
 def _answer_store_unavailable(

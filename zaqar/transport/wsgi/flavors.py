@@ -25,6 +25,8 @@ def _render(flavor: Flavor, collection: str, *, detailed: bool = True) -> dict[s
 
 
 class FlavorsResource:
+    of_deployment = True
+
     def __init__(self, flavors: Flavors, authorizer: Authorizer, limits: Limits) -> None:
         self._flavors = flavors
         self._authorizer = authorizer
@@ -40,6 +42,8 @@ class FlavorsResource:
 
 
 class FlavorResource:
+    of_deployment = True
+
     def __init__(self, flavors: Flavors, authorizer: Authorizer) -> None:
         self._flavors = flavors
         self._authorizer = authorizer

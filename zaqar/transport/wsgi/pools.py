@@ -33,6 +33,8 @@ def parse_limit(query: Query, most: int) -> int:
 
 
 class PoolsResource:
+    of_deployment = True
+
     def __init__(self, pools: Pools, authorizer: Authorizer, limits: Limits) -> None:
         self._pools = pools
         self._authorizer = authorizer
@@ -48,6 +50,8 @@ class PoolsResource:
 
 
 class PoolResource:
+    of_deployment = True
+
     def __init__(self, pools: Pools, authorizer: Authorizer) -> None:
         self._pools = pools
         self._authorizer = authorizer

@@ -12,12 +12,14 @@ from urllib.parse import parse_qsl, urlencode
 import falcon
 
 from zaqar import signed_urls
+from zaqar.access.identity import Identity
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
-from zaqar.errors import InvalidInput, NotAcceptable, NotFound
+from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name, parse_boolean
+from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
 
 _ANY_ACCEPT = frozenset({"*/*", "application/json"})
@@ -89,18 +91,26 @@ class RequestChecks:
         # A browser's preflight has none of the headers below, and is answered with methods only.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
             return
-        project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
-        if _PROJECT.fullmatch(project) is None:
-            raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
-        # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
-        roles = None if signed else env.get("HTTP_X_ROLES")
-        req.context.caller = Context(
-            project,
-            self._client_id(env.get("HTTP_CLIENT_ID") or ""),
-            _roles_of(roles) if roles else frozenset(),
-            None if signed else env.get("HTTP_X_USER_ID"),
-            req.context.request_id,
-        )
+        caller = env.get(CALLER)
+        if caller is None:
+            project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
+            if _PROJECT.fullmatch(project) is None:
+                raise InvalidInput(
+                    "X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma"
+                )
+            # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
+            roles = None if signed else env.get("HTTP_X_ROLES")
+            req.context.caller = Context(
+                project,
+                self._client_id(env.get("HTTP_CLIENT_ID") or ""),
+                _roles_of(roles) if roles else frozenset(),
+                None if signed else env.get("HTTP_X_USER_ID"),
+                req.context.request_id,
+                signed,
+            )
+        else:
+            req.context.caller = self._authenticated(req, resource, *caller)
+            project = req.context.caller.project
         if "queue_name" in params:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")
@@ -113,6 +123,24 @@ class RequestChecks:
             req.context.base = f"{req.context.prefix}/v2/topics/{name}"
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
+
+    def _authenticated(self, req: falcon.Request, resource: object, identity: Identity, token: str) -> Context:
+        """The caller whose token is valid, in the project of the token, whatever the headers say."""
+        project = identity.project
+        if project is None:
+            # What belongs to the whole deployment and to no project is open to tokens that do so too.
+            if identity.system_scope is None or not getattr(resource, "of_deployment", False):
+                raise Forbidden("The token has no project. Use one that is scoped to a project.")
+            project = ""
+        return Context(
+            project,
+            self._client_id(req.env.get("HTTP_CLIENT_ID") or ""),
+            identity.roles,
+            identity.user_id,
+            req.context.request_id,
+            system_scope=identity.system_scope,
+            token=token.strip(),
+        )
 
     def _check_signature(self, req: falcon.Request, resource: object) -> None:
         """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request.
