@@ -11,6 +11,7 @@ from oslo_config import cfg
 from zaqar import conf as configuration
 from zaqar import plugins
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.trusts import RequestTrusts, open_trustee
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -103,6 +104,7 @@ def build(
         ring=ring,
         notifying=NOTIFIER in conf.storage.message_pipeline,
         require_confirmation=conf.notification.require_confirmation,
+        trusts=RequestTrusts.from_conf(conf),
     )
     return Parts(
         conf=conf,
@@ -133,6 +135,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
         return None if known is None else known.place
 
+    trustee = open_trustee(parts.conf)
     return Dispatcher(
         management=parts.management,
         placement=parts.placement,
@@ -142,6 +145,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         end_subscription=parts.subscriptions.end,
         find_place=find_place,
         post_dead_letter=post_dead_letter,
+        delete_trust=None if trustee is None else trustee.delete,
     )
 
 
