@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -94,18 +94,7 @@ def build(
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
     changes = CatalogChanges(management, placement)
     ring = Bell(configuration.notifiers_dir(conf)).ring
-    subscriptions = Subscriptions(
-        management=management,
-        placement=placement,
-        queues=queues,
-        limits=limits,
-        clock=clock,
-        guard=AddressGuard(conf.notification.webhook_allowed_networks),
-        ring=ring,
-        notifying=NOTIFIER in conf.storage.message_pipeline,
-        require_confirmation=conf.notification.require_confirmation,
-        trusts=RequestTrusts.from_conf(conf),
-    )
+    subscriptions = _make_subscriptions(conf, management, placement, queues, limits, clock, ring)
     return Parts(
         conf=conf,
         clock=clock,
@@ -122,6 +111,29 @@ def build(
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
+    )
+
+
+def _make_subscriptions(
+    conf: cfg.ConfigOpts,
+    management: ManagementStore,
+    placement: Placement,
+    queues: Queues,
+    limits: Limits,
+    clock: Clock,
+    ring: Callable[[], None],
+) -> Subscriptions:
+    return Subscriptions(
+        management=management,
+        placement=placement,
+        queues=queues,
+        limits=limits,
+        clock=clock,
+        guard=AddressGuard(conf.notification.webhook_allowed_networks),
+        ring=ring,
+        notifying=NOTIFIER in conf.storage.message_pipeline,
+        require_confirmation=conf.notification.require_confirmation,
+        trusts=RequestTrusts.from_conf(conf),
     )
 
 

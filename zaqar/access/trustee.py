@@ -113,7 +113,7 @@ class Trustee:
     ) -> requests.Response:
         """A request in the name of a caller, whose token goes to Keystone only: redirects are not followed."""
         with self._translated():
-            return self._session.request(
+            answer: requests.Response = self._session.request(
                 self._url(path),
                 method,
                 headers={"X-Auth-Token": token, **_WITH_RULES, **(headers or {})},
@@ -123,6 +123,7 @@ class Trustee:
                 raise_exc=False,
                 log=False,
             )
+        return answer
 
     # -- for subscriptions --------------------------------------------------------------------------------------------
 
