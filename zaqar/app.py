@@ -12,6 +12,7 @@ from oslo_config import cfg
 from zaqar import conf as configuration
 from zaqar import encryption_keys, extraspec, plugins
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.trusts import RequestTrusts, open_trustee
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -108,16 +109,14 @@ def build(
         ring=ring,
         notifying=NOTIFIER in conf.storage.message_pipeline,
         require_confirmation=conf.notification.require_confirmation,
+        trusts=RequestTrusts.from_conf(conf),
     )
     return Parts(
+        **common,
         conf=conf,
-        clock=clock,
-        limits=limits,
         keys=keys,
         authorizer=authorizer,
         tokens=tokens,
-        management=management,
-        placement=placement,
         queues=queues,
         messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
         claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
@@ -145,6 +144,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
         return None if known is None else known.place
 
+    trustee = open_trustee(parts.conf)
     return Dispatcher(
         management=parts.management,
         placement=parts.placement,
@@ -155,6 +155,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         end_subscription=parts.subscriptions.end,
         find_place=find_place,
         post_dead_letter=post_dead_letter,
+        delete_trust=None if trustee is None else trustee.delete,
     )
 
 

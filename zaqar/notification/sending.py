@@ -184,6 +184,8 @@ class Sender:
         began = self._clock()
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
+        if outcome.postponed:
+            return self._postponed(delivery), None
         seconds = asyncio.get_running_loop().time() - started
         # A receiver may echo the signature, which only the subscriber is to know, and other callers list deliveries.
         is_told = delivery.kind == NOTIFICATION or outcome.status is None
@@ -210,12 +212,16 @@ class Sender:
         try:
             return await judging
         except StoreUnavailable:
-            now = self._clock()
-            since = now - delivery.attempts[-1].at
-            pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
             # The driver of that store has logged that it is away.
-            _log.debug("A store is away that delivery %s needs; it goes on in %g s.", delivery.id, pause)
-            return self._waiting(delivery, now + pause)
+            return self._postponed(delivery)
+
+    def _postponed(self, delivery: Delivery) -> Delivery:
+        """The delivery as it waits for something that is away and no fault of its subscriber's."""
+        now = self._clock()
+        since = now - (delivery.attempts[-1].at if delivery.attempts else delivery.created)
+        pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
+        _log.debug("What delivery %s needs is away; it goes on in %g s.", delivery.id, pause)
+        return self._waiting(delivery, now + pause)
 
     async def _is_exhausted(self, delivery: Delivery, subscription: Subscription) -> bool:
         """Whether all its attempts were made, and it waits for nothing but the store of its dead letter queue."""
@@ -265,7 +271,7 @@ class Sender:
             if not ended:
                 # That was the word of a subscriber that it had before. The new one gets the delivery.
                 return self._waiting(tried, self._clock())
-            _log.info("Subscription %s has ended, as its subscriber answered that it is gone.", subscription.id)
+            _log.info("Subscription %s has ended: %s.", subscription.id, _why_gone(outcome))
             return self.discarded(tried)
         due = None
         if not outcome.final:
@@ -339,6 +345,11 @@ class Sender:
         """Free for any notifier, as if it had not been taken."""
         self.counts["handed back"] += 1
         return replace(delivery, state=WAITING, due=self._clock() + after, keep_until=None)
+
+
+def _why_gone(outcome: Outcome) -> str:
+    # What a subscriber answers is not for the log.
+    return outcome.answer if outcome.status is None else "its subscriber answered that it is gone"
 
 
 def _scheme(subscription: Subscription) -> str:

@@ -34,7 +34,7 @@ class SubscriptionRules:
         """Ask ``subscription:create``. Raises InvalidInput for a body from which the scheme cannot be told."""
         scheme = {}
         if self._asks(caller, "subscription:create"):
-            wanted = parse_creation(raw, source=address.name, limits=self._limits)
+            wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
             scheme[_SCHEME] = scheme_of(wanted.subscriber or "")
         self._authorizer.check(caller, "subscription:create", address, **scheme)
 

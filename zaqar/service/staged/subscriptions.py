@@ -30,7 +30,7 @@ class StagedSubscriptions(Subscriptions):
         self._pipeline = pipeline
 
     def create(self, context: Context, address: Address, raw: bytes) -> Created:
-        wanted = parse_creation(raw, source=address.name, limits=self._limits)
+        wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
         secret: str | None = None
 

@@ -14,6 +14,7 @@ from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import first_sealed, pack_letter, pack_posted, unpack_posted
 from zaqar.storage.base.sealed import DELIVERY, MESSAGE, POST, Position, SealedBody
+from zaqar.storage.base.trusts import TrustStore
 
 __all__ = [
     "DELIVERY",
@@ -29,6 +30,7 @@ __all__ = [
     "Outage",
     "Position",
     "SealedBody",
+    "TrustStore",
     "first_sealed",
     "pack_letter",
     "pack_posted",
