@@ -2,11 +2,14 @@
 """Sphinx directives that write pages from what the service itself works with, so that they cannot fall behind it.
 
 ``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to and
-``.. policy-rules::`` the policy rules with their defaults.
+``.. policy-rules::`` the policy rules with their defaults. ``.. stage-hooks::`` renders the hooks of stages, and
+``.. published-calls::`` the methods of published plug-ins that are called.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +19,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from zaqar import conf, policies
 from zaqar.limits import Limits
+from zaqar.stages.base import Stage
+from zaqar.stages.operations import REQUESTS
+from zaqar.stages.published.adapters import ADAPTERS
 from zaqar.transport.wsgi import openapi
 
 Json = Mapping[str, Any]
@@ -187,6 +193,39 @@ def policy_rules() -> Iterator[str]:
     yield from table(("rule", "default", "operations"), (cells(rule) for rule in policies.list_rules()))
 
 
+def stage_hooks() -> Iterator[str]:
+    def cells(request: Any) -> tuple[str, str, str, str]:
+        hook = getattr(Stage, f"before_{request.operation}")
+        fields = [field.name for field in dataclasses.fields(request) if field.name != "address"]
+        # Of the annotation "ListMessages | Done[Sequence[Message]]" the part that the result is.
+        result = inspect.signature(hook).return_annotation.partition("Done[")[2].removesuffix("]")
+        return (
+            literal(request.operation),
+            inspect.getdoc(hook) or "",
+            ", ".join(map(literal, fields)) or "-",
+            "-" if result == "None" else literal(result),
+        )
+
+    for resource in dict.fromkeys(request.resource for request in REQUESTS):
+        title = "Queues and topics" if resource == "queues" else resource.title()
+        yield title
+        yield "^" * len(title)
+        yield ""
+        yield from table(
+            ("hooks: ``before_``, ``after_`` and", "when", "the request has", "result"),
+            (cells(request) for request in REQUESTS if request.resource == resource),
+        )
+
+
+def published_calls() -> Iterator[str]:
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for resource, adapter in ADAPTERS.items():
+            for hook, methods in adapter.methods.items():
+                yield resource, " or ".join(map(literal, methods)), literal(hook)
+
+    yield from table(("resource", "method", "called where ours is"), rows())
+
+
 class _Written(SphinxDirective):
     """A directive without arguments whose content comes from ``lines``."""
 
@@ -204,6 +243,14 @@ class ApiSchemas(_Written):
     lines = staticmethod(schemas)
 
 
+class StageHooks(_Written):
+    lines = staticmethod(stage_hooks)
+
+
+class PublishedCalls(_Written):
+    lines = staticmethod(published_calls)
+
+
 class PolicyRules(_Written):
     lines = staticmethod(policy_rules)
 
@@ -212,4 +259,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("api-operations", ApiOperations)
     app.add_directive("api-schemas", ApiSchemas)
     app.add_directive("policy-rules", PolicyRules)
+    app.add_directive("stage-hooks", StageHooks)
+    app.add_directive("published-calls", PublishedCalls)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
