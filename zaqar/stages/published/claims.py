@@ -11,7 +11,15 @@ from zaqar.context import Context
 from zaqar.model import Claim
 from zaqar.stages.base import Done
 from zaqar.stages.operations import CreateClaim, GetClaim, HeldClaim, ReleaseClaim, RenewClaim
-from zaqar.stages.published.base import BadResult, PublishedStage, integer_of, items_of, messages_of, object_of
+from zaqar.stages.published.base import (
+    BadResult,
+    PublishedStage,
+    created_of,
+    integer_of,
+    items_of,
+    messages_of,
+    object_of,
+)
 
 
 class PublishedClaimStage(PublishedStage):
@@ -66,7 +74,7 @@ class PublishedClaimStage(PublishedStage):
         if not isinstance(id_, str) or not id_.isascii() or not id_.isprintable():
             raise BadResult("a claim without an id of printable ASCII characters")
         now = self._clock()
-        claim = Claim(id_, ttl, grace, now - integer_of(fields.get("age", 0), "age"))
+        claim = Claim(id_, ttl, grace, created_of(fields, now))
         return HeldClaim(claim, messages_of(items_of(messages), now, context.client_id))
 
 
