@@ -52,7 +52,7 @@ def with_stages(make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -
     """Makes an application with these stages in every pipeline."""
 
     def make(*stages: Stage) -> Api:
-        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[-1]))
+        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[3]))
         return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
     return make
@@ -374,7 +374,7 @@ def test_a_checksum_is_of_the_body_that_is_stored(
         def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
             return [*drafts, *(replace(draft, body=b'"other"', checksum="forged") for draft in drafts)]
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[-1]))
+    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
     staged = make_api(enable_checksum=True)
     staged.send("q", "first")
     monkeypatch.undo()
