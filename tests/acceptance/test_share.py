@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import uuid
@@ -143,6 +144,20 @@ def test_python_zaqarclient_works_with_a_signature(served: tuple[str, Server]) -
     for call in refused:
         with pytest.raises(errors.ResourceNotFound):
             call()
+
+
+def test_the_guest_of_the_documentation(served: tuple[str, Server]) -> None:
+    page = (ROOT / "docs" / "signed_urls.rst").read_text()
+    code = page[page.index("   from zaqarclient") :].partition("\n\n``openstack")[0]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    auth = {"backend": "noauth", "options": {"os_project_id": uuid.uuid4().hex}}
+    owner = zaqarclient.Client(served[1].url, version=2, conf={"auth_opts": auth})
+    guest = names["guest_of"](owner, served[1].url)
+    guest.queue("mail").post([{"body": "ann", "ttl": 300}])
+    assert [message.body for message in owner.queue("mail").messages(echo=True)] == ["ann"]
+    with pytest.raises(errors.ResourceNotFound):
+        list(guest.queue("mail").messages())
 
 
 def asked(server: Server, target: str, *headers: bytes, project: str) -> wire.Reply:
