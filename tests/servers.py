@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -112,6 +112,7 @@ class Program:
     port: int
     folder: Path
     user: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -124,6 +125,7 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
+                env={**os.environ, **self.environment},
                 user=self.user,
                 preexec_fn=_end_with_parent,
             )
@@ -518,12 +520,20 @@ def processes_in(folder: Path) -> Iterator[int]:
 
 # -- shared by a run --------------------------------------------------------------------------------------------------
 
+
+def _make_keystone() -> Server:
+    from tests.keystone import Keystone
+
+    return Keystone()
+
+
 KINDS: dict[str, Callable[[], Server]] = {
     "redis": Redis,
     "redis-cluster": RedisCluster,
     "redis-sentinel": RedisSentinel,
     "mongodb": MongoSet,
     "postgresql": Postgres,
+    "keystone": _make_keystone,
 }
 
 

@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import extraspec, plugins
+from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -33,6 +34,7 @@ from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
+from zaqar.signed_urls import SignedUrls
 from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
@@ -49,6 +51,8 @@ class Parts:
     clock: Clock
     limits: Limits
     authorizer: Authorizer
+    tokens: TokenValidator | None
+    """None if callers are not authenticated."""
     management: ManagementStore
     placement: Placement
     queues: Queues
@@ -59,6 +63,7 @@ class Parts:
     pools: Pools
     flavors: Flavors
     health: Health
+    signed_urls: SignedUrls
     pipelines: Pipelines
     extra_specs: ExtraSpecs
 
@@ -80,18 +85,16 @@ def build(
 ) -> Parts:
     """Everything below a transport, as configured; a store that is passed in is used instead of the configured one.
 
-    Raises StartupError, one sentence for the operator, where the configuration cannot be served.
+    Raises StartupError, one sentence for the operator, if the configuration cannot be served.
     """
     _check(conf)
-    limits = Limits.from_conf(conf)
-    authorizer = Authorizer(conf)
+    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
+    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     pipelines = Pipelines.from_conf(conf, clock)
-    management = management or open_management_store(conf)
-    drivers = Drivers(conf)
+    drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
     queues = pipelines.make_queues(management=management, placement=placement, limits=limits, clock=clock)
-    changes = CatalogChanges(management, placement)
-    ring = Bell(configuration.notifiers_dir(conf)).ring
+    changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
     subscriptions = pipelines.make_subscriptions(
         management=management,
         placement=placement,
@@ -108,6 +111,7 @@ def build(
         clock=clock,
         limits=limits,
         authorizer=authorizer,
+        tokens=tokens,
         management=management,
         placement=placement,
         queues=queues,
@@ -117,7 +121,8 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
-        health=Health(management=management, placement=placement, clock=clock),
+        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
+        signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
     )
@@ -169,8 +174,7 @@ def _make_extra_specs() -> ExtraSpecs:
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
-    if conf.auth_strategy:
-        raise StartupError(f"[DEFAULT] auth_strategy: '{conf.auth_strategy}' is not available in this release.")
+    check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 

@@ -7,14 +7,18 @@
     |-- ClientError                 the request cannot be served as it is; nothing was changed
     |   |-- InvalidInput      400   a field breaks a rule; names the field
     |   |-- ClaimOver         400   a claim id that does not, or no longer, hold the message
+    |   |-- Unauthorized      401   no token, or one that Keystone does not accept
     |   |-- Forbidden         403   policy, or a message that somebody else has claimed
     |   |-- NotFound          404
+    |   |   `-- SignatureRefused    a pre-signed request that no signature of ours opens
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
     |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
+    |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
+    |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
     |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
@@ -55,6 +59,21 @@ class ClaimOver(ClientError):
     title = "Invalid claim"
 
 
+class Unauthorized(ClientError):
+    """There is no token, or Keystone does not accept it. ``challenge`` is the value of WWW-Authenticate."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, challenge: str) -> None:
+        # The sentence of keystonemiddleware, so that no client sees a difference.
+        super().__init__("The request you have made requires authentication.")
+        self.challenge = challenge
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Unauthorized, (self.challenge,)
+
+
 class Forbidden(ClientError):
     status = 403
     title = "Forbidden"
@@ -63,6 +82,18 @@ class Forbidden(ClientError):
 class NotFound(ClientError):
     status = 404
     title = "Not found"
+
+
+class SignatureRefused(NotFound):
+    """A signature does not open the request that it came with.
+
+    The client gets one and the same answer whatever is wrong. ``reason`` is for the log: a few fixed words, nothing
+    that came with the request.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The signature does not open this.")
+        self.reason = reason
 
 
 class NotAcceptable(ClientError):
@@ -108,6 +139,19 @@ class StoreUnavailable(ZaqarError):
         return StoreUnavailable, (), {"retry_after": self.retry_after}
 
 
+class KeystoneUnavailable(StoreUnavailable):
+    """Keystone did not say whether a token is valid. Whoever asked it has logged why."""
+
+    is_logged = True
+
+    def __init__(self, *, retry_after: int = 1) -> None:
+        super().__init__(retry_after=retry_after)
+        self.args = ("The identity service cannot be asked about the token at the moment. Please try again.",)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return KeystoneUnavailable, (), {"retry_after": self.retry_after}
+
+
 class NoPool(StoreUnavailable):
     """No registered pool takes new queues of this flavor (None: without one); an operator has to register one."""
 
@@ -115,6 +159,14 @@ class NoPool(StoreUnavailable):
         super().__init__(retry_after=5)
         kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
         self.args = (f"There is no pool that takes new queues {kind}.",)
+
+
+class PolicyUnavailable(StoreUnavailable):
+    """A policy rule of the kind ``http`` or ``https`` asks a service that does not answer, or too late."""
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=5)
+        self.args = ("Whether this is allowed cannot be found out at the moment. Please try again.",)
 
 
 class StageFailed(StoreUnavailable):

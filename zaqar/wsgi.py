@@ -18,10 +18,14 @@ def _make_application() -> WsgiApplication:
     try:
         loaded = conf.load()
         conf.set_up_log(loaded)
-        return make_app(app.build(loaded))
+        parts = app.build(loaded)
+        made = make_app(parts)
     except StartupError as exc:
         print(f"zaqar.wsgi: {exc}", file=sys.stderr, flush=True)
         sys.exit(_FAILED_APP)
+    if parts.tokens is not None:
+        parts.tokens.check_aside()
+    return made
 
 
 application = _make_application()

@@ -33,10 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.private_files": {"zaqar.errors"},
     "zaqar.bell": {"zaqar", "zaqar.private_files", "zaqar.errors"},
     "zaqar.signatures": set(),
-    "zaqar.signed_urls": {"zaqar.errors"},
+    "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
-    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"},
+    "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"}
+    | {"zaqar.model", "zaqar.private_files"},
+    "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.drivers": FOUNDATION | {"zaqar.plugins", "zaqar.conf", "zaqar.storage.base"},
@@ -62,13 +64,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
-    | {"zaqar.addresses", "zaqar.signatures"},
+    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
-    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.extraspec"},
+    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
+    | {"zaqar.extraspec"},
 }
 
 

@@ -92,7 +92,7 @@ def test_the_default_is_one_file_in_the_state_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"auth_strategy": "keystone"}, ["[DEFAULT] auth_strategy", "'keystone'"]),
+        ({"auth_strategy": "keystne"}, ["[DEFAULT] auth_strategy", "'keystne'"]),
         ({"transport__default_message_ttl": 59}, ["[transport] default_message_ttl", "59"]),
         ({"transport__max_message_ttl": 100}, ["[transport] default_message_ttl", "max_message_ttl"]),
         ({"storage__message_pipeline": ["absent"]}, ["[storage] message_pipeline", "'absent'"]),

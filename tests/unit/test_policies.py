@@ -17,6 +17,7 @@ from zaqar import conf
 from zaqar.bounded_cache import BoundedCache
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
+from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.policies import Authorizer, list_rules
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ ANYBODY = [
     "topics:delete",
     "topics:update",
     "topics:stats",
+    "topics:share",
     "topics:purge",
 ]
 
@@ -152,7 +154,7 @@ def test_an_operator_may_say_who_is_admin(make_authorizer: MakeAuthorizer) -> No
 
 
 def test_more_callers_than_are_remembered(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.policies._DECISIONS_BYTES", 3000)
+    monkeypatch.setattr("zaqar.policies.loaded._DECISIONS_BYTES", 3000)
     authorizer = make_authorizer('"queues:create": "project_id:p7"\n')
     for _ in range(2):
         admitted = [n for n in range(10) if allowed(authorizer, "queues:create", Context(f"p{n}", "c"))]
@@ -173,18 +175,18 @@ def test_what_callers_send_takes_no_more_memory_than_the_bound(
     make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch, caller: Callable[[int], Context], callers: int
 ) -> None:
     bound = 500_000
-    monkeypatch.setattr("zaqar.policies._DECISIONS_BYTES", bound)
-    authorizer = make_authorizer("{}")
+    monkeypatch.setattr("zaqar.policies.loaded._DECISIONS_BYTES", bound)
+    authorizer = make_authorizer('"queues:create": "not (role:x or user_id:x or project_id:x)"\n')
     assert allowed(authorizer, "queues:create", caller(0))
     gc.collect()
     tracemalloc.start()
     try:
         for n in range(1, callers):
             assert allowed(authorizer, "queues:create", caller(n))
-        remembered = len(authorizer._decisions)
+        remembered = len(authorizer._policy._decisions)
         gc.collect()
         used, _ = tracemalloc.get_traced_memory()
-        authorizer._decisions = BoundedCache(0)
+        authorizer._policy._decisions = BoundedCache(0)
         gc.collect()
         used -= tracemalloc.get_traced_memory()[0]
     finally:
@@ -245,7 +247,7 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, name: str, c
     ("policy", "message"),
     [
         ('"queues:create": "rule:nowhere"\n', "queues:create"),
-        ('"a": "rule:b"\n"b": "rule:a"\n', "not well defined"),
+        ('"a": "rule:b"\n"b": "rule:a"\n', "in a circle: 'a' -> 'b' -> 'a'"),
         ('"queues:create": "rolemember"\n', "'queues:create' cannot be parsed"),
         ('"queues:create": "role:member or ("\n', "'queues:create' cannot be parsed"),
     ],
@@ -262,3 +264,51 @@ def test_a_policy_file_that_was_chosen_must_exist(tmp_path: Path) -> None:
         Authorizer(loaded)
     (tmp_path / "strict.yaml").write_text(STRICT)
     assert not allowed(Authorizer(loaded), "queues:create", READER)
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "address", "attributes", "expected"),
+    [
+        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q1"), {}, True),
+        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q2"), {}, False),
+        ("'q1':%(queue_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, False),
+        ("'q1':%(topic_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", Address("p", QUEUE, "q1"), {}, False),
+        ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "fast"}, True),
+        ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "slow"}, False),
+        ("'p':%(tenant_id)s and user_id:%(user_id)s", "pools:get", None, {}, True),
+        ("system_scope:all", "pools:get", None, {}, False),
+    ],
+)
+def test_the_target_of_a_rule(
+    make_authorizer: MakeAuthorizer,
+    policy: str,
+    rule: str,
+    address: Address | None,
+    attributes: dict[str, str],
+    expected: bool,
+) -> None:
+    authorizer = make_authorizer(f'"{rule}": "{policy}"\n')
+    for _ in range(2):  # the second time from memory
+        caller = Context("p", "c", user_id="u")
+        if expected:
+            authorizer.check(caller, rule, address, **attributes)
+        else:
+            with pytest.raises(Forbidden):
+                authorizer.check(caller, rule, address, **attributes)
+
+
+def test_system_scope_is_known_to_rules(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer('"pools:get": "system_scope:all"\n')
+    assert allowed(authorizer, "pools:get", Context("p", "c", system_scope="all"))
+    assert not allowed(authorizer, "pools:get", Context("p", "c"))
+
+
+def test_a_signed_request_asks_no_rule(make_authorizer: MakeAuthorizer) -> None:
+    authorizer = make_authorizer('"messages:create": "!"\n')
+    assert allowed(authorizer, "messages:create", Context("p", "c", signed=True))
+    assert not allowed(authorizer, "messages:create", Context("p", "c"))

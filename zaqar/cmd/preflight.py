@@ -6,21 +6,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zaqar.cmd.failures import describe_bug
 from zaqar.cmd.signals import end_with_parent
 from zaqar.cmd.supervisor import describe_status
+from zaqar.conf import POLICY_SNAPSHOT_VARIABLE
 from zaqar.errors import StartupError, StoreUnavailable
 
 if TYPE_CHECKING:
     from zaqar.app import Parts
+    from zaqar.policies.files import PolicyFiles
 
 
-def survey_stores() -> Mapping[str, Any]:
+def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
     """Open the stores as a part will, in a process of its own, and return what an acknowledged message survives.
+
+    The policy that was read and checked is written to ``snapshot``.
 
     ``survives`` is about the configured store, and ``warning`` what may be lost there all the same. ``away`` says that
     a store does not answer, which stops no start. With pools, ``pools`` maps the name of each to what a message there
@@ -38,7 +42,7 @@ def survey_stores() -> Mapping[str, Any]:
             end_with_parent()
             os.close(reader)
             with os.fdopen(writer, "w") as pipe:
-                json.dump(_survey(), pipe)
+                json.dump(_survey(snapshot), pipe)
             status = 0
         finally:
             sys.stderr.flush()
@@ -56,15 +60,23 @@ def survey_stores() -> Mapping[str, Any]:
     return answer
 
 
-def _survey() -> dict[str, Any]:
-    from zaqar import app, conf  # which load the drivers; only the child process is to have them
+def _survey(snapshot: Path | None) -> dict[str, Any]:
+    # These load the drivers; only the child process is to have them.
+    from zaqar import app, conf
+    from zaqar.policies import files
 
     try:
         loaded = conf.load()
         conf.set_up_log(loaded)
         parts = app.build(loaded)
+        if parts.tokens is not None:
+            parts.tokens.start()
+        if snapshot is not None:
+            _check_policy_is_there(snapshot, parts.authorizer.files)
         found = _survey_parts(parts)
         parts.close()
+        if snapshot is not None:
+            files.write_snapshot(snapshot, parts.authorizer.files)
     except StartupError as exc:
         return {"error": str(exc)}
     except Exception as exc:  # noqa: BLE001, it is reported, with its traceback
@@ -86,13 +98,22 @@ def _survey_parts(parts: Parts) -> dict[str, Any]:
     return {"survives": survives.pop(None, None) or "", "pools": survives}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Whether the service could start now: exit status 0, or 1 and a sentence on standard error.
+def _check_policy_is_there(snapshot: Path, found: PolicyFiles) -> None:
+    """Raise StartupError if a policy file that the running parts use is gone, as the defaults are open to everybody."""
+    from zaqar.policies import files
 
-    An argument is the policy file in use so far: if it is gone, the rules must not be replaced by the defaults.
+    if snapshot.exists() and (loss := files.find_loss(files.read_snapshot(snapshot), found)):
+        raise StartupError(loss)
+
+
+def main() -> int:
+    """Whether the running parts could start anew: exit status 0, or 1 and a sentence on standard error.
+
+    With status 0, the policy that the parts are to use is in place of the one before.
     """
-    gone = [path for path in (sys.argv[1:] if argv is None else argv) if not Path(path).exists()]
-    complaint = f"[oslo_policy] policy_file: {gone[0]} is gone." if gone else _survey().get("error")
+    # The files themselves are to be read here, by which the snapshot is compared and replaced.
+    snapshot = os.environ.pop(POLICY_SNAPSHOT_VARIABLE, None)
+    complaint = _survey(None if snapshot is None else Path(snapshot)).get("error")
     if complaint is not None:
         print(complaint, file=sys.stderr)
     return 0 if complaint is None else 1

@@ -129,7 +129,8 @@ def _serve(options: argparse.Namespace) -> int:
     # Until the supervisor handles SIGHUP, it would end this process. Nothing is missed by ignoring it: the parts read
     # the configuration later than this.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The parts read the same configuration, from these variables.
+    # The parts read the same configuration, from these variables; the policy of another server is none of ours.
+    os.environ.pop(configuration.POLICY_SNAPSHOT_VARIABLE, None)
     if options.config_file:
         files = [str(Path(name).absolute()) for name in options.config_file]
         os.environ[configuration.CONFIG_FILE_VARIABLE] = os.pathsep.join(files)
@@ -138,14 +139,17 @@ def _serve(options: argparse.Namespace) -> int:
     conf = configuration.load()
     wsgi = conf["drivers:transport:wsgi"]
     wanted = options.bind or Address(str(wsgi.bind), wsgi.port)
-    with _lock(configuration.make_state_dir(conf)), _listen(wanted) as listener:
+    folder = configuration.make_state_dir(conf)
+    with _lock(folder), _listen(wanted) as listener:
         address = Address(*listener.getsockname()[:2])
         workers = _count_workers(conf, options.workers)
-        stored = survey_stores()
+        snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
+        # That of an earlier start must not count: what is removed while the service does not run is meant to be.
+        snapshot.unlink(missing_ok=True)
+        stored = survey_stores(snapshot)
+        os.environ[configuration.POLICY_SNAPSHOT_VARIABLE] = str(snapshot)
         parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
-        policy = configuration.policy_file(conf)
-        check = _python("zaqar.cmd.preflight", *([] if policy is None else [policy]))
-        supervisor = Supervisor(parts, env=os.environ, check=check)
+        supervisor = Supervisor(parts, env=os.environ, check=_python("zaqar.cmd.preflight"))
         banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
     return 0

@@ -14,8 +14,10 @@ from oslo_config import cfg
 
 from zaqar import app
 from zaqar import conf as configuration
+from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.clock import system_clock
 from zaqar.cmd import failures
-from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.errors import KeystoneUnavailable, StartupError, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 
@@ -75,10 +77,25 @@ def _check_stores(conf: cfg.ConfigOpts) -> Finding:
 
 
 def _check_access(conf: cfg.ConfigOpts) -> Finding:
-    if not conf.auth_strategy and str(conf["drivers:transport:wsgi"].bind) not in _LOOPBACK:
+    if conf.auth_strategy:
+        return _check_keystone(conf)
+    if str(conf["drivers:transport:wsgi"].bind) not in _LOOPBACK:
         details = "Callers are not authenticated ([DEFAULT] auth_strategy), and the server listens to other hosts."
         return Finding("Access", Result.WARNING, details)
     return Finding("Access", Result.SUCCESS)
+
+
+def _check_keystone(conf: cfg.ConfigOpts) -> Finding:
+    try:
+        check_strategy(conf)
+        tokens = TokenValidator(conf, system_clock)
+        tokens.start()
+        problem = tokens.check()
+    except StartupError as exc:
+        return Finding("Access", Result.FAILURE, str(exc))
+    except KeystoneUnavailable as exc:
+        return Finding("Access", Result.WARNING, f"Keystone does not answer: {exc.__cause__}")
+    return Finding("Access", Result.SUCCESS) if problem is None else Finding("Access", Result.FAILURE, problem)
 
 
 def render(findings: Iterable[Finding]) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,10 @@ class Part:
 
 class Supervisor:
     def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
-        """``check`` is a command that ends with a status and a sentence if the configuration cannot be served."""
+        """``check`` is a command that ends with a status, and says why in its last line, if nothing can be reloaded.
+
+        Its last line is on standard error, as are the lines of its log.
+        """
         self._parts = parts
         self._env = dict(env)
         self._check = tuple(check)
@@ -89,8 +93,12 @@ class Supervisor:
                 *self._check, env=self._env, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
             )
             _, said = await checking.communicate()
+            *log, reason = said.decode(errors="replace").rstrip().split("\n")
+            if not checking.returncode:
+                log.append(reason)
+            if any(log):
+                print(*log, sep="\n", file=sys.stderr, flush=True)
             if checking.returncode:
-                reason = " ".join(said.decode(errors="replace").split())
                 say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
                 return
         if not self._stop.is_set():

@@ -27,12 +27,15 @@ from zaqar.uris import lower_scheme
 
 CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
+POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
+"""Set by ``zaqar-server`` for its parts: where the policy is that it has read and checked."""
 
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
+POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, POLICY_SNAPSHOT_NAME)
 """Names by which a state directory of an earlier start is known."""
 
 _said: set[str] = set()
@@ -125,6 +128,12 @@ def _check_values(conf: cfg.ConfigOpts) -> None:
         if isinstance(group := conf[entry], cfg.ConfigOpts.GroupAttr):
             for option in group:
                 _check_value(conf, entry, option, names.get((entry, option), option))
+
+
+def check_values(conf: cfg.ConfigOpts, group: str) -> None:
+    """Raise StartupError if a value of a group that a library has registered is not one of its option."""
+    for option in conf[group]:
+        _check_value(conf, group, option, option)
 
 
 def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str) -> None:

@@ -4,6 +4,7 @@
 from oslo_config import cfg
 
 from zaqar.conf import (
+    access,
     cors,
     default,
     drivers,
@@ -27,6 +28,7 @@ from zaqar.conf import (
 )
 
 _GROUPS = (
+    access,
     cors,
     default,
     drivers,

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from oslo_config import cfg
 from oslo_policy import policy
 
 from zaqar import conf as configuration
-from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.context import Context
-from zaqar.errors import Forbidden, StartupError
-from zaqar.policies import base, claims, flavors, health, messages, pools, queues, subscriptions, topics
+from zaqar.errors import Forbidden
+from zaqar.model import Address
+from zaqar.policies import base, claims, files, flavors, health, messages, pools, queues, subscriptions, topics
+from zaqar.policies.loaded import LoadedPolicy
 
-_DECISIONS_BYTES = 8 * 1024 * 1024
-"""Memory that remembered decisions may take: about 10,000 for callers with a few roles. Callers choose the length."""
+_log = logging.getLogger(__name__)
 
 
 def list_rules() -> list[policy.RuleDefault]:
@@ -26,56 +29,64 @@ class Authorizer:
     """Decides by the rules and the operator's policy files, which are read once, here.
 
     No decision looks at a file again: one that is being written, or is gone, must neither fail a request nor open the
-    defaults. A changed policy counts when the service reads its whole configuration anew. Decisions are kept, as
-    oslo.policy takes tens of microseconds for each. Raises StartupError if a file cannot be used.
+    defaults. The workers of ``zaqar-server`` read its snapshot of the files instead, so that all have the same rules.
+    Raises StartupError if the rules cannot be used.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self._enforcer = _load(conf)
-        self._decisions: BoundedCache[tuple[str, str, frozenset[str], str | None], bool] = BoundedCache(
-            _DECISIONS_BYTES
-        )
+        self.files: files.PolicyFiles
+        self._policy: LoadedPolicy
+        self.reload(conf)
 
-    def check(self, context: Context, rule: str) -> None:
-        """Return where the rule admits the caller to the caller's own project, raise Forbidden where it does not."""
-        key = (rule, context.project, context.roles, context.user_id)
-        allowed = self._decisions.get(key)
-        if allowed is None:
-            allowed = self._decide(context, rule)
-            self._decisions.put(key, allowed, size_of(key))
-        if not allowed:
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """Read the rules anew and use them from now on, all at once; with StartupError the ones in use stay."""
+        snapshot = os.environ.get(configuration.POLICY_SNAPSHOT_VARIABLE)
+        found = files.read_snapshot(snapshot) if snapshot else files.read(conf)
+        loaded = LoadedPolicy(conf, list_rules(), found)
+        if not snapshot:
+            # The workers of zaqar-server need not repeat what it has said.
+            for sentence in loaded.doubts(found):
+                _log.warning("[oslo_policy] policy_file: %s", sentence)
+        # Requests that run meanwhile ask either the old rules or the new ones, with their own remembered decisions.
+        self._policy, self.files = loaded, found
+
+    def check(self, context: Context, rule: str, address: Address | None = None, **attributes: str) -> None:
+        """Return if the rule admits the caller, raise Forbidden if it does not.
+
+        ``address`` is the queue or topic that the request is about, in the caller's project. ``attributes`` are what
+        else the target has, such as ``pool_name``. No rule is asked for a signed request: what its signature grants was
+        checked when it was made. Raises PolicyUnavailable if a service that the rule asks does not answer.
+        """
+        loaded = self._policy
+        if context.signed or rule in loaded.open:
+            return
+        if not loaded.admits(context, rule, address, attributes):
             raise Forbidden(f"The policy does not allow this: {rule}")
 
-    def _decide(self, context: Context, rule: str) -> bool:
-        target = {"project_id": context.project}
-        creds = {
-            "roles": sorted(context.roles),
-            "project_id": context.project,
-            "user_id": context.user_id,
-            "is_admin": False,
-        }
-        creds["is_admin"] = bool(self._enforcer.authorize("context_is_admin", target, creds))
-        return bool(self._enforcer.authorize(rule, target, creds))
+    def asks_for(self, rule: str, name: str) -> bool:
+        """Whether the decision by ``rule`` can depend on the attribute ``name`` of the target.
+
+        If not, a caller of :meth:`check` need not look it up.
+        """
+        return self._policy.asks_for(rule, name)
 
 
-def _load(conf: cfg.ConfigOpts) -> policy.Enforcer:
-    location = conf.get_location("policy_file", "oslo_policy")
-    chosen = location is not None and location.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
-    if chosen and configuration.policy_file(conf) is None:
-        # oslo.policy would go on with the defaults, which admit everybody to most of the API.
-        raise StartupError(f"[oslo_policy] policy_file: there is no file {conf.oslo_policy.policy_file}.")
-    enforcer = policy.Enforcer(conf)
+def make_enforcer() -> policy.Enforcer:
+    """What the tools of oslo.policy work with: the rules, and the policy files that the configuration names.
+
+    The tools have read their own ``--config-file`` into ``cfg.CONF``; without one, ``zaqar.conf`` is read from where
+    the service reads it.
+    """
+    tool = cfg.CONF
+    given = [*(f"--config-file={name}" for name in tool.config_file), *(f"--config-dir={n}" for n in tool.config_dir)]
+    conf = configuration.load(given)
+    enforcer = policy.Enforcer(tool)
+    for option in ("policy_default_rule", "enforce_new_defaults"):
+        tool.set_override(option, conf.oslo_policy[option], "oslo_policy")
+    # oslopolicy-validator opens the file as it is named, from its working directory.
+    enforcer.policy_file = configuration.policy_file(conf) or conf.oslo_policy.policy_file
+    tool.set_override("policy_file", enforcer.policy_file, "oslo_policy")
+    folders = (conf.find_file(name) for name in conf.oslo_policy.policy_dirs)
+    tool.set_override("policy_dirs", [folder for folder in folders if folder is not None], "oslo_policy")
     enforcer.register_defaults(list_rules())
-    try:
-        enforcer.load_rules()
-        enforcer.check_rules(raise_on_violation=True)
-    except (OSError, ValueError, AttributeError, TypeError, policy.InvalidDefinitionError) as exc:
-        # AttributeError and TypeError are what oslo.policy raises for a file that is YAML but no mapping of rules.
-        raise StartupError(f"[oslo_policy] policy_file: {' '.join(str(exc).split())}") from exc
-    for name, rule in enforcer.file_rules.items():
-        # oslo.policy makes "never" of a rule that it cannot parse. That is safe, but not what the operator meant.
-        if str(rule.check) == "!" and str(rule.check_str).strip() != "!":
-            raise StartupError(f"[oslo_policy] policy_file: the rule {name!r} cannot be parsed.")
-    # From now on enforce() and authorize() ask what was loaded and no file.
-    enforcer.use_conf = False
     return enforcer

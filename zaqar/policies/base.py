@@ -6,6 +6,12 @@ from oslo_policy import policy
 ADMIN = "role:admin"
 ANYBODY = ""
 
+
+def on_both(method: str, tail: str) -> list[policy.Operation]:
+    """The operation on queues and the one on topics, for which there is one rule."""
+    return [{"method": method, "path": f"/v2/{kind}s/{{{kind}_name}}{tail}"} for kind in ("queue", "topic")]
+
+
 RULES = [
     policy.RuleDefault("context_is_admin", ADMIN, "Who is an administrator of the service."),
     policy.RuleDefault(

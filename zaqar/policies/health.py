@@ -7,7 +7,10 @@ from zaqar.policies.base import ADMIN, ANYBODY
 
 RULES: list[policy.RuleDefault] = [
     policy.DocumentedRuleDefault(
-        "ping:get", ANYBODY, "Ask whether the service and its stores answer.", [{"method": "GET", "path": "/v2/ping"}]
+        "ping:get",
+        ANYBODY,
+        "Ask whether the service and its stores answer.",
+        [{"method": method, "path": "/v2/ping"} for method in ("GET", "HEAD")],
     ),
     policy.DocumentedRuleDefault(
         "health:get", ADMIN, "Show the state of the service and its stores.", [{"method": "GET", "path": "/v2/health"}]

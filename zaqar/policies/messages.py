@@ -3,34 +3,32 @@
 
 from oslo_policy import policy
 
-from zaqar.policies.base import ANYBODY
+from zaqar.policies.base import ANYBODY, on_both
 
 RULES: list[policy.RuleDefault] = [
     policy.DocumentedRuleDefault(
         "messages:get_all",
         ANYBODY,
         "List the messages of a queue or topic.",
-        [{"method": "GET", "path": "/v2/queues/{queue_name}/messages"}],
+        on_both("GET", "/messages"),
     ),
-    policy.DocumentedRuleDefault(
-        "messages:create", ANYBODY, "Post messages.", [{"method": "POST", "path": "/v2/queues/{queue_name}/messages"}]
-    ),
+    policy.DocumentedRuleDefault("messages:create", ANYBODY, "Post messages.", on_both("POST", "/messages")),
     policy.DocumentedRuleDefault(
         "messages:get",
         ANYBODY,
         "Show a message.",
-        [{"method": "GET", "path": "/v2/queues/{queue_name}/messages/{message_id}"}],
+        on_both("GET", "/messages/{message_id}"),
     ),
     policy.DocumentedRuleDefault(
         "messages:delete",
         ANYBODY,
         "Delete a message.",
-        [{"method": "DELETE", "path": "/v2/queues/{queue_name}/messages/{message_id}"}],
+        on_both("DELETE", "/messages/{message_id}"),
     ),
     policy.DocumentedRuleDefault(
         "messages:delete_all",
         ANYBODY,
         "Delete or pop several messages.",
-        [{"method": "DELETE", "path": "/v2/queues/{queue_name}/messages"}],
+        on_both("DELETE", "/messages"),
     ),
 ]

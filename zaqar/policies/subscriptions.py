@@ -3,74 +3,69 @@
 
 from oslo_policy import policy
 
-from zaqar.policies.base import ANYBODY
+from zaqar.policies.base import ANYBODY, on_both
 
 RULES: list[policy.RuleDefault] = [
     policy.DocumentedRuleDefault(
         "subscription:get_all",
         ANYBODY,
         "List the subscriptions of a queue or topic.",
-        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions"}],
+        on_both("GET", "/subscriptions"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:create",
         ANYBODY,
         "Subscribe to a queue or topic.",
-        [{"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions"}],
+        on_both("POST", "/subscriptions"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:get",
         ANYBODY,
         "Show a subscription.",
-        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+        on_both("GET", "/subscriptions/{subscription_id}"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:delete",
         ANYBODY,
         "Delete a subscription.",
-        [{"method": "DELETE", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+        on_both("DELETE", "/subscriptions/{subscription_id}"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:update",
         ANYBODY,
         "Change a subscription.",
-        [{"method": "PATCH", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}"}],
+        on_both("PATCH", "/subscriptions/{subscription_id}"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:confirm",
         ANYBODY,
         "Confirm a subscription or take the confirmation back.",
-        [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
+        on_both("PUT", "/subscriptions/{subscription_id}/confirm"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:confirm_unsigned",
         ANYBODY,
         "Confirm without the signature that the subscriber was sent; needed besides subscription:confirm. With '!' "
         "only subscribers themselves confirm.",
-        [{"method": "PUT", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/confirm"}],
+        on_both("PUT", "/subscriptions/{subscription_id}/confirm"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:rotate_secret",
         ANYBODY,
         "Give a subscription a new secret to sign with, and see it.",
-        [{"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/rotate_secret"}],
+        on_both("POST", "/subscriptions/{subscription_id}/rotate_secret"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:deliveries",
         ANYBODY,
         "See what was, and what is to be, delivered to a subscriber, and how that went.",
-        [{"method": "GET", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/deliveries"}],
+        on_both("GET", "/subscriptions/{subscription_id}/deliveries"),
     ),
     policy.DocumentedRuleDefault(
         "subscription:resend",
         ANYBODY,
         "Deliver again.",
-        [
-            {
-                "method": "POST",
-                "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/deliveries/{delivery_id}/resend",
-            },
-            {"method": "POST", "path": "/v2/queues/{queue_name}/subscriptions/{subscription_id}/resend"},
-        ],
+        on_both("POST", "/subscriptions/{subscription_id}/deliveries/{delivery_id}/resend")
+        + on_both("POST", "/subscriptions/{subscription_id}/resend"),
     ),
 ]

@@ -34,6 +34,12 @@ RULES: list[policy.RuleDefault] = [
         [{"method": "GET", "path": "/v2/topics/{topic_name}/stats"}],
     ),
     policy.DocumentedRuleDefault(
+        "topics:share",
+        ANYBODY,
+        "Make a pre-signed URL of a topic.",
+        [{"method": "POST", "path": "/v2/topics/{topic_name}/share"}],
+    ),
+    policy.DocumentedRuleDefault(
         "topics:purge", ANYBODY, "Empty a topic.", [{"method": "POST", "path": "/v2/topics/{topic_name}/purge"}]
     ),
 ]

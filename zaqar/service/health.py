@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
@@ -32,6 +33,9 @@ _PLACES_SECONDS = 6.0
 
 _MOST_THREADS = 32
 
+_SILENT: Mapping[str, bool | None] = {"reachable": False, "service_user_accepted": None}
+"""What is known of a Keystone that does not answer."""
+
 OPERATIONS = (
     "create_queue",
     "post_messages",
@@ -42,6 +46,13 @@ OPERATIONS = (
     "bulk_delete_messages",
     "delete_queue",
 )
+
+
+class KeystoneCheck(Protocol):
+    """Whether Keystone lets the service itself in."""
+
+    def check(self) -> str | None:
+        """None if it does, otherwise what is wrong; StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):
@@ -62,6 +73,14 @@ class _Finding(NamedTuple):
         parts = {"message_volume": self.volume, "durability": self.durability}
         unknown = [name for name, found in parts.items() if found is None]
         return [name for name, status in self.tried.items() if not status["succeeded"]] + unknown
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "name": self.place.name,
+            "reachable": self.reachable,
+            "durability": self.durability,
+            "failed": self.failed,
+        }
 
 
 class _Look:
@@ -135,7 +154,15 @@ class _Look:
 
 
 class Health:
-    def __init__(self, *, management: ManagementStore, placement: Placement, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        clock: Clock,
+        keystone: KeystoneCheck | None = None,
+    ) -> None:
+        self._keystone = keystone
         self._management = management
         self._placement = placement
         self._clock = clock
@@ -169,6 +196,7 @@ class Health:
         with _SideBySide() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
             listed = tasks.begin(self._places)
+            asked = None if self._keystone is None else tasks.begin(partial(_look_at_keystone, self._keystone))
             tasks.wait([listed], until=started + _PLACES_SECONDS)
             places = tasks.answer(listed)
             looks = [_Look(place, self._clock) for place in places or ()]
@@ -178,6 +206,7 @@ class Health:
             tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
             catalog = tasks.answer(pinged)
             findings = [look.end(time.monotonic() - started) for look in looks]
+            keystone = None if asked is None else tasks.answer(asked) or _SILENT
         catalog_reachable = catalog is not None and catalog["succeeded"]
         stores_reachable = all(finding.reachable for finding in findings)
         known = {
@@ -187,6 +216,8 @@ class Health:
             "message_volume": all(finding.volume is not None for finding in findings),
             "durability": all(finding.durability is not None for finding in findings),
         }
+        if keystone is not None:
+            known["keystone"] = bool(keystone["service_user_accepted"])
         volumes = [finding.volume for finding in findings if finding.volume is not None]
         free, claimed = sum(volume.free for volume in volumes), sum(volume.claimed for volume in volumes)
         return {
@@ -194,15 +225,8 @@ class Health:
             "catalog_reachable": catalog_reachable,
             "operation_status": _merge([finding.tried for finding in findings]),
             "message_volume": {"free": free, "claimed": claimed, "total": free + claimed},
-            "message_stores": [
-                {
-                    "name": finding.place.name,
-                    "reachable": finding.reachable,
-                    "durability": finding.durability,
-                    "failed": finding.failed,
-                }
-                for finding in findings
-            ],
+            "message_stores": [finding.summary() for finding in findings],
+            **({} if keystone is None else {"keystone": keystone}),
             "failed": [part for part, is_known in known.items() if not is_known],
         }
 
@@ -275,6 +299,17 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
         # One line for each look, as the report names it; the outage itself is logged once.
         _log.error("health: %s failed, reference %s: %s", name, reference, exc.__cause__ or exc)
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
+
+
+def _look_at_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
+    try:
+        problem = keystone.check()
+    except StoreUnavailable as exc:
+        _log.error("health: Keystone does not answer: %s", exc.__cause__)
+        return _SILENT
+    if problem is not None:
+        _log.error("health: %s", problem)
+    return {"reachable": True, "service_user_accepted": problem is None}
 
 
 def _answers(place: Place) -> bool:

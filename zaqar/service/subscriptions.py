@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from zaqar.addresses import AddressGuard
 from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.context import Context
-from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, StoreUnavailable
+from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, SignatureRefused, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import (
     CONFIRMED,
@@ -56,8 +56,8 @@ _MOST_TIDIED = 10_000
 """Expired subscriptions that are removed before others have their turn."""
 
 
-Grant = Callable[[Subscription], bool]
-"""Whether what a caller brought along opens the confirmation of a subscription, as that is now."""
+Grant = Callable[[Sequence[str]], bool]
+"""Whether what a caller brought along opens the confirmation of a subscription that now has these ``grant_terms``."""
 
 
 class TrustTokens(Protocol):
@@ -255,12 +255,21 @@ class Subscriptions:
         """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe; see :meth:`set_confirmed`."""
         self.set_confirmed(address, id_, parse_confirmation(raw), grant=grant)
 
+    def check_grant(self, address: Address, id_: str, grant: Grant) -> None:
+        """SignatureRefused, whatever is missing, unless ``grant`` opens the confirmation as the subscription is now."""
+        try:
+            _, found = self.find(address, id_, self._clock())
+        except NotFound:
+            raise SignatureRefused("there is no such subscription") from None
+        if not _opens(grant, found, confirmed=False):
+            raise SignatureRefused("no key has made the confirmation")
+
     def set_confirmed(self, address: Address, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
         """NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now."""
 
         def edit(old: Subscription, now: float) -> Subscription:
             if grant is not None and not _opens(grant, old, confirmed):
-                raise _no_subscription(address)
+                raise SignatureRefused("no key has made the confirmation")
             if confirmed:
                 return replace(old, state=CONFIRMED)
             return old if old.state == REFUSED else replace(old, state=REFUSED, challenge=old.challenge + 1)
@@ -362,11 +371,11 @@ def _no_subscription(address: Address) -> NotFound:
 
 
 def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
-    if grant(subscription):
+    if grant(subscription.grant_terms):
         return True
     # Whoever has unsubscribed, and did not get the answer, may say so once more.
     repeated = not confirmed and subscription.state == REFUSED
-    return repeated and grant(replace(subscription, challenge=subscription.challenge - 1))
+    return repeated and grant(replace(subscription, challenge=subscription.challenge - 1).grant_terms)
 
 
 def _address_of(subscription: Subscription) -> Address:

@@ -22,6 +22,12 @@ def configure(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
     monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(path))
 
 
+def reload(monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+    """What the supervisor runs at SIGHUP."""
+    monkeypatch.setenv("ZAQAR_POLICY_SNAPSHOT", str(folder / "policy.json"))
+    return preflight.main()
+
+
 def test_what_is_stored_survives(state_dir: Path) -> None:
     assert preflight.survey_stores() == {"survives": "process crash and power cut"}
     assert (state_dir / "zaqar.db").exists()
@@ -48,7 +54,7 @@ def test_what_stops_the_start(state_dir: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_survey", lambda: os._exit(3))
+    monkeypatch.setattr(preflight, "_survey", lambda snapshot: os._exit(3))
     with pytest.raises(StartupError, match="has ended with status 3, without an answer"):
         preflight.survey_stores()
 
@@ -58,6 +64,7 @@ def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", '"queues:get": "', "[oslo_policy] policy_file: while scanning"),
         ("", None, "policy.yaml is gone."),
+        ("", "", "policy.yaml is empty; a file without rules has to hold '{}'."),
         ("[transport]\nmax_message_ttl = x\n", "{}", "[transport] max_message_ttl"),
         ("[notification]\nrequire_confirmation = True\n", "{}", "[signed_url] secret_key"),
         ("[drivers]\nmessage_store = nosuch\n", "{}", "[drivers] message_store: there is no driver 'nosuch'"),
@@ -75,12 +82,14 @@ def test_what_stops_a_reload(
     configure(monkeypatch, state_dir, "")
     used = state_dir / "policy.yaml"
     used.write_text('"queues:get": "role:member"\n')
-    assert preflight.main([str(used)]) == 0
+    assert reload(monkeypatch, state_dir) == 0
     configure(monkeypatch, state_dir, text)
     used.unlink()
     if policy is not None:
         used.write_text(policy)
-    assert preflight.main([str(used)]) == 1
+    before = (state_dir / "policy.json").read_bytes()
+    assert reload(monkeypatch, state_dir) == 1
+    assert (state_dir / "policy.json").read_bytes() == before
     said = capsys.readouterr().err
     assert complaint in said
     assert said.count("\n") == 1

@@ -10,10 +10,10 @@ import pytest
 
 from tests.clock import START
 from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_subscription
-from zaqar import signed_urls
-from zaqar.errors import StartupError
+from zaqar.errors import SignatureRefused, StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Subscription
 from zaqar.notification.confirmation import VALID_SECONDS, Confirmations
+from zaqar.signed_urls import Claim, SignedUrls
 
 PATH = f"/v2/queues/orders/subscriptions/{SUBSCRIPTION_ID}/confirm"
 SUBSCRIPTION = a_subscription("http://example.org/")
@@ -29,16 +29,12 @@ def opens(
     project: str = "p1",
     subscription: Subscription = SUBSCRIPTION,
 ) -> bool:
-    return signed_urls.verify(
-        "a key",
-        signature,
-        project=project,
-        paths=[path],
-        methods=["PUT"],
-        expires=expires,
-        now=now,
-        bound_to=subscription.grant_terms,
-    )
+    claim = Claim(signature, path, "PUT", expires, project)
+    try:
+        valid = SignedUrls("a key").open(claim, method="PUT", path=path, now=now)
+    except SignatureRefused:
+        return False
+    return valid is not None and valid(subscription.grant_terms)
 
 
 @pytest.mark.parametrize("kind", KINDS)

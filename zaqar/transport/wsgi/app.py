@@ -7,8 +7,12 @@ from typing import Any
 import falcon
 
 from zaqar.app import Parts
+from zaqar.errors import SignatureRefused
 from zaqar.model import QUEUE, TOPIC
+from zaqar.service.share import Shares
+from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.wsgi import errors, openapi, profiler
+from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
@@ -19,6 +23,8 @@ from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
 from zaqar.transport.wsgi.requests import RequestChecks
+from zaqar.transport.wsgi.share import ShareResource
+from zaqar.transport.wsgi.signed_requests import SignedRequests
 from zaqar.transport.wsgi.stages import CallerNote
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
@@ -62,6 +68,8 @@ def routes(parts: Parts) -> dict[str, object]:
 def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, object]:
     """What queues and topics have in common."""
     authorizer, limits = parts.authorizer, parts.limits
+    shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
+    rules = SubscriptionRules(authorizer, parts.subscriptions, limits)
     single = f"{collection}/{name}"
     subscription = f"{single}/subscriptions/{{subscription_id}}"
     return {
@@ -69,42 +77,47 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
         single: QueueResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
+        f"{single}/share": ShareResource(shares, authorizer, limits),
         f"{single}/messages": MessagesResource(parts.messages, authorizer, limits),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
-        f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, authorizer, limits),
-        subscription: SubscriptionResource(parts.subscriptions, authorizer),
-        f"{subscription}/confirm": ConfirmResource(parts.subscriptions, authorizer),
-        f"{subscription}/rotate_secret": SecretResource(parts.subscriptions, authorizer),
-        f"{subscription}/deliveries": DeliveriesResource(parts.deliveries, authorizer, limits),
-        f"{subscription}/deliveries/{{delivery_id}}/resend": ResendResource(parts.deliveries, authorizer),
-        f"{subscription}/resend": ResendManyResource(parts.deliveries, authorizer),
+        f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, rules, limits),
+        subscription: SubscriptionResource(parts.subscriptions, rules),
+        f"{subscription}/confirm": ConfirmResource(parts.subscriptions, rules),
+        f"{subscription}/rotate_secret": SecretResource(parts.subscriptions, rules),
+        f"{subscription}/deliveries": DeliveriesResource(parts.deliveries, rules, limits),
+        f"{subscription}/deliveries/{{delivery_id}}/resend": ResendResource(parts.deliveries, rules),
+        f"{subscription}/resend": ResendManyResource(parts.deliveries, rules),
     }
 
 
 def pages(parts: Parts) -> dict[str, object]:
     """Path -> resource, of what is for people with a browser."""
-    secret_key = parts.conf.signed_url.secret_key
-    return {"/confirm": ConfirmationPage(parts.subscriptions, secret_key=secret_key, clock=parts.clock)}
+    return {"/confirm": ConfirmationPage(parts.subscriptions, signed_urls=parts.signed_urls, clock=parts.clock)}
 
 
 def make_app(parts: Parts) -> WsgiApplication:
     """The WSGI callable over the running parts."""
-    secret_key = parts.conf.signed_url.secret_key
+    signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
-    checks = RequestChecks(
-        parts.limits,
-        secret_key=secret_key,
-        clock=parts.clock,
-        believes_proxy=believes_proxy,
-        extra_specs=parts.extra_specs,
-    )
+    checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
     middleware: list[Any] = [checks]
+    if parts.tokens is not None:
+        parts.tokens.start()
+        middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
     if parts.pipelines.want_caller:
         middleware.append(CallerNote())
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
     errors.install(app)
+
+    def answer_refused(
+        req: falcon.Request, resp: falcon.Response, error: SignatureRefused, params: dict[str, Any]
+    ) -> None:
+        signed.note(error)
+        errors.answer_client_error(req, resp, error, params)
+
+    app.add_error_handler(SignatureRefused, answer_refused)
     for path, resource in (routes(parts) | pages(parts)).items():
         app.add_route(path, resource)
     return profiler.wrap(app, parts.conf)

@@ -30,7 +30,7 @@ class ClaimsResource:
         self._limits = limits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "claims:create")
+        self._authorizer.check(req.context.caller, "claims:create", req.context.address)
         query, base = read_query(req), req.context.base
         limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
         claimed = self._claims.create(req.context.address, read_body(req, MOST_BYTES), limit=limit)
@@ -51,7 +51,7 @@ class ClaimResource:
         self._authorizer = authorizer
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:get")
+        self._authorizer.check(req.context.caller, "claims:get", req.context.address)
         base, with_origin = req.context.base, flag(read_query(req), "include_origin")
         claimed = self._claims.get(req.context.address, claim_id)
         resp.data = msgspec.json.encode(
@@ -64,11 +64,11 @@ class ClaimResource:
         )
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:update")
+        self._authorizer.check(req.context.caller, "claims:update", req.context.address)
         self._claims.renew(req.context.address, claim_id, read_body(req, MOST_BYTES))
         resp.status = 204
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:delete")
+        self._authorizer.check(req.context.caller, "claims:delete", req.context.address)
         self._claims.release(req.context.address, claim_id)
         resp.status = 204

@@ -11,17 +11,16 @@ import base64
 import hashlib
 import html
 import re
-from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
 import falcon
 
-from zaqar import signed_urls
 from zaqar.clock import Clock
-from zaqar.errors import InvalidInput, NotFound
-from zaqar.model import Address, Subscription
+from zaqar.errors import InvalidInput, NotFound, SignatureRefused
+from zaqar.model import Address
 from zaqar.service.subscriptions import Grant, Subscriptions
+from zaqar.signed_urls import Claim, SignedUrls
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 _MOST_BYTES = 4096
@@ -69,9 +68,9 @@ class ConfirmationPage:
     open_to_all = True
     for_browsers = True
 
-    def __init__(self, subscriptions: Subscriptions, *, secret_key: str | None, clock: Clock) -> None:
+    def __init__(self, subscriptions: Subscriptions, *, signed_urls: SignedUrls, clock: Clock) -> None:
         self._subscriptions = subscriptions
-        self._secret_key = secret_key
+        self._signed_urls = signed_urls
         self._clock = clock
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -87,7 +86,7 @@ class ConfirmationPage:
             subscription, _ = self._subscriptions.get(link.address, link.subscription_id)
         except NotFound:
             return False
-        return link.grant(subscription)
+        return link.grant(subscription.grant_terms)
 
     def _read_link(self, req: falcon.Request) -> _Link | None:
         """What the query claims; None if it is no link to confirm a subscription, or over."""
@@ -95,31 +94,20 @@ class ConfirmationPage:
             query = read_query(req)
         except InvalidInput:
             return None
-        paths, methods = query.get("Paths", "").split(","), query.get("Methods", "").split(",")
-        project, path = query.get("Project", ""), paths[0]
-        expires = query.get("Expires", "")
+        path, project = query.get("Paths", ""), query.get("Project", "")
         parts = _PATH.fullmatch(path)
-        end = signed_urls.parse_time(expires)
+        if parts is None:
+            return None
+        names = ("Signature", "Paths", "Methods", "Expires", "Project")
+        claim = Claim(*(query.get(name, "") for name in names))
         # What can be refused without the subscription is, so that nonsense reaches no store.
-        if parts is None or end is None or end <= self._clock() or not project.isascii():
+        try:
+            valid = self._signed_urls.open(claim, method="PUT", path=path, now=self._clock())
+        except SignatureRefused:
             return None
-        if not self._secret_key or not signed_urls.covers(paths, methods, path=path, method="PUT"):
+        if valid is None:
             return None
-        verify = partial(
-            signed_urls.verify,
-            self._secret_key,
-            query.get("Signature", ""),
-            project=project,
-            paths=paths,
-            methods=methods,
-            expires=expires,
-            now=self._clock(),
-        )
-
-        def grant(subscription: Subscription) -> bool:
-            return verify(bound_to=subscription.grant_terms)
-
-        return _Link(Address(project, parts[1], parts[2]), parts[3], grant)
+        return _Link(Address(project, parts[1], parts[2]), parts[3], valid)
 
     def _decide(self, link: _Link, confirmed: bool | None) -> tuple[int, str, str]:
         if confirmed is None:

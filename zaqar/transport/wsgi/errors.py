@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 import msgspec
 
-from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, UnsupportedMedia
+from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, Unauthorized, UnsupportedMedia
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,8 @@ def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
     """Make every error of the application a JSON body ``{"title": ..., "description": ...}``."""
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
-    app.add_error_handler(ClientError, _answer_client_error)
+    app.add_error_handler(ClientError, answer_client_error)
+    app.add_error_handler(Unauthorized, _answer_unauthorized)
     app.add_error_handler(StoreUnavailable, _answer_store_unavailable)
 
 
@@ -29,14 +30,23 @@ def _render(resp: falcon.Response, status: int | str, title: str, description: s
     resp.data = msgspec.json.encode({"title": title, "description": description})
 
 
-def _answer_client_error(
-    req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]
-) -> None:
+def answer_client_error(req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]) -> None:
+    """The handler of errors that are the client's, for handlers of single ones that do more besides."""
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
     elif isinstance(error, AlreadySubscribed):
         resp.location = req.context.prefix + req.path
     _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
+
+
+def _answer_unauthorized(
+    req: falcon.Request, resp: falcon.Response, error: Unauthorized, params: dict[str, Any]
+) -> None:
+    # The body of keystonemiddleware, which clients of every OpenStack service know.
+    resp.status = error.status
+    resp.set_header("WWW-Authenticate", error.challenge)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode({"error": {"code": error.status, "title": error.title, "message": str(error)}})
 
 
 def _answer_store_unavailable(

@@ -25,6 +25,8 @@ def _render(flavor: Flavor, collection: str, *, detailed: bool = True) -> dict[s
 
 
 class FlavorsResource:
+    of_deployment = True
+
     def __init__(self, flavors: Flavors, authorizer: Authorizer, limits: Limits) -> None:
         self._flavors = flavors
         self._authorizer = authorizer
@@ -40,26 +42,28 @@ class FlavorsResource:
 
 
 class FlavorResource:
+    of_deployment = True
+
     def __init__(self, flavors: Flavors, authorizer: Authorizer) -> None:
         self._flavors = flavors
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
-        self._authorizer.check(req.context.caller, "flavors:create")
+        self._authorizer.check(req.context.caller, "flavors:create", flavor_name=flavor_name)
         self._flavors.put(flavor_name, read_body(req, MOST_BYTES))
         resp.status, resp.location = 201, f"{_path(req)}/{flavor_name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
-        self._authorizer.check(req.context.caller, "flavors:get")
+        self._authorizer.check(req.context.caller, "flavors:get", flavor_name=flavor_name)
         flag(read_query(req), "detailed")
         resp.data = msgspec.json.encode(_render(self._flavors.get(flavor_name), _path(req)))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
-        self._authorizer.check(req.context.caller, "flavors:update")
+        self._authorizer.check(req.context.caller, "flavors:update", flavor_name=flavor_name)
         flavor = self._flavors.patch(flavor_name, read_body(req, MOST_BYTES))
         resp.data = msgspec.json.encode(_render(flavor, _path(req)))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, flavor_name: str) -> None:
-        self._authorizer.check(req.context.caller, "flavors:delete")
+        self._authorizer.check(req.context.caller, "flavors:delete", flavor_name=flavor_name)
         self._flavors.delete(flavor_name)
         resp.status = 204

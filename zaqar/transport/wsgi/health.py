@@ -22,6 +22,8 @@ class PingResource:
 
 
 class HealthResource:
+    of_deployment = True
+
     def __init__(self, health: Health, authorizer: Authorizer) -> None:
         self._health = health
         self._authorizer = authorizer

@@ -55,6 +55,7 @@ def _of_kind(kind: str) -> dict[str, Any]:
         f"rel/{kind}": _relation(single, "GET PUT DELETE PATCH", **named),
         f"rel/{kind}_stats": _relation(single + "/stats", "GET", **named),
         f"rel/{kind}_purge": _relation(single + "/purge", "POST", **named),
+        f"rel/{kind}_share": _relation(single + "/share", "POST", **named),
         f"rel/post_{of}messages": _relation(single + "/messages", "POST", **named),
         f"rel/{of}messages": _relation(
             single + "/messages{?marker,limit,echo,include_claimed,include_delayed}",

@@ -78,7 +78,7 @@ class MessagesResource:
         self._limits = limits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "messages:create")
+        self._authorizer.check(req.context.caller, "messages:create", req.context.address)
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
         base = req.context.base + "/messages"
@@ -90,7 +90,7 @@ class MessagesResource:
         return f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "messages:get_all")
+        self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
         query, address, base = read_query(req), req.context.address, req.context.base
         with_origin = flag(query, "include_origin")
         found = self._messages.get_many(address, query["ids"]) if "ids" in query else self._page(req, query)
@@ -114,7 +114,7 @@ class MessagesResource:
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         query, address = read_query(req), req.context.address
-        self._authorizer.check(req.context.caller, "messages:delete_all")
+        self._authorizer.check(req.context.caller, "messages:delete_all", req.context.address)
         if ("ids" in query) == ("pop" in query):
             raise InvalidInput("ids", "give either 'ids' or 'pop' in the query")
         if "ids" in query:
@@ -149,7 +149,7 @@ class MessageResource:
         self._authorizer = authorizer
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
-        self._authorizer.check(req.context.caller, "messages:get")
+        self._authorizer.check(req.context.caller, "messages:get", req.context.address)
         query = read_query(req)
         found = self._messages.get(req.context.address, message_id)
         with_origin = flag(query, "include_origin")
@@ -157,7 +157,7 @@ class MessageResource:
         resp.data = msgspec.json.encode(message)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
-        self._authorizer.check(req.context.caller, "messages:delete")
+        self._authorizer.check(req.context.caller, "messages:delete", req.context.address)
         query = read_query(req)
         # The home document calls it "claim", as that of the reference does.
         claim_id = query.get("claim_id", query.get("claim"))

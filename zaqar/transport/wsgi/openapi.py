@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from zaqar.limits import Limits
-from zaqar.schemas import claims, messages, queues
+from zaqar.model import TOPIC
+from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
 from zaqar.transport.wsgi import openapi_pools, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref
@@ -44,14 +45,17 @@ def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> di
 def _of_topic(key: tuple[str, str], operation: Operation) -> tuple[tuple[str, str], Operation]:
     """The same operation on topics, which are queues in all but what they are called."""
     path, method = key
-    answers = operation.answers
+    answers, body = operation.answers, operation.body
     if path == "/v2/queues":
         answers = {200: (operation.answers[200][0], list_of("topics", "Queue"))}
+    elif path.endswith("/share"):
+        body = share.schema(kind=TOPIC)
     of_topic = replace(
         operation,
         id=operation.id.replace("Queue", "Topic") if "Queue" in operation.id else f"{operation.id}OfTopic",
         summary=operation.summary.replace("Queue", "Topic").replace("queue", "topic"),
         answers=answers,
+        body=body,
     )
     return (path.replace("/v2/queues", "/v2/topics").replace("{queue_name}", "{topic_name}"), method), of_topic
 
@@ -117,6 +121,14 @@ def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
         ),
         (_QUEUE + "/purge", "post"): Operation(
             "purgeQueue", "Empty a queue in one step.", {204: ("It is empty.", None)}, body=queues.PURGE
+        ),
+        (_QUEUE + "/share", "post"): Operation(
+            "shareQueue",
+            "Sign what somebody without an account may do with a queue, until a time.",
+            {200: ("The headers to send along; `project` as `X-Project-ID`, the others as `URL-...`.", share.SHARED)},
+            body=share.schema(),
+            body_required=True,
+            errors=(400, 403),
         ),
     }
 

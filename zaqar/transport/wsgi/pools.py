@@ -33,6 +33,8 @@ def parse_limit(query: Query, most: int) -> int:
 
 
 class PoolsResource:
+    of_deployment = True
+
     def __init__(self, pools: Pools, authorizer: Authorizer, limits: Limits) -> None:
         self._pools = pools
         self._authorizer = authorizer
@@ -48,27 +50,29 @@ class PoolsResource:
 
 
 class PoolResource:
+    of_deployment = True
+
     def __init__(self, pools: Pools, authorizer: Authorizer) -> None:
         self._pools = pools
         self._authorizer = authorizer
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:create")
+        self._authorizer.check(req.context.caller, "pools:create", pool_name=pool_name)
         self._pools.put(pool_name, read_body(req, MOST_BYTES))
         resp.status, resp.location = 201, f"{_path(req)}/{pool_name}"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:get")
+        self._authorizer.check(req.context.caller, "pools:get", pool_name=pool_name)
         detailed = flag(read_query(req), "detailed")
         pool = self._pools.get(pool_name)
         resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=detailed))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:update")
+        self._authorizer.check(req.context.caller, "pools:update", pool_name=pool_name)
         pool = self._pools.patch(pool_name, read_body(req, MOST_BYTES))
         resp.data = msgspec.json.encode(shown(pool, _path(req), detailed=False))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, pool_name: str) -> None:
-        self._authorizer.check(req.context.caller, "pools:delete")
+        self._authorizer.check(req.context.caller, "pools:delete", pool_name=pool_name)
         self._pools.delete(pool_name)
         resp.status = 204

@@ -30,7 +30,7 @@ class QueuesResource:
         self._kind = kind
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:get_all")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:get_all", kind=self._kind)
         query = read_query(req)
         detailed = parse_boolean(query.get("detailed", "false"), field="detailed")
         collection = f"{req.context.prefix}/v2/{self._kind}s"
@@ -67,24 +67,24 @@ class QueueResource:
         self._kind = kind
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:create")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:create", req.context.address)
         created = self._queues.create(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 201 if created else 204
         resp.location = req.context.base
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:get")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:get", req.context.address)
         resp.data = msgspec.json.encode(self._queues.get(req.context.address))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:update")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:update", req.context.address)
         if (req.content_type or "").partition(";")[0].strip().lower() != JSON_PATCH:
             raise UnsupportedMedia(f"Content-Type: a patch must be '{JSON_PATCH}'", accept_patch=JSON_PATCH)
         raw = read_body(req, self._limits.max_queue_metadata)
         resp.data = msgspec.json.encode(self._queues.patch(req.context.address, raw))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:delete")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:delete", req.context.address)
         self._queues.delete(req.context.address)
         resp.status = 204
 
@@ -96,7 +96,7 @@ class StatsResource:
         self._kind = kind
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:stats")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:stats", req.context.address)
         stats, now = self._queues.stats(req.context.address)
         counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
         if stats.oldest is not None and stats.newest is not None:
@@ -118,6 +118,6 @@ class PurgeResource:
         self._kind = kind
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:purge")
+        self._authorizer.check(req.context.caller, f"{self._kind}s:purge", req.context.address)
         self._queues.purge(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 204

@@ -11,15 +11,18 @@ from urllib.parse import parse_qsl, urlencode
 
 import falcon
 
-from zaqar import signed_urls
-from zaqar.clock import Clock, system_clock
+from zaqar.access.identity import Identity
+from zaqar.clock import system_clock
 from zaqar.context import Context
-from zaqar.errors import InvalidInput, NotAcceptable, NotFound
+from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name, parse_boolean
+from zaqar.signed_urls import SignedUrls
+from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
+from zaqar.transport.wsgi.signed_requests import SignedRequests
 
 _ANY_ACCEPT = frozenset({"*/*", "application/json"})
 _UUID = re.compile(r"[0-9a-f]{32}")
@@ -44,22 +47,21 @@ class RequestChecks:
     ``req.context.address`` for the responders. Links begin with ``req.context.prefix``, the path at which the service
     is mounted, or with ``req.context.base``, the path of that queue or topic as clients see it. A resource with
     ``open_to_all`` needs no Client-ID and no project; one ``for_browsers`` answers in HTML. A request with a signature
-    is served only where the signature opens it.
+    (``req.context.signed``) is served only if the signature opens it. ``req.context.grant`` is None unless that is a
+    confirmation; only a resource that ``checks_grants`` is given one.
     """
 
     def __init__(
         self,
         limits: Limits,
         *,
-        secret_key: str | None = None,
-        clock: Clock = system_clock,
+        signed: SignedRequests | None = None,
         believes_proxy: bool = False,
         extra_specs: ExtraSpecs | None = None,
     ) -> None:
         """``believes_proxy``: whether the headers that a reverse proxy sets, such as X-Forwarded-Prefix, count."""
-        self._secret_key = secret_key
+        self._signed = signed or SignedRequests(SignedUrls(), clock=system_clock)
         self._believes_proxy = believes_proxy
-        self._clock = clock
         self._extra_specs = extra_specs or ExtraSpecs({})
         self._strict_client_id = limits.client_id_uuid_safe == "strict"
         self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
@@ -68,42 +70,55 @@ class RequestChecks:
         request_id = f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}"
         req.context.request_id = request_id
         resp.set_header("X-OpenStack-Request-ID", request_id)
-        req.context.prefix = ""
+        req.context.prefix, req.context.grant = "", None
         env = req.env
+        req.context.signed = signed = "HTTP_URL_SIGNATURE" in env
         if self._believes_proxy:
             believe_proxy(env)
         if env.get("SCRIPT_NAME"):
             if not req.path.startswith("/"):
                 # gunicorn compares only the characters: below /a it also serves /abc, and calls that "bc".
+                if signed:
+                    raise SignatureRefused("there is no such path")
                 raise NotFound("There is nothing at this path.")
             req.context.prefix = link_prefix(req.root_path)
             req.path = undo_repeated_prefix(req.path, req.root_path)
+        if signed:
+            req.context.grant = self._signed.open(env, req.path)
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
         env = req.env
-        signed = "HTTP_URL_SIGNATURE" in env
-        if signed:
-            self._check_signature(req, resource)
+        signed = req.context.signed
+        if req.context.grant is not None and not getattr(resource, "checks_grants", False):
+            raise SignatureRefused("nothing is confirmed here")
         accept = env.get("HTTP_ACCEPT") or "*/*"
         if accept not in _ANY_ACCEPT and not _accepts_json(accept):
             _refuse_unless_for_browsers(resource)
         # A browser's preflight has none of the headers below, and is answered with methods only.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
             return
-        project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
-        if _PROJECT.fullmatch(project) is None:
-            raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
-        # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
-        roles = None if signed else env.get("HTTP_X_ROLES")
-        req.context.caller = Context(
-            project,
-            self._client_id(env.get("HTTP_CLIENT_ID") or ""),
-            _roles_of(roles) if roles else frozenset(),
-            None if signed else env.get("HTTP_X_USER_ID"),
-            req.context.request_id,
-        )
+        caller = env.get(CALLER)
+        if caller is None:
+            project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
+            if _PROJECT.fullmatch(project) is None:
+                raise InvalidInput(
+                    "X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma"
+                )
+            # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
+            roles = None if signed else env.get("HTTP_X_ROLES")
+            req.context.caller = Context(
+                project,
+                self._client_id(env.get("HTTP_CLIENT_ID") or ""),
+                _roles_of(roles) if roles else frozenset(),
+                None if signed else env.get("HTTP_X_USER_ID"),
+                req.context.request_id,
+                signed,
+            )
+        else:
+            req.context.caller = self._authenticated(req, resource, *caller)
+            project = req.context.caller.project
         if "HTTP_EXTRA_SPEC" in env:
             self._extra_specs.check(env["HTTP_EXTRA_SPEC"])
         if "queue_name" in params:
@@ -119,29 +134,23 @@ class RequestChecks:
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
 
-    def _check_signature(self, req: falcon.Request, resource: object) -> None:
-        """NotFound, whatever is wrong, unless the headers are a grant of the service that opens the request.
-
-        A resource that ``checks_grants`` gets ``req.context.grant``, as its grants are bound to more than the request.
-        """
-        env = req.env
-        paths, methods = (env.get(f"HTTP_URL_{name}", "").split(",") for name in ("PATHS", "METHODS"))
-        verify = functools.partial(
-            signed_urls.verify,
-            self._secret_key or "",
-            env["HTTP_URL_SIGNATURE"],
-            project=env.get("HTTP_X_PROJECT_ID", ""),
-            paths=paths,
-            methods=methods,
-            expires=env.get("HTTP_URL_EXPIRES", ""),
-            now=self._clock(),
+    def _authenticated(self, req: falcon.Request, resource: object, identity: Identity, token: str) -> Context:
+        """The caller whose token is valid, in the project of the token, whatever the headers say."""
+        project = identity.project
+        if project is None:
+            # What belongs to the whole deployment and to no project is open to tokens that do so too.
+            if identity.system_scope is None or not getattr(resource, "of_deployment", False):
+                raise Forbidden("The token has no project. Use one that is scoped to a project.")
+            project = ""
+        return Context(
+            project,
+            self._client_id(req.env.get("HTTP_CLIENT_ID") or ""),
+            identity.roles,
+            identity.user_id,
+            req.context.request_id,
+            system_scope=identity.system_scope,
+            token=token.strip(),
         )
-        opens = signed_urls.covers(paths, methods, path=req.path, method=req.method)
-        opens = opens and _PROJECT.fullmatch(env.get("HTTP_X_PROJECT_ID", "")) is not None
-        if opens and getattr(resource, "checks_grants", False):
-            req.context.grant = lambda subscription: verify(bound_to=subscription.grant_terms)
-        elif not opens or not verify():
-            raise NotFound("The signature does not open this.")
 
     def _client_id(self, text: str) -> str:
         if self._strict_client_id:

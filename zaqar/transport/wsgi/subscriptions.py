@@ -7,12 +7,12 @@ import falcon
 import msgspec
 
 from zaqar.limits import Limits
-from zaqar.policies import Authorizer
 from zaqar.schemas.deliveries import shown as shown_delivery
 from zaqar.schemas.fields import parse_integer
 from zaqar.schemas.subscriptions import MOST_BYTES, shown
 from zaqar.service.deliveries import Deliveries
 from zaqar.service.subscriptions import Created, Subscriptions
+from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 _MOST_BYTES_OF_A_SWITCH = 4096
@@ -36,13 +36,13 @@ def _rendered(created: Created) -> dict[str, str]:
 
 
 class SubscriptionsResource:
-    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, subscriptions: Subscriptions, rules: SubscriptionRules, limits: Limits) -> None:
         self._subscriptions = subscriptions
-        self._authorizer = authorizer
+        self._rules = rules
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "subscription:get_all")
+        self._rules.check_listing(req.context.caller, req.context.address)
         query = read_query(req)
         marker, limit = query.get("marker"), _parse_limit(query, self._limits)
         found, now = self._subscriptions.list_page(req.context.address, marker=marker, limit=limit)
@@ -50,31 +50,31 @@ class SubscriptionsResource:
         resp.data = msgspec.json.encode({"subscriptions": page, "links": _links(req, query, page)})
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "subscription:create")
         raw = read_body(req, MOST_BYTES)
+        self._rules.check_creation(req.context.caller, req.context.address, raw)
         created = self._subscriptions.create(req.context.caller, req.context.address, raw)
         resp.status, resp.location = 201, req.context.prefix + req.path
         resp.data = msgspec.json.encode(_rendered(created))
 
 
 class SubscriptionResource:
-    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+    def __init__(self, subscriptions: Subscriptions, rules: SubscriptionRules) -> None:
         self._subscriptions = subscriptions
-        self._authorizer = authorizer
+        self._rules = rules
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:get")
+        self._rules.check(req.context.caller, "subscription:get", req.context.address, subscription_id)
         subscription, now = self._subscriptions.get(req.context.address, subscription_id)
         resp.data = msgspec.json.encode(shown(subscription, now))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:update")
         raw = read_body(req, MOST_BYTES)
+        self._rules.check_change(req.context.caller, req.context.address, subscription_id, raw)
         self._subscriptions.patch(req.context.caller, req.context.address, subscription_id, raw)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:delete")
+        self._rules.check(req.context.caller, "subscription:delete", req.context.address, subscription_id)
         self._subscriptions.delete(req.context.address, subscription_id)
         resp.status = 204
 
@@ -82,40 +82,42 @@ class SubscriptionResource:
 class ConfirmResource:
     checks_grants = True
 
-    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+    def __init__(self, subscriptions: Subscriptions, rules: SubscriptionRules) -> None:
         self._subscriptions = subscriptions
-        self._authorizer = authorizer
+        self._rules = rules
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        caller, grant = req.context.caller, getattr(req.context, "grant", None)
-        self._authorizer.check(caller, "subscription:confirm")
-        if grant is None:
-            self._authorizer.check(caller, "subscription:confirm_unsigned")
+        caller, address, grant = req.context.caller, req.context.address, req.context.grant
+        if grant is not None:
+            # Before the body is read: whoever has no grant learns nothing else.
+            self._subscriptions.check_grant(address, subscription_id, grant)
+        for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
+            self._rules.check(caller, rule, address, subscription_id)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
-        self._subscriptions.confirm(req.context.address, subscription_id, raw, grant=grant)
+        self._subscriptions.confirm(address, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
 
 class SecretResource:
-    def __init__(self, subscriptions: Subscriptions, authorizer: Authorizer) -> None:
+    def __init__(self, subscriptions: Subscriptions, rules: SubscriptionRules) -> None:
         self._subscriptions = subscriptions
-        self._authorizer = authorizer
+        self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:rotate_secret")
+        self._rules.check(req.context.caller, "subscription:rotate_secret", req.context.address, subscription_id)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
         secret = self._subscriptions.rotate_secret(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"secret": secret})
 
 
 class DeliveriesResource:
-    def __init__(self, deliveries: Deliveries, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, deliveries: Deliveries, rules: SubscriptionRules, limits: Limits) -> None:
         self._deliveries = deliveries
-        self._authorizer = authorizer
+        self._rules = rules
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:deliveries")
+        self._rules.check(req.context.caller, "subscription:deliveries", req.context.address, subscription_id)
         query = read_query(req)
         found = self._deliveries.list_page(
             req.context.address,
@@ -132,23 +134,23 @@ class DeliveriesResource:
 class ResendResource:
     """Sends one delivery again."""
 
-    def __init__(self, deliveries: Deliveries, authorizer: Authorizer) -> None:
+    def __init__(self, deliveries: Deliveries, rules: SubscriptionRules) -> None:
         self._deliveries = deliveries
-        self._authorizer = authorizer
+        self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str, delivery_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:resend")
+        self._rules.check(req.context.caller, "subscription:resend", req.context.address, subscription_id)
         self._deliveries.resend(req.context.address, subscription_id, delivery_id)
         resp.status = 204
 
 
 class ResendManyResource:
-    def __init__(self, deliveries: Deliveries, authorizer: Authorizer) -> None:
+    def __init__(self, deliveries: Deliveries, rules: SubscriptionRules) -> None:
         self._deliveries = deliveries
-        self._authorizer = authorizer
+        self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._authorizer.check(req.context.caller, "subscription:resend")
+        self._rules.check(req.context.caller, "subscription:resend", req.context.address, subscription_id)
         raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
         sent = self._deliveries.resend_many(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"resent": sent})

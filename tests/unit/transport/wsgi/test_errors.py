@@ -12,7 +12,15 @@ from falcon import testing
 
 from tests.unit.workers import make_limits
 from zaqar import errors
-from zaqar.errors import ClientError, InvalidInput, StaleQueue, StartupError, StoreUnavailable, UnsupportedMedia
+from zaqar.errors import (
+    ClientError,
+    InvalidInput,
+    StaleQueue,
+    StartupError,
+    StoreUnavailable,
+    Unauthorized,
+    UnsupportedMedia,
+)
 from zaqar.transport.wsgi.errors import install
 from zaqar.transport.wsgi.requests import RequestChecks
 
@@ -68,7 +76,8 @@ def made(cls: type[ClientError]) -> ClientError:
 
 
 def client_errors() -> list[type[ClientError]]:
-    return [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ClientError)]
+    tree = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ClientError)]
+    return [cls for cls in tree if cls is not Unauthorized]
 
 
 @pytest.mark.parametrize("cls", client_errors(), ids=lambda cls: cls.__name__)
@@ -78,6 +87,18 @@ def test_client_errors_say_what_is_wrong(answer: Any, cls: type[ClientError], ca
     assert result.status_code == cls.status
     assert result.json == {"title": cls.title, "description": str(error)}
     assert caplog.records == [], "a client's fault is not the operator's"
+
+
+def test_without_a_valid_token_the_answer_is_that_of_keystonemiddleware(
+    client: testing.TestClient, resource: Raise
+) -> None:
+    resource.error = Unauthorized('Keystone uri="http://keystone/v3"')
+    result = client.simulate_get("/")
+    assert result.status_code == 401
+    assert result.headers["WWW-Authenticate"] == 'Keystone uri="http://keystone/v3"'
+    assert result.headers["Content-Type"] == "application/json"
+    message = "The request you have made requires authentication."
+    assert result.json == {"error": {"code": 401, "title": "Unauthorized", "message": message}}
 
 
 def test_patches_are_told_their_media_type(answer: Any) -> None:

@@ -52,7 +52,7 @@ def resources(admin_mode: bool, pooling: bool) -> dict[str, Any]:
 
 def test_names_of_relations(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:
     """Clients look for them by name."""
-    queues = {"queues", "queue", "queue_stats", "queue_purge"}
+    queues = {"queues", "queue", "queue_stats", "queue_purge", "queue_share"}
     messages = {"post_messages", "messages", "messages_delete", "message_get", "message_delete"}
     claims = {"post_claim", "claim", "patch_claim", "delete_claim"}
     subscriptions = {"subscriptions_get", "subscriptions_post", "subscription", "subscription_patch"}

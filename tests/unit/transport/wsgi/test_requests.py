@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,9 +20,12 @@ from hypothesis import strategies as st
 
 from tests.unit.workers import make_limits
 from zaqar import signed_urls
-from zaqar.errors import InvalidInput, NotAcceptable, NotFound
+from zaqar.context import Context
+from zaqar.errors import InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.signed_urls import SignedUrls
 from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
+from zaqar.transport.wsgi.signed_requests import SignedRequests
 
 ID = "3381af92-2b9e-11e3-b191-71861300734c"
 MOST = 10
@@ -252,10 +256,12 @@ def checked(
     resource: object = None,
     method: str = "GET",
     checks: dict[str, Any] | None = None,
+    path: str = "/v2/queues",
+    env: dict[str, str] | None = None,
     **limits: Any,
 ) -> Any:
-    """The request's context after the checks."""
-    env = testing.create_environ(path="/v2/queues", method=method)
+    """The request's context after the checks; ``env`` is what the server has put into the environment besides."""
+    env = testing.create_environ(path=path, method=method) | (env or {})
     for name, value in headers.items():
         variable = name.upper().replace("-", "_")
         env[variable if variable.startswith("CONTENT_") else f"HTTP_{variable}"] = value
@@ -427,7 +433,10 @@ def test_forms_are_refused_where_there_is_a_body() -> None:
 NOW = 1_700_000_000.0
 
 
-def signed(path: str, *, project: str = "shop", methods: str = "GET", seconds: float = 60) -> dict[str, str]:
+PATH = "/v2/queues/q/messages"
+
+
+def signed(path: str = PATH, *, project: str = "shop", methods: str = "GET", seconds: float = 60) -> dict[str, str]:
     expires = signed_urls.format_time(NOW + seconds)
     signature = signed_urls.sign(
         "key", project=project, paths=path.split(","), methods=methods.split(","), expires=expires
@@ -436,50 +445,142 @@ def signed(path: str, *, project: str = "shop", methods: str = "GET", seconds: f
     return {"Client-ID": ID, "X-Project-ID": project, **headers}
 
 
-KEYED = {"secret_key": "key", "clock": lambda: NOW}
+def keyed(key: str | None = "key") -> dict[str, Any]:
+    return {"signed": SignedRequests(SignedUrls(key), clock=lambda: NOW)}
 
 
 def test_a_signature_that_opens_the_path() -> None:
-    assert checked(signed("/v2/queues"), checks=KEYED).caller.project == "shop"
-    assert checked(signed("/v2/x,/v2/queues", methods="PUT,GET"), checks=KEYED).caller.project == "shop"
+    for headers in (signed(), signed(f"{PATH},/v2/queues/q/claims", methods="PUT,GET")):
+        context = checked(headers, checks=keyed(), path=PATH)
+        assert (context.caller.project, context.caller.signed, context.grant) == ("shop", True, None)
+    assert not checked(GOOD).caller.signed
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        signed("/v2/queues/q"),
-        signed("/v2"),
-        signed("/v2/queues", methods="POST"),
-        signed("/v2/queues", seconds=0),
-        {**signed("/v2/queues"), "X-Project-ID": "other"},
-        {**signed("/v2/queues"), "URL-Signature": "x"},
-        {**signed("/v2/queues"), "URL-Signature": ""},
-        {"URL-Signature": "x"},
-    ],
-)
-@pytest.mark.parametrize("resource", [None, Open()])
-def test_a_signature_that_does_not(headers: dict[str, str], resource: object) -> None:
-    with pytest.raises(NotFound):
-        checked(headers, checks=KEYED, resource=resource)
+def test_a_signature_makes_nobody_of_the_caller() -> None:
+    who = {"X-Roles": "admin", "X-User-Id": "root", "X-Auth-Token": "token", "X-Tenant-ID": "other"}
+    caller = checked({**signed(), **who}, checks=keyed(), path=PATH).caller
+    assert caller == Context("shop", ID.replace("-", ""), request_id=caller.request_id, signed=True)
+    assert caller.token is None
+
+
+BAD = [
+    {**signed(), "URL-Paths": "/v2/queues/.*/messages"},
+    signed("/v2"),
+    signed(methods="POST"),
+    signed(seconds=0),
+    {**signed(), "X-Project-ID": "other"},
+    {**signed(), "URL-Signature": "x"},
+    {**signed(), "URL-Signature": ""},
+    {"URL-Signature": "x"},
+]
+
+
+@pytest.mark.parametrize("headers", BAD)
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "BREW"])
+def test_a_signature_that_does_not(headers: dict[str, str], method: str) -> None:
+    """It is refused before the request is routed, so it does not matter what there is at the path."""
+    with pytest.raises(SignatureRefused):
+        checked(headers, checks=keyed(), path=PATH, method=method, resource=AssertionError("it is not reached"))
+
+
+def test_a_tenant_of_an_old_name_is_not_signed() -> None:
+    headers = signed()
+    headers["X-Tenant-ID"] = headers.pop("X-Project-ID")
+    with pytest.raises(SignatureRefused):
+        checked(headers, checks=keyed(), path=PATH)
 
 
 def test_without_a_key_there_are_no_signatures() -> None:
     for key in (None, ""):
-        with pytest.raises(NotFound):
-            checked(signed("/v2/queues"), checks={"secret_key": key, "clock": lambda: NOW})
+        with pytest.raises(SignatureRefused):
+            checked(signed(), checks=keyed(key), path=PATH)
+    with pytest.raises(SignatureRefused):
+        checked(signed(), path=PATH)
+
+
+@pytest.mark.parametrize("variable", ["RAW_URI", "REQUEST_URI"])
+@pytest.mark.parametrize(
+    ("target", "opens"),
+    [
+        (PATH, True),
+        (f"{PATH}?a=/%2F&b=?", True),
+        (f"/messaging{PATH}?x", True),
+        (f"http://example.org{PATH}", True),
+        (None, True),
+        ("/v2/queues/q%2Fmessages", False),
+        ("/v2/queues/%71/messages", False),
+        (f"{PATH}/", False),
+        (f"{PATH}#x", False),
+        ("/v2/queues/q/./messages", False),
+        (f"/v2/queues/x?{PATH}", False),
+    ],
+)
+def test_the_path_as_it_was_sent(variable: str, target: str | None, opens: bool) -> None:
+    env = {"RAW_URI": "", "REQUEST_URI": "", variable: target or ""}
+    if opens:
+        assert checked(signed(), checks=keyed(), path=PATH, env=env).caller.signed
+    else:
+        with pytest.raises(SignatureRefused):
+            checked(signed(), checks=keyed(), path=PATH, env=env)
+
+
+def test_a_path_that_is_not_below_the_mount_path() -> None:
+    """gunicorn serves /abc below /a, and calls that "bc"."""
+    with pytest.raises(SignatureRefused):
+        checked(signed(), checks=keyed(), env={"SCRIPT_NAME": "/a", "PATH_INFO": "bc" + PATH})
+    with pytest.raises(NotFound):
+        checked(GOOD, checks=keyed(), env={"SCRIPT_NAME": "/a", "PATH_INFO": "bc" + PATH})
+
+
+def test_only_who_asks_for_it_gets_a_confirmation() -> None:
+    class Confirms:
+        checks_grants = True
+
+    path = f"/v2/queues/q/subscriptions/{'0' * 24}/confirm"
+    headers = signed(path, methods="PUT")
+    assert checked(headers, checks=keyed(), path=path, method="PUT", resource=Confirms()).grant is not None
+    with pytest.raises(SignatureRefused):
+        checked(headers, checks=keyed(), path=path, method="PUT", resource=Open())
+
+
+def test_refusals_make_few_lines_without_what_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+    now = NOW
+    requests = SignedRequests(SignedUrls("key"), clock=lambda: now)
+
+    def send(headers: dict[str, str], times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(SignatureRefused) as refused:
+                checked(headers, checks={"signed": requests}, path=PATH)
+            requests.note(refused.value)
+
+    with caplog.at_level(logging.INFO):
+        send(signed(seconds=-1), 10)
+        send({**signed(), "X-Project-ID": "secret-project"}, 5)
+        now += 60
+        send(signed(methods="POST", seconds=120), 1)
+        now -= 3600
+        send(signed(seconds=-7200), 1)
+    first, *others = (message.partition("; ")[2].removesuffix(".").split(", ") for message in caplog.messages)
+    assert first == ["it has expired: 1"]
+    assert others == [
+        ["it has expired: 9", "no key has made the signature: 5", "it is for other paths or methods: 1"],
+        ["it has expired: 1"],
+    ]
+    for header in (signed()["URL-Signature"], "secret-project", "/v2/queues"):
+        assert header not in caplog.text
 
 
 def test_a_signature_replaces_no_other_check() -> None:
-    headers = signed("/v2/queues")
+    headers = signed()
     del headers["Client-ID"]
     with pytest.raises(InvalidInput, match="Client-ID"):
-        checked(headers, checks=KEYED)
+        checked(headers, checks=keyed(), path=PATH)
 
 
 def test_the_other_headers_of_a_signature_mean_nothing_alone() -> None:
-    headers = signed("/v2/queues/q")
+    headers = signed()
     del headers["URL-Signature"]
-    assert checked(headers, checks=KEYED).caller.project == "shop"
+    assert checked(headers, checks=keyed()).caller.project == "shop"
 
 
 def test_a_page_for_browsers_is_no_json() -> None:

@@ -1,0 +1,608 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callers are who their token says they are: each kind of token, and what is asked of Keystone about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from falcon import testing
+
+from tests import servers
+from tests.api.authenticated import AuthenticatedApi
+from tests.api.client import ALICE
+from tests.keystone import PASSWORD, Keystone
+from zaqar import signed_urls
+
+UNAUTHORIZED = {
+    "error": {
+        "code": 401,
+        "title": "Unauthorized",
+        "message": "The request you have made requires authentication.",
+    }
+}
+SECRET_KEY = "a-key-for-signatures-of-the-tests-only"
+
+
+@pytest.fixture(scope="module")
+def keystone() -> Iterator[Keystone]:
+    """One of this module, which changes accounts."""
+    keystone = servers.own(Keystone)
+    yield keystone
+    keystone.stop()
+
+
+@pytest.fixture(scope="module")
+def tokens(keystone: Keystone) -> dict[str, str]:
+    """One of each user for a project; no test may change what they may do."""
+    users = {"member": "demo", "reader": "demo", "admin": "demo", "stranger": "other", "aodh": "service"}
+    return {user: keystone.token(user, project) for user, project in users.items()}
+
+
+@pytest.fixture
+def make_api(keystone: Keystone, tmp_path: Path) -> Callable[..., AuthenticatedApi]:
+    def make(lines: str = "", **options: Any) -> AuthenticatedApi:
+        return AuthenticatedApi(keystone, tmp_path, lines, **options)
+
+    return make
+
+
+@pytest.fixture
+def api(make_api: Callable[..., AuthenticatedApi]) -> AuthenticatedApi:
+    return make_api()
+
+
+def assert_unauthorized(result: testing.Result, keystone: Keystone) -> None:
+    assert result.status_code == 401, result.text
+    assert result.json == UNAUTHORIZED
+    assert result.headers["Content-Type"] == "application/json"
+    assert result.headers["WWW-Authenticate"] == f'Keystone uri="{keystone.uri}"'
+    assert result.headers["X-OpenStack-Request-ID"].startswith("req-")
+
+
+# -- who gets in -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/health", "/nothing", "//"])
+@pytest.mark.parametrize("token", [None, "", " ", "bad", "a,b", "caf\xe9", "a b", "x" * 5000])
+def test_without_a_valid_token_every_path_is_the_same(
+    api: AuthenticatedApi, keystone: Keystone, path: str, token: str | None
+) -> None:
+    assert_unauthorized(api.get(path, token=token), keystone)
+    assert_unauthorized(api.request("PATCH", path, token=token), keystone)
+
+
+def test_what_is_no_value_of_a_header_is_asked_nobody_about(api: AuthenticatedApi) -> None:
+    for token in ("", " ", "caf\xe9", "a b"):
+        assert api.status(token=token) == 401
+    assert api.questions == 0
+
+
+def test_the_project_is_that_of_the_token(api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]) -> None:
+    other = keystone.id_of("project", "other")
+    assert api.status("/v2/queues/q", "PUT", token=tokens["member"], X_Project_ID=other) == 201
+    assert [queue["name"] for queue in api.get(token=tokens["reader"]).json["queues"]] == ["q"]
+    assert api.get(token=tokens["stranger"]).json["queues"] == []
+    assert api.get(token=tokens["stranger"], X_Project_ID=keystone.id_of("project", "demo")).json["queues"] == []
+    assert api.status(token=tokens["member"], X_Project_ID="a,b") == 200, "what is not looked at cannot be wrong"
+    assert api.parts.management.count_queues(project=keystone.id_of("project", "demo"), kind="queue") == 1
+
+
+@pytest.mark.parametrize(("user", "status"), [("admin", 200), ("member", 403), ("reader", 403), ("stranger", 403)])
+def test_roles_are_those_of_the_token(api: AuthenticatedApi, tokens: dict[str, str], user: str, status: int) -> None:
+    assert api.status("/v2/health", token=tokens[user]) == status
+    assert api.status("/v2/health", token=tokens[user], X_Roles="admin" if status == 403 else "reader") == status
+
+
+def test_a_caller_has_what_the_token_says(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = seen_callers(api, monkeypatch)
+    token = keystone.token("admin", system=True)
+    assert api.status("/v2/queues/q/stats", token=f" {tokens['member']} ") == 200
+    assert api.status("/v2/health", token=token) == 200
+    member, admin = callers
+    assert member.project == keystone.id_of("project", "demo")
+    assert member.user_id == keystone.id_of("user", "member")
+    assert member.roles == {"member", "reader"}
+    assert (member.signed, member.system_scope, member.token) == (False, None, tokens["member"])
+    assert (admin.project, admin.system_scope, admin.token) == ("", "all", token)
+    assert "admin" in admin.roles
+    assert token not in repr(admin)
+
+
+def seen_callers(api: AuthenticatedApi, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Whom the rules are asked about from now on."""
+    callers: list[Any] = []
+    check = api.parts.authorizer.check
+
+    def record(context: Any, *arguments: Any, **named: Any) -> None:
+        callers.append(context)
+        check(context, *arguments, **named)
+
+    monkeypatch.setattr(api.parts.authorizer, "check", record)
+    return callers
+
+
+@pytest.mark.parametrize(
+    "scope", [{"unscoped": True}, {"domain": "Default"}, {"system": True}], ids=lambda s: next(iter(s))
+)
+def test_a_token_without_a_project(api: AuthenticatedApi, keystone: Keystone, scope: dict[str, Any]) -> None:
+    token = keystone.token("admin", **scope)
+    for path in ("/v2/", "/v2/ping", "/v2/queues", "/v2/queues/q", "/v2/topics"):
+        result = api.get(path, token=token)
+        assert result.status_code == 403, result.text
+        assert "no project" in result.json["description"]
+    assert api.status("/v2/queues", token=token, X_Project_ID="demo") == 403
+    # What describes the API belongs to nobody.
+    assert api.status("/v2/openapi.json", token=token) == 200
+
+
+def test_a_token_of_the_system_administers(
+    make_api: Callable[..., AuthenticatedApi], keystone: Keystone, tokens: dict[str, str]
+) -> None:
+    api = make_api(pooling=True)
+    token = keystone.token("admin", system=True)
+    pool = {"uri": "sqlite:///:memory:", "weight": 1}
+    for path in ("/v2/health", "/v2/pools", "/v2/flavors"):
+        assert api.status(path, token=token) == 200, path
+        assert api.status(path, token=keystone.token("admin", domain="Default")) == 403, path
+    assert api.status("/v2/pools/none", token=token) == 404
+    assert api.status("/v2/flavors/none", token=token) == 404
+    assert api.status("/v2/pools", token=tokens["member"]) == 403
+    assert api.request("PUT", "/v2/pools/p", {**pool, "weight": "x"}, token=token).status_code == 400
+
+
+def test_a_trust_makes_its_trustor_of_the_trustee(api: AuthenticatedApi, keystone: Keystone) -> None:
+    user = keystone.new_user()
+    token = keystone.token("zaqar", trust=keystone.trust(user))
+    assert api.status("/v2/queues/of-the-trust", "PUT", token=token) == 201
+    names = [queue["name"] for queue in api.get(token=keystone.token(user)).json["queues"]]
+    assert names == ["of-the-trust"]
+    keystone.set_enabled(user, False)
+    api.forget()
+    # Keystone answers 403 to the question, which is about the trust and not about us.
+    assert_unauthorized(api.get(token=token), keystone)
+    asked = api.questions
+    assert_unauthorized(api.get(token=token), keystone)
+    assert api.questions == asked
+    assert api.status(token=keystone.token("reader")) == 200, "Keystone does not count as away"
+
+
+def test_a_trust_whose_trustor_has_lost_the_role(api: AuthenticatedApi, keystone: Keystone) -> None:
+    user = keystone.new_user()
+    token = keystone.token("zaqar", trust=keystone.trust(user))
+    assert api.status(token=token) == 200
+    keystone.withdraw("member", user)
+    api.forget()
+    assert_unauthorized(api.get(token=token), keystone)
+
+
+@pytest.mark.parametrize("header", ["X_Auth_Token", "X_Storage_Token"])
+def test_headers_of_tokens(api: AuthenticatedApi, tokens: dict[str, str], header: str) -> None:
+    assert api.status(**{header: tokens["member"]}) == 200
+    # The library decides by the first one that is there, even if it is empty.
+    assert api.status(X_Auth_Token="", X_Storage_Token=tokens["member"]) == 401
+    assert api.status(X_Auth_Token="bad", X_Storage_Token=tokens["member"]) == 401
+    assert api.status(X_Auth_Token=tokens["member"], X_Storage_Token="bad") == 200
+
+
+# -- application credentials -------------------------------------------------------------------------------------------
+
+
+def test_an_application_credential(api: AuthenticatedApi, keystone: Keystone) -> None:
+    token = keystone.token_of(keystone.application_credential())
+    assert [api.status(token=token), api.status("/v2/queues/a", "PUT", token=token)] == [200, 201]
+    assert api.questions == 1
+
+
+RULES = [("GET", "/v2/queues"), ("POST", "/v2/queues/{name}/messages"), ("GET", "/v2/topics/**")]
+
+
+@pytest.fixture(scope="module")
+def restricted(keystone: Keystone) -> str:
+    """A token of an application credential that opens no more than the rules say."""
+    return keystone.token_of(keystone.application_credential(access_rules=RULES))
+
+
+def test_access_rules(api: AuthenticatedApi, restricted: str) -> None:
+    body = {"messages": [{"body": 1, "ttl": 300}]}
+    allowed = [("GET", "/v2/queues"), ("POST", "/v2/queues/q/messages"), ("GET", "/v2/topics/t/stats")]
+    refused = [
+        ("HEAD", "/v2/queues"),
+        ("GET", "/v2/queues/q"),
+        ("GET", "/v2/queues/q/messages"),
+        ("POST", "/v2/queues/q/r/messages"),
+        ("PUT", "/v2/topics/t"),
+        ("GET", "/v2/"),
+        ("GET", "/V2/queues"),
+    ]
+    for _ in range(2):
+        for method, path in allowed:
+            assert api.request(method, path, body if method == "POST" else None, token=restricted).status_code < 300
+        for method, path in refused:
+            assert api.status(path, method, token=restricted) == 401, (method, path)
+    # The rules are looked at for each request, Keystone is asked once.
+    assert api.questions == 1
+
+
+def test_access_rules_name_the_path_that_clients_see(api: AuthenticatedApi, keystone: Keystone) -> None:
+    api.mounted_at = "/messaging"
+    token = keystone.token_of(keystone.application_credential(access_rules=[("GET", "/messaging/v2/queues")]))
+    assert api.status("/v2/queues", token=token) == 200
+    assert api.status("/v2/topics", token=token) == 401
+    # What a client has repeated is served as if it had not, and that is what the rules are asked about.
+    assert api.status("/v2/messaging/v2/topics", token=token) == 401
+
+
+def test_nobody_uses_the_answer_to_a_request_that_the_rules_allow(api: AuthenticatedApi, restricted: str) -> None:
+    """Also not while the same token is asked about for it."""
+    asking, may_answer = threading.Event(), threading.Event()
+    verify = api.library._identity_server.verify_token
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        asking.set()
+        assert may_answer.wait(30)
+        return verify(*arguments, **named)
+
+    api.library._identity_server.verify_token = slow
+    with ThreadPoolExecutor(4) as pool:
+        allowed = pool.submit(api.status, "/v2/queues", token=restricted)
+        assert asking.wait(30)
+        refused = [pool.submit(api.status, "/v2/ping", token=restricted) for _ in range(3)]
+        may_answer.set()
+        assert allowed.result(30) == 200
+        assert [each.result(30) for each in refused] == [401] * 3
+    assert api.status("/v2/queues", token=restricted) == 200
+
+
+def test_access_rules_without_a_catalogue(
+    make_api: Callable[..., AuthenticatedApi], restricted: str, tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api("include_service_catalog = False")
+    assert api.status(token=tokens["member"]) == 200
+    assert api.status(token=restricted) == 401
+    assert "include_service_catalog" in caplog.text
+
+
+# -- service tokens ----------------------------------------------------------------------------------------------------
+
+
+def test_service_tokens(api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]) -> None:
+    member, service = tokens["member"], tokens["aodh"]
+    assert api.status(token=member, X_Service_Token=service) == 200
+    assert api.status("/v2/health", token=member, X_Service_Token=service) == 403, "it lends no roles"
+    assert api.status(token=member, X_Service_Token="") == 200
+    for bad in ("bad", tokens["reader"], tokens["admin"], "caf\xe9"):
+        assert_unauthorized(api.get(token=member, X_Service_Token=bad), keystone)
+    assert api.status(X_Service_Token=service) == 401
+    assert api.status(token=member) == 200
+
+
+def test_a_service_token_is_looked_at_each_time(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    for _ in range(3):
+        assert api.status(token=tokens["member"], X_Service_Token=tokens["aodh"]) == 200
+        assert api.status(token=tokens["member"], X_Service_Token=tokens["reader"]) == 401
+        assert api.status(token=tokens["member"]) == 200
+    assert api.questions <= 4, "each token once, and one more after the member's was put by"
+
+
+def test_the_scope_of_a_service_is_not_that_of_its_user(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]
+) -> None:
+    service = keystone.token("zaqar", "service")
+    system = keystone.token("admin", system=True)
+    assert api.status("/v2/health", token=system, X_Service_Token=service) == 200
+    assert api.status("/v2/queues", token=system, X_Service_Token=service) == 403
+
+
+def test_expired_tokens(tmp_path: Path) -> None:
+    """Also one that ends while it is remembered; only with the token of a service it can still be used."""
+    keystone = servers.own(lambda: Keystone(token_seconds=3))
+    try:
+        api = AuthenticatedApi(keystone, tmp_path)
+        token = keystone.token()
+        assert api.status(token=token) == 200
+        end = datetime.fromisoformat(keystone.inspect(token)["expires_at"]).timestamp()
+        time.sleep(max(0.0, end - time.time()))
+        assert_unauthorized(api.get(token=token), keystone)
+        service = keystone.token("aodh", "service")
+        assert api.status(token=token, X_Service_Token=service) == 200
+        assert_unauthorized(api.get(token=token), keystone)
+        assert_unauthorized(api.get(token=token, X_Service_Token=keystone.token()), keystone)
+    finally:
+        keystone.stop()
+
+
+# -- headers that lie --------------------------------------------------------------------------------------------------
+
+LIES = {
+    **{f"X_{name}": "admin" for name in ("Roles", "Role", "User", "User_Name", "Tenant", "Tenant_Name")},
+    **{f"X_{name}": "demo" for name in ("Project_Name", "Project_Domain_Id", "Domain_Id", "Domain_Name")},
+    **{f"X_{name}": "e2f6e4bba1ed4a4bb3b1e2b0b5e1c6a0" for name in ("Project_Id", "Tenant_Id", "User_Id")},
+    "X_User_Domain_Id": "default",
+    "X_Is_Admin_Project": "True",
+    "X_Identity_Status": "Confirmed",
+    "X_Service_Identity_Status": "Confirmed",
+    "X_Service_Roles": "admin,service",
+    "X_Service_User_Id": "zaqar",
+    "X_Service_Project_Id": "demo",
+    "X_Service_Catalog": "[]",
+    "OpenStack_System_Scope": "all",
+}
+
+
+@pytest.mark.parametrize("lie", [*LIES, "all"])
+def test_headers_make_nobody_of_a_caller(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    lies = LIES if lie == "all" else {lie: LIES[lie]}
+    assert_unauthorized(api.get(**lies), keystone)
+    callers = seen_callers(api, monkeypatch)
+    assert api.status("/v2/queues", token=tokens["reader"], **lies) == 200
+    assert api.status("/v2/health", token=tokens["reader"], **lies) == 403
+    assert api.status("/v2/queues", token=keystone.token("nobody", unscoped=True), **lies) == 403
+    assert {caller.project for caller in callers} == {keystone.id_of("project", "demo")}
+    assert {caller.user_id for caller in callers} == {keystone.id_of("user", "reader")}
+    assert {caller.roles for caller in callers} == {frozenset({"reader"})}
+    assert {caller.system_scope for caller in callers} == {None}
+    assert api.status("/", **lies) == 300
+
+
+# -- what needs no token -----------------------------------------------------------------------------------------------
+
+
+def test_open_paths(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    assert [api.status("/"), api.status("/", token="bad"), api.status("/", "PUT")] == [300, 300, 405]
+    assert api.status("/confirm") != 401
+    for path in ("//", "/confirm/", "/confirm/x", "/Confirm", "/v2", "/v2/confirm", "/%2F", "/v2/../"):
+        assert api.status(path) == 401, path
+    assert api.questions == 0
+    assert api.status("/v2/openapi.json", token=tokens["reader"]) == 200
+
+
+def test_open_paths_below_a_mount_path(api: AuthenticatedApi) -> None:
+    api.mounted_at = "/messaging"
+    assert [api.status("/"), api.status("/v2/"), api.status("/messaging")] == [300, 401, 401]
+
+
+def test_a_preflight_has_no_token(make_api: Callable[..., AuthenticatedApi], keystone: Keystone) -> None:
+    asked = {"Origin": "https://console.example", "Access_Control_Request_Method": "GET"}
+    without = make_api()
+    assert without.status("/v2/queues", "OPTIONS", **asked) == 401, "nobody allows other origins"
+    api = make_api(cors__allowed_origin=["https://console.example"], cors__allow_headers=["X-Auth-Token"])
+    result = api.request("OPTIONS", "/v2/queues", **asked)
+    assert result.status_code == 200
+    assert "GET" in result.headers["Access-Control-Allow-Methods"]
+    assert result.headers["Access-Control-Allow-Headers"] == "X-Auth-Token"
+    # Whatever else calls itself OPTIONS is no preflight.
+    assert api.status("/v2/queues", "OPTIONS") == 401
+    refused = api.get("/v2/queues", Origin="https://console.example")
+    assert_unauthorized(refused, keystone)
+    assert refused.headers["Access-Control-Allow-Origin"] == "https://console.example"
+
+
+# -- signatures --------------------------------------------------------------------------------------------------------
+
+
+def sign(api: AuthenticatedApi, project: str, path: str = "/v2/queues/q/messages", **changed: str) -> dict[str, str]:
+    expires = signed_urls.format_time(api.clock() + 3600)
+    signature = signed_urls.sign(SECRET_KEY, project=project, paths=[path], methods=["GET"], expires=expires)
+    return {
+        "URL_Signature": signature,
+        "URL_Expires": expires,
+        "URL_Methods": "GET",
+        "URL_Paths": path,
+        "X_Project_ID": project,
+        **changed,
+    }
+
+
+def test_a_signature_needs_no_token(
+    make_api: Callable[..., AuthenticatedApi],
+    keystone: Keystone,
+    tokens: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = make_api(signed_url__secret_key=SECRET_KEY)
+    project = keystone.id_of("project", "demo")
+    message = {"messages": [{"body": "here", "ttl": 300}]}
+    assert api.request("POST", "/v2/queues/q/messages", message, token=tokens["member"]).status_code == 201
+    callers = seen_callers(api, monkeypatch)
+    signed = sign(api, project)
+    for token in (None, "bad", tokens["stranger"], tokens["admin"]):
+        result = api.get("/v2/queues/q/messages?echo=true", token=token, **signed)
+        assert [each["body"] for each in result.json["messages"]] == ["here"]
+    for caller in callers:
+        assert (caller.project, caller.user_id, caller.roles) == (project, None, frozenset())
+        assert (caller.signed, caller.system_scope, caller.token) == (True, None, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"URL_Signature": "0" * 64},
+        {"URL_Signature": ""},
+        {"URL_Paths": "/v2/health"},
+        {"URL_Methods": "GET,PUT"},
+        {"URL_Expires": "2099-01-01T00:00:00"},
+        {"X_Project_ID": "other"},
+    ],
+    ids=lambda changed: "-".join(next(iter(changed.items())))[:24],
+)
+@pytest.mark.parametrize("who", ["nobody", "admin"])
+def test_what_no_signature_opens_is_open_to_nobody_who_brings_one(
+    make_api: Callable[..., AuthenticatedApi],
+    keystone: Keystone,
+    tokens: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, str],
+    who: str,
+) -> None:
+    api = make_api(signed_url__secret_key=SECRET_KEY)
+    callers = seen_callers(api, monkeypatch)
+    signed = sign(api, keystone.id_of("project", "demo"), **changed)
+    token = tokens.get(who)
+    for path in ("/", "/v2/", "/v2/openapi.json", "/v2/health", "/v2/queues", "/v2/queues/q/messages", "/nothing"):
+        for method in ("GET", "PUT", "POST", "OPTIONS"):
+            result = api.request(method, path, token=token, **signed, X_Roles="admin", X_Identity_Status="Confirmed")
+            assert result.status_code == 404, (method, path, result.text)
+    assert callers == []
+
+
+def test_without_a_key_no_signature_opens_anything(api: AuthenticatedApi, keystone: Keystone) -> None:
+    for key in ("", "None"):
+        project = keystone.id_of("project", "demo")
+        expires = signed_urls.format_time(api.clock() + 3600)
+        path = "/v2/queues/q/messages"
+        signature = signed_urls.sign(key, project=project, paths=[path], methods=["GET"], expires=expires)
+        assert api.status(path, **sign(api, project, URL_Signature=signature, URL_Expires=expires)) == 404
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+def test_a_valid_token_is_asked_about_once_in_its_time(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    for _ in range(5):
+        assert api.status(token=tokens["member"]) == 200
+    assert api.questions == 1
+    api.clock.advance(299)
+    assert (api.status(token=tokens["member"]), api.questions) == (200, 1)
+    api.clock.advance(2)
+    assert (api.status(token=tokens["member"]), api.questions) == (200, 2)
+    # A clock that is set back does not make it valid for longer.
+    api.clock.advance(-3600)
+    assert (api.status(token=tokens["member"]), api.questions) == (200, 3)
+
+
+@pytest.mark.parametrize(("seconds", "questions"), [(-1, 3), (0, 3), (60, 1)])
+def test_token_cache_time(
+    make_api: Callable[..., AuthenticatedApi], tokens: dict[str, str], restricted: str, seconds: int, questions: int
+) -> None:
+    api = make_api(f"token_cache_time = {seconds}")
+    for token in (tokens["member"], restricted):
+        api.questions = 0
+        assert [api.status(token=token) for _ in range(3)] == [200] * 3
+        assert api.questions == questions
+
+
+def test_a_revoked_token_is_valid_for_no_longer_than_token_cache_time(
+    api: AuthenticatedApi, keystone: Keystone
+) -> None:
+    token = keystone.token()
+    assert api.status(token=token) == 200
+    keystone.revoke(token)
+    assert api.status(token=token) == 200
+    api.clock.advance(300)
+    assert_unauthorized(api.get(token=token), keystone)
+
+
+def test_a_token_that_came_with_a_service_token_is_valid_for_no_longer_either(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]
+) -> None:
+    token = keystone.token()
+    assert api.status(token=token, X_Service_Token=tokens["aodh"]) == 200
+    keystone.revoke(token)
+    api.clock.advance(299)
+    assert api.status(token=token) == 200, "of what is remembered from the first request"
+    api.clock.advance(1)
+    assert_unauthorized(api.get(token=token), keystone)
+
+
+def test_a_token_that_keystone_does_not_know_is_asked_about_once_in_ten_seconds(
+    api: AuthenticatedApi, tokens: dict[str, str]
+) -> None:
+    for _ in range(3):
+        assert api.status(token="unknown") == 401
+    assert api.questions == 1
+    api.clock.advance(10)
+    assert (api.status(token="unknown"), api.questions) == (401, 2)
+
+
+def test_one_question_for_each_token(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    answers = slow_answers(api)
+    with ThreadPoolExecutor(6) as pool:
+        waiting = [pool.submit(api.status, token=tokens["member"]) for _ in range(6)]
+        answers.set()
+        assert [each.result(30) for each in waiting] == [200] * 6
+    assert api.questions == 1
+
+
+def slow_answers(api: AuthenticatedApi) -> threading.Event:
+    """Keystone answers once this is set."""
+    may_answer = threading.Event()
+    verify = api.library._identity_server.verify_token
+
+    def verify_token(*arguments: Any, **named: Any) -> Any:
+        assert may_answer.wait(30)
+        return verify(*arguments, **named)
+
+    api.library._identity_server.verify_token = verify_token
+    return may_answer
+
+
+# -- our own account ---------------------------------------------------------------------------------------------------
+
+
+def test_health_looks_at_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    report = api.get("/v2/health", token=tokens["admin"]).json
+    assert report["keystone"] == {"reachable": True, "service_user_accepted": True}
+    assert report["failed"] == []
+
+
+def test_a_wrong_password_of_ours(
+    make_api: Callable[..., AuthenticatedApi], tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api()
+    assert api.status(token=tokens["admin"]) == 200
+    wrong = make_api("password = not-it")
+    result = wrong.get(token=tokens["admin"])
+    assert (result.status_code, result.headers["Retry-After"]) == (503, "1")
+    assert set(result.json) == {"title", "description"}
+    assert "identity service" in result.json["description"]
+    assert "service user of [keystone_authtoken]" in str(wrong.tokens.check())
+    # An administrator who got in before sees it in the report.
+    api.parts.conf.set_override("password", "not-it", "keystone_authtoken")
+    report = api.get("/v2/health", token=tokens["admin"]).json
+    assert report["keystone"] == {"reachable": True, "service_user_accepted": False}
+    assert report["failed"] == ["keystone"]
+    assert "service user of [keystone_authtoken]" in caplog.text
+    assert "not-it" not in caplog.text
+
+
+def test_a_service_user_who_may_not_ask_is_our_fault(
+    make_api: Callable[..., AuthenticatedApi], keystone: Keystone, tokens: dict[str, str]
+) -> None:
+    user = keystone.new_user("service", "member")
+    api = make_api(f"username = {user}")
+    assert api.status(token=tokens["member"]) == 503
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_token_and_no_password_is_logged(
+    make_api: Callable[..., AuthenticatedApi], keystone: Keystone, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    api = make_api()
+    good, revoked, service = keystone.token(), keystone.token(), keystone.token("aodh", "service")
+    keystone.revoke(revoked)
+    for token in (good, revoked, "a-token-that-nobody-made"):
+        api.status(token=token)
+        api.status(token=token, X_Service_Token=service)
+        api.status(token=good, X_Service_Token=token)
+    own = caplog.text
+    for secret in (good, revoked, service, "a-token-that-nobody-made", PASSWORD):
+        assert secret not in own
+
+
+def test_client_id_is_asked_for_as_without_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+    assert api.status(token=tokens["member"], Client_ID="") == 400
+    assert api.status(token=tokens["member"], Client_ID=ALICE) == 200

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every endpoint asks the rule that the documentation names for it, about the right target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.client import JSON_PATCH, Api
+from tests.clock import FakeClock
+from tests.conformance.drivers import DRIVERS
+from zaqar.context import Context
+from zaqar.model import Address
+from zaqar.policies import list_rules
+from zaqar.policies.endpoints import OPEN, Endpoint, rules_of_endpoints
+from zaqar.policies.targets import target_names
+from zaqar.transport.wsgi import app
+
+SHARE = {("POST", f"/v2/{kind}s/{{{kind}_name}}/share") for kind in ("queue", "topic")}
+
+NAMES = {
+    "queue_name": "q",
+    "topic_name": "t",
+    "pool_name": "fast",
+    "flavor_name": "gold",
+    "message_id": "50b68a50d6f5b8c8a7c62b01",
+    "claim_id": "51db7067821e727dc24df754",
+    "subscription_id": "51db7067821e727dc24df755",
+    "delivery_id": "0" * 36,
+}
+BODIES: dict[Endpoint, Any] = {
+    ("POST", "/messages"): {"messages": [{"body": 1, "ttl": 60}]},
+    ("POST", "/subscriptions"): {"subscriber": "mailto:b@example.org", "ttl": 60},
+    ("PATCH", "/subscriptions/{subscription_id}"): {"subscriber": "mailto:c@example.org"},
+}
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text("{}")
+    monkeypatch.setenv("OS_OSLO_POLICY__POLICY_FILE", str(path))
+    return path
+
+
+@pytest.fixture
+def api(tmp_path: Path, policy_file: Path) -> Iterator[Api]:
+    driver = DRIVERS["memory"]
+    options = {"pooling": True, "pooling:catalog__enable_virtual_pool": True}
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), **options)
+    yield api
+    api.close()
+
+
+def endpoints(api: Api) -> list[Endpoint]:
+    """Method and path template of everything that is served."""
+    return [
+        (name.removeprefix("on_").upper(), path)
+        for path, resource in (app.routes(api.parts) | app.pages(api.parts)).items()
+        for name in dir(resource)
+        if name.startswith("on_")
+    ]
+
+
+def documented() -> dict[Endpoint, list[str]]:
+    """The rules of each endpoint, by what the rules themselves say."""
+    return {endpoint: [rule.name for rule in rules] for endpoint, rules in rules_of_endpoints().items()}
+
+
+def request(api: Api, endpoint: Endpoint) -> int:
+    method, path = endpoint
+    body = BODIES.get((method, path.partition("_name}")[2]))
+    headers: dict[str, str | None] = {"X-Roles": "admin", "X-User-Id": "user"}
+    if method == "PATCH" and path.endswith(("{queue_name}", "{topic_name}")):
+        headers["Content-Type"] = JSON_PATCH
+    return api.request(method, path.format(**NAMES), body, headers=headers).status_code
+
+
+def test_every_endpoint_has_a_rule_or_is_open_on_purpose(api: Api) -> None:
+    served = endpoints(api)
+    assert len(set(served)) == len(served)
+    assert set(served) - documented().keys() == OPEN.keys()
+    assert documented().keys() - set(served) <= SHARE
+
+
+def test_every_rule_is_asked_for_exactly_its_endpoints(api: Api, policy_file: Path) -> None:
+    """With a policy that refuses one rule, 403 for the endpoints that the rule names and for no others."""
+    served = endpoints(api)
+    rules = documented()
+    for rule in sorted({name for names in rules.values() for name in names}):
+        policy_file.write_text(f'"{rule}": "!"\n')
+        api.parts.authorizer.reload(api.parts.conf)
+        refused = {endpoint for endpoint in served if request(api, endpoint) == 403}
+        assert refused == {endpoint for endpoint in served if rule in rules.get(endpoint, ())}, rule
+
+
+def removes_last(endpoint: Endpoint) -> tuple[bool, int]:
+    """The order in which each request finds what it is about; what removes most comes at the end."""
+    return endpoint[0] == "DELETE" or endpoint[1].endswith("/purge"), -len(endpoint[1])
+
+
+def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPatch, policy_file: Path) -> None:
+    """What the guide says about targets, taken from the calls; with a policy that asks for the scheme everywhere."""
+    seen: dict[str, set[str]] = {}
+    check = type(api.parts.authorizer).check
+
+    def note(self: Any, context: Context, rule: str, address: Address | None = None, **attributes: str) -> None:
+        names = set(attributes)
+        if address is not None:
+            assert address.project == context.project == api.project
+            names |= {"kind", f"{address.kind}_name"}
+            assert address.name == NAMES[f"{address.kind}_name"]
+        assert all(attributes[name] == NAMES[name] for name in attributes if name.endswith("_name"))
+        seen.setdefault(rule, set()).update(names)
+        check(self, context, rule, address, **attributes)
+
+    policy_file.write_text(
+        "".join(
+            f'"{rule.name}": "not \'x\':%(scheme)s"\n' for rule in list_rules() if "scheme" in target_names(rule.name)
+        )
+    )
+    api.parts.authorizer.reload(api.parts.conf)
+    made = {}
+    for kind, name in (("queues", "q"), ("topics", "t")):
+        body = {"subscriber": "mailto:a@example.org"}
+        made[kind] = api.post(f"/v2/{kind}/{name}/subscriptions", body).json["subscription_id"]
+    monkeypatch.setattr(type(api.parts.authorizer), "check", note)
+    # What removes something comes last, and of that what removes most.
+    for endpoint in sorted(endpoints(api), key=removes_last):
+        monkeypatch.setitem(NAMES, "subscription_id", made["topics" if "topics" in endpoint[1] else "queues"])
+        request(api, endpoint)
+    of_caller = {"project_id", "tenant_id", "user_id"}
+    shares = {"queues:share", "topics:share"}
+    names = {rule for rules in documented().values() for rule in rules}
+    assert seen.keys() | shares == names
+    for rule in names - shares:
+        assert seen[rule] == target_names(rule) - of_caller, rule

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy rule looks at, together with all rules that it refers to; used once after the rules were loaded.
+
+The answer says what a remembered decision has to depend on, and which rules cannot be evaluated at all.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from oslo_policy import policy
+
+# The classes have no public names; these are the ones that the library's own parser makes.
+_EXAMPLES = policy.Rules.from_dict({"role": "role:x", "generic": "x:x", "always": "@", "never": "!"})
+_ROLE, _GENERIC, _ALWAYS, _NEVER = (type(_EXAMPLES[name]) for name in ("role", "generic", "always", "never"))
+
+_EXAMPLE_CALLER = {
+    "roles": ["xx"],
+    "project_id": "xx",
+    "tenant_id": "xx",
+    "user_id": "xx",
+    "system_scope": "xx",
+    "system": "xx",
+    "is_admin": False,
+}
+
+CALLER_NAMES = frozenset(_EXAMPLE_CALLER)
+"""What a rule can say about a caller, on the left side of a check."""
+
+
+class BadRule(ValueError):
+    """A rule that cannot be evaluated; the text is a sentence for the operator that names the rule."""
+
+
+class Closure(NamedTuple):
+    """What a rule looks at: names on the left side of its checks, and names of the target on their right side.
+
+    ``is_pure``: nothing else can change the decision. It is False for checks that ask another service, and for those
+    of plug-ins.
+    """
+
+    caller: frozenset[str]
+    target: frozenset[str]
+    is_pure: bool
+
+
+def find_closure(name: str, rules: Mapping[str, Any]) -> Closure:
+    """Follow the rule ``name``. Raises BadRule for one that is in a circle, undefined or of no use."""
+    walk = _Walk(rules)
+    walk.visit_rule(name)
+    return Closure(frozenset(walk.caller), walk.target.names(), walk.is_pure)
+
+
+def references(check: Any) -> Iterator[str]:
+    """The names of the rules that a check refers to, without those that they refer to in turn."""
+    for part in _parts(check):
+        yield from references(part)
+    if type(check) is policy.RuleCheck:
+        yield check.match
+
+
+def check_was_parsed(name: str, written: str | list[Any], check: Any) -> None:
+    """Raise BadRule if oslo.policy put "never" in the place of something that it did not understand.
+
+    That is safe where the rule says ``and``, but not where it says ``not``, and never what the operator meant.
+    """
+    if list(_words(written)).count("!") != _count_never(check):
+        raise BadRule(f"the rule {name!r} cannot be parsed.")
+
+
+def _words(written: str | list[Any]) -> Iterator[str]:
+    if isinstance(written, str):
+        yield from re.split(r"[\s()]+", written)
+    else:
+        for part in written:
+            yield from _words(part)
+
+
+def _count_never(check: Any) -> int:
+    return int(type(check) is _NEVER) + sum(map(_count_never, _parts(check)))
+
+
+def _parts(check: Any) -> list[Any]:
+    if isinstance(check, policy.NotCheck):
+        return [check.rule]
+    return list(check.rules) if isinstance(check, policy.AndCheck | policy.OrCheck) else []
+
+
+class _ExampleTarget(Mapping[str, str]):
+    """A target that has every attribute, and notes which ones were asked for."""
+
+    def __init__(self) -> None:
+        self._asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self._asked.add(name)
+        return "xx"
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._asked)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._asked)
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+
+class _Walk:
+    def __init__(self, rules: Mapping[str, Any]) -> None:
+        self._rules = rules
+        self._within: list[str] = []
+        self._done: set[str] = set()
+        self.caller: set[str] = set()
+        self.target = _ExampleTarget()
+        self.is_pure = True
+
+    def visit_rule(self, name: str) -> None:
+        if name in self._within:
+            circle = " -> ".join(map(repr, [*self._within[self._within.index(name) :], name]))
+            raise BadRule(f"rules refer to each other in a circle: {circle}.")
+        if name not in self._done:
+            self._within.append(name)
+            self._visit(self._rules[name])
+            self._within.pop()
+            self._done.add(name)
+
+    def _visit(self, check: Any) -> None:
+        for part in _parts(check):
+            self._visit(part)
+        if type(check) is policy.RuleCheck:
+            if check.match not in self._rules:
+                raise BadRule(f"the rule {self._within[-1]!r} refers to {check.match!r}, which is not defined.")
+            self.visit_rule(check.match)
+        elif type(check) in (_ROLE, _GENERIC):
+            self._visit_leaf(check)
+        elif not _parts(check) and type(check) not in (_ALWAYS, _NEVER):
+            self.is_pure = False
+
+    def _visit_leaf(self, check: Any) -> None:
+        # oslo.policy first sees what is wrong with a check, such as "%(project_id)d", when a request asks it.
+        try:
+            check(self.target, _EXAMPLE_CALLER, None)
+        except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:
+            raise BadRule(f"the rule {self._within[-1]!r} cannot be evaluated at {str(check)!r}: {exc}.") from exc
+        if type(check) is _ROLE:
+            self.caller.add("roles")
+        elif not _is_literal(check.kind):
+            self.caller.add(check.kind.partition(".")[0])
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy files: found and read as oslo.policy does it, checked as a whole, and kept as a snapshot for workers.
+
+``zaqar-server`` reads the files when it starts and at each SIGHUP, and its workers read the snapshot. So a worker that
+is started later, because one has crashed for example, gets the policy that the others have, whatever became of the
+files meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from oslo_config import cfg
+from oslo_policy import policy
+
+from zaqar import conf as configuration
+from zaqar import private_files
+from zaqar.errors import StartupError
+
+
+class PolicyFiles(NamedTuple):
+    """``rules`` as they are written, by name; ``sources`` says whether each file has any content, by its path."""
+
+    rules: Mapping[str, Any]
+    sources: Mapping[str, bool]
+
+
+def refuse(complaint: str) -> StartupError:
+    return StartupError(f"[oslo_policy] policy_file: {' '.join(complaint.split())}")
+
+
+def read(conf: cfg.ConfigOpts) -> PolicyFiles:
+    """The rules of ``[oslo_policy] policy_file`` and of the files in ``policy_dirs``, the later ones winning.
+
+    Each file is read once. Raises StartupError, which names the file, if one cannot be used.
+    """
+    location = conf.get_location("policy_file", "oslo_policy")
+    chosen = location is not None and location.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+    if chosen and configuration.policy_file(conf) is None:
+        # oslo.policy would go on with the defaults, which admit everybody to most of the API.
+        raise refuse(f"there is no file {conf.oslo_policy.policy_file}.")
+    rules: dict[str, Any] = {}
+    sources: dict[str, bool] = {}
+    for path in _find(conf):
+        text = _read_text(path)
+        rules |= _parse(path, text)
+        sources[str(path.absolute())] = bool(text.strip())
+    return PolicyFiles(rules, sources)
+
+
+def _find(conf: cfg.ConfigOpts) -> Iterator[Path]:
+    if (path := configuration.policy_file(conf)) is not None:
+        yield Path(path)
+    for name in conf.oslo_policy.policy_dirs:
+        if (folder := conf.find_file(name)) is not None:
+            try:
+                entries = sorted(Path(folder).iterdir())
+            except OSError as exc:
+                raise refuse(f"{folder}, which policy_dirs names, cannot be read: {exc.strerror}.") from exc
+            yield from (entry for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise refuse(f"{path} cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise refuse(f"{path} is not a text file in UTF-8: {exc.reason}.") from exc
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        rules = policy.parse_file_contents(text)
+    except (ValueError, yaml.YAMLError) as exc:
+        raise refuse(f"{exc} ({path})") from exc
+    if not isinstance(rules, dict):
+        raise refuse(f"{path} is not a mapping of names to rules.")
+    names = [key.value for key, _ in node.value] if rules else []
+    for name, written in rules.items():
+        if not isinstance(name, str):
+            raise refuse(f"{path} has a rule whose name is not a text: {name!r}.")
+        if names.count(name) > 1:
+            raise refuse(f"{path} has the rule {name!r} more than once.")
+        # YAML reads a missing value, "no" and an unquoted "!" as no text, and oslo.policy admits everybody then.
+        if not _is_written(written):
+            raise refuse(f"{path}: the rule {name!r} is not a text; put it in quotes.")
+    return rules
+
+
+def _is_written(rule: object) -> bool:
+    """Whether it is a rule, as a text or in the old form of lists: any of, each of which is all of."""
+    if isinstance(rule, str):
+        return True
+    return isinstance(rule, list) and all(
+        isinstance(part, str) or (isinstance(part, list) and all(isinstance(each, str) for each in part))
+        for part in rule
+    )
+
+
+def find_loss(used: PolicyFiles, found: PolicyFiles) -> str | None:
+    """A sentence if a file that is in use is gone or was emptied, as its rules would give way to the open defaults."""
+    for path, has_content in used.sources.items():
+        if path not in found.sources:
+            return f"[oslo_policy] policy_file: {path} is gone."
+        if has_content and not found.sources[path]:
+            return f"[oslo_policy] policy_file: {path} is empty; a file without rules has to hold '{{}}'."
+    return None
+
+
+def read_snapshot(path: str | Path) -> PolicyFiles:
+    """What :func:`write_snapshot` wrote. Raises StartupError."""
+    try:
+        return PolicyFiles(**json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError) as exc:
+        raise StartupError(f"The policy in use cannot be read from {path}: {exc}") from exc
+
+
+def write_snapshot(path: str | Path, files: PolicyFiles) -> None:
+    """Replace the snapshot as a whole. Raises StartupError."""
+    fresh = f"{path}.new"
+    try:
+        with os.fdopen(private_files.open_file(fresh, os.O_WRONLY | os.O_TRUNC), "w") as file:
+            json.dump(files._asdict(), file)
+        Path(fresh).replace(path)
+    except OSError as exc:
+        raise StartupError(f"The policy in use cannot be written to {path}: {exc.strerror}.") from exc

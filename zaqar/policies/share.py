@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rules a pre-signed URL is about: nobody may hand on more than the maker of the URL may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+_RULES = {
+    ("messages", "GET"): ("messages:get_all", "messages:get"),
+    ("messages", "POST"): ("messages:create",),
+    ("messages", "DELETE"): ("messages:delete_all", "messages:delete"),
+    ("claims", "GET"): ("claims:get",),
+    ("claims", "POST"): ("claims:create",),
+    ("claims", "PATCH"): ("claims:update",),
+    ("claims", "DELETE"): ("claims:delete",),
+    ("subscriptions", "GET"): ("subscription:get_all", "subscription:get"),
+    ("subscriptions", "POST"): ("subscription:create",),
+    ("subscriptions", "PATCH"): ("subscription:update",),
+    ("subscriptions", "PUT"): ("subscription:confirm", "subscription:confirm_unsigned"),
+    ("subscriptions", "DELETE"): ("subscription:delete",),
+}
+"""(collection, method) -> the rules of what is served there and at its members. A test compares it with the routes."""
+
+
+def granted_rules(collections: Iterable[str], methods: Iterable[str]) -> Iterator[str]:
+    """The rules of all that these methods do at these collections; a method that is not served has none."""
+    wanted = set(methods)
+    for collection in collections:
+        for method in sorted(wanted | {"GET"} if "HEAD" in wanted else wanted):
+            yield from _RULES.get((collection, method), ())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-signed URLs of a queue or topic: lets somebody without an account do a few things with it until a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zaqar.clock import Clock
+from zaqar.errors import ClientError, InvalidInput
+from zaqar.model import Address
+from zaqar.schemas.share import Wanted
+from zaqar.signed_urls import SignedUrls, format_time, is_project, parse_time
+
+DAY = 86_400
+"""Seconds for which a URL is valid unless the caller says otherwise."""
+
+
+class Shared(NamedTuple):
+    """What the holder of a URL sends along: the header ``X-Project-ID``, and those that begin with ``URL-``."""
+
+    project: str
+    paths: tuple[str, ...]
+    methods: tuple[str, ...]
+    expires: str
+    signature: str
+
+
+class Shares:
+    def __init__(self, urls: SignedUrls, *, clock: Clock, max_expiry: int | None) -> None:
+        """``max_expiry``: seconds for which a URL may be valid at most; None for no bound."""
+        self._urls = urls
+        self._clock = clock
+        self._max_expiry = max_expiry
+
+    def create(self, address: Address, wanted: Wanted) -> Shared:
+        """Sign what is wanted; whoever calls has asked the policy whether the caller may do all of it.
+
+        Raises InvalidInput naming ``expires`` for a time that is over or too far away, and ClientError if the operator
+        has set no key. Nothing is stored: a URL ends at its time, or when its key is removed.
+        """
+        expires = self._end(wanted.expires)
+        if not self._urls.can_sign:
+            raise ClientError("This service makes no pre-signed URLs: [signed_url] secret_key is not set.")
+        if not is_project(address.project):
+            raise InvalidInput("X-Project-ID", "with a backslash in it no pre-signed URL can be made")
+        paths = tuple(f"/v2/{address.kind}s/{address.name}/{each}" for each in wanted.paths)
+        signature = self._urls.sign(project=address.project, paths=paths, methods=wanted.methods, expires=expires)
+        return Shared(address.project, paths, wanted.methods, expires, signature)
+
+    def _end(self, text: str | None) -> str:
+        now = self._clock()
+        if text is None:
+            return format_time(now + min(DAY, self._max_expiry or DAY))
+        end = parse_time(text)
+        if end is None:
+            raise InvalidInput("expires", "must be a time such as 2030-01-01T00:00:00, in UTC unless it has an offset")
+        if end <= now:
+            raise InvalidInput("expires", "must be in the future")
+        if self._max_expiry is not None and end > now + self._max_expiry:
+            raise InvalidInput("expires", f"must be at most {self._max_expiry} seconds from now")
+        return format_time(end)
