@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import extraspec, plugins
+from zaqar import encryption_keys, extraspec, plugins
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
@@ -19,12 +20,14 @@ from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
+from zaqar.message_encryption import MessageKeys
 from zaqar.model import QUEUE, Address
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
 from zaqar.notification.tasks.base import Task
 from zaqar.policies import Authorizer
+from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
 from zaqar.service.deliveries import Deliveries
@@ -50,6 +53,7 @@ class Parts:
     conf: cfg.ConfigOpts
     clock: Clock
     limits: Limits
+    keys: MessageKeys
     authorizer: Authorizer
     tokens: TokenValidator | None
     """None if callers are not authenticated."""
@@ -90,17 +94,16 @@ def build(
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
+    bodies = Bodies(keys := encryption_keys.load(conf), enable_checksum=limits.enable_checksum)
     pipelines = Pipelines.from_conf(conf, clock)
     drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
-    queues = pipelines.make_queues(management=management, placement=placement, limits=limits, clock=clock)
+    common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
+    queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
     subscriptions = pipelines.make_subscriptions(
-        management=management,
-        placement=placement,
+        **common,
         queues=queues,
-        limits=limits,
-        clock=clock,
         guard=AddressGuard(conf.notification.webhook_allowed_networks),
         ring=ring,
         notifying=NOTIFIER in conf.storage.message_pipeline,
@@ -110,13 +113,14 @@ def build(
         conf=conf,
         clock=clock,
         limits=limits,
+        keys=keys,
         authorizer=authorizer,
         tokens=tokens,
         management=management,
         placement=placement,
         queues=queues,
-        messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock),
-        claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock),
+        messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
+        claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
         subscriptions=subscriptions,
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
@@ -133,8 +137,9 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
 
     own_messages = parts.messages.without_stages()
 
-    def post_dead_letter(project: str, queue: str, raw: bytes) -> None:
-        own_messages.post(Context(project, dead_letters.CLIENT_ID), Address(project, QUEUE, queue), raw)
+    def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
+        caller = Context(project, dead_letters.CLIENT_ID)
+        own_messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_place(project: str, queue: str) -> Place | None:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
@@ -144,6 +149,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         management=parts.management,
         placement=parts.placement,
         clock=parts.clock,
+        keys=parts.keys,
         tasks=_make_tasks(parts.conf),
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,

@@ -16,7 +16,9 @@
     |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
     |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
+    |   |-- CannotEncrypt           a queue is encrypted, and this service has no key
     |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
+    |   |-- MessageUnreadable       the body of one message cannot be decrypted
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
     |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
@@ -24,6 +26,7 @@
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
         |-- StaleQueue              the cached queue is not the one the store knows
+        |-- SealedMessages          a pop met encrypted messages and took nothing
         `-- QueueDropped            the queue was deleted; its row is a left-over
 
 A transport maps ``status`` and ``title`` of a class to its own form, once, and shows ``str(error)`` as the description.
@@ -179,6 +182,24 @@ class StageFailed(StoreUnavailable):
         self.args = ("The request cannot be served at the moment. Please try again.",)
 
 
+class MessageUnreadable(StoreUnavailable):
+    """The body of a message cannot be decrypted. It stays where it is, as an operator can bring the key back."""
+
+    is_logged = True
+
+    def __init__(self, message_id: str, reason: str) -> None:
+        super().__init__(retry_after=60)
+        self.args = (f"Message {message_id} cannot be decrypted: {reason}.",)
+
+
+class CannotEncrypt(StoreUnavailable):
+    """A message is to be encrypted and the service has no key; nothing is stored. ``reason`` names the option."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(retry_after=60)
+        self.args = (f"The message would have to be stored without encryption: {reason}.",)
+
+
 class AddressRefused(ZaqarError):
     """A webhook leads to an address that the operator does not allow; the text says which."""
 
@@ -201,3 +222,7 @@ class StaleQueue(QueueSignal):
 
 class QueueDropped(QueueSignal):
     """The queue was dropped in this message store; its management row, if there is one, is a left-over."""
+
+
+class SealedMessages(QueueSignal):
+    """A pop met messages whose bodies are encrypted, and has taken nothing: somebody has to be able to read them."""

@@ -27,6 +27,9 @@ SUBSCRIPTION_CONFIRMATION = "SubscriptionConfirmation"
 UNSUBSCRIBE_CONFIRMATION = "UnsubscribeConfirmation"
 """Kinds of a delivery, as they are called in what is sent."""
 
+SEALED = 0x01
+"""The first byte of a body that is encrypted. No JSON text begins with it."""
+
 UID_LENGTH = 24
 """Length of a queue's ``uid``: 96 random bits in lower-case hexadecimal digits."""
 
@@ -71,6 +74,7 @@ class QueueRules:
     dead_letter_queue: str | None
     dead_letter_queue_messages_ttl: int | None
     max_claim_count: int | None
+    encrypt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Message:
     """A stored message. ``sequence`` is its place in the total order of the queue, from 1.
 
     ``claim_id`` is that of the live claim and None where there is none. ``expires`` is the end of its life, which a
-    claim may have moved past ``created`` plus the TTL of the post.
+    claim may have moved past ``created`` plus the TTL of the post. ``error`` says why the body, which is then null,
+    cannot be shown; no store sets it.
     """
 
     queue_uid: str
@@ -110,6 +115,7 @@ class Message:
     claim_count: int = 0
     checksum: str | None = None
     origin: Origin | None = None
+    error: str | None = None
 
     @property
     def id(self) -> str:
@@ -336,6 +342,11 @@ class Stats:
 def message_id(queue_uid: str, sequence: int) -> str:
     """The id clients see: the uid of the queue, then the sequence number as 12 hexadecimal digits."""
     return f"{queue_uid}{sequence:012x}"
+
+
+def is_sealed(body: bytes) -> bool:
+    """Whether a body is encrypted, as opposed to the JSON text that was posted."""
+    return body[:1] == b"\x01"
 
 
 def is_message_id(text: str) -> bool:

@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.bell": {"zaqar", "zaqar.private_files", "zaqar.errors"},
     "zaqar.signatures": set(),
     "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
+    "zaqar.message_encryption": {"zaqar.model", "zaqar.errors"},
+    "zaqar.encryption_keys": {"zaqar.message_encryption", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.plugins": {"zaqar.errors"},
     "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"}
@@ -64,10 +66,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
-    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls"},
+    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"},
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
-    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
+    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}

@@ -94,7 +94,9 @@ CATALOGUE = {
         subscriber_types (List, [http https mailto trust+http trust+https]); max_flavors_per_page (Int, 20);
         max_pools_per_page (Int, 20); client_id_uuid_safe (Str, strict, choices: strict off);
         min_length_client_id (Int, 10); max_length_client_id (Int, 36); message_delete_with_claim_id (Bool, False);
-        message_encryption_algorithms (Str, AES256); message_encryption_key (Str, AES256, secret)
+        message_encryption_algorithms (Str, AES256); message_encryption_key (Str, secret);
+        message_encryption_old_keys (List, [], secret); message_encryption_key_file (Str);
+        message_encryption_key_ids (List, [])
     """,
 }
 

@@ -14,7 +14,9 @@ from tests.clock import FakeClock
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.limits import Limits
+from zaqar.message_encryption import NO_KEYS
 from zaqar.model import QUEUE, Address, Catalog, Pool, Queue
+from zaqar.service.bodies import Bodies
 from zaqar.service.claims import Claims
 from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
@@ -142,11 +144,12 @@ class Cluster:
         return Placement(self.store)
 
     def _worker(self, stages: Sequence[Stage], limits: Limits) -> Worker:
+        bodies = Bodies(NO_KEYS)
         queues = Queues(management=self.management, placement=self.placement(), limits=limits, clock=self.clock)
         return Worker(
             queues,
-            Messages(queues=queues, limits=limits, clock=self.clock, stages=stages),
-            Claims(queues=queues, limits=limits, clock=self.clock),
+            Messages(queues=queues, limits=limits, clock=self.clock, stages=stages, bodies=bodies),
+            Claims(queues=queues, limits=limits, clock=self.clock, bodies=bodies),
         )
 
     def row(self, address: Address = ADDRESS) -> Queue | None:

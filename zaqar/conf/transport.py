@@ -42,9 +42,32 @@ OPTS = [
         help="Whether a message can be deleted only with the id of the claim that holds it.",
     ),
     cfg.StrOpt(
-        "message_encryption_algorithms", default="AES256", help="How bodies of encrypting queues are encrypted."
+        "message_encryption_algorithms",
+        default="AES256",
+        help="How bodies of encrypted queues are encrypted. AES256, which is AES-256-GCM, is all there is.",
     ),
     cfg.StrOpt(
-        "message_encryption_key", default="AES256", secret=True, help="What the key of message encryption is made from."
+        "message_encryption_key",
+        secret=True,
+        help="The key that bodies of encrypted queues are encrypted with: 'base64:' or 'hex:' and 32 random bytes, or "
+        "any other text, whose SHA-256 is the key. 'openssl rand -base64 32' makes one. Without a key, or with the "
+        "text AES256, which was the default of earlier releases, no queue can be encrypted.",
+    ),
+    cfg.ListOpt(
+        "message_encryption_old_keys",
+        default=[],
+        secret=True,
+        help="Keys that are only used to read what was encrypted with them, in the same forms.",
+    ),
+    cfg.StrOpt(
+        "message_encryption_key_file",
+        help="A file with one key in each line, in the same forms, the newest first; its group may read it, and "
+        "others may not. If message_encryption_key is set too, that one is newer than all of them.",
+    ),
+    cfg.ListOpt(
+        "message_encryption_key_ids",
+        default=[],
+        help="Ids of keys in the key manager that [key_manager] configures (Castellan, such as for Barbican), the "
+        "newest first. They are read at start and at SIGHUP, and are older than the keys of the options above.",
     ),
 ]

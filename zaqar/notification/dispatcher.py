@@ -14,6 +14,7 @@ from pathlib import Path
 from zaqar import bell
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
+from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity
@@ -57,6 +58,7 @@ class Dispatcher:
         clock: Clock,
         tasks: Mapping[str, Task],
         bounds: Bounds,
+        keys: MessageKeys = NO_KEYS,
         end_subscription: EndSubscription,
         find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
@@ -70,12 +72,13 @@ class Dispatcher:
             overall=bounds.most, per_project=bounds.most_per_project, per_target=bounds.most_per_target
         )
         self._largest_post = bounds.largest_post
-        self._expander = Expander(require_confirmation=bounds.require_confirmation)
+        self._expander = Expander(require_confirmation=bounds.require_confirmation, keys=keys, clock=clock)
         self._subscribers = Subscribers(management, self._calls, clock)
         self._sender = Sender(
             subscribers=self._subscribers,
             tasks=tasks,
             bounds=bounds,
+            keys=keys,
             clock=clock,
             calls=self._calls,
             calls_aside=self._calls_aside,

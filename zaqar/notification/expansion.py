@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from zaqar.clock import Clock, system_clock
 from zaqar.errors import InvalidInput
-from zaqar.model import Delivery, Posted, PostPosition, Subscription
+from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable
+from zaqar.model import Delivery, Posted, PostPosition, Subscription, is_sealed
 from zaqar.notification.subscribers import Page, bytes_of, gets_messages
 from zaqar.schemas.filters import Filter, compile_filter
 from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
@@ -42,6 +44,10 @@ That counts for those that wait: 25 posts of others that are matched for as long
 """
 
 
+_ANYTHING = object()
+"""Stands for a body that no filter refuses."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Deliveries of a post, free and each due when its message is, and the position that they lead to.
@@ -64,8 +70,11 @@ def size_of_page(posted: Posted) -> int:
 class Expander:
     """Made in one event loop and shared by all posts that are expanded in it."""
 
-    def __init__(self, *, require_confirmation: bool) -> None:
+    def __init__(self, *, require_confirmation: bool, keys: MessageKeys = NO_KEYS, clock: Clock = system_clock) -> None:
+        """``keys`` open encrypted bodies for the filters; deliveries are made of the bodies as they are stored."""
         self._require_confirmation = require_confirmation
+        self._keys = keys
+        self._clock = clock
         self._filters: OrderedDict[tuple[str, int], tuple[Filter | None, int]] = OrderedDict()
         self._size_of_filters = 0
         self._turn = asyncio.Lock()
@@ -76,13 +85,10 @@ class Expander:
         It is within the bounds that ``DeliveryStore.expand`` sets if the page is of ``size_of_page``. It has all
         deliveries of at least one message for the page; or, if nothing was expanded for the page and that takes long
         or may take long with another message, for the beginning of the page, which is the whole page from then on.
+        Raises Unreadable if a message that has to be filtered cannot be decrypted now.
         """
         position = posted.position
-        wanting = [
-            subscription
-            for subscription in page.subscriptions
-            if gets_messages(subscription, require_confirmation=self._require_confirmation)
-        ]
+        wanting = self._wanting(page)
         filtered = any("filter" in subscription.options for subscription in wanting)
         filters: list[Filter | None] = []
         end, is_last = page.end, page.is_last
@@ -99,7 +105,7 @@ class Expander:
                     or slices.seconds > PIECE_SECONDS
                 ):
                     return Piece(made, PostPosition(position.after, end, number), page.reduced)
-                body = json.loads(draft.body) if filtered else None
+                body = self._decode(posted, draft.body, wanting[0].project) if filtered else None
                 done = len(made)
                 for index, subscription in enumerate(wanting):
                     takes_long = slices.seconds > PIECE_SECONDS
@@ -116,10 +122,29 @@ class Expander:
                     chosen = filters[index]
                     if is_first and chosen is not None:
                         steps += chosen.steps
-                    if chosen is None or chosen.matches(body):
+                    if chosen is None or body is _ANYTHING or chosen.matches(body):
                         size += len(draft.body)
                         made.append((_delivery(posted, number, subscription), subscription))
         return Piece(made, None if is_last else PostPosition(after=end), page.reduced)
+
+    def _wanting(self, page: Page) -> list[Subscription]:
+        return [
+            subscription
+            for subscription in page.subscriptions
+            if gets_messages(subscription, require_confirmation=self._require_confirmation)
+        ]
+
+    def _decode(self, posted: Posted, body: bytes, project: str) -> object:
+        """What filters look at."""
+        if is_sealed(body):
+            try:
+                body = self._keys.open(body, project=project)
+            except Unreadable:
+                if self._clock() < posted.created + UNREADABLE_SECONDS:
+                    raise
+                # Its deliveries can be made at least, and are given up one by one.
+                return _ANYTHING
+        return json.loads(body)
 
     def _filter_of(self, subscription: Subscription) -> Filter | None:
         policy = subscription.options.get("filter")

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Protocol
 
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Posted
+from zaqar.message_encryption import Unreadable, UnreadableLog
+from zaqar.model import Posted, message_id
 from zaqar.notification.expansion import Expander, Piece, size_of_page
 from zaqar.notification.jobs import EXTEND_SECONDS, LEASE_SECONDS
 from zaqar.notification.store import LeasedStore
@@ -40,6 +41,9 @@ MOST_PROJECTS = 10_000
 
 PAUSE_SECONDS = 1.0
 """How long a post that was handed back is left alone."""
+
+UNREADABLE_PAUSE_SECONDS = 60.0
+"""How long a post is left alone that cannot be decrypted, which has to be done to filter it."""
 
 FIRST_PIECES = 3
 LATER_PIECES = 1
@@ -118,6 +122,7 @@ class LeasedPosts:
         self._first: set[asyncio.Task[None]] = set()
         self._later: set[asyncio.Task[None]] = set()
         self._failed_at = float("-inf")
+        self._unreadable = UnreadableLog()
         self._stopping = False
         self._extending = asyncio.create_task(self._extend_leases())
 
@@ -179,6 +184,11 @@ class LeasedPosts:
             self._failed_at = _time()
             self._held.discard(held)
             self._away()
+        except Unreadable as exc:
+            self._held.discard(held)
+            posted = held.posted
+            self._unreadable.note(message_id(posted.queue_uid, posted.first), posted.queue_uid, exc)
+            await self._hand_back(held, UNREADABLE_PAUSE_SECONDS)
         except Exception:  # noqa: BLE001, it is logged
             # Whatever is wrong with one post, those of others must not suffer from it.
             _log.exception("A post to queue %s cannot be expanded now.", held.posted.queue_uid)

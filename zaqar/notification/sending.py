@@ -11,11 +11,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from zaqar.clock import Clock
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription
+from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
+from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription, is_sealed
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
@@ -44,6 +45,12 @@ MOST_LATER_SECONDS = 60.0
 The pause grows with the time since the last attempt, so that many dead letters that wait are little work.
 """
 
+UNREADABLE_PAUSE_SECONDS = 60.0
+"""When to try again to decrypt a message."""
+
+NOT_KEPT = "(not kept, as the message is encrypted)"
+"""What is kept of an answer about an encrypted message. The answer may repeat the message, and is not encrypted."""
+
 EndSubscription = Callable[[Subscription], bool]
 """Removes a subscription whose subscriber wants no more, unless it has another subscriber by now: then it is False.
 
@@ -56,8 +63,14 @@ FindPlace = Callable[[str, str], Place | None]
 It blocks, and raises StoreUnavailable.
 """
 
-PostDeadLetter = Callable[[str, str, bytes], None]
-"""Posts a request body to the queue of that name in that project. It blocks, and raises what such a post raises."""
+
+class PostDeadLetter(Protocol):
+    """Posts a request body to the queue of that name in that project; with ``encrypt``, encrypted in any queue.
+
+    It blocks, and raises what such a post raises.
+    """
+
+    def __call__(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None: ...
 
 
 class Sender:
@@ -72,6 +85,7 @@ class Sender:
         subscribers: Subscribers,
         tasks: Mapping[str, Task],
         bounds: Bounds,
+        keys: MessageKeys = NO_KEYS,
         clock: Clock,
         calls: Calls,
         calls_aside: Callable[[Place | None], GuardedCalls],
@@ -83,6 +97,8 @@ class Sender:
         self._subscribers = subscribers
         self._tasks = tasks
         self._bounds = bounds
+        self._keys = keys
+        self._unreadable = UnreadableLog()
         self._clock = clock
         self._calls = calls
         self._calls_aside = calls_aside
@@ -148,17 +164,33 @@ class Sender:
         """Make one attempt; return the delivery as it is to be written, and whether somebody answered.
 
         ``place`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was away,
-        no attempt is made, and nothing is known of the subscriber: None.
+        or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
         """
+        if not is_sealed(delivery.body):
+            return await self._send(delivery, subscription, place, encrypted=False)
+        try:
+            plain = replace(delivery, body=self._keys.open(delivery.body, project=subscription.project))
+        except Unreadable as exc:
+            return self._judge_unreadable(delivery, exc), None
+        verdict, reached = await self._send(plain, subscription, place, encrypted=True)
+        return replace(verdict, body=delivery.body), reached
+
+    async def _send(
+        self, delivery: Delivery, subscription: Subscription, place: Place, *, encrypted: bool
+    ) -> tuple[Delivery, bool | None]:
+        """The same for a delivery with a plain body; ``encrypted`` says that it is stored otherwise."""
         if await self._is_exhausted(delivery, subscription):
-            return await self._go_on(self._give_up(delivery, subscription), delivery), None
+            return await self._go_on(self._give_up(delivery, subscription, encrypted), delivery), None
         began = self._clock()
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
         seconds = asyncio.get_running_loop().time() - started
         # A receiver may echo the signature, which only the subscriber is to know, and other callers list deliveries.
         is_told = delivery.kind == NOTIFICATION or outcome.status is None
-        attempt = Attempt(began, outcome.status, round(seconds, 3), outcome.answer if is_told else "")
+        answer = outcome.answer if is_told else ""
+        if encrypted and outcome.reached:
+            answer = NOT_KEPT
+        attempt = Attempt(began, outcome.status, round(seconds, 3), answer)
         tried = replace(delivery, tries=delivery.tries + 1, attempts=(*delivery.attempts, attempt)[-MOST_ATTEMPTS:])
         _log.debug(
             "attempt %d to send %s to subscription %s: status %s after %.3f s",
@@ -170,7 +202,8 @@ class Sender:
         )
         if outcome.delivered:
             return self._settled(tried, DONE, "delivered"), outcome.reached
-        return await self._go_on(self._judge_failure(tried, subscription, outcome, place), tried), outcome.reached
+        judging = self._judge_failure(tried, subscription, outcome, place, encrypted)
+        return await self._go_on(judging, tried), outcome.reached
 
     async def _go_on(self, judging: Coroutine[Any, Any, Delivery], delivery: Delivery) -> Delivery:
         """The verdict, or a pause if a store that it needs is away: the delivery then waits in its own store."""
@@ -209,8 +242,22 @@ class Sender:
 
     # -- the verdict -------------------------------------------------------------------------------------------------
 
+    def _judge_unreadable(self, delivery: Delivery, exc: Unreadable) -> Delivery:
+        """It waits, without a try that counts, as an operator can bring the key back; but not for ever."""
+        self._unreadable.note(delivery.id, delivery.queue_uid, exc)
+        now = self._clock()
+        attempt = Attempt(now, None, 0.0, f"the message cannot be decrypted: {exc}")
+        before = delivery.attempts
+        if before and before[-1].answer == attempt.answer:
+            before = before[:-1]
+        noted = replace(delivery, attempts=(*before, attempt)[-MOST_ATTEMPTS:])
+        if now < delivery.created + max(delivery.ttl, UNREADABLE_SECONDS):
+            return self._waiting(noted, now + UNREADABLE_PAUSE_SECONDS)
+        _log.error("Delivery %s to subscription %s is dead: %s", noted.id, noted.subscription_id, attempt.answer)
+        return self._settled(noted, DEAD, "dead")
+
     async def _judge_failure(
-        self, tried: Delivery, subscription: Subscription, outcome: Outcome, place: Place
+        self, tried: Delivery, subscription: Subscription, outcome: Outcome, place: Place, encrypted: bool
     ) -> Delivery:
         if outcome.gone:
             ended = await self._calls_aside(place).run(partial(self._end_subscription, subscription))
@@ -225,7 +272,7 @@ class Sender:
             due = await self._due_after(tried.tries, subscription, retry_after=outcome.retry_after)
         if due is not None:
             return self._waiting(tried, due)
-        return await self._give_up(tried, subscription)
+        return await self._give_up(tried, subscription, encrypted)
 
     async def _due_after(
         self, tries: int, subscription: Subscription, *, retry_after: float | None = None
@@ -240,8 +287,8 @@ class Sender:
         )
         return next_attempt(tries, policy, now=now, retry_after=retry_after, jitter=jitter)
 
-    async def _give_up(self, tried: Delivery, subscription: Subscription) -> Delivery:
-        await self._post_letter(tried, subscription)
+    async def _give_up(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> Delivery:
+        await self._post_letter(tried, subscription, encrypted)
         last = tried.attempts[-1]
         _log.info(
             "Delivery %s to subscription %s of '%s' is dead after %d attempts, the last one: status %s, %s",
@@ -261,14 +308,15 @@ class Sender:
         queue: str | None = subscription.options.get("dead_letter_queue")
         return queue
 
-    async def _post_letter(self, tried: Delivery, subscription: Subscription) -> None:
+    async def _post_letter(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> None:
         queue = self._dead_letter_queue_of(tried, subscription)
         if queue is None:
             return
         letter = dead_letters.compose(tried, subscription)
         place = await self._calls.run(partial(self._find_place, subscription.project, queue))
         try:
-            await self._calls_aside(place).run(partial(self._post_dead_letter, subscription.project, queue, letter))
+            post = partial(self._post_dead_letter, subscription.project, queue, letter, encrypt=encrypted)
+            await self._calls_aside(place).run(post)
         except ClientError as exc:
             _log.warning("The dead letter queue '%s' of subscription %s refused: %s", queue, subscription.id, exc)
 

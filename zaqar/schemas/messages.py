@@ -114,6 +114,10 @@ MESSAGE: JsonSchema = {
         "body": {"description": "The JSON value that was posted."},
         "checksum": {"type": "string", "description": "Only with `enable_checksum`."},
         "origin": {"$ref": "#/components/schemas/Origin"},
+        "error": {
+            "type": "string",
+            "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
+        },
     },
 }
 POPPED: JsonSchema = {

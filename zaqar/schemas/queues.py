@@ -76,14 +76,19 @@ def rules_of(metadata: Metadata, limits: Limits) -> QueueRules:
         metadata.get("_dead_letter_queue"),
         None if dead_letter_ttl is None else min(dead_letter_ttl, limits.max_message_ttl),
         metadata.get("_max_claim_count"),
+        metadata.get("_enable_encrypt_messages", False),
     )
 
 
 class QueueSchemas:
-    """The validators of queue requests under one set of limits, compiled once."""
+    """The validators of queue requests under one set of limits, compiled once.
 
-    def __init__(self, limits: Limits) -> None:
+    ``no_encryption`` is why no queue can be encrypted, as a sentence; None if queues can be.
+    """
+
+    def __init__(self, limits: Limits, *, no_encryption: str | None = "this service has no key for it") -> None:
         self._limits = limits
+        self._no_encryption = no_encryption
         self._metadata = Validator(metadata_schema(limits))
         self._patch = Validator(PATCH)
         self._purge = Validator(PURGE)
@@ -93,8 +98,8 @@ class QueueSchemas:
         metadata: dict[str, Any] = strict_json.decode(raw, field="metadata") if raw else {}
         return metadata
 
-    def check_metadata(self, metadata: Any, *, name: str) -> None:
-        """InvalidInput unless a queue of this name may have these metadata."""
+    def check_metadata(self, metadata: Any, *, name: str, kind: str = QUEUE, before: Metadata | None = None) -> None:
+        """InvalidInput unless a queue of this name and kind, whose metadata were ``before``, may have these."""
         self._metadata.check(metadata, root="metadata")
         retry_policy.check(metadata.get("_retry_policy"), field="_retry_policy")
         dead_letter_queue = metadata.get("_dead_letter_queue")
@@ -104,10 +109,17 @@ class QueueSchemas:
         if dead_letter_queue == name:
             raise InvalidInput("_dead_letter_queue", "a queue cannot be its own dead letter queue")
         if metadata.get("_enable_encrypt_messages"):
-            raise InvalidInput("_enable_encrypt_messages", "encryption at rest is not available in this release")
+            self._check_encryption(kind, is_new=not (before or {}).get("_enable_encrypt_messages"))
         size = len(strict_json.encode(metadata))
         if size > self._limits.max_queue_metadata:
             raise InvalidInput("metadata", f"has {size} bytes, more than {self._limits.max_queue_metadata}")
+
+    def _check_encryption(self, kind: str, *, is_new: bool) -> None:
+        if kind != QUEUE:
+            raise InvalidInput("_enable_encrypt_messages", "only queues can be encrypted, not topics")
+        # Other metadata of an encrypted queue can be changed though the key is away for now.
+        if is_new and self._no_encryption is not None:
+            raise InvalidInput("_enable_encrypt_messages", self._no_encryption)
 
     def parse_patch(self, raw: bytes) -> list[dict[str, Any]]:
         """The operations of a JSON patch, their form checked."""

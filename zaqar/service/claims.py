@@ -11,7 +11,9 @@ from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
 from zaqar.schemas.fields import is_id
+from zaqar.service.bodies import MOST_ROUNDS, Bodies
 from zaqar.service.dead_letters import NEVER, hand_over
+from zaqar.service.leases import Leases
 from zaqar.service.queues import Known, Queues
 
 _log = logging.getLogger(__name__)
@@ -28,8 +30,10 @@ class Claimed(NamedTuple):
 
 
 class Claims:
-    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock) -> None:
+    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, bodies: Bodies) -> None:
         self._queues = queues
+        self._bodies = bodies
+        self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
         self._settled: dict[str, tuple[int, str]] = {}
@@ -37,13 +41,24 @@ class Claims:
     def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
         """Lease the first free messages; without messages where none is free or the queue is missing.
 
-        Messages that were claimed as often as the queue allows go to its dead letter queue instead.
+        Messages that were claimed as often as the queue allows go to its dead letter queue instead. Those that cannot
+        be decrypted stay leased for a while and are not in the answer. Raises StoreUnavailable if they are so many
+        that the next request has to go on behind them.
         """
         terms = parse_terms(raw, limits=self._limits) if raw else Terms()
         ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
         grace = self._limits.default_claim_grace if terms.grace is None else terms.grace
-        now = self._clock()
-        claim = Claim(secrets.token_hex(12), ttl, grace, now)
+        for _ in range(MOST_ROUNDS):
+            claim = Claim(secrets.token_hex(12), ttl, grace, self._clock())
+            taken = self._take(address, claim, limit)
+            readable = self._bodies.readable(address.project, taken)
+            if readable or not taken:
+                return Claimed(claim, readable, claim.started)
+            self._leases.pass_over(address, claim.id)
+        raise StoreUnavailable
+
+    def _take(self, address: Address, claim: Claim, limit: int) -> list[Message]:
+        now = claim.started
 
         def take(known: Known) -> list[Message]:
             dead_letters = self._bury(address, known, limit, now)
@@ -56,7 +71,7 @@ class Claims:
                     self._queues.reopen(address._replace(name=dead_letters.queue.name), create=True)
                 raise
 
-        return Claimed(claim, self._queues.serve(address, take) or [], now)
+        return self._queues.serve(address, take) or []
 
     def _bury(self, address: Address, known: Known, limit: int, now: float) -> DeadLetters | None:
         """What the claim is to do with messages that are worn out.
@@ -106,7 +121,7 @@ class Claims:
             self._settled[known.queue.uid] = _pair(known, target)
 
     def get(self, address: Address, claim_id: str) -> Claimed:
-        """A live claim and what it still holds; NotFound otherwise."""
+        """A live claim and what it still holds, as far as that can be decrypted; NotFound otherwise."""
         if not is_id(claim_id):
             raise _no_claim(address)
         now = self._clock()
@@ -115,7 +130,8 @@ class Claims:
         )
         if found is None:
             raise _no_claim(address)
-        return Claimed(*found, now)
+        claim, held = found
+        return Claimed(claim, self._bodies.readable(address.project, held), now)
 
     def renew(self, address: Address, claim_id: str, raw: bytes) -> None:
         """Start a live claim anew from now; what the request leaves out stays as it was."""

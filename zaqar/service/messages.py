@@ -7,11 +7,22 @@ from typing import NamedTuple, Self
 
 from zaqar.clock import Clock
 from zaqar.context import Context
-from zaqar.errors import ClaimOver, Forbidden, InvalidInput, NotFound, StaleQueue, StoreUnavailable
+from zaqar.errors import (
+    ClaimOver,
+    Forbidden,
+    InvalidInput,
+    MessageUnreadable,
+    NotFound,
+    SealedMessages,
+    StaleQueue,
+    StoreUnavailable,
+)
 from zaqar.limits import Limits
 from zaqar.model import Address, Message, is_message_id, message_id, sequence_of
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, make_drafts, parse_ids, parse_post
+from zaqar.service.bodies import Bodies
+from zaqar.service.leases import Leases
 from zaqar.service.queues import TRIES, Known, Queues
 from zaqar.service.staged.posts import PostEnded, run_before_post
 from zaqar.stages.base import Stage
@@ -28,8 +39,12 @@ class MessagePage(NamedTuple):
 
 
 class Messages:
-    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage], bodies: Bodies
+    ) -> None:
         self._queues = queues
+        self._bodies = bodies
+        self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
         # PERF: found out once, so that a hook nobody wrote costs a post nothing.
@@ -43,10 +58,10 @@ class Messages:
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
 
-    def post(self, context: Context, address: Address, raw: bytes) -> list[str]:
+    def post(self, context: Context, address: Address, raw: bytes, *, encrypt: bool = False) -> list[str]:
         """Store the messages of a request body, all or none, in a queue that is created where it is missing.
 
-        Returns their ids, in order.
+        With ``encrypt`` they are encrypted in a queue that is not as well. Returns their ids, in order.
         """
         posted = parse_post(raw)
         # PERF: what Queues.serve does, without its two calls more: this is the path that is walked most.
@@ -55,7 +70,7 @@ class Messages:
             if known is None:
                 break
             try:
-                ids = self._store(context, known, posted, len(raw))
+                ids = self._store(context, known, posted, len(raw), encrypt)
             except (StaleQueue, InvalidInput) as signal:
                 known = self._queues.find_again(address, known, signal, create=True)
             except PostEnded as ended:
@@ -70,12 +85,16 @@ class Messages:
                 return ids
         raise StoreUnavailable
 
-    def _store(self, context: Context, known: Known, posted: list[WireDraft], size: int) -> list[str]:
+    def _store(self, context: Context, known: Known, posted: list[WireDraft], size: int, encrypt: bool) -> list[str]:
         queue = known.queue
         drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
         if self._before:
             drafts = run_before_post(self._before, context, known, drafts, self._limits)
-        stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=self._clock())
+        now = self._clock()
+        if known.rules.encrypt or encrypt:
+            # Last, so that stages and limits see what was posted.
+            drafts = self._bodies.seal(queue, drafts, now)
+        stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
         return [message_id(queue.uid, sequence) for sequence in stored]
 
     def list_page(
@@ -108,13 +127,18 @@ class Messages:
                 include_claimed=include_claimed,
                 include_delayed=include_delayed,
             )
-            return MessagePage(messages, now, known.rules.default_message_delay > 0)
+            shown = self._bodies.show(address.project, messages)
+            return MessagePage(shown, now, known.rules.default_message_delay > 0)
 
         return self._queues.serve(address, read) or MessagePage([], now)
 
     def get(self, address: Address, message: str) -> MessagePage:
-        """A page of that one message; NotFound where it is absent."""
-        return self._find(address, [message])
+        """A page of that one message; NotFound where it is absent, MessageUnreadable if it cannot be decrypted."""
+        page = self._find(address, [message])
+        error = page.messages[0].error
+        if error is not None:
+            raise MessageUnreadable(message, error)
+        return page
 
     def get_many(self, address: Address, ids: str) -> MessagePage:
         """Those of a comma-separated list of ids that exist, in queue order; NotFound where none does."""
@@ -128,7 +152,7 @@ class Messages:
         )
         if not messages:
             raise NotFound(f"There is no such message in '{address.name}'.")
-        return MessagePage(messages, now)
+        return MessagePage(self._bodies.show(address.project, messages), now)
 
     def delete(self, address: Address, message: str, *, claim_id: str | None) -> None:
         """Delete one message, under its claim where it has one; an absent one is fine."""
@@ -171,12 +195,21 @@ class Messages:
         )
 
     def pop(self, address: Address, *, limit: int) -> MessagePage:
-        """Take the first free messages out for good; empty for a missing queue."""
+        """Take the first free messages out for good; empty for a missing queue.
+
+        Raises StoreUnavailable if so many of them cannot be decrypted that the next request has to go on behind them.
+        """
         now = self._clock()
-        popped = self._queues.serve(
-            address, lambda known: known.place.store.pop(queue=known.queue, limit=limit, now=now)
-        )
-        return MessagePage(popped or [], now)
+
+        def take(known: Known) -> list[Message] | None:
+            try:
+                return None if known.rules.encrypt else known.place.store.pop(queue=known.queue, limit=limit, now=now)
+            except SealedMessages:
+                # Such as dead letters of an encrypted queue, in one that is not.
+                return None
+
+        popped = self._queues.serve(address, take)
+        return MessagePage(self._leases.pop(address, limit=limit) if popped is None else popped, now)
 
 
 def _sequences(known: Known, ids: list[str]) -> list[int]:

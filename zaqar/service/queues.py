@@ -17,6 +17,7 @@ from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
+from zaqar.message_encryption import NO_KEY
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
 from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, shown_defaults
 from zaqar.service.queue_listing import QueueListing, QueuePage
@@ -51,13 +52,22 @@ class Known(NamedTuple):
 
 
 class Queues:
-    def __init__(self, *, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        limits: Limits,
+        clock: Clock,
+        no_encryption: str | None = NO_KEY,
+    ) -> None:
+        """``no_encryption`` is why no queue can be encrypted; None if queues can be."""
         self._management = management
         self._placement = placement
         self._limits = limits
         self._clock = clock
         self._cache: BoundedCache[Address, Known] = BoundedCache(CACHE_BYTES)
-        self.schemas = QueueSchemas(limits)
+        self.schemas = QueueSchemas(limits, no_encryption=no_encryption)
         self.spread = placement.spreads
         """Whether two queues may be on two stores."""
 
@@ -185,7 +195,7 @@ class Queues:
     def create(self, address: Address, raw: bytes) -> bool:
         """Create the queue with the metadata of a request body; False where it exists, and then nothing changes."""
         metadata = self.schemas.parse_metadata(raw)
-        self.schemas.check_metadata(metadata, name=address.name)
+        self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         self._placement.check_flavor(metadata.get("_flavor"))
         # A queue that exists needs no pool that takes new ones.
         return self._put(address, metadata, look_first=self._placement.spreads)[1]
@@ -224,7 +234,7 @@ class Queues:
             if row is None:
                 raise NotFound(f"There is no {address.kind} '{address.name}'.")
             metadata = edit(row.metadata)
-            self.schemas.check_metadata(metadata, name=address.name)
+            self.schemas.check_metadata(metadata, name=address.name, kind=address.kind, before=row.metadata)
             if metadata.get("_flavor") != row.metadata.get("_flavor"):
                 self._placement.check_flavor(metadata.get("_flavor"))
             changed = replace(row, metadata=metadata, generation=row.generation + 1)

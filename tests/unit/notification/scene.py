@@ -16,6 +16,7 @@ from oslo_config import cfg
 
 from tests.clock import FakeClock
 from zaqar.errors import StoreUnavailable
+from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
@@ -129,6 +130,8 @@ class Scene:
     management: MemoryManagementStore = field(default_factory=MemoryManagementStore)
     bounds: Bounds = field(default_factory=Bounds)
     dead_letters: list[tuple[str, str, Any]] = field(default_factory=list)
+    encrypted_letters: int = 0
+    keys: MessageKeys = NO_KEYS
     refusal: Exception | None = None
     place_of_letters: Place | None = None
 
@@ -168,10 +171,11 @@ class Scene:
         """Where the dead letter queue is; None as it is made when it is needed."""
         return self.place_of_letters
 
-    def post_dead_letter(self, project: str, queue: str, raw: bytes) -> None:
+    def post_dead_letter(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.dead_letters.append((project, queue, json.loads(raw)))
+        self.encrypted_letters += encrypt
 
     def deliveries(self, id_: str = "s1", state: str | None = None) -> list[Delivery]:
         return self.store.list_deliveries(queue_uid=UID, subscription_id=id_, state=state, before=None, limit=10_000)
@@ -194,6 +198,7 @@ class Scene:
             clock=self.clock,
             tasks={"http": task},
             bounds=self.bounds,
+            keys=self.keys,
             end_subscription=self.end,
             find_place=self.find_place,
             post_dead_letter=self.post_dead_letter,

@@ -622,10 +622,10 @@ def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
         end(subscription)
         ended.append(subscription.id)
 
-    def hang_then_post(project: str, queue: str, raw: bytes) -> None:
+    def hang_then_post(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
         hanging.append(queue)
         silent.wait(30)
-        post_letter(project, queue, raw)
+        post_letter(project, queue, raw, encrypt=encrypt)
 
     scene.end, scene.post_dead_letter = hang_then_end, hang_then_post  # type: ignore[method-assign]
     names = [f"d{n}" for n in range(12)]

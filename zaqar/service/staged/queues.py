@@ -49,7 +49,7 @@ class StagedQueues(Queues):
 
     def create(self, address: Address, raw: bytes) -> bool:
         metadata = self.schemas.parse_metadata(raw)
-        self.schemas.check_metadata(metadata, name=address.name)
+        self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
 
         def act(wanted: Changed[CreateQueue]) -> bool:
             document = encode_changed(wanted.request.metadata) if wanted.by_stages else raw
@@ -81,18 +81,17 @@ class StagedQueues(Queues):
         operations = self.schemas.parse_patch(raw)
         last = UpdateQueue(address, {})
 
-        def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
-            if not wanted.by_stages:
-                return wanted.request.metadata
-            metadata = self.schemas.parse_metadata(encode_changed(wanted.request.metadata))
-            self.schemas.check_metadata(metadata, name=address.name)
-            return metadata
-
         def edit(old: Metadata) -> Metadata:
+            def check(metadata: Metadata) -> Metadata:
+                self.schemas.check_metadata(metadata, name=address.name, kind=address.kind, before=old)
+                return metadata
+
+            def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
+                metadata = wanted.request.metadata
+                return check(self.schemas.parse_metadata(encode_changed(metadata))) if wanted.by_stages else metadata
+
             nonlocal last
-            metadata = self.schemas.apply_patch(operations, old)
-            self.schemas.check_metadata(metadata, name=address.name)
-            answer = pipeline.prepare(context, UpdateQueue(address, metadata))
+            answer = pipeline.prepare(context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old))))
             if isinstance(answer, Done):
                 raise _UpdateEnded(answer.result)
             last = answer.request

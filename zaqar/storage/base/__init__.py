@@ -12,17 +12,24 @@ from zaqar.storage.base.deliveries import DROPPED_LIFETIME, PIECE_BYTES, PIECE_D
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.base.outages import Outage
-from zaqar.storage.base.posted import pack_letter, pack_posted, unpack_posted
+from zaqar.storage.base.posted import first_sealed, pack_letter, pack_posted, unpack_posted
+from zaqar.storage.base.sealed import DELIVERY, MESSAGE, POST, Position, SealedBody
 
 __all__ = [
+    "DELIVERY",
     "DROPPED_LIFETIME",
+    "MESSAGE",
     "PIECE_BYTES",
     "PIECE_DELIVERIES",
+    "POST",
     "TOMBSTONE_LIFETIME",
     "DeliveryStore",
     "ManagementStore",
     "MessageStore",
     "Outage",
+    "Position",
+    "SealedBody",
+    "first_sealed",
     "pack_letter",
     "pack_posted",
     "unpack_posted",

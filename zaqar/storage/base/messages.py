@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Self
 
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base.deliveries import DeliveryStore
+from zaqar.storage.base.sealed import SealedBodyStore
 
 TOMBSTONE_LIFETIME = 86_400.0
 """Seconds a dropped queue is remembered. Longer than any request that still holds a copy of it can take."""
 
 
-class MessageStore(DeliveryStore):
+class MessageStore(DeliveryStore, SealedBodyStore):
     """The data plane: messages and claims of queues, by sequence number, and deliveries.
 
     Every method that takes a ``queue`` checks ``(queue.uid, queue.generation)`` against the fence of that queue inside
@@ -104,7 +105,10 @@ class MessageStore(DeliveryStore):
 
     @abstractmethod
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        """Take the first free messages out for good and return them as they were."""
+        """Take the first free messages out for good and return them as they were.
+
+        Raises SealedMessages if one of them has a body that begins with SEALED, and takes none then.
+        """
 
     # -- claims ------------------------------------------------------------------------------------------------------
 

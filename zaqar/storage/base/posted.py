@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from zaqar.model import NOT_EXPANDED, Draft, Message, Posted, PostPosition
+from zaqar.model import NOT_EXPANDED, Draft, Message, Posted, PostPosition, is_sealed
 
 _Packed = tuple[float, str, list[tuple[bytes, int, int]]]
 
@@ -28,3 +28,10 @@ def pack_letter(letter: Message, now: float) -> bytes:
 def unpack_posted(packed: bytes, *, queue_uid: str, first: int, position: PostPosition = NOT_EXPANDED) -> Posted:
     created, client_id, drafts = _decode(packed)
     return Posted(queue_uid, first, client_id, created, tuple(Draft(*draft) for draft in drafts), position)
+
+
+def first_sealed(packed: bytes, without: bytes) -> bytes | None:
+    """The first body of a post that is sealed and does not begin with ``without`` (b"" leaves out none), or None."""
+    _, _, drafts = _decode(packed)
+    bodies = (body for body, _, _ in drafts if is_sealed(body) and not (without and body.startswith(without)))
+    return next(bodies, None)

@@ -14,9 +14,9 @@ from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Self
 
-from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, StaleQueue
-from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Posted, Queue, Stats
-from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, SealedMessages, StaleQueue
+from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Posted, Queue, Stats, is_sealed
+from zaqar.storage.base import DELIVERY, MESSAGE, POST, TOMBSTONE_LIFETIME, Position, SealedBody
 from zaqar.storage.memory.deliveries import MemoryDeliveryStore
 
 BATCH = 500
@@ -214,6 +214,8 @@ class MemoryMessageStore(MemoryDeliveryStore):
         with self._lock:
             shelf = self._shelf(queue)
             popped = list(islice(shelf.free(now), limit))
+            if any(is_sealed(message.body) for message in popped):
+                raise SealedMessages(queue.uid)
             for message in popped:
                 del shelf.stored[message.sequence]
             return popped
@@ -337,6 +339,40 @@ class MemoryMessageStore(MemoryDeliveryStore):
             yield from (partial(shelf.stored.pop, n) for n, entry in shelf.stored.items() if entry.expired(now))
             yield from (partial(shelf.claims.pop, claim.id) for claim in shelf.claims.values() if now >= claim.expires)
             yield from (partial(shelf.received.pop, id_) for id_, until in shelf.received.items() if now >= until)
+
+    # -- sealed bodies -----------------------------------------------------------------------------------------------
+
+    def sealed_bodies(
+        self, *, without: bytes, after: Position | None, limit: int
+    ) -> tuple[list[SealedBody], Position | None]:
+        """All in one page, whatever the limit."""
+        with self._lock:
+            found = [each for each in self._bodies() if is_sealed(each.body)]
+            return [each for each in found if not (without and each.body.startswith(without))], None
+
+    def _bodies(self) -> Iterator[SealedBody]:
+        for shelf in self._shelves.values():
+            yield from (SealedBody(MESSAGE, (shelf.stored, n), each.message.body) for n, each in shelf.stored.items())
+            yield from (SealedBody(MESSAGE, (shelf.aside, n), each.body) for n, each in shelf.aside.items())
+        yield from (SealedBody(DELIVERY, (self._deliveries, key), each.body) for key, each in self._deliveries.items())
+        for key, noted in self._posted.items():
+            sealed = (draft.body for draft in noted.posted.drafts if is_sealed(draft.body))
+            yield from (SealedBody(POST, (self._posted, key), body) for body in islice(sealed, 1))
+
+    def replace_bodies(self, *, replacements: Sequence[tuple[SealedBody, bytes]]) -> int:
+        replaced = 0
+        with self._lock:
+            for (kind, (table, key), old), new in replacements:
+                there = table.get(key) if kind != POST else None
+                what = there.message if isinstance(there, _Stored) else there
+                if what is None or what.body != old:
+                    continue
+                if isinstance(there, _Stored):
+                    there.message = replace(there.message, body=new)
+                else:
+                    table[key] = replace(what, body=new)
+                replaced += 1
+        return replaced
 
     def durability(self) -> Mapping[str, str]:
         return {"process crash": "lost", "power cut": "lost", "fail-over": "not supported"}

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from bson import ObjectId
 
-from zaqar.errors import NotFound, StaleQueue
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.errors import NotFound, SealedMessages, StaleQueue
+from zaqar.model import Claim, DeadLetters, Message, Queue, is_sealed
 from zaqar.storage.mongodb.desk import Request
 from zaqar.storage.mongodb.documents import CLAIMED, COLLECTION, READY, Document, messages_of, segment_id
 from zaqar.storage.mongodb.fences import FAR, FenceStore, Look
@@ -42,12 +42,16 @@ MOST_TOGETHER = 200
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Take(Request):
-    """A claim, or without ``claim`` a pop, of the first free messages."""
+    """A claim, or without ``claim`` a pop, of the first free messages.
+
+    A pop that finds a sealed one takes none, and its answer is None.
+    """
 
     claim: Claim | None
     limit: int
     now: float
     found: list[Document] = field(default_factory=list)
+    sealed: bool = False
 
     def statements(self, segment: ObjectId, now: float) -> list[Document]:
         """They match all that were found when all are still free, the count, and the claim."""
@@ -68,6 +72,8 @@ class Take(Request):
 
     def finish(self, queue: Queue) -> None:
         """Answer the messages as that change leaves them."""
+        if self.sealed:
+            return
         taken = self.found
         if self.claim is not None:
             life = self.claim.expires + self.claim.grace
@@ -87,10 +93,13 @@ class ClaimStore(FenceStore):
     # -- taking the first free messages ------------------------------------------------------------------------------
 
     def _take(self, queue: Queue, take: Take, rules: DeadLetters | None) -> list[Message]:
+        """What was taken. Raises SealedMessages for a pop that must take nothing."""
         grave = rules.queue if rules else None
         same = rules and (grave and (grave.uid, grave.generation), rules.max_claim_count, rules.ttl)
         desk = self._desk(("take", queue.uid, queue.generation, same), MOST_TOGETHER)
-        taken: list[Message] = desk.serve(take, lambda takes: self._take_together(queue, takes, rules))
+        taken: list[Message] | None = desk.serve(take, lambda takes: self._take_together(queue, takes, rules))
+        if taken is None:
+            raise SealedMessages(queue.uid)
         return taken
 
     def _take_together(self, queue: Queue, takes: Sequence[Take], rules: DeadLetters | None) -> None:
@@ -105,7 +114,7 @@ class ClaimStore(FenceStore):
                 self._take_past(queue, takes, now, rules)
                 return
             statements, expect = _taking(queue, look, takes, now)
-            if look.documents and not turn.write(statements, expect=expect):
+            if expect > 1 and not turn.write(statements, expect=expect):
                 continue
             for take in takes:
                 take.finish(queue)
@@ -259,7 +268,10 @@ def _taking(queue: Queue, look: Look, takes: Sequence[Take], now: float) -> tupl
     segment, left = look.hint.segment, list(look.documents)
     statements, expect = [check(queue, segment)], 1
     for take in takes:
-        take.found, left = left[: take.limit], left[take.limit :]
+        found, rest = left[: take.limit], left[take.limit :]
+        take.sealed = take.claim is None and any(is_sealed(each["b"]) for each in found)
+        # What such a pop leaves is there for the next one.
+        take.found, left = ([], left) if take.sealed else (found, rest)
         if take.found:
             statements += take.statements(segment, now)
             expect += len(take.found) + (2 if take.claim else 1)

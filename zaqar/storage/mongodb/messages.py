@@ -30,8 +30,8 @@ from zaqar.storage.mongodb.documents import (
 )
 from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
 from zaqar.storage.mongodb.outbox import posted_documents
+from zaqar.storage.mongodb.sealed import SealedBodyStore
 from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
-from zaqar.storage.mongodb.sweep import SweepStore
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 TIDY_EVERY = 64
@@ -59,7 +59,7 @@ class Post(Request):
     now: float
 
 
-class MongoMessageStore(SweepStore):
+class MongoMessageStore(SealedBodyStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
 
     # -- posting -----------------------------------------------------------------------------------------------------

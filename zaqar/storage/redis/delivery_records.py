@@ -50,6 +50,16 @@ def record_of(delivery: Delivery) -> bytes:
     return _encode((delivery.body, delivery.ttl, delivery.created, delivery.client_id, delivery.kind))
 
 
+def body_of_delivery(record: bytes) -> bytes:
+    body, *_ = _decode_record(record)
+    return bytes(body)
+
+
+def with_delivery_body(record: bytes, body: bytes) -> bytes:
+    """The record of a delivery with another body."""
+    return _encode((body, *_decode_record(record)[1:]))
+
+
 def state_of(delivery: Delivery, *, owner: str | None) -> bytes:
     name = b"" if owner is None else owner.encode()
     keep = 0.0 if delivery.keep_until is None else delivery.keep_until

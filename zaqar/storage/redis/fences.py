@@ -19,7 +19,7 @@ from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS, SLOTS_IN_USE, QueueKey
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.wire import Word
 
-STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = range(-1, -9, -1)
+STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT, IS_SEALED = range(-1, -10, -1)
 """What scripts answer instead of a result, see ``scripts/keys.lua``."""
 
 _OPEN = load("open", again=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from zaqar.errors import ClaimOver, Forbidden
+from zaqar.errors import ClaimOver, Forbidden, SealedMessages
 from zaqar.model import Draft, Message, Queue, Stats
 from zaqar.storage.base import pack_posted
-from zaqar.storage.redis.fences import HELD, OVER
+from zaqar.storage.redis.fences import HELD, IS_SEALED, OVER
 from zaqar.storage.redis.records import messages_of, record_of
 from zaqar.storage.redis.scripts import load
-from zaqar.storage.redis.sweep import SweepStore
+from zaqar.storage.redis.sealed import SealedBodyStore
 from zaqar.storage.redis.wire import Word
 
 _POST = load("post")
@@ -24,7 +24,7 @@ _POP = load("pop")
 _STATS = load("stats", again=True, writes=False)
 
 
-class RedisMessageStore(SweepStore):
+class RedisMessageStore(SealedBodyStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD", "HIGH_THROUGHPUT"})
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
@@ -81,7 +81,10 @@ class RedisMessageStore(SweepStore):
             raise ClaimOver("A message is not held by one of the claims.")
 
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        return list(messages_of(queue.uid, self._ask(_POP, queue, now, limit), now))
+        reply = self._ask(_POP, queue, now, limit)
+        if reply == IS_SEALED:
+            raise SealedMessages(queue.uid)
+        return list(messages_of(queue.uid, reply, now))
 
     def stats(self, *, queue: Queue, now: float) -> Stats:
         free, claimed, *rows = self._ask(_STATS, queue, now)

@@ -99,6 +99,16 @@ def _origin_of(packed: bytes) -> Origin:
     return Origin(packed[_ORIGIN_NAME:].decode(), packed[_COUNT.size : _ORIGIN_NAME].decode(), count)
 
 
+COUNT_SIZE = _COUNT.size
+"""By which a record that is set aside begins later than others."""
+
+
+def body_at(record: bytes, start: int = 0) -> int:
+    """Where the body begins in a record, counted from its start."""
+    _, _, client, checksum, origin = _RECORD.unpack_from(record, start)
+    return int(_RECORD.size + client + checksum + origin)
+
+
 def pack_claim(claim: Claim) -> bytes:
     return _CLAIM.pack(claim.started, claim.ttl, claim.grace)
 

@@ -8,14 +8,14 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, NoReturn, Self, cast
 
-from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
-from zaqar.model import Draft, Message, Queue, Stats
+from zaqar.errors import ClaimOver, Forbidden, SealedMessages, StaleQueue, StoreUnavailable
+from zaqar.model import Draft, Message, Queue, Stats, is_sealed
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH, FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
+from zaqar.storage.sqlalchemy.sealed import SealedBodyStore
 from zaqar.storage.sqlalchemy.sql import json_array
-from zaqar.storage.sqlalchemy.sweep import SweepStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 
 TIDY_EVERY = 64
@@ -28,7 +28,7 @@ BATCHES_AT_ONCE = 8
 """Batches of expired messages that statistics remove at most before they count the rest."""
 
 
-class SqlMessageStore(SweepStore):
+class SqlMessageStore(SealedBodyStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
 
     @classmethod
@@ -172,6 +172,8 @@ class SqlMessageStore(SweepStore):
                 first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit, "now": now}
                 rows = connection.execute(self._statements.messages.pop, first).fetchall()
                 popped = messages_of(queue.uid, rows)
+                if any(is_sealed(message.body) for message in popped):
+                    raise SealedMessages(queue.uid)  # which rolls the transaction back
                 self._count_taken(connection, queue.uid, fence, popped, now)
                 return popped
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from zaqar.errors import ClaimOver, NotFound, StaleQueue, StoreUnavailable
+from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
@@ -146,12 +146,15 @@ class PostgresqlMessageStore(SqlMessageStore):
 
     @repeated
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        return self._take(self._warm.pop, self._warm.pop_waiting, queue, {"limit": limit, "now": now}, now)[0]
+        popped, is_sealed = self._take(self._warm.pop, self._warm.pop_waiting, queue, {"limit": limit, "now": now}, now)
+        if is_sealed:
+            raise SealedMessages(queue.uid)
+        return popped
 
     def _take(
         self, statement: str, waiting: str, queue: Queue, values: Mapping[str, Any], now: float
     ) -> tuple[list[Message], bool]:
-        """The messages that were taken, and whether none was because one of them is worn out.
+        """The messages that were taken, and whether none was because one of them is worn out, or for a pop sealed.
 
         Who passes over what others have locked finds nothing where they have all there is; they may yet let it go. So
         that is looked at once more, and waited for, before the answer is that nothing is free.
@@ -237,6 +240,7 @@ class PostgresqlMessageStore(SqlMessageStore):
     extend_leases = repeated(SqlMessageStore.extend_leases)
     settle = repeated(SqlMessageStore.settle)
     resend = repeated(SqlMessageStore.resend)
+    replace_bodies = repeated(SqlMessageStore.replace_bodies)
 
 
 def _claim_key(claim_id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from zaqar.model import SEALED
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     SHOWN,
@@ -183,11 +184,20 @@ def _noted(fence: sa.CTE) -> sa.CTE:
     return sa.insert(outbox).inline().from_select(list(note), sa.select(*note.values())).cte("noted")
 
 
-def _first(fence: sa.CTE, skipping: bool, *conditions: sa.ColumnElement[bool]) -> sa.CTE:
+def _is_sealed(body: Any) -> sa.ColumnElement[bool]:
+    first_byte: Any = sa.func.substr(body, _ONE, _ONE)
+    is_sealed: sa.ColumnElement[bool] = first_byte == sa.literal_column(f"decode('{SEALED:02x}', 'hex')")
+    return is_sealed
+
+
+def _first(
+    fence: sa.CTE, skipping: bool, *conditions: sa.ColumnElement[bool], sealed: sa.ColumnElement[bool] | None = None
+) -> sa.CTE:
     """The first free messages, locked. None where messages are due: those have to ripen first."""
     undue = _only(fence, "segment", sa.not_(fence.c.due))
     found = first_free(undue, _only(fence, "ready_from"), *conditions)
-    found = found.with_only_columns(inner.c.id, inner.c.claim_count)
+    more = () if sealed is None else (sealed.label("sealed"),)
+    found = found.with_only_columns(inner.c.id, inner.c.claim_count, *more)
     return found.with_for_update(skip_locked=skipping, key_share=True).cte("first")
 
 
@@ -227,11 +237,18 @@ def _claim(*, skipping: bool, passing_over: bool) -> sa.Select[Any]:
 
 
 def _pop(*, skipping: bool) -> sa.Select[Any]:
+    """Remove the first free messages; none where one of them is sealed, which the column ``worn`` says then."""
     fence = _fence()
-    first = _first(fence, skipping)
-    taken = sa.delete(messages).where(chosen_once(messages.c.id, sa.select(first.c.id))).returning(*SHOWN).cte("taken")
+    first = _first(fence, skipping, sealed=_is_sealed(inner.c.body))
+    sealed = _there(first, first.c.sealed)
+    taken = (
+        sa.delete(messages)
+        .where(chosen_once(messages.c.id, sa.select(first.c.id)), sa.not_(sealed))
+        .returning(*SHOWN)
+        .cte("taken")
+    )
     tally = _tally(fence, taken, -_count_of_all, NOTHING, NOTHING)
-    answer = sa.select(*fence.c, sa.false().label("worn"), _left(fence, taken).label("left"), *taken.c)
+    answer = sa.select(*fence.c, sealed.label("worn"), _left(fence, taken).label("left"), *taken.c)
     return answer.select_from(_beside(fence, taken)).add_cte(tally)
 
 

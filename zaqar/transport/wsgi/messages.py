@@ -33,6 +33,7 @@ class WireMessage(msgspec.Struct, omit_defaults=True):
     body: msgspec.Raw
     checksum: str | None = None
     origin: WireOrigin | None = None
+    error: str | None = None
 
 
 class WirePopped(msgspec.Struct):
@@ -63,6 +64,7 @@ def render(base: str, message: Message, now: float, *, with_origin: bool) -> Wir
         msgspec.Raw(message.body),
         message.checksum,
         WireOrigin(origin.queue, origin.message_id, origin.claim_count) if origin else None,
+        message.error,
     )
 
 

@@ -14,7 +14,7 @@ local call, format, sub, min, huge = redis.call, string.format, string.sub, math
 local FENCE = KEYS[1]
 local PREFIX = sub(FENCE, 1, -2)
 
-local STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT = -1, -2, -3, -4, -5, -6, -7, -8
+local STALE, AGAIN, STALE_GRAVE, DROPPED, OVER, HELD, ABSENT, WORN_OUT, IS_SEALED = -1, -2, -3, -4, -5, -6, -7, -8, -9
 local CHUNK = 1000 -- arguments of one command: Lua's stack takes 8000
 local BATCH = 500 -- messages that one script ripens, buries or removes beside its own work
 

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies that are not JSON: every store keeps any bytes, finds sealed bodies, and replaces those that are unchanged."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.outbox import Outbox, deliveries_of, new_subscription_id
+from tests.conformance.scene import ALL, Scene, new_claim_id
+from zaqar.errors import ClaimOver, Forbidden, SealedMessages
+from zaqar.message_encryption import MessageKeys, key_id_of
+from zaqar.model import DEAD, SEALED, Attempt, Claim, DeadLetters, DeliveryKey, Draft, Message, Origin
+from zaqar.service.reencryption import reencrypt
+from zaqar.storage.base import DELIVERY, MESSAGE, POST, MessageStore, SealedBody
+from zaqar.storage.memory import MemoryMessageStore
+
+OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
+BYTES = bytes((SEALED,)) + bytes(range(256)) + b"\x00\xff'\"\\\n\r%s\xc3\x28"
+
+
+def sealed(text: str = "") -> bytes:
+    return bytes((SEALED,)) + secrets.token_bytes(16) + text.encode()
+
+
+def post(scene: Scene, *bodies: bytes, delay: int = 0) -> list[int]:
+    drafts = [Draft(body, 3600, delay) for body in bodies]
+    return list(scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now))
+
+
+def walk(store: MessageStore, *, without: bytes = b"", limit: int = 100) -> list[SealedBody]:
+    found, after = store.sealed_bodies(without=without, after=None, limit=limit)
+    while after is not None:
+        more, after = store.sealed_bodies(without=without, after=after, limit=limit)
+        found += more
+    return found
+
+
+def found(store: MessageStore, *bodies: bytes, without: bytes = b"", limit: int = 100) -> list[SealedBody]:
+    """Those with these bodies; other tests leave theirs in the store."""
+    return [each for each in walk(store, without=without, limit=limit) if each.body in bodies]
+
+
+@pytest.fixture
+def grave(scene: Scene) -> Iterator[Scene]:
+    grave = scene.beside("grave")
+    yield grave
+    grave.drop()
+
+
+# -- any bytes -----------------------------------------------------------------------------------------------------
+
+
+def test_messages_keep_any_bytes(scene: Scene) -> None:
+    large = secrets.token_bytes(300_000)
+    first, second = post(scene, BYTES, bytes((SEALED,)) + large)
+    assert [message.body for message in scene.list_everything()] == [BYTES, bytes((SEALED,)) + large]
+    assert [message.body for message in scene.get(first)] == [BYTES]
+    claim_id, claimed = scene.claim(1)
+    assert [message.body for message in claimed] == [BYTES]
+    held = scene.store.get_claim(queue=scene.queue, claim_id=claim_id, now=scene.now)[1]
+    assert [message.body for message in held] == [BYTES]
+    assert [message.body for message in scene.get(second)] == [bytes((SEALED,)) + large]
+
+
+def test_dead_letters_keep_any_bytes(scene: Scene, grave: Scene) -> None:
+    post(scene, BYTES)
+    scene.wear_out(1, times=1)
+    scene.claim(dead_letters=DeadLetters(grave.queue, 1))
+    assert [message.body for message in grave.list_everything()] == [BYTES]
+
+
+def test_dead_letters_of_another_store_keep_any_bytes(scene: Scene, grave: Scene) -> None:
+    other = Scene(MemoryMessageStore(), scene.clock)
+    for source, target in ((scene, other), (other, grave)):
+        post(source, BYTES)
+        source.wear_out(source.list_everything()[0].sequence, times=1)
+        aside = source.store.set_aside(queue=source.queue, max_claim_count=1, limit=ALL, now=source.now)
+        assert {message.body for message in aside} == {BYTES}
+        letters = [
+            Message(
+                m.queue_uid,
+                m.sequence,
+                m.body,
+                m.created,
+                m.expires,
+                m.client_id,
+                origin=Origin("orders", m.id, m.claim_count),
+            )
+            for m in aside
+        ]
+        target.store.receive(queue=target.queue, letters=letters, now=target.now)
+        assert {message.body for message in target.list_everything()} == {BYTES}
+
+
+def test_posts_and_deliveries_keep_any_bytes(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    post(scene, BYTES)
+    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    assert [draft.body for draft in posted.drafts] == [BYTES]
+    subscription = new_subscription_id()
+    (delivery,) = deliveries_of(posted, subscription)
+    outbox.store.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
+    (taken,) = outbox.store.take_deliveries(
+        owner="n", until=outbox.now + 60, now=outbox.now, limit=10, most_of_one=10, without=()
+    )
+    assert taken.body == BYTES
+    listed = outbox.store.list_deliveries(
+        queue_uid=scene.queue.uid, subscription_id=subscription, state=None, before=None, limit=10
+    )
+    assert [each.body for each in listed] == [BYTES]
+
+
+# -- pop -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_pop_that_meets_a_sealed_message_takes_nothing(scene: Scene, place: int) -> None:
+    bodies = [b"1", b"2"]
+    bodies.insert(place, sealed())
+    post(scene, *bodies)
+    with pytest.raises(SealedMessages) as caught:
+        scene.store.pop(queue=scene.queue, limit=3, now=scene.now)
+    assert caught.value.uid == scene.queue.uid
+    assert [message.body for message in scene.list_everything()] == bodies
+    assert (scene.stats().free, scene.stats().claimed) == (3, 0)
+
+
+def test_a_pop_up_to_a_sealed_message_takes_what_is_before_it(scene: Scene) -> None:
+    post(scene, b"1", b"2", sealed())
+    popped = scene.store.pop(queue=scene.queue, limit=2, now=scene.now)
+    assert [message.body for message in popped] == [b"1", b"2"]
+    with pytest.raises(SealedMessages):
+        scene.store.pop(queue=scene.queue, limit=2, now=scene.now)
+    assert scene.stats().free == 1
+
+
+def test_pops_and_claims_at_once_leave_sealed_messages_alone(scene: Scene) -> None:
+    """Also where a driver takes for several in one transaction."""
+    bodies = [sealed() if number % 3 == 0 else b"%d" % number for number in range(30)]
+    post(scene, *bodies)
+    popped: list[bytes] = []
+    lock = threading.Lock()
+
+    def pop() -> None:
+        for _ in range(10):
+            try:
+                taken = scene.store.pop(queue=scene.queue, limit=1, now=scene.now)
+            except SealedMessages:
+                claim = Claim(new_claim_id(), 600, 60, scene.now)
+                taken = scene.store.claim(queue=scene.queue, claim=claim, limit=1, now=scene.now)
+                if not taken or taken[0].body[0] == SEALED:
+                    continue
+                scene.store.delete_messages(
+                    queue=scene.queue, sequences=[taken[0].sequence], claim_ids={claim.id}, now=scene.now
+                )
+            with lock:
+                popped.extend(message.body for message in taken)
+
+    threads = [threading.Thread(target=pop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(popped) == sorted(body for body in bodies if body[0] != SEALED)
+    assert [message.body for message in scene.list_everything()] == [body for body in bodies if body[0] == SEALED]
+
+
+# -- finding and replacing -----------------------------------------------------------------------------------------
+
+
+def test_every_place_of_a_sealed_body_is_found(outbox: Outbox) -> None:
+    scene = outbox.new_scene(notify=False)
+    ready, claimed, late, aside, plain = sealed("r"), sealed("c"), sealed("l"), sealed("a"), b"1"
+    post(scene, aside)
+    scene.wear_out(1, times=1)
+    scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+    post(scene, claimed)
+    scene.claim(1)
+    post(scene, ready, plain)
+    post(scene, late, delay=600)
+    heard = outbox.new_scene()
+    sent, noted = sealed("s"), sealed("n")
+    post(heard, sent)
+    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    settled, waits = deliveries_of(posted, new_subscription_id(), new_subscription_id())
+    outbox.store.expand(posted=posted, deliveries=[settled, waits], position=None, until=outbox.now)
+    post(heard, b"1", noted)
+    everything = [ready, claimed, late, aside, plain, sent, noted]
+    expected = sorted(
+        [(MESSAGE, body) for body in (ready, claimed, late, aside, sent, noted)]
+        + [(DELIVERY, sent), (DELIVERY, sent), (POST, noted)]
+    )
+    for limit in (1, 2, 3, 1000):
+        assert sorted((each.kind, each.body) for each in found(scene.store, *everything, limit=limit)) == expected
+    assert sorted(each.body for each in found(scene.store, *everything, without=ready[:5])) == sorted(
+        body for _, body in expected if body != ready
+    )
+
+
+@pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "set aside"])
+def test_a_body_is_replaced_and_nothing_else(scene: Scene, state: str) -> None:
+    old, new = sealed(), sealed("a longer one")
+    (number,) = post(scene, old, delay=600 if state == "delayed" else 0)
+    claim_id = scene.claim(1)[0] if state == "claimed" else None
+    if state == "set aside":
+        scene.wear_out(number, times=1)
+        scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+
+    def seen() -> list[Message]:
+        if state == "set aside":
+            return scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+        return scene.get(number)
+
+    (before,) = seen()
+    (this,) = found(scene.store, old)
+    assert scene.store.replace_bodies(replacements=[(this, new)]) == 1
+    (after,) = seen()
+    assert (before.body, after.body) == (old, new)
+    assert {name for name in Message.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
+    # The second time the stored body is another one.
+    assert scene.store.replace_bodies(replacements=[(this, sealed())]) == 0
+    assert seen() == [after]
+    if claim_id is not None:
+        scene.store.delete_message(queue=scene.queue, sequence=number, claim_id=claim_id, now=scene.now)
+        assert scene.get(number) == []
+
+
+def test_the_body_of_a_delivery_is_replaced(outbox: Outbox) -> None:
+    scene, subscription, old, new = outbox.new_scene(), new_subscription_id(), sealed(), sealed()
+    post(scene, old)
+    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    (delivery,) = deliveries_of(
+        posted, subscription, attempts=(Attempt(1.5, 500, 0.1, "x"),), state=DEAD, keep_until=outbox.now + 600
+    )
+    outbox.store.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
+    key = DeliveryKey(scene.queue.uid, subscription, delivery.number)
+    before = outbox.store.get_delivery(key=key)
+    (this,) = [each for each in found(outbox.store, old) if each.kind == DELIVERY]
+    assert outbox.store.replace_bodies(replacements=[(this, new)]) == 1
+    after = outbox.store.get_delivery(key=key)
+    assert before is not None
+    assert after is not None
+    assert after.body == new
+    assert {name for name in after.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
+
+
+def test_posts_are_left_as_they_are(outbox: Outbox) -> None:
+    scene, old = outbox.new_scene(), sealed()
+    post(scene, old)
+    (this,) = [each for each in found(outbox.store, old) if each.kind == POST]
+    assert outbox.store.replace_bodies(replacements=[(this, sealed())]) == 0
+    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    assert [draft.body for draft in posted.drafts] == [old]
+
+
+def test_what_is_gone_is_not_brought_back(scene: Scene) -> None:
+    deleted, claimed, purged = sealed("d"), sealed("c"), sealed("p")
+    post(scene, deleted, claimed, purged)
+    these = {each.body: each for each in found(scene.store, deleted, claimed, purged)}
+    scene.store.delete_message(queue=scene.queue, sequence=1, claim_id=None, now=scene.now)
+    assert scene.store.replace_bodies(replacements=[(these[deleted], sealed())]) == 0
+    # A claim changes no body.
+    scene.claim(1)
+    assert scene.store.replace_bodies(replacements=[(these[claimed], sealed())]) == 1
+    scene.store.purge(queue=scene.queue, now=scene.now)
+    scene.store.replace_bodies(replacements=[(these[purged], sealed())])
+    assert scene.list_everything() == []
+
+
+# -- encryption anew -----------------------------------------------------------------------------------------------
+
+
+def read(keys: MessageKeys, scene: Scene) -> list[bytes]:
+    return [keys.open(message.body, project=scene.queue.project) for message in scene.list_everything()]
+
+
+def seal(keys: MessageKeys, scene: Scene, body: bytes) -> bytes:
+    return keys.seal(body, queue_uid=scene.queue.uid, project=scene.queue.project, now=scene.now)
+
+
+def test_old_keys_are_not_needed_afterwards(outbox: Outbox) -> None:
+    scene = outbox.new_scene(notify=False)
+    old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
+    plain = [b'{"n": %d}' % number for number in range(250)]
+    post(scene, *(seal(old, scene, body) for body in plain))
+    claim_id, held = scene.claim(5)
+    pauses = []
+    result = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: pauses.append(1))
+    assert result.renewed >= len(plain)
+    assert key_id_of(seal(old, scene, b"")) not in {*result.unreadable, *result.waiting}
+    assert read(MessageKeys([NEW]), scene) == plain
+    scene.store.delete_messages(
+        queue=scene.queue, sequences=[message.sequence for message in held], claim_ids={claim_id}, now=scene.now
+    )
+    assert read(MessageKeys([NEW]), scene) == plain[5:]
+    again = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+    assert again.renewed == 0
+
+
+def test_what_is_left_is_told_by_key(outbox: Outbox) -> None:
+    scene, lost = outbox.new_scene(), MessageKeys([secrets.token_bytes(32)])
+    old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
+    post(scene, seal(old, scene, b"1"))
+    quiet = outbox.new_scene(notify=False)
+    body = seal(lost, quiet, b"2")
+    post(quiet, body, body[:-1])
+    result = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+    assert result.waiting[old.ids[0]] == 1
+    assert result.unreadable[lost.ids[0]] == 2
+    assert not result.is_complete
+    assert [message.body for message in quiet.list_everything()] == [body, body[:-1]]
+
+
+def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
+    """Producers, claims and deletes go on while a walk encrypts anew; each message is read once."""
+    old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
+    total = 120
+    got: list[bytes] = []
+    failures: list[Exception] = []
+    done = threading.Event()
+
+    def consume() -> None:
+        try:
+            while len(got) < total and not done.is_set():
+                claim = Claim(new_claim_id(), 600, 60, scene.now)
+                for message in scene.store.claim(queue=scene.queue, claim=claim, limit=3, now=scene.now):
+                    body = rotated.open(message.body, project=scene.queue.project)
+                    scene.store.delete_message(
+                        queue=scene.queue, sequence=message.sequence, claim_id=claim.id, now=scene.now
+                    )
+                    got.append(body)
+        except (Forbidden, ClaimOver, AssertionError) as exc:
+            failures.append(exc)
+
+    def renew() -> None:
+        while not done.is_set():
+            reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+
+    threads = [threading.Thread(target=each) for each in (consume, consume, renew)]
+    for thread in threads:
+        thread.start()
+    for number in range(total // 10):
+        post(scene, *(seal(old, scene, b"%d" % (10 * number + each)) for each in range(10)))
+    threads[0].join(30)
+    threads[1].join(30)
+    done.set()
+    threads[2].join(30)
+    assert failures == []
+    assert sorted(map(int, got)) == list(range(total))
