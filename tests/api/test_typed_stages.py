@@ -427,6 +427,40 @@ def test_dead_letters_of_deliveries_pass_no_stage(
     assert api.bodies("letters") == ["given up"]
 
 
+def test_stages_see_plain_bodies_of_encrypted_queues(
+    make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    class See(Stage):
+        def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+            seen.extend(("post", draft.body) for draft in drafts)
+            return [replace(draft, body=b'"changed"') for draft in drafts]
+
+        def after_list_messages(self, context: Context, request: ListMessages, result: Sequence[Message]) -> None:
+            seen.extend(("list", message.body) for message in result)
+
+        def after_create_claim(self, context: Context, request: CreateClaim, result: HeldClaim) -> None:
+            seen.extend(("claim", message.body) for message in result.messages)
+
+        def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
+            return replace(request, metadata={"_enable_encrypt_messages": True})
+
+    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([See()], resource=_[3]))
+    api = make_api(transport__message_encryption_key="a long text that is the key of this test")
+    assert api.put("/v2/queues/q").status_code == 201
+    (id_,) = api.send("q", "secret")
+    assert api.bodies("q") == ["changed"]
+    assert [message["body"] for message in api.claim("q")[1]] == ["changed"]
+    assert seen == [("post", b'"secret"'), ("list", b'"changed"'), ("claim", b'"changed"')]
+    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    assert known is not None
+    (stored,) = known.place.store.get_messages(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
+    assert b"changed" not in stored.body
+    # A topic cannot be encrypted: that a stage asks for it is no fault of the client.
+    assert api.put("/v2/topics/t").status_code == 503
+
+
 def test_a_pipeline_has_only_the_hooks_of_its_resource(driver: Driver) -> None:
     made = stage_of(before=lambda context, request: request)
     pipeline = Pipeline([made], resource=MESSAGES)
