@@ -53,6 +53,8 @@ class Request:
     resource: ClassVar[str] = ""
     result: ClassVar[Any] = None
     """The type of the result; a list of one type means a sequence of such objects, None that there is no result."""
+    documents: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold JSON of the client, which a published plug-in may change in place."""
 
 
 # -- queues and topics -----------------------------------------------------------------------------------------------
@@ -66,6 +68,7 @@ class CreateQueue(Request):
     implied: bool = False
 
     operation, resource, result = "create_queue", QUEUES, bool
+    documents = ("metadata",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class UpdateQueue(Request):
     metadata: Mapping[str, Any]
 
     operation, resource, result = "update_queue", QUEUES, dict
+    documents = ("metadata",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,7 @@ class CreateSubscription(Request):
     options: Mapping[str, Any]
 
     operation, resource, result = "create_subscription", SUBSCRIPTIONS, str
+    documents = ("options",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,7 @@ class UpdateSubscription(Request):
     options: Mapping[str, Any] | None
 
     operation, resource = "update_subscription", SUBSCRIPTIONS
+    documents = ("options",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ The service makes one for each option and asks it once whether an operation has 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -105,7 +104,7 @@ class Pipeline:
             raise StageFailed from exc
 
     def _ask(self, hooks: tuple[Hook, ...], context: Context, given: Q) -> Changed[Q] | Done[Any]:
-        text, request = _text(given), given
+        texts, request = _texts(given), given
         for hook in hooks:
             answer = guarded(hook, context, request)
             if isinstance(answer, Done):
@@ -114,7 +113,7 @@ class Pipeline:
                 raise failure(hook, f"returned {_name(answer)} instead of the request, a changed copy or Done")
             request = answer
         try:
-            changed = _text(request) != text
+            changed = request is not given or _texts(request) != texts
         except (ValueError, TypeError, RecursionError) as exc:
             raise failure(hooks[-1], "left a request that is not JSON", exc) from exc
         return Changed(request, by_stages=changed)
@@ -191,6 +190,6 @@ def _messages_in(result: Any) -> Iterator[Message]:
             yield from _messages_in(each)
 
 
-def _text(request: Request) -> str:
-    """A text that is the same for two requests only if they ask for the same."""
-    return json.dumps(dataclasses.astuple(request))
+def _texts(request: Request) -> list[str]:
+    """The documents of a request, to be compared: a hook may have changed them in place."""
+    return [json.dumps(getattr(request, name)) for name in request.documents]
