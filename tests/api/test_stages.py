@@ -69,6 +69,7 @@ def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
     assert api.patch(f"{path}/q", patch, headers={"Content-Type": JSON_PATCH}).status_code == 200
     assert api.get(f"{path}/q/stats").status_code == 200
     assert [queue["name"] for queue in api.get(f"{path}?limit=3&detailed=true&marker=a").json[f"{kind}s"]] == ["q"]
+    assert api.get(f"{path}?name=%5Ex&color=red").json[f"{kind}s"] == []
     assert api.post(f"{path}/implied/messages", {"messages": [{"body": 1}]}).status_code == 201
     assert api.post(f"{path}/implied/messages", {"messages": [{"body": 1}]}).status_code == 201
     assert api.post(f"{path}/asked/subscriptions", {"subscriber": MAIL}).status_code == 201
@@ -82,6 +83,18 @@ def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
             "list",
             (),
             {"project": project, "kfilter": {}, "marker": "a", "limit": 3, "detailed": True, "name": None},
+        ),
+        (
+            "list",
+            (),
+            {
+                "project": project,
+                "kfilter": {"color": "red"},
+                "marker": None,
+                "limit": 10,
+                "detailed": False,
+                "name": "^x",
+            },
         ),
         ("create", ("implied",), {"project": project}),
         ("create", ("asked",), {"project": project}),

@@ -278,6 +278,7 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
     "a patch that breaks a rule": ("update_queue", UpdateQueue, {"metadata": {"_max_claim_count": "x"}}),
     "a patch with bytes": ("update_queue", UpdateQueue, {"metadata": {"a": b"x"}}),
     "a listing without a limit": ("list_queues", ListQueues, {"limit": 10**9}),
+    "a listing by a bad expression": ("list_queues", ListQueues, {"name": "("}),
     "a listing with a bad marker": ("list_queues", ListQueues, {"marker": "no name!"}),
     "a purge of other things": ("purge_queue", PurgeQueue, {"resource_types": ("everything",)}),
     "a page of messages without a limit": ("list_messages", ListMessages, {"limit": 10**9}),

@@ -93,13 +93,18 @@ class DeleteQueue(Request):
 
 @dataclass(frozen=True, slots=True)
 class ListQueues(Request):
-    """``address`` has an empty name. ``filtered``: the caller asked for some names or metadata values only."""
+    """``address`` has an empty name.
+
+    ``name`` is the regular expression that names have to match, None for all; ``values`` are the metadata values that
+    the caller asked for.
+    """
 
     marker: str
     limit: int
     detailed: bool
     with_count: bool
-    filtered: bool
+    name: str | None
+    values: Mapping[str, str]
 
     operation, resource, result = "list_queues", QUEUES, ListedQueues
 

@@ -11,7 +11,7 @@ from zaqar.errors import InvalidInput, NotFound, ZaqarError
 from zaqar.model import Address, Draft, Queue, Stats
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import check_marker, check_range
-from zaqar.schemas.queues import Metadata, QueueFilter
+from zaqar.schemas.queues import Metadata, QueueFilter, make_filter
 from zaqar.service.queue_listing import QueuePage
 from zaqar.service.queues import Queues
 from zaqar.stages.base import Done, Stage
@@ -145,22 +145,24 @@ class StagedQueues(Queues):
         address = Address(project, kind, "")
 
         def act(wanted: Changed[ListQueues]) -> ListedQueues:
-            request = wanted.request
+            request, kept = wanted.request, keep
             if wanted.by_stages:
                 check_marker(request.marker)
                 check_limit(request.limit, self._limits.max_queues_per_page)
+                kept = make_filter(request.name, request.values)
             page = super(StagedQueues, self).list_page(
                 project=project,
                 kind=kind,
                 after=request.marker,
                 limit=request.limit,
-                keep=keep,
+                keep=kept,
                 with_count=with_count,
                 detailed=detailed,
             )
             return _listed(page, detailed)
 
-        request = ListQueues(address, after, limit, detailed, with_count, keep is not None)
+        name, values = (None, {}) if keep is None else (keep.name, keep.values)
+        request = ListQueues(address, after, limit, detailed, with_count, name, values)
         return _page(self._pipelines[kind].run(caller_in(project), request, act), address, detailed, with_count)
 
 

@@ -67,11 +67,11 @@ class PublishedQueueStage(PublishedStage):
         answer = self._call(
             "list",
             project=request.address.project,
-            kfilter={},
+            kfilter=dict(request.values),
             marker=request.marker or None,
             limit=request.limit,
             detailed=request.detailed,
-            name=None,
+            name=request.name,
         )
         if answer is None:
             return request
