@@ -79,7 +79,7 @@ class Pipelines:
     def make_messages(self, *, queues: Queues, **parts: Any) -> Messages:
         stages = self.messages.stages
         if isinstance(queues, StagedQueues) and (self.queues.has(CreateQueue) or self.topics.has(CreateQueue)):
-            stages = (ImpliedCreation(queues), *stages)
+            stages = (*stages, ImpliedCreation(queues))
         if self.messages:
             return StagedMessages(pipeline=self.messages, queues=queues, stages=stages, **parts)
         return Messages(queues=queues, stages=stages, **parts)

@@ -462,6 +462,44 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
     assert api.put("/v2/topics/t").status_code == 503
 
 
+@pytest.mark.parametrize("path", ["messages", "subscriptions"])
+def test_an_implied_creation_is_a_creation(script: Script, switch: Switch, path: str) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def before(context: Context, request: Any) -> Any:
+        if type(request) is not CreateQueue:
+            return request
+        assert context.client_id == ALICE.replace("-", "")
+        return replace(request, metadata={"implied": request.implied})
+
+    def after(context: Context, request: Any, result: Any) -> None:
+        if type(request) is CreateQueue:
+            seen.append((request.address.name, result))
+
+    switch.before, switch.after = before, after
+    api = script.api
+    body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
+    for _ in range(2):
+        assert api.post(f"/v2/queues/implied/{path}", body).status_code == 201
+    assert seen == [("implied", True)]
+    assert api.get("/v2/queues/implied").json["implied"] is True
+    api.put("/v2/queues/explicit")
+    assert api.get("/v2/queues/explicit").json["implied"] is False
+
+
+@pytest.mark.parametrize("path", ["messages", "subscriptions"])
+def test_a_refused_post_or_subscription_creates_nothing(script: Script, switch: Switch, path: str) -> None:
+    def refuse(context: Context, request: Any) -> Any:
+        if isinstance(request, list | CreateSubscription):
+            raise Conflict("Not today.")
+        return replace(request, metadata={"a": 1}) if isinstance(request, CreateQueue) else request
+
+    switch.before = refuse
+    body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
+    assert script.api.post(f"/v2/queues/implied/{path}", body).status_code == 409
+    assert [queue["name"] for queue in script.api.get("/v2/queues").json["queues"]] == ["q"]
+
+
 def test_a_pipeline_has_only_the_hooks_of_its_resource(driver: Driver) -> None:
     made = stage_of(before=lambda context, request: request)
     pipeline = Pipeline([made], resource=MESSAGES)
