@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,9 +228,11 @@ class Away(MemoryMessageStore):
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = plugins.load
-    monkeypatch.setattr(
-        plugins, "load", lambda group, name: Away if group == "zaqar.data.storage" else load(group, name)
-    )
+
+    def load_away(group: str, name: str, **more: str) -> Any:
+        return Away if group == "zaqar.data.storage" else load(group, name, **more)
+
+    monkeypatch.setattr(plugins, "load", load_away)
 
 
 @pytest.mark.usefixtures("away")
