@@ -87,8 +87,9 @@ class MessageKeys:
         self._cipher = lru_cache(_MOST_CIPHERS)(self._derive)
         self.refusal: str | None = NO_KEY
         """Why nothing can be sealed; None if it can."""
+        self._invalid_tag: type[Exception] = Unreadable
         if masters:
-            _library()
+            self._invalid_tag = _library()[3]
             self.refusal = None
 
     def __repr__(self) -> str:
@@ -136,18 +137,16 @@ class MessageKeys:
         _, wanted, uid, period, tag, nonce = _HEADER.unpack_from(sealed)
         if wanted not in self._masters:
             raise Unreadable("it is encrypted with a key that this service does not have", wanted.hex())
-        from cryptography.exceptions import InvalidTag
-
         try:
             body: bytes = self._cipher(wanted, uid, period).decrypt(
                 nonce, sealed[_HEADER.size :], sealed[: _HEADER.size]
             )
-        except InvalidTag:
+        except self._invalid_tag:
             raise Unreadable("it is damaged, or was changed in the store", wanted.hex()) from None
         return body, tag
 
     def _derive(self, wanted: bytes, uid: bytes, period: int) -> AESGCM:
-        aesgcm, hkdf, sha256 = _library()
+        aesgcm, hkdf, sha256, _ = _library()
         info = b"zaqar message v1" + uid + struct.pack(">I", period)
         cipher: AESGCM = aesgcm(
             hkdf(algorithm=sha256(), length=KEY_BYTES, salt=None, info=info).derive(self._masters[wanted])
@@ -192,9 +191,10 @@ def project_tag(project: str) -> bytes:
     return hashlib.sha256(b"zaqar project" + project.encode()).digest()[:16]
 
 
-def _library() -> tuple[type, type, type]:
+def _library() -> tuple[type, type, type, type[Exception]]:
     # Imported where it is used: a service without encryption needs neither the library nor the time to load it.
     try:
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -202,4 +202,4 @@ def _library() -> tuple[type, type, type]:
         raise StartupError(
             "[transport] message_encryption_key needs the library cryptography: install zaqar[encryption]."
         ) from exc
-    return AESGCM, HKDF, SHA256
+    return AESGCM, HKDF, SHA256, InvalidTag

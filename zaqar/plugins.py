@@ -21,6 +21,21 @@ _SUBJECTS = {
 }
 
 
+_RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
+"""Packages whose exceptions end a request or a worker from outside."""
+
+
+def is_from_outside(exc: BaseException) -> bool:
+    """Whether an exception that came out of a plug-in was not raised by it, so that nobody may hold it up.
+
+    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker.
+    """
+    if isinstance(exc, Exception | SystemExit):
+        return False
+    packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}
+    return isinstance(exc, KeyboardInterrupt) or not packages.isdisjoint(_RUNTIMES)
+
+
 def load(namespace: str, name: str, *, option: str = "") -> Any:
     """The object behind the entry point, not called; StartupError where it is missing, ambiguous or broken.
 
@@ -37,6 +52,11 @@ def load(namespace: str, name: str, *, option: str = "") -> Any:
         raise StartupError(f"{option}: several installed packages have a {noun} '{name}'.") from exc
     except _BrokenPlugin as exc:
         raise StartupError(f"{option}: the {noun} '{name}' cannot be loaded: {exc}.") from exc.__cause__
+    except BaseException as exc:
+        if isinstance(exc, Exception) or is_from_outside(exc):
+            raise
+        # Its import ends the process, which stevedore does not expect.
+        raise StartupError(f"{option}: the {noun} '{name}' cannot be loaded: {type(exc).__name__}: {exc}.") from exc
     return manager.extensions[0].plugin
 
 

@@ -19,6 +19,7 @@ from zaqar.service.claims import Claims
 from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
 from zaqar.service.staged.claims import StagedClaims
+from zaqar.service.staged.controllers import QueueController, SubscriptionController
 from zaqar.service.staged.messages import StagedMessages
 from zaqar.service.staged.queues import ImpliedCreation, StagedQueues
 from zaqar.service.staged.subscriptions import StagedSubscriptions
@@ -39,16 +40,29 @@ class Pipelines:
     messages: Pipeline
     claims: Pipeline
     subscriptions: Pipeline
+    queue_controller: QueueController
+    subscription_controller: SubscriptionController
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts, clock: Clock) -> Pipelines:
         """Load every stage. StartupError, naming the option and the entry point, if one cannot be loaded."""
+        queues = QueueController()
+        subscriptions = SubscriptionController(queues)
+        # What the reference makes its stages of messages with.
+        keywords = {
+            "queue_controller": queues,
+            "subscription_controller": subscriptions,
+            "max_notifier_workers": conf.notification.max_notifier_workers,
+            "require_confirmation": conf.notification.require_confirmation,
+        }
         return cls(
             _load(conf, clock, "queue_pipeline", QUEUES),
             _load(conf, clock, "topic_pipeline", QUEUES),
-            _load(conf, clock, "message_pipeline", MESSAGES),
+            _load(conf, clock, "message_pipeline", MESSAGES, keywords),
             _load(conf, clock, "claim_pipeline", CLAIMS),
             _load(conf, clock, "subscription_pipeline", SUBSCRIPTIONS),
+            queues,
+            subscriptions,
         )
 
     @property
@@ -57,14 +71,15 @@ class Pipelines:
         return any((self.queues, self.topics, self.messages, self.claims, self.subscriptions))
 
     def make_queues(self, **parts: Any) -> Queues:
-        if self.queues or self.topics:
-            return StagedQueues(pipelines={QUEUE: self.queues, TOPIC: self.topics}, **parts)
-        return Queues(**parts)
+        staged = {QUEUE: self.queues, TOPIC: self.topics}
+        queues = StagedQueues(pipelines=staged, **parts) if self.queues or self.topics else Queues(**parts)
+        self.queue_controller.bind(queues)
+        return queues
 
     def make_messages(self, *, queues: Queues, **parts: Any) -> Messages:
         stages = self.messages.stages
         if isinstance(queues, StagedQueues) and (self.queues.has(CreateQueue) or self.topics.has(CreateQueue)):
-            stages = (ImpliedCreation(queues), *stages)
+            stages = (*stages, ImpliedCreation(queues))
         if self.messages:
             return StagedMessages(pipeline=self.messages, queues=queues, stages=stages, **parts)
         return Messages(queues=queues, stages=stages, **parts)
@@ -73,13 +88,15 @@ class Pipelines:
         return StagedClaims(pipeline=self.claims, **parts) if self.claims else Claims(**parts)
 
     def make_subscriptions(self, **parts: Any) -> Subscriptions:
-        if self.subscriptions:
-            return StagedSubscriptions(pipeline=self.subscriptions, **parts)
-        return Subscriptions(**parts)
+        pipeline = self.subscriptions
+        made = StagedSubscriptions(pipeline=pipeline, **parts) if pipeline else Subscriptions(**parts)
+        self.subscription_controller.bind(made)
+        return made
 
 
-def _load(conf: cfg.ConfigOpts, clock: Clock, option: str, resource: str) -> Pipeline:
-    keywords = _message_keywords(conf) if resource == MESSAGES else {}
+def _load(
+    conf: cfg.ConfigOpts, clock: Clock, option: str, resource: str, keywords: Mapping[str, Any] | None = None
+) -> Pipeline:
     return Pipeline(
         [
             make_stage(
@@ -89,19 +106,9 @@ def _load(conf: cfg.ConfigOpts, clock: Clock, option: str, resource: str) -> Pip
                 resource=resource,
                 conf=conf,
                 clock=clock,
-                keywords=keywords,
+                keywords=keywords or {},
             )
             for name in conf.storage[option]
         ],
         resource=resource,
     )
-
-
-def _message_keywords(conf: cfg.ConfigOpts) -> Mapping[str, Any]:
-    """What published plug-ins of messages are made with; there are no controllers behind them here."""
-    return {
-        "subscription_controller": None,
-        "queue_controller": None,
-        "max_notifier_workers": conf.notification.max_notifier_workers,
-        "require_confirmation": conf.notification.require_confirmation,
-    }

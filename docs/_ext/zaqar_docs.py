@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx directives that write pages from what the service itself works with, so that they cannot fall behind it.
 
-``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to and
-``.. policy-rules::`` the policy rules with their defaults.
+``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to,
+``.. policy-rules::`` the policy rules with their defaults and ``.. policy-endpoints::`` the rules of each endpoint.
+``.. stage-hooks::`` renders the hooks of stages, and ``.. published-calls::`` the methods of published plug-ins that
+are called.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +20,10 @@ from sphinx.util.docutils import SphinxDirective
 
 from zaqar import conf, policies
 from zaqar.limits import Limits
+from zaqar.policies import endpoints, targets
+from zaqar.stages.base import Stage
+from zaqar.stages.operations import REQUESTS
+from zaqar.stages.published.adapters import ADAPTERS
 from zaqar.transport.wsgi import openapi
 
 Json = Mapping[str, Any]
@@ -179,12 +187,72 @@ def schemas() -> Iterator[str]:
         yield from table(("field", "type", "bounds", "meaning"), fields_of(schema))
 
 
-def policy_rules() -> Iterator[str]:
-    def cells(rule: Any) -> tuple[str, str, str]:
-        served = ", ".join(f"``{o['method']} {o['path']}``" for o in getattr(rule, "operations", ()))
-        return literal(rule.name), literal(rule.check_str) if rule.check_str else "any caller", served or "-"
+def rule_default(rule: Any) -> str:
+    return literal(rule.check_str) if rule.check_str else "any caller"
 
-    yield from table(("rule", "default", "operations"), (cells(rule) for rule in policies.list_rules()))
+
+def policy_rules() -> Iterator[str]:
+    def cells(rule: Any) -> tuple[str, str, str, str]:
+        own = sorted(targets.target_names(rule.name) - targets.ALWAYS)
+        return literal(rule.name), rule_default(rule), ", ".join(map(literal, own)) or "-", rule.description
+
+    header = ("rule", "default", "its target, besides project and user", "what it is about")
+    yield from table(header, map(cells, policies.list_rules()))
+
+
+PAGES = {("GET", "/confirm"): "The page behind the link in a mail.", ("POST", "/confirm"): "What its buttons do."}
+"""Endpoints for people with a browser, which the OpenAPI document does not have."""
+
+
+def policy_endpoints() -> Iterator[str]:
+    rules = endpoints.rules_of_endpoints()
+    served = {
+        (method.upper(), path): operation["summary"]
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+
+    def cells(endpoint: tuple[str, str], summary: str) -> tuple[str, str, str, str]:
+        asked = rules.get(endpoint, [])
+        # KeyError if an endpoint asks no rule and nobody has said why.
+        names = " and ".join(literal(rule.name) for rule in asked) if asked else f"none: {endpoints.OPEN[endpoint]}"
+        return literal(" ".join(endpoint)), as_rst(summary), names, rule_default(asked[0]) if asked else "everybody"
+
+    rows = (cells(endpoint, summary) for endpoint, summary in (served | PAGES).items())
+    yield from table(("endpoint", "what it does", "rule", "default"), rows)
+
+
+def stage_hooks() -> Iterator[str]:
+    def cells(request: Any) -> tuple[str, str, str, str]:
+        hook = getattr(Stage, f"before_{request.operation}")
+        fields = [field.name for field in dataclasses.fields(request) if field.name != "address"]
+        # Of the annotation "ListMessages | Done[Sequence[Message]]" the part that the result is.
+        result = inspect.signature(hook).return_annotation.partition("Done[")[2].removesuffix("]")
+        return (
+            literal(request.operation),
+            inspect.getdoc(hook) or "",
+            ", ".join(map(literal, fields)) or "-",
+            "-" if result == "None" else literal(result),
+        )
+
+    for resource in dict.fromkeys(request.resource for request in REQUESTS):
+        title = "Queues and topics" if resource == "queues" else resource.title()
+        yield title
+        yield "^" * len(title)
+        yield ""
+        yield from table(
+            ("hooks: ``before_``, ``after_`` and", "when", "the request has", "result"),
+            (cells(request) for request in REQUESTS if request.resource == resource),
+        )
+
+
+def published_calls() -> Iterator[str]:
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for resource, adapter in ADAPTERS.items():
+            for hook, methods in adapter.methods.items():
+                yield resource, " or ".join(map(literal, methods)), literal(hook)
+
+    yield from table(("resource", "method", "called where ours is"), rows())
 
 
 class _Written(SphinxDirective):
@@ -204,12 +272,27 @@ class ApiSchemas(_Written):
     lines = staticmethod(schemas)
 
 
+class StageHooks(_Written):
+    lines = staticmethod(stage_hooks)
+
+
+class PublishedCalls(_Written):
+    lines = staticmethod(published_calls)
+
+
 class PolicyRules(_Written):
     lines = staticmethod(policy_rules)
+
+
+class PolicyEndpoints(_Written):
+    lines = staticmethod(policy_endpoints)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("api-operations", ApiOperations)
     app.add_directive("api-schemas", ApiSchemas)
     app.add_directive("policy-rules", PolicyRules)
+    app.add_directive("policy-endpoints", PolicyEndpoints)
+    app.add_directive("stage-hooks", StageHooks)
+    app.add_directive("published-calls", PublishedCalls)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -585,7 +585,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
 
 @pytest.mark.parametrize("command", [_gunicorn_sample, _granian, _uwsgi_sample])
 def test_a_new_policy_reaches_all_workers_of_other_servers(tmp_path: Path, command: Any) -> None:
-    """SIGHUP after ``zaqar.cmd.preflight``: no request is lost, and what becomes of the file meanwhile does not count."""
+    """SIGHUP after ``zaqar.cmd.preflight``: no request is lost, and later changes of the file do not count."""
     port, log, policy = free_port(), tmp_path / "log", tmp_path / "policy.yaml"
     (tmp_path / "zaqar.conf").write_text("")
     policy.write_text('"messages:create": "role:member"\n')

@@ -6,12 +6,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.client import Api
 from tests.api.test_common import assert_error
+from tests.api.test_placement import pool_of
+from tests.api.test_pools import Admin
 from zaqar.message_encryption import MessageKeys, key_id_of
 from zaqar.model import QUEUE, Address, Message, is_sealed
 from zaqar.service.bodies import PASSED_OVER_SECONDS
@@ -353,6 +356,34 @@ def test_dead_letters_stay_encrypted_in_a_queue_that_is_not(api: Api) -> None:
     assert [message["body"] for message in api.claim("dead", limit=1)[1]] == ["own"]
     popped: list[dict[str, Any]] = api.delete("/v2/queues/dead/messages?pop=5").json["messages"]
     assert [message["body"] for message in popped] == [SECRET]
+
+
+def test_dead_letters_of_another_pool_stay_encrypted(make_api: Callable[..., Api], tmp_path: Path) -> None:
+    """They are set aside in one store and received by the other, as they are."""
+    api = make_api(pooling=True, drivers__message_store="nosuch", transport__message_encryption_key="hex:" + KEY.hex())
+    admin = Admin(api, tmp_path)
+    rules = {**ENCRYPTED, "_max_claim_count": 1, "_dead_letter_queue": "dead"}
+    try:
+        admin.add("one")
+        api.put("/v2/queues/q", rules)
+        admin.request("PATCH", "pools/one", {"weight": 0})
+        admin.add("two")
+        api.put("/v2/queues/dead")
+        api.send("q", SECRET, 5)
+        claim_id, _ = api.claim("q")
+        api.delete(f"/v2/queues/q/claims/{claim_id}")
+        assert api.claim("q") == ("", [])
+        assert (pool_of(api, "q"), pool_of(api, "dead")) == ("one", "two")
+        assert [is_sealed(message.body) for message in stored(api, "dead")] == [True, True]
+        assert api.bodies("dead") == [SECRET, 5]
+        assert [message["body"] for message in api.claim("dead", limit=1)[1]] == [SECRET]
+        assert [message["body"] for message in api.delete("/v2/queues/dead/messages?pop=1").json["messages"]] == [5]
+    finally:
+        # The management store is shared by the tests of a session.
+        for queue in ("q", "dead"):
+            api.delete(f"/v2/queues/{queue}")
+        for name in ("one", "two"):
+            admin.request("DELETE", f"pools/{name}")
 
 
 def test_what_cannot_be_read_becomes_a_dead_letter_as_others_do(api: Api) -> None:

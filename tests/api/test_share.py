@@ -24,6 +24,7 @@ from zaqar.transport.wsgi import app
 
 KEY = "k" * 32
 HOOK = "http://192.0.2.1/hook"
+CONFIRM = f"/v2/queues/q/subscriptions/{'0' * 24}/confirm"
 OPTIONS: dict[str, Any] = {
     "signed_url__secret_key": KEY,
     "notification__webhook_allowed_networks": ["192.0.2.0/24"],
@@ -545,7 +546,14 @@ def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCa
     with caplog.at_level("DEBUG"):
         result = api.get("/v2/queues/q2/messages", headers=headers)
         api.get("/v2/queues/q/messages", headers=headers)
+        for path in (CONFIRM, "/v2/nothing"):
+            assert_refused(api.put(path, {"confirmed": True}, headers=handmade(api, CONFIRM, methods="PUT")))
+            api.clock.advance(60)
     assert_refused(result)
+    assert [message for message in caplog.messages if message.startswith("Refused")] == [
+        "Refused 1 requests with a signature; it is for other paths or methods: 1.",
+        "Refused 2 requests with a signature; there is no such subscription: 1, it is for other paths or methods: 1.",
+    ]
     assert signature not in result.text + repr(result.headers) + caplog.text
     assert KEY not in caplog.text
 

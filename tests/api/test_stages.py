@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from tests import plugins
 from tests.api.client import ALICE, JSON_PATCH, Api
 from tests.api.marks import on_one_store
 from tests.conformance.drivers import Driver
+from zaqar.context import Context
 from zaqar.errors import StartupError
+from zaqar.model import Address
 
 SOURCE = (Path(plugins.__file__).parent / "published.py").read_text()
 CLASSES = (
     *("Recorder", "TakesKeywordsOnly", "TakesNothing", "Undeletable", "Mutator", "SubscriptionMutator", "Ender"),
     *("QueueEnder", "ClaimEnder", "SubscriptionEnder", "Raiser", "Exits", "FailsAtLoad", "make_recorder"),
+    *("Reader", "Hostile"),
 )
 PIPELINES = ("queue", "topic", "message", "claim", "subscription")
 MAIL = "mailto:ann@example.net"
@@ -65,6 +69,7 @@ def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
     assert api.patch(f"{path}/q", patch, headers={"Content-Type": JSON_PATCH}).status_code == 200
     assert api.get(f"{path}/q/stats").status_code == 200
     assert [queue["name"] for queue in api.get(f"{path}?limit=3&detailed=true&marker=a").json[f"{kind}s"]] == ["q"]
+    assert api.get(f"{path}?name=%5Ex&color=red").json[f"{kind}s"] == []
     assert api.post(f"{path}/implied/messages", {"messages": [{"body": 1}]}).status_code == 201
     assert api.post(f"{path}/implied/messages", {"messages": [{"body": 1}]}).status_code == 201
     assert api.post(f"{path}/asked/subscriptions", {"subscriber": MAIL}).status_code == 201
@@ -78,6 +83,18 @@ def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
             "list",
             (),
             {"project": project, "kfilter": {}, "marker": "a", "limit": 3, "detailed": True, "name": None},
+        ),
+        (
+            "list",
+            (),
+            {
+                "project": project,
+                "kfilter": {"color": "red"},
+                "marker": None,
+                "limit": 10,
+                "detailed": False,
+                "name": "^x",
+            },
         ),
         ("create", ("implied",), {"project": project}),
         ("create", ("asked",), {"project": project}),
@@ -181,6 +198,25 @@ def test_only_message_stages_are_made_with_keywords(with_stages: Stages, pipelin
     assert sys.modules["acme_published"].MADE == [((), {}), ((), {})]
 
 
+@pytest.mark.parametrize("kind", ["queue", "topic"])
+def test_message_stages_can_look_at_the_queue_and_its_subscriptions(with_stages: Stages, kind: str) -> None:
+    # The stages of the other pipelines are not asked.
+    api = with_stages(message=["Reader"], **{kind: ["QueueEnder"], "subscription": ["SubscriptionEnder"]})
+    path = f"/v2/{kind}s/q"
+    plain = api.parts.queues
+    address = Address(api.project, kind, "q")
+    type(plain).__mro__[1].create(plain, address, b'{"owner": "ann"}')
+    assert api.post(f"{path}/messages", {"messages": [{"body": 1}]}).status_code == 201
+    subscriptions = api.parts.subscriptions
+    type(subscriptions).__mro__[1].create(
+        subscriptions, Context(api.project, ""), address, json.dumps({"subscriber": MAIL}).encode()
+    )
+    assert api.post(f"{path}/messages", {"messages": [{"body": 2}]}).status_code == 201
+    seen = {"owner": "ann", "exists": True}
+    bodies = [message["body"] for message in api.get(f"{path}/messages?echo=true").json["messages"]]
+    assert bodies == [{**seen, "subscribers": []}, {**seen, "subscribers": [MAIL]}]
+
+
 # -- what they change ------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +264,7 @@ def test_what_a_stage_does_to_metadata_in_place_is_stored(with_stages: Stages) -
 # -- what they end ---------------------------------------------------------------------------------------------------
 
 
+@on_one_store
 def test_the_documented_example(with_stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
     api = with_stages(queue=["Undeletable"])
     for name in ("ledger", "other"):
@@ -238,6 +275,7 @@ def test_the_documented_example(with_stages: Stages, capsys: pytest.CaptureFixtu
     assert [queue["name"] for queue in api.get("/v2/queues").json["queues"]] == ["ledger"]
 
 
+@on_one_store
 def test_a_message_stage_that_answers_itself(with_stages: Stages) -> None:
     # The one after it is never reached.
     api = with_stages(message=["Ender", "Raiser"])
@@ -258,6 +296,7 @@ def test_a_message_stage_that_answers_itself(with_stages: Stages) -> None:
     assert api.get("/v2/queues").json["queues"] == []
 
 
+@on_one_store
 def test_a_queue_stage_that_answers_itself(with_stages: Stages) -> None:
     api = with_stages(queue=["QueueEnder"])
     assert api.put("/v2/queues/new").status_code == 201
@@ -276,6 +315,7 @@ def test_a_queue_stage_that_answers_itself(with_stages: Stages) -> None:
     assert api.post("/v2/queues/new/subscriptions", {"subscriber": MAIL}).status_code == 404
 
 
+@on_one_store
 def test_a_claim_stage_that_answers_itself(with_stages: Stages) -> None:
     api = with_stages(claim=["ClaimEnder"])
     result = api.post("/v2/queues/q/claims", {"ttl": 90, "grace": 60})
@@ -289,6 +329,7 @@ def test_a_claim_stage_that_answers_itself(with_stages: Stages) -> None:
     assert api.delete("/v2/queues/q/claims/any").status_code == 204
 
 
+@on_one_store
 def test_a_subscription_stage_that_answers_itself(with_stages: Stages) -> None:
     api = with_stages(subscription=["SubscriptionEnder"])
     path = "/v2/queues/q/subscriptions"
@@ -338,6 +379,7 @@ def requests_of(api: Api) -> dict[str, Callable[[], Any]]:
     }
 
 
+@on_one_store
 @pytest.mark.parametrize("stage", ["Raiser", "Exits"])
 def test_whatever_a_stage_raises_is_503_and_changes_nothing(
     driver: Driver,
@@ -367,6 +409,61 @@ def test_whatever_a_stage_raises_is_503_and_changes_nothing(
         assert record.exc_info, name
     assert [queue["name"] for queue in plain.get("/v2/queues").json["queues"]] == ["q"]
     assert plain.bodies("q") == [1]
+
+
+def endless() -> Iterator[Any]:
+    while True:
+        yield {"id": "x", "name": "x", "body": 1}
+
+
+def deep() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(5_000):
+        nested = [nested]
+    return nested
+
+
+HOSTILE: dict[str, Callable[[], Any]] = {
+    "an object": object,
+    "text": lambda: "x" * 100,
+    "a number": lambda: 10**400,
+    "an endless iterator": endless,
+    "an endless iterator of endless ones": lambda: (endless() for _ in endless()),
+    "a list of half a surrogate pair": lambda: [{"id": "\ud800", "name": "\ud800", "body": "\ud800"}],
+    "a dict with NaN": lambda: {"id": "x", "body": float("nan"), "messages": {"free": float("nan")}},
+    "a dict with a large number": lambda: {"id": "x", "body": 2**70, "messages": {"free": 2**70}},
+    "a dict of objects": lambda: {object(): object()},
+    "a dict that is old": lambda: {
+        "id": "x",
+        "body": 1,
+        "age": 2**52,
+        "subscriber": MAIL,
+        "messages": {"oldest": {"age": 2**52}, "newest": {"age": 2**52}},
+    },
+    "a deep list": deep,
+    "a pair": lambda: ("a\r\nX-Evil: 1", endless()),
+    "three": lambda: (1, 2, 3),
+    "a class": lambda: dict,
+}
+
+
+@on_one_store
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_result_breaks_the_service(with_stages: Stages, make: Callable[[], Any]) -> None:
+    """An answer that makes sense, or 503; never another 5xx, and never a worker that is busy for ever."""
+    api = with_stages(**{name: ["Hostile"] for name in PIPELINES})
+    plugin: Any = sys.modules["acme_published"].Hostile
+    plugin.answer = staticmethod(lambda: None)
+    api.send("q", 1)
+    plugin.answer = staticmethod(make)
+    for name, send in requests_of(api).items():
+        result = send()
+        assert result.status_code in (200, 201, 204, 404, 409, 503), (name, result.text)
+        assert "X-Evil" not in result.headers, name
+        if result.text:
+            json.loads(result.text)
+    plugin.answer = staticmethod(lambda: None)
+    assert api.bodies("q") == [1]
 
 
 @on_one_store

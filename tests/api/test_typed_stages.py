@@ -52,7 +52,7 @@ def with_stages(make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -
     """Makes an application with these stages in every pipeline."""
 
     def make(*stages: Stage) -> Api:
-        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[-1]))
+        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[3]))
         return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
     return make
@@ -278,6 +278,7 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
     "a patch that breaks a rule": ("update_queue", UpdateQueue, {"metadata": {"_max_claim_count": "x"}}),
     "a patch with bytes": ("update_queue", UpdateQueue, {"metadata": {"a": b"x"}}),
     "a listing without a limit": ("list_queues", ListQueues, {"limit": 10**9}),
+    "a listing by a bad expression": ("list_queues", ListQueues, {"name": "("}),
     "a listing with a bad marker": ("list_queues", ListQueues, {"marker": "no name!"}),
     "a purge of other things": ("purge_queue", PurgeQueue, {"resource_types": ("everything",)}),
     "a page of messages without a limit": ("list_messages", ListMessages, {"limit": 10**9}),
@@ -374,7 +375,7 @@ def test_a_checksum_is_of_the_body_that_is_stored(
         def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
             return [*drafts, *(replace(draft, body=b'"other"', checksum="forged") for draft in drafts)]
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[-1]))
+    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
     staged = make_api(enable_checksum=True)
     staged.send("q", "first")
     monkeypatch.undo()
@@ -421,10 +422,82 @@ def test_dead_letters_of_deliveries_pass_no_stage(
     monkeypatch.setattr(app, "Dispatcher", lambda **parts: parts)
     dispatcher: Any = app.build_dispatcher(api.parts)
     raw = b'{"messages": [{"body": "given up"}]}'
-    dispatcher["post_dead_letter"](api.project, "letters", raw)
+    dispatcher["post_dead_letter"](api.project, "letters", raw, encrypt=False)
     assert api.post("/v2/queues/letters/messages", raw=raw).status_code == 409
     switch.before = lambda context, request: request
     assert api.bodies("letters") == ["given up"]
+
+
+def test_stages_see_plain_bodies_of_encrypted_queues(
+    make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    class See(Stage):
+        def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
+            seen.extend(("post", draft.body) for draft in drafts)
+            return [replace(draft, body=b'"changed"') for draft in drafts]
+
+        def after_list_messages(self, context: Context, request: ListMessages, result: Sequence[Message]) -> None:
+            seen.extend(("list", message.body) for message in result)
+
+        def after_create_claim(self, context: Context, request: CreateClaim, result: HeldClaim) -> None:
+            seen.extend(("claim", message.body) for message in result.messages)
+
+        def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
+            return replace(request, metadata={"_enable_encrypt_messages": True})
+
+    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([See()], resource=_[3]))
+    api = make_api(transport__message_encryption_key="a long text that is the key of this test")
+    assert api.put("/v2/queues/q").status_code == 201
+    (id_,) = api.send("q", "secret")
+    assert api.bodies("q") == ["changed"]
+    assert [message["body"] for message in api.claim("q")[1]] == ["changed"]
+    assert seen == [("post", b'"secret"'), ("list", b'"changed"'), ("claim", b'"changed"')]
+    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    assert known is not None
+    (stored,) = known.place.store.get_messages(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
+    assert b"changed" not in stored.body
+    # A topic cannot be encrypted: that a stage asks for it is no fault of the client.
+    assert api.put("/v2/topics/t").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["messages", "subscriptions"])
+def test_an_implied_creation_is_a_creation(script: Script, switch: Switch, path: str) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def before(context: Context, request: Any) -> Any:
+        if type(request) is not CreateQueue:
+            return request
+        assert context.client_id == ALICE.replace("-", "")
+        return replace(request, metadata={"implied": request.implied})
+
+    def after(context: Context, request: Any, result: Any) -> None:
+        if type(request) is CreateQueue:
+            seen.append((request.address.name, result))
+
+    switch.before, switch.after = before, after
+    api = script.api
+    body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
+    for _ in range(2):
+        assert api.post(f"/v2/queues/implied/{path}", body).status_code == 201
+    assert seen == [("implied", True)]
+    assert api.get("/v2/queues/implied").json["implied"] is True
+    api.put("/v2/queues/explicit")
+    assert api.get("/v2/queues/explicit").json["implied"] is False
+
+
+@pytest.mark.parametrize("path", ["messages", "subscriptions"])
+def test_a_refused_post_or_subscription_creates_nothing(script: Script, switch: Switch, path: str) -> None:
+    def refuse(context: Context, request: Any) -> Any:
+        if isinstance(request, list | CreateSubscription):
+            raise Conflict("Not today.")
+        return replace(request, metadata={"a": 1}) if isinstance(request, CreateQueue) else request
+
+    switch.before = refuse
+    body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
+    assert script.api.post(f"/v2/queues/implied/{path}", body).status_code == 409
+    assert [queue["name"] for queue in script.api.get("/v2/queues").json["queues"]] == ["q"]
 
 
 def test_a_pipeline_has_only_the_hooks_of_its_resource(driver: Driver) -> None:

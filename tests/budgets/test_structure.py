@@ -61,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.errors",
         "zaqar.uris",
     },
-    "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf"},
-    "zaqar.extraspec": {"zaqar.errors"},
+    "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf", "zaqar.plugins"},
+    "zaqar.extraspec": {"zaqar.errors", "zaqar.plugins"},
     "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}

@@ -212,3 +212,37 @@ class FailsAtLoad:
 
 def make_recorder(**kwargs):
     return Recorder(**kwargs)
+
+
+class Reader:
+    """Posts only to queues of the owner, and says how many subscribers there are."""
+
+    def __init__(self, queue_controller, subscription_controller, **kwargs):
+        self.queues = queue_controller
+        self.subscriptions = subscription_controller
+
+    def post(self, queue, messages, project=None, client_uuid=None):
+        page, marker = self.subscriptions.list(queue, project=project)
+        subscribers = [each["subscriber"] for each in page]
+        if marker is not None:
+            assert self.subscriptions.get(queue, marker, project=project)["subscriber"] == subscribers[-1]
+        for message in messages:
+            message["body"] = {
+                "owner": self.queues.get_metadata(queue, project=project).get("owner"),
+                "exists": self.queues.exists(queue, project=project),
+                "subscribers": subscribers,
+            }
+
+
+class Hostile:
+    """Each method returns what the tests put here."""
+
+    answer = None
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: Hostile.answer()

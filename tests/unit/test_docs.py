@@ -25,6 +25,7 @@ from zaqar.transport.wsgi.app import make_app
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
 NOTIFICATIONS = (ROOT / "docs" / "notifications.rst").read_text()
+SIGNED_URLS = (ROOT / "docs" / "signed_urls.rst").read_text()
 TOUR = (ROOT / "docs" / "tour_openstacksdk.py").read_text()
 PAGES = sorted(
     path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
@@ -37,10 +38,10 @@ MEMBERS = re.compile(r"\b([A-Z][a-zA-Z]*[a-z])\.([a-z_]\w+)\b")
 class Terminal:
     """Runs the curl commands of a page against the application in-process."""
 
-    def __init__(self) -> None:
-        parts = app.build(
-            conf.load(default_config_files=[]), management=MemoryManagementStore(), messages=MemoryMessageStore()
-        )
+    def __init__(self, *, secret_key: str | None = None) -> None:
+        configuration = conf.load(default_config_files=[])
+        configuration.set_override("secret_key", secret_key, "signed_url")
+        parts = app.build(configuration, management=MemoryManagementStore(), messages=MemoryMessageStore())
         self._client = testing.TestClient(make_app(parts))
         self._variables: dict[str, str] = {}
         self._answer = ""
@@ -122,6 +123,30 @@ def test_what_the_page_on_notifications_asks_with_curl_works() -> None:
     assert [result.status_code for result in answers] == [201, 201, 204, 200, 200, 404, 200]
     assert [answer.json["secret"][:6] for answer in (answers[0], answers[3])] == ["whsec_"] * 2
     assert answers[4].json["deliveries"] == []
+
+
+def test_what_the_page_on_signed_urls_asks_with_curl_works() -> None:
+    terminal = Terminal(secret_key="k" * 32)
+    answers: list[testing.Result] = []
+    for command in commands(SIGNED_URLS):
+        signature = answers[0].json["signature"] if answers else "36ce..."
+        if (result := terminal.run(command.replace("36ce...", signature))) is not None:
+            answers.append(result)
+    shared, posted, listed, refused = answers
+    assert [answer.status_code for answer in answers] == [200, 201, 200, 404]
+    shown = re.search(r"\n   (\{\"project.*?\"\})", SIGNED_URLS, re.DOTALL)
+    assert shown is not None
+    assert shared.json == json.loads(shown[1]) | {"signature": shared.json["signature"]}
+    assert listed.json["messages"][0]["href"] == posted.json["resources"][0]
+    assert refused.text in SIGNED_URLS
+
+
+def test_the_page_on_signed_urls_tells_how_to_sign() -> None:
+    names: dict[str, Any] = {}
+    exec(blocks(SIGNED_URLS, "python")[1], names)
+    paths, project = ["/v2/queues/alarms/messages"], "9b0c4b8a6e8b4d0f9b1d3f5a7c9e1b2d"
+    made = names["signature"]("zaqar-example-key", paths, ["POST"], project, "2030-01-01T00:00:00")
+    assert f"``{made}``" in SIGNED_URLS
 
 
 @pytest.mark.parametrize("block", range(2))

@@ -30,22 +30,10 @@ from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import REJECTED_SECONDS, Key, key_of
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
+from zaqar.conf.keystone_authtoken import DEFAULTS, GROUP
 from zaqar.errors import KeystoneUnavailable, StartupError
 
 _log = logging.getLogger(__name__)
-
-GROUP = "keystone_authtoken"
-
-SERVICE_TYPE = "messaging"
-
-_DEFAULTS = {
-    # Access rules of application credentials name a type of service; without one the library accepts none of them.
-    "service_type": SERVICE_TYPE,
-    # The library's default is to wait for ever.
-    "http_connect_timeout": 5,
-    # Three retries take 3.5 s more before a caller learns that Keystone is away.
-    "http_request_max_retries": 1,
-}
 
 _SHARED_CACHE_SECONDS = 60.0
 """Most seconds that a token counts as valid here if memcached says so, as it does not say since when it knows that."""
@@ -242,7 +230,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
     """Register the options, and check those that the library looks at late; the group of the service user's."""
     for group, options in auth_token.list_opts():
         conf.register_opts(options, group)
-    for option, value in _DEFAULTS.items():
+    for option, value in DEFAULTS.items():
         conf.set_default(option, value, GROUP)
     configuration.check_values(conf, GROUP)
     options = conf[GROUP]

@@ -16,7 +16,8 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
 from zaqar.storage.placement import Place
 
@@ -153,9 +154,10 @@ def _label_of(place: Place) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
+    work = partial(_reencrypt, rest) if options.reencrypt else partial(_sweep, rest, every=options.every)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-    return failures.run("zaqar-gc", lambda: _sweep(rest, every=options.every))
+        signal.signal(number, _stop_unfinished if options.reencrypt else _exit)
+    return failures.run("zaqar-gc", work)
 
 
 def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
@@ -167,6 +169,46 @@ def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
     finally:
         parts.close()
     return 0
+
+
+def _reencrypt(arguments: Sequence[str]) -> int:
+    """Encrypt anew what an old key is needed for; 1 if something is left that needs one."""
+    conf = configuration.load(arguments)
+    configuration.set_up_log(conf)
+    parts = app.build(conf)
+    try:
+        if parts.keys.refusal is not None:
+            raise StartupError(f"{parts.keys.refusal}.")
+        is_complete = True
+        for place in parts.placement.places():
+            try:
+                result = reencrypt(place.store, keys=parts.keys, clock=system_clock, pause=lambda: time.sleep(_PAUSE))
+            except StoreUnavailable:
+                print(f"{_label_of(place)} is away; run this again when it is back.")
+                is_complete = False
+            else:
+                print("\n".join(_told(_label_of(place), result)))
+                is_complete = is_complete and result.is_complete
+    finally:
+        parts.close()
+    newest = parts.keys.ids[0]
+    print(f"Every encrypted body has the key {newest}." if is_complete else "Keep the old keys, and run this again.")
+    return 0 if is_complete else 1
+
+
+def _told(label: str, result: Reencrypted) -> Iterable[str]:
+    yield f"{label}: {result.renewed} bodies were encrypted anew."
+    for key, count in sorted(result.waiting.items()):
+        yield f"  {count} posts with the key {key} wait for a notifier to make their deliveries."
+    for key, count in sorted(result.unreadable.items()):
+        yield f"  {count} bodies with the key {key or 'unknown'} cannot be read: it is missing, or they are damaged."
+    if result.changed:
+        yield f"  {result.changed} bodies were moved or removed meanwhile."
+
+
+def _stop_unfinished(number: int, frame: object) -> None:
+    # Each body is replaced in a step of its own; the next run goes on with what is left.
+    sys.exit(1)
 
 
 def _exit(number: int, frame: object) -> None:
@@ -183,6 +225,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--every", type=float, metavar="SECONDS", help="go on, with a pause of this many seconds after each sweep"
+    )
+    parser.add_argument(
+        "--reencrypt",
+        action="store_true",
+        help="instead, encrypt with the newest key of [transport] what is stored with older ones, and say what is "
+        "left; the exit status is 1 if old keys are still needed",
     )
     return parser
 

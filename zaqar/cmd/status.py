@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
-from zaqar import app
+from zaqar import app, encryption_keys
 from zaqar import conf as configuration
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.clock import system_clock
@@ -46,7 +46,8 @@ def check_all(argv: Sequence[str]) -> list[Finding]:
         Limits.from_conf(conf)
     except StartupError as exc:
         return [Finding("Configuration", Result.FAILURE, str(exc))]
-    return [Finding("Configuration", Result.SUCCESS), _check_policy(conf), _check_stores(conf), _check_access(conf)]
+    checks = (_check_policy, _check_encryption, _check_stores, _check_access)
+    return [Finding("Configuration", Result.SUCCESS), *(check(conf) for check in checks)]
 
 
 def _check_policy(conf: cfg.ConfigOpts) -> Finding:
@@ -55,6 +56,18 @@ def _check_policy(conf: cfg.ConfigOpts) -> Finding:
     except StartupError as exc:
         return Finding("Policy", Result.FAILURE, str(exc))
     return Finding("Policy", Result.SUCCESS)
+
+
+def _check_encryption(conf: cfg.ConfigOpts) -> Finding:
+    """Keys can be loaded, and the newest is one that nobody knows."""
+    try:
+        encryption_keys.load(conf)
+    except StartupError as exc:
+        return Finding("Message encryption", Result.FAILURE, str(exc))
+    weakness = encryption_keys.weakness(conf)
+    if weakness is not None:
+        return Finding("Message encryption", Result.WARNING, weakness)
+    return Finding("Message encryption", Result.SUCCESS)
 
 
 def _check_stores(conf: cfg.ConfigOpts) -> Finding:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zaqar.errors import ClientError, Forbidden, InvalidInput, StartupError, StoreUnavailable
+from zaqar.plugins import is_from_outside
 
 GROUP = "zaqar.extraspec.tasks"
 HEADER = "EXTRA-SPEC"
@@ -46,7 +47,9 @@ class ExtraSpecs:
             execute(value)
         except (ClientError, StoreUnavailable):
             raise
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
+            if is_from_outside(exc):
+                raise
             _log.warning("The plug-in of EXTRA-SPEC '%s' refused a request: %s", scheme, type(exc).__name__)
             _log.debug("What it raised", exc_info=exc)
             raise Forbidden("The request was refused.") from exc
@@ -56,7 +59,9 @@ def _executor(scheme: str, plugin: object) -> Callable[[str], Any]:
     place = f"The entry point '{scheme}' of {GROUP}"
     try:
         made = plugin() if callable(plugin) else plugin
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        if is_from_outside(exc):
+            raise
         raise StartupError(f"{place} cannot be made: {type(exc).__name__}: {exc}.") from exc
     execute = getattr(made, "execute", None)
     if not callable(execute):

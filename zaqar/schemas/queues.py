@@ -170,6 +170,8 @@ class QueueFilter(NamedTuple):
 
     search: Callable[[str], object] | None
     values: Mapping[str, str]
+    name: str | None = None
+    """The expression that ``search`` searches for, as it was given."""
 
     @property
     def needs_metadata(self) -> bool:
@@ -192,7 +194,7 @@ def make_filter(name: str | None, values: Mapping[str, str]) -> QueueFilter | No
     """
     if not name and not values:
         return None
-    return QueueFilter(_compile(name).search if name else None, values)
+    return QueueFilter(_compile(name).search if name else None, values, name or None)
 
 
 def _compile(pattern: str) -> Any:

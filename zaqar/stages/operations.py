@@ -53,6 +53,8 @@ class Request:
     resource: ClassVar[str] = ""
     result: ClassVar[Any] = None
     """The type of the result; a list of one type means a sequence of such objects, None that there is no result."""
+    documents: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold JSON of the client, which a published plug-in may change in place."""
 
 
 # -- queues and topics -----------------------------------------------------------------------------------------------
@@ -66,6 +68,7 @@ class CreateQueue(Request):
     implied: bool = False
 
     operation, resource, result = "create_queue", QUEUES, bool
+    documents = ("metadata",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class UpdateQueue(Request):
     metadata: Mapping[str, Any]
 
     operation, resource, result = "update_queue", QUEUES, dict
+    documents = ("metadata",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +93,18 @@ class DeleteQueue(Request):
 
 @dataclass(frozen=True, slots=True)
 class ListQueues(Request):
-    """``address`` has an empty name. ``filtered``: the caller asked for some names or metadata values only."""
+    """``address`` has an empty name.
+
+    ``name`` is the regular expression that names have to match, None for all; ``values`` are the metadata values that
+    the caller asked for.
+    """
 
     marker: str
     limit: int
     detailed: bool
     with_count: bool
-    filtered: bool
+    name: str | None
+    values: Mapping[str, str]
 
     operation, resource, result = "list_queues", QUEUES, ListedQueues
 
@@ -218,6 +227,7 @@ class CreateSubscription(Request):
     options: Mapping[str, Any]
 
     operation, resource, result = "create_subscription", SUBSCRIPTIONS, str
+    documents = ("options",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +257,7 @@ class UpdateSubscription(Request):
     options: Mapping[str, Any] | None
 
     operation, resource = "update_subscription", SUBSCRIPTIONS
+    documents = ("options",)
 
 
 @dataclass(frozen=True, slots=True)

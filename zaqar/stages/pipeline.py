@@ -6,14 +6,17 @@ The service makes one for each option and asks it once whether an operation has 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from zaqar.context import Context
 from zaqar.errors import ClientError, InvalidInput, StageFailed, StoreUnavailable
+from zaqar.model import Message
+from zaqar.plugins import is_from_outside
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import REQUESTS, Request
 
@@ -23,9 +26,6 @@ Q = TypeVar("Q", bound=Request)
 R = TypeVar("R")
 
 Hook = Callable[..., Any]
-
-_RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
-"""Packages whose exceptions end a request or a worker from outside. A stage must not be able to hold them up."""
 
 
 class Changed(NamedTuple, Generic[Q]):
@@ -104,7 +104,7 @@ class Pipeline:
             raise StageFailed from exc
 
     def _ask(self, hooks: tuple[Hook, ...], context: Context, given: Q) -> Changed[Q] | Done[Any]:
-        text, request = _text(given), given
+        texts, request = _texts(given), given
         for hook in hooks:
             answer = guarded(hook, context, request)
             if isinstance(answer, Done):
@@ -113,7 +113,7 @@ class Pipeline:
                 raise failure(hook, f"returned {_name(answer)} instead of the request, a changed copy or Done")
             request = answer
         try:
-            changed = _text(request) != text
+            changed = request is not given or _texts(request) != texts
         except (ValueError, TypeError, RecursionError) as exc:
             raise failure(hooks[-1], "left a request that is not JSON", exc) from exc
         return Changed(request, by_stages=changed)
@@ -131,7 +131,7 @@ def guarded(hook: Hook, *arguments: Any) -> Any:
     except (ClientError, StoreUnavailable):
         raise
     except BaseException as exc:
-        if _is_from_outside(exc):
+        if is_from_outside(exc):
             raise
         raise failure(hook, "raised an exception", exc) from exc
 
@@ -141,7 +141,7 @@ def note_failure(hook: Hook, exc: BaseException) -> None:
 
     Raises it again if no stage has raised it: if it ends the request or the worker from outside.
     """
-    if _is_from_outside(exc):
+    if is_from_outside(exc):
         raise exc
     _log.error("A stage failed after the operation: %s", _describe(hook), exc_info=exc)
 
@@ -150,13 +150,6 @@ def failure(hook: Hook, what: str, cause: BaseException | None = None) -> StageF
     """The error to raise; the log gets what the client must not see."""
     _log.error("A stage failed: %s %s", _describe(hook), what, exc_info=cause)
     return StageFailed()
-
-
-def _is_from_outside(exc: BaseException) -> bool:
-    if isinstance(exc, Exception | SystemExit):
-        return False  # A plug-in that calls sys.exit() must not end the worker.
-    packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}
-    return isinstance(exc, KeyboardInterrupt) or not packages.isdisjoint(_RUNTIMES)
 
 
 def _describe(hook: Hook) -> str:
@@ -179,9 +172,24 @@ def _checked(result: Any, kind: Any, hook: Hook) -> Any:
         fits = isinstance(result, kind)
     if not fits:
         raise failure(hook, f"ended the operation with {_name(result)}")
+    try:
+        # Only what a stage made up can fail here, so nobody else pays for it.
+        msgspec.json.encode(result)
+        for message in _messages_in(result):
+            msgspec.json.decode(message.body)
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise failure(hook, "ended the operation with a result that is not JSON", exc) from exc
     return result
 
 
-def _text(request: Request) -> str:
-    """A text that is the same for two requests only if they ask for the same."""
-    return json.dumps(dataclasses.astuple(request))
+def _messages_in(result: Any) -> Iterator[Message]:
+    if isinstance(result, Message):
+        yield result
+    elif isinstance(result, list | tuple):
+        for each in result:
+            yield from _messages_in(each)
+
+
+def _texts(request: Request) -> list[str]:
+    """The documents of a request, to be compared: a hook may have changed them in place."""
+    return [json.dumps(getattr(request, name)) for name in request.documents]

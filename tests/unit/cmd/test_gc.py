@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.clock import FakeClock
-from zaqar import app, conf, plugins
+from zaqar import app, conf, encryption_keys, plugins
 from zaqar.cmd import gc
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
@@ -227,9 +228,11 @@ class Away(MemoryMessageStore):
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = plugins.load
-    monkeypatch.setattr(
-        plugins, "load", lambda group, name: Away if group == "zaqar.data.storage" else load(group, name)
-    )
+
+    def load_away(group: str, name: str, **more: str) -> Any:
+        return Away if group == "zaqar.data.storage" else load(group, name, **more)
+
+    monkeypatch.setattr(plugins, "load", load_away)
 
 
 @pytest.mark.usefixtures("away")
@@ -256,3 +259,49 @@ def test_every_waits_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -
 def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gc.main(["--config-file", str(tmp_path / "absent.conf")]) == 1
     assert "absent.conf" in capsys.readouterr().err
+
+
+# -- encryption anew ---------------------------------------------------------------------------------------------------
+
+
+def configure(folder: Path, *lines: str) -> list[str]:
+    path = folder / "zaqar.conf"
+    path.write_text("\n".join(["[transport]", *lines, ""]))
+    return ["--config-file", str(path)]
+
+
+def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new, lost = ("hex:" + digit * 64 for digit in "123")
+    address = Address("p", "queue", "q")
+
+    def post(key: str, arguments: list[str]) -> None:
+        configuration = conf.load(arguments)
+        configuration.set_override("message_encryption_key", key, "transport")
+        parts = app.build(configuration)
+        parts.queues.create(address, b'{"_enable_encrypt_messages": true}')
+        parts.messages.post(Context("p", "c" * 32), address, b'{"messages": [{"body": 1}, {"body": 2}]}')
+        parts.close()
+
+    post(old, configure(state_dir))
+    rotated = configure(state_dir, f"message_encryption_key = {new}", f"message_encryption_old_keys = {old}")
+    assert gc.main(["--reencrypt", *rotated]) == 0
+    told = capsys.readouterr().out
+    assert "The configured message store: 2 bodies were encrypted anew." in told
+    newest = encryption_keys.load(conf.load(rotated)).ids[0]
+    assert f"Every encrypted body has the key {newest}." in told
+    # The old key can go.
+    parts = app.build(conf.load(configure(state_dir, f"message_encryption_key = {new}")))
+    assert [message.body for message in parts.messages.pop(address, limit=10).messages] == [b"1", b"2"]
+    parts.close()
+    post(lost, rotated)
+    assert gc.main(["--reencrypt", *rotated]) == 1
+    told = capsys.readouterr().out
+    assert "0 bodies were encrypted anew" in told
+    assert "2 bodies with the key" in told
+    assert "Keep the old keys" in told
+    assert all(key[4:] not in told for key in (old, new, lost))
+
+
+def test_reencrypt_needs_a_key(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gc.main(["--reencrypt", *configure(state_dir, "message_encryption_key = AES256")]) == 1
+    assert "openssl rand" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def run(folder: Path, text: str = "") -> tuple[int, dict[str, Result]]:
 def test_all_is_well(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(state_dir)
     assert code == 0
-    assert found == dict.fromkeys(["Configuration", "Policy", "Stores", "Access"], Result.SUCCESS)
+    assert found == dict.fromkeys(["Configuration", "Policy", "Message encryption", "Stores", "Access"], Result.SUCCESS)
     lines = capsys.readouterr().out.splitlines()
     assert "| Check: Stores" in "\n".join(lines)
     assert {len(line) for line in lines} == {status._WIDTH}
@@ -79,3 +79,21 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         status.main(["upgrade"])
     assert "usage: zaqar-status" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "result", "said"),
+    [
+        ("", Result.SUCCESS, ""),
+        ("message_encryption_key = hex:" + "12" * 32, Result.SUCCESS, ""),
+        ("message_encryption_key = AES256", Result.WARNING, "no secret"),
+        ("message_encryption_key = short", Result.WARNING, "may be guessed"),
+        ("message_encryption_key = base64:AAAA", Result.FAILURE, "a key has 32 bytes"),
+        ("message_encryption_algorithms = RSA", Result.FAILURE, "'RSA' is not available"),
+    ],
+)
+def test_keys_of_message_encryption(tmp_path: Path, line: str, result: Result, said: str) -> None:
+    path = tmp_path / "zaqar.conf"
+    path.write_text(f"[DEFAULT]\nstate_dir = {tmp_path}/state\n[transport]\n{line}\n")
+    (finding,) = [each for each in status.check_all(["--config-file", str(path)]) if each.check == "Message encryption"]
+    assert (finding.result, said in finding.details) == (result, True)

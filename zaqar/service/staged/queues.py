@@ -11,7 +11,7 @@ from zaqar.errors import InvalidInput, NotFound, ZaqarError
 from zaqar.model import Address, Draft, Queue, Stats
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import check_marker, check_range
-from zaqar.schemas.queues import Metadata, QueueFilter
+from zaqar.schemas.queues import Metadata, QueueFilter, make_filter
 from zaqar.service.queue_listing import QueuePage
 from zaqar.service.queues import Queues
 from zaqar.stages.base import Done, Stage
@@ -49,24 +49,33 @@ class StagedQueues(Queues):
 
     def create(self, address: Address, raw: bytes) -> bool:
         metadata = self.schemas.parse_metadata(raw)
-        self.schemas.check_metadata(metadata, name=address.name)
+        self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
+        return self._pipelines[address.kind].run(
+            caller_in(address.project),
+            CreateQueue(address, metadata),
+            lambda wanted: self._create(wanted, raw),
+        )
 
-        def act(wanted: Changed[CreateQueue]) -> bool:
-            document = encode_changed(wanted.request.metadata) if wanted.by_stages else raw
-            return super(StagedQueues, self).create(address, document)
+    def _create(self, wanted: Changed[CreateQueue], raw: bytes) -> bool:
+        request = wanted.request
+        return super().create(request.address, encode_changed(request.metadata) if wanted.by_stages else raw)
 
-        return self._pipelines[address.kind].run(caller_in(address.project), CreateQueue(address, metadata), act)
+    def create_implied(self, context: Context, address: Address) -> None:
+        """Create a missing queue for a post or a subscription, if stages have a say in that.
 
-    def announce_creation(self, context: Context, address: Address) -> None:
-        """Ask the stages before a post or a subscription creates the queue. NotFound if a stage ends the creation."""
+        Raises NotFound if a stage ends the creation: then there is no queue for what implies it.
+        """
         pipeline = self._pipelines[address.kind]
-        if pipeline.has(CreateQueue) and self.find(address, create=False) is None:
-            answer = pipeline.prepare(context, CreateQueue(address, {}, implied=True))
-            if isinstance(answer, Done):
-                raise NotFound(f"There is no {address.kind} '{address.name}'.")
+        if not pipeline.has(CreateQueue) or self.find(address, create=False) is not None:
+            return
+        answer = pipeline.prepare(context, CreateQueue(address, {}, implied=True))
+        if isinstance(answer, Done):
+            raise NotFound(f"There is no {address.kind} '{address.name}'.")
+        created = pipeline.serve(answer, lambda wanted: self._create(wanted, b"{}"))
+        pipeline.tell(context, answer.request, created)
 
     def ensure_row(self, address: Address) -> Queue:
-        self.announce_creation(caller_in(address.project), address)
+        self.create_implied(caller_in(address.project), address)
         return super().ensure_row(address)
 
     # -- one queue ---------------------------------------------------------------------------------------------------
@@ -81,18 +90,17 @@ class StagedQueues(Queues):
         operations = self.schemas.parse_patch(raw)
         last = UpdateQueue(address, {})
 
-        def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
-            if not wanted.by_stages:
-                return wanted.request.metadata
-            metadata = self.schemas.parse_metadata(encode_changed(wanted.request.metadata))
-            self.schemas.check_metadata(metadata, name=address.name)
-            return metadata
-
         def edit(old: Metadata) -> Metadata:
+            def check(metadata: Metadata) -> Metadata:
+                self.schemas.check_metadata(metadata, name=address.name, kind=address.kind, before=old)
+                return metadata
+
+            def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
+                metadata = wanted.request.metadata
+                return check(self.schemas.parse_metadata(encode_changed(metadata))) if wanted.by_stages else metadata
+
             nonlocal last
-            metadata = self.schemas.apply_patch(operations, old)
-            self.schemas.check_metadata(metadata, name=address.name)
-            answer = pipeline.prepare(context, UpdateQueue(address, metadata))
+            answer = pipeline.prepare(context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old))))
             if isinstance(answer, Done):
                 raise _UpdateEnded(answer.result)
             last = answer.request
@@ -146,33 +154,39 @@ class StagedQueues(Queues):
         address = Address(project, kind, "")
 
         def act(wanted: Changed[ListQueues]) -> ListedQueues:
-            request = wanted.request
+            request, kept = wanted.request, keep
             if wanted.by_stages:
                 check_marker(request.marker)
                 check_limit(request.limit, self._limits.max_queues_per_page)
+                kept = make_filter(request.name, request.values)
             page = super(StagedQueues, self).list_page(
                 project=project,
                 kind=kind,
                 after=request.marker,
                 limit=request.limit,
-                keep=keep,
+                keep=kept,
                 with_count=with_count,
                 detailed=detailed,
             )
             return _listed(page, detailed)
 
-        request = ListQueues(address, after, limit, detailed, with_count, keep is not None)
+        name, values = (None, {}) if keep is None else (keep.name, keep.values)
+        request = ListQueues(address, after, limit, detailed, with_count, name, values)
         return _page(self._pipelines[kind].run(caller_in(project), request, act), address, detailed, with_count)
 
 
 class ImpliedCreation(Stage):
-    """Runs in front of the message stages: the stages of queues see that a post is about to create its queue."""
+    """Runs after the message stages, so that a post which they refuse creates no queue.
+
+    The draft was made for a queue that no store knows yet; the store says so, and the post starts again with the one
+    that is here now.
+    """
 
     def __init__(self, queues: StagedQueues) -> None:
         self._queues = queues
 
     def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
-        self._queues.announce_creation(context, Address(queue.project, queue.kind, queue.name))
+        self._queues.create_implied(context, Address(queue.project, queue.kind, queue.name))
         return drafts
 
 

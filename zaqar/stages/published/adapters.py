@@ -11,6 +11,7 @@ from oslo_config import cfg
 
 from zaqar.clock import Clock
 from zaqar.errors import StartupError, ZaqarError
+from zaqar.plugins import is_from_outside
 from zaqar.stages.base import Stage
 from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, REQUESTS, SUBSCRIPTIONS
 from zaqar.stages.published.base import PublishedStage
@@ -49,7 +50,9 @@ def make_stage(
             stage = ADAPTERS[resource](name, _instance(plugin, keywords), clock)
     except ZaqarError:
         raise
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        if is_from_outside(exc):
+            raise
         raise StartupError(f"{place} cannot be made: {type(exc).__name__}: {exc}.") from exc
     if not isinstance(stage, Stage):
         raise StartupError(f"{place} has a from_conf() that does not return a stage.")

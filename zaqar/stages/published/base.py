@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
+import msgspec
+
 from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.model import UID_LENGTH, Message, is_message_id
@@ -87,14 +89,22 @@ def text_of(value: object) -> str:
 def object_of(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise BadResult(f"an object of type '{type(value).__name__}' where a dict is needed")
-    text_of(dict(value))
-    return dict(value)
+    made = dict(value)
+    # Some transports show less than JSON allows: no half of a surrogate pair, no integer beyond 64 bits.
+    text_of(made).encode()
+    msgspec.json.encode(made)
+    return made
 
 
 def integer_of(value: object, name: str) -> int:
     if type(value) is not int or not 0 <= value < 2**53:
         raise BadResult(f"'{name}' is not an integer from 0")
     return value
+
+
+def created_of(fields: Mapping[str, Any], now: float) -> float:
+    """When something of this ``age`` was made, which is not before 1970."""
+    return max(0.0, now - integer_of(fields.get("age", 0), "age"))
 
 
 def items_of(value: object) -> list[Any]:
@@ -137,7 +147,7 @@ def message_of(value: object, now: float, client_id: str) -> Message:
         raise BadResult("a message without 'id' or 'body'")
     id_, claim_id = fields["id"], fields.get("claim_id")
     known = is_message_id(id_)
-    created = now - integer_of(fields.get("age", 0), "age")
+    created = created_of(fields, now)
     return PluginMessage(
         queue_uid=id_[:UID_LENGTH] if known else "",
         sequence=int(id_[UID_LENGTH:], 16) if known else 0,

@@ -5,13 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from zaqar.context import Context
 from zaqar.model import Claim
 from zaqar.stages.base import Done
 from zaqar.stages.operations import CreateClaim, GetClaim, HeldClaim, ReleaseClaim, RenewClaim
-from zaqar.stages.published.base import BadResult, PublishedStage, integer_of, items_of, messages_of, object_of
+from zaqar.stages.published.base import (
+    BadResult,
+    PublishedStage,
+    created_of,
+    integer_of,
+    items_of,
+    messages_of,
+    object_of,
+)
+
+Q = TypeVar("Q", CreateClaim, RenewClaim)
 
 
 class PublishedClaimStage(PublishedStage):
@@ -28,7 +38,7 @@ class PublishedClaimStage(PublishedStage):
             "create", request.address.name, metadata=terms, project=request.address.project, limit=request.limit
         )
         if answer is None:
-            return replace(request, ttl=terms["ttl"], grace=terms["grace"])
+            return _with(request, terms["ttl"], terms["grace"])
         id_, messages = _two(answer)
         return Done(self._held(context, id_, {}, messages, ttl=request.ttl, grace=request.grace))
 
@@ -52,7 +62,7 @@ class PublishedClaimStage(PublishedStage):
             project=request.address.project,
         )
         if answer is None:
-            return replace(request, ttl=terms.get("ttl"), grace=terms.get("grace"))
+            return _with(request, terms.get("ttl"), terms.get("grace"))
         return Done(None)
 
     def before_release_claim(self, context: Context, request: ReleaseClaim) -> ReleaseClaim | Done[None]:
@@ -66,8 +76,13 @@ class PublishedClaimStage(PublishedStage):
         if not isinstance(id_, str) or not id_.isascii() or not id_.isprintable():
             raise BadResult("a claim without an id of printable ASCII characters")
         now = self._clock()
-        claim = Claim(id_, ttl, grace, now - integer_of(fields.get("age", 0), "age"))
+        claim = Claim(id_, ttl, grace, created_of(fields, now))
         return HeldClaim(claim, messages_of(items_of(messages), now, context.client_id))
+
+
+def _with(request: Q, ttl: Any, grace: Any) -> Q:
+    """The request itself if the plug-in left its terms as they were."""
+    return request if (request.ttl, request.grace) == (ttl, grace) else replace(request, ttl=ttl, grace=grace)
 
 
 def _two(answer: object) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from zaqar.stages.published.base import (
     BadResult,
     PluginMessage,
     PublishedStage,
+    created_of,
     integer_of,
     object_of,
     page_of,
@@ -66,11 +67,11 @@ class PublishedQueueStage(PublishedStage):
         answer = self._call(
             "list",
             project=request.address.project,
-            kfilter={},
+            kfilter=dict(request.values),
             marker=request.marker or None,
             limit=request.limit,
             detailed=request.detailed,
-            name=None,
+            name=request.name,
         )
         if answer is None:
             return request
@@ -91,7 +92,7 @@ class PublishedQueueStage(PublishedStage):
         if value is None:
             return None
         fields, now = object_of(value), self._clock()
-        created = now - integer_of(fields.get("age", 0), "age")
+        created = created_of(fields, now)
         return PluginMessage("", 0, b"{}", created, created, "", own_id=str(fields.get("id", "")))
 
 

@@ -18,7 +18,7 @@ from zaqar.stages.operations import (
     ListSubscriptions,
     UpdateSubscription,
 )
-from zaqar.stages.published.base import BadResult, PublishedStage, integer_of, object_of, page_of
+from zaqar.stages.published.base import BadResult, PublishedStage, created_of, integer_of, object_of, page_of
 
 _FIELDS = ("subscriber", "ttl", "options")
 
@@ -109,7 +109,7 @@ class PublishedSubscriptionStage(PublishedStage):
         if not isinstance(fields.get("id"), str) or not isinstance(fields.get("subscriber"), str):
             raise BadResult("a subscription without 'id' or 'subscriber'")
         ttl = integer_of(fields.get("ttl", 0), "ttl")
-        created = self._clock() - integer_of(fields.get("age", 0), "age")
+        created = created_of(fields, self._clock())
         return Subscription(
             id=fields["id"],
             queue_uid="",

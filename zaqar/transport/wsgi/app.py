@@ -7,6 +7,7 @@ from typing import Any
 import falcon
 
 from zaqar.app import Parts
+from zaqar.errors import SignatureRefused
 from zaqar.model import QUEUE, TOPIC
 from zaqar.service.share import Shares
 from zaqar.transport.subscription_rules import SubscriptionRules
@@ -109,6 +110,14 @@ def make_app(parts: Parts) -> WsgiApplication:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
     errors.install(app)
+
+    def answer_refused(
+        req: falcon.Request, resp: falcon.Response, error: SignatureRefused, params: dict[str, Any]
+    ) -> None:
+        signed.note(error)
+        errors.answer_client_error(req, resp, error, params)
+
+    app.add_error_handler(SignatureRefused, answer_refused)
     for path, resource in (routes(parts) | pages(parts)).items():
         app.add_route(path, resource)
     return profiler.wrap(app, parts.conf)

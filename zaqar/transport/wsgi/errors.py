@@ -19,7 +19,7 @@ def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
     """Make every error of the application a JSON body ``{"title": ..., "description": ...}``."""
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
-    app.add_error_handler(ClientError, _answer_client_error)
+    app.add_error_handler(ClientError, answer_client_error)
     app.add_error_handler(Unauthorized, _answer_unauthorized)
     app.add_error_handler(StoreUnavailable, _answer_store_unavailable)
 
@@ -30,9 +30,8 @@ def _render(resp: falcon.Response, status: int | str, title: str, description: s
     resp.data = msgspec.json.encode({"title": title, "description": description})
 
 
-def _answer_client_error(
-    req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]
-) -> None:
+def answer_client_error(req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]) -> None:
+    """The handler of errors that are the client's, for handlers of single ones that do more besides."""
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
     elif isinstance(error, AlreadySubscribed):

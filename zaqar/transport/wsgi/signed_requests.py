@@ -24,6 +24,8 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class SignedRequests:
+    """Opens requests by their signature. Every refusal, here or in a responder, is to be passed to :meth:`note`."""
+
     def __init__(self, urls: SignedUrls, *, clock: Clock) -> None:
         self._urls = urls
         self._clock = clock
@@ -44,17 +46,14 @@ class SignedRequests:
             env.get("HTTP_URL_EXPIRES", ""),
             env.get("HTTP_X_PROJECT_ID", ""),
         )
-        now = self._clock()
-        try:
-            _check_spelling(env, path)
-            return self._urls.open(claim, method=env["REQUEST_METHOD"], path=path, now=now)
-        except SignatureRefused as refused:
-            self._note(refused.reason, now)
-            raise
+        _check_spelling(env, path)
+        return self._urls.open(claim, method=env["REQUEST_METHOD"], path=path, now=self._clock())
 
-    def _note(self, reason: str, now: float) -> None:
+    def note(self, refused: SignatureRefused) -> None:
+        """Count a refusal, and log the reasons since the last line if that was long enough ago."""
+        now = self._clock()
         with self._lock:
-            self._refused[reason] += 1
+            self._refused[refused.reason] += 1
             # A clock that was set back must not keep the log quiet for longer.
             if self._quiet_until - SECONDS_BETWEEN_LINES <= now < self._quiet_until:
                 return

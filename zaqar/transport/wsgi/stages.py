@@ -14,3 +14,7 @@ class CallerNote:
     ) -> None:
         # Always set, as a thread of the server serves many callers one after another.
         context.current.set(getattr(req.context, "caller", None))
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        # A caller may have a token, which must not stay anywhere when the request is over.
+        context.current.set(None)

@@ -549,8 +549,9 @@ def test_refusals_make_few_lines_without_what_was_sent(caplog: pytest.LogCapture
 
     def send(headers: dict[str, str], times: int) -> None:
         for _ in range(times):
-            with pytest.raises(SignatureRefused):
+            with pytest.raises(SignatureRefused) as refused:
                 checked(headers, checks={"signed": requests}, path=PATH)
+            requests.note(refused.value)
 
     with caplog.at_level(logging.INFO):
         send(signed(seconds=-1), 10)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pipeline: the order of its stages, what goes from one to the next, and which stages it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from zaqar import conf
+from zaqar.context import Context, caller_in, current
+from zaqar.errors import StageFailed, StartupError
+from zaqar.model import QUEUE, Address
+from zaqar.stages.base import Done, Stage
+from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, CreateClaim, CreateQueue, DeleteQueue, GetQueue
+from zaqar.stages.pipeline import Changed, Pipeline
+from zaqar.stages.published.adapters import make_stage
+
+ADDRESS = Address("shop", QUEUE, "orders")
+CALLER = Context("shop", "producer")
+
+
+class Sign(Stage):
+    """Adds its name to the metadata, and writes down what it sees afterwards."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+
+    def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue | Done[bool]:
+        if self.name == "end":
+            return Done(False)
+        return replace(request, metadata={**request.metadata, self.name: len(request.metadata)})
+
+    def after_create_queue(self, context: Context, request: CreateQueue, result: bool) -> None:
+        self.log.append(f"{self.name} {list(request.metadata)} {result}")
+
+
+def run(*names: str) -> tuple[bool, list[Changed[CreateQueue]], list[str]]:
+    log: list[str] = []
+    served: list[Changed[CreateQueue]] = []
+
+    def act(wanted: Changed[CreateQueue]) -> bool:
+        served.append(wanted)
+        return True
+
+    pipeline = Pipeline([Sign(name, log) for name in names], resource=QUEUES)
+    return pipeline.run(CALLER, CreateQueue(ADDRESS, {}), act), served, log
+
+
+def test_each_stage_gets_what_the_one_before_made() -> None:
+    result, ((request, by_stages),), log = run("one", "two")
+    assert result is True
+    assert by_stages
+    assert request.metadata == {"one": 0, "two": 1}
+    assert log == ["one ['one', 'two'] True", "two ['one', 'two'] True"]
+
+
+def test_done_ends_it_for_those_behind_and_for_the_store() -> None:
+    assert run("one", "end", "two") == (False, [], [])
+
+
+def test_an_operation_without_hooks_goes_straight_on() -> None:
+    pipeline = Pipeline([Sign("one", [])], resource=QUEUES)
+    assert not pipeline.has(DeleteQueue)
+    request = GetQueue(ADDRESS)
+    wanted = pipeline.run(CALLER, request, lambda wanted: wanted)
+    assert wanted == Changed(request, by_stages=False)
+
+
+def test_a_change_in_place_is_seen() -> None:
+    class InPlace(Stage):
+        def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
+            metadata: Any = request.metadata
+            metadata["a"] = True
+            return request
+
+    pipeline = Pipeline([InPlace()], resource=QUEUES)
+    # Equal in Python, and not the same JSON.
+    for metadata, changed in (({"a": 1}, True), ({"a": True}, False), ({}, True)):
+        wanted = pipeline.prepare(CALLER, CreateQueue(ADDRESS, metadata))
+        assert isinstance(wanted, Changed)
+        assert wanted.by_stages is changed
+
+
+def test_another_address_is_refused() -> None:
+    class Redirect(Stage):
+        def before_get_queue(self, context: Context, request: GetQueue) -> GetQueue:
+            return GetQueue(ADDRESS._replace(project="other"))
+
+    with pytest.raises(StageFailed):
+        Pipeline([Redirect()], resource=QUEUES).prepare(CALLER, GetQueue(ADDRESS))
+
+
+# -- which stages a pipeline takes -------------------------------------------------------------------------------------
+
+
+class OfClaims(Stage):
+    def before_create_claim(self, context: Context, request: CreateClaim) -> CreateClaim:
+        return request
+
+
+class OfBoth(OfClaims):
+    def after_post(self, context: Context, queue: object, ids: object) -> None:
+        return
+
+
+class NoStage(Stage):
+    @classmethod
+    def from_conf(cls, conf: Any) -> Any:
+        return object()
+
+
+def make(plugin: object, resource: str) -> Stage:
+    loaded = conf.load([], default_config_files=[])
+    return make_stage(
+        "x_pipeline", "acme", plugin, resource=resource, conf=loaded, clock=lambda: 0.0, keywords={"a": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("plugin", "resource"), [(OfClaims, CLAIMS), (OfBoth, CLAIMS), (OfBoth, MESSAGES), (Stage, QUEUES)]
+)
+def test_a_stage_with_hooks_of_the_resource_or_without_any(plugin: type[Stage], resource: str) -> None:
+    assert type(make(plugin, resource)) is plugin
+
+
+@pytest.mark.parametrize(
+    ("plugin", "resource", "words"),
+    [
+        (OfClaims, QUEUES, "has hooks, but none for queues."),
+        (OfBoth, QUEUES, "has hooks, but none for queues."),
+        (NoStage, QUEUES, "has a from_conf() that does not return a stage."),
+        (object, QUEUES, "nor does it make an object with one of the methods create, delete, get,"),
+        ("text", QUEUES, "nor does it make an object"),
+    ],
+)
+def test_one_that_would_do_nothing_stops_the_start(plugin: object, resource: str, words: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        make(plugin, resource)
+    assert str(caught.value).startswith("[storage] x_pipeline: 'acme' ")
+    assert words in str(caught.value)
+
+
+# -- who asks ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_caller_counts_only_in_its_own_project() -> None:
+    token = current.set(CALLER)
+    try:
+        assert caller_in("shop") is CALLER
+        assert caller_in("other") == Context("other", "")
+    finally:
+        current.reset(token)
+    assert caller_in("shop") == Context("shop", "")

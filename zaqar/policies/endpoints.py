@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rules each endpoint asks, for the documentation and for its tests."""
+
+from __future__ import annotations
+
+from oslo_policy import policy
+
+from zaqar.policies import list_rules
+
+Endpoint = tuple[str, str]
+"""A method and a path template."""
+
+OPEN: dict[Endpoint, str] = {
+    ("GET", "/"): "the versions are for everybody",
+    ("GET", "/v2/"): "tells what there is, and nothing of a tenant",
+    ("GET", "/v2/openapi.json"): "tells what there is, and nothing of a tenant",
+    ("GET", "/confirm"): "the link carries a signature",
+    ("POST", "/confirm"): "the link carries a signature",
+}
+"""Endpoints that ask no rule, and why."""
+
+
+def rules_of_endpoints() -> dict[Endpoint, list[policy.RuleDefault]]:
+    """The rules of each endpoint, all of which have to admit a caller who has no signature."""
+    found: dict[Endpoint, list[policy.RuleDefault]] = {}
+    for rule in list_rules():
+        for operation in rule.operations if isinstance(rule, policy.DocumentedRuleDefault) else ():
+            found.setdefault((operation["method"], operation["path"]), []).append(rule)
+    return found

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What published message stages are made with: what the reference's controllers of queues and subscriptions can read.
+
+Stages are made before the service is, so both are bound to it later. They pass no stages themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.schemas.subscriptions import shown
+from zaqar.service.queues import Queues
+from zaqar.service.subscriptions import Subscriptions
+
+_MOST = 1000
+
+
+class QueueController:
+    """``get``, ``get_metadata`` and ``exists`` of a queue, or of the topic if there is no such queue."""
+
+    _queues: Queues
+
+    def bind(self, queues: Queues) -> None:
+        self._queues = queues
+
+    def address_of(self, name: str, project: str | None) -> Address:
+        queue = Address(project or "", QUEUE, name)
+        return queue if self._queues.row(queue) is not None else queue._replace(kind=TOPIC)
+
+    def get(self, name: str, project: str | None = None) -> dict[str, Any]:
+        """The metadata, reserved defaults filled in; only those for a missing queue."""
+        return Queues.get(self._queues, self.address_of(name, project))
+
+    get_metadata = get
+
+    def exists(self, name: str, project: str | None = None) -> bool:
+        return self._queues.row(self.address_of(name, project)) is not None
+
+
+class SubscriptionController:
+    """``list`` and ``get`` of subscriptions, as dicts without their secrets."""
+
+    _subscriptions: Subscriptions
+
+    def __init__(self, queues: QueueController) -> None:
+        self._queues = queues
+
+    def bind(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+
+    def list(self, queue: str, project: str | None = None, marker: str | None = None, limit: int = 10) -> Iterator[Any]:
+        """Yields the page, then the marker of the next one, None after the last."""
+        address, most = self._queues.address_of(queue, project), min(limit, _MOST)
+        page, now = Subscriptions.list_page(self._subscriptions, address, marker=marker or None, limit=most)
+        yield iter([shown(subscription, now) for subscription in page])
+        yield page[-1].id if page else None
+
+    def get(self, queue: str, subscription_id: str, project: str | None = None) -> dict[str, Any]:
+        """Raises NotFound if there is none."""
+        address = self._queues.address_of(queue, project)
+        return shown(*Subscriptions.get(self._subscriptions, address, subscription_id))
