@@ -49,6 +49,9 @@ MEMBER, READER = Context("p", "c", frozenset({"member"})), Context("p", "c", fro
         ('"queues:get": "role:%(project_id)i"', "the rule 'queues:get' cannot be evaluated at"),
         ('"queues:get": "project_id.name:x"', "the rule 'queues:get' cannot be evaluated at"),
         ('"queues:get": "1x:y"', "the rule 'queues:get' cannot be evaluated at"),
+        ('"queues:get": "http://policy/a%20b"', "the rule 'queues:get' cannot be evaluated at"),
+        ('"queues:get": "' + "not " * 5000 + 'role:x"', "a rule is nested too deeply."),
+        ('"queues:get": "' + "(role:x and " * 3000 + "role:x" + ")" * 3000 + '"', "a rule is nested too deeply."),
     ],
 )
 def test_rules_that_cannot_be_used_stop_the_start(make_authorizer: MakeAuthorizer, rules: str, complaint: str) -> None:
@@ -175,7 +178,7 @@ def decide(enforcer: policy.Enforcer, context: Context, address: Address | None,
     return bool(enforcer.enforce("subscription:create", target, caller))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rule=RULES, shared=ENDS, admin=ENDS, asked=st.lists(st.tuples(CALLERS, TARGETS), min_size=1, max_size=12))
 def test_a_remembered_decision_is_the_one_that_would_be_made(
     make_authorizer: MakeAuthorizer,
@@ -280,6 +283,11 @@ def test_what_another_service_says_is_not_remembered(make_authorizer: MakeAuthor
             with pytest.raises(Forbidden):
                 authorizer.check(MEMBER, "messages:create", address)
     assert judge.asked == ["/q1"] * 4
+    judge.answer = b"True"
+    with pytest.raises(Forbidden):
+        # There is no such URL.
+        authorizer.check(MEMBER, "messages:create", Address("p", TOPIC, "q1"))
+    assert len(judge.asked) == 4
     # A rule that does not ask it is decided without it.
     assert allowed(authorizer, "queues:create", MEMBER)
     assert len(judge.asked) == 4
@@ -347,3 +355,8 @@ def test_targets_of_all_rules() -> None:
 def test_no_rule_replaces_a_deprecated_one() -> None:
     """LoadedPolicy would have to do for these what Enforcer.load_rules() does."""
     assert [rule.name for rule in list_rules() if rule.deprecated_rule or rule.deprecated_for_removal] == []
+
+
+def test_no_rule_is_for_tokens_of_one_scope() -> None:
+    """What system-scoped tokens may do is decided by there being no project."""
+    assert [rule.name for rule in list_rules() if rule.scope_types] == []
