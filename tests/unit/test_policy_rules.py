@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -111,35 +112,33 @@ def test_no_warning_without_doubt(
 
 # -- remembered decisions --------------------------------------------------------------------------------------------
 
-LEAVES = st.sampled_from(
-    [
-        "@",
-        "!",
-        "role:member",
-        "role:%(kind)s",
-        "roles:reader",
-        "project_id:p1",
-        "project_id:%(project_id)s",
-        "tenant_id:%(queue_name)s",
-        "user_id:u1",
-        "user_id:%(user_id)s",
-        "'u1':%(user_id)s",
-        "'p2':%(tenant_id)s",
-        "system_scope:all",
-        "system:all",
-        "is_admin:True",
-        "'queue':%(kind)s",
-        "'a':%(queue_name)s",
-        "'a':%(topic_name)s",
-        "'https':%(scheme)s",
-        "'a':%(nothing)s",
-        "nothing:x",
-        "rule:shared",
-        "rule:context_is_admin",
-    ]
-)
+LEAVES = [
+    "@",
+    "!",
+    "role:member",
+    "role:%(kind)s",
+    "roles:reader",
+    "project_id:p1",
+    "project_id:%(project_id)s",
+    "tenant_id:%(queue_name)s",
+    "user_id:u1",
+    "user_id:%(user_id)s",
+    "'u1':%(user_id)s",
+    "'p2':%(tenant_id)s",
+    "system_scope:all",
+    "system:all",
+    "is_admin:True",
+    "'queue':%(kind)s",
+    "'a':%(queue_name)s",
+    "'a':%(topic_name)s",
+    "'https':%(scheme)s",
+    "'a':%(nothing)s",
+    "nothing:x",
+    "rule:shared",
+    "rule:context_is_admin",
+]
 RULES = st.recursive(
-    LEAVES,
+    st.sampled_from(LEAVES),
     lambda inner: st.one_of(
         inner.map("not ({})".format),
         st.tuples(inner, inner).map(lambda two: f"({two[0]} and {two[1]})"),
@@ -178,25 +177,70 @@ def decide(enforcer: policy.Enforcer, context: Context, address: Address | None,
     return bool(enforcer.enforce("subscription:create", target, caller))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rule=RULES, shared=ENDS, admin=ENDS, asked=st.lists(st.tuples(CALLERS, TARGETS), min_size=1, max_size=12))
+EVERY_CALLER = [
+    Context(project, "c", roles, user, system_scope=scope)
+    for project in ("p1", "p2")
+    for roles in (frozenset[str](), frozenset({"member"}), frozenset({"reader", "queue"}))
+    for user in (None, "u1", "None")
+    for scope in (None, "all")
+]
+EVERY_TARGET = [
+    (address, attributes)
+    for address in (None, Address("p", QUEUE, "a"), Address("p", QUEUE, "p1"), Address("p", TOPIC, "a"))
+    for attributes in ({}, {"scheme": "https"})
+]
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "rule:" not in leaf and "is_admin" not in leaf])
+@pytest.mark.parametrize(
+    ("rule", "shared", "admin"),
+    [("{}", "!", "!"), ("not rule:shared", "{}", "!"), ("is_admin:True", "!", "not {}")],
+    ids=["direct", "by reference", "of admins"],
+)
+def test_a_decision_is_remembered_for_nobody_else(
+    make_authorizer: MakeAuthorizer, rule: str, shared: str, admin: str, leaf: str
+) -> None:
+    """Each check alone, by every caller about every target: callers and targets that differ in one thing only."""
+    rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
+    compare(make_authorizer, {name: text.format(leaf) for name, text in rules.items()}, EVERY_CALLER, EVERY_TARGET)
+
+
+def compare(
+    make_authorizer: MakeAuthorizer,
+    rules: dict[str, str],
+    callers: Iterable[Context],
+    targets: Iterable[tuple[Address | None, dict[str, str]]],
+) -> None:
+    authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
+    enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
+    for context, (address, attributes) in itertools.product(callers, targets):
+        expected = decide(enforcer, context, address, attributes)
+        try:
+            authorizer.check(context, "subscription:create", address, **attributes)
+        except Forbidden:
+            assert not expected, (context, address, attributes)
+        else:
+            assert expected, (context, address, attributes)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rule=RULES,
+    shared=ENDS,
+    admin=ENDS,
+    callers=st.lists(CALLERS, min_size=1, max_size=6),
+    targets=st.lists(TARGETS, min_size=1, max_size=6),
+)
 def test_a_remembered_decision_is_the_one_that_would_be_made(
     make_authorizer: MakeAuthorizer,
     rule: str,
     shared: str,
     admin: str,
-    asked: list[tuple[Context, tuple[Address | None, dict[str, str]]]],
+    callers: list[Context],
+    targets: list[tuple[Address | None, dict[str, str]]],
 ) -> None:
     rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
-    authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
-    enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
-    for context, (address, attributes) in asked * 2:
-        expected = decide(enforcer, context, address, attributes)
-        if expected:
-            authorizer.check(context, "subscription:create", address, **attributes)
-        else:
-            with pytest.raises(Forbidden):
-                authorizer.check(context, "subscription:create", address, **attributes)
+    compare(make_authorizer, rules, callers * 2, targets)
 
 
 @pytest.mark.parametrize(
