@@ -364,6 +364,7 @@ def test_a_service_that_does_not_answer_is_a_503(tmp_path: Path, judge: Any) -> 
         authorizer.check(MEMBER, "queues:create")
     assert (raised.value.status, raised.value.retry_after) == (503, 5)
     judge.may_answer.set()
+    judge.shutdown()
     judge.server_close()
     with pytest.raises(PolicyUnavailable):
         authorizer.check(MEMBER, "queues:create")
