@@ -103,17 +103,23 @@ def test_a_folder_that_is_none(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     ("used", "found", "loss"),
     [
         ({}, {}, None),
-        ({}, {"/a": True}, None),
-        ({"/a": True}, {"/a": True, "/b": False}, None),
-        ({"/a": False}, {"/a": False}, None),
-        ({"/a": True}, {}, "/a is gone."),
-        ({"/a": True, "/b": False}, {"/a": True}, "/b is gone."),
-        ({"/a": True}, {"/a": False}, "/a is empty; a file without rules has to hold '{}'."),
+        ({}, {"a": True}, None),
+        ({"a": True}, {"a": True, "b": False}, None),
+        ({"a": False}, {"a": False}, None),
+        # It is there, and the configuration names another one.
+        ({"there": True}, {"a": True}, None),
+        ({"a": True}, {}, "a is gone."),
+        ({"a": True, "b": False}, {"a": True}, "b is gone."),
+        ({"a": True}, {"a": False}, "a is empty; a file without rules has to hold '{}'."),
     ],
 )
-def test_what_must_not_be_lost(used: dict[str, bool], found: dict[str, bool], loss: str | None) -> None:
-    expected = loss and f"[oslo_policy] policy_file: {loss}"
-    assert files.find_loss(PolicyFiles({}, used), PolicyFiles({}, found)) == expected
+def test_what_must_not_be_lost(tmp_path: Path, used: dict[str, bool], found: dict[str, bool], loss: str | None) -> None:
+    def at(sources: dict[str, bool]) -> PolicyFiles:
+        return PolicyFiles({}, {f"{tmp_path}/{name}": has_content for name, has_content in sources.items()})
+
+    (tmp_path / "there").touch()
+    expected = loss and f"[oslo_policy] policy_file: {tmp_path}/{loss}"
+    assert files.find_loss(at(used), at(found)) == expected
 
 
 def test_a_snapshot_is_read_instead_of_the_files(

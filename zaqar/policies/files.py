@@ -106,11 +106,12 @@ def _is_written(rule: object) -> bool:
 
 def find_loss(used: PolicyFiles, found: PolicyFiles) -> str | None:
     """A sentence if a file that is in use is gone or was emptied, as its rules would give way to the open defaults."""
-    for path, has_content in used.sources.items():
-        if path not in found.sources:
+    for path, had_content in used.sources.items():
+        if path in found.sources:
+            if had_content and not found.sources[path]:
+                return f"[oslo_policy] policy_file: {path} is empty; a file without rules has to hold '{{}}'."
+        elif not Path(path).exists():
             return f"[oslo_policy] policy_file: {path} is gone."
-        if has_content and not found.sources[path]:
-            return f"[oslo_policy] policy_file: {path} is empty; a file without rules has to hold '{{}}'."
     return None
 
 
