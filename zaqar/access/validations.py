@@ -15,7 +15,7 @@ from zaqar.access.token_cache import Key
 from zaqar.errors import KeystoneUnavailable
 
 _PAUSE = 1.0
-"""Seconds. After a failure one caller in each of these intervals tries Keystone again; the others are refused."""
+"""Seconds. After an outage one caller in each of these intervals tries Keystone again; the others are refused."""
 
 _MOST_QUESTIONS = 10
 """Open at a time; as many connections keystoneauth keeps for the next ones."""
@@ -49,7 +49,7 @@ class Validations:
         self._flights: dict[Key, _Flight] = {}
         self._open: list[float] = []  # when each open question began, the oldest first
         self._answered_at = monotonic()
-        self._try_again_at: float | None = None  # None unless the last question failed
+        self._try_again_at: float | None = None  # None unless the last question met an outage
 
     def run(self, key: Key | None, ask: Callable[[], Answer]) -> Answer:
         """The answer of ``ask``, or of somebody else who is asking it under the same key if that is true for all.
@@ -93,19 +93,19 @@ class Validations:
         began = self._monotonic()
         with self._lock:
             self._open.append(began)
-        answer = None
+        is_away = False
         try:
-            answer = ask()
-            return answer
+            return ask()
+        except KeystoneUnavailable as exc:
+            is_away = exc.is_outage
+            raise
         finally:
             self._places.release()
             with self._lock:
                 self._open.remove(began)
                 now = self._monotonic()
-                if answer is None:
-                    self._try_again_at = now + _PAUSE
-                else:
-                    self._try_again_at = None
+                self._try_again_at = now + _PAUSE if is_away else None
+                if not is_away:
                     self._answered_at = now
 
     def _refuse_while_away(self) -> None:
