@@ -221,27 +221,30 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
     token = keystone.token()
     fresh = [keystone.token("reader") for _ in range(20)]
     lines = "http_connect_timeout = 1"
-    with serving(name, keystone, tmp_path, lines) as server, Load(server, token, known=3, unknown=24) as load:
-        load.during("healthy", 1.0, until=401)
-        keystone.kill()
-        load.during("dead", 1.0, until=503)
-        keystone.start()
-        _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
-        load.during("back", 0.5, until=401)
-        keystone.signal(signal.SIGSTOP)
-        try:
-            load.during("silent", SILENT_SECONDS, until=503)
-        finally:
-            keystone.signal(signal.SIGCONT)
-        _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
-        load.during("well", 0.5, until=401)
-    assert load.errors == []
+    with serving(name, keystone, tmp_path, lines) as server:
+        # From here on the token is one that the service has seen.
+        assert ask(server, token, "GET", "/v2/queues").status == 200
+        with Load(server, token, known=3, unknown=24) as load:
+            load.during("healthy", 1.0, until=401)
+            keystone.kill()
+            load.during("dead", 1.0, until=503)
+            keystone.start()
+            _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
+            load.during("back", 0.5, until=401)
+            keystone.signal(signal.SIGSTOP)
+            try:
+                load.during("silent", SILENT_SECONDS, until=503)
+            finally:
+                keystone.signal(signal.SIGCONT)
+            _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
+            load.during("well", 0.5, until=401)
     report = {
         (phase, kind): Counter(answer.status for answer in load.answers(kind, phase))
         for phase in ("healthy", "dead", "back", "silent", "well", BETWEEN)
         for kind in (KNOWN, UNKNOWN)
     }
-    print(name, report)
+    print(name, report, load.errors, file=sys.stderr)
+    assert load.errors == []
     for (_, kind), statuses in report.items():
         assert set(statuses) <= ({200} if kind == KNOWN else {401, 503}), report
     for phase in ("dead", "silent"):

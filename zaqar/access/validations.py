@@ -24,6 +24,11 @@ _SILENCE = 2.0
 """Seconds. If no question was answered for so long while some are open, nobody queues up behind them."""
 
 
+_SHORT_SILENCE = 0.5
+_MOMENT = 0.1
+"""Seconds. Who is one too many waits for the latter, unless no question was answered for the former."""
+
+
 class _Flight:
     """A question under way, and those who wait for its answer."""
 
@@ -37,7 +42,7 @@ class Validations:
 
     ``most_callers`` may be held at a time: those that ask, those that wait for the answer to the same question, and
     those that wait for their turn to ask. The latter two wait for ``patience`` seconds at most, and not at all while
-    Keystone is silent. Everybody else gets KeystoneUnavailable at once.
+    Keystone is silent. Everybody else gets KeystoneUnavailable: at once, or after a moment if Keystone answers others.
     """
 
     def __init__(self, *, most_callers: int, patience: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +61,9 @@ class Validations:
 
         Raises what ``ask`` raises, and KeystoneUnavailable if the caller would have to wait too long.
         """
-        if not self._callers.acquire(blocking=False):
+        # A moment is enough for a burst of new tokens, and few threads are held that are not to be held.
+        answers = self._try_again_at is None and self._silent_seconds() < _SHORT_SILENCE
+        if not self._callers.acquire(timeout=_MOMENT if answers else 0.0):
             raise KeystoneUnavailable
         try:
             return self._ask(ask) if key is None else self._share(key, ask)
@@ -119,6 +126,9 @@ class Validations:
             self._try_again_at = now + _PAUSE
 
     def _wait_seconds(self) -> float:
+        return 0.0 if self._silent_seconds() > _SILENCE else self._patience
+
+    def _silent_seconds(self) -> float:
+        """For how long no question was answered while some are open."""
         with self._lock:
-            silent_since = max(self._answered_at, self._open[0]) if self._open else self._monotonic()
-        return 0.0 if self._monotonic() - silent_since > _SILENCE else self._patience
+            return self._monotonic() - max(self._answered_at, self._open[0]) if self._open else 0.0
