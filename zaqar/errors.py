@@ -143,16 +143,20 @@ class StoreUnavailable(ZaqarError):
 
 
 class KeystoneUnavailable(StoreUnavailable):
-    """Keystone did not say whether a token is valid. Whoever asked it has logged why."""
+    """Keystone did not say whether a token is valid. Whoever asked it has logged why.
+
+    ``is_outage``: whether it would say nothing about another token either.
+    """
 
     is_logged = True
 
-    def __init__(self, *, retry_after: int = 1) -> None:
+    def __init__(self, *, retry_after: int = 1, is_outage: bool = True) -> None:
         super().__init__(retry_after=retry_after)
         self.args = ("The identity service cannot be asked about the token at the moment. Please try again.",)
+        self.is_outage = is_outage
 
     def __reduce__(self) -> tuple[object, ...]:
-        return KeystoneUnavailable, (), {"retry_after": self.retry_after}
+        return KeystoneUnavailable, (), {"retry_after": self.retry_after, "is_outage": self.is_outage}
 
 
 class NoPool(StoreUnavailable):

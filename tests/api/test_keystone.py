@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from falcon import testing
@@ -532,6 +534,43 @@ def test_one_question_for_each_token(api: AuthenticatedApi, tokens: dict[str, st
         answers.set()
         assert [each.result(30) for each in waiting] == [200] * 6
     assert api.questions == 1
+
+
+class SharedCache:
+    """python-memcached's client, of one memcached that all of them share."""
+
+    kept: ClassVar[dict[str, bytes]] = {}
+    reads = 0
+
+    def __init__(self, servers: list[str], **_: object) -> None:
+        return
+
+    def get(self, key: str) -> bytes | None:
+        type(self).reads += 1
+        return self.kept.get(key)
+
+    def set(self, key: str, value: bytes, time: float) -> None:
+        self.kept[key] = value
+
+
+def test_memcached_is_shared_and_asked_again_after_a_minute(
+    make_api: Callable[..., AuthenticatedApi], keystone: Keystone, monkeypatch: pytest.MonkeyPatch, restricted: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "memcache", types.SimpleNamespace(Client=SharedCache, __spec__=object()))
+    lines = "memcached_servers = 127.0.0.1:11211\nmemcache_use_advanced_pool = False"
+    one, two = make_api(lines), make_api(lines)
+    token = keystone.token()
+    assert [one.status(token=token), two.status(token=token), two.status(token=token)] == [200] * 3
+    assert (one.questions, two.questions, SharedCache.reads) == (1, 0, 2)
+    two.clock.advance(59)
+    assert (two.status(token=token), SharedCache.reads) == (200, 2)
+    two.clock.advance(1)
+    assert (two.status(token=token), SharedCache.reads) == (200, 3)
+    # What depends on the request is judged each time, by what memcached has.
+    for api in (one, two):
+        assert [api.status(token=restricted), api.status("/v2/ping", token=restricted)] == [200, 401]
+    assert (one.questions, two.questions) == (2, 0)
+    assert token not in str(SharedCache.kept.keys())
 
 
 def slow_answers(api: AuthenticatedApi) -> threading.Event:

@@ -8,6 +8,7 @@ libraries, which other commands do not need.
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import io
 import logging
@@ -79,7 +80,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         """Whose the token is. Raises KeystoneUnavailable."""
         statuses: list[str] = []
         env = _make_environ(token, service_token, method, path)
-        self._call.rejected = False
+        self._call.rejected = self._call.failed_alone = False
         try:
             for _ in self(env, lambda status, *_: statuses.append(status)):
                 pass
@@ -89,11 +90,11 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         except Exception as exc:
             # The library lets errors of files, of memcached and of answers that are not Keystone's through.
             _log.exception("a token cannot be validated")
-            raise KeystoneUnavailable from exc
+            raise KeystoneUnavailable(is_outage=False) from exc
         if statuses == [_ACCEPTED]:
             return self._answer(env, token, service_token)
         if not statuses[0].startswith("401"):
-            raise KeystoneUnavailable
+            raise KeystoneUnavailable(is_outage=not self._call.failed_alone)
         # Otherwise it was refused for what it was used for, or for the service token beside it.
         unknown = self._call.rejected and not service_token
         return Answer(None, REJECTED_SECONDS if unknown and self._seconds else 0.0)
@@ -107,9 +108,11 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         try:
             data = super().fetch_token(token, allow_expired=allow_expired)
         except webob.exc.HTTPServiceUnavailable as exc:
-            if not _is_refusal(exc):
+            found = _judge(exc)
+            self._call.rejected = found is _Failure.OF_TOKEN
+            self._call.failed_alone = found is _Failure.OF_QUESTION
+            if found is not _Failure.OF_TOKEN:
                 raise
-            self._call.rejected = True
             raise InvalidToken("Keystone does not accept the token.") from exc
         except InvalidToken:
             self._call.rejected = True
@@ -215,15 +218,35 @@ def _make_environ(token: str, service_token: str | None, method: str, path: str)
     return env
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """Whether Keystone answered 403, as it does for the token of a trust whose trustor is disabled or lost the role.
+class _Failure(enum.Enum):
+    """Why Keystone did not say whose a token is."""
 
-    It is also the answer to a service user that may not ask about other tokens, which is no fault of the token's.
+    OF_TOKEN = enum.auto()
+    OF_QUESTION = enum.auto()
+    OF_KEYSTONE = enum.auto()
+
+
+_BUSY_OR_AWAY = frozenset({408, 429, 502, 503, 504})
+
+
+def _judge(error: BaseException) -> _Failure:
+    """Why the library answers 503, by what it met last on the way to Keystone.
+
+    Nobody may be able to make Keystone count as away with a token that is made for it, such as one that is too long for
+    the server before Keystone.
     """
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ksa_exceptions.Forbidden):
+    while cause is not None and not isinstance(cause, ksa_exceptions.ClientException):
         cause = cause.__cause__ or cause.__context__
-    return cause is not None and "identity:validate_token" not in str(cause)
+    if not isinstance(cause, ksa_exceptions.HttpError):
+        return _Failure.OF_KEYSTONE
+    status = cause.http_status
+    # The account of the service is refused, or may not ask about other tokens.
+    ours = status == 401 or (status == 403 and "identity:validate_token" in str(cause))
+    if ours or status in _BUSY_OR_AWAY:
+        return _Failure.OF_KEYSTONE
+    # Also 403: the token is one of a trust whose trustor is disabled or lost the role.
+    return _Failure.OF_TOKEN if 400 <= status < 500 else _Failure.OF_QUESTION
 
 
 def _register(conf: cfg.ConfigOpts) -> str:

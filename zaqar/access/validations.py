@@ -15,13 +15,18 @@ from zaqar.access.token_cache import Key
 from zaqar.errors import KeystoneUnavailable
 
 _PAUSE = 1.0
-"""Seconds. After a failure one caller in each of these intervals tries Keystone again; the others are refused."""
+"""Seconds. After an outage one caller in each of these intervals tries Keystone again; the others are refused."""
 
 _MOST_QUESTIONS = 10
 """Open at a time; as many connections keystoneauth keeps for the next ones."""
 
 _SILENCE = 2.0
 """Seconds. If no question was answered for so long while some are open, nobody queues up behind them."""
+
+
+_SHORT_SILENCE = 0.5
+_MOMENT = 0.1
+"""Seconds. Who is one too many waits for the latter, unless no question was answered for the former."""
 
 
 class _Flight:
@@ -37,7 +42,7 @@ class Validations:
 
     ``most_callers`` may be held at a time: those that ask, those that wait for the answer to the same question, and
     those that wait for their turn to ask. The latter two wait for ``patience`` seconds at most, and not at all while
-    Keystone is silent. Everybody else gets KeystoneUnavailable at once.
+    Keystone is silent. Everybody else gets KeystoneUnavailable: at once, or after a moment if Keystone answers others.
     """
 
     def __init__(self, *, most_callers: int, patience: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -49,14 +54,16 @@ class Validations:
         self._flights: dict[Key, _Flight] = {}
         self._open: list[float] = []  # when each open question began, the oldest first
         self._answered_at = monotonic()
-        self._try_again_at: float | None = None  # None unless the last question failed
+        self._try_again_at: float | None = None  # None unless the last question met an outage
 
     def run(self, key: Key | None, ask: Callable[[], Answer]) -> Answer:
         """The answer of ``ask``, or of somebody else who is asking it under the same key if that is true for all.
 
         Raises what ``ask`` raises, and KeystoneUnavailable if the caller would have to wait too long.
         """
-        if not self._callers.acquire(blocking=False):
+        # A moment is enough for a burst of new tokens, and few threads are held that are not to be held.
+        answers = self._try_again_at is None and self._silent_seconds() < _SHORT_SILENCE
+        if not self._callers.acquire(timeout=_MOMENT if answers else 0.0):
             raise KeystoneUnavailable
         try:
             return self._ask(ask) if key is None else self._share(key, ask)
@@ -93,19 +100,19 @@ class Validations:
         began = self._monotonic()
         with self._lock:
             self._open.append(began)
-        answer = None
+        is_away = False
         try:
-            answer = ask()
-            return answer
+            return ask()
+        except KeystoneUnavailable as exc:
+            is_away = exc.is_outage
+            raise
         finally:
             self._places.release()
             with self._lock:
                 self._open.remove(began)
                 now = self._monotonic()
-                if answer is None:
-                    self._try_again_at = now + _PAUSE
-                else:
-                    self._try_again_at = None
+                self._try_again_at = now + _PAUSE if is_away else None
+                if not is_away:
                     self._answered_at = now
 
     def _refuse_while_away(self) -> None:
@@ -119,6 +126,9 @@ class Validations:
             self._try_again_at = now + _PAUSE
 
     def _wait_seconds(self) -> float:
+        return 0.0 if self._silent_seconds() > _SILENCE else self._patience
+
+    def _silent_seconds(self) -> float:
+        """For how long no question was answered while some are open."""
         with self._lock:
-            silent_since = max(self._answered_at, self._open[0]) if self._open else self._monotonic()
-        return 0.0 if self._monotonic() - silent_since > _SILENCE else self._patience
+            return self._monotonic() - max(self._answered_at, self._open[0]) if self._open else 0.0

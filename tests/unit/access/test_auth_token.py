@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import socket
+import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from tests.servers import free_port
 from zaqar import conf
 from zaqar.access.auth_token import AuthToken, _make_environ
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.token_cache import key_of
 from zaqar.errors import KeystoneUnavailable, StartupError, Unauthorized
 
 ACCOUNT = """
@@ -68,6 +73,19 @@ def test_a_configuration_file_wins_over_our_defaults(tmp_path: Path) -> None:
     AuthToken(options, FakeClock())
     group = options.keystone_authtoken
     assert (group.service_type, group.http_connect_timeout, group.http_request_max_retries) == ("queues", 9, 0)
+
+
+def test_the_file_on_the_page_of_the_documentation_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "keystone.rst").read_text()
+    block = page.partition(".. code-block:: ini\n\n")[2]
+    indented = re.match(r"(?: {6}.*\n|\n)+", block)
+    assert indented is not None
+    (tmp_path / "zaqar.conf").write_text(textwrap.dedent(indented[0]))
+    options = conf.load(default_config_files=[str(tmp_path / "zaqar.conf")])
+    check_strategy(options)
+    assert AuthToken(options, FakeClock()).challenge == 'Keystone uri="http://keystone.example:5000/v3"'
+    assert options.keystone_authtoken.project_name == "service"
+    assert options.admin_mode is True
 
 
 def test_options_of_a_section_of_another_name(tmp_path: Path) -> None:
@@ -195,6 +213,79 @@ def test_a_keystone_that_is_silent(tmp_path: Path, silent: int) -> None:
     assert time.monotonic() - began < 15
     with pytest.raises(KeystoneUnavailable):
         tokens.check()
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server before Keystone, which answers with one status whatever it is asked about a token."""
+
+    status, message = 500, ""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/auth/tokens"):
+            self._send(self.status, {"error": {"code": self.status, "title": "E", "message": self.message}})
+        else:
+            version = {"id": "v3.14", "status": "stable", "links": [{"rel": "self", "href": self._url}]}
+            self._send(200, {"version": version})
+
+    def do_POST(self) -> None:
+        endpoint = {"interface": "internal", "region": "R", "url": self._url}
+        catalog = [{"type": "identity", "endpoints": [endpoint]}]
+        times = {"issued_at": "2020-01-01T00:00:00.000000Z", "expires_at": "2999-01-01T00:00:00.000000Z"}
+        self._send(201, {"token": {"methods": ["password"], "catalog": catalog, "user": {"id": "u"}, **times}})
+
+    @property
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/v3"
+
+    def _send(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Subject-Token", "service")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+VALIDATE = "You are not authorized to perform the requested action: identity:validate_token."
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (400, "Header too large", Unauthorized),
+        (403, "You are not authorized to perform the requested action.", Unauthorized),
+        (404, "Could not recognize the token", Unauthorized),
+        (413, "", Unauthorized),
+        (431, "", Unauthorized),
+        (500, "", False),
+        (401, "", True),
+        (403, VALIDATE, True),
+        (429, "", True),
+        (502, "", True),
+        (503, "", True),
+        (504, "", True),
+    ],
+)
+def test_what_an_answer_of_keystone_is_about(tmp_path: Path, status: int, message: str, expected: Any) -> None:
+    """The token, only this question, or every question: then Keystone counts as away."""
+    answering = type("Answering", (Answering,), {"status": status, "message": message})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tokens = started(tmp_path, port=server.server_address[1])
+        with pytest.raises((Unauthorized, KeystoneUnavailable)) as caught:
+            ask(tokens, "token")
+        server.shutdown()
+    if isinstance(expected, bool):
+        assert isinstance(caught.value, KeystoneUnavailable)
+        assert caught.value.is_outage is expected
+    else:
+        assert isinstance(caught.value, expected)
+    # A token that was refused is remembered as that; otherwise the next one may find Keystone better.
+    assert tokens._cache.was_rejected(key_of("token")) == (expected is Unauthorized)
 
 
 def test_what_the_library_does_not_expect(

@@ -165,6 +165,36 @@ def test_more_callers_are_refused_at_once(keystone: Keystone) -> None:
     assert validations.run(b"b", keystone.question("later")) == ANN
 
 
+def test_one_more_gets_in_if_somebody_leaves_in_a_moment(keystone: Keystone) -> None:
+    validations = bounded(most_callers=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(validations.run, b"a", keystone.question("first"))
+        keystone.wait_for(1)
+        second = pool.submit(validations.run, b"b", keystone.question("second"))
+        time.sleep(0.01)
+        keystone.answer()
+        assert [first.result(30), second.result(30)] == [ANN] * 2
+
+
+@pytest.mark.parametrize("outage", ["silent", "away"])
+def test_and_not_even_waits_for_that_if_keystone_does_not_answer(keystone: Keystone, outage: str) -> None:
+    clock = FakeClock()
+    validations = bounded(most_callers=1, monotonic=clock)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(validations.run, b"a", keystone.question("held"))
+        keystone.wait_for(1)
+        if outage == "silent":
+            clock.advance(0.6)
+        else:
+            validations._try_again_at = clock() + 1
+        began = time.monotonic()
+        with pytest.raises(KeystoneUnavailable):
+            validations.run(b"b", keystone.question("another"))
+        assert time.monotonic() - began < 0.09, "less than the moment that others wait"
+        keystone.answer()
+        assert held.result(30) == ANN
+
+
 @pytest.mark.parametrize("most_callers", [1, 2])
 def test_one_question_is_always_possible(keystone: Keystone, most_callers: int) -> None:
     keystone.answer()
@@ -224,6 +254,19 @@ def test_after_a_failure_one_in_a_second_tries(keystone: Keystone) -> None:
     assert keystone.asked == ["first", "second", "third", "fourth", "fifth"]
 
 
+def test_a_question_that_fails_alone_keeps_nobody_from_asking(keystone: Keystone) -> None:
+    keystone.answer()
+    validations = bounded()
+
+    def fail() -> Answer:
+        raise KeystoneUnavailable(is_outage=False)
+
+    for _ in range(3):
+        with pytest.raises(KeystoneUnavailable):
+            validations.run(b"a", fail)
+        assert validations.run(b"b", keystone.question("b")) == ANN
+
+
 def test_only_one_tries_however_long_it_takes(keystone: Keystone) -> None:
     clock = FakeClock()
     validations = bounded(monotonic=clock)
@@ -246,7 +289,7 @@ def test_only_one_tries_however_long_it_takes(keystone: Keystone) -> None:
 
 def test_what_goes_wrong_otherwise_holds_nobody(keystone: Keystone) -> None:
     keystone.answer()
-    validations = bounded(most_callers=1, monotonic=(clock := FakeClock()))
+    validations = bounded(most_callers=1)
 
     def fail() -> Answer:
         raise ZeroDivisionError
@@ -254,5 +297,4 @@ def test_what_goes_wrong_otherwise_holds_nobody(keystone: Keystone) -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             validations.run(b"a", fail)
-        clock.advance(1)
     assert validations.run(b"a", keystone.question("a")) == ANN
