@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ MEMBER, READER = Context("p", "c", frozenset({"member"})), Context("p", "c", fro
         ('"queues:get": "role:%(project_id)i"', "the rule 'queues:get' cannot be evaluated at"),
         ('"queues:get": "project_id.name:x"', "the rule 'queues:get' cannot be evaluated at"),
         ('"queues:get": "1x:y"', "the rule 'queues:get' cannot be evaluated at"),
+        ('"queues:get": "http://policy/a%20b"', "the rule 'queues:get' cannot be evaluated at"),
+        ('"queues:get": "' + "not " * 5000 + 'role:x"', "a rule is nested too deeply."),
+        ('"queues:get": "' + "(role:x and " * 3000 + "role:x" + ")" * 3000 + '"', "a rule is nested too deeply."),
     ],
 )
 def test_rules_that_cannot_be_used_stop_the_start(make_authorizer: MakeAuthorizer, rules: str, complaint: str) -> None:
@@ -108,35 +112,33 @@ def test_no_warning_without_doubt(
 
 # -- remembered decisions --------------------------------------------------------------------------------------------
 
-LEAVES = st.sampled_from(
-    [
-        "@",
-        "!",
-        "role:member",
-        "role:%(kind)s",
-        "roles:reader",
-        "project_id:p1",
-        "project_id:%(project_id)s",
-        "tenant_id:%(queue_name)s",
-        "user_id:u1",
-        "user_id:%(user_id)s",
-        "'u1':%(user_id)s",
-        "'p2':%(tenant_id)s",
-        "system_scope:all",
-        "system:all",
-        "is_admin:True",
-        "'queue':%(kind)s",
-        "'a':%(queue_name)s",
-        "'a':%(topic_name)s",
-        "'https':%(scheme)s",
-        "'a':%(nothing)s",
-        "nothing:x",
-        "rule:shared",
-        "rule:context_is_admin",
-    ]
-)
+LEAVES = [
+    "@",
+    "!",
+    "role:member",
+    "role:%(kind)s",
+    "roles:reader",
+    "project_id:p1",
+    "project_id:%(project_id)s",
+    "tenant_id:%(queue_name)s",
+    "user_id:u1",
+    "user_id:%(user_id)s",
+    "'u1':%(user_id)s",
+    "'p2':%(tenant_id)s",
+    "system_scope:all",
+    "system:all",
+    "is_admin:True",
+    "'queue':%(kind)s",
+    "'a':%(queue_name)s",
+    "'a':%(topic_name)s",
+    "'https':%(scheme)s",
+    "'a':%(nothing)s",
+    "nothing:x",
+    "rule:shared",
+    "rule:context_is_admin",
+]
 RULES = st.recursive(
-    LEAVES,
+    st.sampled_from(LEAVES),
     lambda inner: st.one_of(
         inner.map("not ({})".format),
         st.tuples(inner, inner).map(lambda two: f"({two[0]} and {two[1]})"),
@@ -175,25 +177,70 @@ def decide(enforcer: policy.Enforcer, context: Context, address: Address | None,
     return bool(enforcer.enforce("subscription:create", target, caller))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rule=RULES, shared=ENDS, admin=ENDS, asked=st.lists(st.tuples(CALLERS, TARGETS), min_size=1, max_size=12))
+EVERY_CALLER = [
+    Context(project, "c", roles, user, system_scope=scope)
+    for project in ("p1", "p2")
+    for roles in (frozenset[str](), frozenset({"member"}), frozenset({"reader", "queue"}))
+    for user in (None, "u1", "None")
+    for scope in (None, "all")
+]
+EVERY_TARGET = [
+    (address, attributes)
+    for address in (None, Address("p", QUEUE, "a"), Address("p", QUEUE, "p1"), Address("p", TOPIC, "a"))
+    for attributes in ({}, {"scheme": "https"})
+]
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "rule:" not in leaf and "is_admin" not in leaf])
+@pytest.mark.parametrize(
+    ("rule", "shared", "admin"),
+    [("{}", "!", "!"), ("not rule:shared", "{}", "!"), ("is_admin:True", "!", "not {}")],
+    ids=["direct", "by reference", "of admins"],
+)
+def test_a_decision_is_remembered_for_nobody_else(
+    make_authorizer: MakeAuthorizer, rule: str, shared: str, admin: str, leaf: str
+) -> None:
+    """Each check alone, by every caller about every target: callers and targets that differ in one thing only."""
+    rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
+    compare(make_authorizer, {name: text.format(leaf) for name, text in rules.items()}, EVERY_CALLER, EVERY_TARGET)
+
+
+def compare(
+    make_authorizer: MakeAuthorizer,
+    rules: dict[str, str],
+    callers: Iterable[Context],
+    targets: Iterable[tuple[Address | None, dict[str, str]]],
+) -> None:
+    authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
+    enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
+    for context, (address, attributes) in itertools.product(callers, targets):
+        expected = decide(enforcer, context, address, attributes)
+        try:
+            authorizer.check(context, "subscription:create", address, **attributes)
+        except Forbidden:
+            assert not expected, (context, address, attributes)
+        else:
+            assert expected, (context, address, attributes)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rule=RULES,
+    shared=ENDS,
+    admin=ENDS,
+    callers=st.lists(CALLERS, min_size=1, max_size=6),
+    targets=st.lists(TARGETS, min_size=1, max_size=6),
+)
 def test_a_remembered_decision_is_the_one_that_would_be_made(
     make_authorizer: MakeAuthorizer,
     rule: str,
     shared: str,
     admin: str,
-    asked: list[tuple[Context, tuple[Address | None, dict[str, str]]]],
+    callers: list[Context],
+    targets: list[tuple[Address | None, dict[str, str]]],
 ) -> None:
     rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
-    authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
-    enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
-    for context, (address, attributes) in asked * 2:
-        expected = decide(enforcer, context, address, attributes)
-        if expected:
-            authorizer.check(context, "subscription:create", address, **attributes)
-        else:
-            with pytest.raises(Forbidden):
-                authorizer.check(context, "subscription:create", address, **attributes)
+    compare(make_authorizer, rules, callers * 2, targets)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +327,11 @@ def test_what_another_service_says_is_not_remembered(make_authorizer: MakeAuthor
             with pytest.raises(Forbidden):
                 authorizer.check(MEMBER, "messages:create", address)
     assert judge.asked == ["/q1"] * 4
+    judge.answer = b"True"
+    with pytest.raises(Forbidden):
+        # There is no such URL.
+        authorizer.check(MEMBER, "messages:create", Address("p", TOPIC, "q1"))
+    assert len(judge.asked) == 4
     # A rule that does not ask it is decided without it.
     assert allowed(authorizer, "queues:create", MEMBER)
     assert len(judge.asked) == 4
@@ -347,3 +399,8 @@ def test_targets_of_all_rules() -> None:
 def test_no_rule_replaces_a_deprecated_one() -> None:
     """LoadedPolicy would have to do for these what Enforcer.load_rules() does."""
     assert [rule.name for rule in list_rules() if rule.deprecated_rule or rule.deprecated_for_removal] == []
+
+
+def test_no_rule_is_for_tokens_of_one_scope() -> None:
+    """What system-scoped tokens may do is decided by there being no project."""
+    assert [rule.name for rule in list_rules() if rule.scope_types] == []

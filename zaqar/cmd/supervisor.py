@@ -99,6 +99,7 @@ class Supervisor:
             if any(log):
                 print(*log, sep="\n", file=sys.stderr, flush=True)
             if checking.returncode:
+                reason = reason or f"the check has ended with {describe_status(checking.returncode)}"
                 say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
                 return
         if not self._stop.is_set():

@@ -78,8 +78,8 @@ def make_enforcer() -> policy.Enforcer:
     the service reads it.
     """
     tool = cfg.CONF
-    given = [*(f"--config-file={name}" for name in tool.config_file), *(f"--config-dir={n}" for n in tool.config_dir)]
-    conf = configuration.load(given)
+    given = {option: tool[option] for option in ("config_file", "config_dir") if option in tool}
+    conf = configuration.load([f"--{option.replace('_', '-')}={path}" for option in given for path in given[option]])
     enforcer = policy.Enforcer(tool)
     for option in ("policy_default_rule", "enforce_new_defaults"):
         tool.set_override(option, conf.oslo_policy[option], "oslo_policy")

@@ -138,7 +138,7 @@ class _Walk:
         elif type(check) in (_ROLE, _GENERIC):
             self._visit_leaf(check)
         elif not _parts(check) and type(check) not in (_ALWAYS, _NEVER):
-            self.is_pure = False
+            self._visit_foreign(check)
 
     def _visit_leaf(self, check: Any) -> None:
         # oslo.policy first sees what is wrong with a check, such as "%(project_id)d", when a request asks it.
@@ -150,6 +150,14 @@ class _Walk:
             self.caller.add("roles")
         elif not _is_literal(check.kind):
             self.caller.add(check.kind.partition(".")[0])
+
+    def _visit_foreign(self, check: Any) -> None:
+        self.is_pure = False
+        if getattr(check, "kind", None) in ("http", "https"):
+            try:
+                _ = check.match % self.target
+            except (TypeError, ValueError) as exc:
+                raise BadRule(f"the rule {self._within[-1]!r} cannot be evaluated at {str(check)!r}: {exc}.") from exc
 
 
 def _is_literal(text: str) -> bool:

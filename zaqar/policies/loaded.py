@@ -57,10 +57,8 @@ class LoadedPolicy:
     """
 
     def __init__(self, conf: cfg.ConfigOpts, defaults: list[policy.RuleDefault], found: files.PolicyFiles) -> None:
-        with _quiet_parser():
-            rules = policy.Rules.from_dict(dict(found.rules))
         # Without use_conf, neither authorize() nor enforce() looks at a file.
-        self._enforcer = policy.Enforcer(conf, rules=rules, use_conf=False)
+        self._enforcer = policy.Enforcer(conf, rules=_parse(found), use_conf=False)
         self._enforcer.register_defaults(defaults)
         # As Enforcer.load_rules() does for defaults that replace no deprecated rule, which none of these does.
         for default in defaults:
@@ -79,6 +77,8 @@ class LoadedPolicy:
             return {name: find_closure(name, rules) for name in rules}
         except BadRule as exc:
             raise files.refuse(str(exc)) from exc
+        except RecursionError:
+            raise files.refuse("a rule is nested too deeply.") from None
 
     def _plan(self, rule: str) -> _Plan:
         closure = self._closures[rule]
@@ -135,6 +135,11 @@ class LoadedPolicy:
             if plan.is_pure:
                 raise
             raise PolicyUnavailable from exc
+        except KeyError:
+            # The URL of the check names what this target has not; the other checks of the library are false then.
+            if plan.is_pure:
+                raise
+            return False
 
     def doubts(self, found: files.PolicyFiles) -> Iterator[str]:
         """Sentences about rules that can be used but hardly say what the operator meant."""
@@ -163,6 +168,14 @@ def _target(address: Address | None, attributes: Mapping[str, str]) -> dict[str,
     if address is None:
         return dict(attributes)
     return {"kind": address.kind, f"{address.kind}_name": address.name, **attributes}
+
+
+def _parse(found: files.PolicyFiles) -> policy.Rules:
+    try:
+        with _quiet_parser():
+            return policy.Rules.from_dict(dict(found.rules))
+    except RecursionError:
+        raise files.refuse("a rule is nested too deeply.") from None
 
 
 @contextmanager
