@@ -31,7 +31,7 @@ PAGES = sorted(
     path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
 )
 
-FILES = re.compile(r"\b(?:zaqar|tests|docs|etc)/[\w./-]*\w\.(?:py|rst|sample|conf|service|ini)\b")
+FILES = re.compile(r"(?<![/\w])(?:zaqar|tests|docs|etc)/[\w./-]*\w\.(?:py|rst|sample|conf|service|ini)\b")
 MEMBERS = re.compile(r"\b([A-Z][a-zA-Z]*[a-z])\.([a-z_]\w+)\b")
 
 

@@ -244,7 +244,8 @@ def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[st
         lines += _describe_pools(stored["pools"])
     if not conf.auth_strategy and address.host not in ("127.0.0.1", "::1"):
         lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
-    base = f"curl -s -H Client-ID:{uuid.uuid4()} -H X-Project-ID:demo -H Content-Type:application/json"
+    who = "-H X-Auth-Token:$(openstack token issue -f value -c id)" if conf.auth_strategy else "-H X-Project-ID:demo"
+    base = f"curl -s -H Client-ID:{uuid.uuid4()} {who} -H Content-Type:application/json"
     queue = f"http://{address.reachable}/v2/queues/greetings"
     body = '{"messages": [{"body": "hello", "ttl": 300}]}'
     lines += [

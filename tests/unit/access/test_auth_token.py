@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import socket
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,19 @@ def test_a_configuration_file_wins_over_our_defaults(tmp_path: Path) -> None:
     AuthToken(options, FakeClock())
     group = options.keystone_authtoken
     assert (group.service_type, group.http_connect_timeout, group.http_request_max_retries) == ("queues", 9, 0)
+
+
+def test_the_file_on_the_page_of_the_documentation_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "keystone.rst").read_text()
+    block = page.partition(".. code-block:: ini\n\n")[2]
+    indented = re.match(r"(?: {6}.*\n|\n)+", block)
+    assert indented is not None
+    (tmp_path / "zaqar.conf").write_text(textwrap.dedent(indented[0]))
+    options = conf.load(default_config_files=[str(tmp_path / "zaqar.conf")])
+    check_strategy(options)
+    assert AuthToken(options, FakeClock()).challenge == 'Keystone uri="http://keystone.example:5000/v3"'
+    assert options.keystone_authtoken.project_name == "service"
+    assert options.admin_mode is True
 
 
 def test_options_of_a_section_of_another_name(tmp_path: Path) -> None:

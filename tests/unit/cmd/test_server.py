@@ -215,3 +215,11 @@ def test_banner_keeps_secrets(conf: cfg.ConfigOpts) -> None:
 def test_banner_of_another_store(conf: cfg.ConfigOpts) -> None:
     conf.set_override("message_store", "redis", "drivers")
     assert "Messages are kept in the redis store." in banner(conf)
+
+
+def test_banner_of_a_server_with_keystone(conf: cfg.ConfigOpts) -> None:
+    conf.set_override("auth_strategy", "keystone")
+    text = banner(conf, "0.0.0.0")
+    assert text.count("-H X-Auth-Token:$(openstack token issue -f value -c id)") == 3
+    assert "X-Project-ID" not in text
+    assert "not authenticated" not in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import free_port
 from zaqar.cmd import status
 from zaqar.cmd.status import Finding, Result
 from zaqar.errors import StoreUnavailable
@@ -48,6 +49,30 @@ def test_what_is_wrong_is_found(state_dir: Path, text: str, check: str, result: 
     code, found = run(state_dir, text)
     assert code == result
     assert {name for name, its in found.items() if its is not Result.SUCCESS} == {check}
+
+
+KEYSTONE = """
+[DEFAULT]
+auth_strategy = keystone
+[keystone_authtoken]
+auth_type = password
+auth_url = http://127.0.0.1:{port}/v3
+username = zaqar
+password = p
+user_domain_name = Default
+project_domain_name = Default
+project_name = service
+"""
+
+
+def test_a_keystone_that_does_not_answer(state_dir: Path) -> None:
+    code, found = run(state_dir, KEYSTONE.format(port=free_port()))
+    assert (code, found["Access"]) == (1, Result.WARNING)
+
+
+def test_options_of_keystone_that_cannot_be_used(state_dir: Path) -> None:
+    code, found = run(state_dir, "[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\nauth_type = nosuch\n")
+    assert (code, found["Access"]) == (2, Result.FAILURE)
 
 
 def test_a_broken_policy_file(state_dir: Path) -> None:

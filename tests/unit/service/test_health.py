@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.workers import ADDRESS, Cluster, PooledCluster
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.service.health import Health
 from zaqar.storage.placement import Placement
 
@@ -249,3 +249,60 @@ def test_an_error_that_nobody_expected_is_not_hidden(cluster: Cluster, health: H
     cluster.fences.before("post", fault)
     with pytest.raises(ZeroDivisionError):
         health.report()
+
+
+# -- Keystone ----------------------------------------------------------------------------------------------------------
+
+
+class Account:
+    """What Keystone says of the account of the service."""
+
+    def __init__(self, problem: str | StoreUnavailable | None = None) -> None:
+        self.problem = problem
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def check(self) -> str | None:
+        self.may_answer.wait(30)
+        if isinstance(self.problem, StoreUnavailable):
+            raise self.problem
+        return self.problem
+
+
+def health_with(cluster: Cluster, account: Account) -> Health:
+    placement = Placement(cluster.store)
+    return Health(management=cluster.management, placement=placement, clock=cluster.clock, keystone=account)
+
+
+@pytest.mark.parametrize(
+    ("problem", "reachable", "accepted"),
+    [(None, True, True), ("It is locked.", True, False), (KeystoneUnavailable(), False, None)],
+)
+def test_what_keystone_says_is_told(
+    cluster: Cluster,
+    caplog: pytest.LogCaptureFixture,
+    problem: str | StoreUnavailable | None,
+    reachable: bool,
+    accepted: bool | None,
+) -> None:
+    report = health_with(cluster, Account(problem)).report()
+    assert report["keystone"] == {"reachable": reachable, "service_user_accepted": accepted}
+    assert report["failed"] == ([] if accepted else ["keystone"])
+    assert report["storage_reachable"] is True
+    assert ("It is locked." in caplog.text) == (problem == "It is locked.")
+
+
+def test_without_keystone_nothing_is_told_of_it(health: Health) -> None:
+    assert "keystone" not in health.report()
+
+
+def test_a_silent_keystone_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.3)
+    account = Account()
+    account.may_answer.clear()
+    try:
+        report = health_with(cluster, account).report()
+        assert report["keystone"] == {"reachable": False, "service_user_accepted": None}
+        assert report["failed"] == ["keystone"]
+    finally:
+        account.may_answer.set()
