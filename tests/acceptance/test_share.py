@@ -247,7 +247,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
     project = uuid.uuid4().hex
-    with serving(tmp_path, "--workers", "2") as server:
+    with serving(tmp_path, "--workers", "1") as server:
         old = headers_of(share(server, project, methods=["POST"], expires="2100-01-01"))
 
         def reload_until(is_over: Callable[[], bool]) -> None:

@@ -17,8 +17,10 @@ from tests.api.test_common import assert_error
 from tests.clock import FakeClock
 from tests.conformance.drivers import Driver
 from zaqar import signed_urls
+from zaqar.model import QUEUE, Address
 from zaqar.policies.share import granted_rules
-from zaqar.schemas.share import METHODS
+from zaqar.schemas.share import METHODS, Wanted
+from zaqar.service.share import Shares
 from zaqar.signed_urls import format_time, parse_time
 from zaqar.transport.wsgi import app
 
@@ -556,6 +558,9 @@ def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCa
     ]
     assert signature not in result.text + repr(result.headers) + caplog.text
     assert KEY not in caplog.text
+    shares = Shares(api.parts.signed_urls, clock=api.clock, max_expiry=None)
+    made = shares.create(Address(api.project, QUEUE, "q"), Wanted(("messages",), ("GET",), None))
+    assert made.signature not in repr(made)
 
 
 @on_one_store

@@ -111,3 +111,33 @@ def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytes
     # A hash of the token, a look into the cache, and the headers that are dropped.
     assert len(path.calls) <= len(path_of_a_warm_post(api).calls) + MOST_CALLS_OF_A_TOKEN, trace
     assert path.deepest <= MOST_NESTED, trace
+
+
+MOST_CALLS_OF_A_SIGNATURE = 6
+
+
+def test_a_signed_post(tmp_path: Path) -> None:
+    """A signature that was verified before costs a look into a cache, and at the path and the method."""
+    driver = DRIVERS["sqlite"]
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), signed_url__secret_key="k" * 32)
+    try:
+        shared = api.post("/v2/queues/q/share", {"methods": ["POST"]}).json
+        headers = {
+            "URL-Signature": shared["signature"],
+            "URL-Paths": shared["paths"][0],
+            "URL-Methods": "POST",
+            "URL-Expires": shared["expires"],
+        }
+        calls = []
+        for sent in (None, headers):
+            for _ in range(4):
+                with CallPath() as path:
+                    body = {"messages": [{"body": 1, "ttl": 60}]}
+                    assert api.post("/v2/queues/q/messages", body, headers=sent).status_code == 201
+            calls.append(path.calls)
+        plain, signed = calls
+        assert any("SignedUrls.open" in call for call in signed)
+        assert not any("Signed" in call for call in plain)
+        assert len(signed) <= len(plain) + MOST_CALLS_OF_A_SIGNATURE, "\n".join(signed)
+    finally:
+        api.close()

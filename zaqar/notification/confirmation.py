@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -58,7 +58,7 @@ class _Grant:
     project: str
     path: str
     expires: str
-    signature: str
+    signature: str = field(repr=False)
 
 
 class Confirmations:

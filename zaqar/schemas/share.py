@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zaqar.errors import InvalidInput
-from zaqar.model import QUEUE
+from zaqar.model import QUEUE, TOPIC
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, Validator
 
@@ -56,7 +56,7 @@ SHARED: JsonSchema = {
     },
 }
 
-_VALIDATORS = {True: Validator(schema()), False: Validator(schema(kind="topic"))}
+_VALIDATORS = {True: Validator(schema()), False: Validator(schema(kind=TOPIC))}
 
 
 def parse(raw: bytes, *, kind: str) -> Wanted:

@@ -24,6 +24,10 @@ class Shared(NamedTuple):
     expires: str
     signature: str
 
+    def __repr__(self) -> str:
+        # The signature is a permission, which no log and no traceback may show.
+        return f"Shared({self.project!r}, {self.paths!r}, {self.methods!r}, {self.expires!r})"
+
 
 class Shares:
     def __init__(self, urls: SignedUrls, *, clock: Clock, max_expiry: int | None) -> None:

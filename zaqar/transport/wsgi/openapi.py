@@ -18,6 +18,12 @@ from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, lim
 
 _QUEUE = "/v2/queues/{queue_name}"
 
+_DESCRIPTION = (
+    "Messages, claims and subscriptions also take pre-signed requests, which `POST .../share` makes: with the headers "
+    "`URL-Signature`, `URL-Paths`, `URL-Methods`, `URL-Expires` and `X-Project-ID`. A signature that does not open a "
+    "request is answered with 404, whatever there is at the path."
+)
+
 
 _ORIGIN = {"include_origin": ("Say of dead letters where they came from.", BOOLEAN)}
 
@@ -237,6 +243,7 @@ def document(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict
         "info": {
             "title": "Zaqar",
             "summary": "OpenStack Messaging API v2",
+            "description": _DESCRIPTION,
             "version": "2",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
