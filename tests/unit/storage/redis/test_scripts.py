@@ -9,12 +9,23 @@ from importlib.resources import files
 
 import pytest
 
-from zaqar.storage.redis import aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep
+from zaqar.storage.redis import (
+    aside,
+    claims,
+    deliveries,
+    fences,
+    management,
+    messages,
+    outbox,
+    sealed,
+    subscriptions,
+    sweep,
+)
 from zaqar.storage.redis.scripts import Script, load
 
 SCRIPTS = {
     script.name: script
-    for module in (aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep)
+    for module in (aside, claims, deliveries, fences, management, messages, outbox, sealed, subscriptions, sweep)
     for script in vars(module).values()
     if isinstance(script, Script)
 }
