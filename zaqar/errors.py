@@ -19,6 +19,7 @@
     |   |-- CannotEncrypt           a queue is encrypted, and this service has no key
     |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
     |   |-- MessageUnreadable       the body of one message cannot be decrypted
+    |   |-- MessagesUnreadable      nor those of very many, which a claim or pop has to come past
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
     |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
@@ -187,13 +188,26 @@ class StageFailed(StoreUnavailable):
 
 
 class MessageUnreadable(StoreUnavailable):
-    """The body of a message cannot be decrypted. It stays where it is, as an operator can bring the key back."""
+    """The body of a message cannot be decrypted, and ``reason`` is a sentence that says why.
+
+    It stays where it is, as an operator can bring the key back.
+    """
 
     is_logged = True
 
     def __init__(self, message_id: str, reason: str) -> None:
         super().__init__(retry_after=60)
-        self.args = (f"Message {message_id} cannot be decrypted: {reason}.",)
+        self.args = (f"{message_id}: {reason}",)
+
+
+class MessagesUnreadable(StoreUnavailable):
+    """So many of the first messages cannot be decrypted that the next claim or pop has to go on behind them."""
+
+    is_logged = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.args = ("Many of the first messages cannot be decrypted; the next request goes on behind them.",)
 
 
 class CannotEncrypt(StoreUnavailable):

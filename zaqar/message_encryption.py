@@ -186,6 +186,7 @@ def key_id_of(sealed: bytes) -> str:
     return sealed[1:5].hex()
 
 
+@lru_cache(4096)
 def project_tag(project: str) -> bytes:
     """What bodies name the project by."""
     return hashlib.sha256(b"zaqar project" + project.encode()).digest()[:16]

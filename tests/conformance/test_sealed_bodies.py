@@ -351,3 +351,21 @@ def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
     threads[2].join(30)
     assert failures == []
     assert sorted(map(int, got)) == list(range(total))
+
+
+# -- leases without a grace ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_what_expires_with_its_lease_is_swept(scene: Scene, limit: int) -> None:
+    """Leases of the service have no grace, so messages may end with them, more than a small sweep removes."""
+    post(scene, *(sealed() for _ in range(5)))
+    scene.clock.advance(3590)
+    claim = Claim(new_claim_id(), 30, 0, scene.now)
+    assert len(scene.store.claim(queue=scene.queue, claim=claim, limit=10, now=scene.now)) == 5
+    scene.clock.advance(30)
+    for _ in range(100):
+        if not scene.store.sweep(now=scene.now, limit=limit):
+            break
+    assert scene.list_everything() == []
+    assert (scene.stats().free, scene.stats().claimed) == (0, 0)

@@ -6,7 +6,7 @@ import secrets
 from typing import NamedTuple
 
 from zaqar.clock import Clock
-from zaqar.errors import NotFound, StaleQueue, StoreUnavailable
+from zaqar.errors import MessagesUnreadable, NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
@@ -42,8 +42,8 @@ class Claims:
         """Lease the first free messages; without messages where none is free or the queue is missing.
 
         Messages that were claimed as often as the queue allows go to its dead letter queue instead. Those that cannot
-        be decrypted stay leased for a while and are not in the answer. Raises StoreUnavailable if they are so many
-        that the next request has to go on behind them.
+        be decrypted stay leased for a while and are not in the answer. Raises MessagesUnreadable if they are so
+        many that the next request has to go on behind them.
         """
         terms = parse_terms(raw, limits=self._limits) if raw else Terms()
         ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
@@ -55,7 +55,7 @@ class Claims:
             if readable or not taken:
                 return Claimed(claim, readable, claim.started)
             self._leases.pass_over(address, claim.id)
-        raise StoreUnavailable
+        raise MessagesUnreadable
 
     def _take(self, address: Address, claim: Claim, limit: int) -> list[Message]:
         now = claim.started

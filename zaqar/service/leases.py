@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from zaqar.clock import Clock
-from zaqar.errors import ClaimOver, NotFound, StoreUnavailable
+from zaqar.errors import ClaimOver, MessagesUnreadable, NotFound, StoreUnavailable
 from zaqar.model import Address, Claim, Message
 from zaqar.service.bodies import MOST_ROUNDS, PASSED_OVER_SECONDS, Bodies
 from zaqar.service.queues import Known, Queues
@@ -38,7 +38,7 @@ class Leases:
     def pop(self, address: Address, *, limit: int) -> list[Message]:
         """Take the first free messages that can be read out for good; none only if no message was free.
 
-        Raises StoreUnavailable if so many of the first ones cannot be read that the next request has to go on.
+        Raises MessagesUnreadable if so many of the first ones cannot be read that the next request has to go on.
         """
         for _ in range(MOST_ROUNDS):
             claim = Claim(secrets.token_hex(12), POP_SECONDS, 0, self._clock())
@@ -49,7 +49,7 @@ class Leases:
                 self.pass_over(address, claim.id)
             if removed or not leased:
                 return [_as_popped(message) for message in readable]
-        raise StoreUnavailable
+        raise MessagesUnreadable
 
     def _lease(self, address: Address, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
@@ -77,7 +77,7 @@ class Leases:
     def pass_over(self, address: Address, claim_id: str) -> None:
         """Leave alone for a while what the claim still holds: it cannot be read, and others come past it meanwhile.
 
-        Without a grace, so that a message whose time is over ends with the lease and is not kept alive by it.
+        Without a grace, so that this adds to the life of a message no more than the lease itself.
         """
 
         def renew(known: Known) -> None:

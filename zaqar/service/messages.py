@@ -197,7 +197,7 @@ class Messages:
     def pop(self, address: Address, *, limit: int) -> MessagePage:
         """Take the first free messages out for good; empty for a missing queue.
 
-        Raises StoreUnavailable if so many of them cannot be decrypted that the next request has to go on behind them.
+        Raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on behind them.
         """
         now = self._clock()
 

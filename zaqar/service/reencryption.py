@@ -14,6 +14,9 @@ from zaqar.storage.base import POST, MessageStore, SealedBody
 BATCH = 100
 """Records that are looked at in one step: a few, as each may be as large as a post may be."""
 
+MOST_WALKS = 10
+"""Where consumers keep moving old messages, the walks end, and the result says that something was moved."""
+
 
 @dataclass(slots=True)
 class Reencrypted:
@@ -25,7 +28,7 @@ class Reencrypted:
 
     renewed: int = 0
     changed: int = 0
-    """Those that somebody moved, removed or replaced meanwhile."""
+    """Those that somebody moved or removed during the last walk."""
     unreadable: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
 
@@ -35,10 +38,26 @@ class Reencrypted:
 
 
 def reencrypt(store: MessageStore, *, keys: MessageKeys, clock: Clock, pause: Callable[[], None]) -> Reencrypted:
-    """Walk over the store once, a batch at a time with a pause after each. ``keys`` must be able to seal.
+    """Walk over the store, a batch at a time with a pause after each, until a walk finds nothing to encrypt anew.
 
-    It can be stopped at any time and run again: what is done is passed over. Raises StoreUnavailable.
+    One walk may miss what moves meanwhile: a dead letter to its queue, a post that becomes deliveries. As the service
+    uses the newest key by now, each walk leaves less. ``keys`` must be able to seal. It can be stopped at any time and
+    run again: what is done is passed over. Raises StoreUnavailable.
     """
+    renewed = 0
+    for _ in range(MOST_WALKS):
+        result = _walk(store, keys, clock, pause)
+        renewed += result.renewed
+        if not (result.renewed or result.changed):
+            break
+    else:
+        # Only a walk that finds nothing shows that nothing is left.
+        result.changed = max(1, result.changed)
+    result.renewed = renewed
+    return result
+
+
+def _walk(store: MessageStore, keys: MessageKeys, clock: Clock, pause: Callable[[], None]) -> Reencrypted:
     result = Reencrypted()
     after = None
     while True:

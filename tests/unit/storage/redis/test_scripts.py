@@ -17,6 +17,7 @@ from zaqar.storage.redis import (
     management,
     messages,
     outbox,
+    sealed,
     subscriptions,
     sweep,
     trusts,
@@ -25,7 +26,19 @@ from zaqar.storage.redis.scripts import Script, load
 
 SCRIPTS = {
     script.name: script
-    for module in (aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep, trusts)
+    for module in (
+        aside,
+        claims,
+        deliveries,
+        fences,
+        management,
+        messages,
+        outbox,
+        sealed,
+        subscriptions,
+        sweep,
+        trusts,
+    )
     for script in vars(module).values()
     if isinstance(script, Script)
 }

@@ -41,8 +41,9 @@ local function settle(most)
 
   -- Very many that have expired beside few that live: the few are put into new sets, so that nobody waits for the removal of
   -- the many. Those stay behind as a list of records to remove, at leisure; nobody sees them, for their time is over.
+  -- A claim is freed whole, so `left` may be below 0.
   local expired = left > 0 and call('ZCOUNT', LIFE, '-inf', now) or 0
-  if expired > left and call('ZCARD', LIFE) - expired <= CHUNK and call('EXISTS', PREFIX .. 'z') == 0 then
+  if left > 0 and expired > left and call('ZCARD', LIFE) - expired <= CHUNK and call('EXISTS', PREFIX .. 'z') == 0 then
     local living, ready = call('ZRANGEBYSCORE', LIFE, '(' .. ARGV[2], '+inf', 'WITHSCORES'), {}
     local life = {}
     for at = 1, #living, 2 do
