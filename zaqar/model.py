@@ -237,6 +237,27 @@ class Subscription:
         return max(0, int(now - self.created))
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """A Keystone trust that the service has made for a subscription, and that it deletes when nothing uses it any more.
+
+    ``user_id`` is the user who trusts. ``expires`` is when Keystone ends the trust. ``due`` is when somebody has to
+    look next whether the subscription still uses it; ``tries`` counts attempts to delete it that failed. ``attached``:
+    the subscription was stored with this trust, or the request that was to do so has failed. Until then only ``due``
+    makes anybody look at it.
+    """
+
+    id: str
+    project: str
+    user_id: str
+    queue_uid: str
+    subscription_id: str
+    expires: float
+    due: float
+    attached: bool = False
+    tries: int = 0
+
+
 class PostPosition(NamedTuple):
     """How far a post has been expanded into deliveries. It only grows, field by field.
 

@@ -70,6 +70,25 @@ def test_each_state_and_no_secret(queue: Subscribers, state: str) -> None:
     assert queue.get(written.id) == written
 
 
+def test_one_is_found_by_its_subscriber(queue: Subscribers) -> None:
+    def found(subscriber: str, uid: str) -> Subscription | None:
+        return queue.store.find_subscription(queue_uid=uid, subscriber=subscriber, now=queue.clock.now)
+
+    written = queue.create("https://a.example/?x=\u00f6", ttl=60)
+    queue.create("https://b.example")
+    assert found(written.subscriber, queue.uid) == written
+    assert found("https://c.example", queue.uid) is None
+    assert found(written.subscriber, queue.beside().uid) is None
+    queue.clock.advance(60 - TICK)
+    assert found(written.subscriber, queue.uid) == written
+    queue.clock.advance(TICK)
+    assert found(written.subscriber, queue.uid) is None
+    again = queue.create(written.subscriber)
+    assert found(written.subscriber, queue.uid) == again
+    queue.delete(again)
+    assert found(written.subscriber, queue.uid) is None
+
+
 def test_an_absent_one_is_none(queue: Subscribers) -> None:
     assert queue.get(secrets.token_hex(12)) is None
     assert queue.listing() == []

@@ -13,6 +13,7 @@ from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import pack_letter, pack_posted, unpack_posted
+from zaqar.storage.base.trusts import TrustStore
 
 __all__ = [
     "DROPPED_LIFETIME",
@@ -23,6 +24,7 @@ __all__ = [
     "ManagementStore",
     "MessageStore",
     "Outage",
+    "TrustStore",
     "pack_letter",
     "pack_posted",
     "unpack_posted",

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from zaqar.model import Catalog, Queue, Subscription
+from zaqar.storage.base.trusts import TrustStore
 
 
 class ManagementStore(ABC):
     """The control plane: the truth about which queues exist, about subscriptions, pools and flavors."""
+
+    trusts: TrustStore
+    """Keystone trusts that the service has made for subscriptions."""
 
     @classmethod
     @abstractmethod
@@ -58,6 +62,10 @@ class ManagementStore(ABC):
 
     @abstractmethod
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None: ...
+
+    @abstractmethod
+    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        """The one of the queue that has this subscriber."""
 
     @abstractmethod
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from zaqar.errors import Conflict
 from zaqar.model import Catalog, Queue, Subscription
 from zaqar.storage.base import ManagementStore
+from zaqar.storage.memory.trusts import MemoryTrustStore
 
 
 class MemoryManagementStore(ManagementStore):
@@ -21,6 +22,7 @@ class MemoryManagementStore(ManagementStore):
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
         self._pauses: dict[str, float] = {}
         self._catalog = Catalog()
+        self.trusts = MemoryTrustStore()
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -67,7 +69,7 @@ class MemoryManagementStore(ManagementStore):
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         with self._lock:
-            taken = self._with_subscriber(subscription, now)
+            taken = self._with_subscriber(subscription.queue_uid, subscription.subscriber, now)
             if taken is None:
                 self._subscriptions[subscription.queue_uid, subscription.id] = copy.deepcopy(subscription)
             return copy.deepcopy(taken or subscription)
@@ -76,6 +78,10 @@ class MemoryManagementStore(ManagementStore):
         with self._lock:
             found = self._subscriptions.get((queue_uid, subscription_id))
             return copy.deepcopy(found) if found is not None and now < found.expires else None
+
+    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        with self._lock:
+            return copy.deepcopy(self._with_subscriber(queue_uid, subscriber, now))
 
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         with self._lock:
@@ -88,7 +94,7 @@ class MemoryManagementStore(ManagementStore):
             old = self._subscriptions.get(key)
             if old is None or now >= old.expires or old.version != subscription.version - 1:
                 return False
-            other = self._with_subscriber(subscription, now)
+            other = self._with_subscriber(subscription.queue_uid, subscription.subscriber, now)
             if other is not None and other.id != subscription.id:
                 raise Conflict("The queue has another subscription with this subscriber.")
             self._subscriptions[key] = copy.deepcopy(subscription)
@@ -124,9 +130,8 @@ class MemoryManagementStore(ManagementStore):
         every = self._subscriptions.values()
         return (each for each in every if each.queue_uid == queue_uid and now < each.expires)
 
-    def _with_subscriber(self, wanted: Subscription, now: float) -> Subscription | None:
-        every = self._of_queue(wanted.queue_uid, now)
-        return next((each for each in every if each.subscriber == wanted.subscriber), None)
+    def _with_subscriber(self, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        return next((each for each in self._of_queue(queue_uid, now) if each.subscriber == subscriber), None)
 
     # -- pools and flavors -------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from zaqar.storage.mongodb.subscriptions import (
     SUBSCRIPTIONS,
     MongoSubscriptionStore,
 )
+from zaqar.storage.mongodb.trusts import TRUST_INDEXES, TRUSTS
 
 COLLECTION = "management_store"
 INDEXES = (
@@ -41,7 +42,12 @@ class MongoManagementStore(MongoSubscriptionStore):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(
-            ReplicaSet.open(settings, COLLECTION, INDEXES, {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES, PAUSES: PAUSE_INDEXES})
+            ReplicaSet.open(
+                settings,
+                COLLECTION,
+                INDEXES,
+                {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES, PAUSES: PAUSE_INDEXES, TRUSTS: TRUST_INDEXES},
+            )
         )
 
     def create_queue(self, *, queue: Queue) -> Queue:

@@ -20,6 +20,7 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.trusts import MongoTrustStore
 
 SUBSCRIPTIONS = "subscriptions"
 
@@ -43,6 +44,7 @@ class MongoSubscriptionStore(ManagementStore):
 
     def __init__(self, replica_set: ReplicaSet) -> None:
         self._set = replica_set
+        self.trusts = MongoTrustStore(replica_set)
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         document = _document_of(subscription)
@@ -59,6 +61,12 @@ class MongoSubscriptionStore(ManagementStore):
 
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         this = {"_id": _id(queue_uid, subscription_id), "expires": {"$gt": now}}
+        with self._set.translated(), pymongo.timeout(PATIENCE):
+            found = self._subscriptions.find_one(this)
+        return None if found is None else _subscription_of(found)
+
+    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        this = {"queue": queue_uid, "subscriber": subscriber, "expires": {"$gt": now}}
         with self._set.translated(), pymongo.timeout(PATIENCE):
             found = self._subscriptions.find_one(this)
         return None if found is None else _subscription_of(found)

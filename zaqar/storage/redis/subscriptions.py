@@ -19,10 +19,12 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
 from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.trusts import RedisTrustStore
 from zaqar.storage.redis.wire import Word
 
 _INDEX = load("subscription_index", again=True)
 _CREATE = load("subscription_create", again=True)
+_FIND = load("subscription_find", again=True, writes=False)
 _LIST = load("subscription_list", again=True, writes=False)
 _REPLACE = load("subscription_replace")
 _DELETE = load("subscription_delete", again=True)
@@ -40,6 +42,7 @@ class SubscriptionStore(ManagementStore):
 
     def __init__(self, server: Redis) -> None:
         self._redis = server
+        self.trusts = RedisTrustStore(server)
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         self._index(subscription)
@@ -52,6 +55,10 @@ class SubscriptionStore(ManagementStore):
     def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         found = self._read(queue_uid, subscription_id)
         return found if found is not None and now < found.expires else None
+
+    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        row = self._run_on(_FIND, queue_uid, subscriber, now)
+        return None if row is None else _subscription_of(row)
 
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         return [_subscription_of(row) for row in self._run_on(_LIST, queue_uid, after, limit, now)]

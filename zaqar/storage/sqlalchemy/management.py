@@ -12,12 +12,14 @@ from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
 from zaqar.storage.sqlalchemy.subscriptions import SubscriptionStore
+from zaqar.storage.sqlalchemy.trusts import SqlTrustStore
 
 
 class SqlManagementStore(SubscriptionStore):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._statements = queue_statements_for(database.dialect)
+        self.trusts = SqlTrustStore(database)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

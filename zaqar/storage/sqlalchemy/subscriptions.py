@@ -28,7 +28,9 @@ class SubscriptionStore(ManagementStore):
         with self._database.write as connection:
             self._make_way(connection, subscription, now)
             made = connection.execute(self._subscriptions.insert, _row_of(subscription)).rowcount
-            there = None if made else self._with_subscriber(connection, subscription)
+            there = None
+            if not made:
+                there = self._with_subscriber(connection, subscription.queue_uid, subscription.subscriber)
         if made:
             return subscription
         # None: it was deleted after it had been in the way.
@@ -41,6 +43,11 @@ class SubscriptionStore(ManagementStore):
         with self._database.read() as connection:
             row = connection.execute(self._subscriptions.get, key).fetchone()
         return None if row is None else _subscription_of(row)
+
+    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+        with self._database.read() as connection:
+            found = self._with_subscriber(connection, queue_uid, subscriber)
+        return found if found is not None and now < found.expires else None
 
     def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         page = {"queue_uid": queue_uid, "after": after, "limit": limit, "now": now}
@@ -56,7 +63,7 @@ class SubscriptionStore(ManagementStore):
             if old is None or _subscription_of(old).version != subscription.version - 1:
                 return False
             self._make_way(connection, subscription, now)
-            other = self._with_subscriber(connection, subscription)
+            other = self._with_subscriber(connection, subscription.queue_uid, subscription.subscriber)
             if other is not None and other.id != subscription.id:
                 raise Conflict("The queue has another subscription with this subscriber.")
             # One that is made at this moment is refused by the index, and met here when this is done again.
@@ -67,8 +74,8 @@ class SubscriptionStore(ManagementStore):
         same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber, "now": now}
         connection.execute(self._subscriptions.delete_expired, same)
 
-    def _with_subscriber(self, connection: Connection, subscription: Subscription) -> Subscription | None:
-        same = {"queue_uid": subscription.queue_uid, "subscriber": subscription.subscriber}
+    def _with_subscriber(self, connection: Connection, queue_uid: str, subscriber: str) -> Subscription | None:
+        same = {"queue_uid": queue_uid, "subscriber": subscriber}
         row = connection.execute(self._subscriptions.with_subscriber, same).fetchone()
         return None if row is None else _subscription_of(row)
 

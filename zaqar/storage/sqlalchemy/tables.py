@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -212,6 +212,24 @@ pauses = sa.Table(
     sa.Column("ends", sa.Double, nullable=False),
 )
 sa.Index("ix_pauses_ends", pauses.c.ends)
+
+# Keystone trusts that the service has made and not yet deleted.
+trusts = sa.Table(
+    "trusts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("queue_uid", sa.Text, nullable=False),
+    sa.Column("subscription_id", sa.Text, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("due", sa.Double, nullable=False),
+    sa.Column("attached", sa.Boolean, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+)
+# Those to look at next; and those of a subscription, or of a whole queue, that is removed.
+sa.Index("ix_trusts_due", trusts.c.due)
+sa.Index("ix_trusts_queue_uid_subscription_id", trusts.c.queue_uid, trusts.c.subscription_id)
 
 # Posts whose deliveries are not made yet. ``due`` is when they may be taken, which under a lease is when that ends. The
 # key is all they are found by: queue after queue, and within one in the order of its posts. Those with a lease are

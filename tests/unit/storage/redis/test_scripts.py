@@ -9,12 +9,23 @@ from importlib.resources import files
 
 import pytest
 
-from zaqar.storage.redis import aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep
+from zaqar.storage.redis import (
+    aside,
+    claims,
+    deliveries,
+    fences,
+    management,
+    messages,
+    outbox,
+    subscriptions,
+    sweep,
+    trusts,
+)
 from zaqar.storage.redis.scripts import Script, load
 
 SCRIPTS = {
     script.name: script
-    for module in (aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep)
+    for module in (aside, claims, deliveries, fences, management, messages, outbox, subscriptions, sweep, trusts)
     for script in vars(module).values()
     if isinstance(script, Script)
 }
@@ -52,4 +63,5 @@ def test_what_would_happen_twice_is_never_sent_twice() -> None:
         "resend",
         "subscription_replace",
         "take_pauses",
+        "trust_replace",
     }

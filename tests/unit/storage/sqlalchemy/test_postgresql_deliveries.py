@@ -23,6 +23,7 @@ from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
 from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
+from zaqar.storage.sqlalchemy.trusts import TrustStatements
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -66,7 +67,7 @@ def other(address: str) -> Iterator[Any]:
 
 TEXTS = {
     f"{type(group).__name__}.{name}": text
-    for group in (DeliveryStatements("postgresql"), SubscriptionStatements("postgresql"))
+    for group in (DeliveryStatements("postgresql"), SubscriptionStatements("postgresql"), TrustStatements("postgresql"))
     for name, text in vars(group).items()
     if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
 } | {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
@@ -90,6 +91,9 @@ INDEXES = {
     "SweepStatements.look_again": {"pk_dropped"},
     "SubscriptionStatements.list": {"pk_subscriptions"},
     "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
+    "TrustStatements.list_due": {"ix_trusts_due"},
+    "TrustStatements.hasten_queue": {"ix_trusts_queue_uid_subscription_id"},
+    "TrustStatements.hasten_subscription": {"ix_trusts_queue_uid_subscription_id"},
 }
 
 
@@ -117,7 +121,12 @@ def crowded(address: str) -> str:
             "INSERT INTO dropped SELECT 'plan-' || n, 's' || n %% 9, 9e12, 9e12 FROM generate_series(1, %s) AS n",
             [CROWD],
         )
-        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox, subscriptions")
+        connection.execute(
+            "INSERT INTO trusts SELECT 'plan-' || n, 'p', 'u', 'q' || n %% 999, 's' || n, 9e12, 9e12 + n, true, 0"
+            " FROM generate_series(1, %s) AS n",
+            [CROWD],
+        )
+        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox, subscriptions, trusts")
     return address
 
 
