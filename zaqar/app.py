@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -11,6 +11,7 @@ from oslo_config import cfg
 from zaqar import conf as configuration
 from zaqar import plugins
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.trusts import RequestTrusts, open_trustee
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
@@ -93,17 +94,7 @@ def build(
     queues = Queues(management=management, placement=placement, limits=limits, clock=clock)
     changes = CatalogChanges(management, placement)
     ring = Bell(configuration.notifiers_dir(conf)).ring
-    subscriptions = Subscriptions(
-        management=management,
-        placement=placement,
-        queues=queues,
-        limits=limits,
-        clock=clock,
-        guard=AddressGuard(conf.notification.webhook_allowed_networks),
-        ring=ring,
-        notifying=NOTIFIER in conf.storage.message_pipeline,
-        require_confirmation=conf.notification.require_confirmation,
-    )
+    subscriptions = _make_subscriptions(conf, management, placement, queues, limits, clock, ring)
     return Parts(
         conf=conf,
         clock=clock,
@@ -123,6 +114,29 @@ def build(
     )
 
 
+def _make_subscriptions(
+    conf: cfg.ConfigOpts,
+    management: ManagementStore,
+    placement: Placement,
+    queues: Queues,
+    limits: Limits,
+    clock: Clock,
+    ring: Callable[[], None],
+) -> Subscriptions:
+    return Subscriptions(
+        management=management,
+        placement=placement,
+        queues=queues,
+        limits=limits,
+        clock=clock,
+        guard=AddressGuard(conf.notification.webhook_allowed_networks),
+        ring=ring,
+        notifying=NOTIFIER in conf.storage.message_pipeline,
+        require_confirmation=conf.notification.require_confirmation,
+        trusts=RequestTrusts.from_conf(conf),
+    )
+
+
 def build_dispatcher(parts: Parts) -> Dispatcher:
     """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
 
@@ -133,6 +147,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
         return None if known is None else known.place
 
+    trustee = open_trustee(parts.conf)
     return Dispatcher(
         management=parts.management,
         placement=parts.placement,
@@ -142,6 +157,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         end_subscription=parts.subscriptions.end,
         find_place=find_place,
         post_dead_letter=post_dead_letter,
+        delete_trust=None if trustee is None else trustee.delete,
     )
 
 

@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.addresses", "zaqar.signatures"},
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
-    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"},
+    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls"}
+    | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"},

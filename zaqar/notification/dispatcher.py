@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from zaqar import bell
@@ -24,6 +24,7 @@ from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLette
 from zaqar.notification.store import label_of
 from zaqar.notification.subscribers import Subscribers
 from zaqar.notification.tasks.base import Task
+from zaqar.notification.trust_removal import TrustRemoval
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
 
@@ -60,7 +61,9 @@ class Dispatcher:
         end_subscription: EndSubscription,
         find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
+        delete_trust: Callable[[str], None] | None = None,
     ) -> None:
+        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
         self._placement = placement
         self._clock = clock
@@ -83,6 +86,9 @@ class Dispatcher:
             find_place=find_place,
             post_dead_letter=post_dead_letter,
         )
+        self._trusts: TrustRemoval | None = None
+        if delete_trust is not None:
+            self._trusts = TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock)
         self._aside: dict[Place | None, GuardedCalls] = {}
         self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -102,6 +108,7 @@ class Dispatcher:
             loop.add_reader(listener.fileno(), self._rung, listener)
         watching = asyncio.create_task(self._watch_places())
         stopping = asyncio.create_task(stop.wait())
+        removing = None if self._trusts is None else asyncio.create_task(self._trusts.run())
         try:
             await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
@@ -109,6 +116,8 @@ class Dispatcher:
         finally:
             watching.cancel()
             stopping.cancel()
+            if removing is not None:
+                removing.cancel()
             if listener is not None:
                 loop.remove_reader(listener.fileno())
                 listener.close()

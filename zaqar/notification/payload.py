@@ -11,17 +11,17 @@ from zaqar.model import Delivery, Subscription
 from zaqar.schemas.subscriptions import MOST_PLACES, PLACE_OF_THE_MESSAGE
 
 
-def notification(delivery: Delivery, subscription: Subscription) -> bytes:
+def notification(delivery: Delivery, subscription: Subscription, *, with_id: bool = True) -> bytes:
     """The message as JSON. Its body is embedded byte for byte as it was posted."""
-    return msgspec.json.encode(
-        {
-            "body": msgspec.Raw(delivery.body),
-            "ttl": delivery.ttl,
-            "queue_name": subscription.source,
-            "Message_Type": delivery.kind,
-            "id": delivery.id,
-        }
-    )
+    document = {
+        "body": msgspec.Raw(delivery.body),
+        "ttl": delivery.ttl,
+        "queue_name": subscription.source,
+        "Message_Type": delivery.kind,
+    }
+    if with_id:
+        document["id"] = delivery.id
+    return msgspec.json.encode(document)
 
 
 def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,10 @@ The service makes these requests from inside the operator's network. So a tenant
 asks or from where and that a receiver believes without proof: a service behind an authenticating proxy, this service
 itself, a metadata service. Headers that carry a proof of their own, such as ``Authorization`` and ``X-Auth-Token``, are
 the tenant's to set.
+
+A request to a ``trust+http`` subscriber carries a token, which such services authenticate, and which says who asks. So
+there the token is not the tenant's to set, and two of the other headers are: ``Client-ID``, and ``X-Project-ID`` with
+the project of the subscription, which is the one of the token.
 """
 
 import re
@@ -69,14 +73,21 @@ _REFUSED_PREFIXES = (
 )
 
 
-def check(headers: Mapping[str, str], *, field: str) -> None:
-    """Raise InvalidInput, which names the header below ``field``, unless all of these may be sent."""
+_BESIDE_A_TOKEN = frozenset({"client-id", "x-project-id"})
+
+
+def check(headers: Mapping[str, str], *, field: str, with_token: bool = False) -> None:
+    """Raise InvalidInput, which names the header below ``field``, unless all of these may be sent.
+
+    ``with_token``: the service adds a token, which says who asks.
+    """
     seen: set[str] = set()
     for name, value in headers.items():
         place, folded = f"{field}.{name[:64]!a}", fold(name)
         if _NAME.fullmatch(name) is None:
             raise InvalidInput(place, "is no name of a header")
-        if folded in _REFUSED or folded.startswith(_REFUSED_PREFIXES):
+        is_refused = folded in _REFUSED or folded.startswith(_REFUSED_PREFIXES)
+        if is_refused and not (with_token and folded in _BESIDE_A_TOKEN):
             raise InvalidInput(
                 place, "is a header that the service sets, that rules the connection, or that says who or where from"
             )

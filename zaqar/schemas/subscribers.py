@@ -66,9 +66,14 @@ def _lower(host: str) -> str:
     return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), host.lower())
 
 
+def takes_token(subscriber: str) -> bool:
+    """Whether its requests carry a token of a trust in Keystone: ``trust+http`` and ``trust+https``."""
+    return scheme_of(subscriber).startswith("trust+")
+
+
 def url_of(subscriber: str) -> str:
     """The URL that a webhook's requests go to."""
-    return subscriber[len("trust+") :] if scheme_of(subscriber).startswith("trust+") else subscriber
+    return subscriber[len("trust+") :] if takes_token(subscriber) else subscriber
 
 
 def _check_url(subscriber: str) -> None:

@@ -12,7 +12,7 @@ from zaqar.model import CONFIRMED, Subscription
 from zaqar.schemas import mailboxes, post_headers, retry_policy, strict_json
 from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
 from zaqar.schemas.filters import compile_filter
-from zaqar.schemas.subscribers import check_subscriber, scheme_of
+from zaqar.schemas.subscribers import check_subscriber, scheme_of, takes_token
 
 Options = Mapping[str, Any]
 
@@ -29,6 +29,8 @@ MOST_GRACE = 604_800
 """Seconds for which a secret that is replaced goes on to sign."""
 
 _MOST_CHARACTERS_OF_A_LINE = 998
+_POST_HEADERS = "options.post_headers"
+_TRUST_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{24}")
 
 OPTIONS: JsonSchema = {
@@ -43,6 +45,10 @@ OPTIONS: JsonSchema = {
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},
         "subject": {"type": "string", "description": "The subject of a mail."},
+        "trust_id": {
+            "type": "string",
+            "description": "For trust+http and trust+https: a trust of your own. The service makes one otherwise.",
+        },
         "dead_letter_queue": {"type": "string", "description": "A queue that gets what could not be delivered."},
         "filter": {"type": "object", "description": "Which messages are sent; see the guide."},
     },
@@ -59,12 +65,15 @@ class Wanted:
     options: Options | None
 
 
-def parse_creation(raw: bytes, *, source: str, limits: Limits) -> Wanted:
-    """``{"subscriber": ..., "ttl": ..., "options": ...}``; unknown fields are dropped."""
+def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
+    """``{"subscriber": ..., "ttl": ..., "options": ...}``; unknown fields are dropped.
+
+    ``source`` and ``project`` are those of the queue.
+    """
     wanted = _parse(raw, source=source, limits=limits)
     if wanted.subscriber is None:
         raise InvalidInput("subscriber", "must be given, a URI")
-    check_options_for(wanted.options or {}, wanted.subscriber)
+    check_options_for(wanted.options or {}, wanted.subscriber, project=project)
     return wanted
 
 
@@ -106,7 +115,8 @@ def _check_options(options: Any, *, source: str) -> None:
     retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
     if options.get("post_data", "").count(PLACE_OF_THE_MESSAGE) > MOST_PLACES:
         raise InvalidInput("options.post_data", f"must have {PLACE_OF_THE_MESSAGE} at most {MOST_PLACES} times")
-    post_headers.check(options.get("post_headers", {}), field="options.post_headers")
+    # Which of them are allowed depends on the subscriber, see check_post_headers.
+    post_headers.check(options.get("post_headers", {}), field=_POST_HEADERS, with_token=True)
     for name in ("from", "subject"):
         line = options.get(name, "")
         if not mailboxes.is_one_line(line) or len(line) > _MOST_CHARACTERS_OF_A_LINE:
@@ -121,16 +131,30 @@ def _check_options(options: Any, *, source: str) -> None:
         compile_filter(options["filter"], field="options.filter")
 
 
-def check_options_for(options: Options, subscriber: str) -> None:
-    """InvalidInput where the options, fine by themselves, do not go with the subscriber."""
+def check_options_for(options: Options, subscriber: str, *, project: str) -> None:
+    """InvalidInput if the options, fine by themselves, do not go with the subscriber. ``project``: of the queue."""
     if "trust_id" in options:
-        raise InvalidInput("options.trust_id", "is made by the service and cannot be given")
-    if scheme_of(subscriber).startswith("trust+"):
-        for name in options.get("post_headers", {}):
-            if post_headers.fold(name) == "x-auth-token":
-                raise InvalidInput(f"options.post_headers.{name}", "is the token of the trust")
+        if not takes_token(subscriber):
+            raise InvalidInput("options.trust_id", "is for subscribers of trust+http and trust+https only")
+        trust = options["trust_id"]
+        if not isinstance(trust, str) or _TRUST_ID.fullmatch(trust) is None:
+            raise InvalidInput("options.trust_id", "must be the id of a trust in Keystone")
+    headers = options.get("post_headers", {})
+    check_post_headers(headers, subscriber, project=project)
+    for name in headers if takes_token(subscriber) else ():
+        if post_headers.fold(name) == "x-auth-token":
+            raise InvalidInput(f"{_POST_HEADERS}.{name}", "is the token of the trust")
     if scheme_of(subscriber) == "mailto" and options.get("from"):
         mailboxes.parse(options["from"], field="options.from")
+
+
+def check_post_headers(headers: Mapping[str, str], subscriber: str, *, project: str) -> None:
+    """InvalidInput, which names the header, unless these may be sent to that subscriber of a queue of that project."""
+    with_token = takes_token(subscriber)
+    post_headers.check(headers, field=_POST_HEADERS, with_token=with_token)
+    for name, value in headers.items() if with_token else ():
+        if post_headers.fold(name) == "x-project-id" and value != project:
+            raise InvalidInput(f"{_POST_HEADERS}.{name}", "must be the project of the subscription")
 
 
 def check_end(ttl: int | None, now: float) -> None:

@@ -170,6 +170,12 @@ class Queues:
         self._management.delete_queue(queue=row)
         # Whoever subscribed in between looks for the row afterwards, and finds it or is found here.
         self._management.delete_subscriptions(queue_uid=row.uid)
+        self._release_trusts(row)
+
+    def _release_trusts(self, row: Queue) -> None:
+        """Have the trusts deleted that subscriptions of the queue have used."""
+        if row.notify:
+            self._management.trusts.hasten(queue_uid=row.uid, now=self._clock())
 
     def _remember(self, address: Address, row: Queue) -> Known:
         known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
@@ -276,6 +282,7 @@ class Queues:
         if row is not None:
             removed = self._subscription_ids(row.uid)
             self._management.delete_subscriptions(queue_uid=row.uid)
+            self._release_trusts(row)
             self.note_fewer_subscribers(address, row.uid)
             self.drop_deliveries(address, row.uid, removed)
 

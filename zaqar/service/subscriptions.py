@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from zaqar.addresses import AddressGuard
 from zaqar.clock import CLOCKS_APART, Clock
@@ -29,11 +29,10 @@ from zaqar.model import (
     Secret,
     Subscription,
 )
-from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
+from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
 from zaqar.schemas.subscriptions import (
     Wanted,
     check_end,
-    check_options_for,
     is_subscription_id,
     parse_change,
     parse_confirmation,
@@ -41,6 +40,8 @@ from zaqar.schemas.subscriptions import (
     parse_grace,
 )
 from zaqar.service.queues import TRIES, Queues
+from zaqar.service.subscription_changes import changed, secrets_for, way_to
+from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
 from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Placement
@@ -58,13 +59,6 @@ _MOST_TIDIED = 10_000
 
 Grant = Callable[[Subscription], bool]
 """Whether what a caller brought along opens the confirmation of a subscription, as that is now."""
-
-
-class TrustTokens(Protocol):
-    """What makes it possible to act for whoever subscribes, long after the request: a trust in Keystone."""
-
-    def create_trust(self, context: Context) -> str:
-        """The id of a trust from the caller to the service."""
 
 
 class Created(NamedTuple):
@@ -99,7 +93,7 @@ class Subscriptions:
         self._notifying = notifying
         self._require_confirmation = require_confirmation
         self._ring = ring
-        self._trusts = trusts
+        self._trusts = SubscriptionTrusts(trusts, management.trusts, clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -135,15 +129,15 @@ class Subscriptions:
         One that is there and not confirmed stays as it is and is asked to confirm once more; AlreadySubscribed where it
         is confirmed.
         """
-        wanted = parse_creation(raw, source=address.name, limits=self._limits)
+        wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
             if not self._mark(address, row.uid, anew=False):
                 continue
-            made = self._draft(context, row, wanted)
-            placed = self._management.create_subscription(subscription=made, now=made.created)
+            made = self._draft(row, wanted)
+            placed = self._place(context, made)
             kept = placed if placed.id == made.id else self._renew(placed)
             if kept is None:
                 continue
@@ -152,14 +146,27 @@ class Subscriptions:
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
             # The queue was deleted at this moment.
             self._management.delete_subscription(queue_uid=row.uid, subscription_id=kept.id)
+            self._release_trust(kept)
         raise StoreUnavailable
 
-    def _draft(self, context: Context, row: Queue, wanted: Wanted) -> Subscription:
+    def _place(self, context: Context, made: Subscription) -> Subscription:
+        """Store a new one unless the queue has one with its subscriber; the one that is in place afterwards."""
+        if not takes_token(made.subscriber):
+            return self._management.create_subscription(subscription=made, now=made.created)
+        there = self._management.find_subscription(
+            queue_uid=made.queue_uid, subscriber=made.subscriber, now=made.created
+        )
+        if there is not None:
+            # No trust is made for it.
+            return there
+        with self._trusts.loan(context) as loan:
+            placed = self._management.create_subscription(subscription=loan.equip(made), now=made.created)
+            loan.note_stored(placed)
+        return placed
+
+    def _draft(self, row: Queue, wanted: Wanted) -> Subscription:
         now, subscriber = self._clock(), wanted.subscriber or ""
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
-        options = dict(wanted.options or {})
-        if self._trusts is not None and scheme_of(subscriber).startswith("trust+"):
-            options["trust_id"] = self._trusts.create_trust(context)
         return Subscription(
             id=secrets.token_hex(12),
             queue_uid=row.uid,
@@ -170,8 +177,8 @@ class Subscriptions:
             ttl=ttl,
             created=now,
             expires=now + ttl,
-            options=options,
-            secrets=_secrets_for(subscriber),
+            options=dict(wanted.options or {}),
+            secrets=secrets_for(subscriber),
         )
 
     def _renew(self, kept: Subscription) -> Subscription | None:
@@ -184,10 +191,8 @@ class Subscriptions:
         return changed if self._management.replace_subscription(subscription=changed, now=self._clock()) else None
 
     def _check_target(self, subscriber: str) -> None:
-        scheme = scheme_of(subscriber)
-        if scheme.startswith("trust+") and self._trusts is None:
-            raise InvalidInput("subscriber", f"'{scheme}:' needs Keystone, which this service does not use")
-        if scheme in WEBHOOK_SCHEMES:
+        self._trusts.check_possible(subscriber)
+        if scheme_of(subscriber) in WEBHOOK_SCHEMES:
             self._guard.check_url(url_of(subscriber), field="subscriber")
 
     def _mark(self, address: Address, uid: str, *, anew: bool) -> bool:
@@ -225,31 +230,15 @@ class Subscriptions:
         if wanted.subscriber is not None:
             self._check_target(wanted.subscriber)
 
-        def edit(old: Subscription, now: float) -> Subscription:
-            return self._changed(context, old, wanted, now)
-
-        row, old, new = self._change(address, id_, edit)
+        with self._trusts.loan(context) as loan:
+            row, old, new = self._change(address, id_, lambda old, now: changed(loan, old, wanted, now))
+            loan.note_stored(new)
+        self._release_trust(old, new)
         if wanted.ttl is not None:
             # Somebody whose clock is ahead may have found it over, and no other one.
             self._mark(address, row.uid, anew=True)
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
-
-    def _changed(self, context: Context, old: Subscription, wanted: Wanted, now: float) -> Subscription:
-        new = old
-        if wanted.ttl is not None:
-            new = replace(new, ttl=wanted.ttl, expires=now + wanted.ttl)
-        subscriber = old.subscriber if wanted.subscriber is None else wanted.subscriber
-        options, trust = dict(old.options if wanted.options is None else wanted.options), old.options.get("trust_id")
-        if options.get("trust_id", trust) == trust:
-            options.pop("trust_id", None)
-        check_options_for(options, subscriber)
-        if self._trusts is not None and scheme_of(subscriber).startswith("trust+"):
-            options["trust_id"] = trust or self._trusts.create_trust(context)
-        if subscriber != old.subscriber:
-            signing = _secrets_for(subscriber) and (old.secrets or _secrets_for(subscriber))
-            new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing, challenge=old.challenge + 1)
-        return replace(new, options=options)
 
     def confirm(self, address: Address, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
         """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe; see :meth:`set_confirmed`."""
@@ -312,20 +301,25 @@ class Subscriptions:
             self._queues.note_fewer_subscribers(address, row.uid)
             if found is not None:
                 self._queues.drop_deliveries(address, row.uid, [id_])
+                self._release_trust(found)
 
     def end(self, subscription: Subscription) -> bool:
-        """Remove one whose subscriber wants no more; False, and it stays, if it has another subscriber by now."""
+        """Remove one whose subscriber cannot or will not be reached any more.
+
+        False, and it stays, if it has another subscriber, or another trust, by now.
+        """
         for _ in range(TRIES):
             found = self._management.get_subscription(
                 queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=self._clock()
             )
-            if found is not None and found.subscriber != subscription.subscriber:
+            if found is not None and way_to(found) != way_to(subscription):
                 return False
             # It stays if somebody changes it between the two: then it is looked at again.
             if found is None or self._remove(found):
                 address = _address_of(subscription)
                 self._queues.note_fewer_subscribers(address, subscription.queue_uid)
                 self._queues.drop_deliveries(address, subscription.queue_uid, [subscription.id])
+                self._release_trust(subscription)
                 return True
         raise StoreUnavailable
 
@@ -341,6 +335,7 @@ class Subscriptions:
             of_queue: dict[tuple[Address, str], list[str]] = {}
             for each in expired:
                 if self._remove(each):
+                    self._release_trust(each)
                     of_queue.setdefault((_address_of(each), each.queue_uid), []).append(each.id)
             for (address, uid), ids in of_queue.items():
                 self._queues.note_fewer_subscribers(address, uid)
@@ -349,6 +344,11 @@ class Subscriptions:
             if len(expired) < _BATCH:
                 return removed, True
         return removed, False
+
+    def _release_trust(self, old: Subscription, new: Subscription | None = None) -> None:
+        """Have the trust deleted that ``old`` has used and ``new``, which is in its place now, does not use."""
+        if takes_token(old.subscriber) and (new is None or way_to(new) != way_to(old)):
+            self._trusts.release(old.queue_uid, old.id)
 
     def _remove(self, subscription: Subscription) -> bool:
         """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
@@ -371,7 +371,3 @@ def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
 
 def _address_of(subscription: Subscription) -> Address:
     return Address(subscription.project, subscription.kind, subscription.source)
-
-
-def _secrets_for(subscriber: str) -> tuple[Secret, ...]:
-    return (Secret(new_secret()),) if scheme_of(subscriber) in WEBHOOK_SCHEMES else ()

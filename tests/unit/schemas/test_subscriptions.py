@@ -37,7 +37,9 @@ MAIL = "mailto:a@example.org"
 
 
 def creation(**fields: Any) -> Wanted:
-    return parse_creation(json.dumps({"subscriber": MAIL, **fields}).encode(), source="q", limits=LIMITS)
+    return parse_creation(
+        json.dumps({"subscriber": MAIL, **fields}).encode(), source="q", project="shop", limits=LIMITS
+    )
 
 
 def refused(**options: Any) -> str:
@@ -166,9 +168,9 @@ def test_lines_of_a_mail_are_lines(name: str, text: str) -> None:
 def test_the_sender_of_a_mail_is_one_address(sender: str) -> None:
     assert refused(**{"from": sender}) == "options.from"
     # A webhook has no use for it, and it had none before.
-    check_options_for({"from": sender}, "https://example.org")
+    check_options_for({"from": sender}, "https://example.org", project="shop")
     with pytest.raises(InvalidInput, match=r"options\.from"):
-        check_options_for({"from": sender}, MAIL)
+        check_options_for({"from": sender}, MAIL, project="shop")
 
 
 @pytest.mark.parametrize("sender", ["me@example.org", "Me <me@example.org>", "Größe <me@bücher.example>", ""])
@@ -191,11 +193,49 @@ def test_the_field_that_is_named() -> None:
     assert refused(filter={"a": [{"x": 1}]}).startswith("options.filter")
 
 
+TRUSTING = "trust+https://example.org"
+
+
+def refused_for(subscriber: str, **options: Any) -> str | None:
+    try:
+        check_options_for(options, subscriber, project="shop")
+    except InvalidInput as exc:
+        return exc.field
+    return None
+
+
 def test_the_token_of_a_trust_is_not_to_be_replaced() -> None:
-    options = {"post_headers": {"x-auth-TOKEN": "mine"}}
-    check_options_for(options, "https://example.org")
-    with pytest.raises(InvalidInput, match="x-auth-TOKEN"):
-        check_options_for(options, "trust+https://example.org")
+    headers = {"x-auth-TOKEN": "mine"}
+    assert refused_for("https://example.org", post_headers=headers) is None
+    assert refused_for(TRUSTING, post_headers=headers) == "options.post_headers.x-auth-TOKEN"
+
+
+@pytest.mark.parametrize("name", ["X-Project-ID", "x_project.id"])
+def test_a_project_may_be_named_beside_a_token_only_and_must_be_the_own_one(name: str) -> None:
+    own, other = {name: "shop"}, {name: "other"}
+    assert refused_for(TRUSTING, post_headers=own) is None
+    assert refused_for(TRUSTING, post_headers=other) == f"options.post_headers.{name}"
+    for headers in (own, other):
+        assert refused_for("https://example.org", post_headers=headers) == f"options.post_headers.'{name}'"
+
+
+def test_a_client_id_may_be_sent_beside_a_token_only() -> None:
+    headers = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c"}
+    assert refused_for(TRUSTING, post_headers=headers) is None
+    assert refused_for("https://example.org", post_headers=headers) == "options.post_headers.'Client-ID'"
+
+
+@pytest.mark.parametrize("name", ["X-Roles", "X-User-Id", "X-Tenant-Id", "X-Project-Name", "X-Forwarded-For", "Host"])
+def test_a_token_opens_no_other_header(name: str) -> None:
+    assert refused_for(TRUSTING, post_headers={name: "shop"}) == f"options.post_headers.'{name}'"
+
+
+def test_a_trust_that_is_brought_is_for_subscribers_that_take_one() -> None:
+    assert refused_for(TRUSTING, trust_id="0123456789abcdefABCDEF_-") is None
+    for subscriber in ("https://example.org", MAIL):
+        assert refused_for(subscriber, trust_id="a") == "options.trust_id"
+    for wrong in ("", "a/b", "../x", "a" * 65, "a\n", 1, None, ["a"]):
+        assert refused_for(TRUSTING, trust_id=wrong) == "options.trust_id"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +269,7 @@ def test_any_value_is_taken_or_refused(value: Any) -> None:
     for document in (value, {"subscriber": MAIL, "options": value}, {"subscriber": value}, {"ttl": value}):
         raw = json.dumps(document).encode()
         for parse in (
-            lambda raw: parse_creation(raw, source="q", limits=LIMITS),
+            lambda raw: parse_creation(raw, source="q", project="shop", limits=LIMITS),
             lambda raw: parse_change(raw, source="q", limits=LIMITS),
             parse_confirmation,
             parse_grace,

@@ -35,10 +35,12 @@ class Outcome:
     """How an attempt went.
 
     ``status`` is that of the answer and None where there was none, as with mail; ``answer`` its beginning, or the
-    reason of the failure in one line. ``gone``: the subscriber wants no more (410), which ends the subscription.
+    reason of the failure in one line. ``gone``: the subscriber wants no more (410), or what it takes to reach it is
+    gone for good, which ends the subscription.
     ``retry_after``: seconds that the subscriber asks for before the next attempt. ``reached`` is false where nobody
-    answered in time, so that the target gets less to do. ``final``: another attempt cannot help, so that the
-    delivery is dead at once.
+    answered in time, so that the target gets less to do, and None if the target was not tried. ``final``: another
+    attempt cannot help, so that the delivery is dead at once. ``postponed``: the target was not tried because something
+    of the operator's is away; it is tried later, and this does not count as an attempt.
     """
 
     delivered: bool
@@ -46,8 +48,9 @@ class Outcome:
     answer: str
     gone: bool = False
     retry_after: float | None = None
-    reached: bool = True
+    reached: bool | None = True
     final: bool = False
+    postponed: bool = False
 
 
 class Task(ABC):

@@ -23,6 +23,8 @@ from zaqar.notification.http_answers import Answer, NoAnswer
 from zaqar.notification.http_client import HttpClient, origin_of
 from zaqar.notification.tasks.base import Outcome, Task, shown
 from zaqar.schemas import post_headers
+from zaqar.schemas.subscribers import takes_token
+from zaqar.schemas.subscriptions import check_post_headers
 
 TOTAL_SECONDS = 10.0
 """Within which the status of the answer has to come, from the look-up of the subscriber's name on."""
@@ -68,7 +70,7 @@ class WebhookTask(Task):
         body = self._body(delivery, subscription, now)
         try:
             self._guard.check_form(url, field="subscriber")
-            headers = _headers(subscription.options.get("post_headers") or {}, extra)
+            headers = _headers(subscription, extra)
             headers |= _signature_headers(delivery, subscription, body, now)
             return _outcome(await self._open_client().post(url, headers, body), now)
         except (InvalidInput, AddressRefused, NoAnswer) as exc:
@@ -82,7 +84,11 @@ class WebhookTask(Task):
     def _body(self, delivery: Delivery, subscription: Subscription, now: float) -> bytes:
         if delivery.kind != NOTIFICATION:
             return self._confirmations.document(delivery.kind, subscription, now=now)
-        return payload.apply_template(payload.notification(delivery, subscription), subscription.options)
+        # Receivers of trust+http, and the tests of their interoperability, compare with what OpenStack Zaqar sends,
+        # which has no id. It is in the header webhook-id as well.
+        with_id = not takes_token(subscription.subscriber)
+        message = payload.notification(delivery, subscription, with_id=with_id)
+        return payload.apply_template(message, subscription.options)
 
     def _open_client(self) -> HttpClient:
         # Not before the loop runs, which it belongs to.
@@ -96,13 +102,14 @@ def http_url(subscription: Subscription) -> str:
     return re.sub(r"^trust\+", "", subscription.subscriber, count=1, flags=re.IGNORECASE)
 
 
-def _headers(given: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+def _headers(subscription: Subscription, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request: those of the subscriber win over our defaults, ``extra`` over all.
 
     They were checked when somebody subscribed. They are checked again because this is the last place where it matters,
     and the rules may have become stricter since. Raises InvalidInput.
     """
-    post_headers.check(given, field="options.post_headers")
+    given: Mapping[str, str] = subscription.options.get("post_headers") or {}
+    check_post_headers(given, subscription.subscriber, project=subscription.project)
     headers = {
         "content-type": "application/json",
         "user-agent": "zaqar",

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a change makes of a subscription; ``Subscriptions`` stores it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zaqar.model import PENDING, Secret, Subscription
+from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token
+from zaqar.schemas.subscriptions import Wanted, check_options_for
+from zaqar.service.subscription_trusts import TrustLoan
+from zaqar.signatures import new_secret
+
+
+def changed(loan: TrustLoan, old: Subscription, wanted: Wanted, now: float) -> Subscription:
+    """The subscription as a request wants it, in place of ``old``. Raises InvalidInput, and what a new trust raises."""
+    new = old
+    if wanted.ttl is not None:
+        new = replace(new, ttl=wanted.ttl, expires=now + wanted.ttl)
+    subscriber = old.subscriber if wanted.subscriber is None else wanted.subscriber
+    options = dict(old.options if wanted.options is None else wanted.options)
+    if not takes_token(subscriber) and options.get("trust_id", "") == old.options.get("trust_id"):
+        # It has no use for it any more, or what was shown comes back.
+        options.pop("trust_id", None)
+    check_options_for(options, subscriber, project=old.project)
+    if subscriber != old.subscriber:
+        signing = secrets_for(subscriber) and (old.secrets or secrets_for(subscriber))
+        new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing, challenge=old.challenge + 1)
+    return loan.equip(replace(new, options=options), old)
+
+
+def way_to(subscription: Subscription) -> tuple[str, object]:
+    """What it takes to reach the subscriber."""
+    return subscription.subscriber, subscription.options.get("trust_id")
+
+
+def secrets_for(subscriber: str) -> tuple[Secret, ...]:
+    """The first secret of a new subscriber; none if what is sent to it is not signed."""
+    return (Secret(new_secret()),) if scheme_of(subscriber) in WEBHOOK_SCHEMES else ()
