@@ -214,6 +214,25 @@ def test_a_queue_that_posts_to_another_queue(cloud: Cloud) -> None:
     assert found["body"] == {**message, "queue_name": user.queue, "Message_Type": "Notification"}
 
 
+def test_many_who_subscribe_at_once_all_do(cloud: Cloud, sink: Sink) -> None:
+    """As the resources of one Heat stack. Keystone has one trust at most that ends at a moment, so none may collide."""
+    user = cloud.user()
+    user.warm_up()
+    statuses: list[int] = []
+    askers = [
+        threading.Thread(
+            target=lambda n=n: statuses.append(user.subscribe(f"trust+{sink.url}?{n}")[0])  # type: ignore[misc]
+        )
+        for n in range(12)
+    ]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(PATIENCE)
+    assert statuses == 12 * [201]
+    assert len(cloud.trust_ids(user)) == 12
+
+
 # -- who may make or bring a trust -------------------------------------------------------------------------------------
 
 
@@ -430,7 +449,7 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
                 threading.Thread(
                     target=lambda n=n: statuses.append(user.subscribe(f"trust+{trusting.url}?{n}")[0])  # type: ignore[misc]
                 )
-                for n in range(12)
+                for n in range(24)
             ]
             for asker in askers:
                 asker.start()
@@ -441,7 +460,7 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
             assert time.monotonic() - began < 5
             for asker in askers:
                 asker.join(PATIENCE)
-            assert statuses == 12 * [503]
+            assert statuses == 24 * [503]
             assert [each["id"] for each in user.subscriptions()] == [subscription]
         finally:
             cloud.keystone.signal(signal.SIGCONT)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from keystoneauth1 import loading
 from zaqar import conf as configuration
 from zaqar.access import trusts
 from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
-from zaqar.access.trusts import MOST_AT_A_TIME, MOST_OF_A_PROJECT, RequestTrusts, open_trustee
+from zaqar.access.trusts import SILENCE_SECONDS, Bounds, RequestTrusts, open_trustee
 from zaqar.conf.trustee import OPTS
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable, StartupError
@@ -47,19 +50,19 @@ class Trustee:
 
 def test_a_trust_is_made_with_the_token_of_the_caller() -> None:
     trustee = Trustee()
-    assert RequestTrusts(trustee).create(a_context(), expires=5.0).id == "new"
+    assert RequestTrusts(trustee, Bounds(4, 4)).create(a_context(), expires=5.0).id == "new"
     assert trustee.made == [("t", "p1", 5.0)]
 
 
 def test_without_a_token_there_is_none() -> None:
     trustee = Trustee()
     with pytest.raises(Forbidden, match="signed URL"):
-        RequestTrusts(trustee).create(a_context(token=None, signed=True), expires=5.0)
+        RequestTrusts(trustee, Bounds(4, 4)).create(a_context(token=None, signed=True), expires=5.0)
     assert trustee.made == []
 
 
 def test_a_trust_of_the_callers_own() -> None:
-    RequestTrusts(Trustee()).check(a_context(), "t1")
+    RequestTrusts(Trustee(), Bounds(4, 4)).check(a_context(), "t1")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_trust_of_somebody_else(token: TrustToken | Exception) -> None:
     trustee = Trustee()
     trustee.token = token
     with pytest.raises(InvalidInput) as refused:
-        RequestTrusts(trustee).check(a_context(), "t1")
+        RequestTrusts(trustee, Bounds(4, 4)).check(a_context(), "t1")
     assert refused.value.field == "options.trust_id"
     assert refused.value.reason.startswith("must be a trust of your own")
 
@@ -85,43 +88,108 @@ def test_a_trust_of_somebody_else(token: TrustToken | Exception) -> None:
 def test_a_caller_without_a_user_has_no_trusts() -> None:
     trustee = Trustee()
     with pytest.raises(InvalidInput):
-        RequestTrusts(trustee).check(a_context(user_id=None), "t1")
+        RequestTrusts(trustee, Bounds(4, 4)).check(a_context(user_id=None), "t1")
 
 
-def test_few_requests_wait_for_keystone() -> None:
+class Crowd:
+    """Callers who all want something of a Keystone that answers when it is told to."""
+
+    def __init__(self, bounds: Bounds, *, patience: float = 30.0) -> None:
+        self.trustee = Trustee()
+        self.trustee.wait = self._hold
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+        self.now = 0.0
+        self.requests = RequestTrusts(self.trustee, bounds, patience=patience, monotonic=lambda: self.now)
+        self.pool = ThreadPoolExecutor(32)
+        self.callers: list[Future[MadeTrust]] = []
+
+    def _hold(self) -> None:
+        self.begun.release()
+        assert self.go.wait(30)
+
+    def ask(self, project: str, *, waits: bool = False) -> None:
+        """Have one more ask, who gets a place at once, or waits for one."""
+        self.callers.append(self.pool.submit(self.requests.create, a_context(project), expires=1.0))
+        if not waits:
+            assert self.begun.acquire(timeout=30)
+            return
+        waiting = sum(not caller.done() for caller in self.callers) - self.requests._asking.total()
+        end = time.monotonic() + 30
+        while self.requests._waiting.total() < waiting:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def refused(self, project: str) -> bool:
+        refusals = 0
+        for call in (
+            lambda: self.requests.create(a_context(project), expires=1.0),
+            lambda: self.requests.check(a_context(project), "x"),
+        ):
+            try:
+                call()
+            except KeystoneUnavailable:
+                refusals += 1
+        assert refusals in (0, 2)
+        return refusals == 2
+
+    def end(self) -> None:
+        self.go.set()
+        self.pool.shutdown()
+        assert not self.requests._asking and not self.requests._waiting and not self.requests._begun
+
+
+def test_few_requests_ask_at_a_time_and_some_wait() -> None:
     """Of one project, and in all; the others learn at once that they cannot."""
-    trustee, begun, go = Trustee(), threading.Semaphore(0), threading.Event()
+    crowd = Crowd(Bounds(4, 4))
+    for _ in range(2):
+        crowd.ask("p1")
+    for _ in range(2):
+        crowd.ask("p1", waits=True)
+    assert crowd.refused("p1")
+    crowd.ask("p2")
+    crowd.ask("p3")
+    crowd.ask("p4", waits=True)
+    crowd.ask("p5", waits=True)
+    assert crowd.refused("p6")
+    crowd.end()
+    assert [each.result().id for each in crowd.callers] == 8 * ["new"]
+    assert not crowd.refused("p1")
 
-    def wait() -> None:
-        begun.release()
-        assert go.wait(30)
 
-    trustee.wait = wait
-    requests = RequestTrusts(trustee)
-    with ThreadPoolExecutor(MOST_AT_A_TIME) as pool:
-        running = []
-        for project, count in (("p1", MOST_OF_A_PROJECT), ("p2", 1), ("p3", 1)):
-            for _ in range(count):
-                running.append(pool.submit(requests.create, a_context(project), expires=1.0))
-                assert begun.acquire(timeout=30)
-                if project == "p1" and len(running) == MOST_OF_A_PROJECT:
-                    with pytest.raises(KeystoneUnavailable):
-                        requests.create(a_context("p1"), expires=1.0)
-        assert len(running) == MOST_AT_A_TIME
-        for refused in (requests.create, requests.check):
-            with pytest.raises(KeystoneUnavailable):
-                refused(a_context("p4"), **({"expires": 1.0} if refused == requests.create else {"trust_id": "x"}))
-        go.set()
-        assert [each.result().id for each in running] == MOST_AT_A_TIME * ["new"]
-    requests.create(a_context("p4"), expires=1.0)
-    assert not requests._under_way
+def test_nobody_waits_behind_a_silent_keystone() -> None:
+    crowd = Crowd(Bounds(2, 8))
+    crowd.ask("p1")
+    crowd.ask("p2")
+    crowd.ask("p3", waits=True)
+    crowd.now = SILENCE_SECONDS
+    assert crowd.refused("p4")
+    with crowd.requests._changed:
+        crowd.requests._changed.notify_all()
+    assert isinstance(crowd.callers[2].exception(30), KeystoneUnavailable)
+    crowd.end()
+
+
+def test_nobody_waits_for_ever() -> None:
+    crowd = Crowd(Bounds(1, 8), patience=0.0)
+    crowd.ask("p1")
+    assert crowd.refused("p2")
+    crowd.end()
+
+
+def test_a_server_with_few_threads_lets_one_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"threads": b"4"}))
+    assert Bounds.of_server() == (1, 0)
+    crowd = Crowd(Bounds.of_server())
+    crowd.ask("p1")
+    assert crowd.refused("p2")
+    crowd.end()
 
 
 def test_a_failure_gives_the_place_back() -> None:
     trustee = Trustee()
     trustee.token = KeystoneUnavailable()
-    requests = RequestTrusts(trustee)
-    for _ in range(MOST_AT_A_TIME + 1):
+    requests = RequestTrusts(trustee, Bounds(4, 4))
+    for _ in range(9):
         with pytest.raises(KeystoneUnavailable):
             requests.check(a_context(), "t1")
     trustee.token = TrustToken("x", 1.0, "p1", "ann", "ann")
