@@ -88,6 +88,11 @@ CATALOGUE = {
         min_length_client_id (Int, 10); max_length_client_id (Int, 36); message_delete_with_claim_id (Bool, False);
         message_encryption_algorithms (Str, AES256); message_encryption_key (Str, AES256, secret)
     """,
+    "trustee": """
+        auth_type (Str); auth_section (Str); auth_url (Str); username (Str); password (Str, secret);
+        user_domain_id (Str); user_domain_name (Str); cafile (Str); certfile (Str); keyfile (Str);
+        insecure (Bool, False); timeout (Int, 5)
+    """,
 }
 
 

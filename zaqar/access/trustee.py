@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ _SCOPES = (
     *("project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name"),
     *("domain_id", "domain_name", "system_scope"),
 )
+
+_ENDS = 3
+"""How many moments are tried as the end of a trust."""
 
 _WITH_RULES = {"OpenStack-Identity-Access-Rules": "1.0"}
 """Without this header Keystone says of a token with access rules that there is none."""
@@ -92,7 +96,6 @@ class Trustee:
             raise Forbidden(_DELEGATED)
         if (caller.get("project") or {}).get("id") != project:
             raise Forbidden("Keystone says that your token is for another project.")
-        end = datetime.fromtimestamp(min(math.ceil(expires), _LAST_END), UTC)
         user = str(caller["user"]["id"])
         wanted = {
             "trustor_user_id": user,
@@ -100,9 +103,15 @@ class Trustee:
             "project_id": project,
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in caller.get("roles", ())],
-            "expires_at": end.strftime("%Y-%m-%dT%H:%M:%S.000000Z"),
         }
-        answer = self._as_caller(token, "POST", "/OS-TRUST/trusts", json={"trust": wanted})
+        for attempt in range(_ENDS):
+            end = _end_of(expires + attempt)
+            trust = {**wanted, "expires_at": end.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+            answer = self._as_caller(token, "POST", "/OS-TRUST/trusts", json={"trust": trust})
+            if answer.status_code != 409:
+                break
+        else:
+            raise KeystoneUnavailable
         if 400 <= answer.status_code < 500 and answer.status_code not in (408, 429):
             _log.info("Keystone refuses to make a trust for user %s: status %d", user, answer.status_code)
             raise Forbidden("Keystone does not let your token make a trust, which a trust+http subscriber needs.")
@@ -227,6 +236,16 @@ class _Forbidden(KeystoneUnavailable):
     """The same with 403."""
 
 
+def _end_of(expires: float) -> datetime:
+    """A moment in the second after ``expires``, another one each time.
+
+    Keystone has one trust only that ends at a moment, between the same two users for the same project; and somebody may
+    subscribe many times in a second.
+    """
+    whole = datetime.fromtimestamp(min(math.ceil(expires), _LAST_END), UTC)
+    return whole.replace(microsecond=random.randrange(1_000_000))  # noqa: S311 - no secret
+
+
 def _read(answer: requests.Response, status: int, name: str) -> dict[str, Any]:
     """The object of this name in an answer with that status; KeystoneUnavailable if it is another answer."""
     try:
@@ -264,4 +283,5 @@ def _register(conf: cfg.ConfigOpts) -> str:
 def is_configured(conf: cfg.ConfigOpts) -> bool:
     """Whether ``[trustee]`` names a way to authenticate."""
     loading.register_auth_conf_options(conf, GROUP)
-    return bool(conf[GROUP].auth_type or conf[GROUP].auth_section)
+    # With a section of another name, the library registers the type there.
+    return bool(conf[GROUP].auth_section or conf[GROUP].auth_type)
