@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +300,24 @@ def test_the_scope_of_a_service_is_not_that_of_its_user(
     system = keystone.token("admin", system=True)
     assert api.status("/v2/health", token=system, X_Service_Token=service) == 200
     assert api.status("/v2/queues", token=system, X_Service_Token=service) == 403
+
+
+def test_expired_tokens(tmp_path: Path) -> None:
+    """Also one that ends while it is remembered; only with the token of a service it can still be used."""
+    keystone = servers.own(lambda: Keystone(token_seconds=3))
+    try:
+        api = AuthenticatedApi(keystone, tmp_path)
+        token = keystone.token()
+        assert api.status(token=token) == 200
+        end = datetime.fromisoformat(keystone.inspect(token)["expires_at"]).timestamp()
+        time.sleep(max(0.0, end - time.time()))
+        assert_unauthorized(api.get(token=token), keystone)
+        service = keystone.token("aodh", "service")
+        assert api.status(token=token, X_Service_Token=service) == 200
+        assert_unauthorized(api.get(token=token), keystone)
+        assert_unauthorized(api.get(token=token, X_Service_Token=keystone.token()), keystone)
+    finally:
+        keystone.stop()
 
 
 # -- headers that lie --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from oslo_config import cfg, generator
 
 from zaqar import conf
+from zaqar.conf.keystone_authtoken import DEFAULTS
 from zaqar.conf.opts import list_opts
 from zaqar.errors import StartupError
 
@@ -32,6 +33,7 @@ _REDIS = """
 _SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20)"
 
 CATALOGUE = {
+    "access": "max_requests_waiting_for_keystone (Int)",
     "cors": """
         allowed_origin (List); allow_credentials (Bool, True); expose_headers (List, [X-OpenStack-Request-ID]);
         max_age (Int, 3600); allow_methods (List, [OPTIONS GET HEAD POST PUT DELETE TRACE PATCH]);
@@ -363,6 +365,21 @@ def _own_parts(sample: str) -> dict[str, str]:
             if origin == "zaqar":
                 found[name] = part.strip()
     return found
+
+
+def test_the_sample_file_has_our_defaults_of_keystonemiddleware() -> None:
+    sample = (ROOT / "etc" / "zaqar.conf.sample").read_text()
+    section = sample.partition("\n[keystone_authtoken]\n")[2].partition("\n[")[0]
+    for name, value in DEFAULTS.items():
+        assert re.search(rf"^#{name} = {str(value).lower()}$", section, re.MULTILINE), name
+    assert "\n[cache]\n" in sample
+    fresh = io.StringIO()
+    made = cfg.ConfigOpts()
+    generator.register_cli_opts(made)
+    namespaces = ("zaqar", "keystonemiddleware.auth_token")
+    made([part for name in namespaces for part in ("--namespace", name)], default_config_files=[])
+    generator.generate(made, fresh)
+    assert "#http_connect_timeout = 5\n" in fresh.getvalue()
 
 
 def test_the_sample_file_can_be_read() -> None:

@@ -30,22 +30,10 @@ from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import REJECTED_SECONDS, Key, key_of
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
+from zaqar.conf.keystone_authtoken import DEFAULTS, GROUP
 from zaqar.errors import KeystoneUnavailable, StartupError
 
 _log = logging.getLogger(__name__)
-
-GROUP = "keystone_authtoken"
-
-SERVICE_TYPE = "messaging"
-
-_DEFAULTS = {
-    # Access rules of application credentials name a type of service; without one the library accepts none of them.
-    "service_type": SERVICE_TYPE,
-    # The library's default is to wait for ever.
-    "http_connect_timeout": 5,
-    # Three retries take 3.5 s more before a caller learns that Keystone is away.
-    "http_request_max_retries": 1,
-}
 
 _SHARED_CACHE_SECONDS = 60.0
 """Most seconds that a token counts as valid here if memcached says so, as it does not say since when it knows that."""
@@ -242,14 +230,13 @@ def _register(conf: cfg.ConfigOpts) -> str:
     """Register the options, and check those that the library looks at late; the group of the service user's."""
     for group, options in auth_token.list_opts():
         conf.register_opts(options, group)
-    for option, value in _DEFAULTS.items():
+    for option, value in DEFAULTS.items():
         conf.set_default(option, value, GROUP)
     configuration.check_values(conf, GROUP)
     options = conf[GROUP]
     section: str = options.auth_section or GROUP
     loading.register_auth_conf_options(conf, section)
-    if not conf[section].auth_type:
-        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    _register_account(conf, section)
     for name in ("cafile", "certfile", "keyfile"):
         path = options[name]
         if path and not os.access(path, os.R_OK):
@@ -257,6 +244,20 @@ def _register(conf: cfg.ConfigOpts) -> str:
     if options.memcached_servers:
         _check_memcached_client(options)
     return section
+
+
+def _register_account(conf: cfg.ConfigOpts, section: str) -> None:
+    auth_type = conf[section].auth_type
+    if not auth_type:
+        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
+    try:
+        conf.register_opts(loading.get_auth_plugin_conf_options(auth_type), section)
+    except ksa_exceptions.NoMatchingPlugin as exc:
+        raise StartupError(f"[{section}] auth_type: there is no plug-in '{auth_type}'.") from exc
+    # Before the library meets a value, whose error may show a part of a password.
+    configuration.check_values(conf, section)
+    if "auth_url" in conf[section] and not conf[section].auth_url:
+        raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
 
 
 def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:

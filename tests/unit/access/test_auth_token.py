@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library's options and rules stay its own; what goes wrong on the way to Keystone has one form."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+
+from tests.clock import FakeClock
+from tests.servers import free_port
+from zaqar import conf
+from zaqar.access.auth_token import AuthToken, _make_environ
+from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.errors import KeystoneUnavailable, StartupError, Unauthorized
+
+ACCOUNT = """
+[DEFAULT]
+auth_strategy = keystone
+[keystone_authtoken]
+www_authenticate_uri = http://keystone.example/v3
+auth_type = password
+auth_url = http://127.0.0.1:{port}/v3
+username = zaqar
+password = not-a-secret-of-anybody
+user_domain_name = Default
+project_domain_name = Default
+project_name = service
+"""
+
+
+def load(folder: Path, lines: str = "", *, port: int = 9) -> cfg.ConfigOpts:
+    (folder / "zaqar.conf").write_text(ACCOUNT.format(port=port) + lines + "\n")
+    return conf.load(default_config_files=[str(folder / "zaqar.conf")])
+
+
+def started(folder: Path, lines: str = "", *, port: int = 9) -> TokenValidator:
+    tokens = TokenValidator(load(folder, lines, port=port), FakeClock(time.time()))
+    tokens.start()
+    return tokens
+
+
+def ask(tokens: TokenValidator, token: str | None, **changes: Any) -> Any:
+    return tokens.validate(token, **{"method": "GET", "path": "/v2/queues", **changes})
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_of_ours_and_of_the_library(tmp_path: Path) -> None:
+    options = load(tmp_path)
+    AuthToken(options, FakeClock())
+    group = options.keystone_authtoken
+    assert (group.service_type, group.http_connect_timeout, group.http_request_max_retries) == ("messaging", 5, 1)
+    assert (group.token_cache_time, group.interface, group.include_service_catalog) == (300, "internal", True)
+    assert group.service_token_roles_required is True
+
+
+def test_a_configuration_file_wins_over_our_defaults(tmp_path: Path) -> None:
+    options = load(tmp_path, "service_type = queues\nhttp_connect_timeout = 9\nhttp_request_max_retries = 0")
+    AuthToken(options, FakeClock())
+    group = options.keystone_authtoken
+    assert (group.service_type, group.http_connect_timeout, group.http_request_max_retries) == ("queues", 9, 0)
+
+
+def test_options_of_a_section_of_another_name(tmp_path: Path) -> None:
+    account = ACCOUNT.format(port=9).partition("auth_type")[2]
+    lines = f"auth_section = account\n[account]\nauth_type {account}"
+    (tmp_path / "zaqar.conf").write_text(f"[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\n{lines}")
+    options = conf.load(default_config_files=[str(tmp_path / "zaqar.conf")])
+    library = AuthToken(options, FakeClock())
+    assert options.account.username == "zaqar"
+    assert library.challenge == 'Keystone uri="http://127.0.0.1:9/v3"', "of auth_url, as nothing else is known"
+
+
+@pytest.mark.parametrize("value", ["True", "False"])
+def test_nothing_is_let_through_undecided(tmp_path: Path, value: str) -> None:
+    tokens = started(tmp_path, f"delay_auth_decision = {value}")
+    with pytest.raises(Unauthorized):
+        ask(tokens, None)
+    statuses: list[str] = []
+    list(tokens._started(_make_environ("", None, "GET", "/"), lambda status, *_: statuses.append(status)))
+    assert statuses == ["401 Unauthorized"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("auth_type =", ["[keystone_authtoken] auth_type"]),
+        ("auth_type = passwort", ["[keystone_authtoken]", "passwort"]),
+        ("auth_url =", ["[keystone_authtoken]", "auth_url"]),
+        ("auth_section = account", ["[account] auth_type"]),
+        ("token_cache_time = soon", ["[keystone_authtoken] token_cache_time", "soon"]),
+        ("http_connect_timeout = 1s", ["[keystone_authtoken] http_connect_timeout"]),
+        ("include_service_catalog = perhaps", ["[keystone_authtoken] include_service_catalog"]),
+        ("password = $nothing", ["[keystone_authtoken] password"]),
+        ("cafile = /nowhere/ca.pem", ["[keystone_authtoken] cafile", "/nowhere/ca.pem"]),
+        ("memcache_security_strategy = MAC", ["[keystone_authtoken]", "memcache_secret_key"]),
+        ("memcache_security_strategy = ROT13", ["[keystone_authtoken] memcache_security_strategy"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_stops_the_start_with_one_sentence(tmp_path: Path, lines: str, words: list[str]) -> None:
+    tokens = TokenValidator(load(tmp_path, lines), FakeClock())
+    with pytest.raises(StartupError) as caught:
+        tokens.start()
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+    assert "not-a-secret" not in str(caught.value)
+    assert "nothing" not in str(caught.value), "which may be a part of a password"
+
+
+@pytest.mark.parametrize(
+    ("lines", "package"),
+    [
+        ("", "python-memcached"),
+        ("memcache_use_advanced_pool = False\nmemcache_tls_enabled = True", "python-memcached"),
+        ("memcache_tls_enabled = True", "python-binary-memcached"),
+        ("memcache_sasl_enabled = True", "python-binary-memcached"),
+    ],
+)
+def test_memcached_needs_its_client_at_the_start(tmp_path: Path, lines: str, package: str) -> None:
+    assert importlib.util.find_spec("memcache") is None
+    tokens = TokenValidator(load(tmp_path, f"memcached_servers = 127.0.0.1:11211\n{lines}"), FakeClock())
+    with pytest.raises(StartupError, match=rf"\[keystone_authtoken\] memcached_servers: .* {package}"):
+        tokens.start()
+
+
+def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = load(tmp_path)
+    check_strategy(options)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StartupError, match=r"pip install zaqar\[keystone\]"):
+        check_strategy(options)
+
+
+def test_a_validator_that_was_not_started_lets_nobody_in(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        ask(TokenValidator(load(tmp_path), FakeClock()), "token")
+
+
+def test_a_start_is_the_only_one(tmp_path: Path) -> None:
+    tokens = started(tmp_path)
+    library = tokens._started
+    tokens.start()
+    assert tokens._started is library
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_library_refuses_with_the_same_answer(tmp_path: Path) -> None:
+    tokens = started(tmp_path)
+    answers: list[Any] = []
+    body = b"".join(
+        tokens._started(_make_environ("", None, "GET", "/"), lambda status, headers, *_: answers.append(headers))
+    )
+    with pytest.raises(Unauthorized) as caught:
+        ask(tokens, "")
+    assert dict(answers[0])["WWW-Authenticate"] == caught.value.challenge == 'Keystone uri="http://keystone.example/v3"'
+    error = json.loads(body)["error"]
+    assert error == {"code": caught.value.status, "title": caught.value.title, "message": str(caught.value)}
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of something that takes connections, and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_keystone_that_was_never_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = started(tmp_path, port=free_port())
+    with pytest.raises(KeystoneUnavailable) as caught:
+        ask(tokens, "token")
+    assert caught.value.retry_after >= 1
+    assert "127.0.0.1" not in str(caught.value)
+    assert "127.0.0.1" in caplog.text
+    with pytest.raises(KeystoneUnavailable):
+        tokens.check()
+
+
+def test_a_keystone_that_is_silent(tmp_path: Path, silent: int) -> None:
+    tokens = started(tmp_path, "http_connect_timeout = 1\nhttp_request_max_retries = 0", port=silent)
+    began = time.monotonic()
+    with pytest.raises(KeystoneUnavailable):
+        ask(tokens, "token")
+    assert time.monotonic() - began < 15
+    with pytest.raises(KeystoneUnavailable):
+        tokens.check()
+
+
+def test_what_the_library_does_not_expect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = started(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionResetError("memcached is gone")
+
+    monkeypatch.setattr(tokens._started._token_cache, "get", fail)
+    with pytest.raises(KeystoneUnavailable):
+        ask(tokens, "token")
+    assert "memcached is gone" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_the_check_beside_the_start_tells_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = started(tmp_path, port=free_port())
+    tokens._check_and_log()
+    (record,) = [record for record in caplog.records if record.name == "zaqar.access.keystone"]
+    assert "Keystone does not answer" in record.getMessage()
+    assert "not-a-secret" not in caplog.text
+
+
+def test_paths_are_bytes_to_the_library() -> None:
+    assert _make_environ("t", None, "GET", "/v2/queues/\xe9\U0001f600")["PATH_INFO"] == (
+        "/v2/queues/\xe9\U0001f600".encode().decode("latin-1")
+    )
+    assert _make_environ("t", None, "GET", "/\udce9")["PATH_INFO"] == "/\xe9"
