@@ -166,8 +166,17 @@ def test_a_wrong_password_of_the_service_is_no_end_of_a_trust(
     ):
         with pytest.raises(KeystoneUnavailable):
             call()
-    assert "does not accept the service user" in caplog.text
+    assert caplog.text.count("does not accept the service user") == 1, "who asks often does not fill the log"
     assert "wrong" not in caplog.text
+
+
+def test_the_log_names_a_wrong_password_when_somebody_subscribes(
+    keystone: Keystone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistaken = open_on(tmp_path, keystone.options() + "password = wrong\n")
+    with pytest.raises(KeystoneUnavailable):
+        mistaken.create(keystone.token(), project=keystone.id_of("project", "demo"), expires=time.time() + 1000)
+    assert "[trustee]: Keystone does not accept the service user." in caplog.messages
 
 
 def test_a_password_that_is_changed_is_no_end_of_a_trust(keystone: Keystone, tmp_path: Path) -> None:

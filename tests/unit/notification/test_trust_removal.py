@@ -24,6 +24,7 @@ from zaqar.notification.trust_removal import (
     AWAY_SECONDS,
     BATCH_OF_A_PROJECT,
     BEHIND_SECONDS,
+    DELETIONS,
     FIRST_RETRY_SECONDS,
     LEASE_SECONDS,
     MOST_RETRY_SECONDS,
@@ -153,6 +154,21 @@ def test_while_keystone_is_away_all_wait(removals: Removals) -> None:
     removals.error = None
     removals.look()
     assert removals.deleted == ["t1"]
+
+
+def test_that_keystone_is_away_is_found_out_once_in_a_round(removals: Removals) -> None:
+    tried: list[int] = []
+    removals.before_deletion = lambda: tried.append(1)
+    for number in range(BATCH_OF_A_PROJECT):
+        removals.trust(f"t{number}")
+    removals.error = KeystoneUnavailable()
+    with pytest.raises(KeystoneUnavailable):
+        removals.look()
+    assert len(tried) <= DELETIONS
+    removals.error = None
+    removals.clock.advance(AWAY_SECONDS)
+    removals.look()
+    assert len(removals.deleted) == BATCH_OF_A_PROJECT
 
 
 def test_a_notifier_that_dies_leaves_the_work_to_others(removals: Removals) -> None:
