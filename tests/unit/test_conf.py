@@ -98,6 +98,11 @@ CATALOGUE = {
         message_encryption_old_keys (List, [], secret); message_encryption_key_file (Str);
         message_encryption_key_ids (List, [])
     """,
+    "trustee": """
+        auth_type (Str); auth_section (Str); auth_url (Str); username (Str); password (Str, secret);
+        user_domain_id (Str); user_domain_name (Str); cafile (Str); certfile (Str); keyfile (Str);
+        insecure (Bool, False); timeout (Int, 5)
+    """,
 }
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-import requests
 from keystoneauth1 import exceptions, loading, plugin
 from keystoneauth1.access import AccessInfo
 from keystoneauth1.identity.base import BaseIdentityPlugin
@@ -40,6 +41,12 @@ _SCOPES = (
     *("domain_id", "domain_name", "system_scope"),
 )
 
+_ENDS = 3
+"""How many moments are tried as the end of a trust."""
+
+_SILENT_SECONDS = 5.0
+"""At least so long lie between two lines in the log about a Keystone that does not answer as it should."""
+
 _WITH_RULES = {"OpenStack-Identity-Access-Rules": "1.0"}
 """Without this header Keystone says of a token with access rules that there is none."""
 
@@ -47,6 +54,12 @@ _DELEGATED = (
     "A token that is itself a delegation, of an application credential or of a trust, cannot make a trust, which a "
     "trust+http subscriber needs. Use a token that was made with a password or by federation."
 )
+
+
+class _Response(Protocol):
+    status_code: int
+
+    def json(self) -> Any: ...
 
 
 class Trustee:
@@ -60,6 +73,7 @@ class Trustee:
         self._conf = conf
         # A plug-in registers its options again each time that one is loaded.
         self._loading = threading.Lock()
+        self._silent_until = float("-inf")
         section = _register(conf)
         options = {option.dest for option in loading.get_plugin_loader(conf[section].auth_type).get_options()}
         if "trust_id" not in options:
@@ -79,7 +93,7 @@ class Trustee:
         ``expires`` is when it ends, in seconds since the epoch. Forbidden, with a sentence for the user, if the token
         cannot make one.
         """
-        with self._translated():
+        with self._as_trustee():
             trustee = self._own.get_user_id(self._session)
         about = self._as_caller(token, "GET", "/auth/tokens?nocatalog", headers={"X-Subject-Token": token})
         if about.status_code in (401, 404):
@@ -92,7 +106,6 @@ class Trustee:
             raise Forbidden(_DELEGATED)
         if (caller.get("project") or {}).get("id") != project:
             raise Forbidden("Keystone says that your token is for another project.")
-        end = datetime.fromtimestamp(min(math.ceil(expires), _LAST_END), UTC)
         user = str(caller["user"]["id"])
         wanted = {
             "trustor_user_id": user,
@@ -100,9 +113,15 @@ class Trustee:
             "project_id": project,
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in caller.get("roles", ())],
-            "expires_at": end.strftime("%Y-%m-%dT%H:%M:%S.000000Z"),
         }
-        answer = self._as_caller(token, "POST", "/OS-TRUST/trusts", json={"trust": wanted})
+        for attempt in range(_ENDS):
+            end = _end_of(expires + attempt)
+            trust = {**wanted, "expires_at": end.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+            answer = self._as_caller(token, "POST", "/OS-TRUST/trusts", json={"trust": trust})
+            if answer.status_code != 409:
+                break
+        else:
+            raise KeystoneUnavailable
         if 400 <= answer.status_code < 500 and answer.status_code not in (408, 429):
             _log.info("Keystone refuses to make a trust for user %s: status %d", user, answer.status_code)
             raise Forbidden("Keystone does not let your token make a trust, which a trust+http subscriber needs.")
@@ -110,10 +129,10 @@ class Trustee:
 
     def _as_caller(
         self, token: str, method: str, path: str, *, headers: Mapping[str, str] | None = None, json: Any = None
-    ) -> requests.Response:
+    ) -> _Response:
         """A request in the name of a caller, whose token goes to Keystone only: redirects are not followed."""
         with self._translated():
-            answer: requests.Response = self._session.request(
+            answer: _Response = self._session.request(
                 self._url(path),
                 method,
                 headers={"X-Auth-Token": token, **_WITH_RULES, **(headers or {})},
@@ -179,13 +198,9 @@ class Trustee:
 
     def _request(self, auth: BaseIdentityPlugin, method: str, path: str) -> int:
         """The status of an answer that Keystone itself has given."""
-        try:
-            with self._translated():
-                url = self._url(path)
-                answer = self._session.request(url, method, auth=auth, redirect=False, raise_exc=False, log=False)
-        except (_Unauthorized, _Forbidden) as exc:
-            _log.error("[%s]: Keystone does not accept the service user.", GROUP)
-            raise KeystoneUnavailable from exc
+        with self._as_trustee():
+            url = self._url(path)
+            answer = self._session.request(url, method, auth=auth, redirect=False, raise_exc=False, log=False)
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise KeystoneUnavailable
         status: int = answer.status_code
@@ -207,6 +222,16 @@ class Trustee:
         return loaded
 
     @contextmanager
+    def _as_trustee(self) -> Iterator[None]:
+        """What the service user does in its own name: if that is refused, it is a mistake of the operator."""
+        try:
+            with self._translated():
+                yield
+        except (_Unauthorized, _Forbidden) as exc:
+            self._say(logging.ERROR, f"[{GROUP}]: Keystone does not accept the service user.")
+            raise KeystoneUnavailable from exc
+
+    @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
@@ -215,8 +240,15 @@ class Trustee:
         except exceptions.Forbidden as exc:
             raise _Forbidden from exc
         except exceptions.ClientException as exc:
-            _log.warning("Keystone cannot be asked about trusts: %s", type(exc).__name__)
+            self._say(logging.WARNING, f"Keystone cannot be asked about trusts: {type(exc).__name__}")
             raise KeystoneUnavailable from exc
+
+    def _say(self, level: int, sentence: str) -> None:
+        """Log it, unless something was logged a moment ago: callers can cause it as often as they like."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENT_SECONDS
+            _log.log(level, "%s", sentence)
 
 
 class _Unauthorized(KeystoneUnavailable):
@@ -227,7 +259,17 @@ class _Forbidden(KeystoneUnavailable):
     """The same with 403."""
 
 
-def _read(answer: requests.Response, status: int, name: str) -> dict[str, Any]:
+def _end_of(expires: float) -> datetime:
+    """A moment in the second after ``expires``, another one each time.
+
+    Keystone has one trust only that ends at a moment, between the same two users for the same project; and somebody may
+    subscribe many times in a second.
+    """
+    whole = datetime.fromtimestamp(min(math.ceil(expires), _LAST_END), UTC)
+    return whole.replace(microsecond=random.randrange(1_000_000))  # noqa: S311 - no secret
+
+
+def _read(answer: _Response, status: int, name: str) -> dict[str, Any]:
     """The object of this name in an answer with that status; KeystoneUnavailable if it is another answer."""
     try:
         found = answer.json()[name] if answer.status_code == status else None
@@ -264,4 +306,5 @@ def _register(conf: cfg.ConfigOpts) -> str:
 def is_configured(conf: cfg.ConfigOpts) -> bool:
     """Whether ``[trustee]`` names a way to authenticate."""
     loading.register_auth_conf_options(conf, GROUP)
-    return bool(conf[GROUP].auth_type or conf[GROUP].auth_section)
+    # With a section of another name, the library registers the type there.
+    return bool(conf[GROUP].auth_section or conf[GROUP].auth_type)

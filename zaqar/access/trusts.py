@@ -8,11 +8,13 @@ deletes them, off its event loop (:mod:`zaqar.notification.trust_tokens` and ``t
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oslo_config import cfg
 
@@ -21,9 +23,11 @@ from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, Trust
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable
 
-MOST_AT_A_TIME = 4
-MOST_OF_A_PROJECT = 2
-"""Requests that wait for Keystone to make or check a trust, in one process. Each holds a thread of the server."""
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for a place."""
+
+SILENCE_SECONDS = 2.0
+"""If a request to Keystone has been under way for so long, nobody waits behind it."""
 
 
 class Trustee(Protocol):
@@ -47,23 +51,57 @@ def open_trustee(conf: cfg.ConfigOpts) -> Trustee | None:
     return trustee.Trustee(conf) if trustee.is_configured(conf) else None
 
 
+class Bounds(NamedTuple):
+    """How many requests of one process may ask Keystone for trusts at a time, and how many more may wait for that.
+
+    One project has half of each, or one.
+    """
+
+    asking: int
+    waiting: int
+
+    @classmethod
+    def of_server(cls) -> Bounds:
+        """Those of this process, so that whatever Keystone does, most requests find a thread of the server."""
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey is not None and monkey.is_module_patched("threading"):
+            return cls(8, 32)
+        if (uwsgi := sys.modules.get("uwsgi")) is not None:
+            return cls(max(1, int(uwsgi.opt.get("threads", 1)) // 8), 0)
+        return cls(8, 8) if "granian" in sys.modules else cls(2, 2)
+
+
 class RequestTrusts:
     """Makes and checks trusts for callers of the API. Safe for threads.
 
     A call holds the thread of its request for as long as Keystone takes. So few may be under way in a process, and
-    fewer of one project; beyond that a call raises KeystoneUnavailable at once.
+    fewer of one project. Some more wait, unless Keystone is silent; beyond that a call raises KeystoneUnavailable at
+    once.
     """
 
-    def __init__(self, trustee: Trustee) -> None:
+    def __init__(
+        self,
+        trustee: Trustee,
+        bounds: Bounds,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._trustee = trustee
-        self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
+        self._bounds = bounds
+        self._patience = patience
+        self._monotonic = monotonic
+        self._changed = threading.Condition()
+        self._asking: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._begun: dict[object, float] = {}
+        """When each request to Keystone began that is not over; the oldest is the first."""
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> RequestTrusts | None:
         """None if trusts are not configured. Raises StartupError."""
         trustee = open_trustee(conf)
-        return None if trustee is None else cls(trustee)
+        return None if trustee is None else cls(trustee, Bounds.of_server())
 
     def create(self, context: Context, *, expires: float) -> MadeTrust:
         """A new trust of the caller's, with the roles of the token, that ends at ``expires`` (seconds, epoch).
@@ -95,15 +133,43 @@ class RequestTrusts:
 
     @contextmanager
     def _place(self, project: str) -> Iterator[None]:
-        with self._lock:
-            full = self._under_way.total() >= MOST_AT_A_TIME or self._under_way[project] >= MOST_OF_A_PROJECT
-            if full:
-                raise KeystoneUnavailable
-            self._under_way[project] += 1
+        with self._changed:
+            if self._is_full(self._asking, self._bounds.asking, project):
+                self._wait(project)
+            this = object()
+            self._begun[this] = self._monotonic()
+            self._asking[project] += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._under_way[project] -= 1
-                if not self._under_way[project]:
-                    del self._under_way[project]
+            with self._changed:
+                del self._begun[this]
+                _decrease(self._asking, project)
+                self._changed.notify_all()
+
+    def _wait(self, project: str) -> None:
+        """Return when there is a place. The lock is held before and afterwards, and not in between."""
+        if self._is_full(self._waiting, self._bounds.waiting, project):
+            raise KeystoneUnavailable
+        end = self._monotonic() + self._patience
+        self._waiting[project] += 1
+        try:
+            while self._is_full(self._asking, self._bounds.asking, project):
+                now = self._monotonic()
+                # It may become silent while others wait.
+                silent = min(self._begun.values(), default=now) + SILENCE_SECONDS
+                if now >= min(end, silent):
+                    raise KeystoneUnavailable
+                self._changed.wait(min(end, silent) - now)
+        finally:
+            _decrease(self._waiting, project)
+
+    @staticmethod
+    def _is_full(counts: Counter[str], most: int, project: str) -> bool:
+        return counts.total() >= most or counts[project] >= max(1, most // 2)
+
+
+def _decrease(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

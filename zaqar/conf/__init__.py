@@ -21,7 +21,7 @@ from oslo_log import log
 from oslo_policy import opts as policy_opts
 
 from zaqar import private_files
-from zaqar.conf.opts import list_opts
+from zaqar.conf.opts import list_own_opts
 from zaqar.errors import StartupError
 from zaqar.uris import lower_scheme
 
@@ -48,7 +48,7 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     Raises StartupError where a file cannot be read or a value is not one of its option.
     """
     conf = cfg.ConfigOpts()
-    for group, opts in list_opts():
+    for group, opts in list_own_opts():
         # oslo.config knows DEFAULT as the name of a group in files and in list_opts() only.
         conf.register_opts(opts, None if group == "DEFAULT" else group)
     for group, opts in policy_opts.list_opts():
@@ -122,7 +122,7 @@ def _check_encoding(paths: Iterable[Path]) -> None:
 
 def _check_values(conf: cfg.ConfigOpts) -> None:
     # oslo.config looks at a value only when it is used, which may be days later. Options of libraries count as well.
-    names = {(group, opt.dest): opt.name for group, opts in list_opts() for opt in opts}
+    names = {(group, opt.dest): opt.name for group, opts in list_own_opts() for opt in opts}
     for entry in conf:
         _check_value(conf, None, entry, names.get(("DEFAULT", entry), entry))
         if isinstance(group := conf[entry], cfg.ConfigOpts.GroupAttr):

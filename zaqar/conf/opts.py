@@ -25,6 +25,7 @@ from zaqar.conf import (
     signed_url,
     storage,
     transport,
+    trustee,
 )
 
 _GROUPS = (
@@ -51,7 +52,15 @@ _GROUPS = (
     transport,
 )
 
+_OF_LIBRARIES = (trustee,)
+"""Groups that a library registers when it is used. They are here for the sample and the documentation."""
+
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """(group, options), as oslo-config-generator asks for them."""
+    return [*list_own_opts(), *((module.GROUP, list(module.OPTS)) for module in _OF_LIBRARIES)]
+
+
+def list_own_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """The same without those that a library registers."""
     return [(module.GROUP, list(module.OPTS)) for module in _GROUPS]

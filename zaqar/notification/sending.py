@@ -22,7 +22,7 @@ from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Seat
 from zaqar.notification.pauses import pauses_of
-from zaqar.notification.retry import effective_policy, next_after, next_attempt
+from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, next_attempt
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
 from zaqar.storage.placement import Place
@@ -45,6 +45,9 @@ MOST_LATER_SECONDS = 60.0
 The pause grows with the time since the last attempt, so that many dead letters that wait are little work.
 """
 
+POSTPONED_SECONDS = 1.0
+POSTPONED_PART = 0.25
+"""When to go on if what it takes to reach a subscriber is away: after this part of the time that it has lasted."""
 UNREADABLE_PAUSE_SECONDS = 60.0
 """When to try again to decrypt a message."""
 
@@ -52,7 +55,9 @@ NOT_KEPT = "(not kept, as the message is encrypted)"
 """What is kept of an answer about an encrypted message. The answer may repeat the message, and is not encrypted."""
 
 EndSubscription = Callable[[Subscription], bool]
-"""Removes a subscription whose subscriber wants no more, unless it has another subscriber by now: then it is False.
+"""Removes a subscription whose subscriber wants no more or cannot be reached any more.
+
+It is False, and the subscription stays, if it has another subscriber by now.
 
 It blocks, and raises StoreUnavailable.
 """
@@ -212,16 +217,19 @@ class Sender:
         try:
             return await judging
         except StoreUnavailable:
+            now = self._clock()
+            since = now - delivery.attempts[-1].at
+            pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
             # The driver of that store has logged that it is away.
-            return self._postponed(delivery)
+            _log.debug("A store is away that delivery %s needs; it goes on in %g s.", delivery.id, pause)
+            return self._waiting(delivery, now + pause)
 
     def _postponed(self, delivery: Delivery) -> Delivery:
-        """The delivery as it waits for something that is away and no fault of its subscriber's."""
+        """The delivery as it waits for something of the operator's that is away. That counts as no attempt."""
         now = self._clock()
         since = now - (delivery.attempts[-1].at if delivery.attempts else delivery.created)
-        pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
-        _log.debug("What delivery %s needs is away; it goes on in %g s.", delivery.id, pause)
-        return self._waiting(delivery, now + pause)
+        pause = min(max(POSTPONED_SECONDS, since * POSTPONED_PART), MOST_LATER_SECONDS)
+        return self._waiting(delivery, now + pause * (1 + MOST_JITTER * self._draw()))
 
     async def _is_exhausted(self, delivery: Delivery, subscription: Subscription) -> bool:
         """Whether all its attempts were made, and it waits for nothing but the store of its dead letter queue."""

@@ -66,6 +66,8 @@ class TrustRemoval:
         self._calls = calls
         self._clock = clock
         self._places = asyncio.Semaphore(DELETIONS)
+        self._is_away = False
+        """Keystone has not answered in this round, so that nobody else needs to find that out."""
 
     async def run(self) -> None:
         """Go on until it is cancelled. A deletion that is cut off is done by somebody else when its lease is over."""
@@ -84,6 +86,7 @@ class TrustRemoval:
 
     async def run_once(self) -> None:
         """Look at a batch of records that are due."""
+        self._is_away = False
         now = self._clock()
         due = await self._calls.run(partial(self._management.trusts.list_due, now=now, limit=BATCH))
         seen = Counter[str]()
@@ -101,6 +104,8 @@ class TrustRemoval:
 
     async def _look_at(self, trust: Trust) -> None:
         async with self._places:
+            if self._is_away:
+                return  # It stays due.
             now = self._clock()
             mine = replace(trust, due=now + LEASE_SECONDS)
             if not await self._put_off(trust, mine):
@@ -129,6 +134,7 @@ class TrustRemoval:
             tries = min(trust.tries + 1, 30)
             await self._put_off(trust, replace(trust, attached=True, tries=tries, due=self._clock() + pause))
         except KeystoneUnavailable:
+            self._is_away = True
             await self._put_off(trust, replace(trust, attached=True, due=self._clock() + AWAY_SECONDS))
             raise
         else:

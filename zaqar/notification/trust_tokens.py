@@ -85,7 +85,8 @@ class TrustTokens:
         known = self._find(trust_id)
         said = await self._ask(trust_id, project) if known is None else known
         if isinstance(said, TrustRefused):
-            raise said
+            # Not the remembered one itself, which would gather a traceback each time.
+            raise TrustRefused(*said.args)
         if said.project != project:
             # It would let the one project act in the other. Nobody could store such a trust through the API.
             raise TrustRefused("the trust of the subscription is of another project")

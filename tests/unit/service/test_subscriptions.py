@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.unit.service.trusting import Keystone
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, PooledCluster, Worker, die
 from zaqar.addresses import AddressGuard
-from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound, StoreUnavailable
-from zaqar.model import PENDING, REFUSED, Delivery, Subscription
-from zaqar.service.subscriptions import Subscriptions, TrustTokens
+from zaqar.model import REFUSED, Delivery, Subscription
+from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import MessageStore
 
 MAIL = "mailto:a@example.org"
@@ -334,59 +334,22 @@ def test_the_bell_rings_for_a_confirmation(cluster: Cluster) -> None:
     assert subscribers.rings == 3
 
 
-# -- trusts ----------------------------------------------------------------------------------------------------------
+# -- trusts are in test_subscription_trusts.py ---------------------------------------------------------------------
 
 HOOK = "https://192.0.2.1/"
-
-
-class Keystone(TrustTokens):
-    def __init__(self) -> None:
-        self.made: list[str] = []
-
-    def create_trust(self, context: Context) -> str:
-        self.made.append(f"{context.project}-{len(self.made)}")
-        return self.made[-1]
-
-
-def test_a_trust_is_made_for_who_subscribes(cluster: Cluster) -> None:
-    keystone = Keystone()
-    subscribers = Subscribers(cluster, trusts=keystone)
-    id_ = subscribers.subscribe(f"trust+{HOOK}", options={"k": 1})
-    assert subscribers.listed()[0].options == {"k": 1, "trust_id": "shop-0"}
-    # What was shown may come back.
-    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"k":2,"trust_id":"shop-0"}}')
-    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"k":3}}')
-    assert subscribers.listed()[0].options == {"k": 3, "trust_id": "shop-0"}
-    with pytest.raises(InvalidInput, match="trust_id"):
-        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"trust_id":"other"}}')
-    with pytest.raises(InvalidInput, match="X-Auth-Token"):
-        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"post_headers":{"X-Auth-Token":"x"}}}')
-    with pytest.raises(InvalidInput, match="trust_id"):
-        subscribers.subscribe(f"trust+{HOOK}2", options={"trust_id": "shop-0"})
-    assert keystone.made == ["shop-0"]
-
-
-def test_a_subscriber_that_comes_to_need_a_trust_gets_one(cluster: Cluster) -> None:
-    subscribers = Subscribers(cluster, trusts=Keystone())
-    id_ = subscribers.subscribe(options={"post_headers": {"X-Auth-Token": "x"}})
-    change = json.dumps({"subscriber": f"trust+{HOOK}"}).encode()
-    with pytest.raises(InvalidInput, match="X-Auth-Token"):
-        subscribers.service.patch(CALLER, ADDRESS, id_, change)
-    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{}}')
-    subscribers.service.patch(CALLER, ADDRESS, id_, change)
-    (found,) = subscribers.listed()
-    assert (found.options, found.state, len(found.secrets)) == ({"trust_id": "shop-0"}, PENDING, 1)
 
 
 def test_without_keystone_there_is_no_trust(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     with pytest.raises(InvalidInput, match="Keystone"):
         subscribers.subscribe(f"trust+{HOOK}")
+    with pytest.raises(InvalidInput, match=r"\[trustee\]"):
+        subscribers.subscribe(f"trust+{HOOK}")
     assert cluster.row() is None
 
 
 def test_the_guard_is_asked_at_each_way_in(cluster: Cluster) -> None:
-    subscribers = Subscribers(cluster, trusts=Keystone())
+    subscribers = Subscribers(cluster, trusts=Keystone(cluster.clock))
     for scheme in ("http", "https", "trust+http", "trust+https"):
         with pytest.raises(InvalidInput, match="webhook_allowed_networks"):
             subscribers.subscribe(f"{scheme}://127.0.0.1/")

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trusts for callers of the API: whose they have to be, and how many are made at a time."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from keystoneauth1 import loading
+
+from zaqar import conf as configuration
+from zaqar.access import trusts
+from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
+from zaqar.access.trusts import SILENCE_SECONDS, Bounds, RequestTrusts, open_trustee
+from zaqar.conf.trustee import OPTS
+from zaqar.context import Context
+from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable, StartupError
+
+
+def a_context(project: str = "p1", **fields: Any) -> Context:
+    return Context(project, "c", **{"user_id": "ann", "token": "t", **fields})
+
+
+class Trustee:
+    def __init__(self) -> None:
+        self.token: TrustToken | Exception = TrustToken("x", 1.0, "p1", "ann", "ann")
+        self.made: list[tuple[str, str, float]] = []
+        self.wait: Callable[[], object] = lambda: None
+
+    def create(self, token: str, *, project: str, expires: float) -> MadeTrust:
+        self.made.append((token, project, expires))
+        self.wait()
+        return MadeTrust("new", "ann", expires)
+
+    def token_of(self, trust_id: str) -> TrustToken:
+        self.wait()
+        if isinstance(self.token, Exception):
+            raise self.token
+        return self.token
+
+    def delete(self, trust_id: str) -> None:
+        raise AssertionError
+
+
+def test_a_trust_is_made_with_the_token_of_the_caller() -> None:
+    trustee = Trustee()
+    assert RequestTrusts(trustee, Bounds(4, 4)).create(a_context(), expires=5.0).id == "new"
+    assert trustee.made == [("t", "p1", 5.0)]
+
+
+def test_without_a_token_there_is_none() -> None:
+    trustee = Trustee()
+    with pytest.raises(Forbidden, match="signed URL"):
+        RequestTrusts(trustee, Bounds(4, 4)).create(a_context(token=None, signed=True), expires=5.0)
+    assert trustee.made == []
+
+
+def test_a_trust_of_the_callers_own() -> None:
+    RequestTrusts(Trustee(), Bounds(4, 4)).check(a_context(), "t1")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        TrustToken("x", 1.0, "p2", "ann", "ann"),
+        TrustToken("x", 1.0, "p1", "bob", "bob"),
+        TrustToken("x", 1.0, "p1", "zaqar", "ann"),
+        TrustToken("x", 1.0, "p1", "ann", "bob"),
+        TrustGone(),
+        TrustRefused("why is not for everybody"),
+    ],
+)
+def test_a_trust_of_somebody_else(token: TrustToken | Exception) -> None:
+    trustee = Trustee()
+    trustee.token = token
+    with pytest.raises(InvalidInput) as refused:
+        RequestTrusts(trustee, Bounds(4, 4)).check(a_context(), "t1")
+    assert refused.value.field == "options.trust_id"
+    assert refused.value.reason.startswith("must be a trust of your own")
+
+
+def test_a_caller_without_a_user_has_no_trusts() -> None:
+    trustee = Trustee()
+    with pytest.raises(InvalidInput):
+        RequestTrusts(trustee, Bounds(4, 4)).check(a_context(user_id=None), "t1")
+
+
+class Crowd:
+    """Callers who all want something of a Keystone that answers when it is told to."""
+
+    def __init__(self, bounds: Bounds, *, patience: float = 30.0) -> None:
+        self.trustee = Trustee()
+        self.trustee.wait = self._hold
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+        self.now = 0.0
+        self.requests = RequestTrusts(self.trustee, bounds, patience=patience, monotonic=lambda: self.now)
+        self.pool = ThreadPoolExecutor(32)
+        self.callers: list[Future[MadeTrust]] = []
+
+    def _hold(self) -> None:
+        self.begun.release()
+        assert self.go.wait(30)
+
+    def ask(self, project: str, *, waits: bool = False) -> None:
+        """Have one more ask, who gets a place at once, or waits for one."""
+        self.callers.append(self.pool.submit(self.requests.create, a_context(project), expires=1.0))
+        if not waits:
+            assert self.begun.acquire(timeout=30)
+            return
+        waiting = sum(not caller.done() for caller in self.callers) - self.requests._asking.total()
+        end = time.monotonic() + 30
+        while self.requests._waiting.total() < waiting:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def refused(self, project: str) -> bool:
+        refusals = 0
+        for call in (
+            lambda: self.requests.create(a_context(project), expires=1.0),
+            lambda: self.requests.check(a_context(project), "x"),
+        ):
+            try:
+                call()
+            except KeystoneUnavailable:
+                refusals += 1
+        assert refusals in (0, 2)
+        return refusals == 2
+
+    def end(self) -> None:
+        self.go.set()
+        self.pool.shutdown()
+        assert not self.requests._asking and not self.requests._waiting and not self.requests._begun
+
+
+def test_few_requests_ask_at_a_time_and_some_wait() -> None:
+    """Of one project, and in all; the others learn at once that they cannot."""
+    crowd = Crowd(Bounds(4, 4))
+    for _ in range(2):
+        crowd.ask("p1")
+    for _ in range(2):
+        crowd.ask("p1", waits=True)
+    assert crowd.refused("p1")
+    crowd.ask("p2")
+    crowd.ask("p3")
+    crowd.ask("p4", waits=True)
+    crowd.ask("p5", waits=True)
+    assert crowd.refused("p6")
+    crowd.end()
+    assert [each.result().id for each in crowd.callers] == 8 * ["new"]
+    assert not crowd.refused("p1")
+
+
+def test_nobody_waits_behind_a_silent_keystone() -> None:
+    crowd = Crowd(Bounds(2, 8))
+    crowd.ask("p1")
+    crowd.ask("p2")
+    crowd.ask("p3", waits=True)
+    crowd.now = SILENCE_SECONDS
+    assert crowd.refused("p4")
+    with crowd.requests._changed:
+        crowd.requests._changed.notify_all()
+    assert isinstance(crowd.callers[2].exception(30), KeystoneUnavailable)
+    crowd.end()
+
+
+def test_nobody_waits_for_ever() -> None:
+    crowd = Crowd(Bounds(1, 8), patience=0.0)
+    crowd.ask("p1")
+    assert crowd.refused("p2")
+    crowd.end()
+
+
+def test_a_server_with_few_threads_lets_one_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"threads": b"4"}))
+    assert Bounds.of_server() == (1, 0)
+    crowd = Crowd(Bounds.of_server())
+    crowd.ask("p1")
+    assert crowd.refused("p2")
+    crowd.end()
+
+
+def test_a_failure_gives_the_place_back() -> None:
+    trustee = Trustee()
+    trustee.token = KeystoneUnavailable()
+    requests = RequestTrusts(trustee, Bounds(4, 4))
+    for _ in range(9):
+        with pytest.raises(KeystoneUnavailable):
+            requests.check(a_context(), "t1")
+    trustee.token = TrustToken("x", 1.0, "p1", "ann", "ann")
+    requests.check(a_context(), "t1")
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+
+def a_conf(tmp_path: Any, text: str) -> Any:
+    path = tmp_path / "zaqar.conf"
+    path.write_text(text)
+    return configuration.load(["--config-file", str(path)])
+
+
+def test_without_keystone_nothing_is_loaded(tmp_path: Any) -> None:
+    assert open_trustee(a_conf(tmp_path, "[trustee]\nauth_type = password\n")) is None
+
+
+def test_without_the_group_there_are_no_trusts(tmp_path: Any) -> None:
+    conf = a_conf(tmp_path, "[DEFAULT]\nauth_strategy = keystone\n")
+    assert open_trustee(conf) is None
+    assert RequestTrusts.from_conf(conf) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ("auth_type = nonsense", "[trustee] auth_type"),
+        ("auth_type = none", "'none' cannot use trusts"),
+        ("auth_type = password", "[trustee]: "),
+        ("auth_section = other", "[other] auth_type: must be set"),
+        ("auth_type = password\nauth_url = http://127.0.0.1:9/v3\ntimeout = soon", "[trustee] timeout"),
+        ("auth_type = password\nauth_url = http://127.0.0.1:9/v3\ncafile = /nowhere", "[trustee] cafile"),
+    ],
+)
+def test_mistakes_are_named_at_the_start(tmp_path: Any, lines: str, named: str) -> None:
+    conf = a_conf(tmp_path, f"[DEFAULT]\nauth_strategy = keystone\n[trustee]\n{lines}\n")
+    with pytest.raises(StartupError) as failed:
+        open_trustee(conf)
+    assert named in str(failed.value)
+
+
+def test_a_section_of_others_may_be_used_with_its_project(tmp_path: Any) -> None:
+    lines = "[trustee]\nauth_section = keystone_authtoken\n[keystone_authtoken]\nauth_type = password\n"
+    lines += "auth_url = http://127.0.0.1:9/v3\nusername = zaqar\npassword = x\nproject_name = service\n"
+    conf = a_conf(tmp_path, f"[DEFAULT]\nauth_strategy = keystone\n{lines}")
+    trustee: Any = open_trustee(conf)
+    plugin = trustee._load("t1")
+    assert (plugin._trust_id, plugin._project_name) == ("t1", None)
+    assert conf.trustee.timeout == 5
+
+
+def test_the_options_are_those_of_the_library() -> None:
+    of_library = [*loading.get_auth_common_conf_options(), *loading.get_session_conf_options()]
+    of_library += loading.get_auth_plugin_conf_options("password")
+    known = {option.dest: option for option in of_library}
+    for option in OPTS:
+        assert option.secret == bool(known[option.dest].secret), option.dest
+
+
+def test_the_library_is_loaded_for_keystone_only() -> None:
+    assert "keystoneauth1" not in vars(trusts)
