@@ -26,7 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """All at once, while the first tests run: whoever needs one waits for it. Several processes start their own."""
+    """All at once, while the first tests run: whoever needs one waits for it. Several processes start their own.
+
+    ``VIRTUALENVS`` of a module are those that its tests need; several processes make each once.
+    """
+    for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
+        for virtualenv in getattr(module, "VIRTUALENVS", ()):
+            virtualenv.begin()
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     drivers = [item.callspec.params.get("driver") for item in session.items if hasattr(item, "callspec")]

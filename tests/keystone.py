@@ -38,9 +38,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import Program, free_port, new_folder
-from tests.virtualenvs import cache_folder, key_of, made_once, virtualenv
+from tests.virtualenvs import KEYSTONE, cache_folder, key_of, made_once
 
-REQUIREMENTS = ("keystone==30.0.0", "waitress>=3.0")
 PASSWORD = "not-a-secret-of-anybody"
 REGION = "RegionOne"
 SERVICES = ("messaging", "messaging-websocket")
@@ -58,7 +57,7 @@ _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
     "aodh": [("service", "service")],
 }
 
-# One process, so that a signal reaches all of it and the cache in its memory is never stale; the cache makes it a hundred
+# One process, so that a signal reaches all of it and its cache is never stale, which makes it a hundred times as fast.
 # times as fast. One thread, as transactions in SQLite that read and then write end each other ("database is locked").
 # Keystone parses the command line of whoever imports it.
 _PROGRAM = """\
@@ -110,10 +109,10 @@ class Keystone:
     """
 
     def __init__(self, *, token_seconds: int = 3600) -> None:
-        environment = virtualenv("keystone", *REQUIREMENTS)
+        environment = KEYSTONE.folder()
         # The accounts depend on what is written here, so another version of this file prepares its own.
         contents = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-        prepared = cache_folder() / f"keystone-data-{key_of(*REQUIREMENTS, contents)}"
+        prepared = cache_folder() / f"keystone-data-{key_of(*KEYSTONE.requirements, contents)}"
         made_once(prepared, lambda folder: _prepare(environment, folder))
         self._run(environment, _copy(prepared), token_seconds)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import ServerMissing
@@ -61,42 +62,59 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-@functools.cache
-def _attempt(name: str, requirements: tuple[str, ...]) -> Path | str:
-    """The folder, or why there is none: a run without a network shall not wait for pip in each of its tests."""
+def _install(folder: Path, requirements: tuple[str, ...]) -> None:
+    # No uv: it does not read pip's configuration, which says where packages come from.
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    for command in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements],
+    ):
+        subprocess.run(
+            command,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            timeout=INSTALL_SECONDS,
+            text=True,
+        )
 
-    def install(folder: Path) -> None:
-        # No uv: it does not read pip's configuration, which says where packages come from.
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-        for arguments in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements],
-        ):
-            subprocess.run(
-                arguments,
-                check=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                timeout=INSTALL_SECONDS,
-                text=True,
+
+@dataclass(frozen=True)
+class Virtualenv:
+    """One with these packages, under a name that says what it is for."""
+
+    name: str
+    requirements: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Begin to make it, if that has not begun yet; whoever asks for the folder waits for it."""
+        if self not in _begun:
+            _begun[self] = _pool.submit(self._make)
+
+    def folder(self) -> Path:
+        """Where it is; its programs are in ``bin``. Raises ServerMissing if the packages cannot be installed."""
+        self.begin()
+        return _begun[self].result()
+
+    def _make(self) -> Path:
+        # Its outcome stays: a run without a network shall not wait for pip in each of its tests.
+        wanted = " ".join(self.requirements)
+        try:
+            return made_once(
+                cache_folder() / f"{self.name}-{key_of(*self.requirements)}",
+                lambda folder: _install(folder, self.requirements),
             )
-
-    try:
-        return made_once(cache_folder() / f"{name}-{key_of(*requirements)}", install)
-    except subprocess.CalledProcessError as failed:
-        return f"cannot install {' '.join(requirements)}: {failed.stdout[-2000:]}"
-    except subprocess.TimeoutExpired:
-        return f"cannot install {' '.join(requirements)} within {INSTALL_SECONDS:.0f} s"
+        except subprocess.CalledProcessError as failed:
+            raise ServerMissing(f"cannot install {wanted}: {failed.stdout[-2000:]}") from failed
+        except subprocess.TimeoutExpired as slow:
+            raise ServerMissing(f"cannot install {wanted} within {INSTALL_SECONDS:.0f} s") from slow
 
 
-def virtualenv(name: str, *requirements: str) -> Path:
-    """The folder of a virtual environment with these packages; its programs are in ``bin``.
+_begun: dict[Virtualenv, Future[Path]] = {}
+_pool = ThreadPoolExecutor(4, thread_name_prefix="virtualenvs")
 
-    Raises ServerMissing if they cannot be installed.
-    """
-    found = _attempt(name, requirements)
-    if isinstance(found, str):
-        raise ServerMissing(found)
-    return found
+KEYSTONE = Virtualenv("keystone", ("keystone==30.0.0", "waitress>=3.0"))
+TEMPEST = Virtualenv("tempest", ("tempest==47.0.0", "zaqar-tempest-plugin==4.3.0"))
+HEAT_AND_AODH = Virtualenv("heat-and-aodh", ("openstack-heat==27.0.1", "aodh==23.0.0", "python-zaqarclient>=4.7"))

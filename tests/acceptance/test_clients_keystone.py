@@ -17,6 +17,9 @@ from zaqarclient.transport import errors
 
 from tests.acceptance.cloud import CLIENT_ID, Cloud, running_cloud
 from tests.keystone import REGION
+from tests.virtualenvs import KEYSTONE
+
+VIRTUALENVS = (KEYSTONE,)
 
 # openstacksdk warns about itself, on each call.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::openstack\.")

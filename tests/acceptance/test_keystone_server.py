@@ -15,7 +15,9 @@ import pytest
 
 from tests import servers
 from tests.keystone import Keystone, KeystoneError
-from tests.virtualenvs import made_once
+from tests.virtualenvs import KEYSTONE, made_once
+
+VIRTUALENVS = (KEYSTONE,)
 
 
 @pytest.fixture(scope="module")
