@@ -57,8 +57,9 @@ _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
     "aodh": [("service", "service")],
 }
 
-# One process, so that a signal reaches all of it and its cache is never stale, which makes it a hundred times as fast.
-# times as fast. One thread, as transactions in SQLite that read and then write end each other ("database is locked").
+# One process, so that a signal reaches all of it and its cache is never stale. Without the cache it is a hundred
+# times slower.
+# One thread, as transactions in SQLite that read and then write end each other ("database is locked").
 # Keystone parses the command line of whoever imports it.
 _PROGRAM = """\
 import sys

@@ -84,7 +84,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     # A test run that is killed leaves nothing behind (prctl(2)). In the child between fork and exec.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -127,7 +127,7 @@ class Program:
                 cwd=self.folder,
                 env={**os.environ, **self.environment},
                 user=self.user,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         _running.append(self)
 

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import ServerMissing
+from tests.servers import ServerMissing, end_with_parent
 
 INSTALL_SECONDS = 280.0
 
@@ -62,6 +62,12 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def _stay_behind() -> None:
+    # Tests run beside it. In the child between fork and exec.
+    os.nice(10)
+    end_with_parent()
+
+
 def _install(folder: Path, requirements: tuple[str, ...]) -> None:
     # No uv: it does not read pip's configuration, which says where packages come from.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
@@ -78,6 +84,7 @@ def _install(folder: Path, requirements: tuple[str, ...]) -> None:
             env=environment,
             timeout=INSTALL_SECONDS,
             text=True,
+            preexec_fn=_stay_behind,
         )
 
 
@@ -113,7 +120,7 @@ class Virtualenv:
 
 
 _begun: dict[Virtualenv, Future[Path]] = {}
-_pool = ThreadPoolExecutor(4, thread_name_prefix="virtualenvs")
+_pool = ThreadPoolExecutor(2, thread_name_prefix="virtualenvs")
 
 KEYSTONE = Virtualenv("keystone", ("keystone==30.0.0", "waitress>=3.0"))
 TEMPEST = Virtualenv("tempest", ("tempest==47.0.0", "zaqar-tempest-plugin==4.3.0"))
