@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in the virtual environment of Heat: its resources and its event sink, as published, against a service.
 
-Reads a JSON object from standard input (account, queue, subscriber) and writes one with what Heat saw.
+Reads a JSON object from standard input (account, queue, subscriber, Mistral's URL) and writes one with what Heat saw.
 
 The resources are driven without an engine: what a stack gives them (properties, names, places to keep data) is put in
 by hand, what goes to the service is Heat's own: the context, the session, the client plug-in, the resource.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from heat.common import context
@@ -89,11 +90,30 @@ def drive(told: dict[str, Any]) -> dict[str, Any]:
     tenant = of.clients.client_plugin("zaqar").create_for_tenant(told["project_id"], told["token"])
     saw["messages"] = [message.body for message in tenant.queue(told["queue"]).messages(echo=True)]
 
+    trigger = make(
+        subscription.MistralTrigger,
+        of,
+        queue_name=told["trigger_queue"],
+        workflow_id="workflow-1",
+        params={"env": {"a": "b"}},
+        input={"c": 1},
+    )
+    trigger.client = lambda name="zaqar": mistral_at(told["mistral"]) if name == "mistral" else of.clients.client(name)
+    trigger.handle_create()
+    options = shown(trigger) | {"queue_name": told["trigger_queue"]}
+    saw["trigger"] = trigger.parse_live_resource_data(None, options)
+    tenant.queue(told["trigger_queue"]).post({"body": "go", "ttl": 600})
+
     listener.handle_delete()
     listener.handle_delete()
     plain.handle_delete()
     plain.handle_delete()
     return saw
+
+
+def mistral_at(url: str) -> Any:
+    """What a trigger wants of a client of Mistral: its URL."""
+    return SimpleNamespace(executions=SimpleNamespace(http_client=SimpleNamespace(base_url=url)))
 
 
 def shown(listener: Any) -> dict[str, Any]:

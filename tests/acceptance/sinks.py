@@ -16,11 +16,12 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Receipt:
-    """One request that was answered with 200: when, its headers, its raw body."""
+    """One request that was answered with 200: when, its headers, its raw body, its path."""
 
     at: float
     headers: dict[str, str]
     body: bytes
+    path: str = "/hook"
 
     @property
     def webhook_id(self) -> str:
@@ -61,7 +62,7 @@ class Sink:
                 self.refused += 1
                 return web.Response(status=500)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.receipts.append(Receipt(time.time(), headers, body))
+        self.receipts.append(Receipt(time.time(), headers, body, request.path))
         return web.Response(text="thanks")
 
 
@@ -90,7 +91,7 @@ class Sinks:
     async def _start(self) -> None:
         for sink in self._sinks:
             app = web.Application()
-            app.router.add_post("/hook", sink.answer)
+            app.router.add_post("/hook{below:.*}", sink.answer)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)

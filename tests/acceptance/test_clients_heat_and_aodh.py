@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests import servers
 from tests.acceptance.cloud import Cloud, running_cloud
+from tests.acceptance.sinks import Sink, Sinks
 from tests.keystone import PASSWORD, REGION
 from tests.virtualenvs import HEAT_AND_AODH, KEYSTONE
 
@@ -76,7 +78,15 @@ def run(program: str, *arguments: str, told: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def heat(cloud: Cloud, member: str) -> dict[str, Any]:
+def mistral() -> Iterator[Sink]:
+    """It takes the place of Mistral, which only receives."""
+    sink = Sink()
+    with Sinks(sink):
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def heat(cloud: Cloud, member: str, mistral: Sink) -> dict[str, Any]:
     """What Heat saw as it made, changed and removed its resources."""
     told = {
         "user": member,
@@ -87,6 +97,8 @@ def heat(cloud: Cloud, member: str) -> dict[str, Any]:
         "queue": "stack",
         "subscriber": HOOK,
         "token": cloud.token(member),
+        "trigger_queue": "events",
+        "mistral": mistral.url,
     }
     saw: dict[str, Any] = json.loads(run("drive_heat.py", told=json.dumps(told)))
     return saw
@@ -104,6 +116,29 @@ def test_events_and_signals_of_a_stack_arrive(heat: dict[str, Any]) -> None:
 def test_the_subscription_of_a_stack_lives_to_the_year_9000(heat: dict[str, Any]) -> None:
     assert heat["subscription"] == {"subscriber": HOOK, "ttl": 220_367_260_800, "options": {"a": "b"}}
     assert heat["subscription_changed"] == {"subscriber": HOOK, "ttl": 7200, "options": {"c": "d"}}
+
+
+def test_a_trigger_of_a_stack_starts_a_workflow_in_the_name_of_its_owner(
+    heat: dict[str, Any], cloud: Cloud, member: str, mistral: Sink
+) -> None:
+    assert heat["trigger"] == {
+        "queue_name": "events",
+        "ttl": 220_367_260_800,
+        "workflow_id": "workflow-1",
+        "params": {"env": {"a": "b"}},
+        "input": {"c": 1},
+    }
+    deadline = time.monotonic() + 60
+    while not mistral.receipts:
+        assert time.monotonic() < deadline, "Mistral gets nothing"
+        time.sleep(0.05)
+    (receipt,) = mistral.receipts
+    assert receipt.path == "/hook/executions"
+    started = receipt.document
+    assert (started["workflow_id"], started["input"], started["params"]["env"]["a"]) == ("workflow-1", {"c": 1}, "b")
+    assert started["params"]["env"]["notification"]["body"] == "go"
+    token = cloud.keystone.inspect(receipt.headers["x-auth-token"])
+    assert (token["user"]["name"], token["project"]["id"]) == (member, cloud.project_id)
 
 
 def test_a_stack_leaves_nothing_behind(heat: dict[str, Any], cloud: Cloud, member: str) -> None:
