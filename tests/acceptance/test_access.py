@@ -1,0 +1,703 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may use which endpoint: one table, and everybody who might try, against the application behind a real Keystone.
+
+Each answer has to be the one that the tables say, and so has what is stored: a request that is refused writes nothing,
+and one of another project leaves everything alone that is not its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import falcon
+import msgpack
+import pytest
+from cryptography import fernet
+from falcon import testing
+
+from tests import servers
+from tests.acceptance.access import SECRET_KEY, Scene, Service
+from tests.keystone import Keystone
+from zaqar import signed_urls
+from zaqar.transport.wsgi.app import pages, routes
+
+ROOT = Path(__file__).parents[2]
+
+TABLE = """
+#      to      strict  own foreign signed for  path
+GET    anybody -       300 300 -             /
+GET    anybody -       404 404 -             /confirm
+POST   anybody -       404 404 -             /confirm
+GET    tenant  -       200 200 -             /v2/
+GET    token   -       200 200 -             /v2/openapi.json
+GET    tenant  reader  204 204 -             /v2/ping
+HEAD   tenant  reader  204 204 -             /v2/ping
+GET    admin   admin   200 200 -             /v2/health
+GET    tenant  reader  200 200 -             /v2/queues
+GET    tenant  reader  200 200 -             /v2/queues/{queue}
+PUT    tenant  member  204 201 -             /v2/queues/{queue}
+PATCH  tenant  member  200 404 -             /v2/queues/{queue}
+DELETE tenant  manager 204 204 -             /v2/queues/{queue}
+GET    tenant  reader  200 200 -             /v2/queues/{queue}/stats
+POST   tenant  manager 204 204 -             /v2/queues/{queue}/purge
+POST   tenant  manager 200 200 -             /v2/queues/{queue}/share
+GET    tenant  reader  200 200 messages      /v2/queues/{queue}/messages
+POST   tenant  member  201 201 messages      /v2/queues/{queue}/messages
+DELETE tenant  member  200 200 messages      /v2/queues/{queue}/messages
+GET    tenant  reader  200 404 messages      /v2/queues/{queue}/messages/{message}
+DELETE tenant  member  204 204 messages      /v2/queues/{queue}/messages/{message}
+POST   tenant  member  201 204 claims        /v2/queues/{queue}/claims
+GET    tenant  reader  200 404 claims        /v2/queues/{queue}/claims/{claim}
+PATCH  tenant  member  204 404 claims        /v2/queues/{queue}/claims/{claim}
+DELETE tenant  member  204 204 claims        /v2/queues/{queue}/claims/{claim}
+GET    tenant  reader  200 200 subscriptions /v2/queues/{queue}/subscriptions
+POST   tenant  member  201 201 subscriptions /v2/queues/{queue}/subscriptions
+GET    tenant  reader  200 404 subscriptions /v2/queues/{queue}/subscriptions/{subscription}
+PATCH  tenant  member  204 404 subscriptions /v2/queues/{queue}/subscriptions/{subscription}
+DELETE tenant  member  204 204 subscriptions /v2/queues/{queue}/subscriptions/{subscription}
+PUT    tenant  member  204 404 subscriptions /v2/queues/{queue}/subscriptions/{subscription}/confirm
+POST   tenant  member  200 404 -             /v2/queues/{queue}/subscriptions/{subscription}/rotate_secret
+GET    tenant  reader  200 404 -             /v2/queues/{queue}/subscriptions/{subscription}/deliveries
+POST   tenant  member  204 404 -             /v2/queues/{queue}/subscriptions/{subscription}/deliveries/{id}/resend
+POST   tenant  member  200 404 -             /v2/queues/{queue}/subscriptions/{subscription}/resend
+GET    tenant  reader  200 200 -             /v2/topics
+GET    tenant  reader  200 200 -             /v2/topics/{topic}
+PUT    tenant  member  204 201 -             /v2/topics/{topic}
+PATCH  tenant  member  200 404 -             /v2/topics/{topic}
+DELETE tenant  manager 204 204 -             /v2/topics/{topic}
+GET    tenant  reader  200 200 -             /v2/topics/{topic}/stats
+POST   tenant  manager 204 204 -             /v2/topics/{topic}/purge
+POST   tenant  manager 200 200 -             /v2/topics/{topic}/share
+GET    tenant  reader  200 200 messages      /v2/topics/{topic}/messages
+POST   tenant  member  201 201 messages      /v2/topics/{topic}/messages
+DELETE tenant  member  200 200 messages      /v2/topics/{topic}/messages
+GET    tenant  reader  200 404 messages      /v2/topics/{topic}/messages/{message}
+DELETE tenant  member  204 204 messages      /v2/topics/{topic}/messages/{message}
+GET    tenant  reader  200 200 subscriptions /v2/topics/{topic}/subscriptions
+POST   tenant  member  201 201 subscriptions /v2/topics/{topic}/subscriptions
+GET    tenant  reader  200 404 subscriptions /v2/topics/{topic}/subscriptions/{subscription}
+PATCH  tenant  member  204 404 subscriptions /v2/topics/{topic}/subscriptions/{subscription}
+DELETE tenant  member  204 204 subscriptions /v2/topics/{topic}/subscriptions/{subscription}
+PUT    tenant  member  204 404 subscriptions /v2/topics/{topic}/subscriptions/{subscription}/confirm
+POST   tenant  member  200 404 -             /v2/topics/{topic}/subscriptions/{subscription}/rotate_secret
+GET    tenant  reader  200 404 -             /v2/topics/{topic}/subscriptions/{subscription}/deliveries
+POST   tenant  member  204 404 -             /v2/topics/{topic}/subscriptions/{subscription}/deliveries/{id}/resend
+POST   tenant  member  200 404 -             /v2/topics/{topic}/subscriptions/{subscription}/resend
+GET    admin   admin   200 200 -             /v2/pools
+GET    admin   admin   200 200 -             /v2/pools/{pool}
+PUT    admin   admin   201 201 -             /v2/pools/{pool}
+PATCH  admin   admin   200 200 -             /v2/pools/{pool}
+DELETE admin   admin   204 204 -             /v2/pools/{pool}
+GET    tenant+ reader  200 200 -             /v2/flavors
+GET    tenant+ reader  200 200 -             /v2/flavors/{flavor}
+PUT    admin   admin   201 201 -             /v2/flavors/{flavor}
+PATCH  admin   admin   200 200 -             /v2/flavors/{flavor}
+DELETE admin   admin   204 204 -             /v2/flavors/{flavor}
+"""
+"""What the policy says. Nobody else is let in, and no other method of these paths is served.
+
+``anybody`` needs no token; ``token`` takes a valid one, for whatever; ``tenant`` takes one for a project, with any
+role; ``tenant+`` takes that, or one of the whole deployment; ``admin`` takes the role admin, for a project or the
+whole deployment. ``strict`` is the role that it takes with ``policy-strict.yaml.sample``. ``own`` is the answer if what
+the path names is there, in the caller's project, and ``foreign`` that if it is there in another project: the same as if
+it were nowhere. ``signed for`` is the collection that a pre-signed URL has to be about; ``{id}`` is that of a delivery.
+"""
+
+CALLERS = """
+# nobody: 401 wherever a token is needed
+no token                    401
+an empty token              401
+blanks                      401
+an unknown token            401
+a foreign Keystone's token  401
+a token in two headers      401
+a token and a word          401
+a token cut short           401
+a token with a line feed    401
+a token with a NUL          401
+a long token                401
+a token as a bearer's       401
+a token in a cookie         401
+an expired token            401
+a revoked token             401
+a disabled user             401
+a service token alone       401
+a bad service token         401
+a user as a service         401
+rules for other paths       401
+# somebody, but in no project: 403
+unscoped                    403
+of a domain                 403
+of the system               admin of the system
+reader of the system        reader of the system
+# in the project of the table's "own"
+no role of ours             own
+reader                      own
+member                      own
+manager                     own
+admin                       own, admin
+a trust                     own
+an application credential   own
+a service in between        own
+as X-Storage-Token          own
+with blanks around it       own
+roles claimed by a reader   own
+# in another project
+member elsewhere            foreign
+a claim to be in demo       foreign
+"""
+"""Who tries each endpoint, and as whom each is served."""
+
+
+class Row(NamedTuple):
+    method: str
+    path: str
+    to: str
+    strict: str
+    own: int
+    foreign: int
+    signed: str
+
+
+def _read_rows(table: str) -> list[Row]:
+    rows = []
+    for line in table.strip().splitlines():
+        if not line.startswith("#"):
+            method, to, strict, own, foreign, signed, path = line.split()
+            rows.append(Row(method, path, to, strict, int(own), int(foreign), signed))
+    return rows
+
+
+ROWS = _read_rows(TABLE)
+SERVED = {(row.method, row.path): row for row in ROWS}
+PATHS = list(dict.fromkeys(row.path for row in ROWS))
+OF_PATH = {row.path: row for row in reversed(ROWS)}
+NOT_SERVED = [
+    OF_PATH[path]._replace(method=method, own=0, foreign=0)
+    for path in PATHS
+    for method in falcon.HTTP_METHODS
+    if (method, path) not in SERVED and method not in ("OPTIONS", "CONNECT")
+]
+CALLED = {line[:28].strip(): line[28:].strip() for line in CALLERS.strip().splitlines() if not line.startswith("#")}
+
+SPOOFED = {
+    "X-Roles": "admin",
+    "X-Role": "admin",
+    "X-User": "admin",
+    "X-User-Id": "{admin}",
+    "X-User-Name": "admin",
+    "X-User-Domain-Id": "default",
+    "X-User-Domain-Name": "Default",
+    "X-Project": "demo",
+    "X-Project-Id": "{demo}",
+    "X-Project-Name": "demo",
+    "X-Project-Domain-Id": "default",
+    "X-Project-Domain-Name": "Default",
+    "X-Tenant": "demo",
+    "X-Tenant-Id": "{demo}",
+    "X-Tenant-Name": "demo",
+    "X-Domain-Id": "default",
+    "X-Domain-Name": "Default",
+    "X-Identity-Status": "Confirmed",
+    "X-Is-Admin-Project": "True",
+    "X-Service-Catalog": "[]",
+    "X-Service-Identity-Status": "Confirmed",
+    "X-Service-Roles": "admin,service",
+    "X-Service-User-Id": "{admin}",
+    "X-Service-User-Name": "zaqar",
+    "X-Service-User-Domain-Id": "default",
+    "X-Service-User-Domain-Name": "Default",
+    "X-Service-Project-Id": "{demo}",
+    "X-Service-Project-Name": "service",
+    "X-Service-Project-Domain-Id": "default",
+    "X-Service-Project-Domain-Name": "Default",
+    "OpenStack-System-Scope": "all",
+    "X-OpenStack-System-Scope": "all",
+    "X-Group-Ids": "admin",
+    "Keystone.Token-Info": "{}",
+    "Keystone-Token-Auth": "{}",
+    "Zaqar.Caller": "admin",
+    "X-Auth-Project-Id": "{demo}",
+    "X-Trusted-User": "admin",
+    "X-Forwarded-User": "admin",
+    "Remote-User": "admin",
+    "Authorization": "Basic YWRtaW46YWRtaW4=",
+    "X-HTTP-Method-Override": "GET",
+    "X-HTTP-Method": "GET",
+    "X-Method-Override": "GET",
+    "X-Original-URL": "/",
+    "X-Rewrite-URL": "/",
+    "X-Forwarded-Prefix": "/v2",
+    "X-Script-Name": "/v2",
+}
+"""Headers in which somebody claims to be somebody else: those in which auth_token says who a caller is, and others."""
+
+
+@pytest.fixture(scope="module")
+def keystone() -> Keystone:
+    shared: Keystone = servers.shared("keystone")
+    return shared
+
+
+@pytest.fixture(scope="module")
+def service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(keystone, tmp_path_factory.mktemp("service"))
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def scenes(service: Service) -> dict[str, Scene]:
+    """For those who get nothing done: something to get at below each path."""
+    return {path: service.new_scene(path) for path in PATHS}
+
+
+@pytest.fixture(scope="module")
+def callers(keystone: Keystone) -> dict[str, Mapping[str, str]]:
+    """The headers of each caller."""
+    return _Callers(keystone).headers()
+
+
+class _Callers:
+    def __init__(self, keystone: Keystone) -> None:
+        self._keystone = keystone
+
+    def headers(self) -> dict[str, Mapping[str, str]]:
+        keystone = self._keystone
+        member, reader, stranger = keystone.token(), keystone.token("reader"), keystone.token("stranger", "other")
+        service = keystone.token("aodh", "service")
+        demo = keystone.id_of("project", "demo")
+        tokens = {
+            "an empty token": "",
+            "blanks": "  ",
+            "an unknown token": uuid.uuid4().hex,
+            "a foreign Keystone's token": self._remade(member, key=fernet.Fernet.generate_key()),
+            "a token in two headers": f"{member}, {member}",
+            "a token and a word": f"{member} x",
+            "a token cut short": member[:-9],
+            "a token with a line feed": f"{member}\n{member}",
+            "a token with a NUL": f"{member}\0",
+            "a long token": "x" * 65536,
+            "a token as a bearer's": f"Bearer {member}",
+            "an expired token": self._remade(member, age=7200),
+            "a revoked token": self._revoked(),
+            "a disabled user": self._disabled(),
+            "rules for other paths": self._limited(),
+            "unscoped": keystone.token("member", unscoped=True),
+            "of a domain": keystone.token("admin", domain="Default"),
+            "of the system": keystone.token("admin", system=True),
+            "reader of the system": self._of_a_reader_of_the_system(),
+            "no role of ours": self._without_a_role_of_ours(),
+            "reader": reader,
+            "member": member,
+            "manager": keystone.token("manager"),
+            "admin": keystone.token("admin"),
+            "a trust": keystone.token("zaqar", trust=keystone.trust()),
+            "an application credential": keystone.token_of(keystone.application_credential()),
+            "with blanks around it": f"  {member} ",
+            "member elsewhere": stranger,
+        }
+        return {name: {"X-Auth-Token": token} for name, token in tokens.items()} | {
+            "no token": {},
+            "a token in a cookie": {"Cookie": f"X-Auth-Token={member}; token={member}"},
+            "a service token alone": {"X-Service-Token": service},
+            "a bad service token": {"X-Auth-Token": member, "X-Service-Token": "nonsense"},
+            "a user as a service": {"X-Auth-Token": member, "X-Service-Token": stranger},
+            "a service in between": {"X-Auth-Token": member, "X-Service-Token": service},
+            "as X-Storage-Token": {"X-Storage-Token": member},
+            "roles claimed by a reader": {
+                **{name: value.replace("{demo}", demo) for name, value in SPOOFED.items()},
+                "X-Project-Id": "somewhere-else",
+                "X-Tenant-Id": "somewhere-else",
+                "X-Auth-Token": reader,
+            },
+            "a claim to be in demo": {
+                **{name: value.replace("{demo}", demo) for name, value in SPOOFED.items()},
+                "X-Auth-Token": stranger,
+            },
+        }
+
+    def _remade(self, token: str, *, key: bytes | None = None, age: float = 0.0) -> str:
+        """A Fernet token as it would be with another key, or if it had been made some seconds earlier."""
+        folder = self._keystone.program.folder / "fernet-keys"
+        newest = max(folder.iterdir(), key=lambda file: int(file.name)).read_bytes()
+        padded = token + "=" * (-len(token) % 4)
+        made = fernet.Fernet(newest).extract_timestamp(padded)
+        fields = msgpack.unpackb(fernet.Fernet(newest).decrypt(padded))
+        assert [field for field in fields if isinstance(field, float)], "there is no time in the token"
+        older = [field - age if isinstance(field, float) else field for field in fields]
+        again = fernet.Fernet(key or newest).encrypt_at_time(msgpack.packb(older), made - int(age))
+        return again.decode().rstrip("=")
+
+    def _revoked(self) -> str:
+        token = self._keystone.token()
+        self._keystone.revoke(token)
+        return token
+
+    def _disabled(self) -> str:
+        user = self._keystone.new_user("demo")
+        token = self._keystone.token(user)
+        self._keystone.set_enabled(user, False)
+        return token
+
+    def _limited(self) -> str:
+        rules = [("GET", "/v2/nowhere"), ("GET", "/**/nowhere"), ("GET", "/v2/queues/{tag}/nowhere")]
+        return self._keystone.token_of(self._keystone.application_credential(access_rules=rules))
+
+    def _of_a_reader_of_the_system(self) -> str:
+        keystone, user = self._keystone, self._keystone.new_user("demo")
+        path = f"/system/users/{keystone.id_of('user', user)}/roles/{keystone.id_of('role', 'reader')}"
+        keystone.request("PUT", path, token=keystone.administrator())
+        return keystone.token(user, system=True)
+
+    def _without_a_role_of_ours(self) -> str:
+        role = f"role-{uuid.uuid4().hex}"
+        self._keystone.request("POST", "/roles", {"role": {"name": role}}, token=self._keystone.administrator())
+        return self._keystone.token(self._keystone.new_user("demo", role))
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def expected(caller: str, row: Row) -> int:
+    """The status that the tables say; rows of methods that are not served have 0 for it."""
+    served_as = CALLED[caller]
+    if row.to == "anybody":
+        return row.own or 405
+    if served_as == "401":
+        return 401
+    if row.to == "token":
+        return row.own or 405
+    if served_as == "403":
+        return 403
+    if "system" in served_as:
+        is_let_in = row.to == "tenant+" or (row.to == "admin" and "admin" in served_as)
+        return (row.own or 405) if is_let_in or (not row.own and row.to == "admin") else 403
+    if not row.own:
+        return 405
+    if row.to == "admin":
+        return row.own if "admin" in served_as else 403
+    return row.own if "own" in served_as or row.to == "tenant+" else row.foreign
+
+
+def test_the_table_has_every_endpoint(service: Service) -> None:
+    found = {
+        (method, template.replace("{delivery_id}", "{id}").replace("_name}", "}").replace("_id}", "}"))
+        for template, resource in (routes(service.parts) | pages(service.parts)).items()
+        for method in falcon.COMBINED_METHODS
+        if hasattr(resource, f"on_{method.lower()}")
+    }
+    assert set(SERVED) == found
+
+
+def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> None:
+    assert set(CALLED) == set(callers)
+
+
+@pytest.mark.parametrize("caller", CALLED)
+def test_every_endpoint(
+    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], caller: str
+) -> None:
+    headers = callers[caller]
+    refused = [row for row in ROWS if expected(caller, row) in (401, 403)]
+    with service.unchanged():
+        for row in refused:
+            answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+            check(answer, expected(caller, row), caller, row)
+            assert scenes[row.path].text not in shown(answer), row
+    admitted = [(row, service.new_scene(row.path)) for row in ROWS if row not in refused]
+    before = service.dump()
+    for row, scene in admitted:
+        answer = service.try_endpoint(scene, row.method, row.path, headers)
+        check(answer, expected(caller, row), caller, row)
+        if CALLED[caller] == "foreign":
+            assert scene.text not in shown(answer), row
+        elif row.method == "GET" and row.path.endswith(SHOW_THE_TEXT):
+            assert scene.text in shown(answer), row
+    if CALLED[caller] == "foreign":
+        after = service.dump()
+        assert before <= after, f"changed or removed: {sorted(before - after)}"
+        made = [each for each in after - before if service.project in each or any(s.text in each for _, s in admitted)]
+        assert made == []
+
+
+SHOW_THE_TEXT = ("{queue}", "{topic}", "/messages", "{message}", "/subscriptions", "{subscription}")
+"""Ends of the paths at which a GET shows something that a scene has put there."""
+
+
+def check(answer: testing.Result, status: int, caller: str, row: Row) -> None:
+    assert answer.status_code == status, (caller, row.method, row.path, answer.status, answer.text)
+    if status == 401:
+        assert answer.headers["www-authenticate"].startswith("Keystone uri="), row
+        if row.method != "HEAD":
+            assert answer.json["error"]["code"] == 401, row
+
+
+def shown(answer: testing.Result) -> str:
+    return f"{answer.text} {answer.headers}"
+
+
+@pytest.mark.parametrize("caller", ["no token", "a revoked token", "unscoped", "of the system", "reader", "admin"])
+def test_other_methods_are_not_served(
+    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], caller: str
+) -> None:
+    with service.unchanged():
+        for row in NOT_SERVED:
+            answer = service.try_endpoint(scenes[row.path], row.method, row.path, callers[caller])
+            check(answer, expected(caller, row), caller, row)
+        for path in PATHS:
+            answer = service.try_endpoint(scenes[path], "OPTIONS", path, callers[caller])
+            is_open = OF_PATH[path].to == "anybody" or CALLED[caller] != "401"
+            assert answer.status_code == (200 if is_open else 401), path
+
+
+@pytest.mark.parametrize("name", SPOOFED)
+def test_nobody_becomes_somebody_by_a_header(
+    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], name: str
+) -> None:
+    ids = {"admin": service.keystone.id_of("user", "admin"), "demo": service.project}
+    value = SPOOFED[name].replace("{admin}", ids["admin"]).replace("{demo}", ids["demo"])
+    with service.unchanged():
+        for caller in ("no token", "member elsewhere"):
+            for row in ROWS:
+                status = expected(caller, row)
+                if status < 400 and row.method != "GET":
+                    continue  # served, and seen to be served for one's own by the test above
+                answer = service.try_endpoint(scenes[row.path], row.method, row.path, {**callers[caller], name: value})
+                check(answer, status, f"{caller} with {name}", row)
+                assert scenes[row.path].text not in shown(answer), row
+        for row in ROWS:
+            if row.to == "admin":
+                headers = {**callers["reader"], name: value}
+                answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+                check(answer, 403, f"reader with {name}", row)
+
+
+# -- the strict policy ------------------------------------------------------------------------------------------------
+
+RANKS = ("-", "no role of ours", "reader", "member", "manager", "admin")
+
+
+@pytest.fixture(scope="module")
+def strict_service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    lines = f"[oslo_policy]\npolicy_file = {ROOT / 'etc' / 'policy-strict.yaml.sample'}\n"
+    service = Service(keystone, tmp_path_factory.mktemp("strict"), lines)
+    yield service
+    service.close()
+
+
+@pytest.mark.parametrize("caller", RANKS[1:])
+def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[str, str]], caller: str) -> None:
+    service = strict_service
+    refused = [row for row in ROWS if RANKS.index(row.strict) > RANKS.index(caller)]
+    assert refused or caller == "admin"
+    scenes = {row.path: service.new_scene(row.path) for row in refused}
+    with service.unchanged():
+        for row in refused:
+            answer = service.try_endpoint(scenes[row.path], row.method, row.path, callers[caller])
+            check(answer, 403, caller, row)
+            assert scenes[row.path].text not in shown(answer), row
+    for row in ROWS:
+        if row not in refused:
+            answer = service.try_endpoint(service.new_scene(row.path), row.method, row.path, callers[caller])
+            check(answer, row.own, caller, row)
+
+
+# -- EXTRA-SPEC -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["messagecode:anything", "messagecode", "unknown:anything", "", ":", "x" * 5000])
+def test_extra_spec_lets_nobody_in(
+    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], value: str
+) -> None:
+    """It is checked in addition: with one that is accepted all is as without it, with another nothing is served."""
+    is_accepted = value.startswith("messagecode")
+    with service.unchanged():
+        for caller in ("no token", "an unknown token", "a revoked token", "unscoped", "reader", "member elsewhere"):
+            for row in ROWS:
+                status = expected(caller, row)
+                if status in (401, 403) or (row.method == "GET" and row.to != "anybody"):
+                    headers = {**callers[caller], "EXTRA-SPEC": value}
+                    answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+                    by_spec = status != 401 and not is_accepted and row.to != "token"
+                    # A token without a project is refused first, a rule is asked last.
+                    by_spec = by_spec and caller != "unscoped"
+                    check(answer, 400 if by_spec else status, f"{caller} with EXTRA-SPEC", row)
+
+
+def test_extra_spec_beside_a_signature(service: Service) -> None:
+    path = "/v2/queues/{queue}/messages"
+    scene = service.new_scene(path)
+    made = share(service, "queue", scene.names["queue"], ["messages"], ["POST"])
+    with service.unchanged():
+        for value in ("messagecode:x", "unknown:x"):
+            forged = {**made, "URL-Expires": "2099-01-01T00:00:00", "EXTRA-SPEC": value}
+            assert is_refused(service.try_endpoint(scene, "POST", path, forged), "POST")
+        refused = service.try_endpoint(scene, "POST", path, {**made, "EXTRA-SPEC": "unknown:x"})
+        assert refused.status_code == 400
+    accepted = service.try_endpoint(scene, "POST", path, {**made, "EXTRA-SPEC": "messagecode:x"})
+    assert accepted.status_code == 201
+
+
+# -- signatures -------------------------------------------------------------------------------------------------------
+
+SIGNED = ("URL-Signature", "URL-Paths", "URL-Methods", "URL-Expires", "X-Project-ID")
+COLLECTIONS = [("queue", "messages"), ("queue", "claims"), ("queue", "subscriptions")]
+COLLECTIONS += [("topic", "messages"), ("topic", "subscriptions")]
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+def share(service: Service, kind: str, name: str, paths: list[str], methods: list[str]) -> dict[str, str]:
+    """The headers of a pre-signed URL, as a member of ``demo`` makes it."""
+    answer = service.ask("POST", f"/v2/{kind}s/{name}/share", {"paths": paths, "methods": methods})
+    assert answer.status_code == 200, answer.text
+    made = answer.json
+    return {
+        "URL-Signature": made["signature"],
+        "URL-Expires": made["expires"],
+        "URL-Methods": ",".join(made["methods"]),
+        "URL-Paths": ",".join(made["paths"]),
+        "X-Project-ID": made["project"],
+    }
+
+
+def opens(row: Row, kind: str, collection: str) -> bool:
+    return row.signed == collection and row.path.startswith(f"/v2/{kind}s")
+
+
+REFUSAL = {"title": "Not found", "description": "The signature does not open this."}
+
+
+def is_refused(answer: testing.Result, method: str) -> bool:
+    """Whether it is the one answer to all signatures that do not count."""
+    return answer.status_code == 404 and (answer.text == "" if method == "HEAD" else answer.json == REFUSAL)
+
+
+@pytest.mark.parametrize(("kind", "collection"), COLLECTIONS)
+@pytest.mark.parametrize("beside", ["no token", "admin"])
+def test_a_signature_opens_its_collection_and_nothing_else(
+    service: Service, callers: dict[str, Mapping[str, str]], kind: str, collection: str, beside: str
+) -> None:
+    """With all methods. A token beside it changes nothing, whosever it is."""
+    below = [row for row in ROWS if "{" + kind + "}" in row.path]
+    everywhere = max(below, key=lambda row: len(row.path)).path
+    others = [row for row in ROWS if not opens(row, kind, collection)]
+    scene = service.new_scene(everywhere + "/claims/{queue}/{topic}")
+    scene.names.update(pool="first", flavor="first")
+    headers = {**callers[beside], **share(service, kind, scene.names[kind], [collection], list(METHODS))}
+    with service.unchanged():
+        for row in others:
+            answer = service.try_endpoint(scene, row.method, row.path, headers)
+            assert is_refused(answer, row.method), (row, answer.status, answer.text)
+            assert scene.text not in shown(answer), row
+        for row in NOT_SERVED:
+            answer = service.try_endpoint(scene, row.method, row.path, headers)
+            is_open = opens(row, kind, collection) and row.method in METHODS and not row.path.endswith("/confirm")
+            status = 405 if is_open else 404
+            assert answer.status_code == status, (row, answer.text)
+    for row in ROWS:
+        if opens(row, kind, collection):
+            own = service.new_scene(row.path)
+            headers = {**callers[beside], **share(service, kind, own.names[kind], [collection], list(METHODS))}
+            answer = service.try_endpoint(own, row.method, row.path, headers)
+            assert answer.status_code == row.own, (row, answer.text)
+
+
+@pytest.mark.parametrize(("kind", "collection"), COLLECTIONS)
+def test_a_signature_opens_only_its_methods(service: Service, kind: str, collection: str) -> None:
+    rows = [row for row in ROWS if opens(row, kind, collection)]
+    scene = service.new_scene("".join(row.path for row in rows))
+    for method in METHODS:
+        headers = share(service, kind, scene.names[kind], [collection], [method])
+        with service.unchanged():
+            for row in rows:
+                if row.method != method:
+                    answer = service.try_endpoint(scene, row.method, row.path, headers)
+                    assert is_refused(answer, row.method), (method, row, answer.status)
+
+
+FORGERIES: Mapping[str, Callable[[dict[str, str]], dict[str, str | None]]] = {
+    **{f"without {name}": lambda made, name=name: {name: None} for name in SIGNED},
+    **{f"with an empty {name}": lambda made, name=name: {name: ""} for name in SIGNED},
+    **{f"with {name} twice": lambda made, name=name: {name: f"{made[name]}, {made[name]}"} for name in SIGNED},
+    **{f"with {name} twice, close": lambda made, name=name: {name: f"{made[name]},{made[name]}"} for name in SIGNED},
+    "with another project": lambda made: {"X-Project-ID": "0" * 32},
+    "with the project as a tenant": lambda made: {"X-Project-ID": None, "X-Tenant-ID": made["X-Project-ID"]},
+    "for longer": lambda made: {"URL-Expires": "2099-01-01T00:00:00"},
+    "for ever": lambda made: {"URL-Expires": "never"},
+    "for more methods": lambda made: {"URL-Methods": "DELETE,GET,POST,PUT"},
+    "for more paths": lambda made: {
+        "URL-Paths": made["URL-Paths"] + "," + made["URL-Paths"].replace("messages", "claims")
+    },
+    "for another queue": lambda made: {"URL-Paths": "/v2/queues/another/messages"},
+    "with a separator in the paths": lambda made: {"URL-Paths": made["URL-Paths"] + r"\nPOST"},
+    "with a separator in the project": lambda made: {"X-Project-ID": r"POST\n" + made["X-Project-ID"]},
+    "in capitals": lambda made: {"URL-Signature": made["URL-Signature"].upper()},
+    "cut short": lambda made: {"URL-Signature": made["URL-Signature"][:-1]},
+    "with another digit": lambda made: {"URL-Signature": made["URL-Signature"][:-1] + "g"},
+    "with all its digits 0": lambda made: {"URL-Signature": "0" * 64},
+    "with an umlaut": lambda made: {"URL-Signature": "\xfc" + made["URL-Signature"][1:]},
+    "as base64": lambda made: {"URL-Signature": base64.b64encode(bytes.fromhex(made["URL-Signature"])).decode()},
+    "that is over": lambda made: _signed_by(SECRET_KEY, made, expires="2020-01-01T00:00:00"),
+    "by another key": lambda made: _signed_by("another key", made),
+    "by an empty key": lambda made: _signed_by("", made),
+    "by the key of a confirmation": lambda made: _signed_by(SECRET_KEY, made, bound_to=("a", "b")),
+}
+
+
+def _signed_by(
+    key: str, made: dict[str, str], *, expires: str | None = None, bound_to: Sequence[str] = ()
+) -> dict[str, str | None]:
+    expires = expires or made["URL-Expires"]
+    signature = signed_urls.sign(
+        key,
+        project=made["X-Project-ID"],
+        paths=made["URL-Paths"].split(","),
+        methods=made["URL-Methods"].split(","),
+        expires=expires,
+        bound_to=bound_to,
+    )
+    return {"URL-Signature": signature, "URL-Expires": expires}
+
+
+@pytest.mark.parametrize("beside", ["no token", "member", "admin"])
+def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, Mapping[str, str]], beside: str) -> None:
+    """Beside a valid token either: there are no two ways into one request, of which the easier one counts."""
+    path = "/v2/queues/{queue}/messages"
+    scene = service.new_scene(path)
+    made = share(service, "queue", scene.names["queue"], ["messages"], ["POST"])
+    with service.unchanged():
+        for name, change in FORGERIES.items():
+            if name == "without URL-Signature" and beside != "no token":
+                continue  # then it is no signed request, and the token counts
+            forged = {header: value for header, value in {**made, **change(made)}.items() if value is not None}
+            answer = service.try_endpoint(scene, "POST", path, {**callers[beside], **forged})
+            is_unsigned = name == "without URL-Signature" and answer.status_code == 401
+            assert is_unsigned or is_refused(answer, "POST"), (name, answer.status, answer.text)
+    assert service.try_endpoint(scene, "POST", path, {**callers[beside], **made}).status_code == 201
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+AROUND = (
+    "//", "/.", "/..", "/./", "/../", "/ ", "/;x", "/%2f", "/%2e", "/%2e%2e/", "/%00", "/index", "/confirm/",
+    "/confirm//", "/confirm/.", "/confirm/..", "/confirm/../v2/queues", "/confirm%2f", "/confirm%2f..%2fv2/queues",
+    "/confirm;x", "/confirm%20", "/confirm%00", "/CONFIRM", "/Confirm", "/.//confirm", "//confirm", "/v2", "/v2/",
+    "/v2//", "//v2/", "//v2/queues", "/v2//queues", "/v2/./queues", "/v2/../v2/queues", "/./v2/queues", "/%2fv2/queues",
+    "/v2%2fqueues", "/v2/queues/", "/v2/queues;x", "/v2/queues/%2e%2e/pools", "/v2/ping/", "/v2/ping;x", "/v2/%70ing",
+    "/v2/health/", "/v1/queues", "/v1.1/queues", "/v2.0/queues", "/ping", "/health", "/healthcheck", "/metrics",
+)  # fmt: skip
+"""Targets that are near to those that are open, or to what they protect."""
+
+
+def test_only_two_paths_are_open(service: Service, scenes: dict[str, Scene]) -> None:
+    with service.unchanged():
+        for target in AROUND:
+            for method in ("GET", "HEAD", "POST", "OPTIONS"):
+                for query in ("", "?x=/", "?/confirm"):
+                    answer = service.send(method, f"{target}{query}", {} if method == "POST" else None)
+                    assert answer.status_code == 401, (method, target, answer.status)
