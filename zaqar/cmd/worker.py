@@ -107,7 +107,8 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         if not isinstance(exc, errors.ParseException) or isinstance(exc, _FAULTS):
             super().handle_error(req, client, addr, exc)
             return
-        _log.info("refused what is not a request: %s", exc)
+        # Not its text, which quotes what came in: it may be a token in a header that is spelt wrongly.
+        _log.info("refused what is not a request: %s", type(exc).__name__)
         answer = _refuse(_REFUSALS.get(type(exc), "400 Bad Request"), str(exc))
         if isinstance(exc, errors.ConfigurationProblem):
             # The path is outside of SCRIPT_NAME, at which the service is mounted.
