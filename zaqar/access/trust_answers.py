@@ -30,7 +30,7 @@ class TrustToken:
     """A token of a trust.
 
     ``user_id`` is the user whom the token stands for, and ``trustor`` the one who made the trust: the same user if the
-    trust impersonates. ``expires`` is in seconds since the epoch.
+    trust impersonates. ``roles`` are lower-case. ``expires`` is in seconds since the epoch.
     """
 
     value: str = field(repr=False)
@@ -38,3 +38,4 @@ class TrustToken:
     project: str
     user_id: str
     trustor: str
+    roles: frozenset[str]

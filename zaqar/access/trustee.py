@@ -158,6 +158,7 @@ class Trustee:
             project=access.project_id,
             user_id=str(access.user_id),
             trustor=str(access.trustor_user_id),
+            roles=frozenset(name.lower() for name in access.role_names),
         )
 
     def delete(self, trust_id: str) -> None:

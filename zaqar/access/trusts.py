@@ -114,21 +114,23 @@ class RequestTrusts:
             return self._trustee.create(context.token, project=context.project, expires=expires)
 
     def check(self, context: Context, trust_id: str) -> None:
-        """Raise InvalidInput unless the trust is from the caller to the service, for the caller's project.
+        """Raise InvalidInput unless the trust is from the caller to the service, for the project and roles of the token.
 
         Anybody may know the id of a trust. If the service used one because a caller names it, the caller could act as
-        somebody else who trusts the service.
+        somebody else who trusts the service, or in roles that the caller's token was not given: one of an application
+        credential may have fewer than its user.
         """
         try:
             with self._place(context.project):
                 token = self._trustee.token_of(trust_id)
         except (TrustGone, TrustRefused):
             token = None
-        own = token is not None and token.project == context.project
+        own = token is not None and token.project == context.project and token.roles <= context.roles
         if token is None or not own or not token.trustor == token.user_id == context.user_id:
             # The same for an unknown one, so that nobody can find out which trusts there are.
             raise InvalidInput(
-                "options.trust_id", "must be a trust of your own, for this project, to this service, that impersonates"
+                "options.trust_id",
+                "must be a trust of your own to this service, for the project and roles of your token, that impersonates",
             )
 
     @contextmanager

@@ -93,20 +93,21 @@ class SubscriptionTrusts:
     def may_keep(self, context: Context, old: Subscription, new: Subscription) -> bool:
         """Whether the changed subscription may go on to use the trust that it has.
 
-        Nobody but the user who made the trust may say what is sent in that user's name, and where to. And a trust must
-        not end before the subscription.
+        Nobody but the user who made the trust, with a token that has its roles, may say what is sent in that user's
+        name, and where to. And a trust must not end before the subscription.
         """
         trust_id = _trust_of(old)
         redirected = (new.subscriber, _without_trust(new)) != (old.subscriber, _without_trust(old))
         if trust_id is None or not (redirected or new.expires > old.expires):
             return trust_id is not None
         record = self._store.get(trust_id=trust_id)
-        if record is not None:
-            own = record.user_id == context.user_id
-            return (own or not redirected) and record.expires >= new.expires
+        if record is not None and record.expires < new.expires:
+            return False
         if not redirected:
-            # It is one that somebody brought, which ends when they said.
+            # One without a record was brought by somebody, and ends when they said.
             return True
+        if record is not None and record.user_id != context.user_id:
+            return False
         try:
             self._open(new.subscriber).check(context, trust_id)
         except InvalidInput:

@@ -54,7 +54,7 @@ class Keystone:
             assert self.may_answer.wait(30)
             if self.error is not None:
                 raise self.error
-            return TrustToken(f"t{number}", self.clock() + 3600, project, "ann", "ann")
+            return TrustToken(f"t{number}", self.clock() + 3600, project, "ann", "ann", frozenset())
         finally:
             with self._lock:
                 self.under_way[project] -= 1
@@ -257,4 +257,4 @@ def test_the_number_of_tokens_is_bounded(keystone: Keystone, monkeypatch: pytest
 
 
 def test_nothing_shows_a_token() -> None:
-    assert "secret" not in repr(TrustToken("secret", 1.0, "p", "u", "u"))
+    assert "secret" not in repr(TrustToken("secret", 1.0, "p", "u", "u", frozenset()))

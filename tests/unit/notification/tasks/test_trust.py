@@ -35,7 +35,7 @@ class Tokens:
         number = len(self.asked)
         if number in self.errors:
             raise self.errors[number]
-        return TrustToken(f"t{number}", START + 3600, project, "ann", "ann"), self.known and number == 1
+        return TrustToken(f"t{number}", START + 3600, project, "ann", "ann", frozenset()), self.known and number == 1
 
     def drop(self, trust_id: str, token: TrustToken) -> None:
         self.dropped.append(token.value)
