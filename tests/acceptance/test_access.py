@@ -21,7 +21,7 @@ from falcon import testing
 
 from tests import servers
 from tests.acceptance.access import SECRET_KEY, Scene, Service
-from tests.keystone import Keystone
+from tests.keystone import ApplicationCredential, Keystone
 from zaqar import signed_urls
 from zaqar.transport.wsgi.app import pages, routes
 
@@ -541,6 +541,35 @@ def test_extra_spec_beside_a_signature(service: Service) -> None:
         assert refused.status_code == 400
     accepted = service.try_endpoint(scene, "POST", path, {**made, "EXTRA-SPEC": "messagecode:x"})
     assert accepted.status_code == 201
+
+
+# -- trusts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_of_few_roles_gets_no_more_by_a_trust_of_its_user(service: Service) -> None:
+    """Nobody learns a token with more roles by naming a trust, nor by redirecting what is sent with one."""
+    keystone = service.keystone
+    user = keystone.new_user("demo", "manager")
+    own, id_ = keystone.token(user), keystone.id_of("user", user)
+    wanted = {"application_credential": {"name": "few", "roles": [{"name": "reader"}]}}
+    made = keystone.request("POST", f"/users/{id_}/application_credentials", wanted, token=own)[
+        "application_credential"
+    ]
+    few = keystone.token_of(ApplicationCredential(made["id"], made["secret"]))
+    trust = keystone.trust(user)
+    path = f"/v2/queues/q{uuid.uuid4().hex}/subscriptions"
+    hook = {"subscriber": "trust+http://192.0.2.1/intruder", "options": {"trust_id": trust}}
+    assert service.ask("POST", path, hook, token=few).status_code == 400
+    assert service.ask("GET", path, token=own).json["subscriptions"] == []
+    for options in ({"trust_id": trust}, {}):
+        subscriber = f"trust+http://192.0.2.1/{uuid.uuid4().hex}"
+        answer = service.ask("POST", path, {"subscriber": subscriber, "options": options}, token=own)
+        assert answer.status_code == 201, answer.text
+        one = f"{path}/{answer.json['subscription_id']}"
+        for change in ({"subscriber": hook["subscriber"]}, {"options": {"post_data": "x"}}):
+            assert service.ask("PATCH", one, change, token=few).status_code == 403
+        assert service.ask("GET", one, token=own).json["subscriber"] == subscriber
+        assert service.ask("PATCH", one, {"subscriber": subscriber + "/b"}, token=own).status_code == 204
 
 
 # -- signatures -------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class RequestTrusts:
             return self._trustee.create(context.token, project=context.project, expires=expires)
 
     def check(self, context: Context, trust_id: str) -> None:
-        """Raise InvalidInput unless the trust is from the caller to the service, for the project and roles of the token.
+        """Raise InvalidInput unless the trust is the caller's, to this service, for the project and roles of the token.
 
         Anybody may know the id of a trust. If the service used one because a caller names it, the caller could act as
         somebody else who trusts the service, or in roles that the caller's token was not given: one of an application
@@ -130,7 +130,7 @@ class RequestTrusts:
             # The same for an unknown one, so that nobody can find out which trusts there are.
             raise InvalidInput(
                 "options.trust_id",
-                "must be a trust of your own to this service, for the project and roles of your token, that impersonates",
+                "must be your own trust to this service, that impersonates, for the project and roles of your token",
             )
 
     @contextmanager

@@ -22,14 +22,16 @@ from zaqar.conf.trustee import OPTS
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable, StartupError
 
+MEMBER = frozenset({"member"})
+
 
 def a_context(project: str = "p1", **fields: Any) -> Context:
-    return Context(project, "c", **{"user_id": "ann", "token": "t", **fields})
+    return Context(project, "c", **{"user_id": "ann", "token": "t", "roles": MEMBER, **fields})
 
 
 class Trustee:
     def __init__(self) -> None:
-        self.token: TrustToken | Exception = TrustToken("x", 1.0, "p1", "ann", "ann")
+        self.token: TrustToken | Exception = TrustToken("x", 1.0, "p1", "ann", "ann", MEMBER)
         self.made: list[tuple[str, str, float]] = []
         self.wait: Callable[[], object] = lambda: None
 
@@ -68,10 +70,11 @@ def test_a_trust_of_the_callers_own() -> None:
 @pytest.mark.parametrize(
     "token",
     [
-        TrustToken("x", 1.0, "p2", "ann", "ann"),
-        TrustToken("x", 1.0, "p1", "bob", "bob"),
-        TrustToken("x", 1.0, "p1", "zaqar", "ann"),
-        TrustToken("x", 1.0, "p1", "ann", "bob"),
+        TrustToken("x", 1.0, "p2", "ann", "ann", MEMBER),
+        TrustToken("x", 1.0, "p1", "bob", "bob", MEMBER),
+        TrustToken("x", 1.0, "p1", "zaqar", "ann", MEMBER),
+        TrustToken("x", 1.0, "p1", "ann", "bob", MEMBER),
+        TrustToken("x", 1.0, "p1", "ann", "ann", MEMBER | {"admin"}),
         TrustGone(),
         TrustRefused("why is not for everybody"),
     ],
@@ -192,7 +195,7 @@ def test_a_failure_gives_the_place_back() -> None:
     for _ in range(9):
         with pytest.raises(KeystoneUnavailable):
             requests.check(a_context(), "t1")
-    trustee.token = TrustToken("x", 1.0, "p1", "ann", "ann")
+    trustee.token = TrustToken("x", 1.0, "p1", "ann", "ann", MEMBER)
     requests.check(a_context(), "t1")
 
 

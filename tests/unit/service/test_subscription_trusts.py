@@ -82,7 +82,8 @@ def test_what_was_shown_may_come_back(subscribers: Trusting) -> None:
     subscribers.patch(id_, options={"k": 3})
     assert subscribers.one().options == {"k": 3, "trust_id": "ann-0"}
     assert len(subscribers.keystone.made) == 1
-    assert subscribers.keystone.checked == []
+    # Each time, as this token may have fewer roles than the one that the trust was made with.
+    assert subscribers.keystone.checked == ["ann-0", "ann-0"]
 
 
 @pytest.mark.parametrize("confirmed", [True, False])

@@ -41,5 +41,6 @@ class Keystone(TrustTokens):
         if self.away:
             raise KeystoneUnavailable
         self.checked.append(trust_id)
-        if self.brought.get(trust_id) != context.user_id:
+        owners = {each.id: each.user_id for each in self.made} | self.brought
+        if owners.get(trust_id) != context.user_id:
             raise InvalidInput("options.trust_id", "must be your own")
