@@ -42,6 +42,9 @@ _SHARED_CACHE_SECONDS = 60.0
 _DETAILS_BYTES = 8 * 1024 * 1024
 """Memory of what Keystone said of tokens about which the library is asked at each request."""
 
+_LONGEST_USUAL = 1024
+"""Characters. A server before Keystone may drop the connection if the token is longer: it says nothing of Keystone."""
+
 _CACHE_VARIABLE = "zaqar.token_cache"
 
 
@@ -80,13 +83,14 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         """Whose the token is. Raises KeystoneUnavailable."""
         statuses: list[str] = []
         env = _make_environ(token, service_token, method, path)
-        self._call.rejected = self._call.failed_alone = False
+        self._call.rejected = False
+        self._call.failed_alone = is_long = max(len(token), len(service_token or "")) > _LONGEST_USUAL
         try:
             for _ in self(env, lambda status, *_: statuses.append(status)):
                 pass
         except ksa_exceptions.ClientException as exc:
             _log.error("Keystone cannot be asked about a token: %s", exc)
-            raise KeystoneUnavailable from exc
+            raise KeystoneUnavailable(is_outage=not is_long) from exc
         except Exception as exc:
             # The library lets errors of files, of memcached and of answers that are not Keystone's through.
             _log.exception("a token cannot be validated")
@@ -110,7 +114,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         except webob.exc.HTTPServiceUnavailable as exc:
             found = _judge(exc)
             self._call.rejected = found is _Failure.OF_TOKEN
-            self._call.failed_alone = found is _Failure.OF_QUESTION
+            self._call.failed_alone |= found is _Failure.OF_QUESTION
             if found is not _Failure.OF_TOKEN:
                 raise
             raise InvalidToken("Keystone does not accept the token.") from exc

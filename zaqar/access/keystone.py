@@ -30,8 +30,11 @@ _log = logging.getLogger(__name__)
 
 STRATEGY = "keystone"
 
-_TOKEN = re.compile(r"[!-~]+")
-"""Of anything else Keystone cannot even be asked, as it is no value of a header."""
+_TOKEN = re.compile(r"[!-~]{1,8192}")
+"""Of anything else Keystone cannot even be asked: it is no value of a header, or one that servers refuse.
+
+Keystone's tokens have some hundred characters.
+"""
 
 
 def check_strategy(conf: cfg.ConfigOpts) -> None:

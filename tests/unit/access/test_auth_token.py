@@ -316,3 +316,19 @@ def test_paths_are_bytes_to_the_library() -> None:
         "/v2/queues/\xe9\U0001f600".encode().decode("latin-1")
     )
     assert _make_environ("t", None, "GET", "/\udce9")["PATH_INFO"] == "/\xe9"
+
+
+def test_a_long_token_does_not_make_keystone_count_as_away(tmp_path: Path) -> None:
+    """A server before Keystone may drop the connection for it, which looks as if Keystone were away."""
+    library = AuthToken(load(tmp_path, "http_request_max_retries = 0", port=free_port()), FakeClock(time.time()))
+    for token, service_token, is_outage in (("x", None, True), ("x" * 1025, None, False), ("x", "x" * 1025, False)):
+        with pytest.raises(KeystoneUnavailable) as failed:
+            library.ask(token, service_token=service_token, method="GET", path="/v2/queues")
+        assert failed.value.is_outage is is_outage
+
+
+def test_keystone_is_not_asked_about_what_is_too_long(tmp_path: Path) -> None:
+    tokens = started(tmp_path, port=free_port())
+    for token, service_token in (("x" * 8193, None), ("x", "x" * 8193)):
+        with pytest.raises(Unauthorized):
+            ask(tokens, token, service_token=service_token)

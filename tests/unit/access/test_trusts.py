@@ -85,7 +85,7 @@ def test_a_trust_of_somebody_else(token: TrustToken | Exception) -> None:
     with pytest.raises(InvalidInput) as refused:
         RequestTrusts(trustee, Bounds(4, 4)).check(a_context(), "t1")
     assert refused.value.field == "options.trust_id"
-    assert refused.value.reason.startswith("must be a trust of your own")
+    assert refused.value.reason.startswith("must be your own trust")
 
 
 def test_a_caller_without_a_user_has_no_trusts() -> None:
