@@ -65,7 +65,8 @@ DISGUISES = (
 CLAIMS = (
     "X-Roles: admin", "X_Roles: admin", "X-ROLES: admin", "x_role: admin", "X-Project-ID: {demo}",
     "X_Project_Id: {demo}", "X-Tenant-ID: {demo}", "X_Tenant: {demo}", "X-User-Id: {admin}", "X_User_Id: {admin}",
-    "X_Identity_Status: Confirmed", "X-Identity-Status: Confirmed", "X_Is_Admin_Project: True", "OpenStack-System-Scope: all", "X_Service_Roles: admin",
+    "X_Identity_Status: Confirmed", "X-Identity-Status: Confirmed", "X_Is_Admin_Project: True",
+    "OpenStack-System-Scope: all", "X_Service_Roles: admin",
     "OpenStack_System_Scope: all", "X-Service-Roles: service\r\nX-Service-Identity-Status: Confirmed",
     "X-Roles: member\r\nX-Roles: admin", "X-Project-ID: {demo}\r\nX-Project-ID: {other}",
 )  # fmt: skip
