@@ -105,7 +105,7 @@ def test_subscriptions(make_api: Callable[..., Api]) -> None:
     assert_error(api.get(path), 404)
 
 
-@pytest.mark.parametrize("path", ["/v2/topics/t/claims", "/v2/topics/t/claims/x", "/v2/topics/t/share"])
+@pytest.mark.parametrize("path", ["/v2/topics/t/claims", "/v2/topics/t/claims/x"])
 def test_what_topics_do_not_have(api: Api, path: str) -> None:
     assert_error(api.post(path, {}), 404)
 
