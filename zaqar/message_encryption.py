@@ -128,7 +128,8 @@ class MessageKeys:
         period = int(now) >> PERIOD_BITS
         nonce = os.urandom(_NONCE_BYTES)
         header = _HEADER.pack(SEALED, newest, uid, period, tag, nonce)
-        return header + self._cipher(newest, uid, period).encrypt(nonce, body, header)
+        sealed: bytes = self._cipher(newest, uid, period).encrypt(nonce, body, header)
+        return header + sealed
 
     def _open(self, sealed: bytes) -> tuple[bytes, bytes]:
         """The plain body and the tag of its project."""
