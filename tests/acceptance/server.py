@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 COMMAND = (sys.executable, "-m", "zaqar.cmd.server")
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -136,6 +139,15 @@ def kill(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], T], *, seconds: float = 30.0, every: float = 0.05) -> T:
+    """What the condition returns as soon as that is true; fail if it is not within this time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(every)
+    return found
 
 
 def wait_until_gone(pids: list[int]) -> None:

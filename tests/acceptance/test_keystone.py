@@ -24,7 +24,7 @@ from keystoneauth1.identity import v3
 from zaqarclient.queues import client as zaqarclient
 
 from tests import servers
-from tests.acceptance.server import COMMAND, Server, free_port
+from tests.acceptance.server import COMMAND, Server, free_port, wait_until
 from tests.keystone import PASSWORD, Keystone
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def _use_as_published_clients(keystone: Keystone, server: Server) -> None:
 @pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
 def test_a_service_that_keystone_does_not_let_in_says_so_at_once(keystone: Keystone, tmp_path: Path, name: str) -> None:
     with serving(name, keystone, tmp_path, "password = wrong-one") as server:
-        _wait_until(lambda: "does not accept the service user of [keystone_authtoken]" in server.log.read_text())
+        wait_until(lambda: "does not accept the service user of [keystone_authtoken]" in server.log.read_text())
         answer = ask(server, keystone.token(), "GET", "/v2/queues")
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "wrong-one" not in server.log.read_text()
@@ -202,7 +202,7 @@ class Load:
         began = time.monotonic()
         self.phase = phase
         time.sleep(seconds)
-        _wait_until(lambda: any(answer.status == until for answer in self.answers(UNKNOWN, phase)))
+        wait_until(lambda: any(answer.status == until for answer in self.answers(UNKNOWN, phase)))
         self.phase = BETWEEN
         self.seconds[phase] = time.monotonic() - began
 
@@ -229,14 +229,14 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
             keystone.kill()
             load.during("dead", 1.0, until=503)
             keystone.start()
-            _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
+            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
             load.during("back", 0.5, until=401)
             keystone.signal(signal.SIGSTOP)
             try:
                 load.during("silent", SILENT_SECONDS, until=503)
             finally:
                 keystone.signal(signal.SIGCONT)
-            _wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200)
+            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
             load.during("well", 0.5, until=401)
     report = {
         (phase, kind): Counter(answer.status for answer in load.answers(kind, phase))
@@ -254,10 +254,3 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
                 assert set(answer.body) == {"title", "description"}
         # Nobody with a known token waits for those with another: the rate is what it was, or better.
         assert load.rate(KNOWN, phase) > load.rate(KNOWN, "healthy") / 4, report
-
-
-def _wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.25)

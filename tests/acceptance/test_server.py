@@ -24,7 +24,7 @@ import pytest
 from zaqarclient.queues import client as zaqarclient
 
 from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, kill, running
+from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, kill, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -54,13 +54,6 @@ def stored(server: Server) -> int:
 def run_again(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A server that is expected to end by itself."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False)
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def banner(server: Server) -> str:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
 from tests.acceptance import wire
-from tests.acceptance.server import Server, free_port, running
+from tests.acceptance.server import Server, free_port, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "o" * 32, "n" * 32
@@ -103,10 +102,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         server.wait_until_ready()
         if name == "uwsgi":
             # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
-            deadline = time.monotonic() + 30
-            while log.read_text().count("WSGI app 0") < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: log.read_text().count("WSGI app 0") >= 2)
         yield name, server
     finally:
         server.close()
@@ -238,13 +234,6 @@ class Posters:
             thread.join()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
     project = uuid.uuid4().hex
     with serving(tmp_path, "--workers", "1") as server:
@@ -259,17 +248,17 @@ def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
                 in_a_row.append(is_over())
                 return all(in_a_row[-20:]) and len(in_a_row) >= 20
 
-            wait_until(is_seen)
+            wait_until(is_seen, seconds=60)
 
         def signs_anew() -> bool:
             return headers_of(share(server, project, methods=["POST"], expires="2100-01-01")) != old
 
         with Posters(server, project, old) as posters:
-            wait_until(lambda: posters.statuses[201] > 20)
+            wait_until(lambda: posters.statuses[201] > 20, seconds=60)
             write_keys(tmp_path, NEW, OLD)
             reload_until(signs_anew)
             before = posters.statuses[201]
-            wait_until(lambda: posters.statuses[201] > before + 20)
+            wait_until(lambda: posters.statuses[201] > before + 20, seconds=60)
         assert set(posters.statuses) == {201}, posters.statuses
         new = headers_of(share(server, project, methods=["POST"], expires="2100-01-01"))
         assert new[0] != old[0]
@@ -286,7 +275,7 @@ def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
             write_keys(tmp_path, NEW)
             reload_until(is_refused)
             refused = older.statuses[404]
-            wait_until(lambda: older.statuses[404] > refused + 20)
+            wait_until(lambda: older.statuses[404] > refused + 20, seconds=60)
         assert set(newer.statuses) == {201}, newer.statuses
         assert set(older.statuses) == {201, 404}, older.statuses
         accepted = sum(counts[201] for counts in (posters.statuses, newer.statuses, older.statuses, by_hand))

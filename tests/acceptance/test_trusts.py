@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.acceptance.server import Server, free_port, start
+from tests.acceptance.server import Server, free_port, start, wait_until
 from tests.acceptance.sinks import Sink, Sinks
 from tests.keystone import Keystone
 
@@ -37,12 +37,8 @@ EAGER = {
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What the condition returns as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
-    return found
+    """As :func:`wait_until`, with the patience that a new trust or a token takes."""
+    return wait_until(condition, seconds=seconds)
 
 
 @dataclass
@@ -87,6 +83,22 @@ class User:
     def post(self, body: Any = "x", queue: str = "") -> None:
         status, answer = self.ask("POST", f"/queues/{queue or self.queue}/messages", {"messages": [{"body": body}]})
         assert status == 201, answer
+
+
+@contextmanager
+def subscribing_at_once(user: User, url: str, count: int) -> Iterator[list[int]]:
+    """The statuses of so many subscriptions that are asked for side by side; all are there after the block."""
+    statuses: list[int] = []
+
+    def ask(number: int) -> None:
+        statuses.append(user.subscribe(f"trust+{url}?{number}")[0])
+
+    askers = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+    for asker in askers:
+        asker.start()
+    yield statuses
+    for asker in askers:
+        asker.join(PATIENCE)
 
 
 @dataclass
@@ -218,17 +230,8 @@ def test_many_who_subscribe_at_once_all_do(cloud: Cloud, sink: Sink) -> None:
     """As the resources of one Heat stack. Keystone has one trust at most that ends at a moment, so none may collide."""
     user = cloud.user()
     user.warm_up()
-    statuses: list[int] = []
-    askers = [
-        threading.Thread(
-            target=lambda n=n: statuses.append(user.subscribe(f"trust+{sink.url}?{n}")[0])  # type: ignore[misc]
-        )
-        for n in range(12)
-    ]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join(PATIENCE)
+    with subscribing_at_once(user, sink.url, 12) as statuses:
+        pass
     assert statuses == 12 * [201]
     assert len(cloud.trust_ids(user)) == 12
 
@@ -444,22 +447,12 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
             for each in hoarders:
                 for number in range(20):
                     each.post(number)
-            statuses: list[int] = []
-            askers = [
-                threading.Thread(
-                    target=lambda n=n: statuses.append(user.subscribe(f"trust+{trusting.url}?{n}")[0])  # type: ignore[misc]
-                )
-                for n in range(24)
-            ]
-            for asker in askers:
-                asker.start()
-            began = time.monotonic()
-            for number in range(5):
-                other.post(number)
-            until(lambda: len(plain.receipts) == 6, 20)
-            assert time.monotonic() - began < 5
-            for asker in askers:
-                asker.join(PATIENCE)
+            with subscribing_at_once(user, trusting.url, 24) as statuses:
+                began = time.monotonic()
+                for number in range(5):
+                    other.post(number)
+                until(lambda: len(plain.receipts) == 6, 20)
+                assert time.monotonic() - began < 5
             assert statuses == 24 * [503]
             assert [each["id"] for each in user.subscriptions()] == [subscription]
         finally:

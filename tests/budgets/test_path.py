@@ -128,14 +128,7 @@ def test_a_signed_post(tmp_path: Path) -> None:
             "URL-Methods": "POST",
             "URL-Expires": shared["expires"],
         }
-        calls = []
-        for sent in (None, headers):
-            for _ in range(4):
-                with CallPath() as path:
-                    body = {"messages": [{"body": 1, "ttl": 60}]}
-                    assert api.post("/v2/queues/q/messages", body, headers=sent).status_code == 201
-            calls.append(path.calls)
-        plain, signed = calls
+        plain, signed = path_of_a_warm_post(api).calls, path_of_a_warm_post(api, **headers).calls
         assert any("SignedUrls.open" in call for call in signed)
         assert not any("Signed" in call for call in plain)
         assert len(signed) <= len(plain) + MOST_CALLS_OF_A_SIGNATURE, "\n".join(signed)

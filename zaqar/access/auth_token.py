@@ -12,7 +12,6 @@ import enum
 import importlib.util
 import io
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from keystonemiddleware.auth_token import InvalidToken
 from keystonemiddleware.exceptions import ConfigurationError
 from oslo_config import cfg
 
-from zaqar import conf as configuration
+from zaqar.access.account import register_account
 from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import REJECTED_SECONDS, Key, key_of
 from zaqar.bounded_cache import BoundedCache, size_of
@@ -259,32 +258,13 @@ def _register(conf: cfg.ConfigOpts) -> str:
         conf.register_opts(options, group)
     for option, value in DEFAULTS.items():
         conf.set_default(option, value, GROUP)
-    configuration.check_values(conf, GROUP)
+    section = register_account(conf, GROUP, purpose="Keystone")
+    if "auth_url" in conf[section] and not conf[section].auth_url:
+        raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
     options = conf[GROUP]
-    section: str = options.auth_section or GROUP
-    loading.register_auth_conf_options(conf, section)
-    _register_account(conf, section)
-    for name in ("cafile", "certfile", "keyfile"):
-        path = options[name]
-        if path and not os.access(path, os.R_OK):
-            raise StartupError(f"[{GROUP}] {name}: the file {path} cannot be read.")
     if options.memcached_servers:
         _check_memcached_client(options)
     return section
-
-
-def _register_account(conf: cfg.ConfigOpts, section: str) -> None:
-    auth_type = conf[section].auth_type
-    if not auth_type:
-        raise StartupError(f"[{section}] auth_type: must be set for Keystone, to 'password' for example.")
-    try:
-        conf.register_opts(loading.get_auth_plugin_conf_options(auth_type), section)
-    except ksa_exceptions.NoMatchingPlugin as exc:
-        raise StartupError(f"[{section}] auth_type: there is no plug-in '{auth_type}'.") from exc
-    # Before the library meets a value, whose error may show a part of a password.
-    configuration.check_values(conf, section)
-    if "auth_url" in conf[section] and not conf[section].auth_url:
-        raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
 
 
 def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 from oslo_config import cfg
 
+from zaqar.access.http_server import HttpServer, count_uwsgi_threads, find_http_server
 from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import Key, TokenCache, key_of
 from zaqar.access.validations import Validations
@@ -151,10 +151,13 @@ class TokenValidator:
 
 def _bounds_of_server() -> tuple[int, float]:
     """How many requests may wait in this process, and for how many seconds, so that others still find a thread."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        # What waits takes some kilobytes and no thread.
-        return 256, 5.0
-    if (uwsgi := sys.modules.get("uwsgi")) is not None:
-        return max(1, int(uwsgi.opt.get("threads", 1)) * 3 // 4), 1.0
-    return (64 if "granian" in sys.modules else 8), 1.0
+    match find_http_server():
+        case HttpServer.GEVENT:
+            # A request that waits takes some kilobytes and no thread.
+            return 256, 5.0
+        case HttpServer.UWSGI:
+            return max(1, count_uwsgi_threads() * 3 // 4), 1.0
+        case HttpServer.GRANIAN:
+            return 64, 1.0
+        case HttpServer.OTHER:
+            return 8, 1.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -22,7 +21,7 @@ from keystoneauth1.access import AccessInfo
 from keystoneauth1.identity.base import BaseIdentityPlugin
 from oslo_config import cfg
 
-from zaqar import conf as configuration
+from zaqar.access.account import register_account
 from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
 from zaqar.conf.trustee import DEFAULT_TIMEOUT, GROUP
 from zaqar.errors import Forbidden, KeystoneUnavailable, StartupError
@@ -287,21 +286,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
     loading.register_auth_conf_options(conf, GROUP)
     loading.register_session_conf_options(conf, GROUP)
     conf.set_default("timeout", DEFAULT_TIMEOUT, GROUP)
-    configuration.check_values(conf, GROUP)
-    section: str = conf[GROUP].auth_section or GROUP
-    loading.register_auth_conf_options(conf, section)
-    if not conf[section].auth_type:
-        raise StartupError(f"[{section}] auth_type: must be set for trusts, to 'password' for example.")
-    try:
-        conf.register_opts(loading.get_auth_plugin_conf_options(conf[section].auth_type), section)
-    except exceptions.NoMatchingPlugin as exc:
-        raise StartupError(f"[{section}] auth_type: {' '.join(str(exc).split())}") from exc
-    configuration.check_values(conf, section)
-    for name in ("cafile", "certfile", "keyfile"):
-        path = conf[GROUP][name]
-        if path and not os.access(path, os.R_OK):
-            raise StartupError(f"[{GROUP}] {name}: the file {path} cannot be read.")
-    return section
+    return register_account(conf, GROUP, purpose="trusts")
 
 
 def is_configured(conf: cfg.ConfigOpts) -> bool:

@@ -8,7 +8,6 @@ deletes them, off its event loop (:mod:`zaqar.notification.trust_tokens` and ``t
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from oslo_config import cfg
 
+from zaqar.access.http_server import HttpServer, count_uwsgi_threads, find_http_server
 from zaqar.access.keystone import STRATEGY
 from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
 from zaqar.context import Context
@@ -63,12 +63,15 @@ class Bounds(NamedTuple):
     @classmethod
     def of_server(cls) -> Bounds:
         """Those of this process, so that whatever Keystone does, most requests find a thread of the server."""
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is not None and monkey.is_module_patched("threading"):
-            return cls(8, 32)
-        if (uwsgi := sys.modules.get("uwsgi")) is not None:
-            return cls(max(1, int(uwsgi.opt.get("threads", 1)) // 8), 0)
-        return cls(8, 8) if "granian" in sys.modules else cls(2, 2)
+        match find_http_server():
+            case HttpServer.GEVENT:
+                return cls(8, 32)
+            case HttpServer.UWSGI:
+                return cls(max(1, count_uwsgi_threads() // 8), 0)
+            case HttpServer.GRANIAN:
+                return cls(8, 8)
+            case HttpServer.OTHER:
+                return cls(2, 2)
 
 
 class RequestTrusts:

@@ -4,42 +4,20 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
+from importlib import import_module
 from importlib.resources import files
 
 import pytest
 
-from zaqar.storage.redis import (
-    aside,
-    claims,
-    deliveries,
-    fences,
-    management,
-    messages,
-    outbox,
-    sealed,
-    subscriptions,
-    sweep,
-    trusts,
-)
+from zaqar.storage import redis
 from zaqar.storage.redis.scripts import Script, load
 
 SCRIPTS = {
     script.name: script
-    for module in (
-        aside,
-        claims,
-        deliveries,
-        fences,
-        management,
-        messages,
-        outbox,
-        sealed,
-        subscriptions,
-        sweep,
-        trusts,
-    )
-    for script in vars(module).values()
+    for module in pkgutil.iter_modules(redis.__path__, f"{redis.__name__}.")
+    for script in vars(import_module(module.name)).values()
     if isinstance(script, Script)
 }
 FOLDER = files("zaqar.storage.redis") / "scripts"
