@@ -133,3 +133,13 @@ class DeliveryStore(ABC):
 
         Those of ``numbers`` that are DONE or DEAD, or with None up to ``limit`` that are DEAD: 0 when none is left.
         """
+
+    @abstractmethod
+    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+        """Whether a delivery of the subscription with a smaller number is WAITING, leased or not, or may still come.
+
+        One may come as long as a post of the queue with a smaller ``first`` is in the outbox. As posts get their
+        numbers in the order in which they are stored, an answer of False stays true: whoever sends ``number`` after it
+        sends in order. All is read as of one moment. It may be True for a moment longer than necessary, such as for a
+        post that is expanded as far as it concerns this subscription.
+        """
