@@ -45,5 +45,6 @@ class Caller:
             if f"{kind}_name" in body:
                 address = Address(self.project, kind, body[f"{kind}_name"])
         context = Context(self.project, "client", frozenset(self.roles), signed=grant is not None)
-        call = Call(context, address, body, strict_json.encode(body), self.connection, grant)
+        known = {name: value for name, value in body.items() if name in self._actions[action].fields}
+        call = Call(context, address, known, strict_json.encode(body), self.connection, grant)
         return self._actions[action].handle(self.parts, call)
