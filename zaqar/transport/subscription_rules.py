@@ -8,7 +8,7 @@ from zaqar.errors import NotFound
 from zaqar.limits import Limits
 from zaqar.model import Address
 from zaqar.policies import Authorizer
-from zaqar.schemas.subscribers import scheme_of
+from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
 from zaqar.schemas.subscriptions import parse_change, parse_creation
 from zaqar.service.subscriptions import Subscriptions
 
@@ -37,6 +37,10 @@ class SubscriptionRules:
             wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
             scheme[_SCHEME] = scheme_of(wanted.subscriber or "")
         self._authorizer.check(caller, "subscription:create", address, **scheme)
+
+    def check_creation_of_connection(self, caller: Context, address: Address) -> None:
+        """Ask ``subscription:create`` about a WebSocket connection that subscribes itself: the scheme ``websocket``."""
+        self._authorizer.check(caller, "subscription:create", address, **{_SCHEME: CONNECTION_SCHEME})
 
     def check(self, caller: Context, rule: str, address: Address, id_: str) -> None:
         """Ask a rule about a subscription that is there, or is not."""

@@ -11,6 +11,7 @@ from zaqar import app, conf
 from zaqar.context import Context
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas import strict_json
+from zaqar.storage.base.nodes import Node
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action, Answer, Call
 
@@ -19,7 +20,7 @@ CONNECTION = "c0ffee"
 
 
 class Caller:
-    """Somebody on one connection. ``roles`` are those of the next calls."""
+    """Somebody on a connection of a node. ``roles``, ``project`` and ``connection`` are those of the next calls."""
 
     def __init__(self, actions: Sequence[Action], **options: Any) -> None:
         configuration = conf.load(default_config_files=[])
@@ -30,6 +31,10 @@ class Caller:
         self.parts = app.build(
             configuration, clock=self.clock, management=MemoryManagementStore(), messages=MemoryMessageStore()
         )
+        node = Node("ab" * 12, "here", "127.0.0.1", 1, "", self.clock.now + 86_400, b"key")
+        self.parts.management.nodes.add(node=node)
+        self.parts.connection_subscriptions.serve_as(node.id)
+        self.connection = CONNECTION
         self.roles = {"admin"}
         self.project = PROJECT
         self._actions = {action.name: action for action in actions}
@@ -40,5 +45,6 @@ class Caller:
             if f"{kind}_name" in body:
                 address = Address(self.project, kind, body[f"{kind}_name"])
         context = Context(self.project, "client", frozenset(self.roles), signed=grant is not None)
-        call = Call(context, address, body, strict_json.encode(body), CONNECTION, grant)
+        known = {name: value for name, value in body.items() if name in self._actions[action].fields}
+        call = Call(context, address, known, strict_json.encode(body), self.connection, grant)
         return self._actions[action].handle(self.parts, call)

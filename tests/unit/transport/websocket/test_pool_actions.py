@@ -105,7 +105,7 @@ BAD_POOLS: list[tuple[dict[str, Any], str]] = [
     ({"uri": ""}, "uri"),
     ({"uri": "redis://a b"}, "uri"),
     ({"uri": "nosuch://user:hunter2@host/x"}, "uri"),
-    ({"uri": "redis://:hunter2@127.0.0.1:1"}, "uri"),
+    ({"uri": "sqlite:////nosuch/folder/x.db?password=hunter2"}, "uri"),
     ({"uri": "sqlite:///:memory:"}, "uri"),
     ({"flavor": "a/b"}, "flavor"),
     ({"options": {"a": 1}}, "options.a"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.transport.websocket.calling import Caller
+from tests.unit.transport.websocket.calling import CONNECTION, Caller
 from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, NotFound, SignatureRefused
 from zaqar.model import DEAD, NOTIFICATION, Address, Delivery
 from zaqar.transport.websocket.action import Answer
@@ -165,6 +165,57 @@ def test_another_project_and_another_kind_see_nothing(caller: Caller, of: dict[s
         caller.call("subscription_delete", **where, subscription_id=id_)
         caller.project = owner
     assert caller.call("subscription_get", **of, subscription_id=id_).status == 200
+
+
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_subscriber_the_connection_is_subscribed(caller: Caller, of: dict[str, str]) -> None:
+    created = caller.call("subscription_create", **of, ttl=600)
+    id_ = created.body["subscription_id"]
+    assert created == Answer(201, {"message": "Subscription q created.", "subscription_id": id_})
+    (shown,) = caller.call("subscription_list", **of).body["subscriptions"]
+    assert (shown["id"], shown["ttl"], shown["confirmed"]) == (id_, 600, True)
+    assert shown["subscriber"] == f"websocket:{caller.connection}"
+    assert caller.call("subscription_create", **of, ttl=60) == Answer(409, "Subscription q not created.")
+    caller.connection = "beef"
+    other = caller.call("subscription_create", **of, subscriber=None)
+    assert (other.status, len(caller.call("subscription_list", **of).body["subscriptions"])) == (201, 2)
+    assert caller.call("subscription_delete", **of, subscription_id=id_).status == 204
+    caller.connection = CONNECTION
+    assert caller.call("subscription_create", **of).status == 201
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"ttl": 59}, "ttl"),
+        ({"ttl": 2**62}, "ttl"),
+        ({"options": {"post_data": 1}}, "options.post_data"),
+        ({"options": {"trust_id": "x"}}, "options.trust_id"),
+        ({"options": {"x": "y" * 140_000}}, "body"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_subscriptions_of_a_connection(
+    caller: Caller, of: dict[str, str], fields: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        caller.call("subscription_create", **of, **fields)
+    assert raised.value.field == field
+    assert caller.call("subscription_list", **of) == Answer(200, {"subscriptions": []})
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_scheme_of_a_connection_in_a_rule(tmp_path: Path, of: dict[str, str], allowed: bool) -> None:
+    scheme = "websocket" if allowed else "https"
+    caller = with_policy(tmp_path, f'"subscription:create": "\'{scheme}\':%(scheme)s"')
+    if allowed:
+        assert caller.call("subscription_create", **of).status == 201
+    else:
+        with pytest.raises(Forbidden):
+            caller.call("subscription_create", **of)
+        assert caller.call("subscription_list", **of) == Answer(200, {"subscriptions": []})
 
 
 # -- deliveries ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from zaqar.transport.websocket.actions.reading import (
     check_size,
     limit_field,
     list_of,
+    other_fields,
     read_limit,
 )
 
@@ -36,7 +37,7 @@ def _shown(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:
 def _definition(call: Call) -> bytes:
     """The body as the service takes it; ``pool_name`` is a list of one pool."""
     check_size(call, MOST_BYTES_OF_A_POOL)
-    fields = {name: value for name, value in call.body.items() if name not in ("flavor_name", "pool_name")}
+    fields = other_fields(call, "flavor_name", "pool_name")
     if "pool_name" in call.body:
         if "pool_list" in fields:
             raise InvalidInput("pool_name", "must not be given together with 'pool_list'")

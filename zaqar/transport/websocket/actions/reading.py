@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zaqar.errors import InvalidInput
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
@@ -38,6 +40,15 @@ def check_size(call: Call, most: int) -> None:
         raise InvalidInput("body", f"has {len(call.raw)} bytes, more than {most}")
 
 
+def other_fields(call: Call, *names: str) -> dict[str, Any]:
+    """The fields of the body but for these, also those that the action does not have.
+
+    Over HTTP ``names`` are part of the path, and the schemas of some bodies admit no unknown field.
+    """
+    body: dict[str, Any] = strict_json.decode(call.raw)
+    return {name: value for name, value in body.items() if name not in names}
+
+
 def body_without(call: Call, *names: str) -> bytes:
-    """The body as JSON without the fields that a path has over HTTP, for schemas that admit no unknown field."""
-    return strict_json.encode({name: value for name, value in call.body.items() if name not in names})
+    """:func:`other_fields` as JSON."""
+    return strict_json.encode(other_fields(call, *names))

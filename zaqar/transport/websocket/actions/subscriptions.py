@@ -47,8 +47,12 @@ def _create(parts: Parts, call: Call) -> Answer:
 
 
 def _subscribe(parts: Parts, call: Call) -> Created:
-    _rules(parts).check_creation(call.caller, call.target, call.raw)
-    return parts.subscriptions.create(call.caller, call.target, call.raw)
+    if call.body.get("subscriber") is not None:
+        _rules(parts).check_creation(call.caller, call.target, call.raw)
+        return parts.subscriptions.create(call.caller, call.target, call.raw)
+    _rules(parts).check_creation_of_connection(call.caller, call.target)
+    id_ = parts.connection_subscriptions.create(call.caller, call.target, call.raw, call.connection)
+    return Created(id_, secret=None)
 
 
 def _list(parts: Parts, call: Call) -> Answer:
