@@ -94,6 +94,10 @@ class Queues:
         """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
         return self._cache.get(address) or self._load(address, create=create)
 
+    def remembered(self, address: Address) -> Known | None:
+        """The queue as it is remembered, which may be stale; None if it is not. No store is asked."""
+        return self._cache.get(address)
+
     def find_again(
         self, address: Address, used: Known, signal: StaleQueue | InvalidInput, *, create: bool
     ) -> Known | None:
