@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from zaqar.model import Catalog, Queue, Subscription
+from zaqar.storage.base.nodes import NodeStore
 from zaqar.storage.base.trusts import TrustStore
 
 
@@ -16,6 +17,8 @@ class ManagementStore(ABC):
 
     trusts: TrustStore
     """Keystone trusts that the service has made for subscriptions."""
+    nodes: NodeStore
+    """The running processes that hold WebSocket connections."""
 
     @classmethod
     @abstractmethod
