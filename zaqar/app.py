@@ -31,6 +31,7 @@ from zaqar.policies import Authorizer
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
+from zaqar.service.connection_subscriptions import ConnectionSubscriptions
 from zaqar.service.deliveries import Deliveries
 from zaqar.service.flavors import Flavors
 from zaqar.service.health import Health
@@ -64,6 +65,7 @@ class Parts:
     messages: Messages
     claims: Claims
     subscriptions: Subscriptions
+    connection_subscriptions: ConnectionSubscriptions
     deliveries: Deliveries
     pools: Pools
     flavors: Flavors
@@ -121,6 +123,9 @@ def build(
         messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
         claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
         subscriptions=subscriptions,
+        connection_subscriptions=ConnectionSubscriptions(
+            management=management, queues=queues, subscriptions=subscriptions, limits=limits, clock=clock
+        ),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
