@@ -20,6 +20,7 @@ from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity
 from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
+from zaqar.notification.node_removal import NodeRemoval, RemoveOfNode
 from zaqar.notification.pump import Pump
 from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLetter, Sender
 from zaqar.notification.store import label_of
@@ -64,8 +65,13 @@ class Dispatcher:
         find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
         delete_trust: Callable[[str], None] | None = None,
+        remove_of_node: RemoveOfNode | None = None,
     ) -> None:
-        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
+        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts.
+
+        ``remove_of_node`` removes subscriptions of dead WebSocket processes (see ``NodeRemoval``); None to leave that
+        to other notifiers.
+        """
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
         self._placement = placement
         self._clock = clock
@@ -89,9 +95,11 @@ class Dispatcher:
             find_place=find_place,
             post_dead_letter=post_dead_letter,
         )
-        self._trusts: TrustRemoval | None = None
+        self._removals: list[TrustRemoval | NodeRemoval] = []
         if delete_trust is not None:
-            self._trusts = TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock)
+            self._removals.append(TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock))
+        if remove_of_node is not None:
+            self._removals.append(NodeRemoval(management.nodes, remove_of_node, clock=clock))
         self._aside: dict[Place | None, GuardedCalls] = {}
         self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -111,7 +119,7 @@ class Dispatcher:
             loop.add_reader(listener.fileno(), self._rung, listener)
         watching = asyncio.create_task(self._watch_places())
         stopping = asyncio.create_task(stop.wait())
-        removing = None if self._trusts is None else asyncio.create_task(self._trusts.run())
+        removing = [asyncio.create_task(removal.run()) for removal in self._removals]
         try:
             await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
@@ -119,8 +127,8 @@ class Dispatcher:
         finally:
             watching.cancel()
             stopping.cancel()
-            if removing is not None:
-                removing.cancel()
+            for task in removing:
+                task.cancel()
             if listener is not None:
                 loop.remove_reader(listener.fileno())
                 listener.close()

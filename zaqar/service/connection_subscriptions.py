@@ -46,10 +46,9 @@ class ConnectionSubscriptions:
 
     def __init__(
         self,
-        *,
         management: ManagementStore,
-        queues: Queues,
         subscriptions: Subscriptions,
+        queues: Queues,
         limits: Limits,
         clock: Clock,
     ) -> None:
@@ -84,6 +83,22 @@ class ConnectionSubscriptions:
         with self._lock:
             live = self._connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
+
+    def subscribed(self) -> list[str]:
+        """The ids of all connections that have subscriptions."""
+        with self._lock:
+            return list(self._connections)
+
+    def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended."""
+        with self._lock:
+            live = self._connections.get(connection, {}).get(queue_uid)
+        if live is None:
+            return False
+        known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
+        if known is None or known.queue.uid != queue_uid:
+            return False
+        return known.place.store.has_undelivered_before(queue_uid=queue_uid, subscription_id=live.id, number=number)
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
