@@ -26,6 +26,7 @@ from zaqar.model import QUEUE, Address
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.tasks.base import Task
 from zaqar.notification.tasks.connection import ConnectionTask
 from zaqar.policies import Authorizer
@@ -125,9 +126,7 @@ def build(
         messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
         claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
         subscriptions=subscriptions,
-        connection_subscriptions=pipelines.make_connection_subscriptions(
-            management, subscriptions, queues, limits, clock
-        ),
+        connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
@@ -163,7 +162,9 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         find_place=find_place,
         post_dead_letter=post_dead_letter,
         delete_trust=None if trustee is None else trustee.delete,
-        remove_of_node=parts.connection_subscriptions.remove_of_node,
+        node_removal=NodeRemoval(
+            parts.management.nodes, parts.connection_subscriptions.remove_of_node, clock=parts.clock
+        ),
     )
 
 

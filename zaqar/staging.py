@@ -88,9 +88,9 @@ class Pipelines:
     def make_claims(self, **parts: Any) -> Claims:
         return StagedClaims(pipeline=self.claims, **parts) if self.claims else Claims(**parts)
 
-    def make_connection_subscriptions(self, *parts: Any) -> ConnectionSubscriptions:
+    def make_for_connections(self, *parts: Any) -> ConnectionSubscriptions:
         if self.subscriptions:
-            return StagedConnectionSubscriptions(self.subscriptions, *parts)
+            return StagedConnectionSubscriptions(*parts, pipeline=self.subscriptions)
         return ConnectionSubscriptions(*parts)
 
     def make_subscriptions(self, **parts: Any) -> Subscriptions:

@@ -20,7 +20,7 @@ from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity
 from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
-from zaqar.notification.node_removal import NodeRemoval, RemoveOfNode
+from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.pump import Pump
 from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLetter, Sender
 from zaqar.notification.store import label_of
@@ -65,13 +65,9 @@ class Dispatcher:
         find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
         delete_trust: Callable[[str], None] | None = None,
-        remove_of_node: RemoveOfNode | None = None,
+        node_removal: NodeRemoval | None = None,
     ) -> None:
-        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts.
-
-        ``remove_of_node`` removes subscriptions of dead WebSocket processes (see ``NodeRemoval``); None to leave that
-        to other notifiers.
-        """
+        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
         self._placement = placement
         self._clock = clock
@@ -95,11 +91,9 @@ class Dispatcher:
             find_place=find_place,
             post_dead_letter=post_dead_letter,
         )
-        self._removals: list[TrustRemoval | NodeRemoval] = []
+        self._removals: list[TrustRemoval | NodeRemoval] = [] if node_removal is None else [node_removal]
         if delete_trust is not None:
             self._removals.append(TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock))
-        if remove_of_node is not None:
-            self._removals.append(NodeRemoval(management.nodes, remove_of_node, clock=clock))
         self._aside: dict[Place | None, GuardedCalls] = {}
         self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()

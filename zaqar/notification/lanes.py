@@ -106,6 +106,8 @@ class Lanes:
     def check_all(self) -> None:
         """Look at all of them."""
         self.full(len(self._full))
+        if not self._pauses:
+            return
         over = _time() - MOST_PAUSE_SECONDS
         self._pauses = {lane: pause for lane, pause in self._pauses.items() if pause[0] > over}
 

@@ -46,15 +46,15 @@ class ConnectionSubscriptions:
 
     def __init__(
         self,
-        management: ManagementStore,
         subscriptions: Subscriptions,
+        management: ManagementStore,
         queues: Queues,
         limits: Limits,
         clock: Clock,
     ) -> None:
+        self._subscriptions = subscriptions
         self._management = management
         self._queues = queues
-        self._subscriptions = subscriptions
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()

@@ -117,7 +117,7 @@ class StagedSubscriptions(Subscriptions):
 class StagedConnectionSubscriptions(ConnectionSubscriptions):
     """Stages see the creation as that of a subscription with the subscriber that clients are shown."""
 
-    def __init__(self, pipeline: Pipeline, *parts: Any) -> None:
+    def __init__(self, *parts: Any, pipeline: Pipeline) -> None:
         """``parts`` are those of :class:`ConnectionSubscriptions`."""
         super().__init__(*parts)
         self._pipeline = pipeline
