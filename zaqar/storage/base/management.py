@@ -15,13 +15,8 @@ from zaqar.storage.base.trusts import TrustStore
 class ManagementStore(ABC):
     """The control plane: the truth about which queues exist, about subscriptions, pools and flavors."""
 
-    nodes: NodeStore
-    """WebSocket processes, and the subscriptions of their connections."""
-
     trusts: TrustStore
     """Keystone trusts that the service has made for subscriptions."""
-    nodes: NodeStore
-    """The running processes that hold WebSocket connections."""
 
     @classmethod
     @abstractmethod
