@@ -277,6 +277,7 @@ def test_banner_of_a_websocket_server_alone(conf: cfg.ConfigOpts) -> None:
     assert " ws://[::1]:9000\n" in text
     assert "curl" not in text
 
+
 @pytest.mark.parametrize(("host", "reachable"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.1", "192.0.2.1")])
 def test_banner_of_a_server_that_others_can_reach(conf: cfg.ConfigOpts, host: str, reachable: str) -> None:
     text = banner(conf, host)
