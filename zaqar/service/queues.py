@@ -67,8 +67,6 @@ class Queues:
         self._limits = limits
         self._clock = clock
         self._cache: BoundedCache[Address, Known] = BoundedCache(CACHE_BYTES)
-        self.remembered = self._cache.get
-        """The queue of an address if it is remembered, which may be stale; no store is asked."""
         self.schemas = QueueSchemas(limits, no_encryption=no_encryption)
         self.spread = placement.spreads
         """Whether two queues may be on two stores."""
@@ -95,6 +93,10 @@ class Queues:
     def find(self, address: Address, *, create: bool) -> Known | None:
         """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
         return self._cache.get(address) or self._load(address, create=create)
+
+    def remembered(self, address: Address) -> Known | None:
+        """The queue as it is remembered, which may be stale; None if it is not. No store is asked."""
+        return self._cache.get(address)
 
     def find_again(
         self, address: Address, used: Known, signal: StaleQueue | InvalidInput, *, create: bool
