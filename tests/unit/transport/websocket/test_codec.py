@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -112,10 +113,8 @@ def test_hostile_lengths_take_no_time() -> None:
 
     def seconds(frame: bytes) -> float:
         began = time.process_time()
-        try:
+        with contextlib.suppress(InvalidInput):
             decode(frame)
-        except InvalidInput:
-            pass
         return time.process_time() - began
 
     # An array of as many integers as the frame could hold takes ten times as long.

@@ -238,7 +238,7 @@ def test_actions_that_the_configuration_does_not_serve() -> None:
         assert client.status("pooled") == (200 if pooling else 403)
 
 
-SECRET = "s3cret"  # noqa: S105
+SECRET = "s3cret"
 
 SECRETS = {
     "X-Auth-Token": SECRET,
