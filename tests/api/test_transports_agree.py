@@ -30,10 +30,14 @@ from tests.api.agreement import (
 )
 from tests.api.client import Api
 from tests.api.marks import on_one_store
+from tests.api.test_typed_stages import stage_of
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
+from zaqar import staging
+from zaqar.context import Context
 from zaqar.policies import list_rules
 from zaqar.policies.targets import target_names
+from zaqar.stages.pipeline import Pipeline
 from zaqar.transport.websocket.actions import ACTIONS
 
 TABLES = (
@@ -270,3 +274,39 @@ def test_both_ask_the_policy_about_the_same_targets(narrow: dict[str, World]) ->
         assert is_admitted or len({outcome.error for outcome in outcomes}) == 1, name
         seen.add(is_admitted)
     assert seen == {True, False}
+
+
+# -- the stages ------------------------------------------------------------------------------------------------------
+
+
+@on_one_store
+def test_stages_see_the_same_requests_of_the_same_caller(make_api: Callable[..., Api], monkeypatch: Any) -> None:
+    seen: list[Any] = []
+
+    def note(context: Context, request: Any) -> Any:
+        seen.append((context.client_id, sorted(context.roles), context.user_id, request))
+        return request
+
+    stage = stage_of(before=note)
+    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline((stage,), resource=_[3]))
+    worlds = make_worlds(api := make_api(**OPTIONS), World(api))
+    operations = set()
+    for name, row in sorted(GOOD.items(), key=lambda item: item[1].changes):
+        shown = []
+        for transport in TRANSPORTS:
+            seen.clear()
+            send(worlds[transport], row, transport, {"X-Roles": "Reader,admin", "X-User-Id": "ann"})
+            shown.append(worlds[transport].with_names(repr(seen)))
+            operations |= {type(request).__name__ for *_, request in seen}
+        # A body in MessagePack is spelt as JSON by the service, which need not spell it as the client does.
+        compared = shown[:2] if row.action == "message_post" else shown
+        assert len(set(compared)) == 1, name
+    assert operations >= {
+        "CreateQueue",
+        "UpdateQueue",
+        "list",
+        "ListMessages",
+        "DeleteMessages",
+        "PopMessages",
+        "CreateClaim",
+    }
