@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, at_once
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, PostPosition
+from zaqar.model import DEAD, DONE, WAITING, PostPosition
 
 LARGEST = 2**48 - 1
 """Of the numbers that every store has room for."""
@@ -50,6 +50,20 @@ def first_held(lane: Lane, numbers: range) -> int | None:
     held = [number for number in numbers if is_held(lane, number)]
     assert held == list(range(held[0], numbers.stop)) if held else True
     return held[0] if held else None
+
+
+def crowd_in_order(outbox: Outbox, size: int) -> tuple[Scene, Lane]:
+    """A subscription: ``size`` deliveries are done, then as many are dead, as many wait, and as many are to come."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for state in (DONE, DEAD, WAITING):
+        scene.post(*["x"] * size)
+        (posted,) = outbox.take_all_posted()
+        fields = {} if state == WAITING else {"state": state, "keep_until": outbox.now + 600}
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, **fields))
+    for _ in range(size):
+        scene.post("to come")
+    return scene, lane
 
 
 # -- deliveries -------------------------------------------------------------------------------------------------------
