@@ -219,6 +219,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             last = self.given_out[n // 2]
             for number in {(last + 1) // 2, last} - {0}:
                 self.same([is_held(lane, number) for lane in lanes])
+                self.same([is_held(lane, number, self.clock.now + LEASE) for lane in lanes])
 
 
 def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:

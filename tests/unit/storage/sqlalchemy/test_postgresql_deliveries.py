@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -177,9 +178,10 @@ def test_an_index_serves_it(crowded: str, store: SqlMessageStore, name: str) -> 
     assert used == INDEXES.get(name, used)
 
 
-def pages_of(store: SqlMessageStore, lane: Lane, number: int) -> int:
+def pages_of(store: SqlMessageStore, lane: Lane, number: int, due_before: float) -> int:
     """Pages that a question about the order touches, as the server counts them."""
-    values = {"uid": lane.queue_uid, "subscription": lane.subscription_id, "number": number}
+    one = {"uid": lane.queue_uid, "subscription": lane.subscription_id}
+    values = {**one, "number": number, "due_before": due_before}
     text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryStatements('postgresql').has_undelivered_before}"
     with store._database.write as connection:
         plan = "\n".join(row[0] for row in connection.execute(text, values).fetchall())
@@ -197,7 +199,9 @@ def test_a_question_about_the_order_touches_the_same_pages_beside_many(
         _, lane = crowd_in_order(outbox, size)
         with psycopg.connect(crowded, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE deliveries, outbox")
-        seen.append([pages_of(store, lane, number) for number in (2 * size + 1, 2 * size + 2, 4 * size)])
+        numbers_asked = (2 * size + 1, 2 * size + 2, 4 * size)
+        ends = (math.inf, outbox.now + 60)
+        seen.append([pages_of(store, lane, number, end) for number in numbers_asked for end in ends])
         assert [is_held(lane, number) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
         outbox.drain()
     few, many = seen
