@@ -55,7 +55,8 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         self._options = conf
         options = conf[GROUP]
         self._clock = clock
-        self._seconds = float(max(0, options.token_cache_time))
+        self.cache_seconds = self._seconds = float(max(0, options.token_cache_time))
+        """``[keystone_authtoken] token_cache_time``."""
         self._is_shared = bool(options.memcached_servers)
         # What Keystone said of a token, and when. Instead of the library's cache, which has no bound and is searched
         # through at each request.

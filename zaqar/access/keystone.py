@@ -95,6 +95,11 @@ class TokenValidator:
         """What a caller without a valid token is told, as the value of WWW-Authenticate."""
         return self._started.challenge
 
+    @property
+    def cache_seconds(self) -> float:
+        """For how long a token that was found valid counts as such."""
+        return self._started.cache_seconds
+
     def validate(self, token: str | None, *, service_token: str | None = None, method: str, path: str) -> Identity:
         """Whose the token is.
 

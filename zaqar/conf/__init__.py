@@ -57,7 +57,7 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     log.register_options(conf)
     # Where nobody configured a log, that of a service is its standard error.
     conf.set_default("use_stderr", True)
-    conf.set_default("default_log_levels", [*log.get_default_log_levels(), "alembic=WARN"])
+    conf.set_default("default_log_levels", [*log.get_default_log_levels(), "alembic=WARN", "websockets=WARN"])
     files = None if default_config_files is None else list(default_config_files)
     if files is None and (variable := os.environ.get(CONFIG_FILE_VARIABLE)):
         files = variable.split(os.pathsep)

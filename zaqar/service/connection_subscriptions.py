@@ -84,6 +84,18 @@ class ConnectionSubscriptions:
             live = self._connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
 
+    def has_any(self, connection: str) -> bool:
+        """Whether the connection has subscriptions, as far as this process knows."""
+        with self._lock:
+            return bool(self._connections.get(connection))
+
+    def adopt(self, before: ConnectionSubscriptions) -> None:
+        """Go on with the node and the connections of ``before``, which creates no more: the process has reloaded."""
+        with before._lock:
+            self._node, self._connections, self._ended = before._node, before._connections, before._ended
+            self._lock = before._lock
+            before._node = None
+
     def subscribed(self) -> list[str]:
         """The ids of all connections that have subscriptions."""
         with self._lock:

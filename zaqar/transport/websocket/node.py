@@ -78,6 +78,11 @@ class NodeService:
         self._address = (str(path or ""), host, self._listener.port)
         self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
 
+    def use(self, subscriptions: ConnectionSubscriptions) -> None:
+        """Go on with these, which have adopted the former ones."""
+        self._subscriptions = subscriptions
+        self._pushes.use(subscriptions)
+
     def end(self, connection: str) -> None:
         """The connection has closed, or has changed its project: its subscriptions end. Does not wait for a store."""
         self._subscriptions.end(connection)

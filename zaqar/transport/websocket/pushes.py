@@ -112,6 +112,10 @@ class Pushes:
         self._size = 0
         self._tick: asyncio.TimerHandle | None = None
 
+    def use(self, subscriptions: Subscribed) -> None:
+        """Ask these from now on, which know the same connections."""
+        self._subscriptions = subscriptions
+
     def receive(self, push: Push, answer: Answer) -> None:
         """A notification has come in; ``answer`` is called once, now or later."""
         target = self._find(push.connection)
