@@ -22,7 +22,8 @@
     |   |-- MessagesUnreadable      nor those of very many, which a claim or pop has to come past
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
-    |   `-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
+    |   |-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
+    |   `-- TooBusy                 the process has too many requests of the project, queue or store under way
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
@@ -185,6 +186,16 @@ class StageFailed(StoreUnavailable):
     def __init__(self) -> None:
         super().__init__()
         self.args = ("The request cannot be served at the moment. Please try again.",)
+
+
+class TooBusy(StoreUnavailable):
+    """The process has as many requests of the same project, queue or store under way as it may have."""
+
+    is_logged = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.args = ("The server is too busy with other requests to the same place at the moment. Please try again.",)
 
 
 class MessageUnreadable(StoreUnavailable):

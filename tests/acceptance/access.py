@@ -73,7 +73,7 @@ class Service:
     """The application with the API, and with the lines of ``options`` in its configuration."""
 
     def __init__(self, keystone: Keystone, folder: Path, options: str = "") -> None:
-        self._folder = folder
+        self.folder = folder
         file = folder / "zaqar.conf"
         file.write_text(keystone.options() + _CONFIGURATION + options)
         driver = DRIVERS["sqlite"]
@@ -93,7 +93,7 @@ class Service:
 
     def add_pool(self, name: str, *, weight: int) -> None:
         """Register a pool; one of weight 0 gets no queue by chance."""
-        body = {"uri": f"sqlite:///{self._folder}/{name}.db", "weight": weight}
+        body = {"uri": f"sqlite:///{self.folder}/{name}.db", "weight": weight}
         assert self.ask("PUT", f"/v2/pools/{name}", body).status_code == 201
 
     def send(
@@ -117,7 +117,7 @@ class Service:
         """The answer to a whole and sensible request to a path of the table."""
         query, body = _QUERIES.get((method, template), ""), _BODIES.get((method, template))
         if (method, template) == ("PUT", "/v2/pools/{pool}"):
-            body = {"uri": f"sqlite:///{self._folder}/{scene.names['pool']}.db", "weight": 0}
+            body = {"uri": f"sqlite:///{self.folder}/{scene.names['pool']}.db", "weight": 0}
         elif body is None and method not in _HAVE_NO_BODY:
             body = {}
         return self.send(method, f"{scene.path(template)}?{query}", body, headers, **more)
@@ -129,7 +129,7 @@ class Service:
     def dump(self) -> set[str]:
         """All that is stored, row by row."""
         rows = set()
-        for path in sorted(self._folder.glob("*.db")):
+        for path in sorted(self.folder.glob("*.db")):
             with closing(sqlite3.connect(path)) as database:
                 rows.update(f"{path.name}: {row}" for row in database.iterdump() if "sqlite_sequence" not in row)
         return rows
@@ -155,6 +155,7 @@ class Scene:
         name = f"n{uuid.uuid4().hex}"
         self.text = f"text-{name}"
         """It occurs in every answer that shows something of it, and in nothing else."""
+        self.folder = service.folder
         self.names = dict.fromkeys(("queue", "topic", "pool", "flavor"), name)
         self.names |= {"message": "-", "claim": "-", "subscription": "-", "id": "-"}
         for kind in (QUEUE, TOPIC):

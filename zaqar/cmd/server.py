@@ -7,12 +7,14 @@ import argparse
 import asyncio
 import fcntl
 import importlib.util
+import json
 import os
 import signal
 import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,6 +24,7 @@ from oslo_config import cfg
 from zaqar import conf as configuration
 from zaqar import private_files
 from zaqar.cmd import failures
+from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.preflight import survey_stores
 from zaqar.cmd.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
@@ -29,16 +32,14 @@ from zaqar.errors import StartupError
 _SWEEP_SECONDS = 60
 _MOST_DEFAULT_WORKERS = 4
 _ANSWER_SECONDS = 30.0
-_BACKLOG = 2048
 _IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, these are recognised, not chosen
 
 _DESCRIPTION = """\
-Run the message queue service: the HTTP API, a notifier that sends messages to subscribers, and
-a sweeper that removes what has expired.
+Run the message queue service: the HTTP API, the WebSocket API, a notifier that sends messages
+to subscribers, and a sweeper that removes what has expired.
 
-Without arguments and without a configuration file it listens on 127.0.0.1:8888 and keeps
-messages in SQLite, in the state directory.
+Without arguments and without a configuration file it listens on 127.0.0.1:8888 (HTTP) and
+127.0.0.1:9000 (WebSocket) and keeps messages in SQLite, in the state directory.
 """
 _EPILOG = """\
 signals:
@@ -51,17 +52,11 @@ examples:
 """
 
 
-class Address(NamedTuple):
-    host: str
-    port: int
+class Endpoints(NamedTuple):
+    """Where each transport is served; None if it is not."""
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def reachable(self) -> Address:
-        """The same, or loopback where it stands for every address of the machine."""
-        return Address(_LOOPBACK.get(self.host, self.host), self.port)
+    http: Address | None
+    websocket: Address | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,9 +87,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="keep the database and the lock of this server here (default: $XDG_STATE_HOME/zaqar or "
         "~/.local/state/zaqar)",
     )
-    parser.add_argument(
-        "--bind", type=_parse_address, metavar="HOST:PORT", help="listen here (default: 127.0.0.1:8888)"
+    parser.add_argument("--bind", type=parse_address, metavar="HOST:PORT", help="listen here (default: 127.0.0.1:8888)")
+    websocket = parser.add_mutually_exclusive_group()
+    websocket.add_argument(
+        "--websocket-bind",
+        type=parse_address,
+        metavar="HOST:PORT",
+        help="serve the WebSocket API here (default: 127.0.0.1:9000)",
     )
+    websocket.add_argument("--no-websocket", action="store_true", help="serve no WebSocket API")
     parser.add_argument(
         "--workers",
         type=_parse_workers,
@@ -109,14 +110,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"zaqar-server {version('zaqar')}")
     return parser.parse_args(argv)
-
-
-def _parse_address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form HOST:PORT")
-    return Address(host, int(port))
 
 
 def _parse_workers(text: str) -> int:
@@ -137,22 +130,56 @@ def _serve(options: argparse.Namespace) -> int:
     if options.state_dir:
         os.environ[configuration.STATE_DIR_VARIABLE] = str(Path(options.state_dir).expanduser().absolute())
     conf = configuration.load()
-    wsgi = conf["drivers:transport:wsgi"]
-    wanted = options.bind or Address(str(wsgi.bind), wsgi.port)
+    endpoints = _endpoints(options, conf)
     folder = configuration.make_state_dir(conf)
-    with _lock(folder), _listen(wanted) as listener:
-        address = Address(*listener.getsockname()[:2])
+    with _lock(folder), ExitStack() as stack:
+        http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
         # That of an earlier start must not count: what is removed while the service does not run is meant to be.
         snapshot.unlink(missing_ok=True)
         stored = survey_stores(snapshot)
         os.environ[configuration.POLICY_SNAPSHOT_VARIABLE] = str(snapshot)
-        parts = [_api(options.server, workers, listener, address), *_beside_api(conf)]
-        supervisor = Supervisor(parts, env=os.environ, check=_python("zaqar.cmd.preflight"))
-        banner = _banner(conf, address, f"{options.server}, {workers} worker{'s' if workers > 1 else ''}", stored)
-        asyncio.run(supervisor.run(lambda: _announce(banner, address.reachable), listener.close))
+        parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
+        parts += [] if websocket is None else [_websocket(websocket)]
+        supervisor = Supervisor([*parts, *_beside_api(conf)], env=os.environ, check=_python("zaqar.cmd.preflight"))
+        served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
+        how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
+        banner = _banner(conf, served, how, stored)
+        asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close))
     return 0
+
+
+def _endpoints(options: argparse.Namespace, conf: cfg.ConfigOpts) -> Endpoints:
+    """What to serve, and where: both transports unless ``[drivers] transport`` names one or an option says otherwise.
+
+    A configuration that names one was written for a server that has only one, and beside it there may be another.
+    """
+    location = conf.get_location("transport", "drivers")
+    is_default = location is None or location.location is cfg.Locations.opt_default
+    named = None if is_default else conf.drivers.transport
+    wsgi = conf["drivers:transport:wsgi"]
+    http = options.bind or (None if named == "websocket" else Address(str(wsgi.bind), wsgi.port))
+    websocket = options.websocket_bind or (None if named == "wsgi" else configured_websocket_address(conf))
+    if http is not None and _is_in_memory(conf):
+        if options.websocket_bind:
+            raise StartupError("--websocket-bind: a database in memory cannot be shared, so there is only HTTP.")
+        websocket = None
+    if options.no_websocket:
+        websocket = None
+    if http is None and websocket is None:
+        raise StartupError("--no-websocket: [drivers] transport is 'websocket', so nothing would be served.")
+    return Endpoints(http, websocket)
+
+
+def _listen(endpoints: Endpoints, stack: ExitStack) -> tuple[socket.socket | None, socket.socket | None]:
+    """The open sockets, which end with the stack."""
+    http, websocket = endpoints
+    hint = " Another port can be given with --websocket-bind, and --no-websocket does without."
+    return (
+        None if http is None else stack.enter_context(listen(http)),
+        None if websocket is None else stack.enter_context(listen(websocket, hint=hint)),
+    )
 
 
 def _lock(state_dir: Path) -> IO[str]:
@@ -169,18 +196,6 @@ def _lock(state_dir: Path) -> IO[str]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-
-def _listen(address: Address) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family = found[0][0]
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
-    except socket.gaierror as exc:
-        raise StartupError(f"Cannot listen on {address}: {exc.strerror}.") from exc
-    except OSError as exc:
-        # create_server adds the address to the text of the error themselves.
-        raise StartupError(f"Cannot listen on {address}: {os.strerror(exc.errno or 0)}.") from exc
 
 
 def _count_workers(conf: cfg.ConfigOpts, wanted: int | None) -> int:
@@ -210,6 +225,11 @@ def _api(server: str, workers: int, listener: socket.socket, address: Address) -
     return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
 
+def _websocket(listener: socket.socket) -> Part:
+    command = _python("zaqar.cmd.websocket", f"--fd={listener.fileno()}")
+    return Part("WebSocket server", command, pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
+
+
 def _beside_api(conf: cfg.ConfigOpts) -> list[Part]:
     """What runs beside the API."""
     sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
@@ -223,13 +243,15 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[str, Any]) -> str:
+def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[str, Any]) -> str:
     drivers = conf.drivers
     place = f"the {drivers.message_store} store"
     if drivers.message_store == "sqlalchemy":
         uri, embedded = configuration.sqlalchemy_uri(conf, "message_store")
         place = uri.removeprefix("sqlite:///") if embedded else f"{uri.partition('://')[0]}, as configured"
-    lines = [f"zaqar-server {version('zaqar')} listens on http://{address} ({how})."]
+    where = [] if served.http is None else [f"http://{served.http} ({how})"]
+    where += [] if served.websocket is None else [f"ws://{served.websocket}"]
+    lines = [f"zaqar-server {version('zaqar')} listens on {' and '.join(where)}."]
     if "pools" not in stored or stored["survives"]:
         lines.append(f"Messages are kept in {place}.")
     if _is_in_memory(conf):
@@ -242,22 +264,41 @@ def _banner(conf: cfg.ConfigOpts, address: Address, how: str, stored: Mapping[st
         lines.append("Warning: a store does not answer. Requests get 503 until it does; the log says why.")
     elif conf.pooling:
         lines += _describe_pools(stored["pools"])
-    if not conf.auth_strategy and address.host not in ("127.0.0.1", "::1"):
+    hosts = {address.host for address in served if address is not None}
+    if not conf.auth_strategy and not hosts <= {"127.0.0.1", "::1"}:
         lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
-    who = "-H X-Auth-Token:$(openstack token issue -f value -c id)" if conf.auth_strategy else "-H X-Project-ID:demo"
-    base = f"curl -s -H Client-ID:{uuid.uuid4()} {who} -H Content-Type:application/json"
-    queue = f"http://{address.reachable}/v2/queues/greetings"
-    body = '{"messages": [{"body": "hello", "ttl": 300}]}'
-    lines += [
-        "",
-        "Post a message, claim it, and look at the queue:",
-        f"  {base} -d '{body}' {queue}/messages",
-        f"  {base} -X POST {queue}/claims",
-        f"  {base} '{queue}/messages?echo=true&include_claimed=true'",
-        "",
-        "Ctrl-C ends the server.",
-    ]
-    return "\n".join(lines)
+    lines += _first_steps(conf, served)
+    return "\n".join([*lines, "", "Ctrl-C ends the server."])
+
+
+def _first_steps(conf: cfg.ConfigOpts, served: Endpoints) -> list[str]:
+    """Commands to paste."""
+    lines: list[str] = []
+    client = str(uuid.uuid4())
+    if served.http is not None:
+        who = (
+            "-H X-Auth-Token:$(openstack token issue -f value -c id)" if conf.auth_strategy else "-H X-Project-ID:demo"
+        )
+        base = f"curl -s -H Client-ID:{client} {who} -H Content-Type:application/json"
+        queue = f"http://{served.http.reachable}/v2/queues/greetings"
+        body = '{"messages": [{"body": "hello", "ttl": 300}]}'
+        lines += [
+            "",
+            "Post a message, claim it, and look at the queue:",
+            f"  {base} -d '{body}' {queue}/messages",
+            f"  {base} -X POST {queue}/claims",
+            f"  {base} '{queue}/messages?echo=true&include_claimed=true'",
+        ]
+    if served.websocket is not None and not conf.auth_strategy:
+        headers = {"Client-ID": client, "X-Project-ID": "demo"}
+        frame = json.dumps({"action": "subscription_create", "headers": headers, "body": {"queue_name": "greetings"}})
+        lines += [
+            "",
+            "See the messages of the queue as they are posted, after entering the second line:",
+            f"  {sys.executable} -m websockets ws://{served.websocket.reachable}",
+            f"  {frame}",
+        ]
+    return lines
 
 
 def _describe_pools(pools: Mapping[str, str | None]) -> list[str]:
@@ -271,13 +312,14 @@ def _describe_pools(pools: Mapping[str, str | None]) -> list[str]:
     ]
 
 
-async def _announce(banner: str, address: Address) -> None:
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            while not await _answers(address):
-                await asyncio.sleep(0.05)
-    except TimeoutError as exc:
-        raise StartupError(f"The API does not answer within {_ANSWER_SECONDS:g} s.") from exc
+async def _announce(banner: str, served: Endpoints) -> None:
+    for name, address in (("API", served.http), ("WebSocket server", served.websocket)):
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                while address is not None and not await _answers(address.reachable):
+                    await asyncio.sleep(0.05)
+        except TimeoutError as exc:
+            raise StartupError(f"The {name} does not answer within {_ANSWER_SECONDS:g} s.") from exc
     print(banner, flush=True)
 
 

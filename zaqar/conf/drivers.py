@@ -6,7 +6,12 @@ from oslo_config import cfg
 GROUP = "drivers"
 
 OPTS = [
-    cfg.StrOpt("transport", default="wsgi", choices=["wsgi", "websocket"], help="Which transport this server speaks."),
+    cfg.StrOpt(
+        "transport",
+        default="wsgi",
+        choices=["wsgi", "websocket"],
+        help="The one transport that zaqar-server serves: HTTP (wsgi) or WebSocket. If it is not set, it serves both.",
+    ),
     cfg.StrOpt(
         "message_store",
         default="sqlalchemy",

@@ -11,4 +11,77 @@ OPTS = [
     cfg.PortOpt("external-port", help="Port that clients reach it at, where that is another one."),
     cfg.HostAddressOpt("notification-bind", help="Name or address that takes notifications for open connections."),
     cfg.PortOpt("notification-port", default=0, help="Port that takes notifications; 0 picks a free one."),
+    cfg.IntOpt(
+        "max_connections",
+        default=10_000,
+        min=1,
+        help="Most connections of one process. One more is refused with HTTP 503. It is lowered if the process may not "
+        "have so many open files (ulimit -n).",
+    ),
+    cfg.IntOpt(
+        "max_connections_per_project",
+        default=2_000,
+        min=1,
+        help="Most connections of one project to one process. One more is closed with code 4429.",
+    ),
+    cfg.IntOpt(
+        "requests_per_second",
+        default=500,
+        min=0,
+        help="Most requests that one connection may make in a second. What it sends beyond that is read later, nothing "
+        "is refused. 0: no limit.",
+    ),
+    cfg.IntOpt(
+        "threads",
+        default=64,
+        min=8,
+        max=1024,
+        help="Requests that one process carries out at a time. One project has at most a quarter of them, one queue at "
+        "most an eighth, and stores that do not answer a few. A request that finds no room in 2 seconds gets 503.",
+    ),
+    cfg.FloatOpt(
+        "ping_interval",
+        default=20.0,
+        min=1.0,
+        help="Seconds without a byte from a client after which it is sent a ping.",
+    ),
+    cfg.FloatOpt(
+        "ping_timeout",
+        default=20.0,
+        min=1.0,
+        help="Seconds that a client has to answer a ping. Then the connection is closed with code 1011.",
+    ),
+    cfg.FloatOpt(
+        "idle_timeout",
+        default=0.0,
+        min=0.0,
+        help="Seconds without a request after which a connection that has no subscription is closed with code 4408. "
+        "0: never.",
+    ),
+    cfg.FloatOpt(
+        "authentication_timeout",
+        default=10.0,
+        min=1.0,
+        help="Seconds that a client has to authenticate, or to send a signed request, if auth_strategy is set. Then "
+        "the connection is closed with code 4401.",
+    ),
+    cfg.FloatOpt(
+        "write_timeout",
+        default=10.0,
+        min=1.0,
+        help="Seconds for which a client may leave what it is sent unread. Then the connection is closed with code "
+        "1013.",
+    ),
+    cfg.IntOpt(
+        "max_pending_push_size",
+        default=1024 * 1024,
+        min=1024,
+        help="Most bytes of notifications that wait for one connection. More are sent again later.",
+    ),
+    cfg.BoolOpt(
+        "compression",
+        default=False,
+        help="Whether clients may compress frames (permessage-deflate). It costs about 40 KiB of memory for each "
+        "connection, and CPU.",
+    ),
 ]

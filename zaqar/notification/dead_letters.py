@@ -9,6 +9,7 @@ import msgspec
 
 from zaqar.model import Delivery, Subscription
 from zaqar.notification import payload
+from zaqar.schemas.subscribers import shown_subscriber
 
 CLIENT_ID = "zaqar-notifier"
 """Who posts dead letters. What it posted is not posted once more, else two queues could fill each other for ever."""
@@ -21,7 +22,7 @@ def compose(dead: Delivery, subscription: Subscription) -> bytes:
     """The request body of the post; the TTL is the default of the queue that it goes to."""
     letter = {
         "subscription_id": subscription.id,
-        "subscriber": subscription.subscriber,
+        "subscriber": shown_subscriber(subscription.subscriber),
         "queue_name": subscription.source,
         "message": msgspec.Raw(payload.notification(dead, subscription)),
         "attempts": [

@@ -13,6 +13,9 @@ MOST_CHARACTERS = 2000
 WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
 """Those that a request is made to, which is signed with the secret of the subscription."""
 
+CONNECTION_SCHEME = "websocket"
+"""That of a WebSocket connection: ``websocket:<id of the node>.<id of the connection>``. Only the service writes it."""
+
 _AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -33,6 +36,9 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
         raise InvalidInput(_FIELD, "must be a URI in printable ASCII characters without spaces")
     subscriber = normal(subscriber)
     scheme, colon, rest = subscriber.partition(":")
+    if scheme == CONNECTION_SCHEME:
+        # Also if the operator lists the scheme among those that are allowed.
+        raise InvalidInput(_FIELD, f"must not begin with {CONNECTION_SCHEME}:, which stands for a connection")
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
     if scheme.lower() == "mailto":
@@ -64,6 +70,29 @@ def normal(subscriber: str) -> str:
 def _lower(host: str) -> str:
     # The digits of percent-encoded bytes are in upper case (RFC 3986, section 6.2.2.1).
     return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), host.lower())
+
+
+def connection_subscriber(node_id: str, connection: str) -> str:
+    """The subscriber that stands for a connection that a node holds. Both ids are hexadecimal."""
+    return f"{CONNECTION_SCHEME}:{node_id}.{connection}"
+
+
+def connection_of(subscriber: str) -> tuple[str, str]:
+    """The ids of the node and of the connection that a subscriber of ``CONNECTION_SCHEME`` stands for."""
+    node_id, _, connection = subscriber.partition(":")[2].partition(".")
+    return node_id, connection
+
+
+def is_of_node(subscriber: str, node_id: str) -> bool:
+    """Whether it stands for a connection that this node holds."""
+    return scheme_of(subscriber) == CONNECTION_SCHEME and connection_of(subscriber)[0] == node_id
+
+
+def shown_subscriber(subscriber: str) -> str:
+    """As clients see it: of a connection ``websocket:`` and its id, without the node that holds it."""
+    if scheme_of(subscriber) != CONNECTION_SCHEME:
+        return subscriber
+    return f"{CONNECTION_SCHEME}:{connection_of(subscriber)[1]}"
 
 
 def takes_token(subscriber: str) -> bool:

@@ -12,7 +12,7 @@ from zaqar.model import CONFIRMED, Subscription
 from zaqar.schemas import mailboxes, post_headers, retry_policy, strict_json
 from zaqar.schemas.fields import JsonSchema, Validator, check_name, check_range
 from zaqar.schemas.filters import compile_filter
-from zaqar.schemas.subscribers import check_subscriber, scheme_of, takes_token
+from zaqar.schemas.subscribers import CONNECTION_SCHEME, check_subscriber, scheme_of, shown_subscriber, takes_token
 
 Options = Mapping[str, Any]
 
@@ -74,6 +74,15 @@ def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> 
     if wanted.subscriber is None:
         raise InvalidInput("subscriber", "must be given, a URI")
     check_options_for(wanted.options or {}, wanted.subscriber, project=project)
+    return wanted
+
+
+def parse_connection_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
+    """``{"ttl": ..., "options": ...}``, to subscribe the connection that it comes from; unknown fields are dropped."""
+    wanted = _parse(raw, source=source, limits=limits)
+    if wanted.subscriber is not None:
+        raise InvalidInput("subscriber", "must be absent, as the connection is to be subscribed")
+    check_options_for(wanted.options or {}, f"{CONNECTION_SCHEME}:", project=project)
     return wanted
 
 
@@ -193,7 +202,7 @@ def shown(subscription: Subscription, now: float) -> dict[str, Any]:
     return {
         "id": subscription.id,
         "source": subscription.source,
-        "subscriber": subscription.subscriber,
+        "subscriber": shown_subscriber(subscription.subscriber),
         "ttl": subscription.ttl,
         "age": subscription.age(now),
         "options": dict(subscription.options),

@@ -19,7 +19,7 @@ from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, Store
 from zaqar.limits import Limits
 from zaqar.message_encryption import NO_KEY
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
-from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, shown_defaults
+from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, show_metadata
 from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
@@ -93,6 +93,10 @@ class Queues:
     def find(self, address: Address, *, create: bool) -> Known | None:
         """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
         return self._cache.get(address) or self._load(address, create=create)
+
+    def remembered(self, address: Address) -> Known | None:
+        """The queue as it is remembered, which may be stale; None if it is not. No store is asked."""
+        return self._cache.get(address)
 
     def find_again(
         self, address: Address, used: Known, signal: StaleQueue | InvalidInput, *, create: bool
@@ -224,17 +228,17 @@ class Queues:
                 return opened, created
         raise StoreUnavailable
 
-    def get(self, address: Address) -> dict[str, Any]:
-        """The metadata as stored, reserved defaults filled in; only those for a queue that does not exist."""
+    def get(self, address: Address, *, defaults: bool = True) -> dict[str, Any]:
+        """The metadata as stored, with ``defaults`` those of reserved keys as well; a missing queue stores none."""
         row = self.row(address)
-        return self.shown(address.kind, row.metadata if row is not None else {})
+        return show_metadata(row.metadata if row else {}, self._limits, kind=address.kind, defaults=defaults)
 
-    def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
+    def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
         operations = self.schemas.parse_patch(raw)
-        return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata))
+        return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata), defaults)
 
-    def _update(self, address: Address, edit: Callable[[Metadata], Metadata]) -> dict[str, Any]:
+    def _update(self, address: Address, edit: Callable[[Metadata], Metadata], defaults: bool) -> dict[str, Any]:
         for _ in range(TRIES):
             row = self.row(address)
             if row is None:
@@ -248,7 +252,7 @@ class Queues:
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
-                return self.shown(address.kind, metadata)
+                return show_metadata(metadata, self._limits, kind=address.kind, defaults=defaults)
         raise StoreUnavailable
 
     def delete(self, address: Address) -> None:
@@ -371,10 +375,6 @@ class Queues:
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
 
-    def shown(self, kind: str, metadata: Metadata) -> dict[str, Any]:
-        """The metadata of a queue or topic as clients see it, wherever it is shown: reserved defaults filled in."""
-        return {**shown_defaults(self._limits, kind=kind), **metadata}
-
 
 def _try(place: Place, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
@@ -390,11 +390,5 @@ def _try(place: Place, step: Callable[[], object]) -> None:
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:
-    return Queue(
-        uid=secrets.token_hex(UID_LENGTH // 2),
-        project=address.project,
-        name=address.name,
-        kind=address.kind,
-        metadata=metadata,
-        pool=pool,
-    )
+    uid = secrets.token_hex(UID_LENGTH // 2)
+    return Queue(uid, address.project, address.name, address.kind, metadata=metadata, pool=pool)

@@ -1,15 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a change makes of a subscription; ``Subscriptions`` stores it."""
+"""What a creation or a change makes of a subscription; ``Subscriptions`` and ``ConnectionSubscriptions`` store it."""
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 
-from zaqar.model import PENDING, Secret, Subscription
+from zaqar.limits import Limits
+from zaqar.model import PENDING, Queue, Secret, Subscription
 from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token
 from zaqar.schemas.subscriptions import Wanted, check_options_for
 from zaqar.service.subscription_trusts import TrustLoan
 from zaqar.signatures import new_secret
+
+
+def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> Subscription:
+    """A subscription to the queue as a request wants it, with a new id."""
+    subscriber = wanted.subscriber or ""
+    ttl = limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
+    return Subscription(
+        id=secrets.token_hex(12),
+        queue_uid=row.uid,
+        project=row.project,
+        kind=row.kind,
+        source=row.name,
+        subscriber=subscriber,
+        ttl=ttl,
+        created=now,
+        expires=now + ttl,
+        options=dict(wanted.options or {}),
+        secrets=secrets_for(subscriber),
+    )
 
 
 def changed(loan: TrustLoan, old: Subscription, wanted: Wanted, now: float) -> Subscription:

@@ -7,7 +7,6 @@ A subscription belongs to the uid of its queue. ``Queues.mark_subscribed`` says 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,9 +28,8 @@ from zaqar.model import (
     Secret,
     Subscription,
 )
-from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
+from zaqar.schemas.subscribers import CONNECTION_SCHEME, WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
 from zaqar.schemas.subscriptions import (
-    Wanted,
     check_end,
     is_subscription_id,
     parse_change,
@@ -40,7 +38,7 @@ from zaqar.schemas.subscriptions import (
     parse_grace,
 )
 from zaqar.service.queues import TRIES, Queues
-from zaqar.service.subscription_changes import changed, secrets_for, way_to
+from zaqar.service.subscription_changes import changed, new_subscription, way_to
 from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
 from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
@@ -134,14 +132,14 @@ class Subscriptions:
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
-            if not self._mark(address, row.uid, anew=False):
+            if not self.mark(address, row.uid, anew=False):
                 continue
-            made = self._draft(row, wanted)
+            made = new_subscription(row, wanted, self._limits, self._clock())
             placed = self._place(context, made)
             kept = placed if placed.id == made.id else self._renew(placed)
             if kept is None:
                 continue
-            if self._mark(address, row.uid, anew=True):
+            if self.mark(address, row.uid, anew=True):
                 self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
             # The queue was deleted at this moment.
@@ -164,23 +162,6 @@ class Subscriptions:
             loan.note_stored(placed)
         return placed
 
-    def _draft(self, row: Queue, wanted: Wanted) -> Subscription:
-        now, subscriber = self._clock(), wanted.subscriber or ""
-        ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
-        return Subscription(
-            id=secrets.token_hex(12),
-            queue_uid=row.uid,
-            project=row.project,
-            kind=row.kind,
-            source=row.name,
-            subscriber=subscriber,
-            ttl=ttl,
-            created=now,
-            expires=now + ttl,
-            options=dict(wanted.options or {}),
-            secrets=secrets_for(subscriber),
-        )
-
     def _renew(self, kept: Subscription) -> Subscription | None:
         """The one that is there, pending again where it was refused; None where it has changed meanwhile."""
         if kept.state == CONFIRMED:
@@ -195,7 +176,7 @@ class Subscriptions:
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
             self._guard.check_url(url_of(subscriber), field="subscriber")
 
-    def _mark(self, address: Address, uid: str, *, anew: bool) -> bool:
+    def mark(self, address: Address, uid: str, *, anew: bool) -> bool:
         """Have the queue's messages notified, where that is done at all; False where the queue is gone."""
         if self._notifying:
             return self._queues.mark_subscribed(address, uid, anew=anew)
@@ -204,7 +185,7 @@ class Subscriptions:
 
     def _ask(self, row: Queue, subscription: Subscription, kind: str) -> None:
         """Have a confirmation sent, in place of one that is still on its way."""
-        if not self._require_confirmation:
+        if not self._require_confirmation or scheme_of(subscription.subscriber) == CONNECTION_SCHEME:
             return
         now = self._clock()
         delivery = Delivery(
@@ -236,7 +217,7 @@ class Subscriptions:
         self._release_trust(old, new)
         if wanted.ttl is not None:
             # Somebody whose clock is ahead may have found it over, and no other one.
-            self._mark(address, row.uid, anew=True)
+            self.mark(address, row.uid, anew=True)
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
 

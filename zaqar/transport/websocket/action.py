@@ -15,6 +15,7 @@ from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.model import Address
 from zaqar.schemas.fields import JsonSchema
+from zaqar.service.subscriptions import Grant
 
 
 class Answer(NamedTuple):
@@ -34,7 +35,8 @@ class Call:
 
     ``body`` is the decoded body of the frame, {} if it has none; ``raw`` is the same as JSON text, for the methods of
     the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for an action
-    that has none. ``connection`` is the id of the connection that the frame came from.
+    that has none. ``connection`` is the id of the connection that the frame came from. ``grant`` is what
+    ``SignedUrls.open`` returned for the headers of the frame: None unless they are those of a confirmation.
     """
 
     caller: Context
@@ -42,6 +44,7 @@ class Call:
     body: Mapping[str, Any]
     raw: bytes
     connection: str
+    grant: Grant | None = None
 
     @property
     def target(self) -> Address:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls the handlers of actions as the session does, on stores in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.clock import FakeClock
+from zaqar import app, conf
+from zaqar.context import Context
+from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.schemas import strict_json
+from zaqar.storage.base.nodes import Node
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.transport.websocket.action import Action, Answer, Call
+
+PROJECT = "alice"
+CONNECTION = "c0ffee"
+
+
+class Caller:
+    """Somebody on a connection of a node. ``roles``, ``project`` and ``connection`` are those of the next calls."""
+
+    def __init__(self, actions: Sequence[Action], **options: Any) -> None:
+        configuration = conf.load(default_config_files=[])
+        for name, value in {"admin_mode": True, **options}.items():
+            group, _, option = name.rpartition("__")
+            configuration.set_override(option, value, group or None)
+        self.clock = FakeClock()
+        self.parts = app.build(
+            configuration, clock=self.clock, management=MemoryManagementStore(), messages=MemoryMessageStore()
+        )
+        node = Node("ab" * 12, "here", "127.0.0.1", 1, "", self.clock.now + 86_400, b"key")
+        self.parts.management.nodes.add(node=node)
+        self.parts.connection_subscriptions.serve_as(node.id)
+        self.connection = CONNECTION
+        self.roles = {"admin"}
+        self.project = PROJECT
+        self._actions = {action.name: action for action in actions}
+
+    def call(
+        self,
+        action: str,
+        /,
+        grant: Callable[[Sequence[str]], bool] | None = None,
+        *,
+        signed: bool = False,
+        **body: Any,
+    ) -> Answer:
+        """What the action answers to a body. ``signed``: a share admits the caller; with ``grant`` a confirmation."""
+        address = None
+        for kind in (QUEUE, TOPIC):
+            if f"{kind}_name" in body:
+                address = Address(self.project, kind, body[f"{kind}_name"])
+        context = Context(self.project, "client", frozenset(self.roles), signed=signed or grant is not None)
+        known = {name: value for name, value in body.items() if name in self._actions[action].fields}
+        call = Call(context, address, known, strict_json.encode(body), self.connection, grant)
+        return self._actions[action].handle(self.parts, call)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who gets a thread: with a clock of the test, and calls that end when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from zaqar.errors import TooBusy
+from zaqar.transport.websocket.admission import SILENT_SECONDS, Admission, Seat
+
+THREADS = 16
+PER_PROJECT, PER_QUEUE, PER_STORE, PER_SILENT_STORE = 4, 2, 12, 1
+FOR_EVER = 3600.0
+
+
+class Call:
+    """A call that blocks its thread until the test ends it."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self._end = threading.Event()
+        self._result = "done"
+
+    def __call__(self) -> str:
+        self.began.set()
+        assert self._end.wait(30)
+        return self._result
+
+    def end(self, result: str = "done") -> None:
+        self._result = result
+        self._end.set()
+
+
+class Scene:
+    """An admission and the calls that were asked for, in order."""
+
+    def __init__(self, patience: float) -> None:
+        self.now = 1000.0
+        self.admission = Admission(THREADS, patience=patience, monotonic=lambda: self.now)
+        self.tasks: list[asyncio.Task[str]] = []
+        self.calls: list[Call] = []
+        self.seats: list[Seat] = []
+
+    async def ask(self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1) -> None:
+        for _ in range(times):
+            call, seat = Call(), Seat(project, queue and (project, queue), store)
+            run = self.admission.run(seat, call, answered=lambda result: result == "done")
+            self.tasks.append(asyncio.create_task(run))
+            self.calls.append(call)
+            self.seats.append(seat)
+            await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def under_way(self) -> list[int]:
+        """Which calls have begun and not ended, once there are as many as have a thread."""
+        count = self.admission.under_way
+        left = [number for number, task in enumerate(self.tasks) if not task.done()]
+        found = [number for number in left if self.calls[number].began.wait(0.01)]
+        if len(found) < count:
+            found = [number for number in left if self.calls[number].began.wait(1.0)]
+        return found
+
+    def refused(self) -> list[int]:
+        return [number for number, task in enumerate(self.tasks) if task.done() and task.exception() is not None]
+
+    async def end(self, number: int, result: str = "done") -> None:
+        self.calls[number].end(result)
+        assert await self.tasks[number] == result
+        await self.settle()
+
+
+def run(script: Callable[[Scene], Coroutine[Any, Any, None]], patience: float = FOR_EVER) -> None:
+    async def play() -> None:
+        scene = Scene(patience)
+        try:
+            await script(scene)
+        finally:
+            for task in scene.tasks:
+                task.cancel()
+            for call in scene.calls:
+                call.end()
+            await asyncio.gather(*scene.tasks, return_exceptions=True)
+            scene.admission.close()
+
+    asyncio.run(play())
+
+
+def test_a_project_has_at_most_a_quarter() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask("greedy", times=10)
+        assert scene.under_way() == [0, 1, 2, 3]
+        await scene.ask("modest")
+        assert scene.under_way() == [0, 1, 2, 3, 10]
+        await scene.end(2)
+        assert scene.under_way() == [0, 1, 3, 4, 10]
+
+    run(script)
+
+
+def test_a_queue_has_at_most_an_eighth() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(queue="hot", times=5)
+        await scene.ask(queue="other")
+        assert scene.under_way() == [0, 1, 5]
+        await scene.end(0)
+        assert scene.under_way() == [1, 2, 5]
+
+    run(script)
+
+
+def test_one_store_leaves_threads_for_others() -> None:
+    async def script(scene: Scene) -> None:
+        for project in range(10):
+            await scene.ask(f"p{project}", times=4)
+        assert len(scene.under_way()) == PER_STORE
+        await scene.ask("p0", store="other")
+        # Its project has four already, all of the other store.
+        assert 40 not in scene.under_way()
+        await scene.ask("q", store="other")
+        assert 41 in scene.under_way()
+
+    run(script)
+
+
+def test_a_store_that_is_silent_gets_few_threads_and_refuses_at_once() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask("a", times=2)
+        scene.now += SILENT_SECONDS + 0.01
+        await scene.ask("b")
+        assert scene.refused() == [2]
+        # Another store is none the worse.
+        await scene.ask("b", store="other")
+        assert scene.under_way() == [0, 1, 3]
+        # Late failures prove nothing, so that there is one attempt at a time.
+        await scene.end(0, "unavailable")
+        await scene.end(1, "unavailable")
+        await scene.ask("b", times=2)
+        assert scene.under_way() == [3, 4]
+        assert scene.refused() == [2, 5]
+        # An answer does.
+        await scene.end(4)
+        await scene.ask("b", times=3)
+        assert scene.under_way() == [3, 6, 7, 8]
+
+    run(script)
+
+
+def test_a_store_that_answers_others_is_not_silent() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask("slow")
+        for number in range(1, 5):
+            scene.now += SILENT_SECONDS * 0.9
+            await scene.ask("quick")
+            await scene.end(number)
+        await scene.ask("a", times=3)
+        assert scene.under_way() == [0, 5, 6, 7]
+
+    run(script)
+
+
+def test_a_store_that_fails_at_once_costs_nothing() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask("a")
+        await scene.end(0, "unavailable")
+        await scene.ask("a", times=3)
+        assert scene.under_way() == [1, 2, 3]
+
+    run(script)
+
+
+def test_who_waits_is_served_by_project_in_turn() -> None:
+    async def script(scene: Scene) -> None:
+        for project in "abcd":
+            await scene.ask(project, times=3)
+        await scene.ask("greedy", times=6)  # 12 to 17 wait: the store has all it may have
+        await scene.ask("modest")
+        order = []
+        for number in range(4):
+            before = set(scene.under_way())
+            await scene.end(number)
+            order += [scene.seats[new].project for new in set(scene.under_way()) - before]
+        assert order == ["greedy", "modest", "greedy", "greedy"]
+
+    run(script)
+
+
+def test_within_a_project_queues_have_their_turns() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=4)
+        await scene.ask(queue="hot", times=3)
+        await scene.ask(queue="cold")
+        order = []
+        for number in range(3):
+            before = set(scene.under_way())
+            await scene.end(number)
+            order += [scene.seats[new].queue for new in set(scene.under_way()) - before]
+        assert order == [("p", "hot"), ("p", "cold"), ("p", "hot")]
+
+    run(script)
+
+
+def test_nobody_waits_for_long() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=5)
+        with pytest.raises(TooBusy):
+            await scene.tasks[4]
+        await scene.end(0)
+        await scene.ask()
+        assert scene.under_way() == [1, 2, 3, 5]
+
+    run(script, patience=0.05)
+
+
+def test_a_bounded_number_waits() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=PER_PROJECT)
+        await scene.ask(times=THREADS * 16 + 1)
+        assert scene.refused() == [PER_PROJECT + THREADS * 16]
+        await scene.ask("other")
+        assert not scene.tasks[-1].done()
+
+    run(script)
+
+
+def test_a_client_that_is_gone_leaves_its_place() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=6)
+        scene.tasks[4].cancel()
+        await scene.settle()
+        await scene.end(0)
+        assert scene.under_way() == [1, 2, 3, 5]
+
+    run(script)
+
+
+def test_a_call_that_nobody_awaits_keeps_its_thread() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=5)
+        scene.tasks[0].cancel()
+        await scene.settle()
+        assert scene.admission.under_way == PER_PROJECT
+        assert not scene.calls[4].began.is_set()
+        scene.calls[0].end()
+        assert await asyncio.to_thread(scene.calls[4].began.wait, 10)
+
+    run(script)
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    async def script(scene: Scene) -> None:
+        def fail() -> str:
+            raise ValueError("it")
+
+        with pytest.raises(ValueError, match="it"):
+            await scene.admission.run(Seat("p", None, "s"), fail)
+        assert scene.admission.under_way == 0
+
+    run(script)
+
+
+def test_nothing_is_left_of_those_who_are_done() -> None:
+    async def script(scene: Scene) -> None:
+        for number in range(20):
+            await scene.ask(f"p{number}", queue="q", store=f"s{number}")
+            await scene.end(number)
+        admission = scene.admission
+        assert not admission._projects and not admission._queues and not admission._stores and not admission._waiting
+        assert not admission._waiting_of and not admission._count
+
+    run(script)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a connection does with requests, notifications, slow readers and its end; real sockets, scripted sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
+from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket.pushes import Gone, TooSlow
+
+
+async def closed(client: object) -> tuple[int, str]:
+    """The code and reason of the close frame that comes next."""
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.recv()  # type: ignore[attr-defined]
+    assert caught.value.rcvd is not None
+    return caught.value.rcvd.code, caught.value.rcvd.reason
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            for number in range(200):
+                await client.send(json.dumps({"text": str(number), "sleep": 0.01 if number % 50 == 0 else 0.0}))
+            assert [await client.recv() for _ in range(200)] == [str(number) for number in range(200)]
+
+    run(script, tmp_path)
+
+
+def test_what_needs_no_store_needs_no_thread(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            assert await ask(client, action="malformed", text="no") == "no"
+            assert scene.sessions[0].answered == []
+
+    run(script, tmp_path)
+
+
+def test_a_large_frame_is_decoded_aside(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            text = "y" * 200_000
+            assert await ask(client, text=text) == text
+
+    run(script, tmp_path)
+
+
+def test_a_connection_may_send_so_many_requests_a_second(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            began = time.monotonic()
+            for number in range(30):
+                await client.send(json.dumps({"text": str(number)}))
+            assert [await client.recv() for _ in range(30)] == [str(number) for number in range(30)]
+            # A second's worth at once, then 20 in a second.
+            assert time.monotonic() - began >= 0.5
+
+    run(script, tmp_path, requests_per_second=20)
+
+
+def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        greedy = [await scene.connect() for _ in range(20)]
+        for client in greedy:
+            await client.send(json.dumps({"action": "block", "project": "greedy"}))
+        await wait_until(lambda: len(scene.sessions) == 20)
+        async with scene.connect() as modest:
+            began = time.monotonic()
+            assert await ask(modest, text="quick", project="modest") == "quick"
+            assert time.monotonic() - began < 1.0
+        # Who finds no room is told so after two seconds.
+        replies = [asyncio.ensure_future(client.recv()) for client in greedy]
+        done, pending = await asyncio.wait(replies, timeout=4.0)
+        assert len(done) == 16
+        assert all(str(reply.result()).startswith("refused: The server is too busy") for reply in done)
+        for session in scene.sessions:
+            session.release.set()
+        await asyncio.wait(pending)
+        for client in greedy:
+            await client.close()
+
+    run(script, tmp_path, threads=16)
+
+
+def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        clients = [await scene.connect() for _ in range(4)]
+        for client in clients[:3]:
+            await client.send(json.dumps({"action": "block", "address": Address("p", QUEUE, "hot")}))
+        assert await ask(clients[3], text="quick", address=Address("p", QUEUE, "cold")) == "quick"
+        await wait_until(lambda: scene.server.is_busy)
+        for client in clients:
+            await client.close()
+
+    run(script, tmp_path, threads=16)
+
+
+def test_a_session_may_end_the_connection_with_its_reply(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            assert await ask(client, text="bye", close=[4003, "Authentication expired."]) == "bye"
+            assert await closed(client) == (4003, "Authentication expired.")
+
+    run(script, tmp_path)
+
+
+# -- who is there ------------------------------------------------------------------------------------------------------
+
+
+def test_connections_of_a_project_are_bounded(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        clients = [await scene.connect() for _ in range(3)]
+        assert [await ask(client, text="x") for client in clients[:2]] == ["x", "x"]
+        await clients[2].send(json.dumps({"text": "x"}))
+        assert (await closed(clients[2]))[0] == 4429
+        async with scene.connect() as other:
+            assert await ask(other, text="x", project="q") == "x"
+        await clients[0].close()
+        await wait_until(lambda: scene.server.connections.count("p") == 1)
+        async with scene.connect() as client:
+            assert await ask(client, text="x") == "x"
+        await clients[1].close()
+        await wait_until(lambda: scene.server.connections.count("p") == 0)
+
+    run(script, tmp_path, max_connections_per_project=2)
+
+
+def test_a_client_that_does_not_authenticate_is_closed(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as silent, scene.connect() as wrong, scene.connect() as right:
+            assert await ask(wrong, action="authenticate", status=401, text="no") == "no"
+            assert await ask(right, action="authenticate", text="yes") == "yes"
+            assert (await closed(silent))[0] == 4401
+            assert (await closed(wrong))[0] == 4401
+            assert await ask(right, text="still") == "still"
+
+    run(script, tmp_path, authenticates=True, authentication_timeout=0.3)
+
+
+def test_a_signed_request_is_enough(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            assert await ask(client, text="signed") == "signed"
+            await asyncio.sleep(0.4)
+            assert await ask(client, text="again") == "again"
+
+    run(script, tmp_path, authenticates=True, authentication_timeout=0.2)
+
+
+def test_the_end_of_a_token_ends_the_connection(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            began = time.monotonic()
+            await ask(client, action="authenticate", expires_in=0.5)
+            assert await closed(client) == (4003, "Authentication expired.")
+            assert time.monotonic() - began >= 0.5
+
+    run(script, tmp_path, authenticates=True)
+
+
+def test_a_newer_token_goes_on(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await ask(client, action="authenticate", expires_in=0.5)
+            await ask(client, action="authenticate", expires_in=60)
+            await asyncio.sleep(0.7)
+            assert await ask(client, text="x") == "x"
+
+    run(script, tmp_path, authenticates=True)
+
+
+def test_a_revoked_token_ends_the_connection(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await ask(client, action="authenticate")
+            await asyncio.sleep(0.5)
+            assert await ask(client, text="x") == "x"
+            scene.sessions[0].valid = False
+            assert await closed(client) == (4003, "Authentication expired.")
+
+    run(script, tmp_path, authenticates=True)
+
+
+def test_an_idle_connection_without_subscriptions_is_closed(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as idle, scene.connect() as subscribed:
+            subscribed_id = (await scene.connection(1)).id
+            around = replace(scene.server._surroundings, is_subscribed=lambda connection: connection == subscribed_id)
+            for each in scene.server.connections:
+                each.use(scene.sessions[0].parts, around)
+            assert (await closed(idle))[0] == 4408
+            await asyncio.sleep(0.5)
+            assert await ask(subscribed, text="x") == "x"
+
+    run(script, tmp_path, idle_timeout=0.3)
+
+
+# -- notifications -----------------------------------------------------------------------------------------------------
+
+
+def test_a_notification_waits_for_the_reply_to_the_request_under_way(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await client.send(json.dumps({"action": "block", "text": "reply"}))
+            connection = await scene.connection()
+            await wait_until(lambda: scene.server.is_busy)
+            pushes = [asyncio.create_task(connection.push([f"push {number}", b"binary"])) for number in range(3)]
+            await asyncio.sleep(0.1)
+            assert not any(push.done() for push in pushes)
+            scene.sessions[0].release.set()
+            received = [await client.recv() for _ in range(7)]
+            assert received == ["reply", "push 0", b"binary", "push 1", b"binary", "push 2", b"binary"]
+            await asyncio.gather(*pushes)
+
+    run(script, tmp_path)
+
+
+def test_too_many_bytes_do_not_wait_for_one_connection(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await client.send(json.dumps({"action": "block", "text": "reply"}))
+            connection = await scene.connection()
+            await wait_until(lambda: scene.server.is_busy)
+            first = asyncio.create_task(connection.push(["x" * 800]))
+            await asyncio.sleep(0)
+            with pytest.raises(TooSlow):
+                await connection.push(["y" * 800])
+            scene.sessions[0].release.set()
+            await first
+            # One that is larger than the bound by itself is sent if nothing else waits.
+            await connection.push(["z" * 2000])
+            assert [len(await client.recv()) for _ in range(3)] == [5, 800, 2000]
+
+    run(script, tmp_path, max_pending_push_size=1024)
+
+
+def test_a_notification_does_not_wait_for_ever(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await client.send(json.dumps({"action": "block", "text": "reply"}))
+            connection = await scene.connection()
+            await wait_until(lambda: scene.server.is_busy)
+            with pytest.raises(TooSlow):
+                await connection.push(["x"])
+            scene.sessions[0].release.set()
+            assert await client.recv() == "reply"
+            await connection.push(["y"])
+            assert await client.recv() == "y"
+
+    run(script, tmp_path, write_timeout=0.2)
+
+
+def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=1) as client, scene.connect() as other:
+            connection = await scene.connection(0)
+            client.transport.pause_reading()
+            with pytest.raises(Gone):
+                await connection.push(["x" * 1_000_000] * 100)
+            with pytest.raises(Gone):
+                await connection.push(["x"])
+            assert await ask(other, text="x") == "x"
+            client.transport.abort()
+
+    run(script, tmp_path, write_timeout=0.5)
+
+
+def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
+            await asyncio.sleep(0.5)
+            client.transport.resume_reading()
+            assert len(await client.recv()) == 16_000_000
+            assert (await closed(client))[0] == 1013
+            # All of it was read in the end, so both are true.
+            with suppress(Gone):
+                await sending
+
+    run(script, tmp_path, write_timeout=0.3)
+
+
+def test_a_closed_connection_takes_no_notification(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect():
+            connection = await scene.connection()
+        await wait_until(lambda: not len(scene.server.connections))
+        with pytest.raises(Gone):
+            await connection.push(["x"])
+
+    run(script, tmp_path)

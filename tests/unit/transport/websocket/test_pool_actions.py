@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actions on pools and flavors: what they answer, what they refuse, and which rule they ask."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.transport.websocket.calling import Caller
+from zaqar.errors import Conflict, Forbidden, InvalidInput, NotFound
+from zaqar.transport.websocket.action import Answer
+from zaqar.transport.websocket.actions import flavors, pools
+
+ACTIONS = pools.ACTIONS + flavors.ACTIONS
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    made = Caller(ACTIONS, pooling=True, transport__max_pools_per_page=3, transport__max_flavors_per_page=4)
+    yield made
+    made.parts.close()
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """What the URIs of pools begin with whose stores are files of this test."""
+    return f"sqlite:///{tmp_path}/"
+
+
+def test_a_pool_lives(caller: Caller, uri: str) -> None:
+    created = caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7, options={"synchronous": "NORMAL"})
+    assert created == Answer(201, "Pool p created.")
+    shown = {"href": "/v2/pools/p", "name": "p", "weight": 7, "uri": uri + "1", "flavor": None}
+    assert caller.call("pool_get", pool_name="p") == Answer(200, shown)
+    detailed = {**shown, "options": {"synchronous": "NORMAL"}}
+    assert caller.call("pool_get", pool_name="p", detailed=True) == Answer(200, detailed)
+    assert caller.call("pool_list") == Answer(200, {"pools": [shown]})
+    # Clients of OpenStack Zaqar had to name a pool here.
+    assert caller.call("pool_list", pool_name="x", detailed=True) == Answer(200, {"pools": [detailed]})
+    shown |= {"weight": 2**32 - 1, "flavor": "f"}
+    assert caller.call("pool_update", pool_name="p", weight=2**32 - 1, flavor="f") == Answer(200, shown)
+    caller.call("pool_update", pool_name="p", flavor="")
+    for _ in range(2):
+        assert caller.call("pool_delete", pool_name="p") == Answer(204, "Pool p removed.")
+    for action, fields in (("pool_get", {}), ("pool_update", {"weight": 1})):
+        with pytest.raises(NotFound, match="'p'"):
+            caller.call(action, pool_name="p", **fields)
+
+
+def test_a_flavor_lives(caller: Caller, uri: str) -> None:
+    for name in ("a", "b"):
+        caller.call("pool_create", pool_name=name, uri=uri + name, weight=1)
+    created = caller.call("flavor_create", flavor_name="f", pool_list=["a", "b"], capabilities={"x": 1})
+    assert created == Answer(201, "Flavor f created.")
+    plain = {"href": "/v2/flavors/f", "name": "f", "pool_list": ["a", "b"]}
+    shown = caller.call("flavor_get", flavor_name="f")
+    assert {**plain, "capabilities": shown.body["capabilities"]} == shown.body
+    assert "CLAIMS" in shown.body["capabilities"]
+    assert caller.call("flavor_get", flavor_name="f", detailed=False) == shown
+    assert caller.call("flavor_list") == Answer(200, {"flavors": [plain]})
+    assert caller.call("flavor_list", flavor_name="x", detailed=True) == Answer(200, {"flavors": [shown.body]})
+    with pytest.raises(Forbidden, match="'f'"):
+        caller.call("pool_delete", pool_name="a")
+    updated = caller.call("flavor_update", flavor_name="f", pool_list=["b"])
+    assert updated == Answer(200, {**shown.body, "pool_list": ["b"]})
+    # One pool has a field of its own, that of OpenStack Zaqar.
+    assert caller.call("flavor_update", flavor_name="f", pool_name="a").body["pool_list"] == ["a"]
+    assert caller.call("flavor_create", flavor_name="g", pool_name="b") == Answer(201, "Flavor g created.")
+    for _ in range(2):
+        assert caller.call("flavor_delete", flavor_name="f") == Answer(204, "Flavor f removed.")
+    for action, fields in (("flavor_get", {}), ("flavor_update", {"pool_list": ["a"]})):
+        with pytest.raises(NotFound, match="'f'"):
+            caller.call(action, flavor_name="f", **fields)
+
+
+def test_pages_by_name(caller: Caller, uri: str) -> None:
+    for name in "cab":
+        caller.call("pool_create", pool_name=name, uri=uri + name, weight=1)
+        caller.call("flavor_create", flavor_name=name, pool_name=name)
+    for noun, most in (("pool", 3), ("flavor", 4)):
+        seen: list[str] = []
+        marker: dict[str, str] = {}
+        while page := caller.call(f"{noun}_list", limit=2, **marker).body[f"{noun}s"]:
+            seen += [each["name"] for each in page]
+            marker = {"marker": seen[-1]}
+        assert seen == ["a", "b", "c"]
+        assert len(caller.call(f"{noun}_list", marker="").body[f"{noun}s"]) == 3
+        for limit in (0, most + 1):
+            with pytest.raises(InvalidInput, match=f"^limit: must be from 1 to {most}"):
+                caller.call(f"{noun}_list", limit=limit)
+        with pytest.raises(InvalidInput, match=r"^marker"):
+            caller.call(f"{noun}_list", marker="a/b")
+
+
+BAD_POOLS: list[tuple[dict[str, Any], str]] = [
+    ({"pool_name": "a/b"}, "pool_name"),
+    ({"pool_name": "x" * 65}, "pool_name"),
+    ({"pool_name": ""}, "pool_name"),
+    ({"weight": -1}, "weight"),
+    ({"weight": 2**32}, "weight"),
+    ({"uri": ""}, "uri"),
+    ({"uri": "redis://a b"}, "uri"),
+    ({"uri": "nosuch://user:hunter2@host/x"}, "uri"),
+    ({"uri": "sqlite:////nosuch/folder/x.db?password=hunter2"}, "uri"),
+    ({"uri": "sqlite:///:memory:"}, "uri"),
+    ({"flavor": "a/b"}, "flavor"),
+    ({"options": {"a": 1}}, "options.a"),
+    ({"options": {"a": "x" * 70_000}}, "body"),
+    ({"extra": 1}, "body"),
+    ({"name": "other"}, "body"),
+]
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+@pytest.mark.parametrize(("fields", "field"), BAD_POOLS, ids=lambda value: str(value)[:40])
+def test_bad_pools(
+    caller: Caller, uri: str, caplog: pytest.LogCaptureFixture, verb: str, fields: dict[str, Any], field: str
+) -> None:
+    caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7)
+    before = caller.call("pool_list", detailed=True)
+    if verb == "update" and "pool_name" in fields:
+        with pytest.raises(NotFound):
+            caller.call("pool_update", weight=1, **fields)
+    else:
+        whole = {"pool_name": "p", "uri": uri + "1", "weight": 7, **fields}
+        with pytest.raises(InvalidInput) as raised:
+            caller.call(f"pool_{verb}", **whole if verb == "create" else {"pool_name": "p", **fields})
+        assert raised.value.field == field
+        assert "hunter2" not in str(raised.value) + caplog.text
+    assert caller.call("pool_list", detailed=True) == before
+
+
+def test_two_pools_on_one_store(caller: Caller, uri: str) -> None:
+    caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7)
+    with pytest.raises(Conflict, match="'p'"):
+        caller.call("pool_create", pool_name="q", uri=uri + "1", weight=7)
+
+
+BAD_FLAVORS: list[tuple[dict[str, Any], str]] = [
+    ({"flavor_name": "a/b", "pool_list": ["p"]}, "flavor_name"),
+    ({}, "body"),
+    ({"pool_list": []}, "pool_list"),
+    ({"pool_list": [1]}, "pool_list[0]"),
+    ({"pool_list": ["p", "p"]}, "pool_list"),
+    ({"pool_list": ["p", "x"]}, "pool_list[1]"),
+    ({"pool_list": ["p"] * 1001}, "pool_list"),
+    ({"pool_list": ["x" * 70_000]}, "body"),
+    ({"pool_name": "x"}, "pool_list[0]"),
+    ({"pool_name": "p", "pool_list": ["p"]}, "pool_name"),
+    ({"pool_list": ["p"], "extra": 1}, "body"),
+]
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+@pytest.mark.parametrize(("fields", "field"), BAD_FLAVORS, ids=lambda value: str(value)[:40])
+def test_bad_flavors(caller: Caller, uri: str, verb: str, fields: dict[str, Any], field: str) -> None:
+    caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7)
+    caller.call("flavor_create", flavor_name="f", pool_list=["p"])
+    before = caller.call("flavor_list", detailed=True)
+    refusal = NotFound if verb == "update" and field == "flavor_name" else InvalidInput
+    with pytest.raises(refusal) as raised:
+        caller.call(f"flavor_{verb}", **{"flavor_name": "f", **fields})
+    assert getattr(raised.value, "field", field) == field
+    assert caller.call("flavor_list", detailed=True) == before
+
+
+# -- policy ----------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "pool_list": ("pools:get_all", {}),
+    "pool_create": ("pools:create", {"pool_name": "p", "uri": "sqlite:////nosuch/x.db", "weight": 1}),
+    "pool_get": ("pools:get", {"pool_name": "p"}),
+    "pool_update": ("pools:update", {"pool_name": "p", "weight": 1}),
+    "pool_delete": ("pools:delete", {"pool_name": "p"}),
+    "flavor_list": ("flavors:get_all", {}),
+    "flavor_create": ("flavors:create", {"flavor_name": "p", "pool_name": "p"}),
+    "flavor_get": ("flavors:get", {"flavor_name": "p"}),
+    "flavor_update": ("flavors:update", {"flavor_name": "p", "pool_name": "p"}),
+    "flavor_delete": ("flavors:delete", {"flavor_name": "p"}),
+}
+
+
+def test_every_action_is_of_the_deployment_and_needs_both_switches() -> None:
+    assert set(RULES) == {action.name for action in ACTIONS}
+    assert all(action.of_deployment and action.needs_admin_mode and action.needs_pooling for action in ACTIONS)
+
+
+@pytest.mark.parametrize("action", RULES)
+def test_each_action_asks_its_rule_about_the_name(tmp_path: Path, action: str) -> None:
+    rule, fields = RULES[action]
+    name = "pool_name" if action.startswith("pool") else "flavor_name"
+    condition = "!" if action.endswith("_list") else f"'allowed':%({name})s"
+    file = tmp_path / "policy.yaml"
+    file.write_text(f'"{rule}": "{condition}"')
+    caller = Caller(ACTIONS, pooling=True, oslo_policy__policy_file=str(file))
+    with pytest.raises(Forbidden, match=f"{rule}$"):
+        caller.call(action, **fields)
+    if not action.endswith("_list"):
+        # Past the rule there is no such pool, or its store does not answer.
+        with contextlib.suppress(InvalidInput, NotFound):
+            caller.call(action, **{**fields, name: "allowed"})
+
+
+@pytest.mark.parametrize("action", RULES)
+def test_without_the_role_admin(caller: Caller, action: str) -> None:
+    rule, fields = RULES[action]
+    caller.roles = {"member"}
+    if rule in ("flavors:get_all", "flavors:get"):
+        caller.call("flavor_list")
+        return
+    with pytest.raises(Forbidden, match=rule):
+        caller.call(action, **fields)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-websocket``: the WebSocket API as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from oslo_config import cfg
+
+from zaqar import app
+from zaqar import conf as configuration
+from zaqar.cmd import failures
+from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
+from zaqar.errors import StartupError
+from zaqar.service.nodes import Nodes
+from zaqar.transport.websocket.node import NodeService
+from zaqar.transport.websocket.server import WebSocketServer
+from zaqar.transport.websocket.session import Sessions
+from zaqar.transport.websocket.settings import GROUP, Settings
+
+_log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
+
+_NODE_SECONDS = 2.0
+"""How long the start waits for the management store."""
+
+_RETIREMENT_SECONDS = 120.0
+"""How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
+
+_OTHER_FILES = 256
+"""Open files that the process needs beside connections: of stores, of Keystone and of the log."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options, rest = _parser().parse_known_args(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    # Until it is handled, it would end this process. The configuration is read later than this anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return failures.run("zaqar-websocket", lambda: _serve(options, rest))
+
+
+def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    conf = configuration.load(rest)
+    configuration.set_up_log(conf)
+    configuration.make_state_dir(conf)
+    with _listen(options, conf) as listener:
+        parts = _build(conf)
+        if parts.tokens is not None:
+            parts.tokens.check_aside()
+        process = _Process(parts, listener, rest)
+        asyncio.run(process.run())
+        if process.has_threads_left:
+            # A store or Keystone has not answered in time, and Python would wait for the threads that ask it.
+            sys.stderr.flush()
+            os._exit(0)
+        process.parts.close()
+    return 0
+
+
+def _exit(number: int, frame: object) -> None:
+    # Nobody has been served yet.
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zaqar-websocket",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Serve the WebSocket API, until it is told to end. zaqar-server does this by itself.",
+        epilog="signals:\n"
+        "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
+        "  HUP                  read configuration and policy anew; connections stay open\n\n"
+        "--config-file, --config-dir and the options of oslo.log are understood as well. The state directory has to\n"
+        "be that of the notifier on the same host, for it to reach this process.",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--bind",
+        type=parse_address,
+        metavar="HOST:PORT",
+        help="listen here (default: bind and port of [drivers:transport:websocket], 127.0.0.1:9000)",
+    )
+    where.add_argument("--fd", type=int, metavar="N", help="listen on this open socket, for zaqar-server")
+    parser.add_argument("--version", action="version", version=f"zaqar-websocket {version('zaqar')}")
+    return parser
+
+
+def _listen(options: argparse.Namespace, conf: cfg.ConfigOpts) -> socket.socket:
+    if options.fd is not None:
+        try:
+            return socket.socket(fileno=options.fd)
+        except OSError as exc:
+            raise StartupError(f"--fd: {options.fd} is not an open socket.") from exc
+    return listen(options.bind or configured_websocket_address(conf))
+
+
+def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
+    parts = app.build(conf, **stores)
+    if parts.tokens is not None:
+        parts.tokens.start()
+    return parts
+
+
+class _Process:
+    """What runs from the first connection to the last."""
+
+    def __init__(self, parts: app.Parts, listener: socket.socket, arguments: Sequence[str]) -> None:
+        self.parts = parts
+        self.has_threads_left = False
+        self._listener = listener
+        self._arguments = arguments
+        self._stop = asyncio.Event()
+        self._reloading: asyncio.Task[None] | None = None
+        self._hung_up_again = False
+
+    async def run(self) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        conf = self.parts.conf
+        sessions = Sessions(end_subscriptions=self._end_subscriptions)
+        server = self._server = WebSocketServer(
+            self.parts,
+            _settings(conf),
+            make_session=sessions.open,
+            closed=lambda connection: self._node.end(connection),
+        )
+        node = self._node = NodeService(
+            Nodes(self.parts.management, self.parts.clock),
+            self.parts.connection_subscriptions,
+            find=server.connections.find,
+            close=server.close_restarting,
+            largest_post=self.parts.limits.max_messages_post_size,
+        )
+        group = conf[GROUP]
+        await node.start(
+            folder=configuration.nodes_dir(conf),
+            host=group.notification_bind or None,
+            port=group.notification_port,
+        )
+        # The first client may subscribe at once. Other requests do not need the management store.
+        await node.wait_until_begun(_NODE_SECONDS)
+        await server.start(self._listener)
+        _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
+        await self._stop.wait()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        await server.stop()
+        await node.stop()
+        self.has_threads_left = server.is_busy
+        _log.info("The WebSocket server ends.")
+
+    def _end_closed(self, connection: str) -> None:
+        self._node.end(connection)
+
+    def _end_subscriptions(self, connection: str) -> None:
+        """Called by the thread that answers a request: they have ended before its reply is sent."""
+        self._loop.call_soon_threadsafe(self._node.end, connection)
+
+    def _end(self, number: signal.Signals) -> None:
+        _log.info("%s: what was asked is answered, then the server ends.", signal.Signals(number).name)
+        self._stop.set()
+
+    def _hung_up(self) -> None:
+        self._hung_up_again = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        while self._hung_up_again:
+            self._hung_up_again = False
+            try:
+                parts = await asyncio.to_thread(self._read_anew)
+            except StartupError as exc:
+                _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
+            else:
+                before, self.parts = self.parts, parts
+                parts.connection_subscriptions.adopt(before.connection_subscriptions)
+                self._node.use(parts.connection_subscriptions)
+                self._server.use(parts, _settings(parts.conf))
+                _log.info("The configuration and the policy have been read anew.")
+                if parts.conf.pooling:
+                    # Requests that are under way still use the stores of the pools.
+                    asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)
+
+    def _read_anew(self) -> app.Parts:
+        """New parts on the stores that are open already; the store of a pool is opened again when it is used."""
+        conf = configuration.load(self._arguments)
+        configuration.set_up_log(conf)
+        before = self.parts
+        messages = None if before.placement.spreads else before.placement.places()[0].store
+        if conf.pooling != before.conf.pooling:
+            raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
+        return _build(conf, management=before.management, messages=messages)
+
+
+def _settings(conf: cfg.ConfigOpts) -> Settings:
+    """The configured limits; fewer connections if the process may not have as many open files."""
+    settings = Settings.from_conf(conf)
+    wanted = settings.max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else wanted
+    if soft != resource.RLIM_INFINITY and soft < min(wanted, most):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
+    if most >= wanted:
+        return settings
+    connections = max(1, most - _OTHER_FILES)
+    _log.warning(
+        "[%s] max_connections: %d need %d open files, and this process may have %d (ulimit -Hn); more than %d "
+        "connections will be refused.",
+        GROUP,
+        settings.max_connections,
+        wanted,
+        most,
+        connections,
+    )
+    return replace(settings, max_connections=connections)
+
+
+def _start_thread(call: Callable[[], None]) -> None:
+    threading.Thread(target=call, name="retirement", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

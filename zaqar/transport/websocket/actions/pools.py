@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions on pools, for administrators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zaqar.app import Parts
+from zaqar.schemas import pools
+from zaqar.schemas.fields import JsonSchema, check_marker
+from zaqar.transport.websocket.action import Action, Answer, Call, Field, Handle
+from zaqar.transport.websocket.actions.reading import (
+    MOST_BYTES_OF_A_POOL,
+    body_without,
+    check_size,
+    limit_field,
+    list_of,
+    read_limit,
+)
+
+_COLLECTION = "/v2/pools"
+
+
+def _name(parts: Parts, call: Call, rule: str) -> str:
+    """Ask a rule about the pool that the body names, and return its name."""
+    name: str = call.body["pool_name"]
+    parts.authorizer.check(call.caller, f"pools:{rule}", pool_name=name)
+    return name
+
+
+def _list(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "pools:get_all")
+    limit, after = read_limit(call, parts.limits.max_pools_per_page), check_marker(call.body.get("marker") or "")
+    detailed = bool(call.body.get("detailed"))
+    listed = parts.pools.list_page(after=after, limit=limit)
+    return Answer(200, {"pools": [pools.shown(pool, _COLLECTION, detailed=detailed) for pool in listed]})
+
+
+def _create(parts: Parts, call: Call) -> Answer:
+    name = _name(parts, call, "create")
+    check_size(call, MOST_BYTES_OF_A_POOL)
+    parts.pools.put(name, body_without(call, "pool_name"))
+    return Answer(201, f"Pool {name} created.")
+
+
+def _get(parts: Parts, call: Call) -> Answer:
+    pool = parts.pools.get(_name(parts, call, "get"))
+    return Answer(200, pools.shown(pool, _COLLECTION, detailed=bool(call.body.get("detailed"))))
+
+
+def _update(parts: Parts, call: Call) -> Answer:
+    name = _name(parts, call, "update")
+    check_size(call, MOST_BYTES_OF_A_POOL)
+    pool = parts.pools.patch(name, body_without(call, "pool_name"))
+    return Answer(200, pools.shown(pool, _COLLECTION, detailed=False))
+
+
+def _delete(parts: Parts, call: Call) -> Answer:
+    name = _name(parts, call, "delete")
+    parts.pools.delete(name)
+    return Answer(204, f"Pool {name} removed.")
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+_NAMED = {"pool_name": Field("string", "The name of the pool.", required=True)}
+_DETAILED = {"detailed": Field("boolean", "With options.", schema={"default": False})}
+
+
+def _wanted(*, required: bool) -> dict[str, Field]:
+    """The fields of a pool, of which a new one needs URI and weight."""
+    rules: JsonSchema = pools.PUT["properties"]
+    return {
+        "uri": Field("string", "Of the store, which has to answer.", required=required, schema=rules["uri"]),
+        "weight": Field("integer", "Its share of new queues; 0 for none.", required=required, schema=rules["weight"]),
+        "flavor": Field("string", "The flavor it belongs to; an empty name for none."),
+        "options": Field("object", "Options of the driver that this pool has otherwise."),
+    }
+
+
+def _action(
+    verb: str,
+    summary: str,
+    method: str,
+    handle: Handle,
+    fields: dict[str, Field],
+    answers: dict[int, tuple[str, JsonSchema | None]],
+    example: dict[str, Any],
+) -> Action:
+    path = _COLLECTION if verb == "list" else _COLLECTION + "/{pool_name}"
+    return Action(
+        f"pool_{verb}",
+        summary,
+        method,
+        path,
+        handle,
+        fields,
+        answers,
+        example=example,
+        of_deployment=True,
+        needs_admin_mode=True,
+        needs_pooling=True,
+    )
+
+
+ACTIONS: tuple[Action, ...] = (
+    _action(
+        "list",
+        "Pools by name; needs the role admin, as all actions on pools do. The next page begins after the `marker`, the "
+        "last name.",
+        "GET",
+        _list,
+        {
+            "pool_name": Field("string", "Without effect; clients of OpenStack Zaqar had to send it."),
+            "marker": Field("string", "The name after which the page begins."),
+            "limit": limit_field("pools"),
+            **_DETAILED,
+        },
+        {200: ("The pools.", list_of("pools", pools.POOL))},
+        {"limit": 2},
+    ),
+    _action(
+        "create",
+        "Register a pool, whose store has to answer, in place of one of that name.",
+        "PUT",
+        _create,
+        _NAMED | _wanted(required=True),
+        {201: ("Registered.", {"type": "string"})},
+        {"pool_name": "gold", "uri": "redis://127.0.0.1:6379", "weight": 100},
+    ),
+    _action(
+        "get",
+        "One pool, passwords masked.",
+        "GET",
+        _get,
+        _NAMED | _DETAILED,
+        {200: ("The pool.", pools.POOL)},
+        {"pool_name": "gold", "detailed": True},
+    ),
+    _action(
+        "update",
+        "Change a pool; what is left out stays.",
+        "PATCH",
+        _update,
+        _NAMED | _wanted(required=False),
+        {200: ("The pool as it is now.", pools.POOL)},
+        {"pool_name": "gold", "weight": 50},
+    ),
+    _action(
+        "delete",
+        "Remove a pool that no flavor uses and no queue is on. A pool that is not there is no error.",
+        "DELETE",
+        _delete,
+        _NAMED,
+        {204: ("It is gone.", {"type": "string"})},
+        {"pool_name": "gold"},
+    ),
+)

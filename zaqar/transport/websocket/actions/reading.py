@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the actions on subscriptions, pools and flavors read from the body of a frame in the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zaqar.errors import InvalidInput
+from zaqar.schemas import strict_json
+from zaqar.schemas.fields import JsonSchema, check_range
+from zaqar.transport.websocket.action import Call, Field
+
+MOST_BYTES_OF_A_POOL = 65536
+"""The size of the description of a pool or a flavor."""
+
+
+def limit_field(what: str) -> Field:
+    """``limit`` of a list; how many one may ask for is configured."""
+    return Field("integer", f"How many {what} at most.", schema={"minimum": 1, "default": 10})
+
+
+def list_of(member: str, item: JsonSchema) -> JsonSchema:
+    """The schema of an answer that is a page."""
+    items = {"type": "array", "items": item}
+    return {"type": "object", "required": [member], "properties": {member: items}}
+
+
+def read_limit(call: Call, most: int) -> int:
+    """The size of the page that is asked for, 10 unless given; InvalidInput unless it is from 1 to ``most``."""
+    limit = call.body.get("limit")
+    if limit is None:
+        return min(10, most)
+    check_range(limit, 1, most, field="limit")
+    return int(limit)
+
+
+def check_size(call: Call, most: int) -> None:
+    """InvalidInput if the body has more than ``most`` bytes as JSON."""
+    if len(call.raw) > most:
+        raise InvalidInput("body", f"has {len(call.raw)} bytes, more than {most}")
+
+
+def other_fields(call: Call, *names: str) -> dict[str, Any]:
+    """The fields of the body but for these, also those that the action does not have.
+
+    Over HTTP ``names`` are part of the path, and the schemas of some bodies admit no unknown field.
+    """
+    body: dict[str, Any] = strict_json.decode(call.raw)
+    return {name: value for name, value in body.items() if name not in names}
+
+
+def body_without(call: Call, *names: str) -> bytes:
+    """:func:`other_fields` as JSON."""
+    return strict_json.encode(other_fields(call, *names))

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection: requests are read, carried out and answered one at a time, and notifications go out in between.
+
+A :class:`Connection` joins three things: the socket (:class:`~zaqar.transport.websocket.protocol.BoundedConnection`),
+the session, which knows the API and does no I/O of its own, and the threads that :class:`Admission` hands out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+from websockets.exceptions import ConnectionClosed
+
+from zaqar.access.identity import Identity
+from zaqar.app import Parts
+from zaqar.clock import Clock
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Address
+from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.admission import Admission, Seat
+from zaqar.transport.websocket.close_codes import Close
+from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.pushes import Gone, TooSlow
+from zaqar.transport.websocket.rate_limit import TokenBucket
+from zaqar.transport.websocket.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+SMALL_FRAME = 8 * 1024
+"""Frames of up to so many bytes are decoded on the event loop, which takes less than a tenth of a millisecond."""
+
+KEYSTONE = "keystone"
+"""As the store of a seat: what is going to be asked is Keystone."""
+
+_MOST_WAIT_FOR_TIMER = 86_400.0
+"""Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
+
+
+class Request(Protocol):
+    """What the server has to know of a request that the session has read."""
+
+    @property
+    def action(self) -> str | None: ...
+    @property
+    def project(self) -> str | None: ...
+    @property
+    def address(self) -> Address | None: ...
+    @property
+    def reply(self) -> Any:
+        """The reply, if reading it was enough to know that."""
+
+
+class Reply(Protocol):
+    """What the session answers."""
+
+    @property
+    def frame(self) -> str | bytes: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def close(self) -> tuple[int, str] | None: ...
+
+
+class Session(Protocol):
+    """What the server asks of a session; :class:`zaqar.transport.websocket.session.Session` is the one."""
+
+    @property
+    def identity(self) -> Identity | None: ...
+    @property
+    def expires(self) -> float | None: ...
+    def read(self, frame: str | bytes) -> Any: ...
+    def answer(self, request: Any) -> Reply: ...
+    def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
+    def revalidate(self) -> bool: ...
+    def use(self, parts: Parts) -> None: ...
+    def push(self, notification: Any) -> str | bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of a process share.
+
+    ``decode`` runs the reading of a large frame in a thread. ``store_of`` says which store a request is going to ask,
+    without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and ``closed`` is
+    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
+    ``revalidation_seconds``: how often to ask whether a token is still valid.
+    """
+
+    settings: Settings
+    admission: Admission
+    connections: Connections
+    clock: Clock
+    decode: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+    store_of: Callable[[Request], Hashable]
+    is_subscribed: Callable[[str], bool]
+    closed: Callable[[str], None]
+    authenticates: bool
+    revalidation_seconds: float
+
+
+class Connection:
+    """One client. :meth:`run` serves it until it is gone; :meth:`push` and :meth:`stop` come from other tasks."""
+
+    def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
+        self.id = socket.id.hex
+        self.session = session
+        self._socket = socket
+        self._around = around
+        self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
+        # Whoever has it sends: a request has it from its reading to its reply, so no notification comes in between.
+        self._turn = asyncio.Lock()
+        self._pending_bytes = 0
+        self._closing: Close | None = None
+        self._project: str | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._armed_for: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def use(self, parts: Parts, around: Surroundings) -> None:
+        """Serve by these from the next request on."""
+        self._around = around
+        self._start(self._use_in_turn(parts))
+
+    async def _use_in_turn(self, parts: Parts) -> None:
+        async with self._turn:
+            self.session.use(parts)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the client until the connection is closed."""
+        settings = self._around.settings
+        self._around.connections.add(self)
+        if self._around.authenticates:
+            self._set_timer("authentication", settings.authentication_timeout, self._give_up_authentication)
+        self._note_activity()
+        try:
+            while self._closing is None:
+                await self._serve_next()
+            await self._socket.close(*self._closing)
+        except ConnectionClosed:
+            pass
+        finally:
+            self._around.connections.remove(self)
+            self._around.closed(self.id)
+            self._enter_project(None)
+            for timer in self._timers.values():
+                timer.cancel()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _serve_next(self) -> None:
+        frame = await self._socket.recv()
+        loop = self._socket.loop
+        self._note_activity()
+        if pause := self._bucket.take(1, loop.time()):
+            # Meanwhile nothing is read, so that the client's own buffers fill.
+            await asyncio.sleep(pause)
+        async with self._turn:
+            if self._closing is not None:
+                return
+            reply = await self._answer(frame)
+            if reply is not None:
+                await self._socket.send(reply.frame)
+        if reply is not None and reply.close is not None:
+            self._closing = Close(*reply.close)
+
+    async def _answer(self, frame: str | bytes) -> Reply | None:
+        """The reply to a frame; None if the connection is to be closed instead."""
+        session, around = self.session, self._around
+        if len(frame) <= SMALL_FRAME:
+            request = session.read(frame)
+        else:
+            request = await around.decode(partial(session.read, frame))
+        if request.reply is not None:
+            return request.reply  # type: ignore[no-any-return]
+        if not around.authenticates and request.project and not self._enter_project(request.project):
+            return None
+        store = KEYSTONE if request.action == "authenticate" else around.store_of(request)
+        seat = Seat(request.project or "", request.address, store)
+        try:
+            reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
+        except StoreUnavailable as exc:
+            return session.refuse(request, exc)
+        return reply if self._note_identity(reply) else None
+
+    def _note_identity(self, reply: Reply) -> bool:
+        """Take note of who the client turned out to be; False if its project has too many connections."""
+        if reply.status < 400:
+            # It has authenticated, or a signature has admitted it.
+            self._cancel_timer("authentication")
+        identity = self.session.identity
+        if identity is not None and not self._enter_project(identity.project):
+            return False
+        expires = self.session.expires
+        if expires != self._armed_for:
+            self._armed_for = expires
+            self._watch_token(expires)
+        return True
+
+    def _enter_project(self, project: str | None) -> bool:
+        """Be a connection of this project from now on; False if it has too many, and the connection is to be closed."""
+        if project == self._project:
+            return True
+        connections = self._around.connections
+        if project is not None:
+            if connections.count(project) >= self._around.settings.max_connections_per_project:
+                self._closing = Close(close_codes.TOO_MANY_CONNECTIONS, "The project has too many connections.")
+                return False
+            connections.enter(project)
+        if self._project is not None:
+            connections.leave(self._project)
+        self._project = project
+        return True
+
+    # -- notifications -----------------------------------------------------------------------------------------------
+
+    def encode(self, notification: bytes) -> str | bytes:
+        """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
+        return self.session.push(msgspec.Raw(notification))
+
+    async def push(self, frames: Sequence[str | bytes]) -> None:
+        """Send frames in their order, after the reply to the request that is under way and after earlier pushes.
+
+        Returns once they have been handed to the operating system, but for what fits into a small buffer. Raises
+        TooSlow if too much is waiting already, or if its turn does not come in time, and Gone if the connection ends.
+        """
+        size = sum(map(len, frames))
+        settings = self._around.settings
+        if self._closing is not None:
+            raise Gone
+        if self._pending_bytes and self._pending_bytes + size > settings.max_pending_push_size:
+            raise TooSlow
+        self._pending_bytes += size
+        try:
+            try:
+                async with asyncio.timeout(settings.write_timeout):
+                    await self._turn.acquire()
+            except TimeoutError:
+                raise TooSlow from None
+            try:
+                if self._closing is not None:
+                    raise Gone
+                for frame in frames:
+                    # A client that reads nothing is closed by the protocol, which ends this as well.
+                    await self._socket.send(frame)
+            except ConnectionClosed as exc:
+                raise Gone from exc
+            finally:
+                self._turn.release()
+        finally:
+            self._pending_bytes -= size
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection once the request that is under way is answered; what was not read yet is dropped."""
+        if self._closing is None:
+            self._closing = Close(code, reason)
+            self._start(self._close_in_turn())
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._socket.transport.abort()
+
+    async def _close_in_turn(self) -> None:
+        async with self._turn:
+            if self._closing is not None:
+                await self._socket.close(*self._closing)
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        self._cancel_timer(name)
+        self._timers[name] = self._socket.loop.call_later(min(seconds, _MOST_WAIT_FOR_TIMER), call)
+
+    def _cancel_timer(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._socket.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _note_activity(self) -> None:
+        if seconds := self._around.settings.idle_timeout:
+            self._set_timer("idle", seconds, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if self._turn.locked() or self._around.is_subscribed(self.id):
+            self._note_activity()
+        else:
+            self.close(close_codes.IDLE, "No request for too long.")
+
+    def _give_up_authentication(self) -> None:
+        self.close(close_codes.NOT_AUTHENTICATED, "Not authenticated in time.")
+
+    def _watch_token(self, expires: float | None) -> None:
+        for name in ("expiry", "revalidation"):
+            self._cancel_timer(name)
+        if expires is not None:
+            self._look_at_expiry()
+            self._plan_revalidation()
+
+    def _look_at_expiry(self) -> None:
+        expires = self.session.expires
+        left = float("inf") if expires is None else expires - self._around.clock()
+        if left > 0:
+            self._set_timer("expiry", left, self._look_at_expiry)
+        else:
+            self.close(*close_codes.EXPIRED)
+
+    def _plan_revalidation(self) -> None:
+        # Many clients may have authenticated at the same moment.
+        seconds = self._around.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
+        self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
+
+    async def _revalidate(self) -> None:
+        seat = Seat(self._project or "", None, KEYSTONE)
+        is_valid = True
+        async with self._turn:
+            # If it cannot be found out, the token counts as valid until it can or until it expires.
+            with suppress(StoreUnavailable):
+                is_valid = await self._around.admission.run(seat, self.session.revalidate)
+        if is_valid:
+            self._plan_revalidation()
+        else:
+            self.close(*close_codes.EXPIRED)
+
+
+def _is_answered(reply: Reply) -> bool:
+    return reply.status != StoreUnavailable.status

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The WebSocket server: from a listening socket to connections that are served, and to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
+
+from zaqar.app import Parts
+from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.admission import Admission
+from zaqar.transport.websocket.connection import Connection, Request, Session, Surroundings
+from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.origins import OriginPolicy
+from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_library_log = logging.getLogger(f"{__name__}.library")
+# The library's debug lines show frames, and with them tokens.
+_library_log.setLevel(logging.WARNING)
+
+DRAIN_SECONDS = 8.0
+"""How long requests that are under way have to end once the server is told to."""
+
+_CLOSE_SECONDS = 5.0
+"""How long a client has to answer a close frame."""
+
+_LAST_CLOSE_SECONDS = 1.0
+"""The same while the server ends."""
+
+_DECODERS = 2
+_BACKLOG = 2_048
+"""Connections that may wait to be accepted."""
+
+_HANDSHAKES = 1_000
+"""Connections that may be in their opening handshake beside as many as may be open."""
+
+_MIN_REVALIDATION_SECONDS = 10.0
+
+_ENDS = "The server ends."
+
+MANAGEMENT = "management"
+"""As the store of a seat: the management store."""
+
+MakeSession = Callable[[Parts, str], Session]
+"""Makes the session of a new connection, which has the given id."""
+
+
+class WebSocketServer:
+    """Serves one listening socket. All methods are for the event loop only."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        *,
+        make_session: MakeSession,
+        closed: Callable[[str], None] = lambda connection: None,
+    ) -> None:
+        """``closed`` is called with the id of each connection that is closed."""
+        self.connections = Connections()
+        self._admission = Admission(settings.threads)
+        self._make_session = make_session
+        self._closed = closed
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+        self._server: Server | None = None
+        self._is_stopping = False
+        self.use(parts, settings)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests are under way."""
+        return self._admission.under_way > 0
+
+    def use(self, parts: Parts, settings: Settings) -> None:
+        """Serve by these from now on: new connections at once, open ones from their next request.
+
+        What has to do with the socket and the threads stays as it was.
+        """
+        self._parts = parts
+        self._settings = settings
+        self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
+        self._surroundings = Surroundings(
+            settings=settings,
+            admission=self._admission,
+            connections=self.connections,
+            clock=parts.clock,
+            decode=self._decode,
+            store_of=self._store_of,
+            is_subscribed=parts.connection_subscriptions.has_any,
+            closed=self._closed,
+            authenticates=parts.tokens is not None,
+            revalidation_seconds=_revalidation_seconds(parts),
+        )
+        for connection in self.connections:
+            connection.use(parts, self._surroundings)
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections of a socket that listens already."""
+        settings = self._settings
+        self._server = await serve(
+            self._serve,
+            sock=listener,
+            create_connection=self._make_connection,  # type: ignore[arg-type]  # a factory is fine for the library
+            process_request=self._check_request,
+            process_response=_explain,
+            compression="deflate" if settings.compression else None,
+            server_header=None,
+            close_timeout=_CLOSE_SECONDS,
+            max_size=settings.max_frame_size,
+            max_queue=1,
+            logger=_library_log,
+        )
+        # asyncio has set it to 100. One connection more at a time, and a client waits a second before it tries again.
+        listener.listen(_BACKLOG)
+
+    def close_restarting(self, connection_id: str) -> None:
+        """Close a connection whose subscriptions were ended, as notifiers took this process for dead."""
+        if (connection := self.connections.find(connection_id)) is not None:
+            connection.close(close_codes.SERVICE_RESTART, "Subscribe again.")
+
+    async def stop(self) -> None:
+        """Accept nothing more, answer what is under way, and close the connections; under 10 seconds."""
+        server = self._server
+        if server is None:
+            return
+        self._is_stopping = True
+        server.close(close_connections=False)
+        for connection in server.all_connections:
+            connection.close_timeout = _LAST_CLOSE_SECONDS
+        for each in self.connections:
+            each.close(close_codes.GOING_AWAY, _ENDS)
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await server.wait_closed()
+        except TimeoutError:
+            _log.warning("%d connections did not end in time.", len(self.connections))
+            for each in self.connections:
+                each.abort()
+        self._admission.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    # -- the opening handshake ---------------------------------------------------------------------------------------
+
+    def _check_request(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        headers = request.headers
+        if "websocket" not in ",".join(headers.get_all("Upgrade")).lower():
+            response = _refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
+            response.headers["Upgrade"] = "websocket"
+            return response
+        host = headers.get_all("Host")
+        if not self._origins.admits(headers.get_all("Origin"), host[0] if len(host) == 1 else None):
+            return _refuse(
+                HTTPStatus.FORBIDDEN, "Pages of this origin may not connect; [cors] allowed_origin says which."
+            )
+        if len(self.connections) >= self._settings.max_connections:
+            response = _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
+            response.headers["Retry-After"] = "5"
+            return response
+        return None
+
+    # -- a connection ------------------------------------------------------------------------------------------------
+
+    def _make_connection(self, *args: Any, **kwargs: Any) -> BoundedConnection:
+        settings = self._settings
+        connection = BoundedConnection(*args, **kwargs)
+        connection.silent_seconds = settings.ping_interval
+        connection.pong_seconds = settings.ping_timeout
+        connection.write_seconds = settings.write_timeout
+        # Those that come to the handshake are told why. This one is for a flood of such that do not.
+        connection.is_surplus = len(connection.server.handler_tasks) >= settings.max_connections + _HANDSHAKES
+        return connection
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        if not isinstance(socket, BoundedConnection):
+            raise TypeError("the library made a connection of its own")
+        if self._is_stopping:
+            await socket.close(close_codes.GOING_AWAY, _ENDS)
+            return
+        connection = Connection(socket, self._make_session(self._parts, socket.id.hex), self._surroundings)
+        await connection.run()
+
+    async def _decode(self, read: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+
+    def _store_of(self, request: Request) -> Hashable:
+        """The store that the request is about as far as that is known without asking one."""
+        known = None if request.address is None else self._parts.queues.remembered(request.address)
+        return MANAGEMENT if known is None else known.place
+
+
+def _revalidation_seconds(parts: Parts) -> float:
+    """As often as HTTP looks whether a token is still valid, but not all the time."""
+    if parts.tokens is None:
+        return float("inf")
+    return max(_MIN_REVALIDATION_SECONDS, parts.tokens.cache_seconds)
+
+
+def _refuse(status: HTTPStatus, description: str) -> Response:
+    return Response(status, status.phrase, Headers(), json.dumps(_problem(status, description)).encode())
+
+
+def _problem(status: HTTPStatus, description: str) -> dict[str, str]:
+    return {"title": status.phrase.capitalize(), "description": description}
+
+
+def _explain(connection: ServerConnection, request: HttpRequest, response: Response) -> Response | None:
+    """Have every refusal say why as JSON, as the HTTP API does."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        return None
+    body = response.body or b""
+    if not body.startswith(b"{"):
+        # The library's own text, the first line of which is a sentence.
+        sentence = body.decode(errors="replace").partition("\n")[0]
+        body = json.dumps(_problem(HTTPStatus(response.status_code), sentence)).encode()
+    for name in ("Content-Type", "Content-Length"):
+        if name in response.headers:
+            del response.headers[name]
+    response.headers["Content-Type"] = "application/json"
+    response.headers["Content-Length"] = str(len(body))
+    if "Connection" not in response.headers:
+        response.headers["Connection"] = "close"
+    response.body = body
+    return response
