@@ -35,8 +35,10 @@ _LOOKED_AT = 10
 _BATCH = 500
 
 LATER_SECONDS = 15.0
-"""A delivery that is due so much later is of a message with a delay. One on lease is due when that ends, so this is longer
-than a notifier's leases last, also if the clocks of hosts differ by some seconds.
+"""A delivery that is due so much later is of a message with a delay.
+
+One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
+by some seconds.
 """
 
 _DELAYED_LOOKED_AT = 20
