@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
-from zaqar.errors import Unauthorized
+from zaqar.errors import Forbidden, Unauthorized
 from zaqar.transport.websocket.replies import Request
 
 AUTHENTICATED = "Authentified."
@@ -16,13 +16,6 @@ _FAILED = "Authentication failed."
 
 class TokenEnded(Exception):
     """The token of the connection has expired or was revoked, so that the connection is to be closed."""
-
-
-class TokenNotForAction(Exception):
-    """The token is valid, but the application credential it was made with is for other requests."""
-
-    def __init__(self) -> None:
-        super().__init__("The application credential is not for this action.")
 
 
 class Authentication:
@@ -70,7 +63,8 @@ class Authentication:
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
         """Whose the token is now, and the token, for one action.
 
-        Raises TokenEnded, TokenNotForAction, and KeystoneUnavailable if that cannot be found out.
+        Raises TokenEnded, Forbidden if it is valid for other actions only, and KeystoneUnavailable if that cannot be
+        found out.
         """
         tokens, identity = self._parts.tokens, self._identity
         if tokens is None or identity is None or self._has_expired(identity):
@@ -79,7 +73,10 @@ class Authentication:
             # Mostly a look into a cache. It asks Keystone if the answer is too old, or depends on the action.
             return tokens.validate(self._token, method=method, path=path), self._token
         except Unauthorized:
-            raise (TokenNotForAction() if self.is_valid() else self._end()) from None
+            if not self.is_valid():
+                raise self._end() from None
+            # An application credential may be limited to some requests.
+            raise Forbidden("The token is not for this action.") from None
 
     def is_valid(self) -> bool:
         """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out."""

@@ -17,7 +17,7 @@ from zaqar.context import Context
 from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
-from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
+from zaqar.transport.websocket.authentication import Authentication, TokenEnded
 from zaqar.transport.websocket.codec import Format, encode
 from zaqar.transport.websocket.frame_checks import FrameChecks
 from zaqar.transport.websocket.replies import Reply, Request, reply_to
@@ -122,8 +122,6 @@ class Session:
             return self._carry_out(request)
         except TokenEnded:
             return reply_to(request, 401, {"error": EXPIRED[1]}, close=EXPIRED)
-        except TokenNotForAction as exc:
-            return reply_to(request, 401, {"error": str(exc)})
         except SignatureRefused as exc:
             return replies.refuse(request, self._checks.signed.refuse(exc) if request.signed else exc)
         except (ClientError, StoreUnavailable) as exc:
