@@ -11,6 +11,7 @@ claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``
 from zaqar.storage.base.deliveries import DROPPED_LIFETIME, PIECE_BYTES, PIECE_DELIVERIES, DeliveryStore
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base.nodes import Node, NodeStore, NodeSubscription
 from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import first_sealed, pack_letter, pack_posted, unpack_posted
 from zaqar.storage.base.sealed import DELIVERY, MESSAGE, POST, Position, SealedBody
@@ -27,6 +28,9 @@ __all__ = [
     "DeliveryStore",
     "ManagementStore",
     "MessageStore",
+    "Node",
+    "NodeStore",
+    "NodeSubscription",
     "Outage",
     "Position",
     "SealedBody",

@@ -164,6 +164,13 @@ class MemoryDeliveryStore(MessageStore):
                 self._deliveries[each.key] = again
             return len(chosen[: limit if numbers is None else None])
 
+    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+        with self._lock:
+            if any(uid == queue_uid and first < number for uid, first in self._posted):
+                return True
+            waiting = (each for each in self._of_subscription(queue_uid, subscription_id) if each.state == WAITING)
+            return any(each.number < number for each in waiting)
+
     def _of_subscription(self, queue_uid: str, subscription_id: str) -> Iterator[Delivery]:
         every = self._deliveries.values()
         return (each for each in every if each.key[:2] == (queue_uid, subscription_id))

@@ -12,6 +12,7 @@ from typing import Any, Self
 from zaqar.errors import Conflict
 from zaqar.model import Catalog, Queue, Subscription
 from zaqar.storage.base import ManagementStore
+from zaqar.storage.memory.nodes import MemoryNodeStore
 from zaqar.storage.memory.trusts import MemoryTrustStore
 
 
@@ -23,6 +24,7 @@ class MemoryManagementStore(ManagementStore):
         self._pauses: dict[str, float] = {}
         self._catalog = Catalog()
         self.trusts = MemoryTrustStore()
+        self.nodes = MemoryNodeStore()
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

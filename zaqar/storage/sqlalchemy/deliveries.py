@@ -206,6 +206,12 @@ class OutboxStore(FenceStore):
                 return connection.execute(self._outbox.resend_dead, {**one, "limit": limit}).rowcount
             return connection.execute(self._outbox.resend, {**one, "numbers": json_array(numbers)}).rowcount
 
+    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+        # One statement, which sees one moment on both databases.
+        this = {"uid": queue_uid, "subscription": subscription_id, "number": number}
+        with self._database.read() as connection:
+            return bool(connection.execute(self._outbox.has_undelivered_before, this).fetchone()[0])
+
     def _sweep_deliveries(self, now: float, limit: int) -> int:
         with self._database.read() as connection:
             past = connection.execute(self._outbox.past, {"now": now, "limit": limit}).fetchall()

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, rows_of, uid
-from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, dropped, outbox
+from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, dropped, outbox, unsent
 
 _ONE: Any = sa.literal_column("1", sa.Integer)
 
@@ -94,6 +94,7 @@ class DeliveryStatements(Texts):
         self._define_changes()
         self._define_resend()
         self._define_log()
+        self.has_undelivered_before = self._text(_undelivered_before())
 
     def _free(self, found: sa.Select[Any]) -> sa.Select[Any]:
         """The first of them; what another transaction is taking at this moment is passed over."""
@@ -211,6 +212,20 @@ class DeliveryStatements(Texts):
         count = sa.select(sa.func.count(sa.literal_column("*"))).select_from(deliveries)
         waits, dead = (_of_one(d), d.state == _WAITING), (settled, d.state == _DEAD)
         self.count = self._text(sa.select(count.where(*waits).scalar_subquery(), count.where(*dead).scalar_subquery()))
+
+
+def _undelivered_before() -> sa.Select[Any]:
+    """Two probes, of the first post of the queue and of the least number of the subscription that waits.
+
+    Scalar subqueries with an order, as of an EXISTS the planner drops the order and may take any other index.
+    """
+    earlier: Any = param("number", sa.BigInteger)
+    post = sa.select(o.first).where(o.uid == uid, o.first < earlier).order_by(o.first)
+    waiting = sa.select(d.number).where(_of_one(d), unsent, d.number < earlier).order_by(d.number)
+    post_is, waiting_is = (
+        found.limit(_ONE).offset(NOTHING).scalar_subquery().is_not(None) for found in (post, waiting)
+    )
+    return sa.select(sa.or_(post_is, waiting_is))
 
 
 def _page(found: sa.Select[Any], number: Any) -> sa.Select[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.nodes import SqlNodeStore
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
 from zaqar.storage.sqlalchemy.subscriptions import SubscriptionStore
 from zaqar.storage.sqlalchemy.trusts import SqlTrustStore
@@ -20,6 +21,7 @@ class SqlManagementStore(SubscriptionStore):
         super().__init__(database)
         self._statements = queue_statements_for(database.dialect)
         self.trusts = SqlTrustStore(database)
+        self.nodes = SqlNodeStore(database)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

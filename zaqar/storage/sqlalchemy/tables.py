@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The revision that these tables are; a test compares it, and them, with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
@@ -231,6 +231,32 @@ trusts = sa.Table(
 sa.Index("ix_trusts_due", trusts.c.due)
 sa.Index("ix_trusts_queue_uid_subscription_id", trusts.c.queue_uid, trusts.c.subscription_id)
 
+# Running processes that hold WebSocket connections. A condemned one has 0 as ``expires``: every clock is past that.
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("machine", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("port", sa.Integer, nullable=False),
+    sa.Column("socket", sa.Text, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("condemned", sa.Boolean, nullable=False),
+)
+# Those whose lease is over.
+sa.Index("ix_nodes_expires", nodes.c.expires)
+
+# Subscriptions of their connections.
+node_subscriptions = sa.Table(
+    "node_subscriptions",
+    metadata,
+    sa.Column("node_id", sa.Text, primary_key=True),
+    sa.Column("queue_uid", sa.Text, primary_key=True),
+    sa.Column("subscription_id", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 # Posts whose deliveries are not made yet. ``due`` is when they may be taken, which under a lease is when that ends. The
 # key is all they are found by: queue after queue, and within one in the order of its posts. Those with a lease are
 # passed over and are few at any time; an index by ``due`` would be one more b-tree that each post writes to.
@@ -296,6 +322,16 @@ sa.Index(
     deliveries.c.state,
     sqlite_where=_waiting,
     postgresql_where=_waiting,
+)
+# The least number of one subscription that waits, however many are due before it and whatever is settled. The condition
+# that all numbers fulfil keeps it to the one statement that has it too: the planner would take it for others as well.
+unsent = sa.and_(_waiting, deliveries.c.number >= sa.literal_column("0"))
+sa.Index(
+    "ix_deliveries_unsent",
+    deliveries.c.subscription,
+    deliveries.c.number,
+    sqlite_where=unsent,
+    postgresql_where=unsent,
 )
 # The log of what is done and of what is dead, and the count of the dead, whatever there is of the other or waits. What
 # waits is not in it: most deliveries are made, sent and removed, and never come here.

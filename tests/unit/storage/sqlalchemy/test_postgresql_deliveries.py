@@ -21,6 +21,7 @@ from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.nodes import NodeStatements
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
 from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 from zaqar.storage.sqlalchemy.trusts import TrustStatements
@@ -67,7 +68,12 @@ def other(address: str) -> Iterator[Any]:
 
 TEXTS = {
     f"{type(group).__name__}.{name}": text
-    for group in (DeliveryStatements("postgresql"), SubscriptionStatements("postgresql"), TrustStatements("postgresql"))
+    for group in (
+        DeliveryStatements("postgresql"),
+        SubscriptionStatements("postgresql"),
+        TrustStatements("postgresql"),
+        NodeStatements("postgresql"),
+    )
     for name, text in vars(group).items()
     if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
 } | {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
@@ -84,6 +90,7 @@ INDEXES = {
     "DeliveryStatements.resend_dead": {"ix_deliveries_settled", "pk_deliveries"},
     "DeliveryStatements.count": {"ix_deliveries_waiting", "ix_deliveries_settled"},
     "DeliveryStatements.past": {"ix_deliveries_keep_until"},
+    "DeliveryStatements.has_undelivered_before": {"pk_outbox", "ix_deliveries_unsent"},
     "SweepStatements.dropped_to_sweep": {"ix_dropped_sweep_at"},
     "SweepStatements.posts_of_queue": {"pk_outbox"},
     "SweepStatements.deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
@@ -91,6 +98,10 @@ INDEXES = {
     "SweepStatements.look_again": {"pk_dropped"},
     "SubscriptionStatements.list": {"pk_subscriptions"},
     "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
+    "NodeStatements.list_over": {"ix_nodes_expires"},
+    "NodeStatements.list_subscriptions": {"pk_node_subscriptions"},
+    "NodeStatements.forget": {"pk_node_subscriptions"},
+    "NodeStatements.forget_all": {"pk_node_subscriptions"},
     "TrustStatements.list_due": {"ix_trusts_due"},
     "TrustStatements.hasten_queue": {"ix_trusts_queue_uid_subscription_id"},
     "TrustStatements.hasten_subscription": {"ix_trusts_queue_uid_subscription_id"},
@@ -126,7 +137,18 @@ def crowded(address: str) -> str:
             " FROM generate_series(1, %s) AS n",
             [CROWD],
         )
-        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox, subscriptions, trusts")
+        connection.execute(
+            "INSERT INTO nodes SELECT 'plan-' || n, 'm', 'h', 1, 's', 9e12 + n, 'k', false"
+            " FROM generate_series(1, %s) AS n",
+            [CROWD],
+        )
+        connection.execute(
+            "INSERT INTO node_subscriptions SELECT 'plan-' || n %% 99, 'q', 's' || n FROM generate_series(1, %s) AS n",
+            [CROWD],
+        )
+        connection.execute(
+            "VACUUM ANALYZE deliveries, dropped, node_subscriptions, nodes, outbox, subscriptions, trusts"
+        )
     return address
 
 

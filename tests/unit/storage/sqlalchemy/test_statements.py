@@ -15,6 +15,7 @@ from tests.unit.storage.sqlalchemy.tracing import commits_of, traced, work_of
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.nodes import NodeStatements
 from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
 from zaqar.storage.sqlalchemy.sql import compile_text
 from zaqar.storage.sqlalchemy.statements import Statements
@@ -34,7 +35,12 @@ ONLY_ON_POSTGRESQL = {"SweepStatements.forget_tallies"}
 
 
 def statements_on(dialect: str) -> Iterator[tuple[str, str]]:
-    others = (QueueStatements(dialect), DeliveryStatements(dialect), SubscriptionStatements(dialect))
+    others = (
+        QueueStatements(dialect),
+        DeliveryStatements(dialect),
+        SubscriptionStatements(dialect),
+        NodeStatements(dialect),
+    )
     groups: list[Any] = [*vars(Statements(dialect)).values(), *others]
     for group in groups:
         for name, value in vars(group).items():
@@ -124,6 +130,9 @@ def test_an_index_serves_it(database: Database, name: str) -> None:
         ),
         ("SubscriptionStatements.list", "sqlite_autoindex_subscriptions_1 (queue_uid=? AND id>?)"),
         ("SubscriptionStatements.with_subscriber", "sqlite_autoindex_subscriptions_2 (queue_uid=? AND subscriber=?)"),
+        ("NodeStatements.list_over", "INDEX ix_nodes_expires (expires<?)"),
+        ("NodeStatements.list_subscriptions", "PRIMARY KEY (node_id=?)"),
+        ("NodeStatements.forget", "PRIMARY KEY (node_id=? AND queue_uid=? AND subscription_id=?)"),
         ("SubscriptionStatements.expired", "ix_subscriptions_expires (expires<?)"),
     ],
 )
@@ -134,6 +143,16 @@ def test_the_index_is_the_one_for_it(database: Database, name: str, index: str) 
     searches = [step for step in plan if step.startswith("SEARCH") and not any(probe in step for probe in probes)]
     assert searches
     assert all(index in step for step in searches), plan
+
+
+def test_a_question_about_the_order_is_two_probes(database: Database) -> None:
+    """Each ends at the first row: the index has the order, and of the rows before it only the few of other queues."""
+    plan = plan_of(database, SQLITE["DeliveryStatements.has_undelivered_before"])
+    assert [step for step in plan if not step.startswith("SCALAR SUBQUERY")] == [
+        "SCAN CONSTANT ROW",
+        "SEARCH outbox USING PRIMARY KEY (uid=? AND first<?)",
+        "SEARCH deliveries USING INDEX ix_deliveries_unsent (subscription=? AND number>? AND number<?)",
+    ]
 
 
 def test_lanes_are_walked_by_the_index_of_what_waits(database: Database) -> None:

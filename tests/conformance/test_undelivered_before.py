@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a delivery with a smaller number is still to come: what pushes in order rest on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
+from tests.conformance.scene import Scene, at_once
+from tests.conformance.test_sweep import sweep_clean
+from zaqar.model import DEAD, DONE, PostPosition
+
+
+@pytest.fixture
+def lane(outbox: Outbox) -> Lane:
+    return Lane(outbox)
+
+
+def is_held(lane: Lane, number: int) -> bool:
+    return lane.outbox.store.has_undelivered_before(
+        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number
+    )
+
+
+def first_held(lane: Lane, numbers: range) -> int | None:
+    """The first number that has to wait; all after it have to as well."""
+    held = [number for number in numbers if is_held(lane, number)]
+    assert held == list(range(held[0], numbers.stop)) if held else True
+    return held[0] if held else None
+
+
+# -- deliveries -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_holds_what_is_alone(lane: Lane) -> None:
+    assert not is_held(lane, 1)
+    assert not is_held(lane, 2**62)
+    lane.fill(1, first=7)
+    assert not is_held(lane, 6)
+    assert not is_held(lane, 7)
+    assert is_held(lane, 8)
+    assert is_held(lane, 2**62)
+
+
+def test_only_the_same_subscription_holds(lane: Lane, outbox: Outbox) -> None:
+    beside, elsewhere = lane.beside(), Lane(outbox)
+    beside.fill(3)
+    elsewhere.fill(3)
+    assert not is_held(lane, 9)
+    same_id = Lane(outbox, elsewhere.queue_uid, lane.subscription_id)
+    same_id.fill(3)
+    assert not is_held(lane, 9)
+    assert is_held(same_id, 2)
+
+
+def test_what_is_due_later_holds(lane: Lane) -> None:
+    """Such as one that waits for its next try: the order is that of the numbers, not of the times."""
+    lane.fill(3, first=5)
+    lane.outbox.put(lane.new(4, due=lane.outbox.now + 900))
+    assert first_held(lane, range(1, 9)) == 5
+    assert first_held(lane, range(4, 9)) == 5
+
+
+def test_a_lease_holds_while_it_lasts_and_when_it_is_over(lane: Lane, outbox: Outbox) -> None:
+    lane.fill(2)
+    first, _ = outbox.take()
+    assert is_held(lane, 2)
+    outbox.clock.advance(2 * LEASE)
+    assert is_held(lane, 2)
+    (again,) = outbox.take("other", limit=1)
+    outbox.discard([first])
+    assert is_held(lane, 2)
+    outbox.discard([again], owner="other")
+    assert not is_held(lane, 2)
+
+
+def test_one_that_is_retried_holds_until_it_is_settled(lane: Lane, outbox: Outbox) -> None:
+    lane.fill(2)
+    outbox.retry_at(outbox.now + 60, outbox.take(limit=1))
+    assert is_held(lane, 2)
+    outbox.clock.advance(60)
+    (first,) = [each for each in outbox.take() if each.number == 1]
+    assert is_held(lane, 2)
+    outbox.settle_as(DONE, [first])
+    assert not is_held(lane, 2)
+    assert is_held(lane, 3)
+
+
+@pytest.mark.parametrize("state", [DONE, DEAD])
+def test_settled_ones_hold_nothing_until_they_are_sent_again(lane: Lane, outbox: Outbox, state: str) -> None:
+    lane.fill(5)
+    outbox.settle_as(state, outbox.take())
+    assert not is_held(lane, 9)
+    assert lane.resend(3) == 1
+    assert first_held(lane, range(1, 9)) == 4
+    outbox.settle_as(DONE, outbox.take())
+    assert not is_held(lane, 9)
+
+
+def test_all_that_are_dead_hold_when_they_are_sent_again(lane: Lane, outbox: Outbox) -> None:
+    lane.fill(5, first=3)
+    outbox.settle_as(DEAD, outbox.take())
+    assert lane.resend_dead() == 5
+    assert first_held(lane, range(1, 9)) == 4
+    outbox.discard(outbox.take())
+    assert not is_held(lane, 9)
+
+
+def test_the_least_of_many_is_found(lane: Lane, outbox: Outbox) -> None:
+    """Whatever was put, taken and settled in which order."""
+    for number in (9, 4, 12, 6, 1, 30):
+        outbox.put(lane.new(number))
+    assert first_held(lane, range(40)) == 2
+    taken = {each.number: each for each in outbox.take()}
+    outbox.discard([taken[1], taken[6]])
+    assert first_held(lane, range(40)) == 5
+    outbox.settle_as(DONE, [taken[4], taken[12]])
+    assert first_held(lane, range(40)) == 10
+    outbox.put(lane.new(2))
+    assert first_held(lane, range(40)) == 3
+    outbox.put(replace(lane.new(2), state=DONE, keep_until=outbox.now + 60))
+    assert first_held(lane, range(40)) == 10
+    outbox.discard([taken[9], taken[30]])
+    assert first_held(lane, range(40)) is None
+
+
+def test_numbers_that_a_float_cannot_tell_apart(lane: Lane, outbox: Outbox) -> None:
+    """Of 52 bits, with which a store has nothing to spare if it keeps them as floats."""
+    lane.fill(1, first=2**52)
+    assert not is_held(lane, 2**52)
+    assert is_held(lane, 2**52 + 1)
+
+
+# -- posts ------------------------------------------------------------------------------------------------------------
+
+
+def of(scene: Scene, outbox: Outbox) -> Lane:
+    """A subscription of a queue."""
+    return Lane(outbox, scene.queue.uid)
+
+
+def test_a_post_holds_until_it_is_expanded(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post("a", "b", "c")
+    scene.post("d")
+    assert first_held(lane, range(1, 7)) == 2
+    first, second = outbox.take_all_posted()
+    assert first_held(lane, range(1, 7)) == 2
+    assert outbox.expand(first, deliveries_of(first, lane.subscription_id))
+    outbox.discard(outbox.take())
+    assert first_held(lane, range(1, 7)) == 5
+    assert outbox.expand(second)
+    assert first_held(lane, range(1, 7)) is None
+
+
+def test_the_posts_of_other_queues_hold_nothing(outbox: Outbox) -> None:
+    one, other = outbox.new_scene(), outbox.new_scene("other")
+    other.post("a")
+    lane = of(one, outbox)
+    assert not is_held(lane, 9)
+    one.post("a")
+    assert not is_held(lane, 1)
+    assert is_held(lane, 2)
+
+
+def test_a_post_of_which_a_part_is_expanded_holds(outbox: Outbox) -> None:
+    """Also if its first deliveries are sent already: those of its other messages are still to come."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post("a", "b", "c")
+    scene.post("d")
+    first, second = outbox.take_all_posted()
+    assert outbox.expand(second, deliveries_of(second, lane.subscription_id))
+    made = deliveries_of(first, lane.subscription_id)
+    position = PostPosition("", lane.subscription_id, 2)
+    assert outbox.expand(first, made[:2], to=position)
+    outbox.discard([each for each in outbox.take() if each.number < 4])
+    assert is_held(lane, 4)
+    outbox.clock.advance(2 * LEASE)
+    (rest,) = outbox.take_all_posted("other")
+    assert rest.position == position
+    assert is_held(lane, 4)
+    assert outbox.expand(rest, made[2:])
+    assert is_held(lane, 4)
+    outbox.discard([each for each in outbox.take_all() if each.number == 3])
+    assert not is_held(lane, 4)
+
+
+def test_posts_that_are_expanded_in_another_order_hold_by_their_numbers(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for text in "abc":
+        scene.post(text)
+    first, second, third = outbox.take_all_posted()
+    assert outbox.expand(third, deliveries_of(third, lane.subscription_id))
+    assert is_held(lane, 3)
+    assert outbox.expand(first)
+    assert is_held(lane, 3)
+    assert outbox.expand(second)
+    assert not is_held(lane, 3)
+
+
+def test_what_is_not_notified_holds_nothing(outbox: Outbox) -> None:
+    scene = outbox.new_scene(notify=False)
+    scene.post("a", "b")
+    assert not is_held(of(scene, outbox), 9)
+
+
+# -- what is dropped --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_holds_when_what_was_dropped_is_swept(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane, kept = of(scene, outbox), of(scene, outbox)
+    lane.fill(3)
+    kept.fill(3)
+    outbox.store.drop_deliveries(queue_uid=lane.queue_uid, subscription_ids=[lane.subscription_id], now=outbox.now)
+    assert is_held(kept, 2)
+    sweep_clean(outbox.store, outbox.now)
+    assert not is_held(lane, 9)
+    assert is_held(kept, 2)
+    scene.post("a")
+    scene.drop()
+    sweep_clean(outbox.store, outbox.now)
+    assert not is_held(kept, 9)
+
+
+# -- at the same moment -----------------------------------------------------------------------------------------------
+
+POSTS = 40
+
+
+def test_an_expansion_at_the_same_moment_is_never_overlooked(outbox: Outbox) -> None:
+    """A post moves from the outbox into the deliveries: whoever asks meanwhile meets it in one of the two."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for n in range(POSTS):
+        scene.post(str(n))
+    posts = outbox.take_all_posted()
+    is_over = threading.Event()
+    asked = []
+
+    def expand_all() -> None:
+        try:
+            for posted in reversed(posts):
+                assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+        finally:
+            is_over.set()
+
+    def ask_on() -> None:
+        while not is_over.is_set():
+            # Nothing is settled, so the first one holds all others all the time.
+            asked.append(is_held(lane, POSTS + 1) and is_held(lane, 2))
+
+    at_once(expand_all, ask_on, ask_on)
+    assert asked
+    assert all(asked)
+    outbox.discard(outbox.take_all())
+    assert not is_held(lane, POSTS + 1)
+
+
+def test_what_is_sent_when_nothing_holds_it_is_sent_in_order(outbox: Outbox) -> None:
+    """Posts, expansions in any order and notifiers that ask before they send, all at a time."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    sent: list[int] = []
+    one_at_a_time = threading.Lock()
+    is_over = threading.Event()
+    last = time.monotonic() + 60
+
+    def post_all() -> None:
+        for n in range(POSTS):
+            scene.post(str(n))
+
+    def expand_some() -> None:
+        for posted in reversed(outbox.take_posted(limit=5)):
+            assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+
+    def send_some() -> None:
+        owner = f"notifier {threading.get_ident()}"
+        for each in outbox.take(owner, limit=4):
+            # What the process of the connection does: one question and one push at a time.
+            with one_at_a_time:
+                if is_held(lane, each.number):
+                    outbox.settle(replace(each, due=outbox.now), owner=owner)
+                    continue
+                sent.append(each.number)
+                outbox.discard([each], owner=owner)
+
+    def go_on(work: Callable[[], None]) -> None:
+        try:
+            while not is_over.is_set() and len(sent) < POSTS and time.monotonic() < last:
+                work()
+        finally:
+            is_over.set()
+
+    at_once(post_all, *(partial(go_on, work) for work in (expand_some, send_some, send_some)))
+    assert sent == list(range(1, POSTS + 1))
+
+
+def test_a_subscription_of_its_own_costs_nobody(outbox: Outbox) -> None:
+    """Many subscriptions of one queue, each with its own least number."""
+    scene = outbox.new_scene()
+    lanes = [Lane(outbox, scene.queue.uid, new_subscription_id()) for _ in range(20)]
+    for n, lane in enumerate(lanes, 1):
+        lane.fill(2, first=n)
+    for n, lane in enumerate(lanes, 1):
+        assert first_held(lane, range(1, 40)) == n + 1
