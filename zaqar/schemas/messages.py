@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import msgspec
 
@@ -74,14 +75,26 @@ def make_checksum(body: bytes) -> str:
     return "MD5:" + hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def parse_ids(text: str, *, most: int, field: str = "ids") -> list[str]:
-    """A comma-separated list of ids, at most ``most``. Whether they exist is for the store to say."""
-    ids = [part for part in text.split(",") if part]
+def split_ids(text: str) -> list[str]:
+    """The ids of a comma-separated list, such as a query parameter; empty ones are left out."""
+    return [part for part in text.split(",") if part]
+
+
+def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
+    """The ids of a list, which has from one to ``most`` strings; InvalidInput naming ``field`` otherwise.
+
+    Whether they exist is for the store to say.
+    """
     if not ids:
         raise InvalidInput(field, "must hold at least one id")
     if len(ids) > most:
         raise InvalidInput(field, f"must hold at most {most} ids, not {len(ids)}")
-    return ids
+    checked: list[str] = []
+    for index, id_ in enumerate(ids):
+        if not isinstance(id_, str):
+            raise InvalidInput(f"{field}[{index}]", "must be of type string")
+        checked.append(id_)
+    return checked
 
 
 def post_schema(limits: Limits) -> JsonSchema:

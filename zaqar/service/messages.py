@@ -20,7 +20,7 @@ from zaqar.errors import (
 from zaqar.limits import Limits
 from zaqar.model import Address, Message, is_message_id, message_id, sequence_of
 from zaqar.schemas.fields import check_id
-from zaqar.schemas.messages import WireDraft, make_drafts, parse_ids, parse_post
+from zaqar.schemas.messages import WireDraft, check_ids, make_drafts, parse_post
 from zaqar.service.bodies import Bodies
 from zaqar.service.leases import Leases
 from zaqar.service.queues import TRIES, Known, Queues
@@ -140,9 +140,12 @@ class Messages:
             raise MessageUnreadable(message, error)
         return page
 
-    def get_many(self, address: Address, ids: str) -> MessagePage:
-        """Those of a comma-separated list of ids that exist, in queue order; NotFound where none does."""
-        return self._find(address, parse_ids(ids, most=self._limits.max_messages_per_page))
+    def get_many(self, address: Address, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
+        """Those of a list of ids that exist, in queue order; NotFound where none does.
+
+        ``field`` is what the caller knows the list as, for the error if it is empty or too long.
+        """
+        return self._find(address, check_ids(ids, most=self._limits.max_messages_per_page, field=field))
 
     def _find(self, address: Address, ids: list[str]) -> MessagePage:
         now = self._clock()
@@ -177,11 +180,16 @@ class Messages:
         if found:
             raise ClaimOver("This service deletes messages under a claim only; give a claim_id.")
 
-    def delete_many(self, address: Address, ids: str, *, claim_ids: str | None) -> None:
-        """Delete the messages of a comma-separated list, all or nothing; absent ones are fine."""
+    def delete_many(
+        self, address: Address, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+    ) -> None:
+        """Delete the messages of a list of ids, all or nothing; absent ones are fine. ``field`` as in :meth:`get_many`.
+
+        Raises ClaimOver or Forbidden if one of them is not under a claim of ``claim_ids``.
+        """
         most = self._limits.max_messages_per_page
-        wanted = parse_ids(ids, most=most)
-        claims = None if claim_ids is None else frozenset(parse_ids(claim_ids, most=most, field="claim_ids"))
+        wanted = check_ids(ids, most=most, field=field)
+        claims = None if claim_ids is None else frozenset(check_ids(claim_ids, most=most, field="claim_ids"))
         for claim_id in claims or ():
             check_id(claim_id, field="claim_ids")
         if claims is None and self._limits.message_delete_with_claim_id:

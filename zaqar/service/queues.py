@@ -228,17 +228,17 @@ class Queues:
                 return opened, created
         raise StoreUnavailable
 
-    def get(self, address: Address) -> dict[str, Any]:
-        """The metadata as stored, reserved defaults filled in; only those for a queue that does not exist."""
+    def get(self, address: Address, *, defaults: bool = True) -> dict[str, Any]:
+        """The metadata as stored, with ``defaults`` those of reserved keys as well; a missing queue stores none."""
         row = self.row(address)
-        return self.shown(address.kind, row.metadata if row is not None else {})
+        return self.shown(address.kind, row.metadata if row is not None else {}, defaults=defaults)
 
-    def patch(self, address: Address, raw: bytes) -> dict[str, Any]:
+    def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
         operations = self.schemas.parse_patch(raw)
-        return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata))
+        return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata), defaults)
 
-    def _update(self, address: Address, edit: Callable[[Metadata], Metadata]) -> dict[str, Any]:
+    def _update(self, address: Address, edit: Callable[[Metadata], Metadata], defaults: bool) -> dict[str, Any]:
         for _ in range(TRIES):
             row = self.row(address)
             if row is None:
@@ -252,7 +252,7 @@ class Queues:
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
-                return self.shown(address.kind, metadata)
+                return self.shown(address.kind, metadata, defaults=defaults)
         raise StoreUnavailable
 
     def delete(self, address: Address) -> None:
@@ -375,9 +375,9 @@ class Queues:
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
 
-    def shown(self, kind: str, metadata: Metadata) -> dict[str, Any]:
-        """The metadata of a queue or topic as clients see it, wherever it is shown: reserved defaults filled in."""
-        return {**shown_defaults(self._limits, kind=kind), **metadata}
+    def shown(self, kind: str, metadata: Metadata, *, defaults: bool = True) -> dict[str, Any]:
+        """The metadata of a queue or topic as clients see it, with ``defaults`` those of reserved keys filled in."""
+        return {**(shown_defaults(self._limits, kind=kind) if defaults else {}), **metadata}
 
 
 def _try(place: Place, step: Callable[[], object]) -> None:

@@ -16,7 +16,7 @@ from tests.unit.workers import make_limits
 from zaqar.errors import InvalidInput
 from zaqar.model import Draft
 from zaqar.schemas.fields import Validator
-from zaqar.schemas.messages import make_checksum, make_drafts, parse_ids, parse_post, post_schema
+from zaqar.schemas.messages import check_ids, make_checksum, make_drafts, parse_post, post_schema, split_ids
 from zaqar.schemas.queues import rules_of
 
 LIMITS = make_limits(max_message_ttl=1000, default_message_ttl=600, max_message_delay=50, default_message_delay=3)
@@ -202,16 +202,26 @@ def test_checksums_do_not_depend_on_the_spelling(value: Any) -> None:
     [("a", ["a"]), ("b,a,b", ["b", "a", "b"]), (",a,,b,", ["a", "b"]), (" a", [" a"]), ("é", ["é"])],
 )
 def test_ids(text: str, ids: list[str]) -> None:
-    assert parse_ids(text, most=3) == ids
+    assert check_ids(split_ids(text), most=3, field="ids") == ids
 
 
 @pytest.mark.parametrize("text", ["", ",", ",,,"])
 def test_no_ids(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^claim_ids: must hold at least one id$"):
-        parse_ids(text, most=3, field="claim_ids")
+        check_ids(split_ids(text), most=3, field="claim_ids")
 
 
 def test_too_many_ids() -> None:
-    assert len(parse_ids("a,b,c,", most=3)) == 3
+    assert len(check_ids(split_ids("a,b,c,"), most=3, field="ids")) == 3
     with pytest.raises(InvalidInput, match=r"^ids: must hold at most 3 ids, not 4$"):
-        parse_ids("a,b,c,a", most=3)
+        check_ids(split_ids("a,b,c,a"), most=3, field="ids")
+
+
+def test_an_id_of_a_list_may_have_a_comma() -> None:
+    assert check_ids(["a,b"], most=1, field="message_ids") == ["a,b"]
+
+
+@pytest.mark.parametrize("bad", [None, 1, True, ["a"], {"id": "a"}])
+def test_ids_are_strings(bad: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^message_ids\[1\]: must be of type string$"):
+        check_ids(["a", bad], most=3, field="message_ids")

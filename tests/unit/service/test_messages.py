@@ -104,9 +104,9 @@ def test_ids_of_another_queue_reach_no_store_operation(cluster: Cluster, worker:
     assert foreign[24:] == own[24:], "the same sequence number, so that only the uid tells them apart"
     with pytest.raises(NotFound):
         worker.messages.get(ADDRESS, foreign)
-    assert [message.id for message in worker.messages.get_many(ADDRESS, f"{foreign},{own},x").messages] == [own]
+    assert [message.id for message in worker.messages.get_many(ADDRESS, [foreign, own, "x"]).messages] == [own]
     worker.messages.delete(ADDRESS, foreign, claim_id=None)
-    worker.messages.delete_many(ADDRESS, f"{foreign},nonsense", claim_ids=None)
+    worker.messages.delete_many(ADDRESS, [foreign, "nonsense"], claim_ids=None)
     assert worker.bodies() == ["mine"]
     assert worker.bodies(other) == ["theirs"]
 
@@ -137,15 +137,15 @@ def test_a_page_says_whether_the_queue_delays(worker: Worker, delay: int) -> Non
 def test_as_many_ids_as_messages_of_a_page() -> None:
     worker = Cluster(limits=make_limits(max_messages_per_page=2)).worker()
     ids = worker.post("a", "b", "c")
-    assert len(worker.messages.get_many(ADDRESS, ",".join(ids[:2])).messages) == 2
+    assert len(worker.messages.get_many(ADDRESS, ids[:2]).messages) == 2
     for too_many in (
-        lambda: worker.messages.get_many(ADDRESS, ",".join(ids)),
-        lambda: worker.messages.delete_many(ADDRESS, ",".join(ids), claim_ids=None),
+        lambda: worker.messages.get_many(ADDRESS, ids),
+        lambda: worker.messages.delete_many(ADDRESS, ids, claim_ids=None),
     ):
         with pytest.raises(InvalidInput, match=r"^ids: must hold at most 2"):
             too_many()
     with pytest.raises(InvalidInput, match=r"^claim_ids: must hold at most 2"):
-        worker.messages.delete_many(ADDRESS, ids[0], claim_ids="a,b,c")
+        worker.messages.delete_many(ADDRESS, ids[:1], claim_ids=["a", "b", "c"])
     assert worker.bodies() == ["a", "b", "c"]
 
 
@@ -165,9 +165,9 @@ def test_a_delete_needs_a_claim_where_that_is_the_rule(guarded: Worker) -> None:
     with pytest.raises(Forbidden):
         guarded.messages.delete(ADDRESS, held, claim_id=None)
     with pytest.raises(InvalidInput, match=r"^claim_ids"):
-        guarded.messages.delete_many(ADDRESS, held, claim_ids=None)
+        guarded.messages.delete_many(ADDRESS, [held], claim_ids=None)
     with pytest.raises(ClaimOver):
-        guarded.messages.delete_many(ADDRESS, f"{held},{free}", claim_ids=claim_id)
+        guarded.messages.delete_many(ADDRESS, [held, free], claim_ids=[claim_id])
     assert guarded.bodies() == ["held", "free"]
     guarded.messages.delete(ADDRESS, held, claim_id=claim_id)
     assert guarded.bodies() == ["free"]

@@ -60,7 +60,7 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
         "get_claim": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
         "renew_claim": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
         "delete_message": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
-        "delete_messages": lambda: worker.messages.delete_many(ADDRESS, kept, claim_ids=None),
+        "delete_messages": lambda: worker.messages.delete_many(ADDRESS, [kept], claim_ids=None),
         "release_claim": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
         "pop": lambda: worker.messages.pop(ADDRESS, limit=1),
         "stats": lambda: worker.queues.stats(ADDRESS),

@@ -9,7 +9,7 @@ from typing import Any
 from zaqar.context import Context, caller_in
 from zaqar.errors import InvalidInput
 from zaqar.model import Address, Message
-from zaqar.schemas.messages import parse_ids
+from zaqar.schemas.messages import check_ids
 from zaqar.service.messages import MessagePage, Messages
 from zaqar.service.staged.queues import check_limit
 from zaqar.stages.operations import (
@@ -73,15 +73,15 @@ class StagedMessages(Messages):
         found = self._pipeline.run(caller_in(address.project), GetMessage(address, message), act)
         return page._replace(messages=[found])
 
-    def get_many(self, address: Address, ids: str) -> MessagePage:
+    def get_many(self, address: Address, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
         page = MessagePage([], self._clock())
 
         def act(wanted: Changed[GetMessages]) -> Sequence[Message]:
             nonlocal page
-            page = super(StagedMessages, self).get_many(address, _joined(wanted.request.message_ids, "ids"))
+            page = super(StagedMessages, self).get_many(address, _ids(wanted.request.message_ids, field), field=field)
             return page.messages
 
-        wanted = tuple(parse_ids(ids, most=self._limits.max_messages_per_page))
+        wanted = tuple(check_ids(ids, most=self._limits.max_messages_per_page, field=field))
         messages = self._pipeline.run(caller_in(address.project), GetMessages(address, wanted), act)
         return page._replace(messages=list(messages))
 
@@ -93,17 +93,19 @@ class StagedMessages(Messages):
 
         self._pipeline.run(caller_in(address.project), DeleteMessage(address, message, claim_id), act)
 
-    def delete_many(self, address: Address, ids: str, *, claim_ids: str | None) -> None:
+    def delete_many(
+        self, address: Address, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+    ) -> None:
         most = self._limits.max_messages_per_page
-        claims = None if claim_ids is None else tuple(parse_ids(claim_ids, most=most, field="claim_ids"))
+        claims = None if claim_ids is None else tuple(check_ids(claim_ids, most=most, field="claim_ids"))
 
         def act(wanted: Changed[DeleteMessages]) -> None:
-            joined, given = _joined(wanted.request.message_ids, "ids"), wanted.request.claim_ids
+            kept, given = _ids(wanted.request.message_ids, field), wanted.request.claim_ids
             super(StagedMessages, self).delete_many(
-                address, joined, claim_ids=None if given is None else _joined(given, "claim_ids")
+                address, kept, claim_ids=None if given is None else _ids(given, "claim_ids"), field=field
             )
 
-        request = DeleteMessages(address, tuple(parse_ids(ids, most=most)), claims)
+        request = DeleteMessages(address, tuple(check_ids(ids, most=most, field=field)), claims)
         self._pipeline.run(caller_in(address.project), request, act)
 
     def pop(self, address: Address, *, limit: int) -> MessagePage:
@@ -126,7 +128,7 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _joined(ids: object, field: str) -> str:
+def _ids(ids: object, field: str) -> Sequence[str]:
     if not isinstance(ids, list | tuple):
         raise InvalidInput(field, "must be a list of ids")
-    return ",".join(_text(id_, field) for id_ in ids)
+    return ids

@@ -80,12 +80,14 @@ class StagedQueues(Queues):
 
     # -- one queue ---------------------------------------------------------------------------------------------------
 
-    def get(self, address: Address) -> JsonObject:
+    def get(self, address: Address, *, defaults: bool = True) -> JsonObject:
         return self._pipelines[address.kind].run(
-            caller_in(address.project), GetQueue(address), lambda wanted: super(StagedQueues, self).get(address)
+            caller_in(address.project),
+            GetQueue(address),
+            lambda wanted: super(StagedQueues, self).get(address, defaults=defaults),
         )
 
-    def patch(self, address: Address, raw: bytes) -> JsonObject:
+    def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> JsonObject:
         context, pipeline = caller_in(address.project), self._pipelines[address.kind]
         operations = self.schemas.parse_patch(raw)
         last = UpdateQueue(address, {})
@@ -107,7 +109,7 @@ class StagedQueues(Queues):
             return pipeline.serve(answer, recheck)
 
         try:
-            shown = self._update(address, edit)
+            shown = self._update(address, edit, defaults)
         except _UpdateEnded as ended:
             return ended.result
         pipeline.tell(context, last, shown)

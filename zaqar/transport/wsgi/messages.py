@@ -11,6 +11,7 @@ from zaqar.limits import Limits
 from zaqar.model import Address, Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
+from zaqar.schemas.messages import split_ids
 from zaqar.service.messages import MessagePage, Messages
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
@@ -95,7 +96,7 @@ class MessagesResource:
         self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
         query, address, base = read_query(req), req.context.address, req.context.base
         with_origin = flag(query, "include_origin")
-        found = self._messages.get_many(address, query["ids"]) if "ids" in query else self._page(req, query)
+        found = self._messages.get_many(address, split_ids(query["ids"])) if "ids" in query else self._page(req, query)
         messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
         resp.data = msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
@@ -120,7 +121,8 @@ class MessagesResource:
         if ("ids" in query) == ("pop" in query):
             raise InvalidInput("ids", "give either 'ids' or 'pop' in the query")
         if "ids" in query:
-            self._messages.delete_many(address, query["ids"], claim_ids=query.get("claim_ids"))
+            claims = split_ids(query["claim_ids"]) if "claim_ids" in query else None
+            self._messages.delete_many(address, split_ids(query["ids"]), claim_ids=claims)
             resp.status = 204
         else:
             resp.data = msgspec.json.encode({"messages": self._popped(address, query["pop"])})

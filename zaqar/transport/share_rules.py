@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the policy rules about making a pre-signed URL: nobody may hand on more than they may do themselves."""
+
+from __future__ import annotations
+
+from zaqar.context import Context
+from zaqar.limits import Limits
+from zaqar.model import Address
+from zaqar.policies import Authorizer
+from zaqar.policies.share import granted_rules
+from zaqar.policies.targets import target_names
+from zaqar.schemas.share import Wanted
+
+
+class ShareRules:
+    """``Authorizer.check`` for ``share`` on queues and topics; Forbidden if a rule does not admit the caller."""
+
+    def __init__(self, authorizer: Authorizer, limits: Limits) -> None:
+        self._authorizer = authorizer
+        self._schemes = limits.subscriber_types
+
+    def check(self, caller: Context, address: Address) -> None:
+        """Ask whether the caller may make pre-signed URLs of the queue or topic."""
+        self._authorizer.check(caller, f"{address.kind}s:share", address)
+
+    def check_granted(self, caller: Context, address: Address, wanted: Wanted) -> None:
+        """Ask the rule of everything that the URL is to open. A signed request itself asks no rule."""
+        for rule in granted_rules(wanted.paths, wanted.methods):
+            if "scheme" in target_names(rule) and self._authorizer.asks_for(rule, "scheme"):
+                # Nobody knows yet which subscriber it will be about.
+                for scheme in self._schemes:
+                    self._authorizer.check(caller, rule, address, scheme=scheme)
+            else:
+                self._authorizer.check(caller, rule, address)

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions on the messages of a queue or topic."""
+
+from __future__ import annotations
+
+import msgspec
+
+from zaqar.app import Parts
+from zaqar.errors import InvalidInput, NotFound
+from zaqar.limits import MIN_MESSAGE_TTL
+from zaqar.model import Message
+from zaqar.schemas.fields import JsonSchema, check_range
+from zaqar.schemas.messages import ORIGIN
+from zaqar.transport.websocket.action import Action, Answer, Call, Field
+from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
+
+
+class ShownOrigin(msgspec.Struct):
+    queue: str
+    message_id: str
+    claim_count: int
+
+
+class ShownMessage(msgspec.Struct, omit_defaults=True):
+    """A message as clients of a connection see it. The body goes out as the bytes that came in."""
+
+    id: str
+    ttl: int
+    age: int
+    body: msgspec.Raw
+    claim_id: str | None
+    claim_count: int | msgspec.UnsetType = msgspec.UNSET
+    checksum: str | None = None
+    origin: ShownOrigin | None = None
+    error: str | None = None
+
+
+def show(message: Message, now: float, *, with_origin: bool) -> ShownMessage:
+    """The message as it is at ``now``; ``with_origin`` says of a dead letter where it came from."""
+    origin = message.origin if with_origin else None
+    return ShownMessage(
+        message.id,
+        message.ttl,
+        message.age(now),
+        msgspec.Raw(message.body),
+        message.claim_id,
+        checksum=message.checksum,
+        origin=ShownOrigin(origin.queue, origin.message_id, origin.claim_count) if origin else None,
+        error=message.error,
+    )
+
+
+def wants_origin(call: Call) -> bool:
+    return bool(call.body.get("include_origin"))
+
+
+def _post(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:create", call.target)
+    return Answer(201, {"message_ids": parts.messages.post(call.caller, call.target, call.raw)})
+
+
+def _list(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:get_all", call.target)
+    body, with_origin = call.body, wants_origin(call)
+    page = parts.messages.list_page(
+        call.caller,
+        call.target,
+        marker=body.get("marker") or None,
+        limit=read_limit(call, parts.limits.max_messages_per_page),
+        echo=bool(body.get("echo")),
+        include_claimed=bool(body.get("include_claimed")),
+        include_delayed=bool(body.get("include_delayed")),
+    )
+    return Answer(200, {"messages": [show(message, page.now, with_origin=with_origin) for message in page.messages]})
+
+
+def _get(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:get", call.target)
+    found = parts.messages.get(call.target, call.body["message_id"])
+    return Answer(200, {"messages": show(found.messages[0], found.now, with_origin=wants_origin(call))})
+
+
+def _get_many(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:get_all", call.target)
+    with_origin = wants_origin(call)
+    try:
+        found = parts.messages.get_many(call.target, call.body["message_ids"], field="message_ids")
+    except NotFound:
+        return Answer(200, {"messages": []})
+    return Answer(200, {"messages": [show(message, found.now, with_origin=with_origin) for message in found.messages]})
+
+
+def _delete(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:delete", call.target)
+    parts.messages.delete(call.target, call.body["message_id"], claim_id=call.body.get("claim_id") or None)
+    return Answer(204, {})
+
+
+def _delete_many(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "messages:delete_all", call.target)
+    body = call.body
+    if ("message_ids" in body) == ("pop" in body):
+        raise InvalidInput("message_ids", "give either 'message_ids' or 'pop'")
+    if "pop" in body:
+        return _pop(parts, call)
+    parts.messages.delete_many(call.target, body["message_ids"], claim_ids=body.get("claim_ids"), field="message_ids")
+    return Answer(204, {})
+
+
+def _pop(parts: Parts, call: Call) -> Answer:
+    limit: int = call.body["pop"]
+    check_range(limit, 1, parts.limits.max_messages_per_claim_or_pop, field="pop")
+    taken = parts.messages.pop(call.target, limit=limit)
+    shown = [show(message, taken.now, with_origin=False) for message in taken.messages]
+    for entry, message in zip(shown, taken.messages, strict=True):
+        entry.claim_count = message.claim_count
+    return Answer(200, {"messages": shown})
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+_COLLECTION = "/v2/queues/{queue_name}/messages"
+_MEMBER = _COLLECTION + "/{message_id}"
+
+_OF: dict[str, Field] = {
+    "queue_name": Field("string", "The name of the queue."),
+    "topic_name": Field("string", "The name of a topic, instead of that of a queue."),
+}
+_EXAMPLE_ID = "0123456789abcdef01234567000000000001"
+_MESSAGE_ID = Field("string", "The id of the message.", required=True)
+_IDS: JsonSchema = {"minItems": 1, "items": {"type": "string"}}
+_MESSAGE_IDS = "The ids of the messages: as many as fit on a page (`[transport] max_messages_per_page`) at most."
+INCLUDE_ORIGIN = Field(
+    "boolean", "Whether to say of dead letters which queue they came from.", schema={"default": False}
+)
+
+SHOWN_MESSAGE: JsonSchema = {
+    "type": "object",
+    "required": ["id", "ttl", "age", "body", "claim_id"],
+    "properties": {
+        "id": {"type": "string"},
+        "ttl": {"type": "integer", "description": "Seconds to live, counted from the post."},
+        "age": {"type": "integer", "minimum": 0, "description": "Seconds since the post."},
+        "body": {"description": "The JSON value that was posted."},
+        "claim_id": {"type": ["string", "null"], "description": "The claim that holds the message; null if none does."},
+        "checksum": {"type": "string", "description": "Only if the service makes checksums (`enable_checksum`)."},
+        "origin": {**ORIGIN, "description": "Where a dead letter came from; only with `include_origin`."},
+        "error": {
+            "type": "string",
+            "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
+        },
+    },
+}
+_POPPED: JsonSchema = {
+    "type": "object",
+    "required": ["id", "ttl", "age", "body", "claim_id", "claim_count"],
+    "properties": {
+        **{name: SHOWN_MESSAGE["properties"][name] for name in ("id", "ttl", "age", "body", "checksum")},
+        "claim_id": {"type": "null"},
+        "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
+    },
+}
+_POSTED: JsonSchema = {
+    "type": "object",
+    "required": ["message_ids"],
+    "properties": {"message_ids": {"type": "array", "items": {"type": "string"}}},
+}
+_DRAFT: JsonSchema = {
+    "type": "object",
+    "required": ["body"],
+    "properties": {
+        "body": {"description": "Any JSON value. A JSON frame has it stored byte for byte."},
+        "ttl": {
+            "type": "integer",
+            "minimum": MIN_MESSAGE_TTL,
+            "description": "Seconds to live, counted from the post. The queue's default applies if it is absent.",
+        },
+        "delay": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "Seconds until consumers see it. The queue's default applies if it is absent.",
+        },
+    },
+}
+_NOTHING: JsonSchema = {"type": "object", "maxProperties": 0}
+
+
+def _flag(description: str) -> Field:
+    return Field("boolean", description, schema={"default": False})
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action(
+        "message_post",
+        "Post messages, all or none. A queue that does not exist is created.",
+        "POST",
+        _COLLECTION,
+        _post,
+        {
+            **_OF,
+            "messages": Field(
+                "array",
+                "The messages, in order. The body of the frame, with all of them, may have as many bytes as the "
+                "queue's `_max_messages_post_size`.",
+                required=True,
+                schema={"minItems": 1, "items": _DRAFT},
+            ),
+        },
+        {201: ("The messages are stored. Their ids are in the order of the messages.", _POSTED)},
+        example={"queue_name": "greetings", "messages": [{"body": {"hello": "world"}, "ttl": 300}]},
+    ),
+    Action(
+        "message_list",
+        "List a page of messages, the oldest first. To read on, send the id of the last one as `marker`, until a page "
+        "is empty.",
+        "GET",
+        _COLLECTION,
+        _list,
+        {
+            **_OF,
+            "marker": Field("string", "The id of the message after which the page begins, even if it is gone by now."),
+            "limit": limit_field("messages"),
+            "echo": _flag("Whether to list messages that this Client-ID posted, too."),
+            "include_claimed": _flag("Whether to list claimed messages, too."),
+            "include_delayed": _flag("Whether to list messages whose delay is not over, too."),
+            "include_origin": INCLUDE_ORIGIN,
+        },
+        {200: ("The messages; none if the queue does not exist.", list_of("messages", SHOWN_MESSAGE))},
+        example={"queue_name": "greetings", "echo": True, "limit": 5},
+    ),
+    Action(
+        "message_get",
+        "Get one message.",
+        "GET",
+        _MEMBER,
+        _get,
+        {**_OF, "message_id": _MESSAGE_ID, "include_origin": INCLUDE_ORIGIN},
+        {
+            200: (
+                "The message: `messages` is one object, not a list.",
+                {"type": "object", "required": ["messages"], "properties": {"messages": SHOWN_MESSAGE}},
+            )
+        },
+        example={"queue_name": "greetings", "message_id": _EXAMPLE_ID},
+    ),
+    Action(
+        "message_get_many",
+        "Get messages by their ids. Those that do not exist are left out.",
+        "GET",
+        _COLLECTION,
+        _get_many,
+        {
+            **_OF,
+            "message_ids": Field("array", _MESSAGE_IDS, required=True, schema=_IDS),
+            "include_origin": INCLUDE_ORIGIN,
+        },
+        {200: ("The messages that exist, the oldest first.", list_of("messages", SHOWN_MESSAGE))},
+        example={"queue_name": "greetings", "message_ids": [_EXAMPLE_ID]},
+    ),
+    Action(
+        "message_delete",
+        "Delete one message. If it is claimed, the id of its claim is needed. A missing message is no error.",
+        "DELETE",
+        _MEMBER,
+        _delete,
+        {**_OF, "message_id": _MESSAGE_ID, "claim_id": Field("string", "The id of the claim that holds the message.")},
+        {204: ("The message is gone.", _NOTHING)},
+        example={"queue_name": "greetings", "message_id": _EXAMPLE_ID},
+    ),
+    Action(
+        "message_delete_many",
+        "Delete messages by their ids, all or none, or with `pop` take the first free messages out of the queue. "
+        "Missing messages are no error.",
+        "DELETE",
+        _COLLECTION,
+        _delete_many,
+        {
+            **_OF,
+            "message_ids": Field("array", _MESSAGE_IDS, schema=_IDS),
+            "claim_ids": Field("array", "The ids of the claims that hold the messages of `message_ids`.", schema=_IDS),
+            "pop": Field(
+                "integer",
+                "How many messages to take at most, instead of `message_ids`; up to "
+                "`[transport] max_messages_per_claim_or_pop`.",
+                schema={"minimum": 1},
+            ),
+        },
+        {
+            200: ("With `pop`: the messages that were taken.", list_of("messages", _POPPED)),
+            204: ("The messages are gone.", _NOTHING),
+        },
+        example={"queue_name": "greetings", "pop": 2},
+    ),
+)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actions that list queues and topics: what they may be filtered by, and the page that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zaqar.app import Parts
+from zaqar.errors import InvalidInput
+from zaqar.schemas.fields import JsonSchema, check_marker
+from zaqar.schemas.queues import make_filter
+from zaqar.transport.websocket.action import Answer, Call, Field
+from zaqar.transport.websocket.actions.reading import limit_field, read_limit
+
+_MOST_FILTERS = 100
+"""Metadata keys that one list may filter by."""
+
+_LONGEST_FILTER = 4096
+"""Characters of a regular expression or of a metadata value that one list may filter by."""
+
+
+def list_queues(kind: str, parts: Parts, call: Call) -> Answer:
+    """A page of the queues or topics of the caller's project."""
+    parts.authorizer.check(call.caller, f"{kind}s:get_all", kind=kind)
+    body, detailed = call.body, bool(call.body.get("detailed"))
+    page = parts.queues.list_page(
+        project=call.caller.project,
+        kind=kind,
+        after=check_marker(body.get("marker", "")),
+        limit=read_limit(call, parts.limits.max_queues_per_page),
+        keep=make_filter(_check_filter("name", body.get("name", "")), _values(body.get("metadata", {}))),
+        with_count=bool(body.get("with_count")),
+        detailed=detailed,
+    )
+    listed: list[dict[str, Any]] = [{"name": name} for name in page.names]
+    for entry, queue in zip(listed, page.queues, strict=detailed):
+        entry["metadata"] = queue.metadata
+    answer: dict[str, Any] = {f"{kind}s": listed}
+    if page.following is not None:
+        answer["marker"] = page.following
+    if page.count is not None:
+        answer["count"] = page.count
+    return Answer(200, answer)
+
+
+def _values(wanted: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata to filter by, spelt as in a query of the HTTP API."""
+    if len(wanted) > _MOST_FILTERS:
+        raise InvalidInput("metadata", f"must have at most {_MOST_FILTERS} keys to filter by, not {len(wanted)}")
+    return {key: _check_filter(f"metadata.{key}", _spell(key, value)) for key, value in wanted.items()}
+
+
+def _spell(key: str, value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float() if value.is_integer():
+            # MessagePack of some languages has no other numbers, and a queue that stores 1 is to match.
+            return str(int(value))
+        case int() | float() | str():
+            return str(value)
+    raise InvalidInput(f"metadata.{key}", "must be a string, a number or a boolean")
+
+
+def _check_filter(field: str, text: str) -> str:
+    if len(text) > _LONGEST_FILTER:
+        raise InvalidInput(field, f"must have at most {_LONGEST_FILTER} characters, not {len(text)}")
+    if "\x00" in text:
+        raise InvalidInput(field, "must not hold the character U+0000")
+    return text
+
+
+def page_schema(kind: str) -> JsonSchema:
+    """The schema of the answer."""
+    queue = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string"},
+            "metadata": {"type": "object", "description": "Only with `detailed`."},
+        },
+    }
+    return {
+        "type": "object",
+        "required": [f"{kind}s"],
+        "properties": {
+            f"{kind}s": {"type": "array", "items": queue},
+            "marker": {
+                "type": "string",
+                "description": "The `marker` of the next page. It is absent if this page is the last one.",
+            },
+            "count": {
+                "type": "integer",
+                "minimum": 0,
+                "description": f"The number of all {kind}s that match. It is only there with `with_count`, unless a "
+                f"filter has too many {kind}s to look at.",
+            },
+        },
+    }
+
+
+def list_fields(kind: str) -> dict[str, Field]:
+    """The fields of the request."""
+    return {
+        "marker": Field("string", "The name after which the page begins."),
+        "limit": limit_field(f"{kind}s"),
+        "detailed": Field("boolean", "Whether to list metadata, too.", schema={"default": False}),
+        "with_count": Field("boolean", f"Whether to count all {kind}s that match.", schema={"default": False}),
+        "name": Field(
+            "string",
+            "A regular expression (RE2) that is searched in the names.",
+            schema={"maxLength": _LONGEST_FILTER},
+        ),
+        "metadata": Field(
+            "object",
+            f"Metadata that the {kind}s must have: each key with this string, number or boolean as its value.",
+            schema={
+                "maxProperties": _MOST_FILTERS,
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            },
+        ),
+    }
