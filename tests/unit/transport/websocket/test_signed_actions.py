@@ -76,7 +76,8 @@ class Probe:
         reply = self._session.answer(self._session.read(form.encode(frame)))
         document = form.decode(reply.frame)
         signature = headers.get("URL-Signature")
-        assert not signature or str(signature) not in json.dumps(document)
+        if isinstance(signature, str) and len(signature) > 1:
+            assert signature not in json.dumps(document)
         return reply.status, document["body"]
 
     def is_opened(self, action: str, body: Any, headers: Mapping[str, Any], form: Format = JSON) -> bool:
