@@ -26,8 +26,11 @@ from zaqar.model import QUEUE, Address
 from zaqar.notification import dead_letters
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.tasks.base import Task
+from zaqar.notification.tasks.connection import ConnectionTask
 from zaqar.policies import Authorizer
+from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
 from zaqar.service.claims import Claims
@@ -123,9 +126,7 @@ def build(
         messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
         claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
         subscriptions=subscriptions,
-        connection_subscriptions=ConnectionSubscriptions(
-            management=management, queues=queues, subscriptions=subscriptions, limits=limits, clock=clock
-        ),
+        connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
         pools=Pools(management=management, changes=changes, drivers=drivers),
         flavors=Flavors(management=management, changes=changes, drivers=drivers),
@@ -155,12 +156,15 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         placement=parts.placement,
         clock=parts.clock,
         keys=parts.keys,
-        tasks=_make_tasks(parts.conf),
+        tasks={**_make_tasks(parts.conf), CONNECTION_SCHEME: ConnectionTask(parts.management.nodes)},
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
         find_place=find_place,
         post_dead_letter=post_dead_letter,
         delete_trust=None if trustee is None else trustee.delete,
+        node_removal=NodeRemoval(
+            parts.management.nodes, parts.connection_subscriptions.remove_of_node, clock=parts.clock
+        ),
     )
 
 

@@ -16,13 +16,14 @@ from zaqar import plugins
 from zaqar.clock import Clock
 from zaqar.model import QUEUE, TOPIC
 from zaqar.service.claims import Claims
+from zaqar.service.connection_subscriptions import ConnectionSubscriptions
 from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
 from zaqar.service.staged.claims import StagedClaims
 from zaqar.service.staged.controllers import QueueController, SubscriptionController
 from zaqar.service.staged.messages import StagedMessages
 from zaqar.service.staged.queues import ImpliedCreation, StagedQueues
-from zaqar.service.staged.subscriptions import StagedSubscriptions
+from zaqar.service.staged.subscriptions import StagedConnectionSubscriptions, StagedSubscriptions
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, SUBSCRIPTIONS, CreateQueue
 from zaqar.stages.pipeline import Pipeline
@@ -86,6 +87,11 @@ class Pipelines:
 
     def make_claims(self, **parts: Any) -> Claims:
         return StagedClaims(pipeline=self.claims, **parts) if self.claims else Claims(**parts)
+
+    def make_for_connections(self, *parts: Any) -> ConnectionSubscriptions:
+        if self.subscriptions:
+            return StagedConnectionSubscriptions(*parts, pipeline=self.subscriptions)
+        return ConnectionSubscriptions(*parts)
 
     def make_subscriptions(self, **parts: Any) -> Subscriptions:
         pipeline = self.subscriptions

@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.limits": {"zaqar.errors"},
     "zaqar.addresses": {"zaqar.errors"},
     "zaqar.private_files": {"zaqar.errors"},
-    "zaqar.bell": {"zaqar", "zaqar.private_files", "zaqar.errors"},
+    "zaqar.socket_files": {"zaqar", "zaqar.private_files"},
+    "zaqar.bell": {"zaqar", "zaqar.socket_files", "zaqar.errors"},
+    "zaqar.push_protocol": set(),
     "zaqar.signatures": set(),
     "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.message_encryption": {"zaqar.model", "zaqar.errors"},
@@ -70,11 +72,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"}
-    | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
+    | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.socket_files", "zaqar.push_protocol"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
-    | {"zaqar.extraspec"},
+    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol"},
 }
 
 

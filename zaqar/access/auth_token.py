@@ -79,11 +79,11 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         self.challenge = f'Keystone uri="{uri}"'
         """The value of WWW-Authenticate."""
 
-    def ask(self, token: str, *, service_token: str | None, method: str, path: str) -> Answer:
-        """Whose the token is. Raises KeystoneUnavailable."""
+    def ask(self, token: str, *, service_token: str | None, method: str | None, path: str | None) -> Answer:
+        """Whose the token is; access rules count if there is a method and a path. Raises KeystoneUnavailable."""
         statuses: list[str] = []
-        env = _make_environ(token, service_token, method, path)
-        self._call.rejected = False
+        env = _make_environ(token, service_token, method or "GET", path or "/")
+        self._call.rejected, self._call.is_for_a_request = False, method is not None and path is not None
         self._call.failed_alone = is_long = max(len(token), len(service_token or "")) > _LONGEST_USUAL
         try:
             for _ in self(env, lambda status, *_: statuses.append(status)):
@@ -127,6 +127,8 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
 
     def validate_allowed_request(self, request: Any, token: Any) -> None:
         """Whether an application credential is for this request: the library's own method, which the library calls."""
+        if not self._call.is_for_a_request:
+            return
         if _access_rules(token) is not None and "catalog" not in token:
             _log.error(
                 "An application credential with access rules was refused: these need [%s] include_service_catalog.",

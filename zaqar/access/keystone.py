@@ -100,11 +100,19 @@ class TokenValidator:
         """For how long a token that was found valid counts as such."""
         return self._started.cache_seconds
 
-    def validate(self, token: str | None, *, service_token: str | None = None, method: str, path: str) -> Identity:
+    def validate(
+        self,
+        token: str | None,
+        *,
+        service_token: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> Identity:
         """Whose the token is.
 
         ``method`` and ``path``, the whole path as clients see it, are what the token is to be used for: application
-        credentials may be limited to some. ``service_token`` is that of a service which passes on its user's token.
+        credentials may be limited to some. Without them it is not to be used yet, and every application credential is
+        valid. ``service_token`` is that of a service which passes on its user's token.
 
         Raises Unauthorized if the token, or the service token, is absent or not valid (any more), and
         KeystoneUnavailable, with the time to wait, if that cannot be found out.
@@ -116,7 +124,7 @@ class TokenValidator:
                 return identity
         return self._ask(token, service_token, method, path)
 
-    def _ask(self, token: str | None, service_token: str | None, method: str, path: str) -> Identity:
+    def _ask(self, token: str | None, service_token: str | None, method: str | None, path: str | None) -> Identity:
         library = self._started
         # White space around a token is not part of it.
         token = (token or "").strip()
@@ -133,7 +141,7 @@ class TokenValidator:
             raise Unauthorized(library.challenge)
         return answer.identity
 
-    def _ask_once(self, key: Key, token: str, method: str, path: str) -> Answer:
+    def _ask_once(self, key: Key, token: str, method: str | None, path: str | None) -> Answer:
         known = self._cache.find(key)
         if known is not None:
             return Answer(known, 0.0)
@@ -141,7 +149,7 @@ class TokenValidator:
             return Answer(None, 0.0)
         return self._validations.run(key, lambda: self._ask_and_keep(key, token, method, path))
 
-    def _ask_and_keep(self, key: Key, token: str, method: str, path: str) -> Answer:
+    def _ask_and_keep(self, key: Key, token: str, method: str | None, path: str | None) -> Answer:
         answer = self._started.ask(token, service_token=None, method=method, path=path)
         if answer.seconds > 0:
             self._cache.keep(key, answer)

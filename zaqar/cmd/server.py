@@ -143,7 +143,7 @@ def _serve(options: argparse.Namespace) -> int:
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
         supervisor = Supervisor([*parts, *_beside_api(conf)], env=os.environ, check=_python("zaqar.cmd.preflight"))
-        served = Endpoints(http and address_of(http), websocket and address_of(websocket))
+        served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
         banner = _banner(conf, served, how, stored)
         asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close))

@@ -24,6 +24,8 @@ from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.errors import StartupError
+from zaqar.service.nodes import Nodes
+from zaqar.transport.websocket.node import NodeService
 from zaqar.transport.websocket.server import WebSocketServer
 from zaqar.transport.websocket.session import Sessions
 from zaqar.transport.websocket.settings import GROUP, Settings
@@ -121,19 +123,41 @@ class _Process:
         self._hung_up_again = False
 
     async def run(self) -> None:
-        server = self._server = WebSocketServer(self.parts, _settings(self.parts.conf), make_session=Sessions().open)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        conf = self.parts.conf
+        sessions = Sessions(end_subscriptions=self._end_subscriptions)
+        server = self._server = WebSocketServer(
+            self.parts, _settings(conf), make_session=sessions.open, closed=lambda connection: self._node.end(connection)
+        )
+        node = self._node = NodeService(
+            Nodes(self.parts.management, self.parts.clock),
+            self.parts.connection_subscriptions,
+            find=server.connections.find,
+            close=server.close_restarting,
+            largest_post=self.parts.limits.max_messages_post_size,
+        )
+        group = conf[GROUP]
+        await node.start(
+            folder=configuration.nodes_dir(conf),
+            host=group.notification_bind or None,
+            port=group.notification_port,
+        )
         await server.start(self._listener)
         _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
         await self._stop.wait()
         if self._reloading is not None:
             self._reloading.cancel()
         await server.stop()
+        await node.stop()
         self.has_threads_left = server.is_busy
         _log.info("The WebSocket server ends.")
+
+    def _end_subscriptions(self, connection: str) -> None:
+        """Called by the thread that answers a request: they have ended before its reply is sent."""
+        self._loop.call_soon_threadsafe(self._node.end, connection)
 
     def _end(self, number: signal.Signals) -> None:
         _log.info("%s: what was asked is answered, then the server ends.", signal.Signals(number).name)
@@ -153,6 +177,8 @@ class _Process:
                 _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
             else:
                 before, self.parts = self.parts, parts
+                parts.connection_subscriptions.adopt(before.connection_subscriptions)
+                self._node.use(parts.connection_subscriptions)
                 self._server.use(parts, _settings(parts.conf))
                 _log.info("The configuration and the policy have been read anew.")
                 if parts.conf.pooling:

@@ -33,9 +33,10 @@ POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
+NODES_NAME = "nodes"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, POLICY_SNAPSHOT_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
 """Names by which a state directory of an earlier start is known."""
 
 _said: set[str] = set()
@@ -193,6 +194,11 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
 def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which the notifiers of this host are woken; it may not exist yet."""
     return state_dir(conf) / NOTIFIERS_NAME
+
+
+def nodes_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of the sockets by which notifiers of this host reach WebSocket processes; it may not exist yet."""
+    return state_dir(conf) / NODES_NAME
 
 
 def policy_file(conf: cfg.ConfigOpts) -> str | None:

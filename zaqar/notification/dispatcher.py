@@ -20,6 +20,7 @@ from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity
 from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
+from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.pump import Pump
 from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLetter, Sender
 from zaqar.notification.store import label_of
@@ -64,6 +65,7 @@ class Dispatcher:
         find_place: FindPlace,
         post_dead_letter: PostDeadLetter,
         delete_trust: Callable[[str], None] | None = None,
+        node_removal: NodeRemoval | None = None,
     ) -> None:
         """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
@@ -89,9 +91,9 @@ class Dispatcher:
             find_place=find_place,
             post_dead_letter=post_dead_letter,
         )
-        self._trusts: TrustRemoval | None = None
+        self._removals: list[TrustRemoval | NodeRemoval] = [] if node_removal is None else [node_removal]
         if delete_trust is not None:
-            self._trusts = TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock)
+            self._removals.append(TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock))
         self._aside: dict[Place | None, GuardedCalls] = {}
         self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -111,7 +113,7 @@ class Dispatcher:
             loop.add_reader(listener.fileno(), self._rung, listener)
         watching = asyncio.create_task(self._watch_places())
         stopping = asyncio.create_task(stop.wait())
-        removing = None if self._trusts is None else asyncio.create_task(self._trusts.run())
+        removing = [asyncio.create_task(removal.run()) for removal in self._removals]
         try:
             await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
@@ -119,8 +121,8 @@ class Dispatcher:
         finally:
             watching.cancel()
             stopping.cancel()
-            if removing is not None:
-                removing.cancel()
+            for task in removing:
+                task.cancel()
             if listener is not None:
                 loop.remove_reader(listener.fileno())
                 listener.close()

@@ -14,7 +14,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.model import WAITING, Delivery, DeliveryKey, Subscription
 from zaqar.notification.capacity import Capacity, Seat
 from zaqar.notification.lanes import Lanes
-from zaqar.notification.sending import FRESH_SECONDS, Sender
+from zaqar.notification.sending import FRESH_SECONDS, OutOfTurn, Sender
 from zaqar.notification.settling import Settler
 from zaqar.notification.store import LeasedStore
 
@@ -95,7 +95,7 @@ class Jobs:
             if now - job.taken_at > LEASE_SECONDS - EXTEND_SECONDS:
                 self.drop(job)
                 continue
-            if not self._note(job):
+            if not self._add(job):
                 continue
             serving = asyncio.create_task(self._serve(job))
             self._serving.add(serving)
@@ -103,10 +103,10 @@ class Jobs:
 
     def hand_back(self, job: Job) -> None:
         """Give up a lease at once."""
-        if self._note(job):
+        if self._add(job):
             self._settle(job, self._sender.handed_back(job.delivery))
 
-    def _note(self, job: Job) -> bool:
+    def _add(self, job: Job) -> bool:
         """False, and the job is dropped, where the same delivery is being sent already: its lease was over for once."""
         other = self._jobs.get(job.delivery.key)
         if other is not None and not other.judged:
@@ -130,10 +130,30 @@ class Jobs:
         put_off = await self._sender.put_off(job.delivery, subscription)
         if put_off is not None:
             return put_off
-        verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+        try:
+            verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+        except OutOfTurn as exc:
+            self._note(job, exc.reached)
+            return await self._put_back(job.delivery)
+        self._note(job, reached)
+        self._lanes.resume(subscription.id)
+        return verdict
+
+    def _note(self, job: Job, reached: bool | None) -> None:
         if job.seat is not None and reached is not None:
             self._capacity.note(job.seat, reached=reached)
-        return verdict
+
+    async def _put_back(self, delivery: Delivery) -> Delivery:
+        """Have earlier ones of its subscription come first, if they are free, and then this one."""
+        lane = delivery.subscription_id
+        seconds = self._lanes.pause(lane)
+        # Of several that come back together one is enough to look.
+        if seconds is not None:
+            if await self._store.restore_order(delivery):
+                self._lanes.resume(lane)
+            else:
+                asyncio.get_running_loop().call_later(seconds, self._released)
+        return self._sender.handed_back(delivery)
 
     async def _drop_if_gone(self, delivery: Delivery) -> None:
         """Have the store drop all deliveries of a subscription that is gone, instead of looking at each of them.

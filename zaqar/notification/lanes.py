@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
@@ -11,6 +12,11 @@ from zaqar.notification.capacity import Capacity, Seat
 
 MOST_CHECKED = 500
 """Lanes of which it is looked at a time whether there is room again; of more, these in turns."""
+
+FIRST_PAUSE_SECONDS = 0.5
+MOST_PAUSE_SECONDS = 4.0
+"""How long a lane is left alone whose deliveries have to wait for earlier ones: first, doubled each time, and at most.
+"""
 
 MOST_REMEMBERED = 10_000
 """Lanes of which it is remembered where they lead."""
@@ -29,6 +35,8 @@ class Lanes:
         """Those that were noted as behind since the last look at the store began."""
         self._full: dict[str, Seat] = {}
         self._seats: OrderedDict[str, Seat] = OrderedDict()
+        self._pauses: dict[str, tuple[float, float]] = {}
+        """By lane: when its pause ends, in the time of the event loop, and how long it is."""
 
     def remember(self, lane: str, seat: Seat) -> None:
         """What the deliveries of a lane take room of, so that the next ones need not be looked up to know."""
@@ -76,12 +84,37 @@ class Lanes:
             if not self._capacity.has_room(seat):
                 # Back in at the end, so that the others are looked at next time.
                 self._full[lane] = seat
-        return set(self._full)
+        if not self._pauses:
+            return set(self._full)
+        now = _time()
+        return set(self._full).union(lane for lane, (until, _) in self._pauses.items() if now < until)
+
+    def pause(self, lane: str) -> float | None:
+        """Have the lane left alone for a while, and say for how long; None if it is being left alone already."""
+        now = _time()
+        until, seconds = self._pauses.get(lane, (now, 0.0))
+        if now < until:
+            return None
+        seconds = min(max(FIRST_PAUSE_SECONDS, 2 * seconds), MOST_PAUSE_SECONDS)
+        self._pauses[lane] = now + seconds, seconds
+        return seconds
+
+    def resume(self, lane: str) -> None:
+        """The lane goes on: its next pause is a first one again."""
+        self._pauses.pop(lane, None)
 
     def check_all(self) -> None:
         """Look at all of them."""
         self.full(len(self._full))
+        if not self._pauses:
+            return
+        over = _time() - MOST_PAUSE_SECONDS
+        self._pauses = {lane: pause for lane, pause in self._pauses.items() if pause[0] > over}
 
     def worth_taking(self) -> bool:
         """Whether there is a lane that is behind and for which there is room."""
         return bool(self._behind) and bool(self._behind - self.full())
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -69,6 +69,14 @@ It blocks, and raises StoreUnavailable.
 """
 
 
+class OutOfTurn(Exception):
+    """An attempt was not made, as earlier deliveries of the subscription come first. ``reached`` as in ``Outcome``."""
+
+    def __init__(self, reached: bool | None) -> None:
+        super().__init__()
+        self.reached = reached
+
+
 class PostDeadLetter(Protocol):
     """Posts a request body to the queue of that name in that project; with ``encrypt``, encrypted in any queue.
 
@@ -170,6 +178,7 @@ class Sender:
 
         ``place`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was away,
         or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
+        Raises OutOfTurn.
         """
         if not is_sealed(delivery.body):
             return await self._send(delivery, subscription, place, encrypted=False)
@@ -189,6 +198,8 @@ class Sender:
         began = self._clock()
         started = asyncio.get_running_loop().time()
         outcome = await self._attempt(delivery, subscription, now=began)
+        if outcome.waits:
+            raise OutOfTurn(outcome.reached)
         if outcome.postponed:
             return self._postponed(delivery), None
         seconds = asyncio.get_running_loop().time() - started
@@ -350,9 +361,10 @@ class Sender:
         return replace(delivery, state=DONE, due=self._clock(), keep_until=None)
 
     def handed_back(self, delivery: Delivery, *, after: float = 0.0) -> Delivery:
-        """Free for any notifier, as if it had not been taken."""
+        """Free for any notifier, as if it had not been taken: it comes before those that were posted later."""
         self.counts["handed back"] += 1
-        return replace(delivery, state=WAITING, due=self._clock() + after, keep_until=None)
+        due = self._clock() + after if after else delivery.created
+        return replace(delivery, state=WAITING, due=due, keep_until=None)
 
 
 def _why_gone(outcome: Outcome) -> str:

@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from zaqar.clock import Clock
-from zaqar.model import Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.model import WAITING, Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.notification.calls import Calls
 from zaqar.storage.base import MessageStore
 from zaqar.storage.placement import Place
 
 T = TypeVar("T")
+
+_RESTORED = 20
+"""Deliveries that are looked at to restore the order of a subscription: more than a notifier has under way of one."""
+
+_APART_SECONDS = 0.001
 
 
 def label_of(place: Place) -> str:
@@ -74,6 +80,33 @@ class LeasedStore:
         await self._ask(
             lambda store: store.drop_deliveries(queue_uid=queue_uid, subscription_ids=[subscription_id], now=now)
         )
+
+    async def restore_order(self, later: Delivery) -> int:
+        """Have those that come before ``later`` in its subscription, and that are free, taken before it; how many.
+
+        Deliveries are taken by the time when they were due, which is later than that of their successors for those of
+        a notifier that was killed, and for those that are tried again. One that another process takes or settles at
+        this moment may be sent twice, as after a crash.
+        """
+        now = self._clock()
+
+        def restore(store: MessageStore) -> int:
+            restored = 0
+            before = store.list_deliveries(
+                queue_uid=later.queue_uid,
+                subscription_id=later.subscription_id,
+                state=WAITING,
+                before=later.number,
+                limit=_RESTORED,
+            )
+            for place, each in enumerate(before, 1):
+                due = later.created - place * _APART_SECONDS
+                if due < each.due <= now:
+                    store.put_delivery(delivery=replace(each, due=due, owner=None))
+                    restored += 1
+            return restored
+
+        return await self._ask(restore)
 
     async def extend_leases(self, keys: Collection[DeliveryKey]) -> None:
         until = self._clock() + self._lease

@@ -65,12 +65,25 @@ def _depth(text: str) -> int:
     return deepest
 
 
+class Document(bytes):
+    """JSON that was decoded before, strictly, with its value, so that :func:`decode` need not do so again."""
+
+    value: Any
+
+
 def decode(raw: bytes, *, field: str = "body") -> Any:
     """The value of a JSON document; InvalidInput naming ``field`` where it is not one or breaks a rule above."""
+    if type(raw) is Document:
+        return raw.value
     try:
         text = raw.decode()
     except UnicodeDecodeError as exc:
         raise InvalidInput(field, f"not valid UTF-8 at byte {exc.start}") from exc
+    return decode_text(text, field=field)
+
+
+def decode_text(text: str, *, field: str) -> Any:
+    """The value of a JSON document that is text already, as :func:`decode` has it."""
     # PERF: brackets are counted first, because almost no document has so many that its depth must be computed.
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise InvalidInput(field, f"nested deeper than {MAX_DEPTH} levels")

@@ -46,16 +46,15 @@ class ConnectionSubscriptions:
 
     def __init__(
         self,
-        *,
+        subscriptions: Subscriptions,
         management: ManagementStore,
         queues: Queues,
-        subscriptions: Subscriptions,
         limits: Limits,
         clock: Clock,
     ) -> None:
+        self._subscriptions = subscriptions
         self._management = management
         self._queues = queues
-        self._subscriptions = subscriptions
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
@@ -84,6 +83,34 @@ class ConnectionSubscriptions:
         with self._lock:
             live = self._connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
+
+    def has_any(self, connection: str) -> bool:
+        """Whether the connection has subscriptions, as far as this process knows."""
+        with self._lock:
+            return bool(self._connections.get(connection))
+
+    def adopt(self, before: ConnectionSubscriptions) -> None:
+        """Go on with the node and the connections of ``before``, which creates no more: the process has reloaded."""
+        with before._lock:
+            self._node, self._connections, self._ended = before._node, before._connections, before._ended
+            self._lock = before._lock
+            before._node = None
+
+    def subscribed(self) -> list[str]:
+        """The ids of all connections that have subscriptions."""
+        with self._lock:
+            return list(self._connections)
+
+    def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended."""
+        with self._lock:
+            live = self._connections.get(connection, {}).get(queue_uid)
+        if live is None:
+            return False
+        known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
+        if known is None or known.queue.uid != queue_uid:
+            return False
+        return known.place.store.has_undelivered_before(queue_uid=queue_uid, subscription_id=live.id, number=number)
 
     # -- creation ----------------------------------------------------------------------------------------------------
 

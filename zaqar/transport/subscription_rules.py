@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from zaqar.context import Context
 from zaqar.errors import NotFound
 from zaqar.limits import Limits
@@ -40,6 +42,10 @@ class SubscriptionRules:
 
     def check_creation_of_connection(self, caller: Context, address: Address) -> None:
         """Ask ``subscription:create`` about a WebSocket connection that subscribes itself: the scheme ``websocket``."""
+        if self._asks_for_scheme("subscription:create") and caller.signed:
+            # Who made the signature was asked for the schemes of ``subscriber_types``, so not for this one. It opens
+            # what the rule allows to a caller without roles.
+            caller = replace(caller, signed=False)
         self._authorizer.check(caller, "subscription:create", address, **{_SCHEME: CONNECTION_SCHEME})
 
     def check(self, caller: Context, rule: str, address: Address, id_: str) -> None:
@@ -56,7 +62,10 @@ class SubscriptionRules:
                 self._authorizer.check(caller, "subscription:update", address, scheme=scheme)
 
     def _asks(self, caller: Context, rule: str) -> bool:
-        return not caller.signed and self._authorizer.asks_for(rule, _SCHEME)
+        return not caller.signed and self._asks_for_scheme(rule)
+
+    def _asks_for_scheme(self, rule: str) -> bool:
+        return self._authorizer.asks_for(rule, _SCHEME)
 
     def _stored(self, caller: Context, rule: str, address: Address, id_: str) -> dict[str, str]:
         if self._asks(caller, rule):

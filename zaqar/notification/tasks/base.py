@@ -40,7 +40,9 @@ class Outcome:
     ``retry_after``: seconds that the subscriber asks for before the next attempt. ``reached`` is false where nobody
     answered in time, so that the target gets less to do, and None if the target was not tried. ``final``: another
     attempt cannot help, so that the delivery is dead at once. ``postponed``: the target was not tried because something
-    of the operator's is away; it is tried later, and this does not count as an attempt.
+    of the operator's is away; it is tried later, and this does not count as an attempt. ``waits``: the target takes
+    deliveries in order, and earlier ones of the subscription come first; this one goes back to its place in the order,
+    and this does not count as an attempt either.
     """
 
     delivered: bool
@@ -51,6 +53,7 @@ class Outcome:
     reached: bool | None = True
     final: bool = False
     postponed: bool = False
+    waits: bool = False
 
 
 class Task(ABC):

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from zaqar.context import Context, caller_in
+from zaqar.errors import InvalidInput
 from zaqar.model import Address, Subscription
-from zaqar.schemas.subscriptions import parse_change, parse_creation, parse_grace
+from zaqar.schemas.subscribers import CONNECTION_SCHEME
+from zaqar.schemas.subscriptions import parse_change, parse_connection_creation, parse_creation, parse_grace
+from zaqar.service.connection_subscriptions import ConnectionSubscriptions
 from zaqar.service.staged.queues import check_limit, encode_changed
 from zaqar.service.subscriptions import Created, Grant, Subscriptions
 from zaqar.stages.operations import (
@@ -109,3 +112,28 @@ class StagedSubscriptions(Subscriptions):
             super(StagedSubscriptions, self).delete(address, str(wanted.request.subscription_id))
 
         self._pipeline.run(caller_in(address.project), DeleteSubscription(address, id_), act)
+
+
+class StagedConnectionSubscriptions(ConnectionSubscriptions):
+    """Stages see the creation as that of a subscription with the subscriber that clients are shown."""
+
+    def __init__(self, *parts: Any, pipeline: Pipeline) -> None:
+        """``parts`` are those of :class:`ConnectionSubscriptions`."""
+        super().__init__(*parts)
+        self._pipeline = pipeline
+
+    def create(self, context: Context, address: Address, raw: bytes, connection: str) -> str:
+        wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
+        ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
+        subscriber = f"{CONNECTION_SCHEME}:{connection}"
+
+        def act(wanted: Changed[CreateSubscription]) -> str:
+            request, document = wanted.request, raw
+            if wanted.by_stages:
+                if request.subscriber != subscriber:
+                    raise InvalidInput("subscriber", "is the connection, which a stage cannot change")
+                document = encode_changed({"ttl": request.ttl, "options": request.options})
+            return super(StagedConnectionSubscriptions, self).create(context, address, document, connection)
+
+        request = CreateSubscription(address, subscriber, ttl, wanted.options or {})
+        return self._pipeline.run(context, request, act)

@@ -29,6 +29,7 @@ _LIST = load("list_deliveries", again=True, writes=False)
 _GET = load("get_delivery", again=True, writes=False)
 _COUNT = load("count_deliveries", again=True, writes=False)
 _RESEND = load("resend")
+_HAS_BEFORE = load("has_undelivered_before", again=True, writes=False)
 
 _MOST = 500
 """Deliveries that one script settles; a server runs nothing else meanwhile."""
@@ -94,6 +95,9 @@ class LoggedStore(OutboxStore):
             return int(self._run(_RESEND, queue_uid, subscription_id, now, limit))
         chosen = (spell_number(number) for number in numbers)
         return int(self._run(_RESEND, queue_uid, subscription_id, now, b"", *chosen))
+
+    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+        return bool(self._run(_HAS_BEFORE, queue_uid, subscription_id, number, spell_number(number)))
 
 
 def _words_of(delivery: Delivery) -> tuple[bytes, bytes, bytes]:

@@ -18,6 +18,7 @@ from zaqar.model import Secret, Subscription
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
+from zaqar.storage.redis.nodes import RedisNodeStore
 from zaqar.storage.redis.scripts import Script, load
 from zaqar.storage.redis.trusts import RedisTrustStore
 from zaqar.storage.redis.wire import Word
@@ -43,6 +44,7 @@ class SubscriptionStore(ManagementStore):
     def __init__(self, server: Redis) -> None:
         self._redis = server
         self.trusts = RedisTrustStore(server)
+        self.nodes = RedisNodeStore(server)
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         self._index(subscription)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from zaqar.access.identity import Identity
@@ -28,6 +29,7 @@ from zaqar.transport.websocket.admission import Admission, Seat
 from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.rate_limit import TokenBucket
 from zaqar.transport.websocket.settings import Settings
 
@@ -41,14 +43,6 @@ KEYSTONE = "keystone"
 
 _MOST_WAIT_FOR_TIMER = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
-
-
-class TooSlow(Exception):
-    """A notification was not sent: the connection has as much waiting as it may have. It may be tried again."""
-
-
-class Gone(Exception):
-    """A notification was not sent: the connection is closed, or about to be."""
 
 
 class Request(Protocol):
@@ -88,6 +82,7 @@ class Session(Protocol):
     def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
     def revalidate(self) -> bool: ...
     def use(self, parts: Parts) -> None: ...
+    def push(self, notification: Any) -> str | bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,8 @@ class Surroundings:
     """What all connections of a process share.
 
     ``decode`` runs the reading of a large frame in a thread. ``store_of`` says which store a request is going to ask,
-    without asking one. ``authenticates``: whether callers have to say who they are. ``revalidation_seconds``: how often
+    without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and ``closed`` is
+    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are. ``revalidation_seconds``: how often
     to ask whether a token is still valid.
     """
 
@@ -105,6 +101,8 @@ class Surroundings:
     clock: Clock
     decode: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
     store_of: Callable[[Request], Hashable]
+    is_subscribed: Callable[[str], bool]
+    closed: Callable[[str], None]
     authenticates: bool
     revalidation_seconds: float
 
@@ -115,8 +113,6 @@ class Connection:
     def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
         self.id = socket.id.hex
         self.session = session
-        self.has_subscriptions = False
-        """Whether the connection is wanted open though it sends nothing; set by who subscribes it."""
         self._socket = socket
         self._around = around
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
@@ -155,6 +151,7 @@ class Connection:
             pass
         finally:
             self._around.connections.remove(self)
+            self._around.closed(self.id)
             self._enter_project(None)
             for timer in self._timers.values():
                 timer.cancel()
@@ -227,6 +224,10 @@ class Connection:
 
     # -- notifications -----------------------------------------------------------------------------------------------
 
+    def encode(self, notification: bytes) -> str | bytes:
+        """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
+        return self.session.push(msgspec.Raw(notification))
+
     async def push(self, frames: Sequence[str | bytes]) -> None:
         """Send frames in their order, after the reply to the request that is under way and after earlier pushes.
 
@@ -296,7 +297,7 @@ class Connection:
             self._set_timer("idle", seconds, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self.has_subscriptions or self._turn.locked():
+        if self._turn.locked() or self._around.is_subscribed(self.id):
             self._note_activity()
         else:
             self.close(close_codes.IDLE, "No request for too long.")

@@ -59,10 +59,19 @@ MakeSession = Callable[[Parts, str], Session]
 class WebSocketServer:
     """Serves one listening socket. All methods are for the event loop only."""
 
-    def __init__(self, parts: Parts, settings: Settings, *, make_session: MakeSession) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        *,
+        make_session: MakeSession,
+        closed: Callable[[str], None] = lambda connection: None,
+    ) -> None:
+        """``closed`` is called with the id of each connection that is closed."""
         self.connections = Connections()
         self._admission = Admission(settings.threads)
         self._make_session = make_session
+        self._closed = closed
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
         self._server: Server | None = None
         self._is_stopping = False
@@ -88,6 +97,8 @@ class WebSocketServer:
             clock=parts.clock,
             decode=self._decode,
             store_of=self._store_of,
+            is_subscribed=parts.connection_subscriptions.has_any,
+            closed=self._closed,
             authenticates=parts.tokens is not None,
             revalidation_seconds=_revalidation_seconds(parts),
         )
@@ -110,6 +121,11 @@ class WebSocketServer:
             max_queue=1,
             logger=_library_log,
         )
+
+    def close_restarting(self, connection_id: str) -> None:
+        """Close a connection whose subscriptions were ended, as notifiers took this process for dead."""
+        if (connection := self.connections.find(connection_id)) is not None:
+            connection.close(close_codes.SERVICE_RESTART, "Subscribe again.")
 
     async def stop(self) -> None:
         """Accept nothing more, answer what is under way, and close the connections; under 10 seconds."""

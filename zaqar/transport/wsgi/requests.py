@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every request has to bring along, and how its query and body are read."""
 
-import functools
 import os
-import re
 import uuid
 from collections.abc import Collection
 from typing import Any, cast
@@ -20,21 +18,14 @@ from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, Address
 from zaqar.schemas.fields import check_name, parse_boolean
 from zaqar.signed_urls import SignedUrls
+from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
 from zaqar.transport.wsgi.signed_requests import SignedRequests
 
 _ANY_ACCEPT = frozenset({"*/*", "application/json"})
-_UUID = re.compile(r"[0-9a-f]{32}")
-_PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
-"""Printable ASCII without the comma. Servers pass the bytes of other characters on in different ways, or not at all."""
-
-_CLIENT = re.compile(r"[ -~]*")
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 100
-_LONGEST_UUID = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
-_LONGEST_REMEMBERED = 256
-"""Characters of a header up to which its meaning is remembered: no caller chooses how much memory that takes."""
 _LISTS = frozenset({"ids", "claim_ids"})
 
 Query = dict[str, str]
@@ -63,8 +54,7 @@ class RequestChecks:
         self._signed = signed or SignedRequests(SignedUrls(), clock=system_clock)
         self._believes_proxy = believes_proxy
         self._extra_specs = extra_specs or ExtraSpecs({})
-        self._strict_client_id = limits.client_id_uuid_safe == "strict"
-        self._client_id_length = range(limits.min_length_client_id, limits.max_length_client_id + 1)
+        self._client_ids = ClientIds(limits)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         request_id = f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}"
@@ -102,16 +92,13 @@ class RequestChecks:
         caller = env.get(CALLER)
         if caller is None:
             project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
-            if _PROJECT.fullmatch(project) is None:
-                raise InvalidInput(
-                    "X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma"
-                )
+            check_project(project)
             # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
             roles = None if signed else env.get("HTTP_X_ROLES")
             req.context.caller = Context(
                 project,
-                self._client_id(env.get("HTTP_CLIENT_ID") or ""),
-                _roles_of(roles) if roles else frozenset(),
+                self._client_ids.parse(env.get("HTTP_CLIENT_ID") or ""),
+                roles_of(roles) if roles else frozenset(),
                 None if signed else env.get("HTTP_X_USER_ID"),
                 req.context.request_id,
                 signed,
@@ -144,21 +131,13 @@ class RequestChecks:
             project = ""
         return Context(
             project,
-            self._client_id(req.env.get("HTTP_CLIENT_ID") or ""),
+            self._client_ids.parse(req.env.get("HTTP_CLIENT_ID") or ""),
             identity.roles,
             identity.user_id,
             req.context.request_id,
             system_scope=identity.system_scope,
             token=token.strip(),
         )
-
-    def _client_id(self, text: str) -> str:
-        if self._strict_client_id:
-            return _parse_uuid(text)
-        if len(text) not in self._client_id_length or _CLIENT.fullmatch(text) is None:
-            low, high = self._client_id_length.start, self._client_id_length.stop - 1
-            raise InvalidInput("Client-ID", f"must have {low} to {high} printable ASCII characters")
-        return text
 
 
 def _accepts_json(accept: str) -> bool:
@@ -172,26 +151,6 @@ def _accepts_json(accept: str) -> bool:
 def _refuse_unless_for_browsers(resource: object) -> None:
     if not getattr(resource, "for_browsers", False):
         raise NotAcceptable("Accept: this service answers in 'application/json' only")
-
-
-@functools.lru_cache(4096)
-def _parse_uuid(text: str) -> str:
-    """One spelling for each UUID, so that ``echo`` knows a client by whichever it uses."""
-    # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
-    digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
-    # A text that is longer than any spelling has braces and hyphens without number. It must not be remembered.
-    if len(text) > _LONGEST_UUID or _UUID.fullmatch(digits) is None:
-        raise InvalidInput("Client-ID", "must be a UUID")
-    return digits
-
-
-def _roles_of(text: str) -> frozenset[str]:
-    return _parse_roles(text) if len(text) <= _LONGEST_REMEMBERED else _parse_roles.__wrapped__(text)
-
-
-@functools.lru_cache(1024)
-def _parse_roles(text: str) -> frozenset[str]:
-    return frozenset(role.strip().lower() for role in text.split(",") if role.strip())
 
 
 def _has_body(req: falcon.Request) -> bool:

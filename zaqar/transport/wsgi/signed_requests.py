@@ -7,20 +7,13 @@ anything else about identity is read, so that a refusal looks the same whatever 
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from zaqar.clock import Clock
 from zaqar.errors import SignatureRefused
 from zaqar.signed_urls import Claim, SignedUrls
-
-_log = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LINES = 60
-"""A caller without an account chooses how many requests are refused. The log grows by one line in this time."""
+from zaqar.transport.refused_signatures import RefusedSignatures
 
 
 class SignedRequests:
@@ -29,9 +22,7 @@ class SignedRequests:
     def __init__(self, urls: SignedUrls, *, clock: Clock) -> None:
         self._urls = urls
         self._clock = clock
-        self._refused: Counter[str] = Counter()
-        self._quiet_until = 0.0
-        self._lock = threading.Lock()
+        self._refused = RefusedSignatures(clock)
 
     def open(self, env: dict[str, Any], path: str) -> Callable[[Sequence[str]], bool] | None:
         """Return if the headers open the request; raise SignatureRefused if they do not.
@@ -51,16 +42,7 @@ class SignedRequests:
 
     def note(self, refused: SignatureRefused) -> None:
         """Count a refusal, and log the reasons since the last line if that was long enough ago."""
-        now = self._clock()
-        with self._lock:
-            self._refused[refused.reason] += 1
-            # A clock that was set back must not keep the log quiet for longer.
-            if self._quiet_until - SECONDS_BETWEEN_LINES <= now < self._quiet_until:
-                return
-            self._quiet_until = now + SECONDS_BETWEEN_LINES
-            reasons, self._refused = self._refused, Counter()
-        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-        _log.info("Refused %d requests with a signature; %s.", reasons.total(), counts)
+        self._refused.note(refused)
 
 
 def _check_spelling(env: dict[str, Any], path: str) -> None:

@@ -39,12 +39,21 @@ class Caller:
         self.project = PROJECT
         self._actions = {action.name: action for action in actions}
 
-    def call(self, action: str, /, grant: Callable[[Sequence[str]], bool] | None = None, **body: Any) -> Answer:
+    def call(
+        self,
+        action: str,
+        /,
+        grant: Callable[[Sequence[str]], bool] | None = None,
+        *,
+        signed: bool = False,
+        **body: Any,
+    ) -> Answer:
+        """What the action answers to a body. ``signed``: a share admits the caller; with ``grant`` a confirmation."""
         address = None
         for kind in (QUEUE, TOPIC):
             if f"{kind}_name" in body:
                 address = Address(self.project, kind, body[f"{kind}_name"])
-        context = Context(self.project, "client", frozenset(self.roles), signed=grant is not None)
+        context = Context(self.project, "client", frozenset(self.roles), signed=signed or grant is not None)
         known = {name: value for name, value in body.items() if name in self._actions[action].fields}
         call = Call(context, address, known, strict_json.encode(body), self.connection, grant)
         return self._actions[action].handle(self.parts, call)

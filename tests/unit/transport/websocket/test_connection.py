@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
 from zaqar.model import QUEUE, Address
-from zaqar.transport.websocket.connection import Gone, TooSlow
+from zaqar.transport.websocket.pushes import Gone, TooSlow
 
 
 async def closed(client: object) -> tuple[int, str]:
@@ -195,7 +196,10 @@ def test_a_revoked_token_ends_the_connection(tmp_path: Path) -> None:
 def test_an_idle_connection_without_subscriptions_is_closed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as idle, scene.connect() as subscribed:
-            (await scene.connection(1)).has_subscriptions = True
+            subscribed_id = (await scene.connection(1)).id
+            around = replace(scene.server._surroundings, is_subscribed=lambda connection: connection == subscribed_id)
+            for each in scene.server.connections:
+                each.use(scene.sessions[0].parts, around)
             assert (await closed(idle))[0] == 4408
             await asyncio.sleep(0.5)
             assert await ask(subscribed, text="x") == "x"

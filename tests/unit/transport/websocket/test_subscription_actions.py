@@ -218,6 +218,30 @@ def test_the_scheme_of_a_connection_in_a_rule(tmp_path: Path, of: dict[str, str]
         assert caller.call("subscription_list", **of) == Answer(200, {"subscriptions": []})
 
 
+@pytest.mark.parametrize(
+    ("rule", "allowed"),
+    [
+        ("", True),
+        ("role:chief", True),
+        ("'https':%(scheme)s", False),
+        ("'websocket':%(scheme)s", True),
+        ("'websocket':%(scheme)s and role:chief", False),
+    ],
+)
+def test_a_share_subscribes_no_connection_that_a_rule_about_schemes_does_not_allow(
+    tmp_path: Path, of: dict[str, str], rule: str, allowed: bool
+) -> None:
+    """The maker of the share was asked for the schemes of subscribers only."""
+    caller = with_policy(tmp_path, f'"subscription:create": "{rule}"')
+    caller.roles = set()
+    if allowed:
+        assert caller.call("subscription_create", signed=True, **of).status == 201
+    else:
+        with pytest.raises(Forbidden):
+            caller.call("subscription_create", signed=True, **of)
+    assert caller.call("subscription_create", signed=True, subscriber=MAIL, **of).status == 201
+
+
 # -- deliveries ------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from zaqar.service.share import Shares
 from zaqar.transport.share_rules import ShareRules
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.queue_listing import list_fields, list_queues, page_schema
-from zaqar.transport.websocket.actions.reading import body_without, check_size
+from zaqar.transport.websocket.actions.reading import body_without, check_size, other_fields
 
 # -- one queue or topic ----------------------------------------------------------------------------------------------
 
@@ -81,8 +81,8 @@ def _moment(message: Message, now: float) -> dict[str, Any]:
 def _purge(kind: str, parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, f"{kind}s:purge", call.target)
     check_size(call, parts.limits.max_queue_metadata)
-    # Without any field but the name it is the request without a body.
-    parts.queues.purge(call.target, body_without(call, f"{kind}_name") if len(call.body) > 1 else b"")
+    wanted = other_fields(call, f"{kind}_name")
+    parts.queues.purge(call.target, strict_json.encode(wanted) if wanted else b"")
     return Answer(204, {})
 
 

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol by which notifiers hand notifications to the process that holds a WebSocket connection. No I/O.
+
+A notifier opens one stream to a node (one run of a WebSocket process), over its Unix socket or over TCP. Both know the
+secret ``key`` of the node from the management store, and each proves that to the other before anything else is said::
+
+    notifier -> node   "zaqarpu1"  nonce (32 bytes)
+    node -> notifier   nonce (32)  HMAC(key, "node" ...)            of the node's id and both nonces
+    notifier -> node   HMAC(key, "notifier" ...)                    of the same
+    then, in both directions, frames:
+                       length (4, big-endian)  payload  MAC (16)
+
+``HMAC`` is HMAC-SHA-256. The MAC of a frame is the beginning of an HMAC of its position in the stream, its length and
+its payload, under a key that is derived for this direction of this stream. So a frame that was changed, repeated, left
+out, or taken from another stream ends the stream. Nothing is encrypted: as notifications go over TCP between hosts in
+clear text, such a network has to be one that others cannot read.
+
+A payload is a MessagePack array: of :class:`Push` towards the node, and of :class:`Answered` towards the notifier. Many
+of them may be under way at a time, and answers come in any order. Whichever side sees a rule broken ends the stream.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+MAGIC = b"zaqarpu1"
+NONCE_BYTES = 32
+PROOF_BYTES = 32
+MAC_BYTES = 16
+HEADER_BYTES = 4
+
+HANDSHAKE_SECONDS = 5.0
+"""How long either side waits for the other one's proof."""
+
+BATCH_BYTES = 256 * 1024
+"""Notifications are put into one frame up to this size, unless it is a single one."""
+
+SPARE_BYTES = 64 * 1024
+"""What a frame may have besides the body of the largest message, times two for what JSON adds to it."""
+
+
+class ProtocolError(Exception):
+    """The other side is not one of ours, or the stream is damaged. The stream has to be closed."""
+
+
+class Push(msgspec.Struct, array_like=True, frozen=True):
+    """One notification for one connection.
+
+    ``call`` is a number of the notifier's that the answer repeats. ``number`` is the number of the delivery among those
+    of the subscription; ``attempts`` how many attempts are known of it. ``text`` is the notification as JSON.
+    """
+
+    call: int
+    connection: str
+    queue_uid: str
+    subscription_id: str
+    number: int
+    attempts: int
+    text: bytes
+
+
+class Status(enum.IntEnum):
+    """What became of a notification.
+
+    PUSHED: it was handed to the connection's socket, now or before. GONE: the connection is closed, or the subscription
+    is not one of it any more. WAIT: it has to come again later, as an earlier one has to go first, or as the connection
+    takes up nothing at the moment; it was not pushed yet, or that is not known yet.
+    """
+
+    PUSHED = 0
+    GONE = 1
+    WAIT = 2
+
+
+class Answered(msgspec.Struct, array_like=True, frozen=True):
+    call: int
+    status: Status
+
+
+_encoder = msgspec.msgpack.Encoder()
+_pushes = msgspec.msgpack.Decoder(list[Push])
+_answers = msgspec.msgpack.Decoder(list[Answered])
+
+
+def encode(items: Sequence[Push] | Sequence[Answered]) -> bytes:
+    return _encoder.encode(items)
+
+
+def decode_pushes(payload: bytes) -> list[Push]:
+    """Raises ProtocolError."""
+    try:
+        return _pushes.decode(payload)
+    except (msgspec.DecodeError, ValueError) as exc:
+        raise ProtocolError("not an array of notifications") from exc
+
+
+def decode_answers(payload: bytes) -> list[Answered]:
+    """Raises ProtocolError."""
+    try:
+        return _answers.decode(payload)
+    except (msgspec.DecodeError, ValueError) as exc:
+        raise ProtocolError("not an array of answers") from exc
+
+
+def most_of_a_frame(largest_post: int) -> int:
+    """Bytes that a frame may have if requests that post messages may have so many."""
+    return max(BATCH_BYTES, 2 * largest_post) + SPARE_BYTES
+
+
+class Peer(ABC):
+    """One side of a stream: bytes in, payloads and bytes out."""
+
+    def __init__(self, key: bytes, node_id: str, *, most: int) -> None:
+        """``most``: bytes of the largest payload that the other side may send."""
+        self._key = key
+        self._node_id = node_id.encode()
+        self._most = most
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._buffer = bytearray()
+        self._sent = self._received = 0
+        self._send_key = self._receive_key = b""
+        self.is_open = False
+        """Whether the other side has proved that it has the key."""
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """What came in; returns whole payloads, and bytes to be sent to the other side. Raises ProtocolError."""
+        self._buffer += data
+        reply = b""
+        if not self.is_open:
+            reply = self._shake_hands()
+        return (self._take_payloads() if self.is_open else []), reply
+
+    def seal(self, payload: bytes) -> bytes:
+        """The payload as a frame, which has to be sent in this order."""
+        header = len(payload).to_bytes(HEADER_BYTES)
+        mac = self._mac(self._send_key, self._sent, header, payload)
+        self._sent += 1
+        return b"".join((header, payload, mac))
+
+    @abstractmethod
+    def _shake_hands(self) -> bytes:
+        """Go on with the handshake by what is in the buffer; return what is to be sent."""
+
+    def _take_payloads(self) -> list[bytes]:
+        payloads = []
+        start, buffer = 0, self._buffer
+        while len(buffer) - start >= HEADER_BYTES:
+            header = bytes(buffer[start : start + HEADER_BYTES])
+            length = int.from_bytes(header)
+            if length > self._most:
+                raise ProtocolError("a frame is too large")
+            end = start + HEADER_BYTES + length
+            if len(buffer) < end + MAC_BYTES:
+                break
+            payload = bytes(buffer[start + HEADER_BYTES : end])
+            mac = self._mac(self._receive_key, self._received, header, payload)
+            if not hmac.compare_digest(mac, buffer[end : end + MAC_BYTES]):
+                raise ProtocolError("the MAC of a frame is wrong")
+            self._received += 1
+            payloads.append(payload)
+            start = end + MAC_BYTES
+        del buffer[:start]
+        return payloads
+
+    @staticmethod
+    def _mac(key: bytes, position: int, header: bytes, payload: bytes) -> bytes:
+        return hmac.digest(key, b"".join((position.to_bytes(8), header, payload)), "sha256")[:MAC_BYTES]
+
+    def _derive(self, label: bytes, nonces: bytes) -> bytes:
+        return hmac.digest(self._key, label + b"\0" + self._node_id + b"\0" + nonces, "sha256")
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
+
+    def _check_proof(self, proof: bytes, label: bytes, nonces: bytes) -> None:
+        if not hmac.compare_digest(proof, self._derive(label, nonces)):
+            raise ProtocolError("the other side does not have the key of this node")
+
+
+class NotifierPeer(Peer):
+    """The side that opens the stream; it sends :meth:`hello` first."""
+
+    def hello(self) -> bytes:
+        return MAGIC + self._nonce
+
+    def _shake_hands(self) -> bytes:
+        if len(self._buffer) < NONCE_BYTES + PROOF_BYTES:
+            return b""
+        nonces = self._nonce + self._take(NONCE_BYTES)
+        self._check_proof(self._take(PROOF_BYTES), b"node", nonces)
+        self._send_key = self._derive(b"to the node", nonces)
+        self._receive_key = self._derive(b"to the notifier", nonces)
+        self.is_open = True
+        return self._derive(b"notifier", nonces)
+
+
+class NodePeer(Peer):
+    """The side that a stream is opened to. Until the other one has proved itself it keeps some dozen bytes of it."""
+
+    _nonces = b""
+
+    def _shake_hands(self) -> bytes:
+        reply = b""
+        if not self._nonces:
+            if not MAGIC.startswith(self._buffer[: len(MAGIC)]):
+                raise ProtocolError("not a notifier")
+            if len(self._buffer) < len(MAGIC) + NONCE_BYTES:
+                return b""
+            self._take(len(MAGIC))
+            self._nonces = self._take(NONCE_BYTES) + self._nonce
+            reply = self._nonce + self._derive(b"node", self._nonces)
+            if self._buffer:
+                # Nobody can know yet what to answer.
+                raise ProtocolError("not a notifier")
+        if len(self._buffer) >= PROOF_BYTES:
+            self._check_proof(self._take(PROOF_BYTES), b"notifier", self._nonces)
+            self._send_key = self._derive(b"to the notifier", self._nonces)
+            self._receive_key = self._derive(b"to the node", self._nonces)
+            self.is_open = True
+        return reply
+
+
+def batches(pushes: Iterable[Push]) -> Iterable[list[Push]]:
+    """Notifications in groups, each for one frame."""
+    batch: list[Push] = []
+    size = 0
+    for push in pushes:
+        if batch and size + len(push.text) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(push)
+        size += len(push.text) + 200
+    if batch:
+        yield batch

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The row in the management store by which notifiers find a running WebSocket process, and its lease."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from zaqar.clock import Clock
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.base.nodes import Node
+
+__all__ = ["LEASE_SECONDS", "Node", "Nodes"]
+
+LEASE_SECONDS = 20.0
+
+
+class Nodes:
+    """Every method blocks and raises StoreUnavailable."""
+
+    def __init__(self, management: ManagementStore, clock: Clock) -> None:
+        self._nodes = management.nodes
+        self._clock = clock
+
+    def begin(self, *, path: str, host: str, port: int) -> Node:
+        """A new node that is reached by a Unix socket at ``path``, "" for none, and at ``host`` and ``port``."""
+        node = Node(
+            id=secrets.token_hex(12),
+            machine=socket.gethostname(),
+            host=host,
+            port=port,
+            socket=path,
+            expires=self._clock() + LEASE_SECONDS,
+            key=secrets.token_bytes(32),
+        )
+        self._nodes.add(node=node)
+        return node
+
+    def renew(self, node: Node) -> bool:
+        """Renew the lease; False if the node was condemned, so that its subscriptions are being ended."""
+        return self._nodes.renew(node_id=node.id, expires=self._clock() + LEASE_SECONDS)
+
+    def end(self, node: Node) -> None:
+        """Let the lease be over, so that notifiers end the subscriptions that are left."""
+        self._nodes.renew(node_id=node.id, expires=self._clock())

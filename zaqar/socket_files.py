@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unix sockets of running processes in a folder that only this user may use."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from zaqar import private_files
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX = ".sock"
+_LONGEST_PATH = 107
+"""Bytes of the path of a Unix socket on Linux (``sun_path`` in unix(7), without the zero at its end)."""
+
+_LONGEST_NAME = 40
+
+
+def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
+    """A new socket with a name of its own in the folder, which is made if it is missing; both closed to other users.
+
+    What processes that were killed have left there is removed. Raises OSError, and StartupError as ``make_folder``.
+    """
+    name = f"{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}"
+    bound = make(kind)
+    try:
+        private_files.make_folder(folder, ours=names(folder))
+        _remove_stale(folder, kind)
+        with short(folder) as path:
+            bound.bind(f"{path}/{name}")
+            private_files.close_to_others(f"{path}/{name}")
+    except BaseException:
+        bound.close()
+        raise
+    return bound, folder / name
+
+
+def make(kind: socket.SocketKind) -> socket.socket:
+    """A Unix socket that does not block."""
+    made = socket.socket(socket.AF_UNIX, kind)
+    made.setblocking(False)
+    return made
+
+
+def names(folder: Path) -> tuple[str, ...]:
+    """Those of the sockets in the folder; none if it cannot be read."""
+    try:
+        return tuple(name for name in os.listdir(folder) if name.endswith(_SUFFIX))  # noqa: PTH208, names are wanted
+    except OSError:
+        return ()
+
+
+def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
+    with short(folder) as path:
+        for name in names(folder):
+            if not (folder / name).is_socket():
+                continue
+            with make(kind) as probe:
+                try:
+                    probe.connect(f"{path}/{name}")
+                except ConnectionRefusedError:
+                    # Nobody has it open, and nobody can open it again.
+                    (folder / name).unlink(missing_ok=True)
+                except OSError as exc:
+                    # Such as one that another process has just removed.
+                    _log.debug("%s is left alone: %s", folder / name, exc)
+
+
+@contextlib.contextmanager
+def short(folder: Path) -> Iterator[str]:
+    """A path of the folder that leaves room for a name, also where its own is longer than a socket's may be."""
+    path = os.fspath(folder)
+    if len(os.fsencode(path)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
+        yield path
+        return
+    # What an open folder is called in /proc is short, whatever its own path is.
+    opened = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)

@@ -1,0 +1,3 @@
+-- include: node_keys
+-- ARGV: subscriptions
+return call('ZREM', SUBSCRIPTIONS, unpack(ARGV))

@@ -1,0 +1,7 @@
+-- include: node_keys
+-- ARGV: id, when the lease is over. Answers 1, or 0 if the node is absent or condemned.
+if call('HEXISTS', ROWS, ARGV[1]) == 0 then
+  return 0
+end
+call('ZADD', EXPIRES, ARGV[2], ARGV[1])
+return 1

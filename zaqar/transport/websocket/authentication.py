@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who a connection belongs to, as Keystone says: by the token that it sent last, for as long as that is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zaqar.access.identity import Identity
+from zaqar.app import Parts
+from zaqar.errors import Unauthorized
+from zaqar.transport.websocket.replies import Request
+
+AUTHENTICATED = "Authentified."
+_FAILED = "Authentication failed."
+
+
+class TokenEnded(Exception):
+    """The token of the connection has expired or was revoked, so that the connection is to be closed."""
+
+
+class TokenNotForAction(Exception):
+    """The token is valid, but the application credential it was made with is for other requests."""
+
+    def __init__(self) -> None:
+        super().__init__("The application credential is not for this action.")
+
+
+class Authentication:
+    """The token of one connection. Its text form shows nothing of it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._identity: Identity | None = None
+        self._token = ""
+
+    def use(self, parts: Parts) -> None:
+        """Ask the validator of these parts from now on."""
+        self._parts = parts
+
+    @property
+    def identity(self) -> Identity | None:
+        return self._identity
+
+    def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
+        """Take over the token of a request; the status and the sentence of the reply.
+
+        ``end_subscriptions`` is called before the token replaces one of another project. If anything fails, the token
+        from before stays in force. Raises KeystoneUnavailable if nobody can say whose the token is.
+        """
+        tokens = self._parts.tokens
+        if tokens is None:
+            # Nobody is asked for a token, and clients that have one send it all the same.
+            return 200, AUTHENTICATED
+        try:
+            identity = tokens.validate(request.token, service_token=request.service_token)
+        except Unauthorized:
+            return 401, _FAILED
+        if identity.expires <= self._parts.clock():
+            # A service may vouch for a token that has expired. That is good for one request, not for a connection.
+            return 401, _FAILED
+        if request.project is not None and request.project != (identity.project or ""):
+            return 403, "X-Project-ID is not the project of the token."
+        if self._identity is not None and self._identity.project != identity.project:
+            end_subscriptions()
+        self._identity, self._token = identity, (request.token or "").strip()
+        return 200, AUTHENTICATED
+
+    def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
+        """Whose the token is now, and the token, for one action.
+
+        Raises TokenEnded, TokenNotForAction, and KeystoneUnavailable if that cannot be found out.
+        """
+        tokens, identity = self._parts.tokens, self._identity
+        if tokens is None or identity is None or self._has_expired(identity):
+            raise TokenEnded
+        try:
+            # Mostly a look into a cache. It asks Keystone if the answer is too old, or depends on the action.
+            return tokens.validate(self._token, method=method, path=path), self._token
+        except Unauthorized:
+            if self.is_valid():
+                raise TokenNotForAction from None
+            raise TokenEnded from None
+
+    def is_valid(self) -> bool:
+        """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out."""
+        tokens, identity = self._parts.tokens, self._identity
+        if tokens is None or identity is None:
+            return True
+        if self._has_expired(identity):
+            return False
+        try:
+            tokens.validate(self._token)
+        except Unauthorized:
+            return False
+        return True
+
+    def _has_expired(self, identity: Identity) -> bool:
+        return identity.expires <= self._parts.clock()

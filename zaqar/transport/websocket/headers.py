@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The headers of a request frame: an object of names and values, read without regard to case as HTTP's are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zaqar.errors import InvalidInput
+
+_SECRET = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "extra-spec",
+        "url-signature",
+        "x-auth-token",
+        "x-service-token",
+        "x-storage-token",
+        "x-subject-token",
+    }
+)
+"""Headers that let somebody in, so that no reply may show them."""
+
+_QUOTED = 64
+"""Characters of a header's name that an error shows."""
+
+
+def fold(name: str) -> str:
+    """One spelling for each name. Where frames are made from HTTP headers, ``_`` may stand for ``-``."""
+    return name.strip().lower().replace("_", "-")
+
+
+class Headers:
+    """The headers of one frame by their folded names. The text form shows no value."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        """InvalidInput if two names are spellings of the same header."""
+        self._values = values = {fold(name): value for name, value in headers.items()}
+        if len(values) != len(headers):
+            seen: set[str] = set()
+            for name in map(fold, headers):
+                if name in seen:
+                    raise InvalidInput(f"headers.{name[:_QUOTED]}", "is given twice, in two spellings")
+                seen.add(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+    def find(self, name: str) -> tuple[bool, object]:
+        """Whether the header is there, and its value, of whatever type."""
+        key = name.lower()
+        return key in self._values, self._values.get(key)
+
+    def __repr__(self) -> str:
+        return f"Headers({sorted(self._values)!r})"
+
+    def text(self, name: str) -> str | None:
+        """The value of a header, None if it is absent or null; InvalidInput unless it is a string."""
+        value = self._values.get(name.lower())
+        if value is None or isinstance(value, str):
+            return value
+        raise InvalidInput(f"headers.{name}", "must be of type string")
+
+    def listed(self, name: str) -> str:
+        """The value of a header that may be a list of strings, as such a list joined by commas; "" if it is absent.
+
+        InvalidInput if it is of another type, or if a string in the list has a comma itself.
+        """
+        value = self._values.get(name.lower())
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list) or not all(isinstance(item, str) and "," not in item for item in value):
+            raise InvalidInput(f"headers.{name}", "must be a list of strings")
+        return ",".join(value)
+
+
+def echoed(headers: object) -> dict[str, Any]:
+    """What a reply may repeat of the headers: no secret ones, and nothing that is nested, as no header of ours is."""
+    if not isinstance(headers, dict):
+        return {}
+    return {name: value for name, value in headers.items() if fold(name) not in _SECRET and _is_flat(value)}
+
+
+def _is_flat(value: object) -> bool:
+    return not isinstance(value, dict | list) or (isinstance(value, list) and all(isinstance(v, str) for v in value))

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where notifiers hand in notifications for the connections of this process: a Unix socket, and a TCP port.
+
+What is said there is in :mod:`zaqar.push_protocol`. Whoever cannot prove in time to have the key of this node is
+dropped; until then he takes a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from zaqar import push_protocol, socket_files
+from zaqar.errors import StartupError
+from zaqar.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolError, Push, Status
+
+_log = logging.getLogger(__name__)
+
+MOST_STRANGERS = 64
+"""Links that have not proved themselves yet. For a further one, that which has come first is dropped."""
+
+MOST_LINKS = 1024
+"""Links of notifiers. Each running notifier has one."""
+
+_MOST_UNREAD_BYTES = 4 * 1024 * 1024
+"""Answers that a notifier has not read. One that lets more collect is dropped."""
+
+Receive = Callable[[Push, Callable[[Status], None]], None]
+"""Takes a notification, and a function that has to be called once with what became of it."""
+
+
+class Listener:
+    """For the event loop only. ``key`` and ``node_id`` may change while it runs: then all links are dropped."""
+
+    def __init__(self, receive: Receive, *, largest_post: int) -> None:
+        self._receive = receive
+        self._most = push_protocol.most_of_a_frame(largest_post)
+        self._node_id, self._key = "", b""
+        self._strangers: OrderedDict[_Link, None] = OrderedDict()
+        self._links: set[_Link] = set()
+        self._servers: list[asyncio.Server] = []
+        self._socket: Path | None = None
+        self.port = 0
+        """The TCP port, 0 if there is none."""
+
+    def serve_as(self, node_id: str, key: bytes) -> None:
+        """Be this node from now on."""
+        self._node_id, self._key = node_id, key
+        self.drop_links()
+
+    async def start(self, *, folder: Path, host: str, port: int) -> Path | None:
+        """Listen on a Unix socket in the folder, and on a TCP port, 0 for a free one; return the path of the socket.
+
+        None, with a warning, if there can be no Unix socket: then TCP is used on this host as well. Raises StartupError
+        if the port cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            bound, self._socket = socket_files.bind(folder, socket.SOCK_STREAM)
+        except (OSError, StartupError) as exc:
+            _log.warning("No socket in %s, so notifiers of this host come by TCP too: %s", folder, exc)
+        else:
+            self._servers.append(await loop.create_unix_server(self._make_link, sock=bound))
+        try:
+            server = await loop.create_server(self._make_link, host, port, reuse_address=True)
+        except OSError as exc:
+            raise StartupError(
+                f"[drivers:transport:websocket] notification-bind, notification-port: {host}:{port} cannot be "
+                f"listened on: {exc.strerror or exc}."
+            ) from exc
+        self._servers.append(server)
+        self.port = server.sockets[0].getsockname()[1]
+        return self._socket
+
+    def stop(self) -> None:
+        """Listen no more, and drop all links."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self.drop_links()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+    def drop_links(self) -> None:
+        for link in [*self._strangers, *self._links]:
+            link.abort()
+
+    def _make_link(self) -> asyncio.Protocol:
+        return _Link(self, NodePeer(self._key, self._node_id, most=self._most), self._receive)
+
+    # -- what links tell ---------------------------------------------------------------------------------------------
+
+    def add(self, link: _Link) -> None:
+        self._strangers[link] = None
+        if len(self._strangers) > MOST_STRANGERS:
+            next(iter(self._strangers)).abort()
+
+    def admit(self, link: _Link) -> bool:
+        """The link has proved itself; False if there are too many."""
+        self._strangers.pop(link, None)
+        if len(self._links) >= MOST_LINKS:
+            _log.warning("There are %d links of notifiers; one more is refused.", len(self._links))
+            return False
+        self._links.add(link)
+        return True
+
+    def remove(self, link: _Link) -> None:
+        self._strangers.pop(link, None)
+        self._links.discard(link)
+
+
+class _Link(asyncio.Protocol):
+    """One stream of a notifier, or of a stranger."""
+
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, listener: Listener, peer: NodePeer, receive: Receive) -> None:
+        self._listener = listener
+        self._peer = peer
+        self._receive = receive
+        self._answers: list[Answered] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(HANDSHAKE_SECONDS, self.abort)
+        self._listener.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        was_open = self._peer.is_open
+        try:
+            payloads, reply = self._peer.feed(data)
+            if reply:
+                self._transport.write(reply)
+            if self._peer.is_open and not was_open:
+                self._timer.cancel()
+                keep_alive(self._transport)
+                if not self._listener.admit(self):
+                    self.abort()
+                    return
+            for payload in payloads:
+                for push in push_protocol.decode_pushes(payload):
+                    self._take(push)
+        except ProtocolError as exc:
+            # Any port is found by scanners; what they send is not worth a warning.
+            _log.log(logging.WARNING if was_open else logging.DEBUG, "A link of a notifier is dropped: %s.", exc)
+            self.abort()
+
+    def _take(self, push: Push) -> None:
+        self._receive(push, lambda status: self._answer(Answered(push.call, status)))
+
+    def _answer(self, answered: Answered) -> None:
+        # Those that become known in one turn of the event loop share a frame.
+        if not self._answers:
+            self._loop.call_soon(self._flush)
+        self._answers.append(answered)
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        if self._transport.is_closing():
+            return
+        self._transport.write(self._peer.seal(push_protocol.encode(answers)))
+        if self._transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+            _log.warning("A link of a notifier that reads no answers is dropped.")
+            self.abort()
+
+    def abort(self) -> None:
+        self._listener.remove(self)
+        self._timer.cancel()
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.remove(self)
+        self._timer.cancel()
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the system notice that the other host is gone, if this is a TCP connection."""
+    found: socket.socket | None = transport.get_extra_info("socket")
+    if found is not None and found.family != socket.AF_UNIX:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

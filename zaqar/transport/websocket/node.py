@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This process as a node: its row in the management store, by which notifiers reach its connections.
+
+The row has a lease that this process renews. If it does not come to that, notifiers condemn the node and end the
+subscriptions of its connections. A process that was only slow learns that when it renews the next time: it closes the
+connections that had subscriptions, and begins anew as another node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from zaqar.errors import StoreUnavailable
+from zaqar.service.connection_subscriptions import ConnectionSubscriptions
+from zaqar.service.nodes import Node, Nodes
+from zaqar.transport.websocket.listener import Listener
+from zaqar.transport.websocket.pushes import Pushes, Target
+
+_log = logging.getLogger(__name__)
+
+RENEWAL_SECONDS = 5.0
+
+RETRY_SECONDS = 1.0
+"""When to try again after the management store did not answer."""
+
+STOP_SECONDS = 3.0
+"""How long the subscriptions of connections that are closed at the end have to be removed; notifiers do the rest."""
+
+_THREADS = 6
+"""Those that ask stores about the order, and one each for the lease and for ended subscriptions."""
+
+_TIDY_SECONDS = 0.25
+
+T = TypeVar("T")
+
+
+class NodeService:
+    """Keeps the node, and carries notifications to connections. For one event loop."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        subscriptions: ConnectionSubscriptions,
+        *,
+        find: Callable[[str], Target | None],
+        close: Callable[[str], None],
+        largest_post: int,
+    ) -> None:
+        """``find`` gives an open connection by its id; any thread may call it. ``close`` closes one with code 1012."""
+        self._nodes = nodes
+        self._subscriptions = subscriptions
+        self._find = find
+        self._close = close
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="node")
+        self._pushes = Pushes(subscriptions, find=find, call=self._call)
+        self._listener = Listener(self._pushes.receive, largest_post=largest_post)
+        self._node: Node | None = None
+        self._address = ("", "", 0)
+        """Path of the Unix socket, host and port."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended = asyncio.Event()
+
+    async def start(self, *, folder: Path, host: str | None, port: int) -> None:
+        """Listen for notifiers, and be a node as soon as the management store answers. Raises StartupError.
+
+        ``host`` None stands for the name of this host.
+        """
+        host = host or socket.gethostname()
+        path = await self._listener.start(folder=folder, host=host, port=port)
+        self._address = (str(path or ""), host, self._listener.port)
+        self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
+
+    def use(self, subscriptions: ConnectionSubscriptions) -> None:
+        """Go on with these, which have adopted the former ones."""
+        self._subscriptions = subscriptions
+        self._pushes.use(subscriptions)
+
+    def end(self, connection: str) -> None:
+        """The connection has closed, or has changed its project: its subscriptions end. Does not wait for a store."""
+        self._subscriptions.end(connection)
+        self._pushes.close(connection)
+        self._ended.set()
+
+    async def stop(self) -> None:
+        """After all connections are closed: remove their subscriptions, and have notifiers remove what is left."""
+        for task in self._tasks:
+            task.cancel()
+        self._pushes.stop()
+        self._listener.stop()
+        if self._node is not None:
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    while await self._call(self._subscriptions.remove_ended):
+                        pass
+                    await self._call(partial(self._nodes.end, self._node))
+            except (StoreUnavailable, TimeoutError):
+                _log.warning("The subscriptions of closed connections end when the lease of this process is over.")
+        self._subscriptions.serve_as(None)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- the lease ---------------------------------------------------------------------------------------------------
+
+    async def _keep_node(self) -> None:
+        while True:
+            pause = RENEWAL_SECONDS
+            try:
+                if self._node is None:
+                    await self._begin()
+                elif not await self._call(partial(self._nodes.renew, self._node)):
+                    self._begin_anew(self._node)
+                    pause = 0.0
+            except StoreUnavailable:
+                # The driver of the store has logged it.
+                pause = RETRY_SECONDS
+            except Exception:  # noqa: BLE001, it is logged
+                _log.exception("The lease of this process cannot be renewed.")
+                pause = RETRY_SECONDS
+            await asyncio.sleep(pause)
+
+    async def _begin(self) -> None:
+        path, host, port = self._address
+        node = await self._call(partial(self._nodes.begin, path=path, host=host, port=port))
+        self._node = node
+        self._listener.serve_as(node.id, node.key)
+        self._subscriptions.serve_as(node.id, lambda connection: self._find(connection) is not None)
+        _log.info("This process is node %s; notifiers reach it at %s:%d.", node.id, host, port)
+
+    def _begin_anew(self, node: Node) -> None:
+        _log.warning("Node %s was given up, as it was too slow to renew its lease; this process begins anew.", node.id)
+        self._node = None
+        # Nothing more is pushed before the connections close, so that none of them has a gap.
+        self._listener.serve_as("", secrets.token_bytes(32))
+        subscribed = self._subscriptions.subscribed()
+        self._subscriptions.serve_as(None)
+        for connection in subscribed:
+            self._pushes.close(connection)
+            self._close(connection)
+
+    async def _keep_tidy(self) -> None:
+        """Remove ended subscriptions, many at a time."""
+        while True:
+            await self._ended.wait()
+            # Many connections may close at the same time.
+            await asyncio.sleep(_TIDY_SECONDS)
+            self._ended.clear()
+            try:
+                while await self._call(self._subscriptions.remove_ended):
+                    pass
+            except StoreUnavailable:
+                self._ended.set()
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # noqa: BLE001, it is logged
+                _log.exception("Ended subscriptions of connections cannot be removed now.")
+                self._ended.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _call(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)

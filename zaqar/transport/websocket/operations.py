@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an action's frame is as a request over HTTP: its queue or topic, its fields and its path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from zaqar.errors import InvalidInput
+from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.schemas.fields import check_name
+from zaqar.transport.websocket.action import Action, Field
+
+_TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+_NAMES = {"queue_name": QUEUE, "topic_name": TOPIC}
+_OWNER = re.compile(r"/v2/(?:queues/\{queue_name\}|topics/\{topic_name\})")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+def read_fields(action: Action, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the body that the action has; InvalidInput, naming the field, if one is missing or of a wrong type.
+
+    Others are dropped.
+    """
+    found = {}
+    for name, field in action.fields.items():
+        value = body.get(name)
+        if value is None and name not in body:
+            if field.required:
+                raise InvalidInput(name, "is required")
+            continue
+        # Not by isinstance(), for which true is an integer.
+        if type(value) is not _TYPES[field.type]:
+            raise InvalidInput(name, f"must be of type {field.type}")
+        found[name] = value
+    return found
+
+
+def check_texts(action: Action, fields: Mapping[str, Any]) -> None:
+    """InvalidInput if a string has U+0000, which no store could look for, or a list of strings another type in it."""
+    for name, value in fields.items():
+        if type(value) is str:
+            _check_text(name, value)
+        elif type(value) is list and _holds_strings(action.fields[name]):
+            for index, item in enumerate(value):
+                if type(item) is not str:
+                    raise InvalidInput(f"{name}[{index}]", "must be of type string")
+                _check_text(f"{name}[{index}]", item)
+
+
+def _holds_strings(field: Field) -> bool:
+    items: Mapping[str, Any] = field.schema.get("items") or {}
+    return items.get("type") == "string"
+
+
+def _check_text(name: str, value: str) -> None:
+    if "\0" in value:
+        raise InvalidInput(name, "must not hold the character U+0000")
+
+
+def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Address | None:
+    """The queue or topic that the fields name, None for an action that has none.
+
+    InvalidInput if an action that has one is given none, or both, or what is no name.
+    """
+    possible = [name for name in _NAMES if name in action.fields]
+    if not possible:
+        return None
+    given = [name for name in possible if name in fields]
+    if len(given) != 1:
+        raise InvalidInput(
+            possible[0], "is required" if len(possible) == 1 else f"give either '{possible[0]}' or '{possible[1]}'"
+        )
+    name = given[0]
+    check_name(fields[name], field=name)
+    return Address(project, _NAMES[name], fields[name])
+
+
+def path_of(action: Action, address: Address | None, fields: Mapping[str, Any]) -> str:
+    """The path of the same operation over HTTP. What comes from the body is one segment of it, and no more."""
+    path = action.path
+    if address is not None:
+        # The table has the path of queues for actions that are for topics too.
+        path = _OWNER.sub(f"/v2/{address.kind}s/{address.name}", path, count=1)
+    return _PLACEHOLDER.sub(lambda match: _segment(fields.get(match[1])), path) if "{" in path else path
+
+
+def _segment(value: object) -> str:
+    # A slash is escaped, and so are segments that mean another path. Only an escaped character is not one of an id or
+    # of a name, so no signed path and no rule for a single name is met by a part of the body that is neither.
+    text = quote(value, safe="") if isinstance(value, str) else ""
+    return text.replace(".", "%2E") if text in (".", "..") else text or "%00"

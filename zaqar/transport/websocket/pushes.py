@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries notifications from the links of notifiers to the connections of this process, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from zaqar.errors import StoreUnavailable
+from zaqar.push_protocol import Push, Status
+from zaqar.transport.websocket.order import Order
+
+_log = logging.getLogger(__name__)
+
+HOLD_SECONDS = 0.5
+"""How long a notifier waits for a notification to go out, before it is told to come again with it."""
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Notifications that are held in memory in all. Any that is more has to come again."""
+
+_BATCH_BYTES = 256 * 1024
+"""What is handed to a connection at a time."""
+
+_TICK_SECONDS = 0.1
+
+_QUESTIONS = 4
+"""Questions to stores that are under way at a time."""
+
+_PATIENCE_SECONDS = 0.03
+"""How long a gap is left to close by itself, in a subscription whose last gap did."""
+
+_FIRST_PAUSE_SECONDS = 0.01
+_MOST_PAUSE_SECONDS = 0.2
+"""When to ask a store again that has an earlier notification: at first, doubled each time, and at most."""
+
+_AWAY_SECONDS = 1.0
+"""When to ask a store again that did not answer."""
+
+Answer = Callable[[Status], None]
+
+
+class Gone(Exception):
+    """A notification was not sent, as the connection is closed or about to be."""
+
+
+class TooSlow(Exception):
+    """Notifications were not sent, none of them, as the connection has too much waiting. They may be tried again."""
+
+
+class Target(Protocol):
+    """What is needed of a connection."""
+
+    def encode(self, notification: bytes) -> str | bytes:
+        """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
+
+    async def push(self, frames: Sequence[str | bytes]) -> None:
+        """Send frames in order. Raises Gone and TooSlow."""
+
+
+class Subscribed(Protocol):
+    """What is needed of ``ConnectionSubscriptions``; both methods may be called by any thread."""
+
+    def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool: ...
+
+    def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        """Asks the store, which blocks; raises StoreUnavailable."""
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A subscription. Times are those of the event loop.
+
+    ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
+    close it. ``patient``: the last gap was closed by what came, not by an answer.
+    """
+
+    connection: str
+    queue_uid: str
+    subscription_id: str
+    target: Target
+    order: Order[Answer] = field(default_factory=Order)
+    sending: asyncio.Task[None] | None = None
+    asking: asyncio.Task[None] | None = None
+    blocked: int | None = None
+    ask_at: float = 0.0
+    pause: float = _FIRST_PAUSE_SECONDS
+    patient: bool = False
+
+
+class Pushes:
+    """For the event loop only."""
+
+    def __init__(
+        self,
+        subscriptions: Subscribed,
+        *,
+        find: Callable[[str], Target | None],
+        call: Callable[[Callable[[], bool]], asyncio.Future[bool]],
+    ) -> None:
+        """``find`` gives the connection with an id; ``call`` makes a call that blocks, in a thread."""
+        self._subscriptions = subscriptions
+        self._find = find
+        self._call = call
+        self._lanes: dict[str, dict[str, _Lane]] = {}
+        """By connection, and by id of the subscription."""
+        self._busy: set[_Lane] = set()
+        """Those with something that did not go out yet."""
+        self._questions = asyncio.Semaphore(_QUESTIONS)
+        self._size = 0
+        self._tick: asyncio.TimerHandle | None = None
+
+    def use(self, subscriptions: Subscribed) -> None:
+        """Ask these from now on, which know the same connections."""
+        self._subscriptions = subscriptions
+
+    def receive(self, push: Push, answer: Answer) -> None:
+        """A notification has come in; ``answer`` is called once, now or later."""
+        target = self._find(push.connection)
+        is_subscribed = self._subscriptions.is_subscribed(push.connection, push.queue_uid, push.subscription_id)
+        if target is None or not is_subscribed:
+            ended = self._lanes.get(push.connection, {}).pop(push.subscription_id, None)
+            if ended is not None:
+                self._end(ended)
+            answer(Status.GONE)
+            return
+        if self._size > MOST_BYTES:
+            answer(Status.WAIT)
+            return
+        lanes = self._lanes.setdefault(push.connection, {})
+        lane = lanes.get(push.subscription_id)
+        if lane is None:
+            lane = lanes[push.subscription_id] = _Lane(push.connection, push.queue_uid, push.subscription_id, target)
+        self._size -= lane.order.size
+        status = lane.order.arrive(push.number, push.text, answer, again=push.attempts > 0, now=_time())
+        self._size += lane.order.size
+        if status is not None:
+            answer(status)
+        else:
+            self._go_on(lane)
+
+    def close(self, connection: str) -> None:
+        """The connection has closed, or its subscriptions have ended: what it has waiting is not sent any more."""
+        for lane in self._lanes.pop(connection, {}).values():
+            self._end(lane)
+
+    def stop(self) -> None:
+        """Send nothing more; notifiers are told that the connections are gone."""
+        for connection in list(self._lanes):
+            self.close(connection)
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+
+    # -- what a lane does next ---------------------------------------------------------------------------------------
+
+    def _go_on(self, lane: _Lane) -> None:
+        """Send what may go out, and ask about what may not."""
+        order = lane.order
+        if not len(order):
+            self._busy.discard(lane)
+            return
+        self._busy.add(lane)
+        if self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._look)
+        if lane.sending is None and order.has_ready:
+            lane.sending = asyncio.create_task(self._send(lane))
+        if order.blocked != lane.blocked:
+            # A gap was closed, or there is a new one.
+            lane.patient = lane.blocked is not None
+            lane.blocked = order.blocked
+            lane.pause = _FIRST_PAUSE_SECONDS
+            lane.ask_at = _time() + (_PATIENCE_SECONDS if lane.patient else 0.0)
+        if lane.blocked is not None and lane.asking is None:
+            lane.asking = asyncio.create_task(self._ask(lane))
+
+    async def _send(self, lane: _Lane) -> None:
+        order = lane.order
+        try:
+            while batch := order.take(_BATCH_BYTES):
+                await lane.target.push([lane.target.encode(entry.text) for entry in batch])
+                self._size -= order.size
+                done = order.sent()
+                self._size += order.size
+                _tell(done, Status.PUSHED)
+        except Gone:
+            self._drop(lane, Status.GONE)
+        except TooSlow:
+            self._drop(lane, Status.WAIT)
+        except Exception:  # noqa: BLE001, it is logged
+            # One connection must not stop the others; its notifications come again.
+            _log.exception("A notification for connection %s cannot be sent.", lane.connection)
+            self._drop(lane, Status.WAIT)
+        finally:
+            lane.sending = None
+        self._go_on(lane)
+
+    async def _ask(self, lane: _Lane) -> None:
+        """Ask the store about the gap until it is closed, by its answer or by what comes."""
+        try:
+            while (number := lane.blocked) is not None:
+                if (seconds := lane.ask_at - _time()) > 0:
+                    await asyncio.sleep(seconds)
+                elif await self._may_release(lane, number):
+                    lane.blocked = None
+                    lane.order.release(number)
+                    break
+        finally:
+            lane.asking = None
+        self._go_on(lane)
+
+    async def _may_release(self, lane: _Lane, number: int) -> bool:
+        """Whether the store says that nothing comes before that number; else ``ask_at`` is later than before."""
+        try:
+            async with self._questions:
+                undelivered = await self._call(
+                    lambda: self._subscriptions.has_undelivered_before(lane.connection, lane.queue_uid, number)
+                )
+        except StoreUnavailable:
+            lane.ask_at = _time() + _AWAY_SECONDS
+            return False
+        except Exception:  # noqa: BLE001, it is logged
+            _log.exception("The store cannot be asked about subscription %s.", lane.subscription_id)
+            lane.ask_at = _time() + _AWAY_SECONDS
+            return False
+        if not undelivered:
+            return True
+        lane.ask_at = _time() + lane.pause
+        lane.pause = min(2 * lane.pause, _MOST_PAUSE_SECONDS)
+        return False
+
+    def _look(self) -> None:
+        """Have what waits too long come again."""
+        self._tick = None
+        before = _time() - HOLD_SECONDS
+        for lane in list(self._busy):
+            self._size -= lane.order.size
+            calls = lane.order.expire(before)
+            self._size += lane.order.size
+            _tell(calls, Status.WAIT)
+            self._go_on(lane)
+        if self._busy and self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._look)
+
+    def _end(self, lane: _Lane) -> None:
+        for task in (lane.sending, lane.asking):
+            if task is not None:
+                task.cancel()
+        self._drop(lane, Status.GONE)
+
+    def _drop(self, lane: _Lane, status: Status) -> None:
+        self._size -= lane.order.size
+        _tell(lane.order.fail(), status)
+        self._busy.discard(lane)
+
+
+def _tell(answers: Iterable[Answer], status: Status) -> None:
+    for answer in answers:
+        answer(status)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

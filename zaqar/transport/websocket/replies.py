@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request that was read, and the frame that answers it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from zaqar.errors import ClientError, StoreUnavailable
+from zaqar.model import Address
+from zaqar.service.subscriptions import Grant
+from zaqar.transport.websocket.action import Action
+from zaqar.transport.websocket.codec import Format, encode_reply
+
+_log = logging.getLogger(__name__)
+
+API = "v2"
+
+_MOST_CHARACTERS = 500
+"""A sentence names what the client sent, which may be long."""
+
+_NO_MEMBERS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A frame to send, and its status. After it, the connection is to be closed if ``close`` has a code and a reason.
+
+    The text form shows neither the frame nor anything else that came with the request.
+    """
+
+    frame: str | bytes = field(repr=False)
+    status: int
+    close: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """A frame that was read. If it cannot be served at all, ``reply`` says so, and answering it asks nobody.
+
+    ``action`` is the name that came, if one did, and ``operation`` the action of this name. ``project`` is the tenant
+    as far as it is known: of the token, of the signature, or as claimed if nobody is authenticated. ``token`` and
+    ``service_token`` are there for ``authenticate`` only. The text form shows no secret.
+    """
+
+    format: Format
+    id: str
+    action: str | None = None
+    project: str | None = None
+    address: Address | None = None
+    operation: Action | None = None
+    client_id: str = ""
+    roles: frozenset[str] = frozenset()
+    user_id: str | None = None
+    signed: bool = False
+    path: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    raw: bytes = field(default=b"{}", repr=False)
+    grant: Grant | None = field(default=None, repr=False)
+    extra_spec: object = field(default=None, repr=False)
+    has_extra_spec: bool = False
+    token: str | None = field(default=None, repr=False)
+    service_token: str | None = field(default=None, repr=False)
+    has_known_form: bool = False
+    """Whether the frame has the headers and fields of its action, so that errors are about what these say."""
+    echoed_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    echoed_body: Any = field(default_factory=dict, repr=False)
+    reply: Reply | None = field(default=None, repr=False)
+
+
+def reply_to(
+    request: Request,
+    status: int,
+    body: Any,
+    *,
+    close: tuple[int, str] | None = None,
+    retry_after: int | None = None,
+) -> Reply:
+    """The reply in the format of the request, which it repeats but for secrets."""
+    headers = {"status": status} if retry_after is None else {"status": status, "Retry-After": retry_after}
+    echo = {
+        "action": request.action,
+        "body": request.echoed_body,
+        "api": API,
+        "headers": request.echoed_headers,
+    }
+    return Reply(encode_reply(request.format, request=echo, body=body, headers=headers), status, close)
+
+
+def reply_without_echo(request: Request, status: int, body: Any) -> Reply:
+    """The reply to a frame whose headers are nothing but secrets."""
+    request.echoed_headers, request.echoed_body = _NO_MEMBERS, _NO_MEMBERS
+    return reply_to(request, status, body)
+
+
+def refuse(request: Request, error: ClientError | StoreUnavailable) -> Reply:
+    """The reply that says why a request is not served."""
+    sentence = str(error)[:_MOST_CHARACTERS]
+    if isinstance(error, StoreUnavailable):
+        level = logging.DEBUG if error.is_logged else logging.ERROR
+        _log.log(level, "%s: a store is not available", request.id, exc_info=error)
+        return reply_to(request, error.status, {"error": sentence}, retry_after=error.retry_after)
+    body = {"error": sentence, "exception": sentence} if request.has_known_form else {"error": sentence}
+    return reply_to(request, error.status, body)
+
+
+def fail(request: Request, error: BaseException) -> Reply:
+    """The reply to a request that met an error which nobody expected. Its text stays in the log."""
+    # It may hold addresses, statements or data of another tenant.
+    _log.error("%s: the action %s failed", request.id, _name_of(request), exc_info=error)
+    if not isinstance(request.echoed_body, msgspec.Raw):
+        request.echoed_body = _NO_MEMBERS
+    return reply_to(request, 500, {"error": f"Something went wrong; the log has it as {request.id}."})
+
+
+def _name_of(request: Request) -> str:
+    return "-" if request.operation is None else request.operation.name

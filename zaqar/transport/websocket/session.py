@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one connection is to the API: frames in, frames out, and who the client has turned out to be.
+
+A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
+:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zaqar import context
+from zaqar.access.identity import Identity
+from zaqar.app import Parts
+from zaqar.context import Context
+from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
+from zaqar.transport.websocket import replies
+from zaqar.transport.websocket.action import Action, Answer, Call
+from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
+from zaqar.transport.websocket.codec import Format, encode
+from zaqar.transport.websocket.frame_checks import FrameChecks
+from zaqar.transport.websocket.replies import Reply, Request, reply_to
+
+EXPIRED = (4003, "Authentication expired.")
+"""How a connection is closed whose token has ended."""
+
+SUBSCRIBE = "subscription_create"
+
+EndSubscriptions = Callable[[str], None]
+"""Ends the subscriptions of a connection, which is given by its id. It may block on stores."""
+
+
+class Sessions:
+    """Makes the sessions of a process. They share what does not depend on the connection."""
+
+    def __init__(
+        self, actions: Mapping[str, Action] | None = None, *, end_subscriptions: EndSubscriptions | None = None
+    ) -> None:
+        """``end_subscriptions`` is called when a client authenticates for another project than before.
+
+        Without ``actions`` all actions of the API are served.
+        """
+        if actions is None:
+            from zaqar.transport.websocket.actions import ACTIONS
+
+            actions = ACTIONS
+        self._actions = actions
+        self.end_subscriptions = end_subscriptions
+        self._last: tuple[Parts, FrameChecks] | None = None
+
+    def open(self, parts: Parts, connection: str) -> Session:
+        """The session of a new connection, which has this id."""
+        return Session(parts, connection=connection, sessions=self)
+
+    def checks(self, parts: Parts) -> FrameChecks:
+        """What reads frames for a service of these parts. Raises StartupError if Keystone's options are wrong."""
+        last = self._last
+        if last is None or last[0] is not parts:
+            if parts.tokens is not None:
+                parts.tokens.start()
+            self._last = last = (parts, FrameChecks(parts, self._actions))
+        return last[1]
+
+
+class Session:
+    """One connection's state: who has authenticated, until when, and in which format it has subscribed."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        connection: str,
+        actions: Mapping[str, Action] | None = None,
+        sessions: Sessions | None = None,
+    ) -> None:
+        """``connection`` is an id that no other connection has.
+
+        A server makes sessions with :meth:`Sessions.open`; without ``sessions`` this one shares nothing.
+        """
+        self._sessions = sessions or Sessions(actions)
+        self._connection = connection
+        self._authentication = Authentication(parts)
+        self.push_format = Format.JSON
+        """The format of notifications: that of the last request by which the connection has subscribed itself."""
+        self._parts: Parts
+        self._checks: FrameChecks
+        self.use(parts)
+
+    def use(self, parts: Parts) -> None:
+        """Serve by these from the next request on, after the configuration was reloaded."""
+        self._parts, self._checks = parts, self._sessions.checks(parts)
+        self._authentication.use(parts)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose the token is; None if nobody has authenticated, or if nobody needs to."""
+        return self._authentication.identity
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether actions are served without a signature."""
+        return self._parts.tokens is None or self.identity is not None
+
+    @property
+    def expires(self) -> float | None:
+        """When the connection is to be closed, in seconds since the epoch; None for never."""
+        identity = self.identity
+        return None if identity is None else identity.expires
+
+    def read(self, frame: str | bytes) -> Request:
+        """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
+        return self._checks.read(frame, self.identity)
+
+    def answer(self, request: Request) -> Reply:
+        """Carry a request out. It blocks and never raises. One at a time may run for a session."""
+        if request.reply is not None:
+            return request.reply
+        try:
+            if request.token is not None:
+                return self._authenticate(request)
+            return self._carry_out(request)
+        except TokenEnded:
+            return reply_to(request, 401, {"error": EXPIRED[1]}, close=EXPIRED)
+        except TokenNotForAction as exc:
+            return reply_to(request, 401, {"error": str(exc)})
+        except SignatureRefused as exc:
+            return replies.refuse(request, self._checks.signed.refuse(exc) if request.signed else exc)
+        except (ClientError, StoreUnavailable) as exc:
+            return replies.refuse(request, exc)
+        except Exception as exc:  # noqa: BLE001, a reply says so and the log has it
+            return replies.fail(request, exc)
+
+    def refuse(self, request: Request, error: StoreUnavailable) -> Reply:
+        """The reply to a request that the server has no room for."""
+        return replies.refuse(request, error)
+
+    def revalidate(self) -> bool:
+        """Whether the token is still valid: False once it has expired or was revoked. It may block.
+
+        Raises KeystoneUnavailable if that cannot be found out. Until it can, actions get 503 as soon as what is known
+        of the token is too old.
+        """
+        return self._authentication.is_valid()
+
+    def push(self, notification: Mapping[str, Any], format_: Format | None = None) -> str | bytes:
+        """The frame of a notification; a ``msgspec.Raw`` in it is JSON."""
+        return encode(format_ or self.push_format, notification)
+
+    def _authenticate(self, request: Request) -> Reply:
+        status, sentence = self._authentication.authenticate(request, self._end_subscriptions)
+        if status < 400:
+            return replies.reply_without_echo(request, status, {"message": sentence})
+        return replies.reply_without_echo(request, status, {"error": sentence})
+
+    def _end_subscriptions(self) -> None:
+        if self._sessions.end_subscriptions is not None:
+            self._sessions.end_subscriptions(self._connection)
+
+    def _carry_out(self, request: Request) -> Reply:
+        operation, parts = request.operation, self._parts
+        assert operation is not None
+        caller = self._caller_of(request, operation)
+        if request.has_extra_spec:
+            parts.extra_specs.check(request.extra_spec)
+        call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
+        if parts.pipelines.want_caller:
+            answer = _handle_as(caller, operation, parts, call)
+        else:
+            answer = operation.handle(parts, call)
+        if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
+            self.push_format = request.format
+        return reply_to(request, answer.status, answer.body)
+
+    def _caller_of(self, request: Request, operation: Action) -> Context:
+        project = request.project or ""
+        if request.signed or self._parts.tokens is None:
+            return Context(
+                project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
+            )
+        identity, token = self._authentication.validate(method=operation.method, path=request.path)
+        return Context(
+            project,
+            request.client_id,
+            identity.roles,
+            identity.user_id,
+            request.id,
+            system_scope=identity.system_scope,
+            token=token,
+        )
+
+
+def _handle_as(caller: Context, operation: Action, parts: Parts, call: Call) -> Answer:
+    context.current.set(caller)
+    try:
+        return operation.handle(parts, call)
+    finally:
+        # A caller may have a token, which must not stay anywhere when the request is over.
+        context.current.set(None)
