@@ -161,8 +161,9 @@ def error() -> Json:
             "exception": {**_TEXT, "description": "The same or the detail, for clients that look here."},
         },
     }
+    headers = {"Client-ID": CLIENT, "X-Project-ID": PROJECT}
     lines = "\n".join(f"* {status}: {text}" for status, text in STATUSES.items())
-    request = {"action": "queue_create", "body": {"queue_name": "a b"}, "api": "v2", "headers": {"Client-ID": CLIENT}}
+    request = {"action": "queue_create", "body": {"queue_name": "a b"}, "api": "v2", "headers": headers}
     sentence = "queue_name: a name has 1 to 64 of the ASCII letters, digits, '_', '-' and '.', and is not '.' or '..'"
     return {
         "name": "error",
