@@ -20,6 +20,8 @@ class ManagementStore(ABC):
 
     trusts: TrustStore
     """Keystone trusts that the service has made for subscriptions."""
+    nodes: NodeStore
+    """The running processes that hold WebSocket connections."""
 
     @classmethod
     @abstractmethod

@@ -69,7 +69,7 @@ class Authentication:
         if identity.expires <= self._parts.clock():
             # A service may vouch for a token that has expired. That is good for one request, not for a connection.
             return 401, _FAILED
-        if request.project is not None and request.project != (identity.project or ""):
+        if request.claimed_project is not None and request.claimed_project != (identity.project or ""):
             return 403, "X-Project-ID is not the project of the token."
         if self.identity is not None and self.identity.project != identity.project:
             end_subscriptions()
@@ -86,15 +86,13 @@ class Authentication:
         """
         tokens, current = self._parts.tokens, self._current
         if tokens is None or current is None or self._has_expired(current.identity):
-            raise TokenEnded
+            raise self._end()
         if current.is_for_all:
             return current.identity, current.token
         try:
             return tokens.validate(current.token, method=method, path=path), current.token
         except Unauthorized:
-            if self.is_valid():
-                raise TokenNotForAction from None
-            raise TokenEnded from None
+            raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
         """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out.
@@ -111,6 +109,10 @@ class Authentication:
         except Unauthorized:
             return self._current is not current
         return True
+
+    def _end(self) -> TokenEnded:
+        self._current = None
+        return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:
         return identity.expires <= self._parts.clock()
