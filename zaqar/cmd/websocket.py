@@ -130,7 +130,10 @@ class _Process:
         conf = self.parts.conf
         sessions = Sessions(end_subscriptions=self._end_subscriptions)
         server = self._server = WebSocketServer(
-            self.parts, _settings(conf), make_session=sessions.open, closed=lambda connection: self._node.end(connection)
+            self.parts,
+            _settings(conf),
+            make_session=sessions.open,
+            closed=lambda connection: self._node.end(connection),
         )
         node = self._node = NodeService(
             Nodes(self.parts.management, self.parts.clock),
@@ -154,6 +157,9 @@ class _Process:
         await node.stop()
         self.has_threads_left = server.is_busy
         _log.info("The WebSocket server ends.")
+
+    def _end_closed(self, connection: str) -> None:
+        self._node.end(connection)
 
     def _end_subscriptions(self, connection: str) -> None:
         """Called by the thread that answers a request: they have ended before its reply is sent."""

@@ -394,11 +394,5 @@ def _try(place: Place, step: Callable[[], object]) -> None:
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:
-    return Queue(
-        uid=secrets.token_hex(UID_LENGTH // 2),
-        project=address.project,
-        name=address.name,
-        kind=address.kind,
-        metadata=metadata,
-        pool=pool,
-    )
+    uid = secrets.token_hex(UID_LENGTH // 2)
+    return Queue(uid, address.project, address.name, address.kind, metadata=metadata, pool=pool)

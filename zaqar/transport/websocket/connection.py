@@ -91,8 +91,8 @@ class Surroundings:
 
     ``decode`` runs the reading of a large frame in a thread. ``store_of`` says which store a request is going to ask,
     without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and ``closed`` is
-    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are. ``revalidation_seconds``: how often
-    to ask whether a token is still valid.
+    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
+    ``revalidation_seconds``: how often to ask whether a token is still valid.
     """
 
     settings: Settings
