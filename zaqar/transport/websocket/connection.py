@@ -326,13 +326,14 @@ class Connection:
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        seat = Seat(self._project or "", None, KEYSTONE)
+        # Not in turn: requests and notifications do not wait for Keystone.
+        seat, identity = Seat(self._project or "", None, KEYSTONE), self.session.identity
         is_valid = True
-        async with self._turn:
-            # If it cannot be found out, the token counts as valid until it can or until it expires.
-            with suppress(StoreUnavailable):
-                is_valid = await self._around.admission.run(seat, self.session.revalidate)
-        if is_valid:
+        # If it cannot be found out, the token counts as valid until it can or until it expires.
+        with suppress(StoreUnavailable):
+            is_valid = await self._around.admission.run(seat, self.session.revalidate)
+        # Another token may have replaced it meanwhile.
+        if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
         else:
             self.close(*close_codes.EXPIRED)
