@@ -15,9 +15,6 @@ from zaqar.storage.base.trusts import TrustStore
 class ManagementStore(ABC):
     """The control plane: the truth about which queues exist, about subscriptions, pools and flavors."""
 
-    nodes: NodeStore
-    """WebSocket processes, and the subscriptions of their connections."""
-
     trusts: TrustStore
     """Keystone trusts that the service has made for subscriptions."""
     nodes: NodeStore
