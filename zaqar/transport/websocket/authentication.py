@@ -69,6 +69,8 @@ class Authentication:
         if identity.expires <= self._parts.clock():
             # A service may vouch for a token that has expired. That is good for one request, not for a connection.
             return 401, _FAILED
+        if identity.project is None and identity.system_scope is None:
+            return 403, "The token has no project. Use one that is scoped to a project."
         if request.claimed_project is not None and request.claimed_project != (identity.project or ""):
             return 403, "X-Project-ID is not the project of the token."
         if self.identity is not None and self.identity.project != identity.project:
