@@ -139,7 +139,14 @@ class DeliveryStore(ABC):
         """Whether a delivery of the subscription with a smaller number is WAITING, leased or not, or may still come.
 
         One may come as long as a post of the queue with a smaller ``first`` is in the outbox. As posts get their
-        numbers in the order in which they are stored, an answer of False stays true: whoever sends ``number`` after it
-        sends in order. All is read as of one moment. It may be True for a moment longer than necessary, such as for a
-        post that is expanded as far as it concerns this subscription.
+        numbers in the order in which they are stored, an answer of False stays true until one that was settled is sent
+        again: whoever sends ``number`` after it sends in order. All is read as of one moment. It may be True for a
+        moment longer than necessary, such as for a post that is expanded as far as it concerns this subscription. For a
+        ``number`` that the queue has not given out it may be True, as smaller ones may be posted.
+
+        What counts is that one is WAITING, not when it is due: one whose message was posted with a delay holds those
+        with greater numbers until it is settled.
+
+        It costs the same whatever is waiting, settled or in the outbox. Of a queue or a subscription that was dropped
+        it may be either.
         """
