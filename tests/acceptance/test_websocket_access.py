@@ -361,7 +361,9 @@ def test_every_action(
             reply = connection.ask(row.action, body_of(scenes[row], row))
             check(reply, expected(caller, row), caller, row)
             assert scenes[row].text not in reply.text, row
-    admitted = [(row, service.new_scene(row.path)) for row in SERVED if row not in refused]
+    admitted = [(row, scenes[row]) for row in SERVED if row not in refused and row.method == "GET"]
+    if caller in WRITE or "own" not in CALLED[caller][1]:
+        admitted = [(row, service.new_scene(row.path)) for row in SERVED if row not in refused]
     before = service.dump()
     for row, scene in admitted:
         reply = connection.ask(row.action, body_of(scene, row))
@@ -376,6 +378,9 @@ def test_every_action(
         made = [each for each in after - before if service.project in each or any(s.text in each for _, s in admitted)]
         assert made == []
 
+
+WRITE = ("no role of ours", "member", "admin")
+"""Of the callers who are served as the project's own, those who are seen to write."""
 
 SHOW_THE_TEXT = ("queue_get", "topic_get", "message_list", "message_get", "message_get_many", "claim_create")
 SHOW_THE_TEXT += ("message_delete_many", "subscription_list", "subscription_get")
