@@ -14,7 +14,8 @@ import pytest
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, at_once
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, PostPosition
+from zaqar.model import DEAD, DONE, WAITING, PostPosition
+from zaqar.storage.base import MOST_PASSED
 
 LARGEST = 2**48 - 1
 """Of the numbers that every store has room for."""
@@ -39,9 +40,9 @@ def lane(outbox: Outbox) -> Lane:
     return new_lane(outbox)
 
 
-def is_held(lane: Lane, number: int) -> bool:
+def is_held(lane: Lane, number: int, due_before: float | None = None) -> bool:
     return lane.outbox.store.has_undelivered_before(
-        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number
+        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number, due_before=due_before
     )
 
 
@@ -50,6 +51,20 @@ def first_held(lane: Lane, numbers: range) -> int | None:
     held = [number for number in numbers if is_held(lane, number)]
     assert held == list(range(held[0], numbers.stop)) if held else True
     return held[0] if held else None
+
+
+def crowd_in_order(outbox: Outbox, size: int) -> tuple[Scene, Lane]:
+    """A subscription: ``size`` deliveries are done, then as many are dead, as many wait, and as many are to come."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for state in (DONE, DEAD, WAITING):
+        scene.post(*["x"] * size)
+        (posted,) = outbox.take_all_posted()
+        fields = {} if state == WAITING else {"state": state, "keep_until": outbox.now + 600}
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, **fields))
+    for _ in range(size):
+        scene.post("to come")
+    return scene, lane
 
 
 # -- deliveries -------------------------------------------------------------------------------------------------------
@@ -149,6 +164,52 @@ def test_the_least_of_many_is_found(lane: Lane, outbox: Outbox) -> None:
 def test_the_largest_number_is_compared_as_the_others_are(lane: Lane) -> None:
     lane.fill(1, first=LARGEST - 1)
     assert is_held(lane, LARGEST)
+
+
+def test_what_is_due_too_late_need_not_count(lane: Lane, outbox: Outbox) -> None:
+    """Such as the delivery of a message with a delay. What is on lease is due when that ends."""
+    soon = outbox.now + LEASE + 1
+    outbox.put(lane.new(1, due=soon), lane.new(2, due=soon + 900), lane.new(5, due=soon - 1 / 1024))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [6, 7, 8]
+    assert first_held(lane, range(1, 9)) == 2
+    outbox.put(lane.new(3))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [4, 5, 6, 7, 8]
+    (taken,) = outbox.take()
+    assert is_held(lane, 5, soon)
+    assert not is_held(lane, 5, outbox.now + LEASE)
+    outbox.discard([taken])
+    assert not is_held(lane, 5, soon)
+    assert is_held(lane, 5, soon + 1)
+    outbox.clock.advance(1000)
+    assert is_held(lane, 2, outbox.now + LEASE + 1)
+
+
+def test_a_post_counts_whenever_its_messages_are_due(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post("late", delay=900)
+    scene.post("x")
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, 2, soon)
+    first, second = outbox.take_all_posted()
+    assert outbox.expand(second, deliveries_of(second, lane.subscription_id))
+    assert is_held(lane, 2, soon)
+    assert outbox.expand(first, deliveries_of(first, lane.subscription_id))
+    assert not is_held(lane, 2, soon)
+    assert is_held(lane, 2)
+
+
+@pytest.mark.parametrize("many", [MOST_PASSED - 1, MOST_PASSED])
+def test_as_many_as_are_passed_over_count_all_the_same(outbox: Outbox, many: int) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post(*["x"] * many, delay=900)
+    scene.post("x")
+    for posted in outbox.take_all_posted():
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id))
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, many + 1, soon) is (many == MOST_PASSED)
+    assert not is_held(lane, many // 2, soon)
 
 
 def test_each_of_many_subscriptions_has_a_least_number(lane: Lane) -> None:
