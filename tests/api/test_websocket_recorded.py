@@ -89,7 +89,7 @@ def listed(*names: str) -> dict[str, Any]:
 
 
 def with_marker(body: dict[str, Any]) -> Ours:
-    return Ours(200, {**body, "marker": body["queues"][-1]["name"]}, "``queue_list`` answers a ``marker``")
+    return Ours(200, {**body, "marker": body["queues"][-1]["name"]}, "Its answer has a ``marker``")
 
 
 POPPED: dict[str, Any] = {"claim_count": 0}
@@ -237,7 +237,7 @@ RECORDED: dict[str, list[Row]] = {
             {"queue_name": "wq3", "metadata": []},
             201,
             "Queue wq3 created.",
-            Ours(400, BY_SCHEMA, "``metadata`` that is a list"),
+            Ours(400, BY_SCHEMA, "``metadata`` of ``queue_create`` must be an object"),
         ),
         Row(
             "missing flavor",
@@ -246,7 +246,7 @@ RECORDED: dict[str, list[Row]] = {
             204,
             "Queue wq3 created.",
             # The row before has created it there.
-            Ours(201, "Queue wq3 created.", "``metadata`` that is a list"),
+            Ours(201, "Queue wq3 created.", "``metadata`` of ``queue_create`` must be an object"),
         ),
     ],
     "queue_get": [
@@ -287,7 +287,7 @@ RECORDED: dict[str, list[Row]] = {
             {"with_count": True},
             200,
             ALL_QUEUES,
-            Ours(200, {**ALL_QUEUES, "marker": "wq3", "count": 4}, "``with_count``"),
+            Ours(200, {**ALL_QUEUES, "marker": "wq3", "count": 4}, "the reference ignores ``with_count``"),
         ),
     ],
     "queue_purge": [
@@ -298,7 +298,7 @@ RECORDED: dict[str, list[Row]] = {
             wq(resource_types=["x"]),
             204,
             {},
-            Ours(400, BY_BOTH, "a type of resources that there is not"),
+            Ours(400, BY_BOTH, "``queue_purge`` refuses unknown resource types"),
         ),
         Row("messages", "queue_purge", wq(resource_types=["messages"]), 204, {}),
         Row("list", "message_list", wq(echo=True), 200, {"messages": []}),
