@@ -100,6 +100,17 @@ def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, 
     outbox.expand(posted)
 
 
+def test_a_number_that_is_not_given_out_has_to_wait(store: MongoMessageStore) -> None:
+    """As of the moment that is seen: a member that is behind may show one before it was given out."""
+    outbox = Outbox(store)
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post("a", "b")
+    assert outbox.expand(*[each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid])
+    assert [is_held(lane, number) for number in (1, 2, 3)] == [False, False, True]
+    assert is_held(Lane(outbox), 1)
+
+
 # -- however many there are -------------------------------------------------------------------------------------------
 
 
