@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -81,9 +80,8 @@ class NodeService:
 
         ``host`` None stands for the name of this host.
         """
-        host = host or socket.gethostname()
         path = await self._listener.start(folder=folder, host=host, port=port)
-        self._address = (str(path or ""), host, self._listener.port)
+        self._address = (str(path or ""), self._listener.host, self._listener.port)
         self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
 
     def use(self, subscriptions: ConnectionSubscriptions) -> None:
