@@ -126,8 +126,8 @@ a service token alone       400           nobody
 a bad service token         401           nobody
 a user as a service         401           nobody
 rules for other paths       200           limited
-unscoped                    200           nobody
-of a domain                 200           nobody
+unscoped                    403           nobody
+of a domain                 403           nobody
 of the system               200           admin of the system
 reader of the system        200           reader of the system
 no role of ours             200           own

@@ -43,6 +43,8 @@ class Authentication:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._current: _Current | None = None
+        self._ended: _Current | None = None
+        """Found to be no longer valid, by somebody who must not change ``_current``."""
 
     def use(self, parts: Parts) -> None:
         """Ask the validator of these parts from now on."""
@@ -87,7 +89,7 @@ class Authentication:
         and KeystoneUnavailable if that cannot be found out.
         """
         tokens, current = self._parts.tokens, self._current
-        if tokens is None or current is None or self._has_expired(current.identity):
+        if tokens is None or current is None or current is self._ended or self._has_expired(current.identity):
             raise self._end()
         if current.is_for_all:
             return current.identity, current.token
@@ -104,16 +106,18 @@ class Authentication:
         tokens, current = self._parts.tokens, self._current
         if tokens is None or current is None:
             return True
-        if self._has_expired(current.identity):
-            return self._current is not current
-        try:
-            tokens.validate(current.token)
-        except Unauthorized:
-            return self._current is not current
-        return True
+        if not self._has_expired(current.identity):
+            try:
+                tokens.validate(current.token)
+            except Unauthorized:
+                pass
+            else:
+                return True
+        self._ended = current
+        return self._current is not current
 
     def _end(self) -> TokenEnded:
-        self._current = None
+        self._current = self._ended = None
         return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:

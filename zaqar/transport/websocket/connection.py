@@ -191,6 +191,9 @@ class Connection:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
+        if around.authenticates and session.identity is None and reply.status < 400:
+            # A signature has admitted it. Guests count as well, or one signed URL would open all connections.
+            self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
