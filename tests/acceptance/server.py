@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-COMMAND = (sys.executable, "-m", "zaqar.cmd.server")
+COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.0.1:0")
+"""Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
+
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
@@ -37,6 +40,17 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}{self.mounted_at}"
+
+    @property
+    def websocket_url(self) -> str:
+        """Where the WebSocket API is, as the last banner says; waits until it is there."""
+        found = wait_until(lambda: re.findall(r" (ws://[\d.]+:\d+)\.", self.log.read_text()), seconds=START_SECONDS)
+        return found[-1]
+
+    def part(self, module: str) -> int:
+        """The process of the part that runs this module, such as ``zaqar.cmd.websocket``."""
+        (pid,) = [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
+        return pid
 
     def processes(self) -> list[int]:
         """The started process and everything below it, parents first."""

@@ -21,7 +21,7 @@ from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
 from tests.acceptance import wire
-from tests.acceptance.server import Server, free_port, running, wait_until
+from tests.acceptance.server import COMMAND, Server, free_port, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "o" * 32, "n" * 32
@@ -64,11 +64,11 @@ def headers_of(shared: dict[str, Any]) -> list[bytes]:
 
 
 def _gunicorn(port: int, _: Path) -> list[str]:
-    return ["-m", "zaqar.cmd.server", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*COMMAND[1:], "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _granian(port: int, _: Path) -> list[str]:
-    return ["-m", "zaqar.cmd.server", "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*COMMAND[1:], "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _uwsgi(port: int, folder: Path) -> list[str]:

@@ -72,7 +72,10 @@ def assert_unauthorized(result: testing.Result, keystone: Keystone) -> None:
 # -- who gets in -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/health", "/nothing", "//"])
+PATHS = ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/asyncapi.json", "/v2/health", "/nothing", "//"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("token", [None, "", " ", "bad", "a,b", "caf\xe9", "a b", "x" * 5000])
 def test_without_a_valid_token_every_path_is_the_same(
     api: AuthenticatedApi, keystone: Keystone, path: str, token: str | None
@@ -145,6 +148,7 @@ def test_a_token_without_a_project(api: AuthenticatedApi, keystone: Keystone, sc
     assert api.status("/v2/queues", token=token, X_Project_ID="demo") == 403
     # What describes the API belongs to nobody.
     assert api.status("/v2/openapi.json", token=token) == 200
+    assert api.status("/v2/asyncapi.json", token=token) == 200
 
 
 def test_a_token_of_the_system_administers(

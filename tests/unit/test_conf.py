@@ -55,7 +55,10 @@ CATALOGUE = {
     "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}",
     "drivers:transport:websocket": """
         bind (HostAddress, 127.0.0.1); port (Port, 9000); external-port (Port); notification-bind (HostAddress);
-        notification-port (Port, 0)
+        notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);
+        requests_per_second (Int, 500); threads (Int, 64); ping_interval (Float, 20.0); ping_timeout (Float, 20.0);
+        idle_timeout (Float, 0.0); authentication_timeout (Float, 10.0); write_timeout (Float, 10.0);
+        max_pending_push_size (Int, 1048576); compression (Bool, False)
     """,
     "drivers:transport:wsgi": "bind (HostAddress, 127.0.0.1); port (Port, 8888)",
     "notification": """

@@ -32,6 +32,9 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
+_NODE_SECONDS = 2.0
+"""How long the start waits for the management store."""
+
 _RETIREMENT_SECONDS = 120.0
 """How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
 
@@ -130,7 +133,10 @@ class _Process:
         conf = self.parts.conf
         sessions = Sessions(end_subscriptions=self._end_subscriptions)
         server = self._server = WebSocketServer(
-            self.parts, _settings(conf), make_session=sessions.open, closed=lambda connection: self._node.end(connection)
+            self.parts,
+            _settings(conf),
+            make_session=sessions.open,
+            closed=lambda connection: self._node.end(connection),
         )
         node = self._node = NodeService(
             Nodes(self.parts.management, self.parts.clock),
@@ -145,6 +151,8 @@ class _Process:
             host=group.notification_bind or None,
             port=group.notification_port,
         )
+        # The first client may subscribe at once. Other requests do not need the management store.
+        await node.wait_until_begun(_NODE_SECONDS)
         await server.start(self._listener)
         _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
         await self._stop.wait()
@@ -154,6 +162,9 @@ class _Process:
         await node.stop()
         self.has_threads_left = server.is_busy
         _log.info("The WebSocket server ends.")
+
+    def _end_closed(self, connection: str) -> None:
+        self._node.end(connection)
 
     def _end_subscriptions(self, connection: str) -> None:
         """Called by the thread that answers a request: they have ended before its reply is sent."""

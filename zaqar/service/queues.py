@@ -19,7 +19,7 @@ from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, Store
 from zaqar.limits import Limits
 from zaqar.message_encryption import NO_KEY
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
-from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, shown_defaults
+from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, show_metadata
 from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.placement import Place, Placement
@@ -231,7 +231,7 @@ class Queues:
     def get(self, address: Address, *, defaults: bool = True) -> dict[str, Any]:
         """The metadata as stored, with ``defaults`` those of reserved keys as well; a missing queue stores none."""
         row = self.row(address)
-        return self.shown(address.kind, row.metadata if row is not None else {}, defaults=defaults)
+        return show_metadata(row.metadata if row else {}, self._limits, kind=address.kind, defaults=defaults)
 
     def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
@@ -252,7 +252,7 @@ class Queues:
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
-                return self.shown(address.kind, metadata, defaults=defaults)
+                return show_metadata(metadata, self._limits, kind=address.kind, defaults=defaults)
         raise StoreUnavailable
 
     def delete(self, address: Address) -> None:
@@ -375,10 +375,6 @@ class Queues:
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
 
-    def shown(self, kind: str, metadata: Metadata, *, defaults: bool = True) -> dict[str, Any]:
-        """The metadata of a queue or topic as clients see it, with ``defaults`` those of reserved keys filled in."""
-        return {**(shown_defaults(self._limits, kind=kind) if defaults else {}), **metadata}
-
 
 def _try(place: Place, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
@@ -394,11 +390,5 @@ def _try(place: Place, step: Callable[[], object]) -> None:
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:
-    return Queue(
-        uid=secrets.token_hex(UID_LENGTH // 2),
-        project=address.project,
-        name=address.name,
-        kind=address.kind,
-        metadata=metadata,
-        pool=pool,
-    )
+    uid = secrets.token_hex(UID_LENGTH // 2)
+    return Queue(uid, address.project, address.name, address.kind, metadata=metadata, pool=pool)

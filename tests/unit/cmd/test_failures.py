@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zaqar import app
-from zaqar.cmd import db_manage, failures, gc, notifier, server, status
+from zaqar.cmd import db_manage, failures, gc, notifier, server, status, websocket
 from zaqar.errors import StoreUnavailable
 
 SECRET = "s3cr3t"
@@ -18,7 +18,8 @@ SECRET = "s3cr3t"
 Main = Callable[[Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[Main, tuple[str, ...]]] = {
-    "zaqar-server": (server.main, ("--bind=127.0.0.1:0",)),
+    "zaqar-server": (server.main, ("--bind=127.0.0.1:0", "--websocket-bind=127.0.0.1:0")),
+    "zaqar-websocket": (websocket.main, ("--bind=127.0.0.1:0",)),
     "zaqar-notifier": (notifier.main, ()),
     "zaqar-gc": (gc.main, ()),
     "zaqar-status": (status.main, ("upgrade", "check")),
@@ -82,7 +83,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence(
     assert "Traceback" not in shown.out + shown.err
 
 
-@pytest.mark.parametrize("command", ["zaqar-server", "zaqar-notifier", "zaqar-gc"])
+@pytest.mark.parametrize("command", ["zaqar-server", "zaqar-websocket", "zaqar-notifier", "zaqar-gc"])
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

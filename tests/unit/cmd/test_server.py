@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar.cmd import server
-from zaqar.cmd.server import Address
+from zaqar.cmd.listening import Address, address_of, listen
+from zaqar.cmd.server import Endpoints
 from zaqar.errors import StartupError
 
 
@@ -97,21 +99,72 @@ def test_one_server_to_a_state_directory(tmp_path: Path) -> None:
 
 
 def test_one_server_to_a_port() -> None:
-    with server._listen(Address("127.0.0.1", 0)) as listener:
+    with listen(Address("127.0.0.1", 0)) as listener:
         address = Address(*listener.getsockname())
         with pytest.raises(StartupError, match=f"^Cannot listen on {re.escape(str(address))}: Address already in use"):
-            server._listen(address)
+            listen(address)
 
 
 def test_ipv6() -> None:
-    with server._listen(Address("::1", 0)) as listener:
+    with listen(Address("::1", 0)) as listener:
         assert listener.family == socket.AF_INET6
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
 def test_an_address_of_somebody_else(host: str) -> None:
     with pytest.raises(StartupError, match=f"Cannot listen on {host}:1: "):
-        server._listen(Address(host, 1))
+        listen(Address(host, 1))
+
+
+# -- which transports --------------------------------------------------------------------------------------------------
+
+
+def endpoints(conf: cfg.ConfigOpts, *arguments: str) -> Endpoints:
+    return server._endpoints(server._parse(arguments), conf)
+
+
+HTTP, WEBSOCKET = Address("127.0.0.1", 8888), Address("127.0.0.1", 9000)
+
+
+def test_both_transports_are_served(conf: cfg.ConfigOpts) -> None:
+    assert endpoints(conf) == (HTTP, WEBSOCKET)
+    other = Address("127.0.0.1", 1)
+    assert endpoints(conf, "--bind=127.0.0.1:1") == (other, WEBSOCKET)
+    assert endpoints(conf, "--websocket-bind=127.0.0.1:1") == (HTTP, other)
+    assert endpoints(conf, "--no-websocket") == (HTTP, None)
+
+
+@pytest.mark.parametrize(
+    ("transport", "served"),
+    [("wsgi", (Address("127.0.0.1", 1), None)), ("websocket", (None, Address("127.0.0.1", 2)))],
+)
+def test_a_configuration_may_name_one_transport(transport: str, served: Endpoints, tmp_path: Path) -> None:
+    file = tmp_path / "zaqar.conf"
+    ports = "[drivers:transport:wsgi]\nport = 1\n[drivers:transport:websocket]\nport = 2\n"
+    file.write_text(f"[drivers]\ntransport = {transport}\n{ports}")
+    conf = configuration.load([f"--config-file={file}"])
+    conf.set_override("state_dir", str(tmp_path))
+    assert endpoints(conf) == served
+    # What the command line asks for is served beside it.
+    both = endpoints(conf, "--bind=127.0.0.1:3", "--websocket-bind=127.0.0.1:4")
+    assert both == (Address("127.0.0.1", 3), Address("127.0.0.1", 4))
+    if transport == "websocket":
+        with pytest.raises(StartupError, match="--no-websocket"):
+            endpoints(conf, "--no-websocket")
+
+
+def test_a_database_in_memory_is_served_over_http_alone(conf: cfg.ConfigOpts) -> None:
+    set_uri(conf, "sqlite://")
+    assert endpoints(conf) == (HTTP, None)
+    with pytest.raises(StartupError, match="--websocket-bind"):
+        endpoints(conf, "--websocket-bind=127.0.0.1:1")
+
+
+def test_the_port_of_the_websocket_server_is_taken(conf: cfg.ConfigOpts) -> None:
+    with listen(Address("127.0.0.1", 0)) as taken, ExitStack() as stack:
+        wanted = Endpoints(Address("127.0.0.1", 0), address_of(taken))
+        with pytest.raises(StartupError, match=r"Address already in use\. Another port .* --websocket-bind"):
+            server._listen(wanted, stack)
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -135,7 +188,7 @@ def test_a_database_in_memory_has_one_worker(conf: cfg.ConfigOpts, uri: str) -> 
 
 
 def test_gunicorn_gets_the_socket() -> None:
-    with server._listen(Address("127.0.0.1", 0)) as listener:
+    with listen(Address("127.0.0.1", 0)) as listener:
         part = server._api("gunicorn", 3, listener, Address("127.0.0.1", 1))
         assert part.pass_fds == (listener.fileno(),)
         assert f"--bind=fd://{listener.fileno()}" in part.command
@@ -144,7 +197,7 @@ def test_gunicorn_gets_the_socket() -> None:
 
 
 def test_granian_gets_the_socket() -> None:
-    with server._listen(Address("127.0.0.1", 0)) as listener:
+    with listen(Address("127.0.0.1", 0)) as listener:
         part = server._api("granian", 3, listener, Address("127.0.0.1", 1234))
         assert part.pass_fds == (listener.fileno(),)
         # Host and port are what granian says in its log.
@@ -153,18 +206,27 @@ def test_granian_gets_the_socket() -> None:
     assert part.reload == signal.SIGHUP
 
 
+def test_the_websocket_server_gets_its_socket() -> None:
+    with listen(Address("127.0.0.1", 0)) as listener:
+        part = server._websocket(listener)
+        assert part.pass_fds == (listener.fileno(),)
+        assert f"--fd={listener.fileno()}" in part.command
+    # It reloads by itself, so that connections stay open.
+    assert part.reload == signal.SIGHUP
+
+
 def test_a_port_stays_open_until_the_server_has_it() -> None:
-    with server._listen(Address("127.0.0.1", 0)) as listener:
+    with listen(Address("127.0.0.1", 0)) as listener:
         address = Address(*listener.getsockname())
         for name in ("gunicorn", "granian"):
             server._api(name, 1, listener, address)
             with pytest.raises(StartupError, match="Address already in use"):
-                server._listen(address)
+                listen(address)
 
 
 def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with server._listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
+    with listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
         server._api("granian", 1, listener, Address("127.0.0.1", 1))
 
 
@@ -185,8 +247,9 @@ def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
 # -- the banner --------------------------------------------------------------------------------------------------------
 
 
-def banner(conf: cfg.ConfigOpts, host: str = "127.0.0.1") -> str:
-    return server._banner(conf, Address(host, 8888), "gunicorn, 2 workers", {"survives": "a power cut"})
+def banner(conf: cfg.ConfigOpts, host: str = "127.0.0.1", websocket: Address | None = None) -> str:
+    served = Endpoints(Address(host, 8888), websocket)
+    return server._banner(conf, served, "gunicorn, 2 workers", {"survives": "a power cut"})
 
 
 def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
@@ -196,6 +259,23 @@ def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     assert text.count("  curl ") == 3
     assert "Subscribers" not in text
     assert "not authenticated" not in text
+    assert "ws://" not in text
+
+
+def test_banner_with_a_websocket_server(conf: cfg.ConfigOpts) -> None:
+    text = banner(conf, websocket=Address("127.0.0.1", 9000))
+    assert "listens on http://127.0.0.1:8888 (gunicorn, 2 workers) and ws://127.0.0.1:9000.\n" in text
+    assert text.count("ws://127.0.0.1:9000\n") == 1
+    assert '{"action": "subscription_create", ' in text
+    assert "not authenticated" not in text
+    assert "not authenticated" in banner(conf, websocket=Address("0.0.0.0", 9000))
+
+
+def test_banner_of_a_websocket_server_alone(conf: cfg.ConfigOpts) -> None:
+    text = server._banner(conf, Endpoints(None, Address("::", 9000)), "", {"survives": ""})
+    assert "listens on ws://[::]:9000.\n" in text
+    assert " ws://[::1]:9000\n" in text
+    assert "curl" not in text
 
 
 @pytest.mark.parametrize(("host", "reachable"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("192.0.2.1", "192.0.2.1")])
@@ -219,7 +299,7 @@ def test_banner_of_another_store(conf: cfg.ConfigOpts) -> None:
 
 def test_banner_of_a_server_with_keystone(conf: cfg.ConfigOpts) -> None:
     conf.set_override("auth_strategy", "keystone")
-    text = banner(conf, "0.0.0.0")
+    text = banner(conf, "0.0.0.0", Address("0.0.0.0", 9000))
     assert text.count("-H X-Auth-Token:$(openstack token issue -f value -c id)") == 3
     assert "X-Project-ID" not in text
     assert "not authenticated" not in text

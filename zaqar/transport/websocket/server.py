@@ -42,10 +42,14 @@ _LAST_CLOSE_SECONDS = 1.0
 """The same while the server ends."""
 
 _DECODERS = 2
+_BACKLOG = 2_048
+"""Connections that may wait to be accepted."""
+
 _HANDSHAKES = 1_000
 """Connections that may be in their opening handshake beside as many as may be open."""
 
-_MIN_REVALIDATION_SECONDS = 10.0
+_REVALIDATION_SECONDS = 10.0
+"""How often to ask whether a token is still valid if nothing is remembered of tokens."""
 
 _ENDS = "The server ends."
 
@@ -121,6 +125,8 @@ class WebSocketServer:
             max_queue=1,
             logger=_library_log,
         )
+        # asyncio has set it to 100. One connection more at a time, and a client waits a second before it tries again.
+        listener.listen(_BACKLOG)
 
     def close_restarting(self, connection_id: str) -> None:
         """Close a connection whose subscriptions were ended, as notifiers took this process for dead."""
@@ -199,9 +205,7 @@ class WebSocketServer:
 
 def _revalidation_seconds(parts: Parts) -> float:
     """As often as HTTP looks whether a token is still valid, but not all the time."""
-    if parts.tokens is None:
-        return float("inf")
-    return max(_MIN_REVALIDATION_SECONDS, parts.tokens.cache_seconds)
+    return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS
 
 
 def _refuse(status: HTTPStatus, description: str) -> Response:

@@ -2,7 +2,8 @@
 """What one connection is to the API: frames in, frames out, and who the client has turned out to be.
 
 A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
-:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread, one at a time.
+:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread: one of each at a
+time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from zaqar.context import Context
 from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
-from zaqar.transport.websocket.authentication import Authentication, TokenEnded
+from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
 from zaqar.transport.websocket.codec import Format, encode
 from zaqar.transport.websocket.frame_checks import FrameChecks
 from zaqar.transport.websocket.replies import Reply, Request, reply_to
@@ -122,6 +123,8 @@ class Session:
             return self._carry_out(request)
         except TokenEnded:
             return reply_to(request, 401, {"error": EXPIRED[1]}, close=EXPIRED)
+        except TokenNotForAction as exc:
+            return reply_to(request, 401, {"error": str(exc)})
         except SignatureRefused as exc:
             return replies.refuse(request, self._checks.signed.refuse(exc) if request.signed else exc)
         except (ClientError, StoreUnavailable) as exc:
@@ -136,8 +139,8 @@ class Session:
     def revalidate(self) -> bool:
         """Whether the token is still valid: False once it has expired or was revoked. It may block.
 
-        Raises KeystoneUnavailable if that cannot be found out. Until it can, actions get 503 as soon as what is known
-        of the token is too old.
+        It may run beside :meth:`answer`, so that no request waits for it. Raises KeystoneUnavailable if nobody can say:
+        until somebody can, the token counts as valid, and actions are served.
         """
         return self._authentication.is_valid()
 

@@ -15,7 +15,7 @@ from zaqar.limits import Limits
 from zaqar.model import QUEUE, Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import check_marker, parse_boolean, parse_integer
-from zaqar.schemas.queues import JSON_PATCH, make_filter
+from zaqar.schemas.queues import JSON_PATCH, make_filter, show_metadata
 from zaqar.service.queues import Queues
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
@@ -49,7 +49,7 @@ class QueuesResource:
         )
         listed: list[dict[str, Any]] = [{"name": name, "href": f"{collection}/{name}"} for name in page.names]
         for entry, queue in zip(listed, page.queues, strict=detailed):
-            entry["metadata"] = self._queues.shown(queue.kind, queue.metadata)
+            entry["metadata"] = show_metadata(queue.metadata, self._limits, kind=queue.kind)
         listing: dict[str, Any] = {f"{self._kind}s": listed, "links": []}
         if page.following is not None:
             link = next_link(collection, query, marker=page.following, booleans=("detailed", "with_count"))

@@ -7,16 +7,16 @@ the same value wherever the text is the same.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
-from tests.unit.transport.websocket.calling import Caller
-from zaqar.errors import ClientError
-from zaqar.transport.websocket.actions import ACTIONS
+from tests.unit.transport.websocket.frames import CLIENT, FORMATS, Client, make_parts
+from zaqar.app import Parts
+from zaqar.transport.websocket.codec import Format
 
 Json = dict[str, Any]
 
@@ -26,6 +26,7 @@ class Step(NamedTuple):
     body: Json
     status: int
     answer: Any = None
+    client: str = CLIENT
 
 
 def seen(number: int, *, ttl: int, claim: str | None = None, **more: Any) -> Json:
@@ -42,6 +43,7 @@ def in_wq(action: str, status: int, answer: Any = None, /, **body: Any) -> Step:
     return Step(action, {"queue_name": "wq", **body}, status, answer)
 
 
+ANOTHER_CLIENT = "98e1f4a6-2b9e-11e3-b191-71861300734d"
 REFUSED = 400
 SAID_CREATED = "Queue wq created."
 TTL = 300
@@ -64,6 +66,7 @@ RECORDED: dict[str, list[Step]] = {
         in_wq("queue_get", 200, {}),
         in_wq("queue_create", 201, SAID_CREATED, metadata={"a": 1}),
         in_wq("queue_get", 200, {"a": 1}),
+        Step("queue_get", {}, REFUSED),
     ],
     "queue_list": [
         Step("queue_list", {}, 200, {"queues": []}),
@@ -81,6 +84,7 @@ RECORDED: dict[str, list[Step]] = {
             {"queues": [{"name": f"wq{i}", "metadata": {"i": i}} for i in range(4)]},
         ),
         Step("queue_list", {"limit": 21}, REFUSED),
+        Step("queue_list", {"limit": "x"}, REFUSED),
     ],
     "queue_purge": [
         post(2, TTL),
@@ -95,12 +99,16 @@ RECORDED: dict[str, list[Step]] = {
         in_wq("message_post", REFUSED, messages=[{"body": 1, "ttl": "x"}]),
         in_wq("message_post", REFUSED, messages=[{"ttl": 60}]),
         in_wq("message_post", REFUSED, messages=[]),
+        in_wq("message_post", REFUSED, messages={}),
+        in_wq("message_post", REFUSED),
+        Step("message_post", {"queue_name": "b@d", "messages": [{"body": 1, "ttl": 60}]}, REFUSED),
     ],
     "message_list": [
         Step("message_list", {"queue_name": "absent"}, 200, {"messages": []}),
         post(7, TTL),
         in_wq("message_list", 200, {"messages": []}),
         in_wq("message_list", 200, {"messages": SEVEN}, echo=True),
+        Step("message_list", {"queue_name": "wq"}, 200, {"messages": SEVEN}, ANOTHER_CLIENT),
         in_wq("message_list", 200, {"messages": SEVEN[:3]}, echo=True, limit=3),
         in_wq("message_list", REFUSED, echo=True, limit=21),
         in_wq("message_list", REFUSED, echo=True, limit=0),
@@ -146,6 +154,7 @@ RECORDED: dict[str, list[Step]] = {
         in_wq("claim_create", 201, {"claim_id": "<c>", "messages": CLAIMED}, ttl=60, grace=60, limit=2),
         in_wq("claim_get", 200, {"age": 0, "ttl": 60, "messages": CLAIMED}, claim_id="<c>"),
         in_wq("claim_get", 404, claim_id="nope"),
+        in_wq("claim_get", REFUSED),
     ],
     # The status and the shape are facts that were written down about these, without a recording.
     "the rest": [
@@ -197,28 +206,28 @@ RECORDED: dict[str, list[Step]] = {
 
 
 @pytest.fixture
-def caller() -> Iterator[Caller]:
-    made = Caller(tuple(ACTIONS.values()))
+def parts() -> Iterator[Parts]:
+    made = make_parts()
     yield made
-    made.parts.close()
+    made.close()
 
 
+@pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("steps", RECORDED.values(), ids=RECORDED.keys())
-def test_recorded(caller: Caller, steps: list[Step]) -> None:
+def test_recorded(parts: Parts, steps: list[Step], format_: Format) -> None:
+    client = Client(parts, format_=format_)
     found: dict[str, str] = {}
     for step in steps:
-        body = msgspec.json.decode(_filled(msgspec.json.encode(step.body).decode(), found))
+        body = json.loads(_filled(json.dumps(step.body), found))
+        reply = client.call(step.action, body, Client_ID=step.client)
+        assert reply["headers"] == {"status": step.status}
+        answer = reply["body"]
         if step.answer is None:
-            with pytest.raises(ClientError) as refused:
-                caller.call(step.action, **body)
-            assert refused.value.status == step.status
+            assert isinstance(answer["error"], str)
             continue
-        answer = caller.call(step.action, **body)
-        assert answer.status == step.status
-        wire = msgspec.json.decode(msgspec.json.encode(answer.body))
         if step.action.endswith("_list"):
-            wire.pop("marker", None)
-        _compare(wire, step.answer, found)
+            answer.pop("marker", None)
+        _compare(answer, step.answer, found)
 
 
 def _filled(text: str, found: dict[str, str]) -> str:
