@@ -2,7 +2,8 @@
 """What one connection is to the API: frames in, frames out, and who the client has turned out to be.
 
 A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
-:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread, one at a time.
+:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread: one of each at a
+time.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class Session:
         """The format of notifications: that of the last request by which the connection has subscribed itself."""
         self._parts: Parts
         self._checks: FrameChecks
+        self._wants_caller: bool
         self.use(parts)
 
     def use(self, parts: Parts) -> None:
         """Serve by these from the next request on, after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
+        self._wants_caller = parts.pipelines.want_caller
         self._authentication.use(parts)
 
     @property
@@ -138,8 +141,8 @@ class Session:
     def revalidate(self) -> bool:
         """Whether the token is still valid: False once it has expired or was revoked. It may block.
 
-        Raises KeystoneUnavailable if that cannot be found out. Until it can, actions get 503 as soon as what is known
-        of the token is too old.
+        It may run beside :meth:`answer`, so that no request waits for it. Raises KeystoneUnavailable if nobody can say:
+        until somebody can, the token counts as valid, and actions are served.
         """
         return self._authentication.is_valid()
 
@@ -164,7 +167,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if parts.pipelines.want_caller:
+        if self._wants_caller:
             answer = _handle_as(caller, operation, parts, call)
         else:
             answer = operation.handle(parts, call)
