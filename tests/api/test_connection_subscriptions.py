@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,3 +307,18 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     uid = process.uid()
     assert process.api.delete("/v2/queues/q").status_code == 204
     assert not ask(connection, uid, 4)
+
+
+def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    now = process.api.clock.now
+    delayed = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 60)
+    ask = process.subscriptions.has_only_delayed_before
+    store.put_delivery(delivery=delayed)
+    assert ask(connection, process.uid(), 3)
+    for other in (replace(delayed, tries=1), replace(delayed, owner="n"), replace(delayed, due=now)):
+        store.put_delivery(delivery=replace(other, number=2))
+        assert not ask(connection, process.uid(), 3)
+        assert ask(connection, process.uid(), 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,8 @@ import pytest
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, at_once
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, PostPosition
+from zaqar.model import DEAD, DONE, WAITING, Posted, PostPosition
+from zaqar.storage.base import MOST_PASSED
 
 LARGEST = 2**48 - 1
 """Of the numbers that every store has room for."""
@@ -39,9 +40,9 @@ def lane(outbox: Outbox) -> Lane:
     return new_lane(outbox)
 
 
-def is_held(lane: Lane, number: int) -> bool:
+def is_held(lane: Lane, number: int, due_before: float | None = None) -> bool:
     return lane.outbox.store.has_undelivered_before(
-        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number
+        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number, due_before=due_before
     )
 
 
@@ -50,6 +51,20 @@ def first_held(lane: Lane, numbers: range) -> int | None:
     held = [number for number in numbers if is_held(lane, number)]
     assert held == list(range(held[0], numbers.stop)) if held else True
     return held[0] if held else None
+
+
+def crowd_in_order(outbox: Outbox, size: int) -> tuple[Scene, Lane]:
+    """A subscription: ``size`` deliveries are done, then as many are dead, as many wait, and as many are to come."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for state in (DONE, DEAD, WAITING):
+        scene.post(*["x"] * size)
+        (posted,) = outbox.take_all_posted()
+        fields = {} if state == WAITING else {"state": state, "keep_until": outbox.now + 600}
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, **fields))
+    for _ in range(size):
+        scene.post("to come")
+    return scene, lane
 
 
 # -- deliveries -------------------------------------------------------------------------------------------------------
@@ -149,6 +164,52 @@ def test_the_least_of_many_is_found(lane: Lane, outbox: Outbox) -> None:
 def test_the_largest_number_is_compared_as_the_others_are(lane: Lane) -> None:
     lane.fill(1, first=LARGEST - 1)
     assert is_held(lane, LARGEST)
+
+
+def test_what_is_due_too_late_need_not_count(lane: Lane, outbox: Outbox) -> None:
+    """Such as the delivery of a message with a delay. What is on lease is due when that ends."""
+    soon = outbox.now + LEASE + 1
+    outbox.put(lane.new(1, due=soon), lane.new(2, due=soon + 900), lane.new(5, due=soon - 1 / 1024))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [6, 7, 8]
+    assert first_held(lane, range(1, 9)) == 2
+    outbox.put(lane.new(3))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [4, 5, 6, 7, 8]
+    (taken,) = outbox.take()
+    assert is_held(lane, 5, soon)
+    assert not is_held(lane, 5, outbox.now + LEASE)
+    outbox.discard([taken])
+    assert not is_held(lane, 5, soon)
+    assert is_held(lane, 5, soon + 1)
+    outbox.clock.advance(1000)
+    assert is_held(lane, 2, outbox.now + LEASE + 1)
+
+
+def test_a_post_counts_whenever_its_messages_are_due(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post("late", delay=900)
+    scene.post("x")
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, 2, soon)
+    first, second = outbox.take_all_posted()
+    assert outbox.expand(second, deliveries_of(second, lane.subscription_id))
+    assert is_held(lane, 2, soon)
+    assert outbox.expand(first, deliveries_of(first, lane.subscription_id))
+    assert not is_held(lane, 2, soon)
+    assert is_held(lane, 2)
+
+
+@pytest.mark.parametrize("many", [MOST_PASSED - 1, MOST_PASSED])
+def test_as_many_as_are_passed_over_count_all_the_same(outbox: Outbox, many: int) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post(*["x"] * many, delay=900)
+    scene.post("x")
+    for posted in outbox.take_all_posted():
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id))
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, many + 1, soon) is (many == MOST_PASSED)
+    assert not is_held(lane, many // 2, soon)
 
 
 def test_each_of_many_subscriptions_has_a_least_number(lane: Lane) -> None:
@@ -263,36 +324,39 @@ def test_what_was_dropped_holds_nothing_else(lane: Lane, outbox: Outbox) -> None
 
 # -- at the same moment -----------------------------------------------------------------------------------------------
 
+ROUNDS = 25
 POSTS = 40
 
 
 def test_an_expansion_at_the_same_moment_is_never_overlooked(outbox: Outbox) -> None:
     """A post moves from the outbox into the deliveries: whoever asks meanwhile meets it in one of the two."""
-    scene = outbox.new_scene()
-    lane = of(scene, outbox)
-    for n in range(POSTS):
-        scene.post(str(n))
-    posts = outbox.take_all_posted()
-    is_over = threading.Event()
-    asked = []
+    for _ in range(ROUNDS):
+        scene = outbox.new_scene()
+        lane = of(scene, outbox)
+        scene.post("a")
+        scene.post("b")
+        first, second = outbox.take_all_posted()
+        is_over = threading.Event()
+        answers: list[bool] = []
 
-    def expand_all() -> None:
-        try:
-            for posted in reversed(posts):
-                assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
-        finally:
-            is_over.set()
+        def expand(
+            lane: Lane = lane, posts: Sequence[Posted] = (second, first), is_over: threading.Event = is_over
+        ) -> None:
+            try:
+                for posted in posts:
+                    assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+            finally:
+                is_over.set()
 
-    def ask_on() -> None:
-        while not is_over.is_set():
-            # Nothing is settled, so the first one holds all others all the time.
-            asked.append(is_held(lane, POSTS) and is_held(lane, 2))
+        def ask(lane: Lane = lane, answers: list[bool] = answers, is_over: threading.Event = is_over) -> None:
+            while not is_over.is_set():
+                answers.append(is_held(lane, 2))
 
-    at_once(expand_all, ask_on, ask_on)
-    assert asked
-    assert all(asked)
-    outbox.discard(outbox.take_all())
-    assert not is_held(lane, POSTS)
+        at_once(expand, ask, ask)
+        assert all(answers)
+        assert is_held(lane, 2)
+        outbox.discard(outbox.take_all())
+        assert not is_held(lane, 2)
 
 
 def test_what_is_sent_when_nothing_holds_it_is_sent_in_order(outbox: Outbox) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from zaqar.model import NOT_EXPANDED, WAITING, Delivery, Draft, Posted, PostPosition
+from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.base.posted import pack_posted, unpack_posted
 from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
@@ -94,7 +95,9 @@ class OutboxStore(MongoDeliveryStore):
             some_may_be_there = True
         raise AssertionError("turns end by themselves")
 
-    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
         """One command, which sees posts and deliveries as of one moment: an expansion moves them in one transaction.
 
         The moment may be past, on a member that does not know yet what a majority has, or that it is the primary no
@@ -103,29 +106,36 @@ class OutboxStore(MongoDeliveryStore):
         """
         given_out = {"_id": fence_id(queue_uid), "next": {"$gt": number}}
         posts = {"queue": queue_uid, "first": {"$lt": number}, "due": {"$gte": 0}}
-        deliveries = {"queue": queue_uid, "subscription": subscription_id, "state": WAITING, "number": {"$lt": number}}
+        waiting = {"queue": queue_uid, "subscription": subscription_id, "state": WAITING, "number": {"$lt": number}}
         found = Turns(self._set).read(
             [
                 {"$match": given_out},
                 {"$project": {"_id": 0, "next": 1}},
-                *_one_of(COLLECTION, posts, order="first"),
-                *_one_of(DELIVERIES, deliveries, order="number"),
+                _first_of(COLLECTION, posts, "first", [{"$limit": 1}, {"$project": {"_id": 0, "first": 1}}]),
+                *(_first_of(DELIVERIES, waiting, "number", choice) for choice in _counting(due_before)),
             ],
-            expect=4,
+            expect=5,
         )
         return not (len(found) == 1 and "next" in found[0])
 
 
-def _one_of(collection: str, which: Document, *, order: str) -> list[Document]:
-    """Add the first of these, if there is any, from the index alone."""
-    shown = {"_id": 0, order: 1}
+def _first_of(collection: str, which: Document, order: str, choice: Sequence[Document]) -> Document:
+    """Add some of the first of these."""
+    return {"$unionWith": {"coll": collection, "pipeline": [{"$match": which}, {"$sort": {order: 1}}, *choice]}}
+
+
+def _counting(due_before: float | None) -> list[Sequence[Document]]:
+    """Of what waits before a number the first one that counts; and one more if too many were passed over.
+
+    Both are from the index alone, but for the time when one is due.
+    """
+    number: Document = {"$project": {"_id": 0, "number": 1}}
+    if due_before is None:
+        return [[{"$limit": 1}, number]]
+    counts: Document = {"$match": {"due": {"$lt": due_before}}}
     return [
-        {
-            "$unionWith": {
-                "coll": collection,
-                "pipeline": [{"$match": which}, {"$sort": {order: 1}}, {"$limit": 1}, {"$project": shown}],
-            }
-        }
+        [{"$limit": MOST_PASSED}, counts, {"$limit": 1}, number],
+        [{"$skip": MOST_PASSED - 1}, {"$limit": 1}, number],
     ]
 
 

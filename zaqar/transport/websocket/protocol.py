@@ -5,6 +5,7 @@ The library bounds the opening handshake, the size of a frame and the number of 
 leaves open is here:
 
 - It answers each ping at once, into a buffer without a bound. Here nothing is read from a client that does not read.
+- It writes each frame by itself, also to a client that is gone. Here what one read has led to is one write, if any.
 - It reads 256 KiB at a time, which can be 40,000 tiny frames, and takes them apart in one turn of the event loop. Here
   it is 16 KiB, and a client that sends many frames is read from less often.
 - It waits for ever for a client that reads nothing, and takes a client whose pong is behind other unread frames for
@@ -14,6 +15,7 @@ leaves open is here:
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -104,6 +106,25 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def send_data(self) -> None:
+        """Send what the protocol has produced, in one write; nothing once the connection is lost.
+
+        The library writes each frame by itself. asyncio logs every write to a lost connection, and a client that is
+        gone may have sent thousands of pings before.
+        """
+        produced = self.protocol.data_to_send()
+        if self.transport.is_closing():
+            return
+        if data := b"".join(produced):
+            self.transport.write(data)
+        # An empty one stands for the end of what is sent.
+        if not all(produced):
+            if self.transport.can_write_eof():
+                with suppress(OSError, RuntimeError):
+                    self.transport.write_eof()
+            else:
+                self.transport.close()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,9 @@ _LAST_CLOSE_SECONDS = 1.0
 """The same while the server ends."""
 
 _DECODERS = 2
+_BACKLOG = 2_048
+"""Connections that may wait to be accepted."""
+
 _HANDSHAKES = 1_000
 """Connections that may be in their opening handshake beside as many as may be open."""
 
@@ -122,6 +125,8 @@ class WebSocketServer:
             max_queue=1,
             logger=_library_log,
         )
+        # asyncio has set it to 100. One connection more at a time, and a client waits a second before it tries again.
+        listener.listen(_BACKLOG)
 
     def close_restarting(self, connection_id: str) -> None:
         """Close a connection whose subscriptions were ended, as notifiers took this process for dead."""
