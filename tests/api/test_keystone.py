@@ -21,6 +21,7 @@ from tests.api.authenticated import AuthenticatedApi
 from tests.api.client import ALICE
 from tests.keystone import PASSWORD, Keystone
 from zaqar import signed_urls
+from zaqar.errors import Unauthorized
 
 UNAUTHORIZED = {
     "error": {
@@ -235,6 +236,18 @@ def test_access_rules(api: AuthenticatedApi, restricted: str) -> None:
         for method, path in refused:
             assert api.status(path, method, token=restricted) == 401, (method, path)
     # The rules are looked at for each request, Keystone is asked once.
+    assert api.questions == 1
+
+
+def test_without_a_request_access_rules_are_not_asked_and_nothing_is_remembered(
+    api: AuthenticatedApi, restricted: str
+) -> None:
+    """So a connection can be authenticated, and each of its actions be asked about."""
+    for _ in range(2):
+        assert api.tokens.validate(restricted).user_id is not None
+        with pytest.raises(Unauthorized):
+            api.tokens.validate(restricted, method="DELETE", path="/v2/queues/q")
+        assert api.tokens.validate(restricted, method="GET", path="/v2/queues").user_id is not None
     assert api.questions == 1
 
 
