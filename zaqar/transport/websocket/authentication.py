@@ -58,7 +58,9 @@ class Authentication:
         if identity.expires <= self._parts.clock():
             # A service may vouch for a token that has expired. That is good for one request, not for a connection.
             return 401, _FAILED
-        if request.project is not None and request.project != (identity.project or ""):
+        if identity.project is None and identity.system_scope is None:
+            return 403, "The token has no project. Use one that is scoped to a project."
+        if request.claimed_project is not None and request.claimed_project != (identity.project or ""):
             return 403, "X-Project-ID is not the project of the token."
         if self._identity is not None and self._identity.project != identity.project:
             end_subscriptions()
@@ -72,14 +74,12 @@ class Authentication:
         """
         tokens, identity = self._parts.tokens, self._identity
         if tokens is None or identity is None or self._has_expired(identity):
-            raise TokenEnded
+            raise self._end()
         try:
             # Mostly a look into a cache. It asks Keystone if the answer is too old, or depends on the action.
             return tokens.validate(self._token, method=method, path=path), self._token
         except Unauthorized:
-            if self.is_valid():
-                raise TokenNotForAction from None
-            raise TokenEnded from None
+            raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
         """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out."""
@@ -93,6 +93,10 @@ class Authentication:
         except Unauthorized:
             return False
         return True
+
+    def _end(self) -> TokenEnded:
+        self._identity, self._token = None, ""
+        return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:
         return identity.expires <= self._parts.clock()

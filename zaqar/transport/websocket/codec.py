@@ -68,6 +68,10 @@ def decode(frame: str | bytes) -> Frame:
 
 
 def _decode_text(text: str) -> Frame:
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(FRAME, "not valid UTF-8") from exc
     document = strict_json.decode_text(text, field=FRAME)
     if not isinstance(document, dict):
         raise InvalidInput(FRAME, _NO_OBJECT)
@@ -75,7 +79,7 @@ def _decode_text(text: str) -> Frame:
     if body is None:
         return _make_frame(Format.JSON, document, {}, b"{}", _NO_BODY[Format.JSON])
     try:
-        echo = _json_decoder.decode(text).body
+        echo = _json_decoder.decode(raw).body
     except (ValueError, RecursionError) as exc:
         raise InvalidInput(FRAME, "not valid JSON") from exc
     return _make_frame(Format.JSON, document, body, bytes(echo), echo)

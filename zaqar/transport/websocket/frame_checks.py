@@ -31,7 +31,6 @@ class FrameChecks:
     def __init__(self, parts: Parts, actions: Mapping[str, Action]) -> None:
         self._actions = actions
         self._authenticates = parts.tokens is not None
-        self._needs_path = self._authenticates
         self._admin_mode, self._pooling = bool(parts.conf.admin_mode), bool(parts.conf.pooling)
         self._client_ids = ClientIds(parts.limits)
         self.signed = SignedFrames(parts.signed_urls, clock=parts.clock)
@@ -81,7 +80,7 @@ class FrameChecks:
             raise InvalidInput("X-Auth-Token", "is required")
         self._read_client_id(request, headers)
         request.token, request.service_token = token, headers.text("X-Service-Token")
-        request.project = _project_in(headers)
+        request.claimed_project = _project_in(headers)
 
     def _read_client_id(self, request: Request, headers: Headers) -> None:
         text = headers.text("Client-ID")
@@ -92,7 +91,10 @@ class FrameChecks:
         self, request: Request, operation: Action, headers: Headers, frame: Frame, identity: Identity | None
     ) -> None:
         project = _project_in(headers)
-        if self._authenticates and not request.signed and identity is not None:
+        if request.signed:
+            # Whether there is one, and which, is a question of the signature.
+            project = project or ""
+        elif self._authenticates and identity is not None:
             project = _check_own_project(project, identity, operation)
         elif project is None:
             raise InvalidInput("X-Project-ID", "is required")
@@ -106,7 +108,7 @@ class FrameChecks:
         self._read_client_id(request, headers)
         check_texts(operation, request.fields)
         request.address = read_address(operation, request.fields, project)
-        if request.signed or self._needs_path:
+        if request.signed or self._authenticates:
             request.path = path_of(operation, request.address, request.fields)
         if request.signed:
             request.grant = self.signed.open(headers, action=operation.name, method=operation.method, path=request.path)

@@ -43,8 +43,8 @@ class Request:
     """A frame that was read. If it cannot be served at all, ``reply`` says so, and answering it asks nobody.
 
     ``action`` is the name that came, if one did, and ``operation`` the action of this name. ``project`` is the tenant
-    as far as it is known: of the token, of the signature, or as claimed if nobody is authenticated. ``token`` and
-    ``service_token`` are there for ``authenticate`` only. The text form shows no secret.
+    as far as it is known: of the token, of the signature, or as claimed if nobody is authenticated. ``token``,
+    ``service_token`` and ``claimed_project`` are there for ``authenticate`` only. The text form shows no secret.
     """
 
     format: Format
@@ -65,6 +65,7 @@ class Request:
     has_extra_spec: bool = False
     token: str | None = field(default=None, repr=False)
     service_token: str | None = field(default=None, repr=False)
+    claimed_project: str | None = None
     has_known_form: bool = False
     """Whether the frame has the headers and fields of its action, so that errors are about what these say."""
     echoed_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
