@@ -122,6 +122,7 @@ def _creating(of: _Of) -> dict[str, Row]:
         "create it in another case": of.create({"subscriber": HOOK.replace("https", "HTTPS"), "ttl": 60}),
         "create, without options": of.create({"subscriber": MAIL.upper(), "options": {}}),
         "create, with an unknown field": of.create({"subscriber": HOOK + "/unknown", "x": 1}),
+        "create, one that is confirmed": of.create({"subscriber": MAIL}, 409),
         "create, the largest ttl": of.create({"subscriber": HOOK + "/long", "ttl": 220_367_260_800}),
         "create, ttl beyond the year 9999": of.create({"subscriber": HOOK + "/long", "ttl": 253_402_300_800}, 400),
     }
