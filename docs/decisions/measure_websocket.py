@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What WebSocket connections cost: idle ones, requests beside the same ones over HTTP, and pushes.
 
-``python docs/decisions/measure_websocket.py`` starts ``zaqar-server`` on SQLite in a folder of its own, on free ports, and
+``python docs/decisions/measure_websocket.py`` starts ``zaqar-server`` on SQLite, with a folder and ports of its own. It
 measures three things one after the other (``--only`` picks one):
 
 ``idle``      connections on which nothing is said: memory for each, and CPU of the process that holds them
@@ -271,6 +271,18 @@ async def measure_requests(server: Server, options: argparse.Namespace) -> None:
         print(f"  {name:10} {cost:6.0f} us of CPU for each request, at {rate:.0f} requests a second")
 
 
+async def post_now(poster: HttpClient, queue: int) -> None:
+    body = {"messages": [{"body": {"sent": time.time()}, "ttl": 300}]}
+    await poster.ask("POST", f"/v2/queues/s{queue}/messages", body)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that should come about; at most half a minute, as then the figures say that it did not."""
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+
+
 async def measure_pushes(server: Server, options: argparse.Namespace) -> None:
     delays: list[float] = []
     posted = 0
@@ -285,8 +297,12 @@ async def measure_pushes(server: Server, options: argparse.Namespace) -> None:
             asyncio.create_task(each.listen(lambda body: delays.append(time.time() - body["sent"]))) for each in clients
         ]
         posters = [HttpClient(server.port, f"p{n}") for n in range(PROJECTS)]
-        for each in posters:
-            stack.callback(each.close)
+        for number, poster in enumerate(posters):
+            stack.callback(poster.close)
+            # What is met for the first time has to be found in the stores, by each process.
+            await post_now(poster, number)
+        await until(lambda: len(delays) == PROJECTS)
+        delays.clear()
         pids = {"WebSocket": server.websocket, "notifier": server.notifier, "HTTP": server.http}
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         begin = time.monotonic()
@@ -298,16 +314,13 @@ async def measure_pushes(server: Server, options: argparse.Namespace) -> None:
             while time.monotonic() < begin + options.seconds:
                 at = time.monotonic()
                 queue = random.randrange(number, options.subscribers, PROJECTS)
-                body = {"messages": [{"body": {"sent": time.time()}, "ttl": 300}]}
-                await poster.ask("POST", f"/v2/queues/s{queue}/messages", body)
+                await post_now(poster, queue)
                 count += 1
                 await asyncio.sleep(max(0.0, at + interval - time.monotonic()))
             return count
 
         posted = sum(await asyncio.gather(*(post(n, each) for n, each in enumerate(posters))))
-        deadline = time.monotonic() + 30
-        while len(delays) < posted and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        await until(lambda: len(delays) >= posted)
         took = time.monotonic() - begin
         shares = {name: (cpu_seconds(pid) - before[name]) / took for name, pid in pids.items()}
         for task in listeners:
