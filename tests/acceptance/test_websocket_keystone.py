@@ -249,15 +249,15 @@ def test_a_trust_and_application_credentials(service: Service) -> None:
             ("message_get", {"queue_name": "open", "message_id": one}, 200),
             ("message_list", {"topic_name": "any"}, 200),
             ("topic_create", {"topic_name": "open"}, 201),
-            ("message_post", {"queue_name": "shut", **posted}, 403),
-            ("message_post", {"topic_name": "open", **posted}, 403),
-            ("message_list", {"queue_name": "open"}, 403),
-            ("message_get_many", {"queue_name": "open", "message_ids": [one]}, 403),
-            ("message_delete", {"queue_name": "open", "message_id": one}, 403),
-            ("queue_create", {"queue_name": "open"}, 403),
-            ("queue_list", None, 403),
-            ("subscription_create", {"queue_name": "open", "ttl": 600}, 403),
-            ("get_home_doc", None, 403),
+            ("message_post", {"queue_name": "shut", **posted}, 401),
+            ("message_post", {"topic_name": "open", **posted}, 401),
+            ("message_list", {"queue_name": "open"}, 401),
+            ("message_get_many", {"queue_name": "open", "message_ids": [one]}, 401),
+            ("message_delete", {"queue_name": "open", "message_id": one}, 401),
+            ("queue_create", {"queue_name": "open"}, 401),
+            ("queue_list", None, 401),
+            ("subscription_create", {"queue_name": "open", "ttl": 600}, 401),
+            ("get_home_doc", None, 401),
         ]:
             reply = client.request(action, body)
             assert reply.status == status, (action, body, reply)
@@ -279,6 +279,7 @@ def test_another_token_replaces_the_first(service: Service) -> None:
     keystone.grant("admin", user, "other")
     with service.login(service.token(user)) as client:
         assert client.request("queue_create", {"queue_name": "first"}).status == 201
+        assert client.request("subscription_create", {"queue_name": "first", "ttl": 600}).status == 201
         assert client.request("check_node_health").status == 403
         # A bad one, and one of another project than the frame says, leave the session as it is.
         assert client.authenticate(UNKNOWN).status == 401
@@ -288,6 +289,10 @@ def test_another_token_replaces_the_first(service: Service) -> None:
         assert client.authenticate(service.token(user, "other"), project=other).status == 200
         assert "first" not in str(client.request("queue_list").body)
         assert client.request("check_node_health").status == 200
+        with service.login(service.token(user)) as same:
+            # The first project's messages are no longer for this connection.
+            listed = same.request("subscription_list", {"queue_name": "first"}).body["subscriptions"]
+            assert listed == []
         assert client.request("queue_list", headers={"X-Project-ID": service.project}).status == 403
 
 
@@ -522,14 +527,14 @@ def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> N
     fresh = [service.token("reader") for _ in range(20)]
     with service.connect() as waiting, Load(service, token, known=3, new=20) as load:
         # It is the same connection that gets in later.
-        load.during("healthy", 1.0, until=401)
+        load.during("healthy", 0.5, until=401)
         keystone.kill()
         assert waiting.authenticate(fresh[0]).status == 503
         load.during("dead", 1.0, until=503)
         keystone.start()
         with service.connect() as late:
             wait_until(lambda: late.authenticate(fresh[0]).status == 200, every=0.2)
-        load.during("back", 0.5, until=401)
+        load.during("back", 0.25, until=401)
         keystone.signal(signal.SIGSTOP)
         try:
             load.during("silent", SILENT_SECONDS, until=503)
@@ -537,7 +542,7 @@ def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> N
             keystone.signal(signal.SIGCONT)
         with service.connect() as late:
             wait_until(lambda: late.authenticate(fresh[1]).status == 200, every=0.2)
-        load.during("well", 0.5, until=401)
+        load.during("well", 0.25, until=401)
     phases = ("healthy", "dead", "back", "silent", "well", BETWEEN)
     report = {(phase, kind): load.statuses(kind, phase) for phase in phases for kind in (KNOWN, NEW)}
     print(report, {phase: load.rate(phase) for phase in load.seconds}, load.errors, file=sys.stderr)

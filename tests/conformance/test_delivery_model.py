@@ -19,6 +19,7 @@ from tests.conformance.drivers import Driver
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
 from tests.conformance.scene import new_queue
 from tests.conformance.test_sweep import sweep_clean
+from tests.conformance.test_undelivered_before import is_held
 from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
@@ -41,6 +42,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.outboxes = [Outbox(store, self.clock), Outbox(MemoryMessageStore(), self.clock)]
         self.queues = [new_queue(name, notify=True) for name in ("first", "second")]
         self.ids = [Lane(self.outboxes[0]).subscription_id for _ in range(4)]
+        self.given_out = [0, 0]
+        """The last number of each queue."""
         self.posts: list[Posted] = []
         """Taken at some time, the latest first. They may be forgotten by now."""
         self.taken: list[Delivery] = []
@@ -72,12 +75,12 @@ class DeliveryMachine(RuleBasedStateMachine):
     def post(self, side: int, delays: list[int]) -> None:
         drafts = [Draft(b"%d" % n, 3600, delay) for n, delay in enumerate(delays)]
         now = self.clock.now
-        self.same(
-            [
-                outbox.store.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
-                for outbox in self.outboxes
-            ]
-        )
+        answers = [
+            outbox.store.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
+            for outbox in self.outboxes
+        ]
+        self.same(answers)
+        self.given_out[side] = answers[1][-1]
 
     @rule(owner=OWNERS)
     def take_posted(self, owner: str) -> None:
@@ -188,6 +191,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def drop_queue(self, side: int) -> None:
         """Likewise, with both its subscriptions."""
         old, self.queues[side] = self.queues[side], new_queue("again", notify=True)
+        self.given_out[side] = 0
         for outbox in self.outboxes:
             outbox.store.drop_queue(queue=old, now=self.clock.now)
             outbox.store.open_queue(queue=self.queues[side], now=self.clock.now)
@@ -208,6 +212,14 @@ class DeliveryMachine(RuleBasedStateMachine):
             states = Counter(each.state for each in there)
             assert lane.counts() == model.counts() == (states[WAITING], states[DEAD])
             assert all(lane.get(each.number) == each for each in there[:2])
+
+    @invariant()
+    def the_same_holds_what_comes_after_it(self) -> None:
+        for n, lanes in enumerate(zip(self.lanes(0), self.lanes(1), strict=True)):
+            last = self.given_out[n // 2]
+            for number in {(last + 1) // 2, last} - {0}:
+                self.same([is_held(lane, number) for lane in lanes])
+                self.same([is_held(lane, number, self.clock.now + LEASE) for lane in lanes])
 
 
 def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:

@@ -5,45 +5,73 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
+from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, at_once
 from tests.conformance.test_sweep import sweep_clean
-from zaqar.model import DEAD, DONE, PostPosition
+from zaqar.model import DEAD, DONE, WAITING, Posted, PostPosition
+from zaqar.storage.base import MOST_PASSED
 
 LARGEST = 2**48 - 1
 """Of the numbers that every store has room for."""
 
+GIVEN_OUT = 40
+
+
+def new_lane(outbox: Outbox) -> Lane:
+    """A subscription of a queue that has given out some numbers and nothing in its outbox."""
+    scene = outbox.new_scene(notify=False)
+    scene.post(*["x"] * GIVEN_OUT)
+    return of(scene, outbox)
+
+
+def of(scene: Scene, outbox: Outbox) -> Lane:
+    """A subscription of a queue."""
+    return Lane(outbox, scene.queue.uid)
+
 
 @pytest.fixture
 def lane(outbox: Outbox) -> Lane:
-    return Lane(outbox)
+    return new_lane(outbox)
 
 
-def is_held(lane: Lane, number: int) -> bool:
+def is_held(lane: Lane, number: int, due_before: float | None = None) -> bool:
     return lane.outbox.store.has_undelivered_before(
-        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number
+        queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number, due_before=due_before
     )
 
 
 def first_held(lane: Lane, numbers: range) -> int | None:
-    """The first number that has to wait; all after it have to as well."""
+    """The first number that has to wait; all after it have to as well. The queue has given out all of them."""
     held = [number for number in numbers if is_held(lane, number)]
     assert held == list(range(held[0], numbers.stop)) if held else True
     return held[0] if held else None
+
+
+def crowd_in_order(outbox: Outbox, size: int) -> tuple[Scene, Lane]:
+    """A subscription: ``size`` deliveries are done, then as many are dead, as many wait, and as many are to come."""
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    for state in (DONE, DEAD, WAITING):
+        scene.post(*["x"] * size)
+        (posted,) = outbox.take_all_posted()
+        fields = {} if state == WAITING else {"state": state, "keep_until": outbox.now + 600}
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, **fields))
+    for _ in range(size):
+        scene.post("to come")
+    return scene, lane
 
 
 # -- deliveries -------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_holds_what_is_alone(lane: Lane) -> None:
-    assert not is_held(lane, 1)
-    assert not is_held(lane, LARGEST)
+    assert first_held(lane, range(1, GIVEN_OUT + 1)) is None
     lane.fill(1, first=7)
     assert not is_held(lane, 6)
     assert not is_held(lane, 7)
@@ -52,7 +80,7 @@ def test_nothing_holds_what_is_alone(lane: Lane) -> None:
 
 
 def test_only_the_same_subscription_holds(lane: Lane, outbox: Outbox) -> None:
-    beside, elsewhere = lane.beside(), Lane(outbox)
+    beside, elsewhere = lane.beside(), new_lane(outbox)
     beside.fill(3)
     elsewhere.fill(3)
     assert not is_held(lane, 9)
@@ -119,32 +147,80 @@ def test_the_least_of_many_is_found(lane: Lane, outbox: Outbox) -> None:
     """Whatever was put, taken and settled in which order."""
     for number in (9, 4, 12, 6, 1, 30):
         outbox.put(lane.new(number))
-    assert first_held(lane, range(40)) == 2
+    assert first_held(lane, range(GIVEN_OUT + 1)) == 2
     taken = {each.number: each for each in outbox.take()}
     outbox.discard([taken[1], taken[6]])
-    assert first_held(lane, range(40)) == 5
+    assert first_held(lane, range(GIVEN_OUT + 1)) == 5
     outbox.settle_as(DONE, [taken[4], taken[12]])
-    assert first_held(lane, range(40)) == 10
+    assert first_held(lane, range(GIVEN_OUT + 1)) == 10
     outbox.put(lane.new(2))
-    assert first_held(lane, range(40)) == 3
+    assert first_held(lane, range(GIVEN_OUT + 1)) == 3
     outbox.put(replace(lane.new(2), state=DONE, keep_until=outbox.now + 60))
-    assert first_held(lane, range(40)) == 10
+    assert first_held(lane, range(GIVEN_OUT + 1)) == 10
     outbox.discard([taken[9], taken[30]])
-    assert first_held(lane, range(40)) is None
+    assert first_held(lane, range(GIVEN_OUT + 1)) is None
 
 
-def test_large_numbers_are_told_apart(lane: Lane) -> None:
+def test_the_largest_number_is_compared_as_the_others_are(lane: Lane) -> None:
     lane.fill(1, first=LARGEST - 1)
-    assert not is_held(lane, LARGEST - 1)
     assert is_held(lane, LARGEST)
 
 
+def test_what_is_due_too_late_need_not_count(lane: Lane, outbox: Outbox) -> None:
+    """Such as the delivery of a message with a delay. What is on lease is due when that ends."""
+    soon = outbox.now + LEASE + 1
+    outbox.put(lane.new(1, due=soon), lane.new(2, due=soon + 900), lane.new(5, due=soon - 1 / 1024))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [6, 7, 8]
+    assert first_held(lane, range(1, 9)) == 2
+    outbox.put(lane.new(3))
+    assert [number for number in range(1, 9) if is_held(lane, number, soon)] == [4, 5, 6, 7, 8]
+    (taken,) = outbox.take()
+    assert is_held(lane, 5, soon)
+    assert not is_held(lane, 5, outbox.now + LEASE)
+    outbox.discard([taken])
+    assert not is_held(lane, 5, soon)
+    assert is_held(lane, 5, soon + 1)
+    outbox.clock.advance(1000)
+    assert is_held(lane, 2, outbox.now + LEASE + 1)
+
+
+def test_a_post_counts_whenever_its_messages_are_due(outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post("late", delay=900)
+    scene.post("x")
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, 2, soon)
+    first, second = outbox.take_all_posted()
+    assert outbox.expand(second, deliveries_of(second, lane.subscription_id))
+    assert is_held(lane, 2, soon)
+    assert outbox.expand(first, deliveries_of(first, lane.subscription_id))
+    assert not is_held(lane, 2, soon)
+    assert is_held(lane, 2)
+
+
+@pytest.mark.parametrize("many", [MOST_PASSED - 1, MOST_PASSED])
+def test_as_many_as_are_passed_over_count_all_the_same(outbox: Outbox, many: int) -> None:
+    scene = outbox.new_scene()
+    lane = of(scene, outbox)
+    scene.post(*["x"] * many, delay=900)
+    scene.post("x")
+    for posted in outbox.take_all_posted():
+        outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id))
+    soon = outbox.now + LEASE + 1
+    assert is_held(lane, many + 1, soon) is (many == MOST_PASSED)
+    assert not is_held(lane, many // 2, soon)
+
+
+def test_each_of_many_subscriptions_has_a_least_number(lane: Lane) -> None:
+    lanes = [lane, *(lane.beside() for _ in range(20))]
+    for n, each in enumerate(lanes, 1):
+        each.fill(2, first=n)
+    for n, each in enumerate(lanes, 1):
+        assert first_held(each, range(1, GIVEN_OUT)) == n + 1
+
+
 # -- posts ------------------------------------------------------------------------------------------------------------
-
-
-def of(scene: Scene, outbox: Outbox) -> Lane:
-    """A subscription of a queue."""
-    return Lane(outbox, scene.queue.uid)
 
 
 def test_a_post_holds_until_it_is_expanded(outbox: Outbox) -> None:
@@ -152,24 +228,29 @@ def test_a_post_holds_until_it_is_expanded(outbox: Outbox) -> None:
     lane = of(scene, outbox)
     scene.post("a", "b", "c")
     scene.post("d")
+    scene.post("e", "f")
     assert first_held(lane, range(1, 7)) == 2
-    first, second = outbox.take_all_posted()
+    first, second, third = outbox.take_all_posted()
     assert first_held(lane, range(1, 7)) == 2
     assert outbox.expand(first, deliveries_of(first, lane.subscription_id))
+    assert first_held(lane, range(1, 7)) == 2
     outbox.discard(outbox.take())
     assert first_held(lane, range(1, 7)) == 5
     assert outbox.expand(second)
+    assert first_held(lane, range(1, 7)) == 6
+    assert outbox.expand(third)
     assert first_held(lane, range(1, 7)) is None
 
 
 def test_the_posts_of_other_queues_hold_nothing(outbox: Outbox) -> None:
     one, other = outbox.new_scene(), outbox.new_scene("other")
-    other.post("a")
     lane = of(one, outbox)
-    assert not is_held(lane, 9)
-    one.post("a")
-    assert not is_held(lane, 1)
-    assert is_held(lane, 2)
+    one.post("a", "b", "c")
+    assert outbox.expand(*outbox.take_posted())
+    other.post("a")
+    assert first_held(lane, range(1, 4)) is None
+    one.post("d", "e")
+    assert first_held(lane, range(1, 6)) == 5
 
 
 def test_a_post_of_which_a_part_is_expanded_holds(outbox: Outbox) -> None:
@@ -212,15 +293,14 @@ def test_posts_that_are_expanded_in_another_order_hold_by_their_numbers(outbox: 
 def test_what_is_not_notified_holds_nothing(outbox: Outbox) -> None:
     scene = outbox.new_scene(notify=False)
     scene.post("a", "b")
-    assert not is_held(of(scene, outbox), 9)
+    assert first_held(of(scene, outbox), range(1, 3)) is None
 
 
 # -- what is dropped --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_holds_when_what_was_dropped_is_swept(outbox: Outbox) -> None:
-    scene = outbox.new_scene()
-    lane, kept = of(scene, outbox), of(scene, outbox)
+def test_nothing_holds_when_what_was_dropped_is_swept(lane: Lane, outbox: Outbox) -> None:
+    kept = lane.beside()
     lane.fill(3)
     kept.fill(3)
     outbox.store.drop_deliveries(queue_uid=lane.queue_uid, subscription_ids=[lane.subscription_id], now=outbox.now)
@@ -228,44 +308,55 @@ def test_nothing_holds_when_what_was_dropped_is_swept(outbox: Outbox) -> None:
     sweep_clean(outbox.store, outbox.now)
     assert not is_held(lane, 9)
     assert is_held(kept, 2)
-    scene.post("a")
+
+
+def test_what_was_dropped_holds_nothing_else(lane: Lane, outbox: Outbox) -> None:
+    scene = outbox.new_scene()
+    scene.post("a", "b")
+    dropped = of(scene, outbox)
+    dropped.fill(2)
     scene.drop()
     sweep_clean(outbox.store, outbox.now)
-    assert not is_held(kept, 9)
+    assert first_held(lane, range(1, GIVEN_OUT)) is None
+    lane.fill(2)
+    assert first_held(lane, range(1, GIVEN_OUT)) == 2
 
 
 # -- at the same moment -----------------------------------------------------------------------------------------------
 
+ROUNDS = 25
 POSTS = 40
 
 
 def test_an_expansion_at_the_same_moment_is_never_overlooked(outbox: Outbox) -> None:
     """A post moves from the outbox into the deliveries: whoever asks meanwhile meets it in one of the two."""
-    scene = outbox.new_scene()
-    lane = of(scene, outbox)
-    for n in range(POSTS):
-        scene.post(str(n))
-    posts = outbox.take_all_posted()
-    is_over = threading.Event()
-    asked = []
+    for _ in range(ROUNDS):
+        scene = outbox.new_scene()
+        lane = of(scene, outbox)
+        scene.post("a")
+        scene.post("b")
+        first, second = outbox.take_all_posted()
+        is_over = threading.Event()
+        answers: list[bool] = []
 
-    def expand_all() -> None:
-        try:
-            for posted in reversed(posts):
-                assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
-        finally:
-            is_over.set()
+        def expand(
+            lane: Lane = lane, posts: Sequence[Posted] = (second, first), is_over: threading.Event = is_over
+        ) -> None:
+            try:
+                for posted in posts:
+                    assert outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
+            finally:
+                is_over.set()
 
-    def ask_on() -> None:
-        while not is_over.is_set():
-            # Nothing is settled, so the first one holds all others all the time.
-            asked.append(is_held(lane, POSTS + 1) and is_held(lane, 2))
+        def ask(lane: Lane = lane, answers: list[bool] = answers, is_over: threading.Event = is_over) -> None:
+            while not is_over.is_set():
+                answers.append(is_held(lane, 2))
 
-    at_once(expand_all, ask_on, ask_on)
-    assert asked
-    assert all(asked)
-    outbox.discard(outbox.take_all())
-    assert not is_held(lane, POSTS + 1)
+        at_once(expand, ask, ask)
+        assert all(answers)
+        assert is_held(lane, 2)
+        outbox.discard(outbox.take_all())
+        assert not is_held(lane, 2)
 
 
 def test_what_is_sent_when_nothing_holds_it_is_sent_in_order(outbox: Outbox) -> None:
@@ -305,13 +396,3 @@ def test_what_is_sent_when_nothing_holds_it_is_sent_in_order(outbox: Outbox) -> 
 
     at_once(post_all, *(partial(go_on, work) for work in (expand_some, send_some, send_some)))
     assert sent == list(range(1, POSTS + 1))
-
-
-def test_a_subscription_of_its_own_costs_nobody(outbox: Outbox) -> None:
-    """Many subscriptions of one queue, each with its own least number."""
-    scene = outbox.new_scene()
-    lanes = [Lane(outbox, scene.queue.uid, new_subscription_id()) for _ in range(20)]
-    for n, lane in enumerate(lanes, 1):
-        lane.fill(2, first=n)
-    for n, lane in enumerate(lanes, 1):
-        assert first_held(lane, range(1, 40)) == n + 1

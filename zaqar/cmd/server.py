@@ -295,7 +295,7 @@ def _first_steps(conf: cfg.ConfigOpts, served: Endpoints) -> list[str]:
         lines += [
             "",
             "See the messages of the queue as they are posted, after entering the second line:",
-            f"  {sys.executable} -m websockets.cli ws://{served.websocket.reachable}",
+            f"  {sys.executable} -m websockets ws://{served.websocket.reachable}",
             f"  {frame}",
         ]
     return lines

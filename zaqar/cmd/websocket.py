@@ -32,6 +32,9 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
+_NODE_SECONDS = 2.0
+"""How long the start waits for the management store."""
+
 _RETIREMENT_SECONDS = 120.0
 """How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
 
@@ -148,6 +151,8 @@ class _Process:
             host=group.notification_bind or None,
             port=group.notification_port,
         )
+        # The first client may subscribe at once. Other requests do not need the management store.
+        await node.wait_until_begun(_NODE_SECONDS)
         await server.start(self._listener)
         _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
         await self._stop.wait()

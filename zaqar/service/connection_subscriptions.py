@@ -17,13 +17,13 @@ from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.model import CONFIRMED, Address, Queue, Subscription
+from zaqar.model import CONFIRMED, WAITING, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
 from zaqar.service.subscription_changes import new_subscription
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.storage.base import ManagementStore
+from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.base.nodes import NodeSubscription
 
 MOST_OF_A_CONNECTION = 1000
@@ -33,6 +33,10 @@ _LOOKED_AT = 10
 """Subscriptions of a connection that has as many as it may, of which a request looks whether they still exist."""
 
 _BATCH = 500
+
+_DELAYED_LOOKED_AT = 20
+_SOON_SECONDS = 3.0
+"""A delivery that nobody has tried yet and that is due later than that is of a message with a delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +107,37 @@ class ConnectionSubscriptions:
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended."""
+        found = self._find_store(connection, queue_uid)
+        if found is None:
+            return False
+        store, id_ = found
+        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number)
+
+    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        """Whether the deliveries that wait before that number are of messages with a delay, and none is due soon.
+
+        Of very many only the latest are looked at. Posts that are not expanded yet are not.
+        """
+        found = self._find_store(connection, queue_uid)
+        if found is None:
+            return True
+        store, id_ = found
+        waiting = store.list_deliveries(
+            queue_uid=queue_uid, subscription_id=id_, state=WAITING, before=number, limit=_DELAYED_LOOKED_AT
+        )
+        soon = self._clock() + _SOON_SECONDS
+        return all(each.owner is None and not each.tries and each.due > soon for each in waiting)
+
+    def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
+        """The store of a live subscription of the connection, and its id."""
         with self._lock:
             live = self._connections.get(connection, {}).get(queue_uid)
         if live is None:
-            return False
+            return None
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
-            return False
-        return known.place.store.has_undelivered_before(queue_uid=queue_uid, subscription_id=live.id, number=number)
+            return None
+        return known.place.store, live.id
 
     # -- creation ----------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.test_dropped_deliveries import drop_lanes
 from tests.conformance.test_sweep import sweep_clean
+from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
-from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.base import MOST_PASSED, TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
 from zaqar.storage.mongodb.documents import COLLECTION
 from zaqar.storage.mongodb.dropped import DROPPED
@@ -99,6 +100,17 @@ def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, 
     outbox.expand(posted)
 
 
+def test_a_number_that_is_not_given_out_has_to_wait(store: MongoMessageStore) -> None:
+    """As of the moment that is seen: a member that is behind may show one before it was given out."""
+    outbox = Outbox(store)
+    scene = outbox.new_scene()
+    lane = Lane(outbox, scene.queue.uid)
+    scene.post("a", "b")
+    assert outbox.expand(*[each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid])
+    assert [is_held(lane, number) for number in (1, 2, 3)] == [False, False, True]
+    assert is_held(Lane(outbox), 1)
+
+
 # -- however many there are -------------------------------------------------------------------------------------------
 
 
@@ -146,6 +158,26 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
     for step in few:
         for beside_few, beside_many in zip(few[step], many[step], strict=True):
             assert beside_many <= beside_few + SLACK, (step, few[step], many[step])
+
+
+@pytest.mark.parametrize("later", [None, 60.0])
+def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, later: float | None) -> None:
+    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    outbox = Outbox(meter.store)
+    seen = []
+    soon = None if later is None else outbox.now + later
+    for size in (10, 400):
+        scene, lane = crowd_in_order(outbox, size)
+        seen.append([meter.examined(partial(is_held, lane, number, soon)) for number in (2 * size + 1, 2 * size + 2)])
+        assert [is_held(lane, number, soon) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        outbox.discard(outbox.take_all())
+        seen[-1].append(meter.examined(partial(is_held, lane, 4 * size, soon)))
+        assert is_held(lane, 4 * size, soon)
+        outbox.drain()
+        scene.drop()
+    # One document, the fence, and the one whose time is compared; of the others the index says enough.
+    most = (5, 1) if soon is None else (7 + MOST_PASSED, 2)
+    assert all(keys <= most[0] and documents <= most[1] for each in seen for keys, documents in each), seen
 
 
 def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:

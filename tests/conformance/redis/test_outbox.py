@@ -19,6 +19,7 @@ from tests.conformance.scene import Scene
 from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_dropped_deliveries import drop_lanes
 from tests.conformance.test_sweep import sweep_clean
+from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, DONE, PostPosition
 from zaqar.storage.base import DROPPED_LIFETIME
@@ -268,6 +269,28 @@ def test_the_size_of_a_subscription_does_not_matter_to_another(outbox: Outbox, c
         seen.append(commands_in([client], partial(serve_others, outbox, busy)))
         outbox.discard(outbox.take_all())
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("later", [None, 60.0])
+def test_a_question_about_the_order_costs_the_same_beside_many(
+    outbox: Outbox, client: redis.Redis, later: float | None
+) -> None:
+    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    seen = []
+    soon = None if later is None else outbox.now + later
+    for size in (10, 5_000):
+        scene, lane = crowd_in_order(outbox, size)
+        assert len(outbox.take_posted(limit=5)) == 5
+        seen.append(
+            [commands_in([client], partial(is_held, lane, number, soon)) for number in (2 * size + 1, 2 * size + 2)]
+        )
+        assert [is_held(lane, number, soon) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        outbox.discard(outbox.take_all())
+        seen[-1].append(commands_in([client], partial(is_held, lane, 4 * size, soon)))
+        assert is_held(lane, 4 * size, soon)
+        scene.drop()
+    assert seen[0] == seen[1]
+    assert all(counts["evalsha"] == 1 and sum(counts.values()) <= 6 for counts in seen[0]), seen[0]
 
 
 def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) -> None:

@@ -8,7 +8,13 @@ A driver is safe to use from several threads and, where its store is shared, fro
 claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``.
 """
 
-from zaqar.storage.base.deliveries import DROPPED_LIFETIME, PIECE_BYTES, PIECE_DELIVERIES, DeliveryStore
+from zaqar.storage.base.deliveries import (
+    DROPPED_LIFETIME,
+    MOST_PASSED,
+    PIECE_BYTES,
+    PIECE_DELIVERIES,
+    DeliveryStore,
+)
 from zaqar.storage.base.management import ManagementStore
 from zaqar.storage.base.messages import TOMBSTONE_LIFETIME, MessageStore
 from zaqar.storage.base.nodes import Node, NodeStore, NodeSubscription
@@ -21,6 +27,7 @@ __all__ = [
     "DELIVERY",
     "DROPPED_LIFETIME",
     "MESSAGE",
+    "MOST_PASSED",
     "PIECE_BYTES",
     "PIECE_DELIVERIES",
     "POST",

@@ -36,6 +36,10 @@ that finds the subscription gone drops its deliveries again.
 """
 
 
+MOST_PASSED = 1000
+"""Deliveries that are due too late to count which one ``has_undelivered_before`` passes over."""
+
+
 class DeliveryStore(ABC):
     """The part of a message store that notifiers work with. No method checks a fence."""
 
@@ -135,11 +139,21 @@ class DeliveryStore(ABC):
         """
 
     @abstractmethod
-    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
         """Whether a delivery of the subscription with a smaller number is WAITING, leased or not, or may still come.
 
         One may come as long as a post of the queue with a smaller ``first`` is in the outbox. As posts get their
-        numbers in the order in which they are stored, an answer of False stays true: whoever sends ``number`` after it
-        sends in order. All is read as of one moment. It may be True for a moment longer than necessary, such as for a
-        post that is expanded as far as it concerns this subscription.
+        numbers in the order in which they are stored, an answer of False stays true until one that was settled is sent
+        again: whoever sends ``number`` after it sends in order. All is read as of one moment. It may be True for a
+        moment longer than necessary, such as for a post that is expanded as far as it concerns this subscription. For a
+        ``number`` that the queue has not given out it may be True, as smaller ones may be posted. Of a queue or a
+        subscription that was dropped it may be either.
+
+        With ``due_before`` deliveries that are due only then or later do not count: those of messages with a delay,
+        which need not hold up what was posted after them. It has to be later than the end of any lease that is taken or
+        extended by now, as a lease moves ``due`` to its end. If as many as MOST_PASSED with smaller numbers do not
+        count, the answer is True, so that the question always costs little: beside that it costs the same whatever is
+        waiting, settled or in the outbox.
         """

@@ -12,7 +12,7 @@ from threading import RLock
 from typing import TypeVar
 
 from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
-from zaqar.storage.base import DROPPED_LIFETIME, MessageStore
+from zaqar.storage.base import DROPPED_LIFETIME, MOST_PASSED, MessageStore
 
 T = TypeVar("T")
 
@@ -164,12 +164,16 @@ class MemoryDeliveryStore(MessageStore):
                 self._deliveries[each.key] = again
             return len(chosen[: limit if numbers is None else None])
 
-    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
         with self._lock:
             if any(uid == queue_uid and first < number for uid, first in self._posted):
                 return True
-            waiting = (each for each in self._of_subscription(queue_uid, subscription_id) if each.state == WAITING)
-            return any(each.number < number for each in waiting)
+            earlier = (each for each in self._of_subscription(queue_uid, subscription_id) if each.number < number)
+            dues = [each.due for each in earlier if each.state == WAITING]
+            passed = 0 if due_before is None else sum(due >= due_before for due in dues)
+            return passed >= MOST_PASSED or passed < len(dues)
 
     def _of_subscription(self, queue_uid: str, subscription_id: str) -> Iterator[Delivery]:
         every = self._deliveries.values()

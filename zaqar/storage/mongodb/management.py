@@ -21,6 +21,7 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.model import Catalog, Pool, Queue
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
+from zaqar.storage.mongodb.nodes import NODE_INDEXES, NODES
 from zaqar.storage.mongodb.subscriptions import (
     PAUSE_INDEXES,
     PAUSES,
@@ -46,7 +47,12 @@ class MongoManagementStore(MongoSubscriptionStore):
                 settings,
                 COLLECTION,
                 INDEXES,
-                {SUBSCRIPTIONS: SUBSCRIPTION_INDEXES, PAUSES: PAUSE_INDEXES, TRUSTS: TRUST_INDEXES},
+                {
+                    SUBSCRIPTIONS: SUBSCRIPTION_INDEXES,
+                    PAUSES: PAUSE_INDEXES,
+                    TRUSTS: TRUST_INDEXES,
+                    NODES: NODE_INDEXES,
+                },
             )
         )
 

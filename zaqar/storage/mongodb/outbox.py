@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zaqar.model import NOT_EXPANDED, Delivery, Draft, Posted, PostPosition
+from zaqar.model import NOT_EXPANDED, WAITING, Delivery, Draft, Posted, PostPosition
+from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.base.posted import pack_posted, unpack_posted
 from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
-from zaqar.storage.mongodb.documents import COLLECTION, Document
+from zaqar.storage.mongodb.documents import COLLECTION, Document, fence_id
 from zaqar.storage.mongodb.dropped import DROPPED, any_of, dropped_among
 from zaqar.storage.mongodb.lanes import Found, Rotation
 from zaqar.storage.mongodb.statements import ids_of, statement
@@ -93,6 +94,49 @@ class OutboxStore(MongoDeliveryStore):
                 return not transaction.reads_only
             some_may_be_there = True
         raise AssertionError("turns end by themselves")
+
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
+        """One command, which sees posts and deliveries as of one moment: an expansion moves them in one transaction.
+
+        The moment may be past, on a member that does not know yet what a majority has, or that it is the primary no
+        more. So the fence has to be there, with ``number`` given out: numbers become visible in their order, so all
+        posts before it were there at that moment too, in the outbox or as deliveries. Else they may be to come.
+        """
+        given_out = {"_id": fence_id(queue_uid), "next": {"$gt": number}}
+        posts = {"queue": queue_uid, "first": {"$lt": number}, "due": {"$gte": 0}}
+        waiting = {"queue": queue_uid, "subscription": subscription_id, "state": WAITING, "number": {"$lt": number}}
+        found = Turns(self._set).read(
+            [
+                {"$match": given_out},
+                {"$project": {"_id": 0, "next": 1}},
+                _first_of(COLLECTION, posts, "first", [{"$limit": 1}, {"$project": {"_id": 0, "first": 1}}]),
+                *(_first_of(DELIVERIES, waiting, "number", choice) for choice in _counting(due_before)),
+            ],
+            expect=5,
+        )
+        return not (len(found) == 1 and "next" in found[0])
+
+
+def _first_of(collection: str, which: Document, order: str, choice: Sequence[Document]) -> Document:
+    """Add some of the first of these."""
+    return {"$unionWith": {"coll": collection, "pipeline": [{"$match": which}, {"$sort": {order: 1}}, *choice]}}
+
+
+def _counting(due_before: float | None) -> list[Sequence[Document]]:
+    """Of what waits before a number the first one that counts; and one more if too many were passed over.
+
+    Both are from the index alone, but for the time when one is due.
+    """
+    number: Document = {"$project": {"_id": 0, "number": 1}}
+    if due_before is None:
+        return [[{"$limit": 1}, number]]
+    counts: Document = {"$match": {"due": {"$lt": due_before}}}
+    return [
+        [{"$limit": MOST_PASSED}, counts, {"$limit": 1}, number],
+        [{"$skip": MOST_PASSED - 1}, {"$limit": 1}, number],
+    ]
 
 
 def posted_documents(queue_uid: str, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> list[Document]:

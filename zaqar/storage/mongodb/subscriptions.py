@@ -19,6 +19,7 @@ from zaqar.model import Secret, Subscription
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
+from zaqar.storage.mongodb.nodes import MongoNodeStore
 from zaqar.storage.mongodb.transactions import Turns
 from zaqar.storage.mongodb.trusts import MongoTrustStore
 
@@ -45,6 +46,7 @@ class MongoSubscriptionStore(ManagementStore):
     def __init__(self, replica_set: ReplicaSet) -> None:
         self._set = replica_set
         self.trusts = MongoTrustStore(replica_set)
+        self.nodes = MongoNodeStore(replica_set)
 
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         document = _document_of(subscription)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from zaqar.model import DEAD, WAITING, Delivery, DeliveryKey, Posted, PostPosition
+from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.redis.delivery_records import (
     LETTERS,
     deliveries_of,
@@ -96,8 +97,11 @@ class LoggedStore(OutboxStore):
         chosen = (spell_number(number) for number in numbers)
         return int(self._run(_RESEND, queue_uid, subscription_id, now, b"", *chosen))
 
-    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
-        return bool(self._run(_HAS_BEFORE, queue_uid, subscription_id, number, spell_number(number)))
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
+        words = (subscription_id, number, spell_number(number), MOST_PASSED, b"" if due_before is None else due_before)
+        return bool(self._run(_HAS_BEFORE, queue_uid, *words))
 
 
 def _words_of(delivery: Delivery) -> tuple[bytes, bytes, bytes]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -206,9 +207,12 @@ class OutboxStore(FenceStore):
                 return connection.execute(self._outbox.resend_dead, {**one, "limit": limit}).rowcount
             return connection.execute(self._outbox.resend, {**one, "numbers": json_array(numbers)}).rowcount
 
-    def has_undelivered_before(self, *, queue_uid: str, subscription_id: str, number: int) -> bool:
+    def has_undelivered_before(
+        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
+    ) -> bool:
         # One statement, which sees one moment on both databases.
-        this = {"uid": queue_uid, "subscription": subscription_id, "number": number}
+        this: dict[str, Any] = {"uid": queue_uid, "subscription": subscription_id, "number": number}
+        this["due_before"] = math.inf if due_before is None else due_before
         with self._database.read() as connection:
             return bool(connection.execute(self._outbox.has_undelivered_before, this).fetchone()[0])
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import DEAD, WAITING
+from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, rows_of, uid
 from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, dropped, outbox, unsent
 
@@ -215,17 +216,20 @@ class DeliveryStatements(Texts):
 
 
 def _undelivered_before() -> sa.Select[Any]:
-    """Two probes, of the first post of the queue and of the least number of the subscription that waits.
+    """Probes of the first post of the queue and of the least numbers of the subscription that wait.
 
-    Scalar subqueries with an order, as of an EXISTS the planner drops the order and may take any other index.
+    They end at the first row that counts, which mostly is the first one. An order and a limit inside keep the planner
+    to the index that has this order.
     """
-    earlier: Any = param("number", sa.BigInteger)
-    post = sa.select(o.first).where(o.uid == uid, o.first < earlier).order_by(o.first)
-    waiting = sa.select(d.number).where(_of_one(d), unsent, d.number < earlier).order_by(d.number)
-    post_is, waiting_is = (
-        found.limit(_ONE).offset(NOTHING).scalar_subquery().is_not(None) for found in (post, waiting)
-    )
-    return sa.select(sa.or_(post_is, waiting_is))
+    number: Any = param("number", sa.BigInteger)
+    most: Any = sa.literal_column(str(MOST_PASSED), sa.Integer)
+    post = sa.select(o.first).where(o.uid == uid, o.first < number).order_by(o.first).limit(_ONE).offset(NOTHING)
+    waiting = sa.select(d.due).where(_of_one(d), unsent, d.number < number).order_by(d.number)
+    first_ones = waiting.limit(most).offset(NOTHING).subquery("first_ones")
+    counting = sa.select(_ONE).select_from(first_ones).where(first_ones.c.due < param("due_before", sa.Double))
+    last_passed = waiting.limit(_ONE).offset(sa.literal_column(str(MOST_PASSED - 1), sa.Integer))
+    found = (post, counting.limit(_ONE).offset(NOTHING), last_passed)
+    return sa.select(sa.or_(*(each.scalar_subquery().is_not(None) for each in found)))
 
 
 def _page(found: sa.Select[Any], number: Any) -> sa.Select[Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
@@ -25,13 +26,25 @@ class TokenNotForAction(Exception):
         super().__init__("The application credential is not for this action.")
 
 
+class _Current(NamedTuple):
+    """A token that is in force. ``is_for_all``: it opens every action, so that Keystone is not asked about each."""
+
+    identity: Identity
+    token: str
+    is_for_all: bool
+
+    def __repr__(self) -> str:
+        return f"_Current({self.identity!r})"
+
+
 class Authentication:
     """The token of one connection. Its text form shows nothing of it."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._identity: Identity | None = None
-        self._token = ""
+        self._current: _Current | None = None
+        self._ended: _Current | None = None
+        """Found to be no longer valid, by somebody who must not change ``_current``."""
 
     def use(self, parts: Parts) -> None:
         """Ask the validator of these parts from now on."""
@@ -39,7 +52,7 @@ class Authentication:
 
     @property
     def identity(self) -> Identity | None:
-        return self._identity
+        return None if self._current is None else self._current.identity
 
     def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
         """Take over the token of a request; the status and the sentence of the reply.
@@ -62,40 +75,49 @@ class Authentication:
             return 403, "The token has no project. Use one that is scoped to a project."
         if request.claimed_project is not None and request.claimed_project != (identity.project or ""):
             return 403, "X-Project-ID is not the project of the token."
-        if self._identity is not None and self._identity.project != identity.project:
+        if self.identity is not None and self.identity.project != identity.project:
             end_subscriptions()
-        self._identity, self._token = identity, (request.token or "").strip()
+        token = (request.token or "").strip()
+        self._current = _Current(identity, token, tokens.remembers(token))
         return 200, AUTHENTICATED
 
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
-        """Whose the token is now, and the token, for one action.
+        """Whose the token is, and the token, for one action.
 
-        Raises TokenEnded, TokenNotForAction, and KeystoneUnavailable if that cannot be found out.
+        Keystone is asked only if the answer depends on the action: otherwise :meth:`is_valid` says from time to time
+        whether the token was revoked, and nobody waits for Keystone meanwhile. Raises TokenEnded, TokenNotForAction,
+        and KeystoneUnavailable if that cannot be found out.
         """
-        tokens, identity = self._parts.tokens, self._identity
-        if tokens is None or identity is None or self._has_expired(identity):
+        tokens, current = self._parts.tokens, self._current
+        if tokens is None or current is None or current is self._ended or self._has_expired(current.identity):
             raise self._end()
+        if current.is_for_all:
+            return current.identity, current.token
         try:
-            # Mostly a look into a cache. It asks Keystone if the answer is too old, or depends on the action.
-            return tokens.validate(self._token, method=method, path=path), self._token
+            return tokens.validate(current.token, method=method, path=path), current.token
         except Unauthorized:
             raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
-        """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out."""
-        tokens, identity = self._parts.tokens, self._identity
-        if tokens is None or identity is None:
+        """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out.
+
+        It may run beside the other methods: a token that was replaced meanwhile does not count.
+        """
+        tokens, current = self._parts.tokens, self._current
+        if tokens is None or current is None:
             return True
-        if self._has_expired(identity):
-            return False
-        try:
-            tokens.validate(self._token)
-        except Unauthorized:
-            return False
-        return True
+        if not self._has_expired(current.identity):
+            try:
+                tokens.validate(current.token)
+            except Unauthorized:
+                pass
+            else:
+                return True
+        self._ended = current
+        return self._current is not current
 
     def _end(self) -> TokenEnded:
-        self._identity, self._token = None, ""
+        self._current = self._ended = None
         return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:

@@ -191,6 +191,9 @@ class Connection:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
+        if around.authenticates and session.identity is None and reply.status < 400:
+            # A signature has admitted it. Guests count as well, or one signed URL would open all connections.
+            self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
@@ -326,13 +329,14 @@ class Connection:
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        seat = Seat(self._project or "", None, KEYSTONE)
+        # Not in turn: requests and notifications do not wait for Keystone.
+        seat, identity = Seat(self._project or "", None, KEYSTONE), self.session.identity
         is_valid = True
-        async with self._turn:
-            # If it cannot be found out, the token counts as valid until it can or until it expires.
-            with suppress(StoreUnavailable):
-                is_valid = await self._around.admission.run(seat, self.session.revalidate)
-        if is_valid:
+        # If it cannot be found out, the token counts as valid until it can or until it expires.
+        with suppress(StoreUnavailable):
+            is_valid = await self._around.admission.run(seat, self.session.revalidate)
+        # Another token may have replaced it meanwhile.
+        if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
         else:
             self.close(*close_codes.EXPIRED)

@@ -45,6 +45,7 @@ class Listener:
         self._links: set[_Link] = set()
         self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
+        self.host = ""
         self.port = 0
         """The TCP port, 0 if there is none."""
 
@@ -53,11 +54,12 @@ class Listener:
         self._node_id, self._key = node_id, key
         self.drop_links()
 
-    async def start(self, *, folder: Path, host: str, port: int) -> Path | None:
+    async def start(self, *, folder: Path, host: str | None, port: int) -> Path | None:
         """Listen on a Unix socket in the folder, and on a TCP port, 0 for a free one; return the path of the socket.
 
-        None, with a warning, if there can be no Unix socket: then TCP is used on this host as well. Raises StartupError
-        if the port cannot be listened on.
+        None, with a warning, if there can be no Unix socket: then TCP is used on this host as well. ``host`` None is
+        the name of this host; if that is no address of it, nothing is taken over TCP, with a warning. Raises
+        StartupError if an address that is given, or else the port, cannot be listened on.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -67,10 +69,19 @@ class Listener:
         else:
             self._servers.append(await loop.create_unix_server(self._make_link, sock=bound))
         try:
-            server = await loop.create_server(self._make_link, host, port, reuse_address=True)
+            self.host = host or socket.gethostname()
+            server = await loop.create_server(self._make_link, self.host, port, reuse_address=True)
         except OSError as exc:
+            if host is None and not port and self._socket is not None:
+                _log.warning(
+                    "Notifiers on other hosts cannot reach this process, as the name of this host, %s, is no address "
+                    "of it (%s). [drivers:transport:websocket] notification-bind names another one.",
+                    self.host,
+                    exc.strerror or exc,
+                )
+                return self._socket
             raise StartupError(
-                f"[drivers:transport:websocket] notification-bind, notification-port: {host}:{port} cannot be "
+                f"[drivers:transport:websocket] notification-bind, notification-port: {self.host}:{port} cannot be "
                 f"listened on: {exc.strerror or exc}."
             ) from exc
         self._servers.append(server)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -67,15 +67,21 @@ class NodeService:
         """Path of the Unix socket, host and port."""
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = asyncio.Event()
+        self._begun = asyncio.Event()
+
+    async def wait_until_begun(self, seconds: float) -> None:
+        """Return when this process is a node, or after so many seconds if the management store does not answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._begun.wait()
 
     async def start(self, *, folder: Path, host: str | None, port: int) -> None:
         """Listen for notifiers, and be a node as soon as the management store answers. Raises StartupError.
 
         ``host`` None stands for the name of this host.
         """
-        host = host or socket.gethostname()
         path = await self._listener.start(folder=folder, host=host, port=port)
-        self._address = (str(path or ""), host, self._listener.port)
+        self._address = (str(path or ""), self._listener.host, self._listener.port)
         self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
 
     def use(self, subscriptions: ConnectionSubscriptions) -> None:
@@ -131,6 +137,7 @@ class NodeService:
         self._node = node
         self._listener.serve_as(node.id, node.key)
         self._subscriptions.serve_as(node.id, lambda connection: self._find(connection) is not None)
+        self._begun.set()
         _log.info("This process is node %s; notifiers reach it at %s:%d.", node.id, host, port)
 
     def _begin_anew(self, node: Node) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from zaqar.errors import StoreUnavailable
@@ -39,6 +40,11 @@ _MOST_PAUSE_SECONDS = 0.2
 _AWAY_SECONDS = 1.0
 """When to ask a store again that did not answer."""
 
+_STUCK_SECONDS = 8.0
+"""How long a subscription waits for earlier notifications before it is asked whether all of them are messages with a
+delay that are not due. Any post that is not expanded yet, also one of a notifier that was killed, has been by then.
+"""
+
 Answer = Callable[[Status], None]
 
 
@@ -68,10 +74,13 @@ class Subscribed(Protocol):
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """Asks the store, which blocks; raises StoreUnavailable."""
 
+    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        """Whether all that wait in the store before it are messages with a delay. Blocks as well."""
+
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """A subscription. Times are those of the event loop.
+    """A subscription. Times are those of the event loop. ``stuck``: since when nothing has gone out though one waits.
 
     ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
     close it. ``patient``: the last gap was closed by what came, not by an answer.
@@ -88,6 +97,7 @@ class _Lane:
     ask_at: float = 0.0
     pause: float = _FIRST_PAUSE_SECONDS
     patient: bool = False
+    stuck: float | None = None
 
 
 class Pushes:
@@ -173,6 +183,8 @@ class Pushes:
             lane.blocked = order.blocked
             lane.pause = _FIRST_PAUSE_SECONDS
             lane.ask_at = _time() + (_PATIENCE_SECONDS if lane.patient else 0.0)
+            if lane.stuck is None and lane.blocked is not None:
+                lane.stuck = _time()
         if lane.blocked is not None and lane.asking is None:
             lane.asking = asyncio.create_task(self._ask(lane))
 
@@ -183,6 +195,7 @@ class Pushes:
                 await lane.target.push([lane.target.encode(entry.text) for entry in batch])
                 self._size -= order.size
                 done = order.sent()
+                lane.stuck = None
                 self._size += order.size
                 _tell(done, Status.PUSHED)
         except Gone:
@@ -213,11 +226,10 @@ class Pushes:
 
     async def _may_release(self, lane: _Lane, number: int) -> bool:
         """Whether the store says that nothing comes before that number; else ``ask_at`` is later than before."""
+        is_stuck = lane.stuck is not None and _time() - lane.stuck > _STUCK_SECONDS
         try:
             async with self._questions:
-                undelivered = await self._call(
-                    lambda: self._subscriptions.has_undelivered_before(lane.connection, lane.queue_uid, number)
-                )
+                undelivered = await self._call(partial(self._has_undelivered_before, lane, number, is_stuck))
         except StoreUnavailable:
             lane.ask_at = _time() + _AWAY_SECONDS
             return False
@@ -230,6 +242,13 @@ class Pushes:
         lane.ask_at = _time() + lane.pause
         lane.pause = min(2 * lane.pause, _MOST_PAUSE_SECONDS)
         return False
+
+    def _has_undelivered_before(self, lane: _Lane, number: int, is_stuck: bool) -> bool:
+        """In a thread."""
+        this = lane.connection, lane.queue_uid, number
+        if not self._subscriptions.has_undelivered_before(*this):
+            return False
+        return not (is_stuck and self._subscriptions.has_only_delayed_before(*this))
 
     def _look(self) -> None:
         """Have what waits too long come again."""

@@ -48,7 +48,8 @@ _BACKLOG = 2_048
 _HANDSHAKES = 1_000
 """Connections that may be in their opening handshake beside as many as may be open."""
 
-_MIN_REVALIDATION_SECONDS = 10.0
+_REVALIDATION_SECONDS = 10.0
+"""How often to ask whether a token is still valid if nothing is remembered of tokens."""
 
 _ENDS = "The server ends."
 
@@ -204,9 +205,7 @@ class WebSocketServer:
 
 def _revalidation_seconds(parts: Parts) -> float:
     """As often as HTTP looks whether a token is still valid, but not all the time."""
-    if parts.tokens is None:
-        return float("inf")
-    return max(_MIN_REVALIDATION_SECONDS, parts.tokens.cache_seconds)
+    return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS
 
 
 def _refuse(status: HTTPStatus, description: str) -> Response:

@@ -2,7 +2,8 @@
 """What one connection is to the API: frames in, frames out, and who the client has turned out to be.
 
 A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
-:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread, one at a time.
+:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread: one of each at a
+time.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ class Session:
     def revalidate(self) -> bool:
         """Whether the token is still valid: False once it has expired or was revoked. It may block.
 
-        Raises KeystoneUnavailable if that cannot be found out. Until it can, actions get 503 as soon as what is known
-        of the token is too old.
+        It may run beside :meth:`answer`, so that no request waits for it. Raises KeystoneUnavailable if nobody can say:
+        until somebody can, the token counts as valid, and actions are served.
         """
         return self._authentication.is_valid()
 

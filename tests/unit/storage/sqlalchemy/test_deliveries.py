@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 
 import pytest
 
 from tests.conformance.outbox import Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, new_queue
+from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.connection import Database
@@ -104,6 +106,27 @@ def test_many_deliveries_of_one_cost_nobody_anything(database: Database, outbox:
         outbox.drain()
     few, many = steps
     assert {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 200} == {}
+
+
+@pytest.mark.parametrize("later", [None, 60.0])
+def test_a_question_about_the_order_is_as_much_work_beside_many(
+    database: Database, outbox: Outbox, later: float | None
+) -> None:
+    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    steps = []
+    soon = None if later is None else outbox.now + later
+    for size in (10, 1000):
+        _, lane = crowd_in_order(outbox, size)
+        steps.append(
+            [steps_of(database, partial(is_held, lane, number, soon)) for number in (2 * size + 1, 2 * size + 2)]
+        )
+        assert [is_held(lane, number, soon) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        outbox.discard(outbox.take_all())
+        steps[-1].append(steps_of(database, partial(is_held, lane, 4 * size, soon)))
+        assert is_held(lane, 4 * size, soon)
+        outbox.drain()
+    few, many = steps
+    assert all(beside_many <= beside_few + 5 for beside_few, beside_many in zip(few, many, strict=True)), steps
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ from tests.conformance.drivers import DRIVERS
 from tests.conformance.outbox import Lane, Outbox, numbers
 from tests.conformance.scene import at_once
 from tests.conformance.subscribers import Subscribers
+from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
@@ -174,6 +176,37 @@ def test_an_index_serves_it(crowded: str, store: SqlMessageStore, name: str) -> 
     used = set(re.findall(r"Index(?: Only)? Scan(?: Backward)? using (\w+)", "\n".join(plan)))
     assert used
     assert used == INDEXES.get(name, used)
+
+
+def pages_of(store: SqlMessageStore, lane: Lane, number: int, due_before: float) -> int:
+    """Pages that a question about the order touches, as the server counts them."""
+    one = {"uid": lane.queue_uid, "subscription": lane.subscription_id}
+    values = {**one, "number": number, "due_before": due_before}
+    text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryStatements('postgresql').has_undelivered_before}"
+    with store._database.write as connection:
+        plan = "\n".join(row[0] for row in connection.execute(text, values).fetchall())
+    # The first line with them is that of the whole statement; planning has a section of its own behind it.
+    buffers = next(line for line in plan.partition("Planning")[0].splitlines() if "Buffers:" in line)
+    return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers)))
+
+
+def test_a_question_about_the_order_touches_the_same_pages_beside_many(
+    store: SqlMessageStore, outbox: Outbox, crowded: str
+) -> None:
+    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    seen = []
+    for size in (10, 3000):
+        _, lane = crowd_in_order(outbox, size)
+        with psycopg.connect(crowded, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE deliveries, outbox")
+        numbers_asked = (2 * size + 1, 2 * size + 2, 4 * size)
+        ends = (math.inf, outbox.now + 60)
+        seen.append([pages_of(store, lane, number, end) for number in numbers_asked for end in ends])
+        assert [is_held(lane, number) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        outbox.drain()
+    few, many = seen
+    # An index is higher by a level or two.
+    assert all(beside_many <= beside_few + 4 for beside_few, beside_many in zip(few, many, strict=True)), seen
 
 
 # -- in each other's way ----------------------------------------------------------------------------------------------

@@ -280,3 +280,22 @@ def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch
             writer.close()
 
     asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "192.0.2.1")
+
+    async def go() -> None:
+        listener = Listener(accept, largest_post=1000)
+        assert await listener.start(folder=tmp_path / "nodes", host=None, port=0) is not None
+        assert listener.port == 0
+        listener.stop()
+        # One that was asked for has to be there.
+        with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
+            await listener.start(folder=tmp_path / "nodes", host="192.0.2.1", port=0)
+        listener.stop()
+
+    asyncio.run(go())
+    assert "notification-bind" in caplog.text

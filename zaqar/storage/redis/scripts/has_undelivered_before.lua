@@ -1,23 +1,37 @@
 -- include: outbox_keys
--- ARGV: lane, number, the number as it is in `by state`. Answers 1 if one with a smaller number waits or may still come, else 0.
+-- include: lanes
+-- ARGV: lane, number, the number as it is in `by state`, how many that do not count may be passed over, and from which time on one
+-- that is due does not count, or ''. Answers 1 if one with a smaller number waits or may still come, else 0.
 -- Posts and deliveries of a queue have one hash tag, so in a Cluster too they are in one slot, and this script and `expand` run
--- one after the other. Each question is about the first of an index; only of posts on lease all are looked at, which are a few
--- for each notifier that runs.
-local number, waiting = tonumber(ARGV[2]), ARGV[1] .. ':w:'
-if call('ZRANGEBYLEX', PREFIX .. 'u', '[' .. waiting, '(' .. waiting .. ARGV[3], 'LIMIT', 0, 1)[1] then
-  return 1
-end
-if (tonumber(call('ZRANGE', PREFIX .. 'i', 0, 0)[1]) or huge) < number then
-  return 1
-end
-local from, leased = 0
+-- one after the other. What is looked at is the beginning of an index; only of posts on lease all are, which are a few for each
+-- notifier that runs.
+local lane, number, most, due_before = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]) or huge
+local posts = call('ZRANGE', PREFIX .. 'i', 0, 0)
+local from = 0
 repeat
-  leased = call('ZRANGE', PREFIX .. 'j', from, from + CHUNK - 1)
-  for _, first in ipairs(leased) do
+  for _, first in ipairs(posts) do
     if tonumber(first) < number then
       return 1
     end
   end
+  posts = call('ZRANGE', PREFIX .. 'j', from, from + CHUNK - 1)
   from = from + CHUNK
-until #leased < CHUNK
-return 0
+until #posts == 0
+
+local range, passed = lane .. ':w:', 0
+while passed < most do
+  -- The first one mostly counts.
+  local size = passed == 0 and 1 or min(100, most - passed)
+  local found = call('ZRANGEBYLEX', PREFIX .. 'u', '[' .. range, '(' .. range .. ARGV[3], 'LIMIT', passed, size)
+  for _, listed in ipairs(found) do
+    local _, due = read(call('HGET', PREFIX .. 'g', lane .. ':' .. sub(listed, -12)))
+    if due < due_before then
+      return 1
+    end
+  end
+  passed = passed + #found
+  if #found < size then
+    return 0
+  end
+end
+return 1

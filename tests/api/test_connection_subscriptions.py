@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions of WebSocket connections, on every store: how they begin, how they are shown, and how they end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.api.client import Api
+from tests.api.test_common import assert_error
+from zaqar.context import Context
+from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, InvalidInput, StoreUnavailable
+from zaqar.model import QUEUE, TOPIC, Address, Delivery
+from zaqar.service import connection_subscriptions
+from zaqar.service.connection_subscriptions import ConnectionSubscriptions
+from zaqar.service.nodes import LEASE_SECONDS, Node, Nodes
+
+
+class Process:
+    """A WebSocket process, as far as its subscriptions go."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.open: set[str] = set()
+        parts = api.parts
+        self.subscriptions: ConnectionSubscriptions = parts.pipelines.make_for_connections(
+            parts.subscriptions, parts.management, parts.queues, parts.limits, api.clock
+        )
+        self.node: Node = Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1)
+        self.subscriptions.serve_as(self.node.id, self.open.__contains__)
+
+    def connect(self) -> str:
+        connection = secrets.token_hex(16)
+        self.open.add(connection)
+        return connection
+
+    def subscribe(self, connection: str, queue: str = "q", *, kind: str = QUEUE, **body: Any) -> str:
+        address = Address(self.api.project, kind, queue)
+        raw = json.dumps(body).encode()
+        return self.subscriptions.create(Context(self.api.project, "client"), address, raw, connection)
+
+    def close(self, connection: str) -> None:
+        self.open.discard(connection)
+        self.subscriptions.end(connection)
+
+    def tidy(self) -> None:
+        while self.subscriptions.remove_ended():
+            pass
+
+    def listed(self, queue: str = "q") -> list[dict[str, Any]]:
+        page: list[dict[str, Any]] = self.api.get(f"/v2/queues/{queue}/subscriptions?limit=20").json["subscriptions"]
+        return page
+
+    def uid(self, queue: str = "q") -> str:
+        found = self.api.parts.management.get_queue(project=self.api.project, kind=QUEUE, name=queue)
+        assert found is not None
+        return found.uid
+
+    def is_noted(self) -> bool:
+        found = self.api.parts.management.nodes.list_subscriptions(node_id=self.node.id, limit=1)
+        return bool(found)
+
+
+@pytest.fixture
+def process(api: Api) -> Process:
+    return Process(api)
+
+
+def test_a_connection_is_subscribed_and_confirmed_at_once(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection, ttl=600, options={"filter": {"body.n": [1]}})
+    assert process.listed() == [
+        {
+            "id": id_,
+            "source": "q",
+            "subscriber": f"websocket:{connection}",
+            "ttl": 600,
+            "age": 0,
+            "options": {"filter": {"body.n": [1]}},
+            "confirmed": True,
+        }
+    ]
+    assert process.subscriptions.is_subscribed(connection, process.uid(), id_)
+    assert not process.subscriptions.is_subscribed(process.connect(), process.uid(), id_)
+
+
+def test_nothing_is_asked_of_it_if_subscribers_have_to_confirm(make_api: Callable[..., Api]) -> None:
+    process = Process(make_api(notification__require_confirmation=True, signed_url__secret_key="k" * 32))
+    id_ = process.subscribe(process.connect())
+    assert process.listed()[0]["confirmed"]
+    confirm = f"/v2/queues/q/subscriptions/{id_}/confirm"
+    assert process.api.put(confirm, {"confirmed": False}).status_code == 204
+    (store,) = process.api.parts.stores()
+    assert store.list_deliveries(queue_uid=process.uid(), subscription_id=id_, state=None, before=None, limit=1) == []
+
+
+def test_a_topic_and_several_queues_may_be_subscribed_to(process: Process) -> None:
+    connection = process.connect()
+    ids = {process.subscribe(connection, "q"), process.subscribe(connection, "r")}
+    ids.add(process.subscribe(connection, "q", kind=TOPIC))
+    assert len(ids) == 3
+
+
+def test_a_second_one_is_a_conflict_until_the_first_is_deleted(process: Process) -> None:
+    connection = process.connect()
+    first = process.subscribe(connection)
+    with pytest.raises(AlreadySubscribed):
+        process.subscribe(connection)
+    assert process.subscribe(process.connect()) != first
+    assert process.api.delete(f"/v2/queues/q/subscriptions/{first}").status_code == 204
+    second = process.subscribe(connection)
+    assert second != first
+    assert not process.subscriptions.is_subscribed(connection, process.uid(), first)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"subscriber": "http://example.org"}, "subscriber"),
+        ({"subscriber": "websocket:a.b"}, "subscriber"),
+        ({"ttl": 1}, "ttl"),
+        ({"ttl": "600"}, "ttl"),
+        ({"options": []}, "options"),
+        ({"options": {"trust_id": "a"}}, "options.trust_id"),
+        ({"options": {"filter": {"body.n": 1}}}, "options.filter"),
+        ({"options": {"dead_letter_queue": "q"}}, "options.dead_letter_queue"),
+    ],
+)
+def test_bad_input_names_the_field_and_stores_nothing(process: Process, body: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        process.subscribe(process.connect(), **body)
+    assert caught.value.field.startswith(field)
+    assert process.listed() == []
+    assert not process.is_noted()
+
+
+@pytest.mark.parametrize("subscriber", ["websocket:a.b", "WebSocket:x", "websocket:", "websocket://h/"])
+@pytest.mark.parametrize("types", [["mailto"], ["mailto", "websocket"]])
+def test_no_request_may_name_a_connection(make_api: Callable[..., Api], subscriber: str, types: list[str]) -> None:
+    api = make_api(transport__subscriber_types=types)
+    result = api.post("/v2/queues/q/subscriptions", {"subscriber": subscriber})
+    assert_error(result, 400, "subscriber")
+    made = api.post("/v2/queues/q/subscriptions", {"subscriber": "mailto:a@example.org"})
+    assert made.status_code == 201
+    path = f"/v2/queues/q/subscriptions/{made.json['subscription_id']}"
+    assert_error(api.patch(path, {"subscriber": subscriber}), 400, "subscriber")
+
+
+def test_a_closed_connection_has_no_subscriptions_deliveries_or_notes(process: Process) -> None:
+    connection, other = process.connect(), process.connect()
+    id_, kept = process.subscribe(connection), process.subscribe(other)
+    (store,) = process.api.parts.stores()
+    now = process.api.clock.now
+    for each in (id_, kept):
+        store.put_delivery(delivery=Delivery(process.uid(), each, 1, b"{}", 60, now, "c", now))
+    process.close(connection)
+    # Nothing is pushed any more from now on.
+    assert not process.subscriptions.is_subscribed(connection, process.uid(), id_)
+    process.tidy()
+    assert [each["id"] for each in process.listed()] == [kept]
+    taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
+    assert {each.subscription_id for each in taken}.isdisjoint({id_})
+    process.close(other)
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
+    found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name="q")
+    assert found is not None
+    assert not found.notify
+
+
+def test_one_that_has_another_subscriber_by_now_outlives_the_connection(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    path = f"/v2/queues/q/subscriptions/{id_}"
+    assert process.api.patch(path, {"subscriber": "mailto:a@example.org"}).status_code == 204
+    process.close(connection)
+    process.tidy()
+    assert [each["subscriber"] for each in process.listed()] == ["mailto:a@example.org"]
+
+
+def test_one_whose_ttl_was_changed_ends_with_the_connection(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection, ttl=600)
+    assert process.api.patch(f"/v2/queues/q/subscriptions/{id_}", {"ttl": 700}).status_code == 204
+    process.close(connection)
+    process.tidy()
+    assert process.listed() == []
+
+
+def test_after_its_end_a_connection_may_subscribe_again_before_the_old_one_is_removed(process: Process) -> None:
+    connection = process.connect()
+    first = process.subscribe(connection)
+    process.subscriptions.end(connection)
+    second = process.subscribe(connection)
+    process.tidy()
+    assert second != first
+    assert [each["id"] for each in process.listed()] == [second]
+    assert process.subscriptions.is_subscribed(connection, process.uid(), second)
+
+
+def test_a_connection_that_is_closed_already_is_not_subscribed(process: Process) -> None:
+    with pytest.raises(Conflict):
+        process.subscribe("closed")
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
+
+
+def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = process.connect()
+    management = process.api.parts.management
+    create = management.create_subscription
+
+    def close_first(**given: Any) -> Any:
+        process.close(connection)
+        # Whatever is removed now comes before the subscription is stored.
+        process.tidy()
+        return create(**given)
+
+    monkeypatch.setattr(management, "create_subscription", close_first)
+    with pytest.raises(Conflict):
+        process.subscribe(connection)
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
+
+
+def test_without_a_node_nobody_is_subscribed(process: Process) -> None:
+    process.subscriptions.serve_as(None)
+    with pytest.raises(StoreUnavailable):
+        process.subscribe(process.connect())
+    assert process.listed() == []
+
+
+def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    management, clock = process.api.parts.management, process.api.clock
+    create = management.create_subscription
+
+    def condemn_first(**given: Any) -> Any:
+        clock.advance(LEASE_SECONDS)
+        assert management.nodes.condemn(node_id=process.node.id, now=clock.now)
+        while process.subscriptions.remove_of_node(process.node.id):
+            pass
+        management.nodes.remove(node_id=process.node.id)
+        return create(**given)
+
+    monkeypatch.setattr(management, "create_subscription", condemn_first)
+    with pytest.raises(StoreUnavailable):
+        process.subscribe(process.connect())
+    process.tidy()
+    assert process.listed() == []
+
+
+def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
+    dead, alive = Process(api), Process(api)
+    ended = [dead.subscribe(dead.connect(), queue) for queue in ("q", "q", "r")]
+    kept = alive.subscribe(alive.connect())
+    (store,) = dead.api.parts.stores()
+    now = dead.api.clock.now
+    store.put_delivery(delivery=Delivery(dead.uid(), ended[0], 1, b"{}", 60, now, "c", now))
+    removed = 0
+    while some := alive.subscriptions.remove_of_node(dead.node.id):
+        removed += some
+    assert removed == 3
+    assert [each["id"] for each in alive.listed()] == [kept]
+    assert alive.listed("r") == []
+    assert not dead.is_noted()
+    taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
+    assert ended[0] not in {each.subscription_id for each in taken}
+
+
+def test_the_number_of_subscriptions_of_a_connection_is_bounded(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_subscriptions, "MOST_OF_A_CONNECTION", 3)
+    connection = process.connect()
+    ids = [process.subscribe(connection, f"q{number}") for number in range(3)]
+    with pytest.raises(Forbidden):
+        process.subscribe(connection, "q")
+    assert process.api.delete(f"/v2/queues/q1/subscriptions/{ids[1]}").status_code == 204
+    process.subscribe(connection, "q")
+    process.close(connection)
+    process.tidy()
+    assert not process.is_noted()
+
+
+def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    now = process.api.clock.now
+    store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
+    ask = process.subscriptions.has_undelivered_before
+    assert [ask(connection, process.uid(), number) for number in (3, 4)] == [False, True]
+    # Of a queue that was deleted, or for a connection that has closed, nothing comes.
+    assert not ask("closed", process.uid(), 4)
+    uid = process.uid()
+    assert process.api.delete("/v2/queues/q").status_code == 204
+    assert not ask(connection, uid, 4)
+
+
+def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    now = process.api.clock.now
+    delayed = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 60)
+    ask = process.subscriptions.has_only_delayed_before
+    store.put_delivery(delivery=delayed)
+    assert ask(connection, process.uid(), 3)
+    for other in (replace(delayed, tries=1), replace(delayed, owner="n"), replace(delayed, due=now)):
+        store.put_delivery(delivery=replace(other, number=2))
+        assert not ask(connection, process.uid(), 3)
+        assert ask(connection, process.uid(), 2)

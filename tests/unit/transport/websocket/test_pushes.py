@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the links of notifiers to connections: who is answered what, and when the store is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from zaqar.errors import StoreUnavailable
+from zaqar.push_protocol import Push, Status
+from zaqar.transport.websocket import pushes as module
+from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow
+
+
+@dataclass
+class FakeConnection:
+    """One that takes frames at once, or as ``fault`` says, or not before ``ready`` is set."""
+
+    frames: list[str] = field(default_factory=list)
+    fault: type[Exception] | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.ready.set()
+
+    def encode(self, notification: bytes) -> str:
+        return notification.decode()
+
+    async def push(self, frames: Sequence[str | bytes]) -> None:
+        await self.ready.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.frames += map(str, frames)
+
+
+class Scene:
+    """The connections of a process, and a store in which ``undelivered`` are to come."""
+
+    def __init__(self) -> None:
+        self.connections = {"c": FakeConnection(), "d": FakeConnection()}
+        self.ended: set[str] = set()
+        self.undelivered: set[int] = set()
+        self.delayed: set[int] = set()
+        self.questions: list[int] = []
+        self.is_away = False
+        self.answers: list[tuple[int, Status]] = []
+        self.pushes = Pushes(self, find=self.connections.get, call=self.call)
+
+    def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool:
+        return subscription_id not in self.ended
+
+    def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        self.questions.append(number)
+        if self.is_away:
+            raise StoreUnavailable
+        return any(each < number for each in self.undelivered)
+
+    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
+        return all(each in self.delayed for each in self.undelivered if each < number)
+
+    def call(self, call: Callable[[], bool]) -> asyncio.Future[bool]:
+        return asyncio.get_running_loop().run_in_executor(None, call)
+
+    def receive(self, *numbers: int, connection: str = "c", subscription: str = "s", attempts: int = 0) -> None:
+        for number in numbers:
+            push = Push(number, connection, "q", subscription, number, attempts, b"%d" % number)
+            self.pushes.receive(push, lambda status, number=number: self.answers.append((number, status)))  # type: ignore[misc]
+
+    async def until(self, count: int) -> list[tuple[int, Status]]:
+        """The answers, once there are so many."""
+        async with asyncio.timeout(5):
+            while len(self.answers) < count:
+                await asyncio.sleep(0.005)
+        return self.answers
+
+
+def play(go: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        scene = Scene()
+        await go(scene)
+        scene.pushes.stop()
+
+    asyncio.run(run())
+
+
+def test_the_store_is_asked_once_and_then_no_more_while_they_come_in_order() -> None:
+    async def go(scene: Scene) -> None:
+        scene.receive(5)
+        await scene.until(1)
+        for number in range(6, 50):
+            scene.receive(number)
+        assert await scene.until(45) == [(number, Status.PUSHED) for number in range(5, 50)]
+        assert scene.questions == [5]
+        assert scene.connections["c"].frames == [str(number) for number in range(5, 50)]
+
+    play(go)
+
+
+def test_what_comes_too_early_goes_out_behind_the_earlier_one() -> None:
+    async def go(scene: Scene) -> None:
+        scene.undelivered = {5, 6, 7}
+        scene.receive(7, 6)
+        await asyncio.sleep(0.05)
+        assert scene.connections["c"].frames == []
+        scene.receive(5)
+        await scene.until(3)
+        assert scene.connections["c"].frames == ["5", "6", "7"]
+
+    play(go)
+
+
+def test_a_gap_in_which_nothing_comes_is_passed_over() -> None:
+    async def go(scene: Scene) -> None:
+        scene.receive(5)
+        await scene.until(1)
+        scene.receive(9, 12)
+        await scene.until(3)
+        assert scene.connections["c"].frames == ["5", "9", "12"]
+
+    play(go)
+
+
+def test_what_waits_too_long_has_to_come_again_and_loses_nothing() -> None:
+    async def go(scene: Scene) -> None:
+        scene.undelivered = {5}
+        scene.receive(6, 7)
+        assert await scene.until(2) == [(6, Status.WAIT), (7, Status.WAIT)]
+        scene.receive(6)
+        scene.receive(5)
+        await scene.until(4)
+        scene.receive(7)
+        await scene.until(5)
+        assert scene.connections["c"].frames == ["5", "6", "7"]
+
+    play(go)
+
+
+def test_a_store_that_is_away_is_not_taken_for_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AWAY_SECONDS", 0.05)
+
+    async def go(scene: Scene) -> None:
+        scene.is_away = True
+        scene.receive(5)
+        await asyncio.sleep(0.15)
+        assert scene.connections["c"].frames == []
+        assert len(scene.questions) > 1
+        scene.is_away = False
+        assert await scene.until(1) == [(5, Status.PUSHED)]
+
+    play(go)
+
+
+def test_a_connection_that_takes_nothing_holds_up_no_other_one() -> None:
+    async def go(scene: Scene) -> None:
+        scene.connections["c"].ready.clear()
+        scene.receive(1)
+        scene.receive(2, connection="d", subscription="t")
+        assert await scene.until(1) == [(2, Status.PUSHED)]
+        # The notifier is not kept waiting; it may come again while the frame is still on its way.
+        assert await scene.until(2) == [(2, Status.PUSHED), (1, Status.WAIT)]
+        scene.receive(1)
+        scene.connections["c"].ready.set()
+        assert await scene.until(3) == [(2, Status.PUSHED), (1, Status.WAIT), (1, Status.PUSHED)]
+        assert scene.connections["c"].frames == ["1"]
+
+    play(go)
+
+
+def test_one_that_is_too_slow_gets_all_of_it_later_and_in_order() -> None:
+    async def go(scene: Scene) -> None:
+        scene.receive(1)
+        await scene.until(1)
+        scene.connections["c"].fault = TooSlow
+        scene.receive(2, 3)
+        assert await scene.until(3) == [(1, Status.PUSHED), (2, Status.WAIT), (3, Status.WAIT)]
+        scene.connections["c"].fault = None
+        scene.undelivered = {2, 3}
+        scene.receive(3, 2)
+        await scene.until(5)
+        assert scene.connections["c"].frames == ["1", "2", "3"]
+
+    play(go)
+
+
+@pytest.mark.parametrize("fault", [Gone, RuntimeError])
+def test_one_that_fails_gets_nothing_more_of_this(fault: type[Exception]) -> None:
+    async def go(scene: Scene) -> None:
+        scene.connections["c"].fault = fault
+        scene.receive(1, 2)
+        status = Status.GONE if fault is Gone else Status.WAIT
+        assert await scene.until(2) == [(1, status), (2, status)]
+
+    play(go)
+
+
+def test_a_connection_or_subscription_that_is_not_there_is_gone() -> None:
+    async def go(scene: Scene) -> None:
+        scene.receive(1, connection="absent")
+        scene.ended.add("s")
+        scene.receive(2)
+        assert scene.answers == [(1, Status.GONE), (2, Status.GONE)]
+
+    play(go)
+
+
+def test_what_waits_is_gone_when_the_connection_closes() -> None:
+    async def go(scene: Scene) -> None:
+        scene.undelivered = {1}
+        scene.connections["d"].ready.clear()
+        scene.receive(2)
+        scene.receive(3, connection="d", subscription="t")
+        await asyncio.sleep(0.02)
+        scene.pushes.close("c")
+        scene.pushes.close("d")
+        assert sorted(scene.answers) == [(2, Status.GONE), (3, Status.GONE)]
+        scene.connections["d"].ready.set()
+        await asyncio.sleep(0.02)
+        assert scene.connections["d"].frames == []
+
+    play(go)
+
+
+def test_nothing_is_pushed_any_more_for_a_subscription_that_has_ended() -> None:
+    async def go(scene: Scene) -> None:
+        scene.undelivered = {1}
+        scene.receive(2)
+        scene.ended.add("s")
+        scene.receive(3)
+        assert sorted(scene.answers) == [(2, Status.GONE), (3, Status.GONE)]
+
+    play(go)
+
+
+def test_what_is_held_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 3)
+
+    async def go(scene: Scene) -> None:
+        scene.connections["c"].ready.clear()
+        scene.undelivered = {1}
+        scene.receive(12, 13, 14)
+        assert scene.answers == [(14, Status.WAIT)]
+        scene.pushes.close("c")
+        scene.receive(15, connection="d")
+        await scene.until(4)
+        assert scene.pushes._size == 0
+
+    play(go)
+
+
+@pytest.mark.parametrize("is_delayed", [True, False])
+def test_a_message_with_a_delay_does_not_hold_up_later_ones_for_long(
+    monkeypatch: pytest.MonkeyPatch, is_delayed: bool
+) -> None:
+    monkeypatch.setattr(module, "_STUCK_SECONDS", 0.4)
+    monkeypatch.setattr(module, "HOLD_SECONDS", 0.3)
+
+    async def go(scene: Scene) -> None:
+        scene.undelivered = {1}
+        scene.delayed = {1} if is_delayed else set()
+        for _ in range(4):
+            scene.receive(2)
+            await asyncio.sleep(0.45)
+        assert scene.connections["c"].frames == (["2"] if is_delayed else [])
+        scene.receive(1)
+        await scene.until(5)
+        assert sorted(scene.connections["c"].frames) == (["1", "2"] if is_delayed else ["1"])
+
+    play(go)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which processes hold WebSocket connections: a document for each, and one for each subscription of a connection.
+
+Every step changes one document, so none needs a transaction. All reads are of what the primary has: that is never less
+than what was acknowledged, also just after a fail-over, when what a majority is known to have may be older.
+
+A condemned node has 0 as ``expires``. A note of a subscription has node, queue and subscription as its ``_id``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import pymongo
+
+from zaqar.storage.base import Node, NodeStore, NodeSubscription
+from zaqar.storage.mongodb.connection import PATIENCE, Opened, ReplicaSet
+from zaqar.storage.mongodb.documents import Document, Index
+
+NODES = "nodes"
+NODE_INDEXES = (Index("expires", ("expires",), "expires"),)
+
+NODE_SUBSCRIPTIONS = "node_subscriptions"
+
+_AFTER_SLASH = "0"
+"""The character after the one that ends the node's part of an id."""
+
+_CONDEMNED = {"$set": {"condemned": True, "expires": 0.0}}
+
+
+class MongoNodeStore(NodeStore):
+    def __init__(self, replica_set: ReplicaSet) -> None:
+        self._set = replica_set
+
+    def add(self, *, node: Node) -> None:
+        document = asdict(node)
+        this = {"_id": document.pop("id")}
+        new = {"$setOnInsert": {**document, "condemned": False}}
+        with self._opened() as opened:
+            opened.beside(NODES).collection.update_one(this, new, upsert=True)
+
+    def get(self, *, node_id: str) -> Node | None:
+        with self._opened() as opened:
+            found = opened.beside(NODES).latest.find_one(_live(node_id))
+        return None if found is None else _node_of(found)
+
+    def renew(self, *, node_id: str, expires: float) -> bool:
+        change = {"$set": {"expires": expires}}
+        with self._opened() as opened:
+            return opened.beside(NODES).collection.update_one(_live(node_id), change).matched_count == 1
+
+    def condemn(self, *, node_id: str, now: float) -> bool:
+        over = {**_live(node_id), "expires": {"$lte": now}}
+        with self._opened() as opened:
+            nodes = opened.beside(NODES)
+            if nodes.collection.update_one(over, _CONDEMNED).matched_count:
+                return True
+            # That step left the node as it was. If it is live, its lease was not over then.
+            return nodes.latest.find_one(_live(node_id), {"_id": 1}) is None
+
+    def list_over(self, *, now: float, limit: int) -> list[str]:
+        over = {"expires": {"$lte": now}}
+        with self._opened() as opened:
+            found = list(opened.beside(NODES).latest.find(over, {"_id": 1}, sort={"expires": 1}, limit=limit))
+        return [document["_id"] for document in found]
+
+    def remove(self, *, node_id: str) -> None:
+        # From the first step on none can be noted any more, so the second one removes all. The node comes last: after a
+        # crash in between it is listed, and removed again.
+        this = {"_id": node_id}
+        with self._opened() as opened:
+            nodes = opened.beside(NODES).collection
+            nodes.update_one(this, _CONDEMNED)
+            opened.beside(NODE_SUBSCRIPTIONS).collection.delete_many(_notes_of(node_id))
+            nodes.delete_one(this)
+
+    def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
+        """Store the note, then write to the node if it is live.
+
+        Whoever condemns the node writes to it as well, so it does so before or after this. If after, the note was there
+        before, and who lists the notes of a condemned node sees it. If before, the note is taken back; also from one
+        who has listed it meanwhile, to whom it is one of a subscription that does not exist. One that a crash leaves
+        behind here is a few bytes that nobody looks at.
+        """
+        this = {"_id": _note_id(node_id, subscription)}
+        new = {"$setOnInsert": {"queue": subscription.queue_uid, "subscription": subscription.subscription_id}}
+        with self._opened() as opened:
+            notes = opened.beside(NODE_SUBSCRIPTIONS).collection
+            is_new = notes.update_one(this, new, upsert=True).upserted_id is not None
+            if opened.beside(NODES).collection.update_one(_live(node_id), {"$inc": {"notes": 1}}).matched_count:
+                return True
+            if is_new:
+                notes.delete_one(this)
+            return False
+
+    def list_subscriptions(self, *, node_id: str, limit: int) -> list[NodeSubscription]:
+        with self._opened() as opened:
+            notes = opened.beside(NODE_SUBSCRIPTIONS).latest
+            found = list(notes.find(_notes_of(node_id), limit=limit, batch_size=limit + 1))
+        return [NodeSubscription(document["queue"], document["subscription"]) for document in found]
+
+    def forget(self, *, node_id: str, subscriptions: Collection[NodeSubscription]) -> None:
+        ids = [_note_id(node_id, each) for each in subscriptions]
+        if ids:
+            with self._opened() as opened:
+                opened.beside(NODE_SUBSCRIPTIONS).collection.delete_many({"_id": {"$in": ids}})
+
+    @contextmanager
+    def _opened(self) -> Iterator[Opened]:
+        with self._set.translated(), pymongo.timeout(PATIENCE):
+            yield self._set.opened
+
+
+def _live(node_id: str) -> Document:
+    return {"_id": node_id, "condemned": False}
+
+
+def _note_id(node_id: str, subscription: NodeSubscription) -> str:
+    return f"{node_id}/{subscription.queue_uid}/{subscription.subscription_id}"
+
+
+def _notes_of(node_id: str) -> Document:
+    return {"_id": {"$gte": f"{node_id}/", "$lt": f"{node_id}{_AFTER_SLASH}"}}
+
+
+def _node_of(document: Document) -> Node:
+    fields = ("machine", "host", "port", "socket", "expires", "key")
+    return Node(id=document["_id"], **{name: document[name] for name in fields})
