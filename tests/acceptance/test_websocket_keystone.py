@@ -314,20 +314,30 @@ def test_a_connection_is_closed_when_its_token_expires(service: Service) -> None
         assert second.request("queue_list").status == 200
 
 
-def test_a_connection_is_closed_when_its_token_is_revoked(service: Service) -> None:
-    revoked, disabled = service.token(), service.keystone.new_user("demo")
+def test_what_becomes_of_a_token_becomes_of_its_connection(service: Service) -> None:
+    keystone, revoked = service.keystone, service.token()
+    disabled, promoted = keystone.new_user("demo"), keystone.new_user("demo")
     with (
         service.login(revoked) as first,
         service.login(service.token(disabled)) as second,
+        service.login(service.token(promoted)) as third,
         service.login(service.token()) as other,
     ):
-        service.keystone.revoke(revoked)
-        service.keystone.set_enabled(disabled, False)
+        assert third.request("check_node_health").status == 403
+        keystone.revoke(revoked)
+        keystone.set_enabled(disabled, False)
+        keystone.grant("admin", promoted)
         assert first.closed() == (EXPIRED, "Authentication expired.")
         assert second.closed() == (EXPIRED, "Authentication expired.")
+        wait_until(lambda: third.request("check_node_health").status == 200)
         assert other.request("queue_list").status == 200
         with service.connect() as again:
             assert again.authenticate(revoked).status == 401
+        keystone.withdraw("admin", promoted)
+        wait_until(lambda: third.request("check_node_health").status == 403)
+        assert third.request("queue_list").status == 200
+        keystone.withdraw("member", promoted)
+        assert third.closed() == (EXPIRED, "Authentication expired.")
 
 
 def test_who_does_not_authenticate_is_disconnected(service: Service) -> None:
