@@ -15,7 +15,7 @@ from zaqar import context
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import Context
-from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
+from zaqar.errors import ClientError, Forbidden, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
@@ -182,6 +182,9 @@ class Session:
                 project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
+        if (identity.project or "") != project:
+            # It was read for another token than the one that is in force by now.
+            raise Forbidden("X-Project-ID is not the project of the token.")
         return Context(
             project,
             request.client_id,
