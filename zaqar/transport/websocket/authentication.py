@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from zaqar.access.identity import Identity
@@ -42,9 +44,10 @@ class Authentication:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._lock = threading.Lock()
         self._current: _Current | None = None
         self._ended: _Current | None = None
-        """Found to be no longer valid, by somebody who must not change ``_current``."""
+        """Found to be no longer valid; the next action that needs it says so."""
 
     def use(self, parts: Parts) -> None:
         """Ask the validator of these parts from now on."""
@@ -78,7 +81,8 @@ class Authentication:
         if self.identity is not None and self.identity.project != identity.project:
             end_subscriptions()
         token = (request.token or "").strip()
-        self._current = _Current(identity, token, tokens.remembers(token))
+        with self._lock:
+            self._current = _Current(identity, token, tokens.remembers(token))
         return 200, AUTHENTICATED
 
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
@@ -99,25 +103,31 @@ class Authentication:
             raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
-        """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out.
+        """Whether the token is valid for any action; if so, it has from now on the roles that it has now.
 
-        It may run beside the other methods: a token that was replaced meanwhile does not count.
+        It may run beside the other methods: a token that was replaced meanwhile does not count. Raises
+        KeystoneUnavailable if nobody can say.
         """
         tokens, current = self._parts.tokens, self._current
         if tokens is None or current is None:
             return True
+        identity = None
         if not self._has_expired(current.identity):
-            try:
-                tokens.validate(current.token)
-            except Unauthorized:
-                pass
-            else:
+            with suppress(Unauthorized):
+                identity = tokens.validate(current.token)
+        with self._lock:
+            if self._current is not current:
                 return True
-        self._ended = current
-        return self._current is not current
+            if identity is None:
+                self._ended = current
+                return False
+            # Roles may have been granted or withdrawn meanwhile.
+            self._current = current._replace(identity=identity, is_for_all=tokens.remembers(current.token))
+            return True
 
     def _end(self) -> TokenEnded:
-        self._current = self._ended = None
+        with self._lock:
+            self._current = self._ended = None
         return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:

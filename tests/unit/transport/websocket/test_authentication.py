@@ -250,6 +250,13 @@ def test_while_keystone_is_away_access_rules_cannot_be_judged(client: Client, to
     assert client.status("whoami") == 200
 
 
+def test_roles_are_those_that_keystone_said_last(client: Client, tokens: Tokens) -> None:
+    authenticate(client, "alice")
+    tokens.known["alice"] = dataclasses.replace(ALICE, roles=frozenset({"admin", "member"}))
+    assert client.session.revalidate()
+    assert client.call("whoami")["body"]["roles"] == ["admin", "member"]
+
+
 def test_a_token_that_was_replaced_meanwhile_is_not_the_connection_s(client: Client, tokens: Tokens) -> None:
     """``revalidate`` runs beside requests, and Keystone may take its time."""
     authenticate(client, "alice")
