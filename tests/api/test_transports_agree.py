@@ -27,6 +27,7 @@ from tests.api.agreement import (
     queues,
     run,
     send,
+    subscriptions,
 )
 from tests.api.client import Api
 from tests.api.marks import on_one_store
@@ -44,6 +45,7 @@ TABLES = (
     queues.ROWS,
     messages.ROWS,
     claims.ROWS,
+    subscriptions.ROWS,
 )
 ROWS: dict[str, Row] = {f"{row.action}: {name}": row for table in TABLES for name, row in table.items()}
 assert len(ROWS) == sum(map(len, TABLES))
@@ -224,7 +226,11 @@ def test_a_frame_client_can_page_to_the_end(shared: Shared, limit: int) -> None:
 def test_every_action_is_compared() -> None:
     compared = {row.action for row in GOOD.values()}
     # The others are compared with HTTP one by one where their modules are tested.
-    assert {name for name in ACTIONS if name.startswith(("queue_", "topic_", "message_", "claim_"))} == compared
+    assert {
+        name
+        for name in ACTIONS
+        if name.startswith(("queue_", "topic_", "message_", "claim_", "subscription_", "delivery_"))
+    } == compared
 
 
 # -- the policy ------------------------------------------------------------------------------------------------------
