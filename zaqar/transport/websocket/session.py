@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from zaqar import context
@@ -111,6 +112,10 @@ class Session:
         identity = self.identity
         return None if identity is None else identity.expires
 
+    def asks_keystone(self, request: Request) -> bool:
+        """Whether answering the request may have to wait for Keystone."""
+        return request.token is not None or (not request.signed and self._authentication.depends_on_action)
+
     def read(self, frame: str | bytes) -> Request:
         """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
         return self._checks.read(frame, self.identity)
@@ -167,10 +172,8 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if self._wants_caller:
-            answer = _handle_as(caller, operation, parts, call)
-        else:
-            answer = operation.handle(parts, call)
+        handle = partial(_handle_as, caller, operation) if self._wants_caller else operation.handle
+        answer = handle(parts, call)
         if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
