@@ -27,6 +27,7 @@ _WAITING_PER_THREAD = 32
 """Requests may wait in all, for each thread, unless it is said otherwise; of one project half as many."""
 
 T = TypeVar("T")
+Answered = Callable[[T], bool | None]
 
 
 class Seat(NamedTuple):
@@ -110,13 +111,12 @@ class Admission:
         self.under_way = 0
         """Threads that are busy or about to be."""
 
-    async def run(
-        self, seat: Seat, call: Callable[[], T], *, answered: Callable[[T], bool | None] = lambda _: True
-    ) -> T:
+    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
         """What the call returns or raises, made in a thread.
 
-        ``answered`` says of a result whether the store has answered; None if it does not tell. If the caller is cancelled, a call that has begun
-        is made all the same and keeps its room until it ends. Raises TooBusy if the call was not made.
+        ``answered`` says of a result whether the store has answered; None if it does not tell. If the caller is
+        cancelled, a call that has begun is made all the same and keeps its room until it ends. Raises TooBusy if the
+        call was not made.
         """
         await self._enter(seat)
         this = object()
@@ -190,7 +190,7 @@ class Admission:
         self._admit_waiting()
         self._forget_idle(seat.store)
 
-    def _leave(self, seat: Seat, this: object, answered: Callable[[T], bool | None], made: asyncio.Future[T]) -> None:
+    def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
         returned = not made.cancelled() and made.exception() is None
         store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)

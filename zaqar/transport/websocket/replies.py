@@ -30,7 +30,8 @@ _NO_MEMBERS: Mapping[str, Any] = {}
 class Reply:
     """A frame to send, and its status. After it, the connection is to be closed if ``close`` has a code and a reason.
 
-    ``is_outage``: a store did not answer, as opposed to anything else that a request may have to wait for. The text form shows neither the frame nor anything else that came with the request.
+    ``is_outage``: a store did not answer, as opposed to anything else that a request may have to wait for. The text
+    form shows neither the frame nor anything else that came with the request.
     """
 
     frame: str | bytes = field(repr=False)
