@@ -27,6 +27,7 @@ from tests.api.agreement import (
     queues,
     run,
     send,
+    subscriptions,
 )
 from tests.api.client import Api
 from tests.api.marks import on_one_store
@@ -44,6 +45,7 @@ TABLES = (
     queues.ROWS,
     messages.ROWS,
     claims.ROWS,
+    subscriptions.ROWS,
 )
 ROWS: dict[str, Row] = {f"{row.action}: {name}": row for table in TABLES for name, row in table.items()}
 assert len(ROWS) == sum(map(len, TABLES))
@@ -154,14 +156,34 @@ def test_a_list_is_filtered_by_simple_values_only(shared: Shared, filter_: Any) 
     [
         ({"name": "x" * 4097}, "name: must have at most 4096 characters, not 4097"),
         ({"metadata": {"a": "x" * 4097}}, "metadata.a: must have at most 4096 characters, not 4097"),
+        ({"metadata": {"a\0": 1}}, "metadata: has a key that holds the character U+0000"),
         ({"metadata": {str(i): 1 for i in range(101)}}, "metadata: must have at most 100 keys to filter by, not 101"),
     ],
-    ids=["name", "metadata value", "metadata keys"],
+    ids=["name", "metadata value", "metadata key", "metadata keys"],
 )
 def test_a_list_is_filtered_by_what_fits_into_a_query(shared: Shared, body: dict[str, Any], error: str) -> None:
     """HTTP servers bound the request line; a frame may be much larger."""
     got = over_websocket(shared.worlds[TRANSPORTS[1]], Row("queue_list", body, "GET", "/v2/queues"), {}, packs=False)
     assert (got.status, got.error) == (400, error)
+
+
+@on_one_store
+@pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
+def test_a_post_has_the_same_most_bytes_on_both(service: Api, packs: bool) -> None:
+    world = World(service)
+    most = 200
+    world.request("PUT", "/v2/queues/small", {"_max_messages_post_size": most})
+    for over in (0, 1):
+        empty = '{"messages":[{"body":""}]}' if packs else '{"messages":[{"body": ""}]}'
+        body = "x" * (most + over - len(empty))
+        raw = empty.replace('""', f'"{body}"').encode()
+        by_http = world.request("POST", "/v2/queues/small/messages", raw=raw)
+        by_frame = over_websocket(
+            world, Row("message_post", {"queue_name": "small", "messages": [{"body": body}]}, "", ""), {}, packs=packs
+        )
+        assert (by_http.status_code, by_frame.status) == ((201, 201), (400, 400))[over]
+        assert by_frame.error == (by_http.json["description"] if over else None)
+        assert not over or by_frame.error == "messages: the post has 201 bytes, more than 200"
 
 
 @on_one_store
@@ -204,7 +226,11 @@ def test_a_frame_client_can_page_to_the_end(shared: Shared, limit: int) -> None:
 def test_every_action_is_compared() -> None:
     compared = {row.action for row in GOOD.values()}
     # The others are compared with HTTP one by one where their modules are tested.
-    assert {name for name in ACTIONS if name.startswith(("queue_", "topic_", "message_", "claim_"))} == compared
+    assert {
+        name
+        for name in ACTIONS
+        if name.startswith(("queue_", "topic_", "message_", "claim_", "subscription_", "delivery_"))
+    } == compared
 
 
 # -- the policy ------------------------------------------------------------------------------------------------------

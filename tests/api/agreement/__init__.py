@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from tests.api.agreement.subscribed import MAIL, add_deliveries, subscriptions_of
 from tests.api.client import ALICE, BOB, Api
 from zaqar.transport.websocket.session import Session
 
@@ -110,6 +111,16 @@ class World:
         self.names["held"] = claimed.headers["Location"].rpartition("/")[2]
         created = self._expect(201, "POST", "/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": 600})
         self.names["sub"] = created.json["subscription_id"]
+        for name, path, subscriber in (
+            ("mail", "queues/q", MAIL),
+            ("tsub", "topics/t", HOOK),
+            ("tmail", "topics/t", MAIL),
+        ):
+            made = self._expect(201, "POST", f"/v2/{path}/subscriptions", {"subscriber": subscriber})
+            self.names[name] = made.json["subscription_id"]
+            if subscriber == MAIL:
+                self._expect(204, "PUT", f"/v2/{path}/subscriptions/{self.names[name]}/confirm", {"confirmed": True})
+        self.names |= add_deliveries(self.api, self.project, self.names)
         self._bury()
 
     def _bury(self) -> None:
@@ -149,9 +160,9 @@ class World:
                 for below in (
                     "stats",
                     "messages?echo=true&include_claimed=true&include_delayed=true&limit=20",
-                    "subscriptions",
                 ):
                     shown[f"{path}/{below}"] = self.request("GET", f"{path}/{below}").json
+                shown |= subscriptions_of(self.request, path)
         claim = self.request("GET", f"/v2/queues/q/claims/{self.names['held']}")
         shown["claim"] = claim.json if claim.status_code == 200 else claim.status_code
         return self.named(shown)
@@ -201,7 +212,8 @@ def over_websocket(world: World, row: Row, headers: Mapping[str, str], *, packs:
     document = msgpack.unpackb(reply.frame) if isinstance(reply.frame, bytes) else json.loads(reply.frame)
     assert document["headers"]["status"] == reply.status
     answer = document["body"]
-    return Outcome(reply.status, answer, answer.get("error") if reply.status >= 400 else None)
+    is_error = reply.status >= 400 and isinstance(answer, dict)
+    return Outcome(reply.status, answer, answer.get("error") if is_error else None)
 
 
 def send(world: World, row: Row, transport: str, headers: Mapping[str, str]) -> Outcome:
