@@ -15,7 +15,7 @@ from zaqar import context
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import Context
-from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
+from zaqar.errors import ClientError, Forbidden, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
@@ -86,11 +86,13 @@ class Session:
         """The format of notifications: that of the last request by which the connection has subscribed itself."""
         self._parts: Parts
         self._checks: FrameChecks
+        self._wants_caller: bool
         self.use(parts)
 
     def use(self, parts: Parts) -> None:
         """Serve by these from the next request on, after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
+        self._wants_caller = parts.pipelines.want_caller
         self._authentication.use(parts)
 
     @property
@@ -165,7 +167,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if parts.pipelines.want_caller:
+        if self._wants_caller:
             answer = _handle_as(caller, operation, parts, call)
         else:
             answer = operation.handle(parts, call)
@@ -180,6 +182,9 @@ class Session:
                 project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
+        if (identity.project or "") != project:
+            # It was read for another token than the one that is in force by now.
+            raise Forbidden("X-Project-ID is not the project of the token.")
         return Context(
             project,
             request.client_id,
