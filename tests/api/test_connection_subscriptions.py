@@ -301,6 +301,11 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     now = process.api.clock.now
     store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
     ask = process.subscriptions.has_undelivered_before
+    process.api.send("q", *range(5))
+    # It is not known yet which deliveries that comes to.
+    assert ask(connection, process.uid(), 3)
+    for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
+        store.expand(posted=posted, deliveries=[], position=None, until=now)
     assert [ask(connection, process.uid(), number) for number in (3, 4)] == [False, True]
     # Of a queue that was deleted, or for a connection that has closed, nothing comes.
     assert not ask("closed", process.uid(), 4)
