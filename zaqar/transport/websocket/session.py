@@ -86,11 +86,13 @@ class Session:
         """The format of notifications: that of the last request by which the connection has subscribed itself."""
         self._parts: Parts
         self._checks: FrameChecks
+        self._wants_caller: bool
         self.use(parts)
 
     def use(self, parts: Parts) -> None:
         """Serve by these from the next request on, after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
+        self._wants_caller = parts.pipelines.want_caller
         self._authentication.use(parts)
 
     @property
@@ -165,7 +167,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if parts.pipelines.want_caller:
+        if self._wants_caller:
             answer = _handle_as(caller, operation, parts, call)
         else:
             answer = operation.handle(parts, call)

@@ -275,7 +275,10 @@ def test_access_rules_are_asked_with_the_action_s_method_and_path(client: Client
     assert client.status("message_get", {"queue_name": "q", "message_id": "m"}) == 200
     for body in ({"queue_name": "q2", "message_id": "m"}, {"queue_name": "q", "message_id": "m/../m"}):
         reply = client.call("message_get", body)
-        assert (reply["headers"]["status"], reply["body"]["error"]) == (403, "The token is not for this action.")
+        assert (reply["headers"]["status"], reply["body"]["error"]) == (
+            401,
+            "The application credential is not for this action.",
+        )
     assert tokens.asked[-2]["path"] == "/v2/queues/q/messages/m%2F..%2Fm"
     # The token is still that of the connection.
     assert client.session.revalidate()

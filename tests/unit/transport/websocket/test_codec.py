@@ -145,6 +145,22 @@ def test_the_body_of_a_text_frame_keeps_its_bytes() -> None:
     assert bytes(read.echo) == body.encode()
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"b\\u006fdy":{"a":1}}',
+        ' \n{ "x":{"body":2} , "body"\t:{"a":1} } ',
+        '{"body\\u0000":1,"Body":2,"body":{"a":1},"body ":3}',
+        b"\x81\xd9\x04body\x81\xa1a\x01",
+        b"\xdf\x00\x00\x00\x01\xdb\x00\x00\x00\x04body\xdf\x00\x00\x00\x01\xda\x00\x01a\xd3" + b"\0" * 7 + b"\x01",
+    ],
+)
+def test_however_a_body_is_spelt_it_is_the_one_that_is_repeated(frame: str | bytes) -> None:
+    read = decode(frame)
+    assert read.body == json.loads(read.raw) == {"a": 1}
+    assert (json.loads if isinstance(frame, str) else msgpack.unpackb)(bytes(read.echo)) == {"a": 1}
+
+
 def test_a_frame_without_a_body_has_an_empty_one() -> None:
     for frame in ("{}", '{"body":null}', b"\x80", msgpack.packb({"body": None})):
         read = decode(frame)

@@ -195,7 +195,7 @@ def test_extra_spec_is_asked_in_addition_to_all_else(parts: Parts) -> None:
     # What cannot be served anyhow is not asked about.
     assert client.status("queue_create", {}, EXTRA_SPEC="acme:yes") == 400
     assert asked == ["acme:yes", "acme:no"]
-    # Neither null nor a header that is absent is one.
+    # A header that is absent is none.
     assert client.status("queue_list", {}) == 200
 
 
