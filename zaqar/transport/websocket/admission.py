@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 2.0
 """How long a request waits for a thread."""
 
 _WAITING_PER_THREAD = 32
-"""Requests may wait in all, for each thread; of one project half as many."""
+"""Requests may wait in all, for each thread, unless it is said otherwise; of one project half as many."""
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ class Seat(NamedTuple):
 class _Store:
     """The calls of one store that are under way, and whether it may be trusted to answer more."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent_seconds: float) -> None:
+        self._silent_seconds = silent_seconds
         self.began: dict[object, float] = {}
         """When each call began; the oldest is the first."""
         self.taken = 0
@@ -54,12 +55,12 @@ class _Store:
     def seems_silent(self, now: float) -> bool:
         if self.is_suspect or not self.began:
             return self.is_suspect
-        return now - max(self.last_sign, next(iter(self.began.values()))) > SILENT_SECONDS
+        return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
 
     def note_end(self, call: object, now: float, *, answered: bool) -> None:
         """A call that failed late is how a silent store shows; one that failed at once cost nothing."""
         took = now - self.began.pop(call)
-        if answered or took <= SILENT_SECONDS:
+        if answered or took <= self._silent_seconds:
             self.last_sign, self.is_suspect = now, False
         else:
             self.is_suspect = True
@@ -85,6 +86,8 @@ class Admission:
         threads: int,
         *,
         patience: float = PATIENCE_SECONDS,
+        most_waiting: int | None = None,
+        silent_seconds: float = SILENT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
@@ -93,7 +96,8 @@ class Admission:
         self._per_queue = max(1, threads // 8)
         self._per_store = max(1, threads * 3 // 4)
         self._per_silent_store = max(1, threads // 16)
-        self._most_waiting = threads * _WAITING_PER_THREAD
+        self._most_waiting = most_waiting or threads * _WAITING_PER_THREAD
+        self._silent_seconds = silent_seconds
         self._patience = patience
         self._monotonic = monotonic
         self._projects: Counter[str] = Counter()
@@ -124,7 +128,7 @@ class Admission:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:
-        store = self._stores.setdefault(seat.store, _Store())
+        store = self._stores.setdefault(seat.store, _Store(self._silent_seconds))
         if self._has_room(seat, store):
             # Nobody waits for the same room: whoever did would have got it when it became free.
             self._take(seat)

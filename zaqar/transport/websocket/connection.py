@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.clock import Clock
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import StoreUnavailable, TooBusy
 from zaqar.model import Address
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.admission import Admission, Seat
@@ -35,8 +35,8 @@ from zaqar.transport.websocket.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-SMALL_FRAME = 8 * 1024
-"""Frames of up to so many bytes are decoded on the event loop, which takes less than a tenth of a millisecond."""
+SMALL_FRAME = 2 * 1024
+"""Frames of up to so many bytes are decoded on the event loop, which takes half a millisecond for the worst of them."""
 
 KEYSTONE = "keystone"
 """As the store of a seat: what is going to be asked is Keystone."""
@@ -89,9 +89,9 @@ class Session(Protocol):
 class Surroundings:
     """What all connections of a process share.
 
-    ``decode`` runs the reading of a large frame in a thread. ``store_of`` says which store a request is going to ask,
-    without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and ``closed`` is
-    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
+    ``decode`` runs the reading of a large frame of a project in a thread. ``store_of`` says which store a request is
+    going to ask, without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and
+    ``closed`` is called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
     ``revalidation_seconds``: how often to ask whether a token is still valid.
     """
 
@@ -99,7 +99,7 @@ class Surroundings:
     admission: Admission
     connections: Connections
     clock: Clock
-    decode: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+    decode: Callable[[str, Callable[[], Any]], Coroutine[Any, Any, Any]]
     store_of: Callable[[Request], Hashable]
     is_subscribed: Callable[[str], bool]
     closed: Callable[[str], None]
@@ -128,6 +128,7 @@ class Connection:
     def use(self, parts: Parts, around: Surroundings) -> None:
         """Serve by these from the next request on."""
         self._around = around
+        self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 
     async def _use_in_turn(self, parts: Parts) -> None:
@@ -180,7 +181,12 @@ class Connection:
         if len(frame) <= SMALL_FRAME:
             request = session.read(frame)
         else:
-            request = await around.decode(partial(session.read, frame))
+            try:
+                request = await around.decode(self._project or "", partial(session.read, frame))
+            except TooBusy:
+                # Nobody knows what is asked, so that there can be no reply.
+                self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
+                return None
         if request.reply is not None:
             return request.reply  # type: ignore[no-any-return]
         if not around.authenticates and request.project and not self._enter_project(request.project):

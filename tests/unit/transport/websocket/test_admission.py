@@ -266,6 +266,17 @@ def test_what_a_call_raises_is_raised() -> None:
     run(script)
 
 
+def test_calls_that_ask_no_store_are_never_silent() -> None:
+    async def script(scene: Scene) -> None:
+        scene.admission = Admission(THREADS, patience=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
+        await scene.ask("a")
+        scene.now += 100.0
+        await scene.ask("b")
+        assert scene.under_way() == [0, 1]
+
+    run(script)
+
+
 def test_nothing_is_left_of_those_who_are_done() -> None:
     async def script(scene: Scene) -> None:
         for number in range(20):
