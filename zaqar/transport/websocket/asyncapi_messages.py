@@ -31,6 +31,7 @@ STATUSES = {
 
 _TEXT: JsonSchema = {"type": "string"}
 
+_RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 503."}
 _NO_BODY: JsonSchema = {"type": "object", "maxProperties": 0}
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "Client-ID": ("A UUID that the client keeps; `echo` goes by it.", {"type": "string", "format": "uuid"}),
@@ -198,7 +199,11 @@ def _envelope(action: str | None, status: JsonSchema, body: JsonSchema) -> Json:
                 "properties": {"action": named, "body": {}, "api": {"const": "v2"}, "headers": {"type": "object"}},
             },
             "body": body,
-            "headers": {"type": "object", "required": ["status"], "properties": {"status": status}},
+            "headers": {
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": status, **({"Retry-After": _RETRY_AFTER} if action is None else {})},
+            },
         },
     }
 
