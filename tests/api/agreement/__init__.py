@@ -208,7 +208,7 @@ def over_websocket(world: World, row: Row, headers: Mapping[str, str], *, packs:
         "body": world.with_ids(row.body),
     }
     session = Session(world.api.parts, connection="c0ffee")
-    reply = session.answer(session.read(msgpack.packb(frame) if packs else json.dumps(frame, separators=(",", ":"))))
+    reply = session.answer(session.read(msgpack.packb(frame) if packs else json.dumps(frame)))
     document = msgpack.unpackb(reply.frame) if isinstance(reply.frame, bytes) else json.loads(reply.frame)
     assert document["headers"]["status"] == reply.status
     answer = document["body"]
