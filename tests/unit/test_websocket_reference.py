@@ -118,6 +118,33 @@ def test_the_error_of_the_description_is_real(described: dict[str, Any]) -> None
     assert json.loads(answer.frame) == shown["payload"]
 
 
+@pytest.mark.parametrize(
+    ("status", "action", "body"),
+    [
+        (400, "queue_create", {"queue_name": "a b"}),
+        (400, "queue_create", "text"),
+        (400, "no_action", {}),
+        (403, "pool_delete", {"pool_name": "gold"}),
+        (404, "message_get", {"queue_name": "greetings", "message_id": "0" * 36}),
+        (404, "queue_get_stats", {"queue_name": "absent"}),
+        (404, "topic_get_stats", {"topic_name": "absent"}),
+        (409, "subscription_create", {"queue_name": "greetings"}),
+        (503, "subscription_create", {"queue_name": "greetings"}),
+    ],
+)
+def test_errors_are_as_described(described: dict[str, Any], status: int, action: str, body: Any) -> None:
+    frame = {"action": action, "headers": {"Client-ID": examples.CLIENT, "X-Project-ID": "demo"}, "body": body}
+    with examples.service() as made:
+        if status == 409:
+            made.prepare_node()
+            assert made.ask(action, body)[0] == 201
+        answer = made.session.answer(made.session.read(json.dumps(frame)))
+    assert answer.status == status
+    payload = described["channels"]["connection"]["messages"]["error"]["payload"]
+    whole = {"allOf": [payload], "components": described["components"]}
+    jsonschema.Draft202012Validator(whole).validate(json.loads(answer.frame))
+
+
 def test_the_proxy_of_the_page_waits_longer_than_a_ping() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
     options = conf.load([], default_config_files=[])["drivers:transport:websocket"]

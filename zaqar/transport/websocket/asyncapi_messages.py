@@ -162,6 +162,13 @@ def error() -> Json:
             "exception": {**_TEXT, "description": "The same or the detail, for clients that look here."},
         },
     }
+    refused = {**_TEXT, "description": "Of `subscription_create`: a 409 for a second subscription."}
+    zeros = {
+        "type": "object",
+        "description": "Of `queue_get_stats` and `topic_get_stats`: a 404, if it does not exist, with counts of zero.",
+        "required": ["messages"],
+        "not": {"required": ["error"]},
+    }
     headers = {"Client-ID": CLIENT, "X-Project-ID": PROJECT}
     lines = "\n".join(f"* {status}: {text}" for status, text in STATUSES.items())
     request = {"action": "queue_create", "body": {"queue_name": "a b"}, "api": "v2", "headers": headers}
@@ -171,7 +178,7 @@ def error() -> Json:
         "title": "Error",
         "summary": "Nothing was changed.",
         "description": lines,
-        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, _TEXT]}),
+        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, refused, zeros]}),
         "examples": [
             {
                 "name": "badName",
