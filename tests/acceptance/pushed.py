@@ -15,7 +15,10 @@ from websockets.exceptions import ConnectionClosed
 
 
 class Listeners:
-    """``count`` connections, each subscribed to one queue. ``numbers``: of each, the ``n`` of the bodies as they came."""
+    """``count`` connections, all subscribed to one queue.
+
+    ``numbers`` has for each the ``n`` of the bodies as they came.
+    """
 
     def __init__(self, url: str, *, project: str, queue: str, count: int) -> None:
         self._url = url
@@ -50,8 +53,11 @@ class Listeners:
         self._main: Any = asyncio.current_task()
         sockets = [await self._subscribe() for _ in self.numbers]
         self._subscribed.wait()
-        await asyncio.gather(*(self._note(number, socket) for number, socket in enumerate(sockets)))
-        await asyncio.Event().wait()
+        try:
+            await asyncio.gather(*(self._note(number, socket) for number, socket in enumerate(sockets)))
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.gather(*(socket.close() for socket in sockets))
 
     async def _subscribe(self) -> ClientConnection:
         socket = await connect(self._url, compression=None, ping_interval=None, max_size=None, proxy=None)

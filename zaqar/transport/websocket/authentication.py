@@ -55,7 +55,8 @@ class Authentication:
 
     @property
     def identity(self) -> Identity | None:
-        return None if self._current is None else self._current.identity
+        current = self._current
+        return None if current is None else current.identity
 
     def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
         """Take over the token of a request; the status and the sentence of the reply.
@@ -84,6 +85,11 @@ class Authentication:
         with self._lock:
             self._current = _Current(identity, token, tokens.remembers(token))
         return 200, AUTHENTICATED
+
+    @property
+    def depends_on_action(self) -> bool:
+        """Whether Keystone is asked about the token for each action, as for an application credential with rules."""
+        return self._current is not None and not self._current.is_for_all
 
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
         """Whose the token is, and the token, for one action.

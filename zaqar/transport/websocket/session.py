@@ -15,7 +15,7 @@ from zaqar import context
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import Context
-from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
+from zaqar.errors import ClientError, Forbidden, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
@@ -111,6 +111,10 @@ class Session:
         identity = self.identity
         return None if identity is None else identity.expires
 
+    def asks_keystone(self, request: Request) -> bool:
+        """Whether answering the request may have to wait for Keystone."""
+        return request.token is not None or (not request.signed and self._authentication.depends_on_action)
+
     def read(self, frame: str | bytes) -> Request:
         """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
         return self._checks.read(frame, self.identity)
@@ -167,10 +171,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if self._wants_caller:
-            answer = _handle_as(caller, operation, parts, call)
-        else:
-            answer = operation.handle(parts, call)
+        answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
         if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
@@ -182,6 +183,9 @@ class Session:
                 project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
+        if (identity.project or "") != project:
+            # It was read for another token than the one that is in force by now.
+            raise Forbidden("X-Project-ID is not the project of the token.")
         return Context(
             project,
             request.client_id,

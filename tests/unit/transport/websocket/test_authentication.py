@@ -187,6 +187,13 @@ def test_with_another_project_the_subscriptions_of_the_connection_end(client: Cl
     assert client.status("whoami") == 403
 
 
+def test_a_request_that_was_read_for_another_token_is_not_carried_out(client: Client) -> None:
+    authenticate(client, "alice")
+    early = client.session.read(pack(Format.JSON, {"action": "whoami", "headers": HEADERS}))
+    authenticate(client, "bob")
+    assert client.session.answer(early).status == 403
+
+
 def test_if_they_cannot_be_ended_the_old_token_stays_in_force(parts: Parts, tokens: Tokens) -> None:
     def fail(connection: str) -> None:
         raise KeystoneUnavailable
