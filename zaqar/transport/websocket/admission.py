@@ -27,6 +27,7 @@ _WAITING_PER_THREAD = 32
 """Requests may wait in all, for each thread, unless it is said otherwise; of one project half as many."""
 
 T = TypeVar("T")
+Answered = Callable[[T], bool | None]
 
 
 class Seat(NamedTuple):
@@ -57,12 +58,12 @@ class _Store:
             return self.is_suspect
         return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
 
-    def note_end(self, call: object, now: float, *, answered: bool) -> None:
+    def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
         """A call that failed late is how a silent store shows; one that failed at once cost nothing."""
         took = now - self.began.pop(call)
         if answered or took <= self._silent_seconds:
             self.last_sign, self.is_suspect = now, False
-        else:
+        elif answered is not None:
             self.is_suspect = True
 
 
@@ -110,11 +111,12 @@ class Admission:
         self.under_way = 0
         """Threads that are busy or about to be."""
 
-    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Callable[[T], bool] = lambda _: True) -> T:
+    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
         """What the call returns or raises, made in a thread.
 
-        ``answered`` says of a result whether the store has answered. If the caller is cancelled, a call that has begun
-        is made all the same and keeps its room until it ends. Raises TooBusy if the call was not made.
+        ``answered`` says of a result whether the store has answered; None if it does not tell. If the caller is
+        cancelled, a call that has begun is made all the same and keeps its room until it ends. Raises TooBusy if the
+        call was not made.
         """
         await self._enter(seat)
         this = object()
@@ -188,10 +190,10 @@ class Admission:
         self._admit_waiting()
         self._forget_idle(seat.store)
 
-    def _leave(self, seat: Seat, this: object, answered: Callable[[T], bool], made: asyncio.Future[T]) -> None:
+    def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
-        succeeded = not made.cancelled() and made.exception() is None and answered(made.result())
-        store.note_end(this, self._monotonic(), answered=succeeded)
+        returned = not made.cancelled() and made.exception() is None
+        store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(seat)
 
     def _admit_waiting(self) -> None:

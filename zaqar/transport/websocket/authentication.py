@@ -86,6 +86,11 @@ class Authentication:
             self._current = _Current(identity, token, tokens.remembers(token))
         return 200, AUTHENTICATED
 
+    @property
+    def depends_on_action(self) -> bool:
+        """Whether Keystone is asked about the token for each action, as for an application credential with rules."""
+        return self._current is not None and not self._current.is_for_all
+
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
         """Whose the token is, and the token, for one action.
 

@@ -68,6 +68,8 @@ class Reply(Protocol):
     def status(self) -> int: ...
     @property
     def close(self) -> tuple[int, str] | None: ...
+    @property
+    def is_outage(self) -> bool: ...
 
 
 class Session(Protocol):
@@ -77,6 +79,7 @@ class Session(Protocol):
     def identity(self) -> Identity | None: ...
     @property
     def expires(self) -> float | None: ...
+    def asks_keystone(self, request: Any) -> bool: ...
     def read(self, frame: str | bytes) -> Any: ...
     def answer(self, request: Any) -> Reply: ...
     def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
@@ -113,6 +116,8 @@ class Connection:
     def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
         self.id = socket.id.hex
         self.session = session
+        # By connection, as nobody knows yet whether the project is the client's own.
+        self._seat_at_keystone = Seat(self.id, None, KEYSTONE)
         self._socket = socket
         self._around = around
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
@@ -191,8 +196,10 @@ class Connection:
             return request.reply  # type: ignore[no-any-return]
         if not around.authenticates and request.project and not self._enter_project(request.project):
             return None
-        store = KEYSTONE if request.action == "authenticate" else around.store_of(request)
-        seat = Seat(request.project or "", request.address, store)
+        if session.asks_keystone(request):
+            seat = self._seat_at_keystone
+        else:
+            seat = Seat(request.project or self.id, request.address, around.store_of(request))
         try:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
@@ -336,11 +343,11 @@ class Connection:
 
     async def _revalidate(self) -> None:
         # Not in turn: requests and notifications do not wait for Keystone.
-        seat, identity = Seat(self._project or "", None, KEYSTONE), self.session.identity
+        identity = self.session.identity
         is_valid = True
         # If it cannot be found out, the token counts as valid until it can or until it expires.
         with suppress(StoreUnavailable):
-            is_valid = await self._around.admission.run(seat, self.session.revalidate)
+            is_valid = await self._around.admission.run(self._seat_at_keystone, self.session.revalidate)
         # Another token may have replaced it meanwhile.
         if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
@@ -348,5 +355,8 @@ class Connection:
             self.close(*close_codes.EXPIRED)
 
 
-def _is_answered(reply: Reply) -> bool:
-    return reply.status != StoreUnavailable.status
+def _is_answered(reply: Reply) -> bool | None:
+    """Whether the store has answered; nothing is known of a request that has waited for something else in vain."""
+    if reply.is_outage:
+        return False
+    return True if reply.status != StoreUnavailable.status else None

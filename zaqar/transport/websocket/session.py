@@ -111,6 +111,10 @@ class Session:
         identity = self.identity
         return None if identity is None else identity.expires
 
+    def asks_keystone(self, request: Request) -> bool:
+        """Whether answering the request may have to wait for Keystone."""
+        return request.token is not None or (not request.signed and self._authentication.depends_on_action)
+
     def read(self, frame: str | bytes) -> Request:
         """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
         return self._checks.read(frame, self.identity)
