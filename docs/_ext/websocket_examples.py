@@ -74,9 +74,17 @@ class Service:
     def close(self) -> None:
         self._parts.close()
 
-    def ask(self, action: str, body: Json | None, *, client: str = CLIENT) -> tuple[int, Any]:
-        """Status and body of the reply to a frame."""
-        headers = {"Client-ID": client, "X-Project-ID": PROJECT, "X-Roles": "admin"}
+    def signature(self, path: str, method: str) -> dict[str, Any]:
+        """The headers of a pre-signed URL."""
+        expires = "2030-01-02T00:00:00"
+        signature = self._parts.signed_urls.sign(project=PROJECT, paths=[path], methods=[method], expires=expires)
+        return {"URL-Signature": signature, "URL-Paths": [path], "URL-Methods": [method], "URL-Expires": expires}
+
+    def ask(
+        self, action: str, body: Json | None, *, client: str = CLIENT, headers: Json | None = None
+    ) -> tuple[int, Any]:
+        """Status and body of the reply to a frame, to whose headers ``headers`` are added."""
+        headers = {"Client-ID": client, "X-Project-ID": PROJECT, "X-Roles": "admin", **(headers or {})}
         if action == "authenticate":
             headers["X-Auth-Token"] = "gAAAAA..."
         frame: dict[str, Any] = {"action": action, "headers": headers}

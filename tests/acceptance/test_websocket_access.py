@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import falcon
 import pytest
 
 from tests import servers
@@ -23,6 +24,7 @@ from tests.keystone import Keystone
 from tests.websocket import JSON, MSGPACK, Format
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.session import Session
+from zaqar.transport.wsgi.app import routes
 
 ROOT = Path(__file__).parents[2]
 
@@ -334,6 +336,22 @@ def test_the_table_has_every_action() -> None:
     # The session carries this one out.
     found.add(("authenticate", ""))
     assert {(row.action, row.kind) for row in ROWS} == found
+
+
+def test_every_action_is_a_request_over_http(service: Service) -> None:
+    """Signed URLs and access rules are about that request, so it has to be the one that does the same."""
+    served = {
+        (method, template.replace("{delivery_id}", "{id}").replace("_name}", "}").replace("_id}", "}"))
+        for template, resource in routes(service.parts).items()
+        for method in falcon.HTTP_METHODS
+        if hasattr(resource, f"on_{method.lower()}")
+    }
+    assert {(row.method, row.path) for row in SERVED} <= served
+    # What is left shows what is served over HTTP.
+    assert served - {(row.method, row.path) for row in SERVED} <= {("HEAD", "/v2/ping")} | DOCUMENTS
+
+
+DOCUMENTS = {("GET", "/"), ("GET", "/v2/openapi.json"), ("GET", "/v2/asyncapi.json")}
 
 
 def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> None:

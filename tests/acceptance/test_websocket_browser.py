@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the guide works: a real browser opens it, authenticates, subscribes and is pushed what others post."""
+"""The examples of the guides work: a real browser opens the page, authenticates, subscribes and is pushed messages."""
 
 from __future__ import annotations
 
 import functools
 import http.client
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -49,11 +51,11 @@ def serving(port: int = 0) -> Iterator[str]:
 LINES = f"[cors]\nallowed_origin = http://127.0.0.1:{ALLOWED}\n"
 
 
-def post(server: Server, headers: dict[str, str], *bodies: Any) -> None:
+def post(server: Server, headers: dict[str, str], *bodies: Any, queue: str = "greetings") -> None:
     messages = json.dumps({"messages": [{"body": body, "ttl": 600} for body in bodies]})
     with closing(http.client.HTTPConnection(server.host, server.port, timeout=30)) as connection:
         sent = {"Client-ID": CLIENT, "Content-Type": "application/json", **headers}
-        connection.request("POST", "/v2/queues/greetings/messages", messages, sent)
+        connection.request("POST", f"/v2/queues/{queue}/messages", messages, sent)
         answer = connection.getresponse()
         assert answer.status == 201, answer.read()
 
@@ -123,6 +125,20 @@ def test_a_page_of_another_origin_is_refused(browser: Browser, server: Server) -
         connect(page, server, "demo")
         page.wait_for_text("#state", "closed with code 1006")
         assert shown(page) == []
+
+
+def test_the_program_of_the_readme_prints_what_is_posted(server: Server) -> None:
+    program = (EXAMPLES / "subscribe.py").read_text()
+    assert program.count("ws://127.0.0.1:9000") == 1
+    program = program.replace("ws://127.0.0.1:9000", server.websocket_url)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "status 201\n"
+            post(server, {"X-Project-ID": "demo"}, {"to": "ann"}, {"to": "bob"}, queue="mail")
+            assert [process.stdout.readline() for _ in range(2)] == ["pushed {'to': 'ann'}\n", "pushed {'to': 'bob'}\n"]
+        finally:
+            process.kill()
 
 
 @pytest.fixture

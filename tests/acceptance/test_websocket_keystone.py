@@ -426,6 +426,25 @@ def test_a_guest_subscribes_the_connection(service: Service) -> None:
         assert guest.request("subscription_create", {"queue_name": "other", "ttl": 600}, text).status == 403
 
 
+def test_the_key_is_replaced(service: Service) -> None:
+    """Signatures of the old one are valid for as long as it is named, on connections that are open already, too."""
+    old, body = signed_headers(service, "guests"), {"queue_name": "guests"}
+    config = service.folder / "zaqar.conf"
+    before = config.read_text()
+    replaced = f"secret_key = {SECRET_KEY[::-1]}\nprevious_secret_keys = {SECRET_KEY}"
+    service.secrets.add(SECRET_KEY[::-1])
+    with service.connect(project="") as guest:
+        assert guest.request("message_list", body, old).status == 200
+        config.write_text(before.replace(f"secret_key = {SECRET_KEY}", replaced))
+        service.server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: signed_headers(service, "guests", expires=old["URL-Expires"]) != old)
+        assert guest.request("message_list", body, old).status == 200
+        config.write_text(before.replace(f"secret_key = {SECRET_KEY}", replaced.partition("\n")[0]))
+        service.server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: guest.request("message_list", body, old).status == 403)
+        assert guest.request("message_list", body, signed_headers(service, "guests")).status == 200
+
+
 # -- the policy --------------------------------------------------------------------------------------------------------
 
 

@@ -112,3 +112,16 @@ def test_the_proxy_of_the_page_waits_longer_than_a_ping() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
     options = conf.load([], default_config_files=[])["drivers:transport:websocket"]
     assert int(seconds) > options.ping_interval
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name != "subscription_confirm"])
+def test_a_signature_opens_what_the_page_says(name: str) -> None:
+    """With a signature for the path of the action itself, or for the collection that it is in."""
+    action = ACTIONS[name]
+    collection = re.sub(r"/{(message|claim|subscription)_id}$", "", action.path)
+    with examples.service() as made:
+        body = made.prepare(action)
+        path = collection.format(**body)
+        status, answer = made.ask(name, body, headers=made.signature(path, action.method))
+        opened = status != 403
+    assert opened is asyncapi.opens_signed(action), (path, answer)

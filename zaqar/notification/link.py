@@ -95,10 +95,11 @@ class Link:
                 reasons.append(f"{where}: {exc}")
             except OSError as exc:
                 reasons.append(f"{where}: {exc.strerror or exc}")
-        reason = "the process that holds the connection cannot be reached: " + "; ".join(reasons)
-        # The host and the path are for the operator.
-        _log.info("Node %s at %s:%d: %s", self.node.id, self.node.host, self.node.port, reason)
-        raise Unreachable(reason)
+        # Addresses and paths are for the operator, and not for the log of deliveries, which tenants see.
+        _log.info(
+            "Node %s at %s:%d cannot be reached: %s", self.node.id, self.node.host, self.node.port, "; ".join(reasons)
+        )
+        raise Unreachable("the process that holds the connection cannot be reached")
 
     async def _try_one(self, is_local: bool) -> _Stream:
         node, loop = self.node, asyncio.get_running_loop()

@@ -55,7 +55,8 @@ class Authentication:
 
     @property
     def identity(self) -> Identity | None:
-        return None if self._current is None else self._current.identity
+        current = self._current
+        return None if current is None else current.identity
 
     def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
         """Take over the token of a request; the status and the sentence of the reply.

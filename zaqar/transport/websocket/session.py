@@ -9,7 +9,6 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from zaqar import context
@@ -172,8 +171,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        handle = partial(_handle_as, caller, operation) if self._wants_caller else operation.handle
-        answer = handle(parts, call)
+        answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
         if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
