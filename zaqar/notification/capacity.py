@@ -150,6 +150,21 @@ class Capacity:
         limit = self._limit(seat.target)
         return limit - self._targets[seat.target] >= max(1, limit // 2) and self._may_begin(seat, self.most_of_one)
 
+    def room_of(self, project: str, most: int) -> int:
+        """How many more attempts of the project may begin, to targets that have answered; no more than ``most``."""
+        own, all_ = self._projects[_PROVEN][project], self._under_way[_PROVEN]
+        most = min(most, self._per_project - own)
+        share = self._shares[_PROVEN]
+        # PERF: fewer are always allowed as well, so the greatest number is found by halving.
+        least = 0
+        while least < most:
+            middle = (least + most + 1) // 2
+            if share.allows(middle, own=own, all_=all_):
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
     def note(self, seat: Seat, *, reached: bool) -> None:
         """Whether the last attempt was answered."""
         if not self._answers.get(seat.target):

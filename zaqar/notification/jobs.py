@@ -121,7 +121,7 @@ class Jobs:
         subscription, now = job.subscription, asyncio.get_running_loop().time()
         # One that came with the delivery was listed after ``taken_at``.
         if subscription is None or now > job.taken_at + FRESH_SECONDS:
-            subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at)
+            subscription = await self._sender.find_subscriber(job.delivery, taken_at=job.taken_at, seat=job.seat)
             if subscription is None:
                 await self._drop_if_gone(job.delivery)
                 return self._sender.discarded(job.delivery)

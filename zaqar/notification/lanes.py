@@ -89,6 +89,17 @@ class Lanes:
         now = _time()
         return set(self._full).union(lane for lane, (until, _) in self._pauses.items() if now < until)
 
+    def room(self, most: int) -> int | None:
+        """How many deliveries of the lanes that are behind may begin, ``most`` at most; None if that is unknown."""
+        projects = set()
+        for lane in self._behind:
+            if lane not in self._full:
+                seat = self._seats.get(lane)
+                if seat is None:
+                    return None
+                projects.add(seat.project)
+        return sum(self._capacity.room_of(project, most) for project in projects) if projects else None
+
     def pause(self, lane: str) -> float | None:
         """Have the lane left alone for a while, and say for how long; None if it is being left alone already."""
         now = _time()

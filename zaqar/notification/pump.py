@@ -171,6 +171,9 @@ class Pump:
             return False
         self._deliveries = False
         without = self._lanes.full()
+        if (room := self._lanes.room(limit)) is not None:
+            # More would be handed back at once. A few may be of lanes that this process does not know of.
+            limit = min(limit, max(room, self._capacity.most_of_one))
         self._lanes.begin_look()
         taken_at = _time()
         # The room is reserved first, as other stores are asked at the same time.

@@ -25,6 +25,7 @@ from zaqar.notification.pauses import pauses_of
 from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, next_attempt
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
+from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
 from zaqar.storage.placement import Place
 
 _log = logging.getLogger(__name__)
@@ -123,14 +124,25 @@ class Sender:
 
     # -- before it is sent -------------------------------------------------------------------------------------------
 
-    async def find_subscriber(self, delivery: Delivery, *, taken_at: float) -> Subscription | None:
+    async def find_subscriber(
+        self, delivery: Delivery, *, taken_at: float, seat: Seat | None = None
+    ) -> Subscription | None:
         """The subscription if it is to get this delivery. StoreUnavailable if that cannot be known now.
 
         ``taken_at``, in the event loop's time, is when this was taken. What was read before that does not count: since
         then the subscription may have been confirmed, and a message that was posted after that would be lost; or it
         may have got another subscriber, and the old one must get nothing more. Deliveries that were taken together
         share one reading, as long as it is fresh.
+
+        ``seat`` is that of the subscription as it was the last time, None if that is not known. For a WebSocket
+        connection what was read within the last second will do, as the process that holds it knows better which
+        subscriptions it has.
         """
+        if seat is not None and scheme_of(seat.target) == CONNECTION_SCHEME:
+            known = await self._subscribers.get(delivery.queue_uid, delivery.subscription_id)
+            is_same = known is not None and known.subscriber == seat.target
+            if is_same and wants(known, delivery, require_confirmation=self._bounds.require_confirmation):
+                return known
         not_before = max(taken_at, asyncio.get_running_loop().time() - FRESH_SECONDS)
         subscription = await self._subscribers.get(delivery.queue_uid, delivery.subscription_id, not_before=not_before)
         wanted = wants(subscription, delivery, require_confirmation=self._bounds.require_confirmation)

@@ -11,6 +11,7 @@ from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.schemas.messages import ORIGIN
+from zaqar.schemas.strict_json import Document
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
 
@@ -64,7 +65,9 @@ _decode_posted = msgspec.json.Decoder(_Posted).decode
 def _post(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:create", call.target)
     # What a post over HTTP has in its body, so that the same number of bytes fits into one.
-    raw = b'{"messages":%b}' % bytes(_decode_posted(call.raw).messages)
+    raw = Document(b'{"messages":%b}' % bytes(_decode_posted(call.raw).messages))
+    # The frame was decoded strictly, so that nobody need do so again.
+    raw.value = {"messages": call.body["messages"]}
     return Answer(201, {"message_ids": parts.messages.post(call.caller, call.target, raw)})
 
 
