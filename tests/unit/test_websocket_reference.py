@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
 import textwrap
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import msgspec
 import pytest
 
 from tests.unit.workers import make_limits
-from zaqar import conf
+from zaqar import conf, plugins
 from zaqar.transport.websocket import asyncapi, close_codes
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import openapi
@@ -36,6 +38,14 @@ def _load(name: str) -> Any:
 
 
 examples = _load("websocket_examples")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    """Most of what it takes to make a service is to look which plug-ins are installed: once is enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "installed", functools.cache(plugins.installed))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +116,33 @@ def test_the_error_of_the_description_is_real(described: dict[str, Any]) -> None
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(frame)))
     assert json.loads(answer.frame) == shown["payload"]
+
+
+@pytest.mark.parametrize(
+    ("status", "action", "body"),
+    [
+        (400, "queue_create", {"queue_name": "a b"}),
+        (400, "queue_create", "text"),
+        (400, "no_action", {}),
+        (403, "pool_delete", {"pool_name": "gold"}),
+        (404, "message_get", {"queue_name": "greetings", "message_id": "0" * 36}),
+        (404, "queue_get_stats", {"queue_name": "absent"}),
+        (404, "topic_get_stats", {"topic_name": "absent"}),
+        (409, "subscription_create", {"queue_name": "greetings"}),
+        (503, "subscription_create", {"queue_name": "greetings"}),
+    ],
+)
+def test_errors_are_as_described(described: dict[str, Any], status: int, action: str, body: Any) -> None:
+    frame = {"action": action, "headers": {"Client-ID": examples.CLIENT, "X-Project-ID": "demo"}, "body": body}
+    with examples.service() as made:
+        if status == 409:
+            made.prepare_node()
+            assert made.ask(action, body)[0] == 201
+        answer = made.session.answer(made.session.read(json.dumps(frame)))
+    assert answer.status == status
+    payload = described["channels"]["connection"]["messages"]["error"]["payload"]
+    whole = {"allOf": [payload], "components": described["components"]}
+    jsonschema.Draft202012Validator(whole).validate(json.loads(answer.frame))
 
 
 def test_the_proxy_of_the_page_waits_longer_than_a_ping() -> None:

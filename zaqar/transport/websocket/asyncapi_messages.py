@@ -31,6 +31,7 @@ STATUSES = {
 
 _TEXT: JsonSchema = {"type": "string"}
 
+_RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 503."}
 _NO_BODY: JsonSchema = {"type": "object", "maxProperties": 0}
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "Client-ID": ("A UUID that the client keeps; `echo` goes by it.", {"type": "string", "format": "uuid"}),
@@ -161,6 +162,13 @@ def error() -> Json:
             "exception": {**_TEXT, "description": "The same or the detail, for clients that look here."},
         },
     }
+    refused = {**_TEXT, "description": "Of `subscription_create`: a 409 for a second subscription."}
+    zeros = {
+        "type": "object",
+        "description": "Of `queue_get_stats` and `topic_get_stats`: a 404, if it does not exist, with counts of zero.",
+        "required": ["messages"],
+        "not": {"required": ["error"]},
+    }
     headers = {"Client-ID": CLIENT, "X-Project-ID": PROJECT}
     lines = "\n".join(f"* {status}: {text}" for status, text in STATUSES.items())
     request = {"action": "queue_create", "body": {"queue_name": "a b"}, "api": "v2", "headers": headers}
@@ -170,7 +178,7 @@ def error() -> Json:
         "title": "Error",
         "summary": "Nothing was changed.",
         "description": lines,
-        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, _TEXT]}),
+        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, refused, zeros]}),
         "examples": [
             {
                 "name": "badName",
@@ -198,7 +206,11 @@ def _envelope(action: str | None, status: JsonSchema, body: JsonSchema) -> Json:
                 "properties": {"action": named, "body": {}, "api": {"const": "v2"}, "headers": {"type": "object"}},
             },
             "body": body,
-            "headers": {"type": "object", "required": ["status"], "properties": {"status": status}},
+            "headers": {
+                "type": "object",
+                "required": ["status"],
+                "properties": {"status": status, **({"Retry-After": _RETRY_AFTER} if action is None else {})},
+            },
         },
     }
 
