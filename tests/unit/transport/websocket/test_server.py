@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.unit.transport.websocket.scripted import Scene, ask, make_parts, run, wait_until
-from tests.unit.transport.websocket.test_connection import closed
+from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Scene, ask, closed, make_parts, run, wait_until
 from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket.close_codes import MEANINGS
 
@@ -33,9 +32,6 @@ async def http(scene: Scene, request: str) -> tuple[int, dict[str, str], bytes]:
         body,
     )
 
-
-UPGRADE = "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n"
-KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 
 MASKED = b"\x00\x00\x00\x00"
 """The mask of a frame's bytes; this one changes nothing."""
