@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -48,9 +47,6 @@ _NODE_SECONDS = 2.0
 
 _RETIREMENT_SECONDS = 120.0
 """How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
-
-_OTHER_FILES = 256
-"""Open files that the process needs beside connections: of stores, of Keystone and of the log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -231,14 +227,14 @@ class _Process:
 def _settings(conf: cfg.ConfigOpts) -> Settings:
     """The configured limits; fewer connections if the process may not have as many open files."""
     settings = Settings.from_conf(conf)
-    wanted = settings.max_connections + _OTHER_FILES
+    wanted = settings.open_files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard != resource.RLIM_INFINITY else wanted
     if soft != resource.RLIM_INFINITY and soft < min(wanted, most):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
     if most >= wanted:
         return settings
-    connections = max(1, most - _OTHER_FILES)
+    fewer = settings.within(most)
     _log.warning(
         "[%s] max_connections: %d need %d open files, and this process may have %d (ulimit -Hn); more than %d "
         "connections will be refused.",
@@ -246,9 +242,9 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         settings.max_connections,
         wanted,
         most,
-        connections,
+        fewer.max_connections,
     )
-    return replace(settings, max_connections=connections)
+    return fewer
 
 
 def _start_thread(call: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ import asyncio
 import fcntl
 import termios
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +28,7 @@ from websockets.protocol import Event, State
 
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.rate_limit import TokenBucket
+from zaqar.transport.websocket.settings import Settings
 
 READ_SIZE = 16 * 1024
 """Bytes that are read from one connection before the others have their turn."""
@@ -57,9 +59,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     is_surplus = False
     """Whether to drop the connection as soon as it is made."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lost: Callable[[ServerConnection], None], **kwargs: Any) -> None:
+        """``lost`` is called when the TCP connection has ended."""
         # The library's own pings are replaced.
         super().__init__(*args, **{**kwargs, "ping_interval": None})
+        self._lost = lost
         now = self.loop.time()
         self._frames = TokenBucket(FRAMES_PER_SECOND, now)
         self._frames_of_turn = 0
@@ -71,6 +75,13 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._sent = 0
         self._taken_before = 0
         self._resuming: asyncio.TimerHandle | None = None
+
+    def use(self, settings: Settings) -> None:
+        """Have these limits from now on."""
+        self.silent_seconds = settings.ping_interval
+        self.pong_seconds = settings.ping_timeout
+        self.write_seconds = settings.write_timeout
+        self.protocol.max_message_size = settings.max_frame_size
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
 
@@ -115,6 +126,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         for timer in (self._heartbeat, self._stalled, self._resuming):
             if timer is not None:
                 timer.cancel()
+        self._lost(self)
         super().connection_lost(exc)
 
     def send_data(self) -> None:

@@ -87,6 +87,25 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
     run(script, tmp_path, threads=16)
 
 
+def test_who_claims_a_project_takes_none_of_its_threads(tmp_path: Path) -> None:
+    """Until Keystone has said whose the token is, anybody may name any project."""
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as member:
+            await ask(member, action="authenticate", project="victim")
+            strangers = [await scene.connect() for _ in range(12)]
+            for client in strangers:
+                await client.send(json.dumps({"action": "authenticate", "project": "victim", "sleep": 1.5}))
+            await wait_until(lambda: len(scene.sessions) == 13 and scene.server.is_busy)
+            began = time.monotonic()
+            assert await ask(member, text="quick", project="victim") == "quick"
+            assert time.monotonic() - began < 1.0
+            for client in strangers:
+                await client.close()
+
+    run(script, tmp_path, authenticates=True, threads=16)
+
+
 def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         clients = [await scene.connect() for _ in range(4)]
