@@ -255,7 +255,7 @@ def published_calls() -> Iterator[str]:
     yield from table(("resource", "method", "called where ours is"), rows())
 
 
-class _Written(SphinxDirective):
+class Written(SphinxDirective):
     """A directive without arguments whose content comes from ``lines``."""
 
     lines: Any
@@ -264,27 +264,27 @@ class _Written(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(type(self).lines()), allow_section_headings=True)
 
 
-class ApiOperations(_Written):
+class ApiOperations(Written):
     lines = staticmethod(operations)
 
 
-class ApiSchemas(_Written):
+class ApiSchemas(Written):
     lines = staticmethod(schemas)
 
 
-class StageHooks(_Written):
+class StageHooks(Written):
     lines = staticmethod(stage_hooks)
 
 
-class PublishedCalls(_Written):
+class PublishedCalls(Written):
     lines = staticmethod(published_calls)
 
 
-class PolicyRules(_Written):
+class PolicyRules(Written):
     lines = staticmethod(policy_rules)
 
 
-class PolicyEndpoints(_Written):
+class PolicyEndpoints(Written):
     lines = staticmethod(policy_endpoints)
 
 

@@ -31,6 +31,7 @@ GET    anybody -       404 404 -             /confirm
 POST   anybody -       404 404 -             /confirm
 GET    tenant  -       200 200 -             /v2/
 GET    token   -       200 200 -             /v2/openapi.json
+GET    token   -       200 200 -             /v2/asyncapi.json
 GET    tenant  reader  204 204 -             /v2/ping
 HEAD   tenant  reader  204 204 -             /v2/ping
 GET    admin   admin   200 200 -             /v2/health

@@ -490,7 +490,7 @@ def test_the_websocket_server_alone(tmp_path: Path) -> None:
 
 def test_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        bind = "127.0.0.1:%d" % taken.getsockname()[1]
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
         for module, option in ((MODULE, "--bind"), ("zaqar.cmd.server", "--websocket-bind")):
             command = [sys.executable, "-m", module, option, bind]
             if module != MODULE:
@@ -506,7 +506,8 @@ def test_its_port_is_taken(tmp_path: Path) -> None:
 
 def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
     with alone(tmp_path, "[drivers:transport:websocket]\nmax_connections = 400\n", limit=300) as (_, url):
-        assert "max_connections: 400 need 656 open files, and this process may have 300" in (tmp_path / "log").read_text()
+        said = (tmp_path / "log").read_text()
+        assert "max_connections: 400 need 656 open files, and this process may have 300" in said
         with ExitStack() as stack:
             clients = [stack.enter_context(WebSocket(url, project="p")) for _ in range(44)]
             assert clients[-1].request("queue_list").status == 200

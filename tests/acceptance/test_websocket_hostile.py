@@ -48,7 +48,7 @@ CLIENT = "3381af92-2b9e-11e3-b191-71861300734c"
 LARGEST_POST = 262_144
 LARGEST_FRAME = LARGEST_POST + 65_536
 MEBIBYTE = 1 << 20
-STALLED = 10
+STALLED = 300
 IDLE = 2_000
 
 
@@ -99,14 +99,15 @@ def websocket_process(folder: Path, lines: str) -> Iterator[WebSocketProcess]:
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            status = process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+    assert status == 0
 
 
 class Neighbour(threading.Thread):
-    """A client that posts and lists all the time, and finds out whether it is always served."""
+    """A client that posts and takes messages all the time, and finds out whether it is always served."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)

@@ -12,6 +12,9 @@ from tests.api.client import Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
 
+# Its assertions show what differs only if they are rewritten, as those of test modules are.
+pytest.register_assert_rewrite("tests.api.agreement")
+
 
 @pytest.fixture(scope="session", params=DRIVERS.values(), ids=DRIVERS.keys())
 def driver(request: pytest.FixtureRequest) -> Driver:

@@ -16,6 +16,7 @@ from tests.api.test_common import assert_error
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, InvalidInput, StoreUnavailable
 from zaqar.model import QUEUE, TOPIC, Address, Delivery
+from zaqar.notification import jobs
 from zaqar.service import connection_subscriptions
 from zaqar.service.connection_subscriptions import ConnectionSubscriptions
 from zaqar.service.nodes import LEASE_SECONDS, Node, Nodes
@@ -312,6 +313,23 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     uid = process.uid()
     assert process.api.delete("/v2/queues/q").status_code == 204
     assert not ask(connection, uid, 4)
+
+
+def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Process) -> None:
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    now = process.api.clock.now
+    process.api.send("q", *range(5))
+    for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
+        store.expand(posted=posted, deliveries=[], position=None, until=now)
+    delivery = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 900)
+    ask = process.subscriptions.has_undelivered_before
+    store.put_delivery(delivery=delivery)
+    assert not ask(connection, process.uid(), 2)
+    store.put_delivery(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
+    assert ask(connection, process.uid(), 2)
+    assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS
 
 
 def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:

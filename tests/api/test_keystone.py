@@ -21,6 +21,7 @@ from tests.api.authenticated import AuthenticatedApi
 from tests.api.client import ALICE
 from tests.keystone import PASSWORD, Keystone
 from zaqar import signed_urls
+from zaqar.errors import Unauthorized
 
 UNAUTHORIZED = {
     "error": {
@@ -71,7 +72,10 @@ def assert_unauthorized(result: testing.Result, keystone: Keystone) -> None:
 # -- who gets in -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/health", "/nothing", "//"])
+PATHS = ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/asyncapi.json", "/v2/health", "/nothing", "//"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("token", [None, "", " ", "bad", "a,b", "caf\xe9", "a b", "x" * 5000])
 def test_without_a_valid_token_every_path_is_the_same(
     api: AuthenticatedApi, keystone: Keystone, path: str, token: str | None
@@ -144,6 +148,7 @@ def test_a_token_without_a_project(api: AuthenticatedApi, keystone: Keystone, sc
     assert api.status("/v2/queues", token=token, X_Project_ID="demo") == 403
     # What describes the API belongs to nobody.
     assert api.status("/v2/openapi.json", token=token) == 200
+    assert api.status("/v2/asyncapi.json", token=token) == 200
 
 
 def test_a_token_of_the_system_administers(
@@ -231,6 +236,18 @@ def test_access_rules(api: AuthenticatedApi, restricted: str) -> None:
         for method, path in refused:
             assert api.status(path, method, token=restricted) == 401, (method, path)
     # The rules are looked at for each request, Keystone is asked once.
+    assert api.questions == 1
+
+
+def test_without_a_request_access_rules_are_not_asked_and_nothing_is_remembered(
+    api: AuthenticatedApi, restricted: str
+) -> None:
+    """So a connection can be authenticated, and each of its actions be asked about."""
+    for _ in range(2):
+        assert api.tokens.validate(restricted).user_id is not None
+        with pytest.raises(Unauthorized):
+            api.tokens.validate(restricted, method="DELETE", path="/v2/queues/q")
+        assert api.tokens.validate(restricted, method="GET", path="/v2/queues").user_id is not None
     assert api.questions == 1
 
 

@@ -77,6 +77,7 @@ def test_answers_keep_to_the_document(api: Api) -> None:
         ("/", "GET", "/", None),
         ("/v2/", "GET", "/v2/", None),
         ("/v2/openapi.json", "GET", "/v2/openapi.json", None),
+        ("/v2/asyncapi.json", "GET", "/v2/asyncapi.json", None),
         ("/v2/queues", "GET", "/v2/queues?detailed=true&with_count=true", None),
         ("/v2/queues", "GET", "/v2/queues?limit=0", None),
         ("/v2/queues/{queue_name}", "PUT", "/v2/queues/new", {}),

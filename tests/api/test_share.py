@@ -492,7 +492,10 @@ def test_a_header_that_comes_twice(api: Api, name: str, joint: str) -> None:
             ("GET", path)
             for path in ("/v2/queues/q%2Fmessages", "/v2/queues/%71/messages", "/%76%32/queues/q/messages")
         ),
-        *(("GET", path) for path in ("/v2/ping", "/v2/health", "/v2/openapi.json", "/v2/nothing", "/nothing")),
+        *(
+            ("GET", path)
+            for path in ("/v2/ping", "/v2/health", "/v2/openapi.json", "/v2/asyncapi.json", "/v2/nothing", "/nothing")
+        ),
         ("POST", "/v2/queues/q/share"),
         ("POST", "/v2/queues/q/purge"),
     ],

@@ -25,7 +25,7 @@ from zaqar.transport.websocket.session import Session
 
 CONNECTION = "ab" * 16
 NODE = "cd" * 12
-SETTINGS = settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+SETTINGS = settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
 
 
 class Fuzzed:
@@ -202,7 +202,7 @@ def test_frames_from_the_table(fuzzed: Fuzzed, name: str) -> None:
     schemas = {status: Validator(schema) for status, (_, schema) in action.answers.items() if schema is not None}
 
     @given(body=body_of(action), binary=st.booleans())
-    @settings(SETTINGS, max_examples=50)
+    @settings(SETTINGS, max_examples=30)
     def is_answered(body: dict[str, Any], binary: bool) -> None:
         status, answer = fuzzed.send(encode(request(fuzzed, name, body), binary=binary))
         assert status < 500, answer
@@ -240,6 +240,28 @@ def test_any_frame(fuzzed: Fuzzed, frame: str | bytes) -> None:
     assert isinstance(answer["error"], str)
 
 
+SAMPLES = [
+    {"action": name, "headers": {"Client-ID": ALICE, "X-Project-ID": "project"}, "body": dict(action.example)}
+    for name, action in ACTIONS.items()
+]
+changes = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2), st.binary(max_size=6)), min_size=1, max_size=4)
+
+
+@given(sample=st.sampled_from(SAMPLES), changes=changes, binary=st.booleans())
+@settings(SETTINGS, max_examples=500)
+def test_frames_with_some_bytes_changed(
+    fuzzed: Fuzzed, sample: dict[str, Any], changes: list[tuple[int, int, bytes]], binary: bool
+) -> None:
+    """Each change puts bytes in the place of none, one or two others; frames of text are UTF-8 by then."""
+    raw = bytearray(msgpack.packb(sample) if binary else json.dumps(sample).encode())
+    for at, removed, inserted in changes:
+        at %= len(raw) + 1
+        raw[at : at + removed] = inserted
+    frame = bytes(raw) if binary else raw.decode(errors="replace")
+    status, answer = fuzzed.send(frame)
+    assert status < 500, answer
+
+
 @given(
     headers=st.dictionaries(
         st.sampled_from(["Client-ID", "X-Project-ID", "X-Auth-Token", "URL-Signature", "URL-Paths", "URL-Methods"])
@@ -251,7 +273,7 @@ def test_any_frame(fuzzed: Fuzzed, frame: str | bytes) -> None:
     action=st.sampled_from(sorted(ACTIONS)) | values,
     binary=st.booleans(),
 )
-@settings(SETTINGS, max_examples=500)
+@settings(SETTINGS, max_examples=200)
 def test_any_headers(fuzzed: Fuzzed, headers: Any, action: Any, binary: bool) -> None:
     frame = encode({"action": action, "headers": headers, "body": {"queue_name": "q"}}, binary=binary)
     status, answer = fuzzed.send(frame)

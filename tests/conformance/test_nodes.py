@@ -330,7 +330,8 @@ def test_whoever_condemns_sees_every_note_that_was_made(nodes: Nodes) -> None:
     assert refused == ROUNDS
 
 
-def test_a_node_that_is_removed_leaves_nothing(nodes: Nodes) -> None:
+@pytest.mark.parametrize("condemned", [True, False])
+def test_a_node_that_is_removed_leaves_nothing(nodes: Nodes, condemned: bool) -> None:
     for _ in range(ROUNDS):
         node = nodes.add(expires=START)
 
@@ -340,7 +341,8 @@ def test_a_node_that_is_removed_leaves_nothing(nodes: Nodes) -> None:
 
         def remove(node: Node = node) -> None:
             nodes.noted(node)
-            assert nodes.condemn(node)
+            if condemned:
+                assert nodes.condemn(node)
             nodes.remove(node)
 
         at_once(note_on, note_on, remove)

@@ -27,6 +27,8 @@ README = (ROOT / "README.rst").read_text()
 NOTIFICATIONS = (ROOT / "docs" / "notifications.rst").read_text()
 SIGNED_URLS = (ROOT / "docs" / "signed_urls.rst").read_text()
 TOUR = (ROOT / "docs" / "tour_openstacksdk.py").read_text()
+PUSH = (ROOT / "docs" / "websocket_push.rst").read_text()
+SUBSCRIBE = (ROOT / "docs" / "examples" / "subscribe.py").read_text()
 PAGES = sorted(
     path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
 )
@@ -101,6 +103,18 @@ def test_the_tour_with_curl_works() -> None:
 
 def test_the_readme_has_the_tour_with_openstacksdk() -> None:
     code = TOUR.split('"""', 2)[2].strip()
+    assert textwrap.indent(code, "   ") in README
+
+
+def test_the_post_of_the_guide_on_pushes_works() -> None:
+    terminal = Terminal()
+    (command,) = commands(PUSH.replace("\\\n", " "))
+    posted = terminal.run(command)
+    assert posted is not None and posted.status_code == 201
+
+
+def test_the_readme_has_the_program_that_is_pushed_messages() -> None:
+    code = SUBSCRIBE.split('"""', 2)[2].strip()
     assert textwrap.indent(code, "   ") in README
 
 

@@ -124,6 +124,10 @@ class TokenValidator:
                 return identity
         return self._ask(token, service_token, method, path)
 
+    def remembers(self, token: str) -> bool:
+        """Whether the token is known to be valid for every request, without asking Keystone."""
+        return self._cache.find(key_of(token)) is not None
+
     def _ask(self, token: str | None, service_token: str | None, method: str | None, path: str | None) -> Identity:
         library = self._started
         # White space around a token is not part of it.

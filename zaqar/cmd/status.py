@@ -92,7 +92,7 @@ def _check_stores(conf: cfg.ConfigOpts) -> Finding:
 def _check_access(conf: cfg.ConfigOpts) -> Finding:
     if conf.auth_strategy:
         return _check_keystone(conf)
-    if str(conf["drivers:transport:wsgi"].bind) not in _LOOPBACK:
+    if any(str(conf[f"drivers:transport:{name}"].bind) not in _LOOPBACK for name in ("wsgi", "websocket")):
         details = "Callers are not authenticated ([DEFAULT] auth_strategy), and the server listens to other hosts."
         return Finding("Access", Result.WARNING, details)
     return Finding("Access", Result.SUCCESS)

@@ -186,6 +186,8 @@ class _Process:
                 parts = await asyncio.to_thread(self._read_anew)
             except StartupError as exc:
                 _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
+            except Exception:  # noqa: BLE001, it is logged
+                _log.exception("SIGHUP changes nothing, the configuration and policy in use stay.")
             else:
                 before, self.parts = self.parts, parts
                 parts.connection_subscriptions.adopt(before.connection_subscriptions)

@@ -14,6 +14,7 @@ OPEN: dict[Endpoint, str] = {
     ("GET", "/"): "the versions are for everybody",
     ("GET", "/v2/"): "tells what there is, and nothing of a tenant",
     ("GET", "/v2/openapi.json"): "tells what there is, and nothing of a tenant",
+    ("GET", "/v2/asyncapi.json"): "tells what there is, and nothing of a tenant",
     ("GET", "/confirm"): "the link carries a signature",
     ("POST", "/confirm"): "the link carries a signature",
 }

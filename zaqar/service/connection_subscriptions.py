@@ -34,6 +34,13 @@ _LOOKED_AT = 10
 
 _BATCH = 500
 
+LATER_SECONDS = 15.0
+"""A delivery that is due so much later is of a message with a delay.
+
+One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
+by some seconds.
+"""
+
 _DELAYED_LOOKED_AT = 20
 _SOON_SECONDS = 3.0
 """A delivery that nobody has tried yet and that is due later than that is of a message with a delay."""
@@ -106,12 +113,16 @@ class ConnectionSubscriptions:
             return list(self._connections)
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended."""
+        """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
+
+        Messages with a delay hold up none that were posted after them, unless their delay is about to end.
+        """
         found = self._find_store(connection, queue_uid)
         if found is None:
             return False
         store, id_ = found
-        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number)
+        later = self._clock() + LATER_SECONDS
+        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
 
     def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """Whether the deliveries that wait before that number are of messages with a delay, and none is due soon.

@@ -96,6 +96,7 @@ _HOME: dict[str, Any] = {
     **_of_kind(TOPIC),
     "rel/ping": _relation("/v2/ping", "GET HEAD"),
     "rel/openapi": _relation("/v2/openapi.json", "GET"),
+    "rel/asyncapi": _relation("/v2/asyncapi.json", "GET"),
 }
 _HEALTH = {"rel/health": _relation("/v2/health", "GET")}
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from tests.conformance.outbox import Outbox, deliveries_of, numbers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies, new_queue
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.base import MessageStore
+from zaqar.storage.base import MessageStore, Node, NodeSubscription
+from zaqar.storage.redis.management import RedisManagementStore
 
 
 @pytest.fixture
@@ -68,3 +70,30 @@ def test_deliveries_are_sent_and_settled_in_a_full_server(store: MessageStore, f
     assert sorted(numbers(taken)) == [1, 1, 2, 2]
     outbox.discard(taken)
     assert outbox.take() == []
+
+
+def test_nodes_are_renewed_and_condemned_in_a_full_server(own_redis: servers.Redis, fill: Callable[[], None]) -> None:
+    """Or all connections would lose their subscriptions when the server is full."""
+    management = RedisManagementStore.from_settings({"uri": own_redis.uri})
+    store = management.nodes
+    one, other = (Node(id_, "m", "h", 1, "/s", 1000.0, b"k") for id_ in ("one", "other"))
+    store.add(node=one)
+    store.add(node=other)
+    first, second = NodeSubscription("q", "first"), NodeSubscription("q", "second")
+    assert store.note(node_id="one", subscription=first)
+    assert store.note(node_id="one", subscription=second)
+    fill()
+    with pytest.raises(StoreUnavailable):
+        store.note(node_id="one", subscription=NodeSubscription("q", "third"))
+    assert store.renew(node_id="one", expires=1020.0)
+    assert store.get(node_id="one") == replace(one, expires=1020.0)
+    assert not store.condemn(node_id="one", now=1010.0)
+    assert store.condemn(node_id="other", now=1010.0)
+    assert store.list_over(now=1020.0, limit=9) == ["other", "one"]
+    assert store.condemn(node_id="one", now=1020.0)
+    store.forget(node_id="one", subscriptions=[first])
+    assert store.list_subscriptions(node_id="one", limit=9) == [second]
+    for node in (one, other):
+        store.remove(node_id=node.id)
+    assert own_redis.client().keys("*") == []
+    management.close()

@@ -43,6 +43,7 @@ def test_all_is_well(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("[drivers]\nmanagement_store = nosuch\n", "Stores", Result.FAILURE),
         ("[drivers:message_store:sqlalchemy]\nuri = sqlite:////nosuch/x.db\n", "Stores", Result.FAILURE),
         ("[drivers:transport:wsgi]\nbind = 0.0.0.0\n", "Access", Result.WARNING),
+        ("[drivers:transport:websocket]\nbind = 0.0.0.0\n", "Access", Result.WARNING),
     ],
 )
 def test_what_is_wrong_is_found(state_dir: Path, text: str, check: str, result: Result) -> None:

@@ -49,7 +49,7 @@ class NodeStore(ABC):
 
     @abstractmethod
     def add(self, *, node: Node) -> None:
-        """Insert a node whose id is new."""
+        """Insert a node whose id is new. One that is there already, also a condemned one, is left as it is."""
 
     @abstractmethod
     def get(self, *, node_id: str) -> Node | None:
@@ -63,16 +63,20 @@ class NodeStore(ABC):
     def condemn(self, *, node_id: str, now: float) -> bool:
         """Condemn the node if its lease is over at ``now``, in one atomic step; False if it is not over.
 
-        True for a node that is condemned already, or absent.
+        True for a node that is condemned already, or absent. From then on no ``renew`` and no ``note`` succeeds, and
+        ``list_subscriptions`` has every note that was made before.
         """
 
     @abstractmethod
     def list_over(self, *, now: float, limit: int) -> list[str]:
-        """Ids of at most ``limit`` nodes that are condemned or whose lease is over at ``now``, the oldest first."""
+        """Ids of at most ``limit`` nodes that are condemned, and then of those whose lease is over at ``now``.
+
+        The latter come in the order in which their leases ended.
+        """
 
     @abstractmethod
     def remove(self, *, node_id: str) -> None:
-        """Remove the node and all notes of its subscriptions; an absent one is fine."""
+        """Remove the node, condemned or not, and all notes of its subscriptions; an absent one is fine."""
 
     @abstractmethod
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
@@ -83,7 +87,7 @@ class NodeStore(ABC):
 
     @abstractmethod
     def list_subscriptions(self, *, node_id: str, limit: int) -> list[NodeSubscription]:
-        """At most ``limit`` noted subscriptions of the node, in any order."""
+        """At most ``limit`` (1 or more) noted subscriptions of the node, condemned or not, in any order."""
 
     @abstractmethod
     def forget(self, *, node_id: str, subscriptions: Collection[NodeSubscription]) -> None:

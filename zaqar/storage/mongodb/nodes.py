@@ -27,6 +27,8 @@ NODE_SUBSCRIPTIONS = "node_subscriptions"
 _AFTER_SLASH = "0"
 """The character after the one that ends the node's part of an id."""
 
+_CONDEMNED = {"$set": {"condemned": True, "expires": 0.0}}
+
 
 class MongoNodeStore(NodeStore):
     def __init__(self, replica_set: ReplicaSet) -> None:
@@ -53,7 +55,7 @@ class MongoNodeStore(NodeStore):
         over = {**_live(node_id), "expires": {"$lte": now}}
         with self._opened() as opened:
             nodes = opened.beside(NODES)
-            if nodes.collection.update_one(over, {"$set": {"condemned": True, "expires": 0.0}}).matched_count:
+            if nodes.collection.update_one(over, _CONDEMNED).matched_count:
                 return True
             # That step left the node as it was. If it is live, its lease was not over then.
             return nodes.latest.find_one(_live(node_id), {"_id": 1}) is None
@@ -65,10 +67,14 @@ class MongoNodeStore(NodeStore):
         return [document["_id"] for document in found]
 
     def remove(self, *, node_id: str) -> None:
-        # The node comes last: after a crash in between it is listed as before, and removed again.
+        # From the first step on none can be noted any more, so the second one removes all. The node comes last: after a
+        # crash in between it is listed, and removed again.
+        this = {"_id": node_id}
         with self._opened() as opened:
+            nodes = opened.beside(NODES).collection
+            nodes.update_one(this, _CONDEMNED)
             opened.beside(NODE_SUBSCRIPTIONS).collection.delete_many(_notes_of(node_id))
-            opened.beside(NODES).collection.delete_one({"_id": node_id})
+            nodes.delete_one(this)
 
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
         """Store the note, then write to the node if it is live.

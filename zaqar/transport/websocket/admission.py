@@ -24,9 +24,10 @@ PATIENCE_SECONDS = 2.0
 """How long a request waits for a thread."""
 
 _WAITING_PER_THREAD = 32
-"""Requests may wait in all, for each thread; of one project half as many."""
+"""Requests may wait in all, for each thread, unless it is said otherwise; of one project half as many."""
 
 T = TypeVar("T")
+Answered = Callable[[T], bool | None]
 
 
 class Seat(NamedTuple):
@@ -43,7 +44,8 @@ class Seat(NamedTuple):
 class _Store:
     """The calls of one store that are under way, and whether it may be trusted to answer more."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent_seconds: float) -> None:
+        self._silent_seconds = silent_seconds
         self.began: dict[object, float] = {}
         """When each call began; the oldest is the first."""
         self.taken = 0
@@ -54,14 +56,14 @@ class _Store:
     def seems_silent(self, now: float) -> bool:
         if self.is_suspect or not self.began:
             return self.is_suspect
-        return now - max(self.last_sign, next(iter(self.began.values()))) > SILENT_SECONDS
+        return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
 
-    def note_end(self, call: object, now: float, *, answered: bool) -> None:
+    def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
         """A call that failed late is how a silent store shows; one that failed at once cost nothing."""
         took = now - self.began.pop(call)
-        if answered or took <= SILENT_SECONDS:
+        if answered or took <= self._silent_seconds:
             self.last_sign, self.is_suspect = now, False
-        else:
+        elif answered is not None:
             self.is_suspect = True
 
 
@@ -85,6 +87,8 @@ class Admission:
         threads: int,
         *,
         patience: float = PATIENCE_SECONDS,
+        most_waiting: int | None = None,
+        silent_seconds: float = SILENT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
@@ -93,7 +97,8 @@ class Admission:
         self._per_queue = max(1, threads // 8)
         self._per_store = max(1, threads * 3 // 4)
         self._per_silent_store = max(1, threads // 16)
-        self._most_waiting = threads * _WAITING_PER_THREAD
+        self._most_waiting = most_waiting or threads * _WAITING_PER_THREAD
+        self._silent_seconds = silent_seconds
         self._patience = patience
         self._monotonic = monotonic
         self._projects: Counter[str] = Counter()
@@ -106,11 +111,12 @@ class Admission:
         self.under_way = 0
         """Threads that are busy or about to be."""
 
-    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Callable[[T], bool] = lambda _: True) -> T:
+    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
         """What the call returns or raises, made in a thread.
 
-        ``answered`` says of a result whether the store has answered. If the caller is cancelled, a call that has begun
-        is made all the same and keeps its room until it ends. Raises TooBusy if the call was not made.
+        ``answered`` says of a result whether the store has answered; None if it does not tell. If the caller is
+        cancelled, a call that has begun is made all the same and keeps its room until it ends. Raises TooBusy if the
+        call was not made.
         """
         await self._enter(seat)
         this = object()
@@ -124,7 +130,7 @@ class Admission:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:
-        store = self._stores.setdefault(seat.store, _Store())
+        store = self._stores.setdefault(seat.store, _Store(self._silent_seconds))
         if self._has_room(seat, store):
             # Nobody waits for the same room: whoever did would have got it when it became free.
             self._take(seat)
@@ -184,10 +190,10 @@ class Admission:
         self._admit_waiting()
         self._forget_idle(seat.store)
 
-    def _leave(self, seat: Seat, this: object, answered: Callable[[T], bool], made: asyncio.Future[T]) -> None:
+    def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
-        succeeded = not made.cancelled() and made.exception() is None and answered(made.result())
-        store.note_end(this, self._monotonic(), answered=succeeded)
+        returned = not made.cancelled() and made.exception() is None
+        store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(seat)
 
     def _admit_waiting(self) -> None:

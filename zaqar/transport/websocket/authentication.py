@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
 
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
@@ -25,13 +28,26 @@ class TokenNotForAction(Exception):
         super().__init__("The application credential is not for this action.")
 
 
+class _Current(NamedTuple):
+    """A token that is in force. ``is_for_all``: it opens every action, so that Keystone is not asked about each."""
+
+    identity: Identity
+    token: str
+    is_for_all: bool
+
+    def __repr__(self) -> str:
+        return f"_Current({self.identity!r})"
+
+
 class Authentication:
     """The token of one connection. Its text form shows nothing of it."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._identity: Identity | None = None
-        self._token = ""
+        self._lock = threading.Lock()
+        self._current: _Current | None = None
+        self._ended: _Current | None = None
+        """Found to be no longer valid; the next action that needs it says so."""
 
     def use(self, parts: Parts) -> None:
         """Ask the validator of these parts from now on."""
@@ -39,7 +55,8 @@ class Authentication:
 
     @property
     def identity(self) -> Identity | None:
-        return self._identity
+        current = self._current
+        return None if current is None else current.identity
 
     def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
         """Take over the token of a request; the status and the sentence of the reply.
@@ -62,40 +79,61 @@ class Authentication:
             return 403, "The token has no project. Use one that is scoped to a project."
         if request.claimed_project is not None and request.claimed_project != (identity.project or ""):
             return 403, "X-Project-ID is not the project of the token."
-        if self._identity is not None and self._identity.project != identity.project:
+        if self.identity is not None and self.identity.project != identity.project:
             end_subscriptions()
-        self._identity, self._token = identity, (request.token or "").strip()
+        token = (request.token or "").strip()
+        with self._lock:
+            self._current = _Current(identity, token, tokens.remembers(token))
         return 200, AUTHENTICATED
 
-    def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
-        """Whose the token is now, and the token, for one action.
+    @property
+    def depends_on_action(self) -> bool:
+        """Whether Keystone is asked about the token for each action, as for an application credential with rules."""
+        return self._current is not None and not self._current.is_for_all
 
-        Raises TokenEnded, TokenNotForAction, and KeystoneUnavailable if that cannot be found out.
+    def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
+        """Whose the token is, and the token, for one action.
+
+        Keystone is asked only if the answer depends on the action: otherwise :meth:`is_valid` says from time to time
+        whether the token was revoked, and nobody waits for Keystone meanwhile. Raises TokenEnded, TokenNotForAction,
+        and KeystoneUnavailable if that cannot be found out.
         """
-        tokens, identity = self._parts.tokens, self._identity
-        if tokens is None or identity is None or self._has_expired(identity):
+        tokens, current = self._parts.tokens, self._current
+        if tokens is None or current is None or current is self._ended or self._has_expired(current.identity):
             raise self._end()
+        if current.is_for_all:
+            return current.identity, current.token
         try:
-            # Mostly a look into a cache. It asks Keystone if the answer is too old, or depends on the action.
-            return tokens.validate(self._token, method=method, path=path), self._token
+            return tokens.validate(current.token, method=method, path=path), current.token
         except Unauthorized:
             raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
-        """Whether the token is valid for any action. Raises KeystoneUnavailable if that cannot be found out."""
-        tokens, identity = self._parts.tokens, self._identity
-        if tokens is None or identity is None:
+        """Whether the token is valid for any action; if so, it has from now on the roles that it has now.
+
+        It may run beside the other methods: a token that was replaced meanwhile does not count. Raises
+        KeystoneUnavailable if nobody can say.
+        """
+        tokens, current = self._parts.tokens, self._current
+        if tokens is None or current is None:
             return True
-        if self._has_expired(identity):
-            return False
-        try:
-            tokens.validate(self._token)
-        except Unauthorized:
-            return False
-        return True
+        identity = None
+        if not self._has_expired(current.identity):
+            with suppress(Unauthorized):
+                identity = tokens.validate(current.token)
+        with self._lock:
+            if self._current is not current:
+                return True
+            if identity is None:
+                self._ended = current
+                return False
+            # Roles may have been granted or withdrawn meanwhile.
+            self._current = current._replace(identity=identity, is_for_all=tokens.remembers(current.token))
+            return True
 
     def _end(self) -> TokenEnded:
-        self._identity, self._token = None, ""
+        with self._lock:
+            self._current = self._ended = None
         return TokenEnded()
 
     def _has_expired(self, identity: Identity) -> bool:

@@ -35,7 +35,7 @@ MEANINGS: dict[int, str] = {
     1009: "A frame was larger than max_messages_post_size and 64 KiB, or was sent in more than 4,096 fragments.",
     INTERNAL_ERROR: "The client did not answer a ping in time, or the server met an error of its own.",
     SERVICE_RESTART: "The server lost its place among the servers. Connect and subscribe again.",
-    TRY_AGAIN_LATER: "The client reads too slowly for what it is sent. Connect again.",
+    TRY_AGAIN_LATER: "The client reads too slowly for what it is sent, or the server is too busy. Connect again.",
     AUTHENTICATION_EXPIRED: "The token has expired or was revoked. Connect and authenticate with a new one.",
     NOT_AUTHENTICATED: "The client did not authenticate in time.",
     IDLE: "The client sent no request for too long and has no subscription.",

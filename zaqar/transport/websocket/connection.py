@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.clock import Clock
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import StoreUnavailable, TooBusy
 from zaqar.model import Address
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.admission import Admission, Seat
@@ -35,8 +35,8 @@ from zaqar.transport.websocket.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-SMALL_FRAME = 8 * 1024
-"""Frames of up to so many bytes are decoded on the event loop, which takes less than a tenth of a millisecond."""
+SMALL_FRAME = 2 * 1024
+"""Frames of up to so many bytes are decoded on the event loop, which takes half a millisecond for the worst of them."""
 
 KEYSTONE = "keystone"
 """As the store of a seat: what is going to be asked is Keystone."""
@@ -68,6 +68,8 @@ class Reply(Protocol):
     def status(self) -> int: ...
     @property
     def close(self) -> tuple[int, str] | None: ...
+    @property
+    def is_outage(self) -> bool: ...
 
 
 class Session(Protocol):
@@ -77,6 +79,7 @@ class Session(Protocol):
     def identity(self) -> Identity | None: ...
     @property
     def expires(self) -> float | None: ...
+    def asks_keystone(self, request: Any) -> bool: ...
     def read(self, frame: str | bytes) -> Any: ...
     def answer(self, request: Any) -> Reply: ...
     def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
@@ -89,9 +92,9 @@ class Session(Protocol):
 class Surroundings:
     """What all connections of a process share.
 
-    ``decode`` runs the reading of a large frame in a thread. ``store_of`` says which store a request is going to ask,
-    without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and ``closed`` is
-    called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
+    ``decode`` runs the reading of a large frame of a project in a thread. ``store_of`` says which store a request is
+    going to ask, without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and
+    ``closed`` is called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
     ``revalidation_seconds``: how often to ask whether a token is still valid.
     """
 
@@ -99,7 +102,7 @@ class Surroundings:
     admission: Admission
     connections: Connections
     clock: Clock
-    decode: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+    decode: Callable[[str, Callable[[], Any]], Coroutine[Any, Any, Any]]
     store_of: Callable[[Request], Hashable]
     is_subscribed: Callable[[str], bool]
     closed: Callable[[str], None]
@@ -113,6 +116,8 @@ class Connection:
     def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
         self.id = socket.id.hex
         self.session = session
+        # By connection, as nobody knows yet whether the project is the client's own.
+        self._seat_at_keystone = Seat(self.id, None, KEYSTONE)
         self._socket = socket
         self._around = around
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
@@ -128,6 +133,7 @@ class Connection:
     def use(self, parts: Parts, around: Surroundings) -> None:
         """Serve by these from the next request on."""
         self._around = around
+        self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 
     async def _use_in_turn(self, parts: Parts) -> None:
@@ -180,17 +186,27 @@ class Connection:
         if len(frame) <= SMALL_FRAME:
             request = session.read(frame)
         else:
-            request = await around.decode(partial(session.read, frame))
+            try:
+                request = await around.decode(self._project or "", partial(session.read, frame))
+            except TooBusy:
+                # Nobody knows what is asked, so that there can be no reply.
+                self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
+                return None
         if request.reply is not None:
             return request.reply  # type: ignore[no-any-return]
         if not around.authenticates and request.project and not self._enter_project(request.project):
             return None
-        store = KEYSTONE if request.action == "authenticate" else around.store_of(request)
-        seat = Seat(request.project or "", request.address, store)
+        if session.asks_keystone(request):
+            seat = self._seat_at_keystone
+        else:
+            seat = Seat(request.project or self.id, request.address, around.store_of(request))
         try:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
+        if around.authenticates and session.identity is None and reply.status < 400:
+            # A signature has admitted it. Guests count as well, or one signed URL would open all connections.
+            self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
@@ -326,17 +342,21 @@ class Connection:
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        seat = Seat(self._project or "", None, KEYSTONE)
+        # Not in turn: requests and notifications do not wait for Keystone.
+        identity = self.session.identity
         is_valid = True
-        async with self._turn:
-            # If it cannot be found out, the token counts as valid until it can or until it expires.
-            with suppress(StoreUnavailable):
-                is_valid = await self._around.admission.run(seat, self.session.revalidate)
-        if is_valid:
+        # If it cannot be found out, the token counts as valid until it can or until it expires.
+        with suppress(StoreUnavailable):
+            is_valid = await self._around.admission.run(self._seat_at_keystone, self.session.revalidate)
+        # Another token may have replaced it meanwhile.
+        if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
         else:
             self.close(*close_codes.EXPIRED)
 
 
-def _is_answered(reply: Reply) -> bool:
-    return reply.status != StoreUnavailable.status
+def _is_answered(reply: Reply) -> bool | None:
+    """Whether the store has answered; nothing is known of a request that has waited for something else in vain."""
+    if reply.is_outage:
+        return False
+    return True if reply.status != StoreUnavailable.status else None

@@ -36,14 +36,16 @@ class Headers:
     __slots__ = ("_values",)
 
     def __init__(self, headers: dict[str, Any]) -> None:
-        """InvalidInput if two names are spellings of the same header."""
+        """InvalidInput if two names are spellings of the same header and have not the same value.
+
+        python-zaqarclient sends X-Project-Id beside X-Project-ID.
+        """
         self._values = values = {fold(name): value for name, value in headers.items()}
         if len(values) != len(headers):
-            seen: set[str] = set()
-            for name in map(fold, headers):
-                if name in seen:
-                    raise InvalidInput(f"headers.{name[:_QUOTED]}", "is given twice, in two spellings")
-                seen.add(name)
+            for name, value in headers.items():
+                last = values[fold(name)]
+                if type(value) is not type(last) or value != last:
+                    raise InvalidInput(f"headers.{fold(name)[:_QUOTED]}", "is given twice, with two values")
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._values

@@ -87,8 +87,12 @@ def path_of(action: Action, address: Address | None, fields: Mapping[str, Any]) 
     return _PLACEHOLDER.sub(lambda match: _segment(fields.get(match[1])), path) if "{" in path else path
 
 
+_LONGEST_SEGMENT = 200
+"""Characters of a field that are looked at: more than an id or a name has, so that a path takes no time to escape."""
+
+
 def _segment(value: object) -> str:
     # A slash is escaped, and so are segments that mean another path. Only an escaped character is not one of an id or
     # of a name, so no signed path and no rule for a single name is met by a part of the body that is neither.
-    text = quote(value, safe="") if isinstance(value, str) else ""
+    text = quote(value[:_LONGEST_SEGMENT], safe="") if isinstance(value, str) else ""
     return text.replace(".", "%2E") if text in (".", "..") else text or "%00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -30,12 +30,14 @@ _NO_MEMBERS: Mapping[str, Any] = {}
 class Reply:
     """A frame to send, and its status. After it, the connection is to be closed if ``close`` has a code and a reason.
 
-    The text form shows neither the frame nor anything else that came with the request.
+    ``is_outage``: a store did not answer, as opposed to anything else that a request may have to wait for. The text
+    form shows neither the frame nor anything else that came with the request.
     """
 
     frame: str | bytes = field(repr=False)
     status: int
     close: tuple[int, str] | None = None
+    is_outage: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +106,8 @@ def refuse(request: Request, error: ClientError | StoreUnavailable) -> Reply:
     if isinstance(error, StoreUnavailable):
         level = logging.DEBUG if error.is_logged else logging.ERROR
         _log.log(level, "%s: a store is not available", request.id, exc_info=error)
-        return reply_to(request, error.status, {"error": sentence}, retry_after=error.retry_after)
+        reply = reply_to(request, error.status, {"error": sentence}, retry_after=error.retry_after)
+        return replace(reply, is_outage=type(error) is StoreUnavailable)
     body = {"error": sentence, "exception": sentence} if request.has_known_form else {"error": sentence}
     return reply_to(request, error.status, body)
 

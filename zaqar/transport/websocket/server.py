@@ -8,7 +8,6 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
@@ -19,7 +18,7 @@ from websockets.http11 import Response
 
 from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
-from zaqar.transport.websocket.admission import Admission
+from zaqar.transport.websocket.admission import Admission, Seat
 from zaqar.transport.websocket.connection import Connection, Request, Session, Surroundings
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.origins import OriginPolicy
@@ -41,14 +40,20 @@ _CLOSE_SECONDS = 5.0
 _LAST_CLOSE_SECONDS = 1.0
 """The same while the server ends."""
 
-_DECODERS = 2
+_DECODERS = 4
+"""Threads that take large frames apart, three of them at a time; more would only take turns at one interpreter."""
+
+_DECODING_SECONDS = 30.0
+"""How long a large frame may wait for that."""
+
 _BACKLOG = 2_048
 """Connections that may wait to be accepted."""
 
 _HANDSHAKES = 1_000
 """Connections that may be in their opening handshake beside as many as may be open."""
 
-_MIN_REVALIDATION_SECONDS = 10.0
+_REVALIDATION_SECONDS = 10.0
+"""How often to ask whether a token is still valid if nothing is remembered of tokens."""
 
 _ENDS = "The server ends."
 
@@ -75,7 +80,11 @@ class WebSocketServer:
         self._admission = Admission(settings.threads)
         self._make_session = make_session
         self._closed = closed
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+        # They only wait for one another, never for a store.
+        most = settings.max_connections
+        self._decoders = Admission(
+            _DECODERS, patience=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
+        )
         self._server: Server | None = None
         self._is_stopping = False
         self.use(parts, settings)
@@ -151,7 +160,7 @@ class WebSocketServer:
             for each in self.connections:
                 each.abort()
         self._admission.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
     # -- the opening handshake ---------------------------------------------------------------------------------------
 
@@ -193,8 +202,8 @@ class WebSocketServer:
         connection = Connection(socket, self._make_session(self._parts, socket.id.hex), self._surroundings)
         await connection.run()
 
-    async def _decode(self, read: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+    async def _decode(self, project: str, read: Callable[[], Any]) -> Any:
+        return await self._decoders.run(Seat(project, None, None), read)
 
     def _store_of(self, request: Request) -> Hashable:
         """The store that the request is about as far as that is known without asking one."""
@@ -204,9 +213,7 @@ class WebSocketServer:
 
 def _revalidation_seconds(parts: Parts) -> float:
     """As often as HTTP looks whether a token is still valid, but not all the time."""
-    if parts.tokens is None:
-        return float("inf")
-    return max(_MIN_REVALIDATION_SECONDS, parts.tokens.cache_seconds)
+    return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS
 
 
 def _refuse(status: HTTPStatus, description: str) -> Response:

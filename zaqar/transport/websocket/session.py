@@ -2,7 +2,8 @@
 """What one connection is to the API: frames in, frames out, and who the client has turned out to be.
 
 A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
-:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread, one at a time.
+:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread: one of each at a
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from zaqar import context
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import Context
-from zaqar.errors import ClientError, SignatureRefused, StoreUnavailable
+from zaqar.errors import ClientError, Forbidden, SignatureRefused, StoreUnavailable
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
@@ -85,11 +86,13 @@ class Session:
         """The format of notifications: that of the last request by which the connection has subscribed itself."""
         self._parts: Parts
         self._checks: FrameChecks
+        self._wants_caller: bool
         self.use(parts)
 
     def use(self, parts: Parts) -> None:
         """Serve by these from the next request on, after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
+        self._wants_caller = parts.pipelines.want_caller
         self._authentication.use(parts)
 
     @property
@@ -107,6 +110,10 @@ class Session:
         """When the connection is to be closed, in seconds since the epoch; None for never."""
         identity = self.identity
         return None if identity is None else identity.expires
+
+    def asks_keystone(self, request: Request) -> bool:
+        """Whether answering the request may have to wait for Keystone."""
+        return request.token is not None or (not request.signed and self._authentication.depends_on_action)
 
     def read(self, frame: str | bytes) -> Request:
         """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
@@ -138,8 +145,8 @@ class Session:
     def revalidate(self) -> bool:
         """Whether the token is still valid: False once it has expired or was revoked. It may block.
 
-        Raises KeystoneUnavailable if that cannot be found out. Until it can, actions get 503 as soon as what is known
-        of the token is too old.
+        It may run beside :meth:`answer`, so that no request waits for it. Raises KeystoneUnavailable if nobody can say:
+        until somebody can, the token counts as valid, and actions are served.
         """
         return self._authentication.is_valid()
 
@@ -164,10 +171,7 @@ class Session:
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        if parts.pipelines.want_caller:
-            answer = _handle_as(caller, operation, parts, call)
-        else:
-            answer = operation.handle(parts, call)
+        answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
         if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
@@ -179,6 +183,9 @@ class Session:
                 project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
+        if (identity.project or "") != project:
+            # It was read for another token than the one that is in force by now.
+            raise Forbidden("X-Project-ID is not the project of the token.")
         return Context(
             project,
             request.client_id,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP application: one table of routes, one list of middleware."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
@@ -9,8 +9,11 @@ import falcon
 from zaqar.app import Parts
 from zaqar.errors import SignatureRefused
 from zaqar.model import QUEUE, TOPIC
+from zaqar.schemas.fields import JsonSchema
 from zaqar.service.share import Shares
 from zaqar.transport.subscription_rules import SubscriptionRules
+from zaqar.transport.websocket import asyncapi, close_codes
+from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import errors, openapi, profiler
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
@@ -18,7 +21,7 @@ from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
 from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
 from zaqar.transport.wsgi.health import HealthResource, PingResource
-from zaqar.transport.wsgi.home import HomeResource, OpenApiResource, VersionsResource
+from zaqar.transport.wsgi.home import AsyncApiResource, HomeResource, OpenApiResource, VersionsResource
 from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
@@ -43,10 +46,12 @@ def routes(parts: Parts) -> dict[str, object]:
     """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
+    described = openapi.document(limits, admin_mode=admin_mode, pooling=pooling)
     table: dict[str, object] = {
         "/": VersionsResource(),
         "/v2/": HomeResource(admin_mode=admin_mode, pooling=pooling),
-        "/v2/openapi.json": OpenApiResource(openapi.document(limits, admin_mode=admin_mode, pooling=pooling)),
+        "/v2/openapi.json": OpenApiResource(described),
+        "/v2/asyncapi.json": AsyncApiResource(_websocket_api(parts, described["components"]["schemas"])),
         "/v2/ping": PingResource(parts.health, authorizer),
         **_below(parts, "/v2/queues", "{queue_name}", QUEUE),
         "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits),
@@ -63,6 +68,13 @@ def routes(parts: Parts) -> dict[str, object]:
             "/v2/flavors/{flavor_name}": FlavorResource(parts.flavors, authorizer),
         }
     return table
+
+
+def _websocket_api(parts: Parts, schemas: Mapping[str, JsonSchema]) -> dict[str, Any]:
+    served = asyncapi.Served.from_conf(parts.conf)
+    return asyncapi.document(
+        ACTIONS, limits=parts.limits, schemas=schemas, served=served, close_codes=close_codes.MEANINGS
+    )
 
 
 def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, object]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/`` (the versions), ``/v2/`` (the home document) and ``/v2/openapi.json``."""
+"""``/`` (the versions), ``/v2/`` (the home document), ``/v2/openapi.json`` and ``/v2/asyncapi.json``."""
 
 from typing import Any
 
@@ -57,3 +57,15 @@ class OpenApiResource:
         prefix = link_prefix(req.root_path)
         # Without servers the paths are below "/" of the host that the document came from.
         resp.data = msgspec.json.encode({**self._document, "servers": [{"url": prefix}]}) if prefix else self._body
+
+
+class AsyncApiResource:
+    """The description of the WebSocket API. It says itself where that is served, and needs no headers either."""
+
+    open_to_all = True
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._body = msgspec.json.encode(document)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.data = self._body

@@ -78,6 +78,9 @@ def _common_operations() -> dict[tuple[str, str], Operation]:
         ("/v2/openapi.json", "get"): Operation(
             "getOpenApi", "This document.", {200: ("It.", document)}, errors=(), open_to_all=True
         ),
+        ("/v2/asyncapi.json", "get"): Operation(
+            "getAsyncApi", "The WebSocket API, in AsyncAPI 3.0.", {200: ("It.", document)}, errors=(), open_to_all=True
+        ),
         ("/v2/ping", "get"): Operation("ping", "Whether the service can serve.", pong),
         ("/v2/ping", "head"): Operation("pingHead", "Whether the service can serve.", pong),
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,6 @@ from zaqar.storage.base.nodes import Node
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action, Answer, Call
 
-PROJECT = "alice"
 CONNECTION = "c0ffee"
 
 
@@ -34,10 +34,14 @@ class Caller:
         node = Node("ab" * 12, "here", "127.0.0.1", 1, "", self.clock.now + 86_400, b"key")
         self.parts.management.nodes.add(node=node)
         self.parts.connection_subscriptions.serve_as(node.id)
+        self._actions = {action.name: action for action in actions}
+        self.begin()
+
+    def begin(self) -> None:
+        """Be another administrator, in a project that has nothing."""
         self.connection = CONNECTION
         self.roles = {"admin"}
-        self.project = PROJECT
-        self._actions = {action.name: action for action in actions}
+        self.project = uuid.uuid4().hex
 
     def call(
         self,

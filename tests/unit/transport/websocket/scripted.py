@@ -49,6 +49,7 @@ class Reply:
     frame: str | bytes
     status: int = 200
     close: tuple[int, str] | None = None
+    is_outage: bool = False
 
 
 @dataclass
@@ -62,6 +63,9 @@ class ScriptedSession:
     valid: bool = True
     answered: list[str] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
+
+    def asks_keystone(self, request: Request) -> bool:
+        return request.action == "authenticate"
 
     def read(self, frame: str | bytes) -> Request:
         request = Request(**json.loads(frame))

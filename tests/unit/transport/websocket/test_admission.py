@@ -16,6 +16,8 @@ from zaqar.transport.websocket.admission import SILENT_SECONDS, Admission, Seat
 THREADS = 16
 PER_PROJECT, PER_QUEUE, PER_STORE, PER_SILENT_STORE = 4, 2, 12, 1
 FOR_EVER = 3600.0
+ANSWERED = {"done": True, "unavailable": False, "no word": None}
+"""What each result of a call says of the store."""
 
 
 class Call:
@@ -49,7 +51,7 @@ class Scene:
     async def ask(self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1) -> None:
         for _ in range(times):
             call, seat = Call(), Seat(project, queue and (project, queue), store)
-            run = self.admission.run(seat, call, answered=lambda result: result == "done")
+            run = self.admission.run(seat, call, answered=ANSWERED.get)
             self.tasks.append(asyncio.create_task(run))
             self.calls.append(call)
             self.seats.append(seat)
@@ -166,6 +168,18 @@ def test_a_store_that_answers_others_is_not_silent() -> None:
     run(script)
 
 
+def test_calls_that_wait_for_something_else_say_nothing_of_the_store() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.ask("a", times=2)
+        scene.now += SILENT_SECONDS + 0.01
+        await scene.end(0, "no word")
+        await scene.end(1, "no word")
+        await scene.ask("b", times=3)
+        assert scene.under_way() == [2, 3, 4]
+
+    run(script)
+
+
 def test_a_store_that_fails_at_once_costs_nothing() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask("a")
@@ -262,6 +276,17 @@ def test_what_a_call_raises_is_raised() -> None:
         with pytest.raises(ValueError, match="it"):
             await scene.admission.run(Seat("p", None, "s"), fail)
         assert scene.admission.under_way == 0
+
+    run(script)
+
+
+def test_calls_that_ask_no_store_are_never_silent() -> None:
+    async def script(scene: Scene) -> None:
+        scene.admission = Admission(THREADS, patience=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
+        await scene.ask("a")
+        scene.now += 100.0
+        await scene.ask("b")
+        assert scene.under_way() == [0, 1]
 
     run(script)
 

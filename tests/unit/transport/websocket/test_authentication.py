@@ -187,6 +187,13 @@ def test_with_another_project_the_subscriptions_of_the_connection_end(client: Cl
     assert client.status("whoami") == 403
 
 
+def test_a_request_that_was_read_for_another_token_is_not_carried_out(client: Client) -> None:
+    authenticate(client, "alice")
+    early = client.session.read(pack(Format.JSON, {"action": "whoami", "headers": HEADERS}))
+    authenticate(client, "bob")
+    assert client.session.answer(early).status == 403
+
+
 def test_if_they_cannot_be_ended_the_old_token_stays_in_force(parts: Parts, tokens: Tokens) -> None:
     def fail(connection: str) -> None:
         raise KeystoneUnavailable
@@ -223,15 +230,50 @@ def test_once_the_token_has_ended_the_connection_is_closed(
     assert client.status("whoami") == 403
 
 
-def test_while_keystone_is_away_nobody_is_thrown_out(client: Client, tokens: Tokens) -> None:
+def test_while_keystone_is_away_nobody_is_thrown_out_or_waits(client: Client, tokens: Tokens) -> None:
     authenticate(client, "alice")
     tokens.is_away = True
+    asked = len(tokens.asked)
+    assert client.status("whoami") == 200
+    assert len(tokens.asked) == asked
     with pytest.raises(KeystoneUnavailable):
         client.session.revalidate()
-    reply = client.call("whoami")
-    assert reply["headers"]["status"] == 503
+    assert client.status("whoami") == 200
+
+
+def test_while_keystone_is_away_access_rules_cannot_be_judged(client: Client, tokens: Tokens) -> None:
+    tokens.rules["limited"] = ("GET", "/v2/queues")
+    authenticate(client, "limited")
+    tokens.is_away = True
+    assert client.status("whoami") == 503
     tokens.is_away = False
     assert client.status("whoami") == 200
+
+
+def test_roles_are_those_that_keystone_said_last(client: Client, tokens: Tokens) -> None:
+    authenticate(client, "alice")
+    tokens.known["alice"] = dataclasses.replace(ALICE, roles=frozenset({"admin", "member"}))
+    assert client.session.revalidate()
+    assert client.call("whoami")["body"]["roles"] == ["admin", "member"]
+
+
+def test_a_token_that_was_replaced_meanwhile_is_not_the_connection_s(client: Client, tokens: Tokens) -> None:
+    """``revalidate`` runs beside requests, and Keystone may take its time."""
+    authenticate(client, "alice")
+    answer = tokens.validate
+
+    def answer_late(token: str, **request: Any) -> Identity:
+        tokens.validate = answer  # type: ignore[method-assign]
+        authenticate(client, "bob")
+        return answer(token, **request)
+
+    del tokens.known["alice"]
+    tokens.validate = answer_late  # type: ignore[method-assign]
+    assert client.session.revalidate()
+    assert client.session.identity == BOB
+    assert client.call("whoami", X_Project_ID=OTHER)["body"]["user"] == "bob"
+    del tokens.known["bob"]
+    assert not client.session.revalidate()
 
 
 def test_access_rules_are_asked_with_the_action_s_method_and_path(client: Client, tokens: Tokens) -> None:
@@ -240,7 +282,10 @@ def test_access_rules_are_asked_with_the_action_s_method_and_path(client: Client
     assert client.status("message_get", {"queue_name": "q", "message_id": "m"}) == 200
     for body in ({"queue_name": "q2", "message_id": "m"}, {"queue_name": "q", "message_id": "m/../m"}):
         reply = client.call("message_get", body)
-        assert (reply["headers"]["status"], list(reply["body"])) == (401, ["error"])
+        assert (reply["headers"]["status"], reply["body"]["error"]) == (
+            401,
+            "The application credential is not for this action.",
+        )
     assert tokens.asked[-2]["path"] == "/v2/queues/q/messages/m%2F..%2Fm"
     # The token is still that of the connection.
     assert client.session.revalidate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
+from tests.unit.transport.websocket.scripted import PATIENCE, Scene, ask, run, wait_until
+from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 
@@ -137,6 +139,23 @@ def test_connections_of_a_project_are_bounded(tmp_path: Path) -> None:
     run(script, tmp_path, max_connections_per_project=2)
 
 
+def test_guests_with_a_signature_are_connections_of_its_project(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        guests = [await scene.connect() for _ in range(3)]
+        assert [await ask(guest, text="signed") for guest in guests] == ["signed"] * 3
+        assert (await closed(guests[2]))[0] == 4429
+        assert [await ask(guest, text="again") for guest in guests[:2]] == ["again"] * 2
+        # What is refused makes nobody one of the project that was claimed.
+        async with scene.connect() as forger:
+            assert await ask(forger, text="no", project="q", status=403) == "no"
+            assert scene.server.connections.count("q") == 0
+        for guest in guests:
+            await guest.close()
+        await wait_until(lambda: scene.server.connections.count("p") == 0)
+
+    run(script, tmp_path, authenticates=True, max_connections_per_project=2)
+
+
 def test_a_client_that_does_not_authenticate_is_closed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as silent, scene.connect() as wrong, scene.connect() as right:
@@ -189,6 +208,45 @@ def test_a_revoked_token_ends_the_connection(tmp_path: Path) -> None:
             assert await ask(client, text="x") == "x"
             scene.sessions[0].valid = False
             assert await closed(client) == (4003, "Authentication expired.")
+
+    run(script, tmp_path, authenticates=True)
+
+
+def test_neither_requests_nor_pushes_wait_for_keystone(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await ask(client, action="authenticate")
+            session, is_asked = scene.sessions[0], threading.Event()
+
+            def revalidate() -> bool:
+                is_asked.set()
+                return session.release.wait(PATIENCE)
+
+            session.revalidate = revalidate  # type: ignore[method-assign]
+            await wait_until(is_asked.is_set)
+            assert await ask(client, text="x") == "x"
+            await (await scene.connection()).push(["pushed"])
+            assert await client.recv() == "pushed"
+            assert not session.release.is_set()
+
+    run(script, tmp_path, authenticates=True)
+
+
+def test_what_is_said_of_a_token_that_was_replaced_does_not_count(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            await ask(client, action="authenticate")
+            session, answers = scene.sessions[0], [False, True]
+
+            def revalidate() -> bool:
+                if answers == [False, True]:
+                    session.identity = Identity("p", "user", frozenset(), None, 0.0)
+                return answers.pop(0) if answers else True
+
+            session.revalidate = revalidate  # type: ignore[method-assign]
+            # It is asked again, about the newer one.
+            await wait_until(lambda: not answers)
+            assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, authenticates=True)
 

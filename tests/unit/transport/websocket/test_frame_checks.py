@@ -100,7 +100,7 @@ def test_what_cannot_be_decoded_is_answered_in_its_format_and_repeats_nothing(pa
         ({"action": "plain", "headers": {**HEADERS, "X-Roles": []}}, "headers.X-Roles: must be of type string"),
         (
             {"action": "plain", "headers": {**HEADERS, "x-project-id": "b"}},
-            "headers.x-project-id: is given twice, in two spellings",
+            "headers.x-project-id: is given twice, with two values",
         ),
         ({"action": "plain", "headers": HEADERS, "body": "x"}, "body: must be of type object"),
         ({"action": "plain", "headers": HEADERS, "body": []}, "body: must be of type object"),
@@ -143,6 +143,13 @@ def test_headers_have_the_rules_of_http(client: Client, headers: dict[str, str],
     assert reply["body"]["error"].startswith(field + ": ")
     # Of errors about what a field says, the reference has the text here.
     assert reply["body"]["exception"] == reply["body"]["error"]
+
+
+def test_a_header_in_two_spellings_has_to_have_one_value(client: Client) -> None:
+    """As python-zaqarclient sends X-Project-ID."""
+    for value, status in ((PROJECT, 200), ("other", 400), ([PROJECT], 400), (None, 400)):
+        headers = {**HEADERS, "X-Project-Id": value}
+        assert client.send({"action": "plain", "headers": headers})["headers"] == {"status": status}
 
 
 def test_client_ids_that_are_no_uuids_if_configured() -> None:

@@ -196,6 +196,9 @@ def test_a_grant_to_confirm_confirms_its_subscription_and_does_nothing_else(part
     assert client.status("subscription_confirm", confirm, **grant(("mailto:bob@example.org", "0"))) == 403
     assert client.status("subscription_confirm", {**confirm, "subscription_id": "0" * 24}, **grant(())) == 403
     terms = found.grant_terms
+    # Nor would an action that were served at the same path and method: only one asks what the grant is bound to.
+    same = dataclasses.replace(ACTIONS["subscription_confirm"], name="same", handle=lambda parts, call: Answer(204, {}))
+    assert Client(parts, {"same": same}).status("same", confirm, **grant(terms)) == 403
     assert client.status("subscription_delete", confirm, **grant(terms)) == 403
     assert client.status("subscription_get", confirm, **grant(terms)) == 403
     assert client.status("subscription_confirm", confirm, **grant(terms)) == 204

@@ -21,11 +21,18 @@ MISSING = "0" * 24
 OPTIONS = {"notification__webhook_allowed_networks": ["192.0.2.0/24"], "transport__max_subscriptions_per_page": 12}
 
 
-@pytest.fixture
-def caller() -> Iterator[Caller]:
+@pytest.fixture(scope="module")
+def service() -> Iterator[Caller]:
     made = Caller(ACTIONS, **OPTIONS)
     yield made
     made.parts.close()
+
+
+@pytest.fixture
+def caller(service: Caller) -> Caller:
+    """In a project of its own."""
+    service.begin()
+    return service
 
 
 @pytest.fixture(params=["queue_name", "topic_name"])

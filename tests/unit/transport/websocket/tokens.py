@@ -22,6 +22,7 @@ class Tokens:
         self.known = known
         self.rules = rules or {}
         self.is_away = False
+        self.remembered: set[str] = set()
         self.asked: list[dict[str, Any]] = []
 
     def start(self) -> None:
@@ -36,7 +37,12 @@ class Tokens:
         rule = self.rules.get(token.strip())
         if token.strip() not in self.known or service_token == "bad" or (rule and method and rule != (method, path)):
             raise Unauthorized("Keystone uri=''")
+        if not service_token and not rule:
+            self.remembered.add(token.strip())
         return self.known[token.strip()]
+
+    def remembers(self, token: str) -> bool:
+        return token in self.remembered
 
 
 def with_tokens(parts: Parts, tokens: Tokens) -> Parts:

@@ -3,5 +3,7 @@
 if call('HEXISTS', ROWS, ARGV[1]) == 0 then
   return 0
 end
+-- Comes first: a server without free memory lets a script go on that began so.
+call('ZREM', EXPIRES, ARGV[1])
 call('ZADD', EXPIRES, ARGV[2], ARGV[1])
 return 1

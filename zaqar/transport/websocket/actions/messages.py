@@ -11,6 +11,7 @@ from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.schemas.messages import ORIGIN
+from zaqar.schemas.strict_json import Document
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
 
@@ -54,9 +55,20 @@ def wants_origin(call: Call) -> bool:
     return bool(call.body.get("include_origin"))
 
 
+class _Posted(msgspec.Struct):
+    messages: msgspec.Raw
+
+
+_decode_posted = msgspec.json.Decoder(_Posted).decode
+
+
 def _post(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:create", call.target)
-    return Answer(201, {"message_ids": parts.messages.post(call.caller, call.target, call.raw)})
+    # What a post over HTTP has in its body, so that the same number of bytes fits into one.
+    raw = Document(b'{"messages":%b}' % bytes(_decode_posted(call.raw).messages))
+    # The frame was decoded strictly, so that nobody need do so again.
+    raw.value = {"messages": call.body["messages"]}
+    return Answer(201, {"message_ids": parts.messages.post(call.caller, call.target, raw)})
 
 
 def _list(parts: Parts, call: Call) -> Answer:
@@ -200,8 +212,8 @@ ACTIONS: tuple[Action, ...] = (
             **_OF,
             "messages": Field(
                 "array",
-                "The messages, in order. The body of the frame, with all of them, may have as many bytes as the "
-                "queue's `_max_messages_post_size`.",
+                "The messages, in order. As JSON, all together may have as many bytes as the queue's "
+                "`_max_messages_post_size`.",
                 required=True,
                 schema={"minItems": 1, "items": _DRAFT},
             ),

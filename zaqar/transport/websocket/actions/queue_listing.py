@@ -48,6 +48,8 @@ def _values(wanted: Mapping[str, Any]) -> dict[str, str]:
     """The metadata to filter by, spelt as in a query of the HTTP API."""
     if len(wanted) > _MOST_FILTERS:
         raise InvalidInput("metadata", f"must have at most {_MOST_FILTERS} keys to filter by, not {len(wanted)}")
+    if any("\x00" in key for key in wanted):
+        raise InvalidInput("metadata", "has a key that holds the character U+0000")
     return {key: _check_filter(f"metadata.{key}", _spell(key, value)) for key, value in wanted.items()}
 
 

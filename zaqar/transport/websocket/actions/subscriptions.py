@@ -40,7 +40,7 @@ def _create(parts: Parts, call: Call) -> Answer:
     try:
         created = _subscribe(parts, call)
     except AlreadySubscribed:
-        # Clients compare this sentence, and find no other body with the status.
+        # Not an error that says why, but what OpenStack Zaqar answers.
         return Answer(409, f"Subscription {name} not created.")
     body = {"message": f"Subscription {name} created.", "subscription_id": created.subscription_id}
     return Answer(201, body if created.secret is None else {**body, "secret": created.secret})

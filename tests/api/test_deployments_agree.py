@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP and WebSocket do the same to pools and flavors, which are the whole deployment's and of no project.
+
+The rows are in ``tests/api/agreement/pools.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.agreement import BOSS, TRANSPORTS, Row, assert_same_answers, over_websocket, run, send
+from tests.api.agreement.pools import ROWS, Deployment
+from zaqar.transport.websocket.actions import ACTIONS
+
+Deployments = Mapping[str, Deployment]
+
+
+@pytest.fixture(scope="module")
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    made = {transport: Deployment(tmp_path_factory.mktemp("pools")) for transport in TRANSPORTS}
+    yield made
+    for each in made.values():
+        each.api.close()
+
+
+@pytest.fixture
+def whole(deployments: Deployments) -> Iterator[Deployments]:
+    """Each with its pools and flavors of the beginning."""
+    yield deployments
+    for each in deployments.values():
+        each.restore()
+
+
+def as_boss(row: Row) -> Row:
+    return replace(row, headers=BOSS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_one_does_the_other_does(whole: Deployments, name: str) -> None:
+    before = next(iter(whole.values())).contents()
+    run(whole, as_boss(ROWS[name]), before)
+    assert "hunter2" not in str(
+        [send(whole[transport], as_boss(ROWS[name]), transport, {}) for transport in TRANSPORTS]
+    )
+
+
+FOR_EVERYBODY = {"flavor_list", "flavor_get", "get_home_doc", "ping_node"}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.status < 400])
+def test_what_is_for_administrators(whole: Deployments, name: str) -> None:
+    before = next(iter(whole.values())).contents()
+    row = ROWS[name]
+    status = assert_same_answers(whole, replace(row, headers={"X-Roles": "member"}))
+    assert (status == 403) is (row.action not in FOR_EVERYBODY)
+    assert [each.contents() for each in whole.values()] == [before] * 3
+
+
+@pytest.mark.parametrize(("admin_mode", "pooling"), [(False, True), (True, False), (False, False)])
+def test_without_the_options_nothing_is_served(tmp_path: Path, admin_mode: bool, pooling: bool) -> None:
+    """Over HTTP there is no such path; a frame names an action that there is, so it is told what is missing."""
+    options: dict[str, Any] = {"admin_mode": admin_mode, "pooling": pooling, "drivers__message_store": "sqlalchemy"}
+    deployment = Deployment(tmp_path, **options)
+    seen = set()
+    for row in map(as_boss, ROWS.values()):
+        if row.action in seen or row.status >= 400:
+            continue
+        seen.add(row.action)
+        action = ACTIONS[row.action]
+        served = (admin_mode or not action.needs_admin_mode) and (pooling or not action.needs_pooling)
+        statuses = [send(deployment, row, transport, {}).status for transport in TRANSPORTS]
+        assert statuses == ([row.status] * 3 if served else [404, 403, 403]), row.action
+    assert seen == {row.action for row in ROWS.values()}
+    deployment.api.close()
+
+
+@pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
+def test_one_pool_has_a_field_of_its_own(whole: Deployments, packs: bool) -> None:
+    """That of OpenStack Zaqar."""
+    world = whole[TRANSPORTS[1]]
+    for verb, status in (("create", 201), ("update", 200)):
+        row = Row(f"flavor_{verb}", {"flavor_name": "new", "pool_name": "one"}, "PUT", "", headers=BOSS)
+        assert over_websocket(world, row, BOSS, packs=packs).status == status
+        both = {**row.body, "pool_list": ["one"]}
+        refused = over_websocket(world, replace(row, body=both), BOSS, packs=packs)
+        assert (refused.status, (refused.error or "").partition(":")[0]) == (400, "pool_name")
+    listed = Row("flavor_get", {"flavor_name": "new"}, "GET", "", headers=BOSS)
+    assert over_websocket(world, listed, BOSS, packs=packs).answer["pool_list"] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["pool_list", "flavor_list"])
+def test_a_list_may_be_asked_for_as_openstack_zaqar_wants_it(whole: Deployments, name: str) -> None:
+    world = whole[TRANSPORTS[1]]
+    rows = [Row(name, body, "GET", "", headers=BOSS) for body in ({}, {name.replace("list", "name"): "x"})]
+    answers = [over_websocket(world, row, BOSS, packs=False) for row in rows]
+    assert answers[0] == answers[1]
+    assert answers[0].status == 200

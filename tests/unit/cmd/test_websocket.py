@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``zaqar-websocket`` decides before it serves anybody. Real servers are in the acceptance tests."""
+
+from __future__ import annotations
+
+import logging
+import re
+import resource
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from zaqar import conf as configuration
+from zaqar.cmd import websocket
+from zaqar.transport.websocket.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The command sets handlers of the process, which here is that of the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        websocket.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("TERM", "HUP", "--config-file", "--version", "zaqar-server", "127.0.0.1:9000"):
+        assert word in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        websocket.main(["--version"])
+    assert re.fullmatch(r"zaqar-websocket \d\S+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [["--bind", "9000"], ["--fd", "x"], ["--fd", "3", "--bind", "h:1"]], ids=" ".join)
+def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        websocket.main(arguments)
+    assert "--bind" in capsys.readouterr().err
+
+
+class Limit:
+    """The limit of open files of a process: (soft, hard)."""
+
+    def __init__(self, soft: int, hard: int) -> None:
+        self.now = (soft, hard)
+
+    def getrlimit(self, _: int) -> tuple[int, int]:
+        return self.now
+
+    def setrlimit(self, _: int, limit: tuple[int, int]) -> None:
+        self.now = limit
+
+
+@pytest.mark.parametrize(
+    ("limit", "soft", "connections"),
+    [
+        ((1024, 4096), 1256, 1000),
+        ((1024, 1256), 1256, 1000),
+        ((1024, 1100), 1100, 844),
+        ((100, 100), 100, 1),
+        ((1024, resource.RLIM_INFINITY), 1256, 1000),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), resource.RLIM_INFINITY, 1000),
+        ((9999, 9999), 9999, 1000),
+    ],
+)
+def test_as_many_connections_as_there_may_be_open_files(
+    limit: tuple[int, int],
+    soft: int,
+    connections: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    files = Limit(*limit)
+    monkeypatch.setattr(resource, "getrlimit", files.getrlimit)
+    monkeypatch.setattr(resource, "setrlimit", files.setrlimit)
+    conf = configuration.load(default_config_files=[])
+    conf.set_override("max_connections", 1000, "drivers:transport:websocket")
+    with caplog.at_level(logging.WARNING, logger="zaqar.cmd.websocket"):
+        assert websocket._settings(conf).max_connections == connections
+    assert files.now == (soft, limit[1])
+    said = f"may have {limit[1]} (ulimit -Hn); more than {connections} connections will be refused"
+    assert (said in caplog.text) == (connections < 1000)
+
+
+def test_a_frame_may_be_larger_than_a_post() -> None:
+    conf = configuration.load(default_config_files=[])
+    conf.set_override("max_messages_post_size", 1000, "transport")
+    assert Settings.from_conf(conf).max_frame_size == 1000 + 64 * 1024

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``protocol.py`` uses of the library that is not documented: a release that changes it fails here."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.messages import Assembler
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.protocol import Protocol
+
+
+@pytest.mark.parametrize(
+    "name", ["process_event", "send_data", "start_keepalive", "data_received", "pause_writing", "resume_writing"]
+)
+def test_methods_of_a_connection(name: str) -> None:
+    assert inspect.isfunction(getattr(ServerConnection, name))
+
+
+def test_a_connection_is_made_of_what_the_library_passes() -> None:
+    assert "ping_interval" in inspect.signature(ServerConnection.__init__).parameters
+    assert "create_connection" in inspect.signature(serve).parameters
+    source = inspect.getsource(serve)
+    assert "connection = create_connection(" in source
+    assert "connection.start_keepalive()" in source
+
+
+def test_attributes_of_a_connection() -> None:
+    source = inspect.getsource(Connection.__init__)
+    for name in ("paused", "close_timeout", "loop", "id"):
+        assert f"self.{name}" in source
+    assert "self.recv_messages = Assembler(" in inspect.getsource(Connection.connection_made)
+    assert "self.transport = transport" in inspect.getsource(Connection.connection_made)
+
+
+def test_what_resumes_reading_can_be_replaced() -> None:
+    assembler = Assembler.maybe_resume
+    assert "self.resume()" in inspect.getsource(assembler)
+    assert "self.paused" in inspect.getsource(assembler)
+
+
+def test_what_the_server_has() -> None:
+    source = inspect.getsource(Server.__init__)
+    for name in ("all_connections", "handler_tasks"):
+        assert f"self.{name}" in source
+
+
+@pytest.mark.parametrize("name", ["fail", "send_ping"])
+def test_methods_of_the_protocol(name: str) -> None:
+    assert inspect.isfunction(getattr(Protocol, name))
