@@ -122,12 +122,17 @@ class Order(Generic[Call]):
         return self._held[0] if self._held else None
 
     def release(self, number: int) -> None:
-        """None comes any more before the one with this number: what is held back up to it may go out."""
+        """None comes any more before the one with this number: what is held back up to it may go out.
+
+        It may not be held back itself any more, and then has to come again before its successor goes out.
+        """
         at = bisect_right(self._held, number)
-        self._ready.extend(self._entries[each] for each in self._held[:at])
+        released = self._held[:at]
+        self._ready.extend(self._entries[each] for each in released)
         del self._held[:at]
-        if self._last is None or number > self._last:
-            self._advance(number)
+        last = number if number in released else number - 1
+        if self._last is None or last > self._last:
+            self._advance(last)
 
     def _advance(self, number: int) -> None:
         """All up to ``number`` are ready: those that follow it without a gap are as well."""

@@ -171,6 +171,7 @@ class Pushes:
         order = lane.order
         if not len(order):
             self._busy.discard(lane)
+            lane.blocked = None
             return
         self._busy.add(lane)
         if self._tick is None:

@@ -36,6 +36,7 @@ class World:
     coming: list[Call] = field(default_factory=list)
     expected: list[int] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
     last: int = 0
     notifiers: list[int] = field(default_factory=lambda: [0, 1, 2])
     now: float = 0.0
@@ -83,9 +84,14 @@ class World:
         self.owners = {number: owner for number, owner in self.owners.items() if owner != killed}
 
     def ask(self) -> None:
+        """The store says that nothing comes before the first one that is held back; the answer takes its time."""
         number = self.order.blocked
         if number is not None and not any(each < number for each in self.undelivered | self.to_come):
-            self.order.release(number)
+            self.answers.append(number)
+
+    def hear(self) -> None:
+        if self.answers:
+            self.order.release(self.answers.pop(0))
 
     def send(self) -> None:
         batch = self.order.take(8)
@@ -100,8 +106,11 @@ class World:
         self.tell(self.order.expire(self.now - 1), Status.WAIT)
 
     def finish(self) -> None:
+        rounds = 0
         while self.undelivered or self.to_come:
-            for step in (self.expand, self.take, self.arrive, self.ask, self.send, self.expire):
+            rounds += 1
+            assert rounds < 10_000, f"{sorted(self.undelivered | self.to_come)} never go out"
+            for step in (self.expand, self.take, self.arrive, self.ask, self.hear, self.send, self.expire):
                 step()
 
 
@@ -109,7 +118,17 @@ class World:
 @given(st.randoms(use_true_random=False), st.integers(1, 150))
 def test_a_connection_that_stays_open_sees_each_notification_in_order(random: Random, steps: int) -> None:
     world = World(random)
-    actions = [world.post, world.expand, world.take, world.arrive, world.arrive, world.ask, world.send, world.send]
+    actions = [
+        world.post,
+        world.expand,
+        world.take,
+        world.arrive,
+        world.arrive,
+        world.ask,
+        world.hear,
+        world.send,
+        world.send,
+    ]
     rare = [world.kill, world.expire]
     for _ in range(steps):
         random.choice(rare if random.random() < 0.1 else actions)()
@@ -254,3 +273,14 @@ def test_neighbouring_ranges_become_one(numbers: tuple[int, ...]) -> None:
     for number in numbers:
         ranges.add(number)
     assert len(ranges._firsts) == 1
+
+
+def test_an_answer_about_one_that_is_held_back_no_more_lets_nothing_overtake_it() -> None:
+    order = Order[str]()
+    order.arrive(7, b"", "a", again=False, now=0.0)
+    assert order.expire(1.0) == ["a"]
+    order.release(7)
+    order.arrive(8, b"", "b", again=False, now=2.0)
+    assert sent(order) == []
+    order.arrive(7, b"", "a", again=False, now=2.0)
+    assert sent(order) == [7, 8]
