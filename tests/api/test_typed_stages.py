@@ -16,8 +16,9 @@ from tests.api.test_stages import MAIL, PIPELINES
 from tests.conformance.drivers import Driver
 from zaqar import app, staging
 from zaqar.context import Context
-from zaqar.errors import Conflict, NotFound
+from zaqar.errors import Conflict, NotFound, StageFailed
 from zaqar.model import QUEUE, TOPIC, Address, Draft, Message, Queue
+from zaqar.service.nodes import Nodes
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import (
     MESSAGES,
@@ -512,3 +513,25 @@ def test_the_fixture_speaks_of_all_pipelines(with_stages: WithStages) -> None:
     pipelines = with_stages(stage_of(before=lambda context, request: request)).parts.pipelines
     assert all(getattr(pipelines, f"{name}s") for name in PIPELINES)
     assert pipelines.want_caller
+
+
+def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithStages, switch: Switch) -> None:
+    """They see the connection as clients do, may change ``ttl`` and ``options``, and cannot send it elsewhere."""
+    api = with_stages(switch.stage)
+    service, address = api.parts.connection_subscriptions, Address(api.project, QUEUE, "q")
+    service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)
+    seen: list[Any] = []
+
+    def change(context: Context, request: Any) -> Any:
+        seen.append(request)
+        return replace(request, ttl=999) if isinstance(request, CreateSubscription) else request
+
+    switch.before = change
+    id_ = service.create(Context(api.project, ALICE), address, b'{"ttl": 60}', "f00d")
+    assert seen[0] == CreateSubscription(address, "websocket:f00d", 60, {})
+    switch.before = lambda context, request: request
+    found = api.get(f"/v2/queues/q/subscriptions/{id_}").json
+    assert (found["ttl"], found["subscriber"]) == (999, "websocket:f00d")
+    switch.before = lambda context, request: replace(request, subscriber=MAIL)
+    with pytest.raises(StageFailed):
+        service.create(Context(api.project, ALICE), address, b"{}", "beef")

@@ -150,8 +150,13 @@ def test_a_post_over_websocket(api: Api) -> None:
     frame = json.dumps({"action": "message_post", "headers": headers, "body": body})
     for _ in range(3):
         assert session.answer(session.read(frame)).status == 201
-    with CallPath() as path:
-        session.answer(session.read(frame))
+    paths = []
+    for _ in range(3):
+        with CallPath() as path:
+            session.answer(session.read(frame))
+        paths.append(path)
+    # The garbage of other tests may be collected meanwhile, which calls functions of ours as well.
+    path = min(paths, key=lambda each: len(each.calls))
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS_OF_A_FRAME, trace
     assert path.deepest <= MOST_NESTED_OF_A_FRAME, trace

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,7 +41,8 @@ class Listener:
     def __init__(self, receive: Receive, *, largest_post: int) -> None:
         self._receive = receive
         self._most = push_protocol.most_of_a_frame(largest_post)
-        self._node_id, self._key = "", b""
+        # Of no node, so that nobody can prove anything yet.
+        self._node_id, self._key = "", secrets.token_bytes(32)
         self._strangers: OrderedDict[_Link, None] = OrderedDict()
         self._links: set[_Link] = set()
         self._servers: list[asyncio.Server] = []

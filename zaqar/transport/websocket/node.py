@@ -37,10 +37,14 @@ RETRY_SECONDS = 1.0
 STOP_SECONDS = 3.0
 """How long the subscriptions of connections that are closed at the end have to be removed; notifiers do the rest."""
 
+_LAST_SECONDS = 1.0
+"""How long to wait for the management store after that."""
+
 _THREADS = 6
 """Those that ask stores about the order, and one each for the lease and for ended subscriptions."""
 
 _TIDY_SECONDS = 0.25
+_LOOK_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -105,15 +109,22 @@ class NodeService:
         self._pushes.stop()
         self._listener.stop()
         if self._node is not None:
-            try:
-                async with asyncio.timeout(seconds):
-                    while await self._call(self._subscriptions.remove_ended):
-                        pass
-                    await self._call(partial(self._nodes.end, self._node))
-            except (StoreUnavailable, TimeoutError):
-                _log.warning("The subscriptions of closed connections end when the lease of this process is over.")
+            await self._give_up(self._node, seconds)
         self._subscriptions.serve_as(None)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _give_up(self, node: Node, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while await self._call(self._subscriptions.remove_ended):
+                    pass
+        except (StoreUnavailable, TimeoutError):
+            _log.info("Notifiers remove the subscriptions of closed connections that are left.")
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._call(partial(self._nodes.end, node))
+        except (StoreUnavailable, TimeoutError):
+            _log.warning("The subscriptions of closed connections end when the lease of this process is over.")
 
     # -- the lease ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +168,12 @@ class NodeService:
     async def _keep_tidy(self) -> None:
         """Remove ended subscriptions, many at a time."""
         while True:
-            await self._ended.wait()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._ended.wait()
+            except TimeoutError:
+                # A request may have left something to be removed.
+                pass
             # Many connections may close at the same time.
             await asyncio.sleep(_TIDY_SECONDS)
             self._ended.clear()

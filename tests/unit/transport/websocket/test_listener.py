@@ -299,3 +299,17 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
 
     asyncio.run(go())
     assert "notification_bind" in caplog.text
+
+
+@pytest.mark.parametrize("key", [b"", b"\0" * 32])
+def test_before_it_is_a_node_nobody_has_its_key(tmp_path: Path, key: bytes) -> None:
+    async def go() -> None:
+        listener = Listener(accept, largest_post=1000)
+        path = await listener.start(folder=tmp_path / "nodes", host="127.0.0.1", port=0)
+        link = Link(Node("", MACHINE, "127.0.0.1", listener.port, str(path), 0.0, key), machine=MACHINE)
+        with pytest.raises(Unreachable):
+            await link.send(make(1))
+        link.close()
+        listener.stop()
+
+    asyncio.run(go())

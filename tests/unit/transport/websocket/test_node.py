@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A WebSocket process as a node: its lease, what happens when it was too slow to renew that, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clock import FakeClock
+from zaqar import app, conf
+from zaqar.context import Context
+from zaqar.errors import StoreUnavailable
+from zaqar.model import QUEUE, Address
+from zaqar.service.nodes import LEASE_SECONDS, Nodes
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.transport.websocket import node as module
+from zaqar.transport.websocket.node import NodeService
+
+ADDRESS = Address("shop", QUEUE, "orders")
+
+
+class Scene:
+    """A process on memory stores with the connections ``c`` and ``d``."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.management = MemoryManagementStore()
+        self.parts = app.build(
+            conf.load([], default_config_files=[]),
+            clock=self.clock,
+            management=self.management,
+            messages=MemoryMessageStore(),
+        )
+        self.open: dict[str, Any] = {"c": object(), "d": object()}
+        self.closed: list[str] = []
+        self.service = NodeService(
+            Nodes(self.management, self.clock),
+            self.parts.connection_subscriptions,
+            find=self.open.get,
+            close=self.closed.append,
+            largest_post=1000,
+        )
+
+    def subscribe(self, connection: str) -> str:
+        return self.parts.connection_subscriptions.create(Context("shop", "client"), ADDRESS, b"{}", connection)
+
+    def subscriptions(self) -> list[str]:
+        return [each.id for each in self.parts.subscriptions.list_page(ADDRESS, marker=None, limit=10)[0]]
+
+    def over(self) -> list[str]:
+        """The nodes that live no more."""
+        return self.management.nodes.list_over(now=self.clock.now, limit=10)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Scene]:
+    scene = Scene()
+    await scene.service.start(folder=folder / "nodes", host="127.0.0.1", port=0)
+    await until(lambda: scene.service._node is not None)
+    try:
+        yield scene
+    finally:
+        await scene.service.stop()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RENEWAL_SECONDS", "RETRY_SECONDS", "_TIDY_SECONDS"):
+        monkeypatch.setattr(module, name, 0.01)
+
+
+def test_the_lease_is_renewed(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            for _ in range(3):
+                scene.clock.advance(LEASE_SECONDS - 1)
+                await asyncio.sleep(0.1)
+                assert scene.over() == []
+
+    asyncio.run(go())
+
+
+def test_a_closed_connection_loses_its_subscriptions(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            scene.subscribe("c")
+            kept = scene.subscribe("d")
+            del scene.open["c"]
+            scene.service.end("c")
+            await until(lambda: scene.subscriptions() == [kept])
+
+    asyncio.run(go())
+
+
+def test_a_store_that_is_away_when_it_closes_only_delays_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            scene.subscribe("c")
+            tries = 0
+
+            def away(**_: Any) -> bool:
+                nonlocal tries
+                tries += 1
+                raise StoreUnavailable
+
+            with monkeypatch.context() as outage:
+                outage.setattr(scene.management, "delete_subscription", away)
+                scene.service.end("c")
+                await until(lambda: tries > 1)
+            await until(lambda: scene.subscriptions() == [])
+
+    asyncio.run(go())
+
+
+def test_a_process_that_was_taken_for_dead_closes_its_subscribed_connections_and_begins_anew(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            scene.subscribe("c")
+            before = scene.service._node
+            assert before is not None
+            assert scene.management.nodes.condemn(node_id=before.id, now=scene.clock.now + 2 * LEASE_SECONDS)
+            await until(lambda: scene.closed == ["c"])
+            await until(lambda: scene.service._node not in (None, before))
+            # The other connection was not subscribed, and may be now.
+            scene.subscribe("d")
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_at_the_end_notifiers_may_remove_what_is_left_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    def away(**_: Any) -> bool:
+        raise StoreUnavailable
+
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            scene.subscribe("c")
+            node = scene.service._node
+            assert node is not None
+            if is_away:
+                monkeypatch.setattr(scene.management, "delete_subscription", away)
+            scene.service.end("c")
+        assert scene.over() == [node.id]
+        assert bool(scene.subscriptions()) is is_away
+
+    asyncio.run(go())
