@@ -163,8 +163,10 @@ class HttpClient:
         return json.loads(text) if text else None
 
     def close(self) -> None:
+        """The next request opens another connection."""
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
 
 # -- the same operations over both -----------------------------------------------------------------------------------
@@ -260,6 +262,8 @@ async def measure_requests(server: Server, options: argparse.Namespace) -> None:
         for each in works.values():  # caches, threads and connections to the store
             await asyncio.gather(*(work() for work in each))
         for _ in range(options.rounds):
+            for http in https:
+                http.close()  # the server closes those that are idle for as long as a round may take
             for name, each in works.items():
                 cpu = cpu_seconds(pids[name])
                 done, took = await keep_pace(each, rate=options.rate, seconds=options.seconds / options.rounds)

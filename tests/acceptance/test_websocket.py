@@ -507,9 +507,9 @@ def test_its_port_is_taken(tmp_path: Path) -> None:
 def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
     with alone(tmp_path, "[drivers:transport:websocket]\nmax_connections = 400\n", limit=300) as (_, url):
         said = (tmp_path / "log").read_text()
-        assert "max_connections: 400 need 656 open files, and this process may have 300" in said
+        assert "max_connections: 400 need 696 open files, and this process may have 300" in said
         with ExitStack() as stack:
-            clients = [stack.enter_context(WebSocket(url, project="p")) for _ in range(44)]
+            clients = [stack.enter_context(WebSocket(url, project="p")) for _ in range(28)]
             assert clients[-1].request("queue_list").status == 200
             with pytest.raises(InvalidStatus) as caught:
                 WebSocket(url)

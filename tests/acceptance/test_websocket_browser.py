@@ -19,7 +19,8 @@ import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
 from tests.acceptance.cloud import Cloud, running_cloud
-from tests.acceptance.server import Server, free_port, running
+from tests.acceptance.server import Server, running
+from tests.servers import free_port
 from tests.virtualenvs import KEYSTONE
 
 VIRTUALENVS = (KEYSTONE,)

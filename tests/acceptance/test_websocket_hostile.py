@@ -43,6 +43,7 @@ from tests.acceptance.wire_websocket import (
     handshake,
 )
 from tests.websocket import WebSocket
+from zaqar import push_protocol
 
 CLIENT = "3381af92-2b9e-11e3-b191-71861300734c"
 LARGEST_POST = 262_144
@@ -162,9 +163,13 @@ class SlowHandshake(threading.Thread):
 
 @dataclass
 class Target:
-    """A running server under attack. ``stalled`` have sent nothing, or half of a handshake, and no more."""
+    """A running server under attack. ``stalled`` have sent nothing, or half of a handshake, and no more.
+
+    ``notifications`` is where notifiers on other hosts reach it.
+    """
 
     process: WebSocketProcess
+    notifications: tuple[str, int]
     neighbour: Neighbour
     stalled: list[RawConnection]
     slow: SlowHandshake
@@ -208,6 +213,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("hostile")
     lines = f"[drivers:transport:websocket]\nwrite_timeout = 2\nmax_connections = {IDLE + 200}\n"
     lines += f"max_connections_per_project = {IDLE}\n"
+    notifications = ("127.0.0.1", free_port())
+    lines += f"notification_bind = {notifications[0]}\nnotification_port = {notifications[1]}\n"
     with websocket_process(folder, lines) as process, ExitStack() as stack:
         neighbour = Neighbour(process.url)
         neighbour.start()
@@ -217,7 +224,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         stalled = [stack.enter_context(RawConnection(process.address)) for _ in range(STALLED)]
         for connection in stalled[: STALLED // 2]:
             connection.send(cut)
-        yield Target(process, neighbour, stalled, slow)
+        yield Target(process, notifications, neighbour, stalled, slow)
         neighbour.wait_for_service(3)
         neighbour.end()
         assert neighbour.failures == []
@@ -564,6 +571,52 @@ def test_any_path_is_fine(target: Target, project: str, path: bytes) -> None:
         connection.send(handshake(target=path))
         assert connection.head().startswith(b"HTTP/1.1 101 ")
         assert queues(connection, project) == []
+
+
+# -- the port of notifiers -------------------------------------------------------------------------------------------
+
+HELLO = push_protocol.MAGIC + bytes(push_protocol.NONCE_BYTES)
+NO_NOTIFIERS: dict[str, bytes] = {
+    "a plain request": GET + b"\r\n",
+    "a handshake of WebSocket": handshake(),
+    "TLS": BAD_HANDSHAKES["TLS"],
+    "a frame of notifications": b"\x00\x00\x00\x02\x91\x97" + bytes(16),
+    "a wrong proof": HELLO + bytes(push_protocol.PROOF_BYTES),
+    "a wrong proof and a huge frame": HELLO + bytes(push_protocol.PROOF_BYTES) + b"\xff" * 100_000,
+    "a lot": b"zaqar" * 200_000,
+}
+
+
+@pytest.mark.parametrize("case", NO_NOTIFIERS)
+def test_who_has_no_key_hands_in_no_notification(target: Target, project: str, case: str) -> None:
+    with RawConnection(target.notifications) as connection:
+        connection.send(NO_NOTIFIERS[case])
+        # At most the server's own proof, which is another one each time.
+        assert len(connection.read()) <= push_protocol.NONCE_BYTES + push_protocol.PROOF_BYTES
+
+
+def test_the_proof_of_the_server_is_none_of_a_notifier(target: Target, project: str) -> None:
+    size = push_protocol.NONCE_BYTES + push_protocol.PROOF_BYTES
+    with RawConnection(target.notifications) as connection, RawConnection(target.notifications) as other:
+        connection.send(HELLO)
+        proof = connection.read(size)[push_protocol.NONCE_BYTES :]
+        connection.send(proof)
+        assert connection.read() == b""
+        # Nor is that which another connection was given for the same nonce.
+        other.send(HELLO)
+        other.read(size)
+        other.send(proof)
+        assert other.read() == b""
+
+
+def test_strangers_at_the_port_of_notifiers_are_few(target: Target, project: str) -> None:
+    before = target.process.open_files()
+    with ExitStack() as stack:
+        strangers = [stack.enter_context(RawConnection(target.notifications)) for _ in range(300)]
+        # Those that came first make room for the others, which have some seconds to prove themselves.
+        for connection in strangers[:200]:
+            assert connection.read() == b""
+        assert target.process.open_files() < before + 150
 
 
 # -- many, and slow ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("pushes")
     with configured(request.param, folder) as config:
         with config.open("a") as file:
-            file.write("[drivers:transport:websocket]\nnotification-bind = 127.0.0.1\nwrite_timeout = 3\n")
+            file.write("[drivers:transport:websocket]\nnotification_bind = 127.0.0.1\nwrite_timeout = 3\n")
         with running(folder / "state", options=options_of(config)) as server, Service(server) as service:
             yield service
 

@@ -114,11 +114,14 @@ class RawConnection:
         head, _, self._received = self._received.partition(b"\r\n\r\n")
         return head + b"\r\n\r\n"
 
-    def read(self) -> bytes:
-        """All that the server sends until it closes."""
-        while self._receive():
-            pass
-        return self._received
+    def read(self, size: int | None = None) -> bytes:
+        """So many bytes, or all that the server sends until it closes."""
+        while size is None or len(self._received) < size:
+            if not self._receive():
+                assert size is None, f"the server closed after {self._received!r}"
+                break
+        found, self._received = self._received[:size], self._received[size or len(self._received) :]
+        return found
 
     def frames(self, count: int | None = None) -> list[Frame]:
         """The next ``count`` frames; without it, all until the server closes the connection."""

@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,22 +24,29 @@ from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.errors import StartupError
+from zaqar.notification import threads
 from zaqar.service.nodes import Nodes
-from zaqar.transport.websocket.node import NodeService
+from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
+from zaqar.transport.websocket.node import STOP_SECONDS, NodeService
+from zaqar.transport.websocket.node import THREADS as NODE_THREADS
 from zaqar.transport.websocket.server import WebSocketServer
 from zaqar.transport.websocket.session import Sessions
 from zaqar.transport.websocket.settings import GROUP, Settings
 
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
+_END_SECONDS = 9.0
+"""How long the end may take in all; zaqar-server kills a part after 9.5 seconds."""
+
+_LEAST_STOP_SECONDS = 0.5
+_THREADS_SECONDS = 0.2
+"""What is left of it for ended subscriptions in any case, and for threads that have nothing to do any more."""
+
 _NODE_SECONDS = 2.0
 """How long the start waits for the management store."""
 
 _RETIREMENT_SECONDS = 120.0
 """How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
-
-_OTHER_FILES = 256
-"""Open files that the process needs beside connections: of stores, of Keystone and of the log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,12 +68,21 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
             parts.tokens.check_aside()
         process = _Process(parts, listener, rest)
         asyncio.run(process.run())
-        if process.has_threads_left:
+        if _has_threads_left():
             # A store or Keystone has not answered in time, and Python would wait for the threads that ask it.
             sys.stderr.flush()
             os._exit(0)
         process.parts.close()
     return 0
+
+
+def _has_threads_left() -> bool:
+    """Whether calls are under way after the end."""
+    end = time.monotonic() + _THREADS_SECONDS
+    calling = [each for each in threading.enumerate() if each.name.startswith((REQUEST_THREADS, NODE_THREADS))]
+    for thread in calling:
+        thread.join(max(0.0, end - time.monotonic()))
+    return any(thread.is_alive() for thread in calling)
 
 
 def _exit(number: int, frame: object) -> None:
@@ -118,7 +134,6 @@ class _Process:
 
     def __init__(self, parts: app.Parts, listener: socket.socket, arguments: Sequence[str]) -> None:
         self.parts = parts
-        self.has_threads_left = False
         self._listener = listener
         self._arguments = arguments
         self._stop = asyncio.Event()
@@ -158,9 +173,9 @@ class _Process:
         await self._stop.wait()
         if self._reloading is not None:
             self._reloading.cancel()
+        end = loop.time() + _END_SECONDS
         await server.stop()
-        await node.stop()
-        self.has_threads_left = server.is_busy
+        await node.stop(min(STOP_SECONDS, max(_LEAST_STOP_SECONDS, end - loop.time())))
         _log.info("The WebSocket server ends.")
 
     def _end_closed(self, connection: str) -> None:
@@ -183,7 +198,7 @@ class _Process:
         while self._hung_up_again:
             self._hung_up_again = False
             try:
-                parts = await asyncio.to_thread(self._read_anew)
+                parts = await threads.call(self._read_anew, name="reload")
             except StartupError as exc:
                 _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
             except Exception:  # noqa: BLE001, it is logged
@@ -212,14 +227,14 @@ class _Process:
 def _settings(conf: cfg.ConfigOpts) -> Settings:
     """The configured limits; fewer connections if the process may not have as many open files."""
     settings = Settings.from_conf(conf)
-    wanted = settings.max_connections + _OTHER_FILES
+    wanted = settings.open_files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard != resource.RLIM_INFINITY else wanted
     if soft != resource.RLIM_INFINITY and soft < min(wanted, most):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
     if most >= wanted:
         return settings
-    connections = max(1, most - _OTHER_FILES)
+    fewer = settings.within(most)
     _log.warning(
         "[%s] max_connections: %d need %d open files, and this process may have %d (ulimit -Hn); more than %d "
         "connections will be refused.",
@@ -227,9 +242,9 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         settings.max_connections,
         wanted,
         most,
-        connections,
+        fewer.max_connections,
     )
-    return replace(settings, max_connections=connections)
+    return fewer
 
 
 def _start_thread(call: Callable[[], None]) -> None:

@@ -69,8 +69,8 @@ OPTS = [
         "write_timeout",
         default=10.0,
         min=1.0,
-        help="Seconds for which a client may leave what it is sent unread. Then the connection is closed with code "
-        "1013.",
+        help="Seconds in which a client has to read 64 KiB of what it is sent, or all of it if that is less. Otherwise "
+        "the connection is closed with code 1013.",
     ),
     cfg.IntOpt(
         "max_pending_push_size",

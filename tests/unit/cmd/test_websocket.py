@@ -62,11 +62,13 @@ class Limit:
 @pytest.mark.parametrize(
     ("limit", "soft", "connections"),
     [
-        ((1024, 4096), 1256, 1000),
-        ((1024, 1256), 1256, 1000),
-        ((1024, 1100), 1100, 844),
+        ((1024, 4096), 1356, 1000),
+        ((1024, 1356), 1356, 1000),
+        ((1024, 1355), 1355, 999),
+        ((1024, 1100), 1100, 767),
+        ((300, 300), 300, 28),
         ((100, 100), 100, 1),
-        ((1024, resource.RLIM_INFINITY), 1256, 1000),
+        ((1024, resource.RLIM_INFINITY), 1356, 1000),
         ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), resource.RLIM_INFINITY, 1000),
         ((9999, 9999), 9999, 1000),
     ],

@@ -17,6 +17,9 @@ from typing import NamedTuple, TypeVar
 
 from zaqar.errors import TooBusy
 
+THREADS = "request"
+"""What the names of the threads begin with."""
+
 SILENT_SECONDS = 0.5
 """A store is suspected not to answer if no call of it has returned for so long while some are under way."""
 
@@ -91,7 +94,7 @@ class Admission:
         silent_seconds: float = SILENT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREADS)
         self._most = threads
         self._per_project = max(1, threads // 4)
         self._per_queue = max(1, threads // 8)

@@ -133,6 +133,7 @@ class Connection:
     def use(self, parts: Parts, around: Surroundings) -> None:
         """Serve by these from the next request on."""
         self._around = around
+        self._socket.use(around.settings)
         self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 

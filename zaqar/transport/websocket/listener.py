@@ -77,13 +77,13 @@ class Listener:
             if host is None and not port and self._socket is not None:
                 _log.warning(
                     "Notifiers on other hosts cannot reach this process, as the name of this host, %s, is no address "
-                    "of it (%s). [drivers:transport:websocket] notification-bind names another one.",
+                    "of it (%s). [drivers:transport:websocket] notification_bind names another one.",
                     self.host,
                     exc.strerror or exc,
                 )
                 return self._socket
             raise StartupError(
-                f"[drivers:transport:websocket] notification-bind, notification-port: {self.host}:{port} cannot be "
+                f"[drivers:transport:websocket] notification_bind, notification_port: {self.host}:{port} cannot be "
                 f"listened on: {exc.strerror or exc}."
             ) from exc
         self._servers.append(server)

@@ -26,6 +26,9 @@ from zaqar.transport.websocket.pushes import Pushes, Target
 
 _log = logging.getLogger(__name__)
 
+THREADS = "node"
+"""What the names of its threads begin with."""
+
 RENEWAL_SECONDS = 5.0
 
 RETRY_SECONDS = 1.0
@@ -63,7 +66,7 @@ class NodeService:
         self._subscriptions = subscriptions
         self._find = find
         self._close = close
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="node")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=THREADS)
         self._pushes = Pushes(subscriptions, find=find, call=self._call)
         self._listener = Listener(self._pushes.receive, largest_post=largest_post)
         self._node: Node | None = None
@@ -99,20 +102,20 @@ class NodeService:
         self._pushes.close(connection)
         self._ended.set()
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """After all connections are closed: remove their subscriptions, and have notifiers remove what is left."""
         for task in self._tasks:
             task.cancel()
         self._pushes.stop()
         self._listener.stop()
         if self._node is not None:
-            await self._give_up(self._node)
+            await self._give_up(self._node, seconds)
         self._subscriptions.serve_as(None)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _give_up(self, node: Node) -> None:
+    async def _give_up(self, node: Node, seconds: float) -> None:
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(seconds):
                 while await self._call(self._subscriptions.remove_ended):
                     pass
         except (StoreUnavailable, TimeoutError):

@@ -15,6 +15,10 @@ leaves open is here:
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
+from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -24,12 +28,16 @@ from websockets.protocol import Event, State
 
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.rate_limit import TokenBucket
+from zaqar.transport.websocket.settings import Settings
 
 READ_SIZE = 16 * 1024
 """Bytes that are read from one connection before the others have their turn."""
 
 FRAMES_PER_SECOND = 2_000
 """Frames of any kind that one connection may send: pings, fragments, and requests before their own limit."""
+
+LEAST_READ = 64 * 1024
+"""Bytes that a client has to take of what it is sent, in each period of ``write_seconds`` while there is more."""
 
 _LAST_WORDS_SECONDS = 1.0
 """How long a client that did not read has to take note of the close frame."""
@@ -46,12 +54,16 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     pong_seconds = 20.0
     write_seconds = 10.0
+    """In so much time a client has to take LEAST_READ bytes of what it is sent."""
+
     is_surplus = False
     """Whether to drop the connection as soon as it is made."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lost: Callable[[ServerConnection], None], **kwargs: Any) -> None:
+        """``lost`` is called when the TCP connection has ended."""
         # The library's own pings are replaced.
         super().__init__(*args, **{**kwargs, "ping_interval": None})
+        self._lost = lost
         now = self.loop.time()
         self._frames = TokenBucket(FRAMES_PER_SECOND, now)
         self._frames_of_turn = 0
@@ -60,7 +72,16 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._is_closing = False
         self._heartbeat: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._sent = 0
+        self._taken_before = 0
         self._resuming: asyncio.TimerHandle | None = None
+
+    def use(self, settings: Settings) -> None:
+        """Have these limits from now on."""
+        self.silent_seconds = settings.ping_interval
+        self.pong_seconds = settings.ping_timeout
+        self.write_seconds = settings.write_timeout
+        self.protocol.max_message_size = settings.max_frame_size
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
 
@@ -92,7 +113,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(self.write_seconds, self._give_up_writing)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -105,6 +126,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         for timer in (self._heartbeat, self._stalled, self._resuming):
             if timer is not None:
                 timer.cancel()
+        self._lost(self)
         super().connection_lost(exc)
 
     def send_data(self) -> None:
@@ -117,6 +139,8 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         if self.transport.is_closing():
             return
         if data := b"".join(produced):
+            # Before it is written, which may call pause_writing().
+            self._sent += len(data)
             self.transport.write(data)
         # An empty one stands for the end of what is sent.
         if not all(produced):
@@ -178,8 +202,26 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             self._pinged_at, wait = now, self.pong_seconds
         self._heartbeat = self.loop.call_later(wait, self._look_for_life)
 
-    def _give_up_writing(self) -> None:
+    def _taken(self) -> int:
+        """Bytes that have come to the client's host, which takes no more than some buffers full unless they are read.
+
+        How much the system here has taken says little: it tells that there is room again only once a third of its own
+        buffer, which may be megabytes, has been acknowledged.
+        """
+        waiting = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
+        return self._sent - self.transport.get_write_buffer_size() - waiting[0]
+
+    def _watch_reader(self) -> None:
+        self._taken_before = self._taken()
+        self._stalled = self.loop.call_later(self.write_seconds, self._judge_reader)
+
+    def _judge_reader(self) -> None:
         self._stalled = None
+        if self._taken() - self._taken_before >= LEAST_READ:
+            # It is on a slow line. A large reply may take long.
+            self._watch_reader()
+            return
         if self.protocol.state is State.OPEN:
             self.protocol.fail(close_codes.TRY_AGAIN_LATER, "The client reads too slowly.")
             self.send_data()

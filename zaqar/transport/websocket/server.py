@@ -49,9 +49,6 @@ _DECODING_SECONDS = 30.0
 _BACKLOG = 2_048
 """Connections that may wait to be accepted."""
 
-_HANDSHAKES = 1_000
-"""Connections that may be in their opening handshake beside as many as may be open."""
-
 _REVALIDATION_SECONDS = 10.0
 """How often to ask whether a token is still valid if nothing is remembered of tokens."""
 
@@ -86,6 +83,7 @@ class WebSocketServer:
             _DECODERS, patience=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
         )
         self._server: Server | None = None
+        self._admitted: set[ServerConnection] = set()
         self._is_stopping = False
         self.use(parts, settings)
 
@@ -175,22 +173,23 @@ class WebSocketServer:
             return _refuse(
                 HTTPStatus.FORBIDDEN, "Pages of this origin may not connect; [cors] allowed_origin says which."
             )
-        if len(self.connections) >= self._settings.max_connections:
+        if len(self._admitted) >= self._settings.max_connections:
             response = _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
             response.headers["Retry-After"] = "5"
             return response
+        # Counted from now on, as many may be in their handshakes at the same moment.
+        self._admitted.add(connection)
         return None
 
     # -- a connection ------------------------------------------------------------------------------------------------
 
     def _make_connection(self, *args: Any, **kwargs: Any) -> BoundedConnection:
         settings = self._settings
-        connection = BoundedConnection(*args, **kwargs)
-        connection.silent_seconds = settings.ping_interval
-        connection.pong_seconds = settings.ping_timeout
-        connection.write_seconds = settings.write_timeout
+        connection = BoundedConnection(*args, **kwargs, lost=self._admitted.discard)
+        connection.use(settings)
         # Those that come to the handshake are told why. This one is for a flood of such that do not.
-        connection.is_surplus = len(connection.server.handler_tasks) >= settings.max_connections + _HANDSHAKES
+        most = settings.max_connections + settings.max_handshakes
+        connection.is_surplus = len(connection.server.handler_tasks) >= most
         return connection
 
     async def _serve(self, socket: ServerConnection) -> None:

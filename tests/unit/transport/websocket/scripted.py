@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from zaqar import app, conf
 from zaqar.access.identity import Identity
@@ -26,6 +28,9 @@ from zaqar.transport.websocket.server import WebSocketServer
 from zaqar.transport.websocket.settings import Settings
 
 PATIENCE = 20.0
+
+UPGRADE = "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n"
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 
 
 @dataclass
@@ -121,6 +126,14 @@ async def ask(client: ClientConnection, **request: Any) -> str | bytes:
     """One request and its reply."""
     await client.send(json.dumps(request))
     return await client.recv()
+
+
+async def closed(client: ClientConnection) -> tuple[int, str]:
+    """The code and reason of the close frame that comes next."""
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.recv()
+    assert caught.value.rcvd is not None
+    return caught.value.rcvd.code, caught.value.rcvd.reason
 
 
 async def wait_until(condition: Callable[[], object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -12,21 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
-from tests.unit.transport.websocket.scripted import PATIENCE, Scene, ask, run, wait_until
+from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
 from zaqar.transport.websocket.pushes import Gone, TooSlow
-
-
-async def closed(client: object) -> tuple[int, str]:
-    """The code and reason of the close frame that comes next."""
-    with pytest.raises(ConnectionClosed) as caught:
-        await client.recv()  # type: ignore[attr-defined]
-    assert caught.value.rcvd is not None
-    return caught.value.rcvd.code, caught.value.rcvd.reason
-
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
@@ -94,6 +85,25 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
             await client.close()
 
     run(script, tmp_path, threads=16)
+
+
+def test_who_claims_a_project_takes_none_of_its_threads(tmp_path: Path) -> None:
+    """Until Keystone has said whose the token is, anybody may name any project."""
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as member:
+            await ask(member, action="authenticate", project="victim")
+            strangers = [await scene.connect() for _ in range(12)]
+            for client in strangers:
+                await client.send(json.dumps({"action": "authenticate", "project": "victim", "sleep": 1.5}))
+            await wait_until(lambda: len(scene.sessions) == 13 and scene.server.is_busy)
+            began = time.monotonic()
+            assert await ask(member, text="quick", project="victim") == "quick"
+            assert time.monotonic() - began < 1.0
+            for client in strangers:
+                await client.close()
+
+    run(script, tmp_path, authenticates=True, threads=16)
 
 
 def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
@@ -348,6 +358,30 @@ def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
             # All of it was read in the end, so both are true.
             with suppress(Gone):
                 await sending
+
+    run(script, tmp_path, write_timeout=0.3)
+
+
+def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:
+    """It takes many times the time-out."""
+
+    async def script(scene: Scene) -> None:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.connect(("127.0.0.1", scene.port))
+            sock.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=sock, limit=65536)
+            writer.write(f"GET / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n".replace("\n", "\r\n").encode())
+            await reader.readuntil(b"\r\n\r\n")
+            connection = await scene.connection()
+            sending = asyncio.create_task(connection.push(["x" * 6_000_000, "last"]))
+            began, left = time.monotonic(), 6_000_000 + 10 + 6
+            while left:
+                await asyncio.sleep(0.03)
+                left -= len(await reader.readexactly(min(left, 100_000)))
+            await sending
+            assert time.monotonic() - began > 1.5
+            writer.close()
 
     run(script, tmp_path, write_timeout=0.3)
 

@@ -41,6 +41,10 @@ def test_what_resumes_reading_can_be_replaced() -> None:
     assert "self.paused" in inspect.getsource(assembler)
 
 
+def test_the_size_of_a_message_is_looked_at_for_each_frame() -> None:
+    assert "self.max_message_size" in inspect.getsource(Protocol.parse)
+
+
 def test_what_the_server_has() -> None:
     source = inspect.getsource(Server.__init__)
     for name in ("all_connections", "handler_tasks"):

@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_one_sentence_for_the_operator(tmp_path: Path) -
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             other = Listener(accept, largest_post=1000)
-            with pytest.raises(StartupError, match="notification-port"):
+            with pytest.raises(StartupError, match="notification_port"):
                 await other.start(folder=tmp_path / "other", host="127.0.0.1", port=node.port)
             other.stop()
 
@@ -298,7 +298,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
         listener.stop()
 
     asyncio.run(go())
-    assert "notification-bind" in caplog.text
+    assert "notification_bind" in caplog.text
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 32])

@@ -9,13 +9,13 @@ import os
 import struct
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.unit.transport.websocket.scripted import Scene, ask, make_parts, run, wait_until
-from tests.unit.transport.websocket.test_connection import closed
+from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Scene, ask, closed, make_parts, run, wait_until
 from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket.close_codes import MEANINGS
 
@@ -33,9 +33,6 @@ async def http(scene: Scene, request: str) -> tuple[int, dict[str, str], bytes]:
         body,
     )
 
-
-UPGRADE = "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n"
-KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 
 MASKED = b"\x00\x00\x00\x00"
 """The mask of a frame's bytes; this one changes nothing."""
@@ -119,8 +116,22 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
     run(script, tmp_path, max_connections=2)
 
 
+def test_many_clients_at_the_same_moment_are_no_more_than_may_be(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        found = await asyncio.gather(*(scene.connect() for _ in range(15)), return_exceptions=True)
+        refused = [each for each in found if isinstance(each, InvalidStatus)]
+        assert (len(refused), len(scene.server.connections)) == (10, 5)
+        for each in found:
+            if not isinstance(each, BaseException):
+                await each.close()
+        async with scene.connect() as client:
+            assert await ask(client, text="x") == "x"
+
+    run(script, tmp_path, max_connections=5)
+
+
 def test_connections_without_a_handshake_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.transport.websocket.server._HANDSHAKES", 3)
+    monkeypatch.setattr("zaqar.transport.websocket.settings._LEAST_HANDSHAKES", 3)
 
     async def script(scene: Scene) -> None:
         silent = [await asyncio.open_connection("127.0.0.1", scene.port) for _ in range(4)]
@@ -354,10 +365,10 @@ def test_many_connections_end_together(tmp_path: Path) -> None:
 
 def test_new_limits_hold_for_open_connections(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+        async with scene.connect(max_size=None) as client:
             await ask(client, text="x")
             connection = await scene.connection()
-            settings = scene.server._settings
+            settings = replace(scene.server._settings, max_frame_size=3_000_000, requests_per_second=0)
             before = scene.sessions[0].parts
             folder = tmp_path / str(os.getpid())
             folder.mkdir()
@@ -365,6 +376,10 @@ def test_new_limits_hold_for_open_connections(tmp_path: Path) -> None:
             scene.server.use(parts, settings)
             assert await ask(client, text="x") == "x"
             assert scene.sessions[0].parts is parts is not before
+            text = "x" * 2_000_000
+            async with scene.connect(max_size=None) as other:
+                assert await ask(other, text=text) == text
+            assert await ask(client, text=text) == text
             assert connection.session is scene.sessions[0]
             parts.close()
 
