@@ -35,8 +35,10 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
-_END_SECONDS = 9.0
-"""How long the end may take in all; zaqar-server kills a part after 9.5 seconds."""
+_END_SECONDS = 8.0
+"""How long connections and their subscriptions have to end; the lease has a second more. zaqar-server kills a part that
+takes 9.5 seconds.
+"""
 
 _LEAST_STOP_SECONDS = 0.5
 _THREADS_SECONDS = 0.2

@@ -19,6 +19,7 @@ from zaqar.schemas.fields import JsonSchema
 from zaqar.transport.websocket import asyncapi_messages
 from zaqar.transport.websocket.action import Action
 from zaqar.transport.websocket.asyncapi_messages import AUTHENTICATE
+from zaqar.transport.websocket.settings import FRAME_OVERHEAD
 
 Json = dict[str, Any]
 
@@ -87,7 +88,8 @@ def document(
     channel = {
         "address": "/",
         "title": "A connection",
-        "description": "Any path is served, and no query string or subprotocol is needed.",
+        "description": "Any path is served, and no query string or subprotocol is needed. A frame may have "
+        f"{limits.max_messages_post_size + FRAME_OVERHEAD} bytes.",
         "messages": frames,
         "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
         "x-close-codes": {str(code): text for code, text in sorted(close_codes.items())},

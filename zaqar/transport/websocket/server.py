@@ -31,7 +31,7 @@ _library_log = logging.getLogger(f"{__name__}.library")
 # The library's debug lines show frames, and with them tokens.
 _library_log.setLevel(logging.WARNING)
 
-DRAIN_SECONDS = 8.0
+DRAIN_SECONDS = 7.0
 """How long requests that are under way have to end once the server is told to."""
 
 _CLOSE_SECONDS = 5.0

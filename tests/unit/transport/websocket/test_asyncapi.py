@@ -173,6 +173,10 @@ def test_the_server_is_that_of_the_options() -> None:
     }
 
 
+def test_the_size_of_a_frame_is_told(whole: dict[str, Any]) -> None:
+    assert f" {262_144 + 65_536} bytes." in whole["channels"]["connection"]["description"]
+
+
 def test_close_codes_are_told(whole: dict[str, Any]) -> None:
     assert whole["channels"]["connection"]["x-close-codes"] == {"1001": "It ends."}
 
