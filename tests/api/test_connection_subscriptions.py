@@ -308,6 +308,11 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
         store.expand(posted=posted, deliveries=[], position=None, until=now)
     assert [ask(connection, process.uid(), number) for number in (3, 4)] == [False, True]
+    # A message with a delay holds up later ones only if it is due soon.
+    for delay, holds_up in ((60, False), (5, True), (60, False)):
+        store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now + delay))
+        assert ask(connection, process.uid(), 4) is holds_up
+    store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
     # Of a queue that was deleted, or for a connection that has closed, nothing comes.
     assert not ask("closed", process.uid(), 4)
     uid = process.uid()

@@ -42,7 +42,8 @@ _AWAY_SECONDS = 1.0
 
 _STUCK_SECONDS = 8.0
 """How long a subscription waits for earlier notifications before it is asked whether all of them are messages with a
-delay that are not due. Any post that is not expanded yet, also one of a notifier that was killed, has been by then.
+delay that are not due: a store passes over some of them only. Any post that was not expanded yet, also one of a
+notifier that was killed, has been by then.
 """
 
 Answer = Callable[[Status], None]
