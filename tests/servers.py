@@ -279,8 +279,14 @@ class RedisCluster:
             node.stop()
 
 
+_NO_FAIL_OVER_MS = 600_000
+
+
 class RedisSentinel:
-    """A master, a replica, and one Sentinel that promotes the replica when the master is gone for a second."""
+    """A master, a replica, and one Sentinel that promotes the replica after `fail_over_after_a_second`.
+
+    Until then no silence of a busy machine makes it promote a replica that has not yet got everything.
+    """
 
     name = "zaqar"
 
@@ -293,7 +299,7 @@ class RedisSentinel:
             f"port {port}",
             "bind 127.0.0.1",
             f"sentinel monitor {self.name} 127.0.0.1 {self.master.program.port} 1",
-            f"sentinel down-after-milliseconds {self.name} 1000",
+            f"sentinel down-after-milliseconds {self.name} {_NO_FAIL_OVER_MS}",
             f"sentinel failover-timeout {self.name} 3000",
         ]
         (folder / "sentinel.conf").write_text("\n".join(lines))
@@ -307,7 +313,21 @@ class RedisSentinel:
 
         return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
 
-    def has_switched_to(self, port: int) -> bool:
+    def fail_over_after_a_second(self) -> None:
+        """The Sentinel takes a master for gone that has been silent for a second, until `await_switch_to` returns."""
+        self._set_down_after(1000)
+
+    def await_switch_to(self, port: int) -> None:
+        """Until the Sentinel has ended a fail-over to the server on this port."""
+        self.sentinel.wait_until(lambda: self._has_switched_to(port))
+        self._set_down_after(_NO_FAIL_OVER_MS)
+
+    def _set_down_after(self, milliseconds: int) -> None:
+        import redis
+
+        redis.Redis(port=self.sentinel.port).sentinel_set(self.name, "down-after-milliseconds", milliseconds)
+
+    def _has_switched_to(self, port: int) -> bool:
         """Whether the Sentinel has ended a fail-over to this server.
 
         It tells clients of the new master before that, while it would still take the old one for the master if that

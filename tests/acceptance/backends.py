@@ -68,7 +68,8 @@ def _fail_over(server: servers.RedisSentinel) -> None:
     pair = (server.master, server.replica)
     old, new = pair if server.master_port() == server.master.program.port else reversed(pair)
     old.kill()
-    server.sentinel.wait_until(lambda: server.has_switched_to(new.program.port))
+    server.fail_over_after_a_second()
+    server.await_switch_to(new.program.port)
     old.start()
     old.program.wait_until(lambda: old.client().info("replication")["role"] == "slave")
 

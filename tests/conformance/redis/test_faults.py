@@ -225,11 +225,12 @@ def test_sentinel_fail_over(open_store: OpenStore) -> None:
         scene.post("before")
         assert group.master.client().wait(1, 2000) == 1
         group.master.kill()
+        group.fail_over_after_a_second()
         refused_soon(lambda: scene.post("lost"))
         when_back(lambda: scene.post("after"))
         assert bodies(scene.listing()) == ["before", "after"]
         # The old master comes back as a replica, if the Sentinel is through with the fail-over; nobody writes to it.
-        group.sentinel.wait_until(lambda: is_through(group))
+        group.await_switch_to(group.replica.program.port)
         group.master.start()
         group.master.program.wait_until(lambda: group.master.client().info("replication")["role"] == "slave")
         scene.post("later")
@@ -243,11 +244,6 @@ def test_sentinel_fail_over(open_store: OpenStore) -> None:
         assert bodies(scene.listing())[-1] == "last"
     finally:
         group.stop()
-
-
-def is_through(group: servers.RedisSentinel) -> bool:
-    state = redis.Redis(port=group.sentinel.port).sentinel_master(group.name)
-    return bool(state["port"] == group.replica.program.port and state["flags"] == "master")
 
 
 def demote(group: servers.RedisSentinel) -> None:
