@@ -223,7 +223,8 @@ class Load:
 def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tmp_path: Path, name: str) -> None:
     """uWSGI has 16 threads, fewer than there are callers who wait for a silent Keystone."""
     token = keystone.token()
-    fresh = [keystone.token("reader") for _ in range(20)]
+    # A token that was not let in while Keystone was away is as new as before.
+    returned, awake = keystone.token("reader"), keystone.token("reader")
     lines = "http_connect_timeout = 1"
     with serving(name, keystone, tmp_path, lines) as server:
         # From here on the token is one that the service has seen.
@@ -233,14 +234,14 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
             keystone.kill()
             load.during("dead", 1.0, until=503)
             keystone.start()
-            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
+            wait_until(lambda: ask(server, returned, "GET", "/v2/queues").status == 200, seconds=60, every=0.25)
             load.during("back", 0.5, until=401)
             keystone.signal(signal.SIGSTOP)
             try:
                 load.during("silent", SILENT_SECONDS, until=503)
             finally:
                 keystone.signal(signal.SIGCONT)
-            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
+            wait_until(lambda: ask(server, awake, "GET", "/v2/queues").status == 200, seconds=60, every=0.25)
             load.during("well", 0.5, until=401)
     report = {
         (phase, kind): Counter(answer.status for answer in load.answers(kind, phase))

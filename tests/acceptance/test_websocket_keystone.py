@@ -594,7 +594,8 @@ class Load:
 def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> None:
     """More callers wait for a silent Keystone than there are threads that may ask it."""
     keystone, token = service.keystone, service.token()
-    fresh = [service.token("reader") for _ in range(20)]
+    # A token that was not let in while Keystone was away is as new as before.
+    returned, awake = service.token("reader"), service.token("reader")
 
     def gets_in(token: str) -> bool:
         # On a connection of its own: one that does not authenticate in time is closed.
@@ -606,14 +607,14 @@ def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> N
         keystone.kill()
         load.during("dead", 1.0, until=503)
         keystone.start()
-        wait_until(lambda: gets_in(fresh.pop()), every=0.2)
+        wait_until(lambda: gets_in(returned), seconds=60, every=0.2)
         load.during("back", 0.25, until=401)
         keystone.signal(signal.SIGSTOP)
         try:
             load.during("silent", SILENT_SECONDS, until=503)
         finally:
             keystone.signal(signal.SIGCONT)
-        wait_until(lambda: gets_in(fresh.pop()), every=0.2)
+        wait_until(lambda: gets_in(awake), seconds=60, every=0.2)
         load.during("well", 0.25, until=401)
     phases = ("healthy", "dead", "back", "silent", "well", BETWEEN)
     report = {(phase, kind): load.statuses(kind, phase) for phase in phases for kind in (KNOWN, NEW)}
