@@ -335,18 +335,3 @@ def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Pro
     store.put_delivery(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
     assert ask(connection, process.uid(), 2)
     assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS
-
-
-def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:
-    connection = process.connect()
-    id_ = process.subscribe(connection)
-    (store,) = process.api.parts.stores()
-    now = process.api.clock.now
-    delayed = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 60)
-    ask = process.subscriptions.has_only_delayed_before
-    store.put_delivery(delivery=delayed)
-    assert ask(connection, process.uid(), 3)
-    for other in (replace(delayed, tries=1), replace(delayed, owner="n"), replace(delayed, due=now)):
-        store.put_delivery(delivery=replace(other, number=2))
-        assert not ask(connection, process.uid(), 3)
-        assert ask(connection, process.uid(), 2)

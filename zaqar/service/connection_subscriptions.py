@@ -17,7 +17,7 @@ from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.model import CONFIRMED, WAITING, Address, Queue, Subscription
+from zaqar.model import CONFIRMED, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
@@ -40,10 +40,6 @@ LATER_SECONDS = 15.0
 One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
 by some seconds.
 """
-
-_DELAYED_LOOKED_AT = 20
-_SOON_SECONDS = 3.0
-"""A delivery that nobody has tried yet and that is due later than that is of a message with a delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +119,6 @@ class ConnectionSubscriptions:
         store, id_ = found
         later = self._clock() + LATER_SECONDS
         return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
-
-    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Whether the deliveries that wait before that number are of messages with a delay, and none is due soon.
-
-        Of very many only the latest are looked at. Posts that are not expanded yet are not.
-        """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return True
-        store, id_ = found
-        waiting = store.list_deliveries(
-            queue_uid=queue_uid, subscription_id=id_, state=WAITING, before=number, limit=_DELAYED_LOOKED_AT
-        )
-        soon = self._clock() + _SOON_SECONDS
-        return all(each.owner is None and not each.tries and each.due > soon for each in waiting)
 
     def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
         """The store of a live subscription of the connection, and its id."""
