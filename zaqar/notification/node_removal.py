@@ -43,6 +43,9 @@ FIRST_PAUSE_SECONDS = 2.0
 MOST_PAUSE_SECONDS = 30.0
 """Back-off of a node after a failure or a slow step: at first, doubled each time, and at most."""
 
+FORGOTTEN_SECONDS = 600.0
+"""How often to look for what a crash may have left of nodes that are removed already."""
+
 MOST_KNOWN = 200
 """Nodes whose removal has begun and not ended. Of more, the one with the longest back-off is forgotten, and begun again
 when it is listed the next time."""
@@ -77,6 +80,7 @@ class NodeRemoval:
         # One thread more, so that looking never waits for removals.
         self._calls = Calls("node removal", NODES + 1)
         self._removals: dict[str, _Removal] = {}
+        self._look_for_forgotten_at = float("-inf")
         self._turn_ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -121,12 +125,16 @@ class NodeRemoval:
         AWAY_SECONDS to renew their leases before the next look.
         """
         self._turn_ended.clear()
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._look_for_forgotten_at:
+            await self._calls.run(self._nodes.condemn_forgotten)
+            self._look_for_forgotten_at = loop.time() + FORGOTTEN_SECONDS
         # Some that are known may be listed first: so many more are asked for that others are listed as well.
         limit = NODES + len(self._removals)
         over = await self._calls.run(partial(self._nodes.list_over, now=self._clock(), limit=limit))
         if len(over) < limit:
             self._forget_all_but(over)
-        now = asyncio.get_running_loop().time()
+        now = loop.time()
         for node_id in over:
             self._removals.setdefault(node_id, _Removal(node_id))
         waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
