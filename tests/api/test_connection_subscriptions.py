@@ -261,6 +261,30 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     assert process.listed() == []
 
 
+def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way in the parts from before it ends as if it had not been."""
+    parts, clock = process.api.parts, process.api.clock
+    before = process.subscriptions
+    after = parts.pipelines.make_for_connections(
+        parts.subscriptions, parts.management, parts.queues, parts.limits, clock
+    )
+    create = parts.management.create_subscription
+
+    def reload_first(**given: Any) -> Any:
+        after.adopt(before)
+        return create(**given)
+
+    monkeypatch.setattr(parts.management, "create_subscription", reload_first)
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    assert after.is_subscribed(connection, process.uid(), id_)
+    process.subscriptions = after
+    process.close(connection)
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
+
+
 def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     dead, alive = Process(api), Process(api)
     ended = [dead.subscribe(dead.connect(), queue) for queue in ("q", "q", "r")]

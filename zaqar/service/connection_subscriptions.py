@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from zaqar.clock import Clock
@@ -57,6 +57,18 @@ class _Node:
     is_open: Callable[[str], bool]
 
 
+@dataclass(slots=True)
+class _State:
+    """What a process knows of its node. The lock is held for every look at it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    node: _Node | None = None
+    connections: dict[str, dict[str, Subscription]] = field(default_factory=dict)
+    """By connection and by uid of the queue: its subscriptions, from before each is stored."""
+    ended: dict[str, Subscription] = field(default_factory=dict)
+    """By id: those that are to be removed from the stores."""
+
+
 class ConnectionSubscriptions:
     """Every method may be called by any thread."""
 
@@ -73,12 +85,7 @@ class ConnectionSubscriptions:
         self._queues = queues
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
-        self._node: _Node | None = None
-        self._connections: dict[str, dict[str, Subscription]] = {}
-        """By connection and by uid of the queue: its subscriptions, from before each is stored."""
-        self._ended: dict[str, Subscription] = {}
-        """By id: those that are to be removed from the stores."""
+        self._state = _State()
 
     # -- the process -------------------------------------------------------------------------------------------------
 
@@ -89,33 +96,33 @@ class ConnectionSubscriptions:
         is called for a connection that has closed. Subscriptions of an earlier node are forgotten: that node was
         condemned, so notifiers end them.
         """
-        with self._lock:
-            self._node = None if node_id is None else _Node(node_id, is_open)
-            self._connections.clear()
-            self._ended.clear()
+        with self._state.lock:
+            self._state.node = None if node_id is None else _Node(node_id, is_open)
+            self._state.connections.clear()
+            self._state.ended.clear()
 
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool:
         """Whether the subscription is one of this connection, as far as this process knows. It asks no store."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(queue_uid)
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
 
     def has_any(self, connection: str) -> bool:
         """Whether the connection has subscriptions, as far as this process knows."""
-        with self._lock:
-            return bool(self._connections.get(connection))
+        with self._state.lock:
+            return bool(self._state.connections.get(connection))
 
     def adopt(self, before: ConnectionSubscriptions) -> None:
-        """Go on with the node and the connections of ``before``, which creates no more: the process has reloaded."""
-        with before._lock:
-            self._node, self._connections, self._ended = before._node, before._connections, before._ended
-            self._lock = before._lock
-            before._node = None
+        """Go on with the node and the connections of ``before``, as the process has reloaded.
+
+        Both share them from now on, so what ``before`` has under way ends as if nothing had happened.
+        """
+        self._state = before._state
 
     def subscribed(self) -> list[str]:
         """The ids of all connections that have subscriptions."""
-        with self._lock:
-            return list(self._connections)
+        with self._state.lock:
+            return list(self._state.connections)
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
@@ -131,8 +138,8 @@ class ConnectionSubscriptions:
 
     def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
         """The store of a live subscription of the connection, and its id."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(queue_uid)
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
             return None
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
@@ -155,7 +162,7 @@ class ConnectionSubscriptions:
         return self._create(address, wanted, connection)
 
     def _create(self, address: Address, wanted: Wanted, connection: str) -> str:
-        node = self._node
+        node = self._state.node
         if node is None:
             raise StoreUnavailable
         self._check_number(connection)
@@ -184,26 +191,26 @@ class ConnectionSubscriptions:
         # Some may have been deleted by requests, which need not have come to this process.
         for each in live[:_LOOKED_AT]:
             is_there = self._is_there(each)
-            with self._lock:
-                of_connection = self._connections.get(connection, {})
+            with self._state.lock:
+                of_connection = self._state.connections.get(connection, {})
                 if of_connection.get(each.queue_uid) is each:
                     del of_connection[each.queue_uid]
                     if is_there:
                         # Back in at the end, so that the next request looks at others.
                         of_connection[each.queue_uid] = each
                     else:
-                        self._ended[each.id] = each
+                        self._state.ended[each.id] = each
         if len(self._live(connection)) >= MOST_OF_A_CONNECTION:
             raise Forbidden(f"This connection has {MOST_OF_A_CONNECTION} subscriptions; no more are allowed.")
 
     def _live(self, connection: str) -> list[Subscription]:
-        with self._lock:
-            return list(self._connections.get(connection, {}).values())
+        with self._state.lock:
+            return list(self._state.connections.get(connection, {}).values())
 
     def _check_absent(self, connection: str, row: Queue) -> None:
         """AlreadySubscribed if the connection has a subscription to the queue that nobody has deleted."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(row.uid)
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(row.uid)
         if live is not None and self._is_there(live):
             raise AlreadySubscribed(f"This connection has a subscription to the {row.kind} '{row.name}'.")
 
@@ -232,26 +239,26 @@ class ConnectionSubscriptions:
 
     def _remember(self, node: _Node, connection: str, made: Subscription) -> None:
         """Have what is pushed to it accepted from now on."""
-        with self._lock:
-            if self._node is not node:
+        with self._state.lock:
+            if self._state.node is not node:
                 raise StoreUnavailable
             # A connection that closes after this moment finds the subscription in ``end``.
             if not node.is_open(connection):
                 raise Conflict("The connection is closed.")
-            live = self._connections.setdefault(connection, {})
+            live = self._state.connections.setdefault(connection, {})
             before = live.get(made.queue_uid)
             if before is not None:
                 # It was deleted by a request, so that only its note is left.
-                self._ended[before.id] = before
+                self._state.ended[before.id] = before
             live[made.queue_uid] = made
 
     def _abandon(self, node: _Node, connection: str, made: Subscription) -> None:
         """Have one removed that could not be created, if it was stored or noted."""
-        with self._lock:
-            if self._node is not node:
+        with self._state.lock:
+            if self._state.node is not node:
                 return
-            self._ended[made.id] = made
-            live = self._connections.get(connection, {})
+            self._state.ended[made.id] = made
+            live = self._state.connections.get(connection, {})
             if live.get(made.queue_uid) is made:
                 del live[made.queue_uid]
 
@@ -262,26 +269,26 @@ class ConnectionSubscriptions:
 
         Nothing more is pushed from this moment. It asks no store: :meth:`remove_ended` removes them.
         """
-        with self._lock:
-            ended = self._connections.pop(connection, {})
-            self._ended.update((each.id, each) for each in ended.values())
+        with self._state.lock:
+            ended = self._state.connections.pop(connection, {})
+            self._state.ended.update((each.id, each) for each in ended.values())
 
     def remove_ended(self) -> int:
         """Remove ended subscriptions and their deliveries from the stores, up to 500 in one call; return how many.
 
         0 if there are none. Raises StoreUnavailable; they are then removed by a later call.
         """
-        with self._lock:
-            node = self._node
-            chosen = list(islice(self._ended.values(), _BATCH))
+        with self._state.lock:
+            node = self._state.node
+            chosen = list(islice(self._state.ended.values(), _BATCH))
         if node is None or not chosen:
             return 0
         self.remove(chosen)
         notes = [NodeSubscription(each.queue_uid, each.id) for each in chosen]
         self._management.nodes.forget(node_id=node.id, subscriptions=notes)
-        with self._lock:
+        with self._state.lock:
             for each in chosen:
-                self._ended.pop(each.id, None)
+                self._state.ended.pop(each.id, None)
         return len(chosen)
 
     def remove_of_node(self, node_id: str) -> Iterator[int]:
