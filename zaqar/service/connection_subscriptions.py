@@ -228,7 +228,9 @@ class ConnectionSubscriptions:
         self._remember(node, connection, made)
         placed = self._management.create_subscription(subscription=made, now=made.created)
         if placed.id != made.id:
-            self.remove([placed])
+            left: _OfQueues = {}
+            self._delete([placed], left)
+            next(self._release(left), None)
             return False
         # Once more, as the node may have been condemned, and its notes been read, before the subscription was stored.
         if not self._management.nodes.note(node_id=node.id, subscription=note):
@@ -274,21 +276,27 @@ class ConnectionSubscriptions:
             self._state.ended.update((each.id, each) for each in ended.values())
 
     def remove_ended(self) -> int:
-        """Remove ended subscriptions and their deliveries from the stores, up to 500 in one call; return how many.
+        """Remove up to 500 ended subscriptions and their deliveries from the stores; return how many were chosen.
 
-        0 if there are none. Raises StoreUnavailable; they are then removed by a later call.
+        0 if there are none. It blocks for about a second at most while the stores answer. What it does not come to is
+        left to a later call, behind the others. Raises StoreUnavailable; then all are left to a later call.
         """
         with self._state.lock:
             node = self._state.node
             chosen = list(islice(self._state.ended.values(), _BATCH))
         if node is None or not chosen:
             return 0
-        self.remove(chosen)
-        notes = [NodeSubscription(each.queue_uid, each.id) for each in chosen]
+        left: _OfQueues = {}
+        self._delete(chosen, left)
+        next(self._release(left), None)
+        unreleased = {uid for _, uid in left}
+        notes = [NodeSubscription(each.queue_uid, each.id) for each in chosen if each.queue_uid not in unreleased]
         self._management.nodes.forget(node_id=node.id, subscriptions=notes)
         with self._state.lock:
-            for each in chosen:
-                self._state.ended.pop(each.id, None)
+            if self._state.node is node:
+                for each in chosen:
+                    self._state.ended.pop(each.id, None)
+                self._state.ended.update((each.id, each) for each in chosen if each.queue_uid in unreleased)
         return len(chosen)
 
     def remove_of_node(self, node_id: str) -> Iterator[int]:
@@ -316,13 +324,6 @@ class ConnectionSubscriptions:
         )
         return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
-    def remove(self, subscriptions: Sequence[Subscription]) -> None:
-        """Remove at most 500 that still have the same subscriber, with their deliveries; absent ones are fine."""
-        left: _OfQueues = {}
-        self._delete(subscriptions, left)
-        for _ in self._release(left):
-            pass
-
     def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
         """Remove them from the management store; add those that are gone to ``left``, and return how many."""
         gone = self._management.remove_subscriptions(subscriptions=subscriptions) if subscriptions else []
@@ -331,11 +332,13 @@ class ConnectionSubscriptions:
         return len(gone)
 
     def _release(self, left: _OfQueues) -> Iterator[None]:
-        """Have queues do without subscriptions that are gone; it yields about every _STEP_SECONDS."""
+        """Have queues do without subscriptions that are gone. Each leaves ``left``; it yields every _STEP_SECONDS."""
         began = time.monotonic()
-        for (address, uid), ids in left.items():
+        while left:
+            (address, uid), ids = next(iter(left.items()))
             self._queues.drop_deliveries(address, uid, ids)
             self._queues.note_fewer_subscribers(address, uid)
+            del left[address, uid]
             if time.monotonic() - began > _STEP_SECONDS:
                 yield
                 began = time.monotonic()

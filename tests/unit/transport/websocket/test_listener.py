@@ -421,7 +421,12 @@ def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            reader, writer = await asyncio.open_connection("127.0.0.1", node.port, limit=1)
+            mine = socket.socket()
+            # The system keeps little for it.
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            mine.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(mine, ("127.0.0.1", node.port))
+            reader, writer = await asyncio.open_connection(sock=mine, limit=1)
             peer = NotifierPeer(node.key, node.id, most=1000)
             writer.write(peer.hello())
             _, proof = peer.feed(await reader.readexactly(64))
