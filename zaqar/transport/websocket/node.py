@@ -59,7 +59,6 @@ class NodeService:
         *,
         find: Callable[[str], Target | None],
         close: Callable[[str], None],
-        largest_post: int,
     ) -> None:
         """``find`` gives an open connection by its id; any thread may call it. ``close`` closes one with code 1012."""
         self._nodes = nodes
@@ -68,7 +67,7 @@ class NodeService:
         self._close = close
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=THREADS)
         self._pushes = Pushes(subscriptions, find=find, call=self._call)
-        self._listener = Listener(self._pushes.receive, largest_post=largest_post)
+        self._listener = Listener(self._pushes.receive)
         self._node: Node | None = None
         self._address = ("", "", 0)
         """Path of the Unix socket, host and port."""
