@@ -88,8 +88,9 @@ def _has_threads_left() -> bool:
 
 
 def _exit(number: int, frame: object) -> None:
-    # Nobody has been served yet.
-    sys.exit(0)
+    # Nobody has been served yet. An exception would come out of the line that runs at the time, such as the import of a
+    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
