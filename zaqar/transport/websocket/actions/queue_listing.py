@@ -90,13 +90,13 @@ def page_schema(kind: str) -> JsonSchema:
             f"{kind}s": {"type": "array", "items": queue},
             "marker": {
                 "type": "string",
-                "description": "The `marker` of the next page. It is absent if this page is the last one.",
+                "description": "Send it to get the next page. It is absent only if the page is empty and the last one.",
             },
             "count": {
                 "type": "integer",
                 "minimum": 0,
-                "description": f"The number of all {kind}s that match. It is only there with `with_count`, unless a "
-                f"filter has too many {kind}s to look at.",
+                "description": f"The number of all {kind}s that match. Present only with `with_count`, and absent even "
+                f"then if there are too many {kind}s to search with a filter.",
             },
         },
     }
