@@ -73,8 +73,8 @@ def document(
 ) -> Json:
     """The whole document, as values that JSON can hold.
 
-    ``schemas`` are the components of the OpenAPI document by name. A schema of an action that equals one of them becomes
-    a reference, and the document has each schema that is referred to. ``close_codes`` has the meaning of each code with
+    ``schemas`` are the components of the OpenAPI document by name. A schema of an action that equals one of them is a
+    reference, and the document has each schema that is referred to. ``close_codes`` has the meaning of each code with
     which the service closes a connection.
     """
     listed = [action for action in all_actions(actions).values() if served.has(action)]
