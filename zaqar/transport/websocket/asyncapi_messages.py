@@ -229,8 +229,8 @@ def notification() -> Json:
     return {
         "name": "notification",
         "title": "Notification",
-        "summary": "A message of a queue or topic that the connection is subscribed to. It is pushed at least once, in the "
-        "order of the queue.",
+        "summary": "A message of a queue or topic that the connection is subscribed to. It is pushed at least once, in "
+        "the order of the queue.",
         "payload": {
             "type": "object",
             "required": ["body", "ttl", "queue_name", "Message_Type", "id"],
