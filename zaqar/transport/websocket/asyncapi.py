@@ -120,9 +120,9 @@ def _servers(served: Served) -> Json:
         "direct": {
             "host": "{host}:{port}",
             "protocol": "ws",
-            "description": "The process zaqar-websocket. A proxy in front of it may serve `wss` at another address.",
+            "description": "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it.",
             "variables": {
-                "host": {"default": host, "description": "A name or address by which clients reach the service."},
+                "host": {"default": host, "description": "Where clients reach it."},
                 "port": {"default": str(served.port)},
             },
         }
