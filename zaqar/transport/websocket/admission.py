@@ -62,7 +62,7 @@ class _Store:
         return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
 
     def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
-        """Note that a call has returned. Only a late failure shows that the store is silent; a fast one costs nothing."""
+        """Note that a call has returned. Only a late failure shows that the store is silent; an early one is cheap."""
         took = now - self.began.pop(call)
         if answered or took <= self._silent_seconds:
             self.last_sign, self.is_suspect = now, False
