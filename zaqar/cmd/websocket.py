@@ -36,26 +36,26 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
 _END_SECONDS = 8.0
-"""How long connections and their subscriptions have to end; the lease has a second more. zaqar-server kills a part that
-takes 9.5 seconds.
+"""Time to close connections and to remove their subscriptions. The end of the lease may take another second.
+zaqar-server kills a part that has not ended after 9.5 seconds.
 """
 
 _LEAST_STOP_SECONDS = 0.5
 _THREADS_SECONDS = 0.2
-"""What is left of it for ended subscriptions in any case, and for threads that have nothing to do any more."""
+"""The least time for the removal of subscriptions, and the time for idle threads to end."""
 
 _NODE_SECONDS = 2.0
 """How long the start waits for the management store."""
 
 _RETIREMENT_SECONDS = 120.0
-"""How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
+"""How long the old stores of pools stay open after a reload: longer than any request that uses them takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
-    # Until it is handled, it would end this process. The configuration is read later than this anyway.
+    # SIGHUP would end this process before its handler is set. It can be ignored: the configuration is not read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return failures.run("zaqar-websocket", lambda: _serve(options, rest))
 
@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
         process = _Process(parts, listener, rest)
         asyncio.run(process.run())
         if _has_threads_left():
-            # A store or Keystone has not answered in time, and Python would wait for the threads that ask it.
+            # A store or Keystone has not answered in time, and Python would wait for the threads that call it.
             sys.stderr.flush()
             os._exit(0)
         process.parts.close()
@@ -79,7 +79,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _has_threads_left() -> bool:
-    """Whether calls are under way after the end."""
+    """Whether threads are still in a call to a store or to Keystone."""
     end = time.monotonic() + _THREADS_SECONDS
     calling = [each for each in threading.enumerate() if each.name.startswith((REQUEST_THREADS, NODE_THREADS))]
     for thread in calling:
@@ -97,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Serve the WebSocket API, until it is told to end. zaqar-server does this by itself.",
+        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
-        "--config-file, --config-dir and the options of oslo.log are understood as well. The state directory has to\n"
-        "be that of the notifier on the same host, for it to reach this process.",
+        "Other options are --config-file, --config-dir and those of oslo.log. Use the state directory of the\n"
+        "notifier on the same host, which reaches this process by a socket in it.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -133,7 +133,7 @@ def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
 
 
 class _Process:
-    """What runs from the first connection to the last."""
+    """The server and the node, from their start until a signal ends the process."""
 
     def __init__(self, parts: app.Parts, listener: socket.socket, arguments: Sequence[str]) -> None:
         self.parts = parts
@@ -168,7 +168,7 @@ class _Process:
             host=group.notification_bind or None,
             port=group.notification_port,
         )
-        # The first client may subscribe at once. Other requests do not need the management store.
+        # Wait, so that the first client can subscribe. But do not wait long, as other requests need no node.
         await node.wait_until_begun(_NODE_SECONDS)
         await server.start(self._listener)
         _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
@@ -180,15 +180,12 @@ class _Process:
         await node.stop(min(STOP_SECONDS, max(_LEAST_STOP_SECONDS, end - loop.time())))
         _log.info("The WebSocket server ends.")
 
-    def _end_closed(self, connection: str) -> None:
-        self._node.end(connection)
-
     def _end_subscriptions(self, connection: str) -> None:
-        """Called by the thread that answers a request: they have ended before its reply is sent."""
+        """Called by the thread that carries a request out, so that they have ended before the reply is sent."""
         self._loop.call_soon_threadsafe(self._node.end, connection)
 
     def _end(self, number: signal.Signals) -> None:
-        _log.info("%s: what was asked is answered, then the server ends.", signal.Signals(number).name)
+        _log.info("%s: the server answers the requests that it has read, then it ends.", signal.Signals(number).name)
         self._stop.set()
 
     def _hung_up(self) -> None:
@@ -216,7 +213,7 @@ class _Process:
                     asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)
 
     def _read_anew(self) -> app.Parts:
-        """New parts on the stores that are open already; the store of a pool is opened again when it is used."""
+        """New parts that use the open stores. The store of a pool is opened again when it is used."""
         conf = configuration.load(self._arguments)
         configuration.set_up_log(conf)
         before = self.parts

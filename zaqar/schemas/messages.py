@@ -81,9 +81,9 @@ def split_ids(text: str) -> list[str]:
 
 
 def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
-    """The ids of a list, which has from one to ``most`` strings; InvalidInput naming ``field`` otherwise.
+    """The ids of a list of 1 to ``most`` strings. Raises InvalidInput, which names ``field``, for any other list.
 
-    Whether they exist is for the store to say.
+    It does not check whether messages with these ids exist.
     """
     if not ids:
         raise InvalidInput(field, "must hold at least one id")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes hold WebSocket connections: a document for each, and one for each subscription of a connection.
+"""The processes that hold WebSocket connections: a document for each, and one for each subscription of a connection.
 
-Every step changes one document, so none needs a transaction. All reads are of what the primary has: that is never less
-than what was acknowledged, also just after a fail-over, when what a majority is known to have may be older.
+Every step changes one document, so none needs a transaction. All reads use the primary with read concern "local": it
+has every acknowledged write, also just after a fail-over, when read concern "majority" may return older data.
 
 A condemned node has 0 as ``expires``. A note of a subscription has node, queue and subscription as its ``_id``.
 """
@@ -26,7 +26,7 @@ NODE_INDEXES = (Index("expires", ("expires",), "expires"),)
 NODE_SUBSCRIPTIONS = "node_subscriptions"
 
 _AFTER_SLASH = "0"
-"""The character after the one that ends the node's part of an id."""
+"""The character after "/", which ends the part of the node in an ``_id``."""
 
 _CONDEMNED = {"$set": {"condemned": True, "expires": 0.0}}
 
@@ -58,7 +58,7 @@ class MongoNodeStore(NodeStore):
             nodes = opened.beside(NODES)
             if nodes.collection.update_one(over, _CONDEMNED).matched_count:
                 return True
-            # That step left the node as it was. If it is live, its lease was not over then.
+            # Nothing was changed. If the node is live, its lease was not over at that moment.
             return nodes.latest.find_one(_live(node_id), {"_id": 1}) is None
 
     def list_over(self, *, now: float, limit: int) -> list[str]:
@@ -68,8 +68,8 @@ class MongoNodeStore(NodeStore):
         return [document["_id"] for document in found]
 
     def remove(self, *, node_id: str) -> None:
-        # From the first step on none can be noted any more, so the second one removes all. The node comes last: after a
-        # crash in between it is listed, and removed again.
+        # After the first step no note succeeds, so the second step removes all notes. The node itself is removed last,
+        # so that it is still listed after a crash in between.
         this = {"_id": node_id}
         with self._opened() as opened:
             nodes = opened.beside(NODES).collection
@@ -94,10 +94,10 @@ class MongoNodeStore(NodeStore):
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
         """Store the note, then write to the node if it is live.
 
-        A condemnation writes to the node as well, so it comes before or after that write. If it comes after, the note
-        was there before, and a notifier that lists the notes of the condemned node sees it. If it comes before, the
-        note is removed again. A notifier that has listed it meanwhile finds no subscription of it. If this process is
-        killed before it removes the note, and the node is removed already, ``condemn_forgotten`` finds the note.
+        ``condemn`` writes to the same document, so it comes before or after the second write. If it comes after, the
+        note was stored before, and ``list_subscriptions`` of the condemned node has it. If it comes before, the note is
+        removed again. A caller that has listed the note meanwhile finds that its subscription does not exist. If this
+        process crashes before it removes the note, and the node is removed already, ``condemn_forgotten`` finds it.
         """
         this = {"_id": _note_id(node_id, subscription)}
         new = {"$setOnInsert": {"queue": subscription.queue_uid, "subscription": subscription.subscription_id}}

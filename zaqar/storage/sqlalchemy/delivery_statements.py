@@ -220,10 +220,10 @@ class DeliveryStatements(Texts):
 
 
 def _undelivered_before() -> sa.Select[Any]:
-    """Probes of the first post of the queue and of the least numbers of the subscription that wait.
+    """Searches for the first post of the queue and for the smallest waiting numbers of the subscription.
 
-    They end at the first row that counts, which mostly is the first one. An order and a limit inside keep the planner
-    to the index that has this order.
+    Each search ends at the first row that counts, which is mostly the first row. The ORDER BY and LIMIT inside make the
+    planner use the index with this order.
     """
     number: Any = param("number", sa.BigInteger)
     most: Any = sa.literal_column(str(MOST_PASSED), sa.Integer)

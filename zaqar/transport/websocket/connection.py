@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection: requests are read, carried out and answered one at a time, and notifications go out in between.
+"""One connection: requests are read, carried out and answered one at a time, and notifications are sent in between.
 
 A :class:`Connection` joins three things: the socket (:class:`~zaqar.transport.websocket.protocol.BoundedConnection`),
 the session, which knows the API and does no I/O of its own, and the threads that :class:`Admission` hands out.
@@ -36,17 +36,17 @@ from zaqar.transport.websocket.settings import Settings
 _log = logging.getLogger(__name__)
 
 SMALL_FRAME = 2 * 1024
-"""Frames of up to so many bytes are decoded on the event loop, which takes half a millisecond for the worst of them."""
+"""Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""
 
 KEYSTONE = "keystone"
-"""As the store of a seat: what is going to be asked is Keystone."""
+"""The store of a seat for requests that ask Keystone."""
 
 _MOST_WAIT_FOR_TIMER = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
 
 
 class Request(Protocol):
-    """What the server has to know of a request that the session has read."""
+    """The part of a request, which the session has read, that the server uses."""
 
     @property
     def action(self) -> str | None: ...
@@ -56,11 +56,11 @@ class Request(Protocol):
     def address(self) -> Address | None: ...
     @property
     def reply(self) -> Any:
-        """The reply, if reading it was enough to know that."""
+        """The reply, if it is known without carrying the request out; otherwise None."""
 
 
 class Reply(Protocol):
-    """What the session answers."""
+    """The part of a reply of the session that the server uses."""
 
     @property
     def frame(self) -> str | bytes: ...
@@ -73,7 +73,7 @@ class Reply(Protocol):
 
 
 class Session(Protocol):
-    """What the server asks of a session; :class:`zaqar.transport.websocket.session.Session` is the one."""
+    """The part of :class:`zaqar.transport.websocket.session.Session` that the server uses."""
 
     @property
     def identity(self) -> Identity | None: ...
@@ -90,12 +90,12 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all connections of a process share.
+    """The settings and objects that all connections of a process share.
 
-    ``decode`` runs the reading of a large frame of a project in a thread. ``store_of`` says which store a request is
-    going to ask, without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and
-    ``closed`` is called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
-    ``revalidation_seconds``: how often to ask whether a token is still valid.
+    ``decode`` decodes a large frame of a project in a thread. ``store_of`` returns the store that a request will use,
+    without asking a store. ``is_subscribed`` tells whether the connection with an id has subscriptions, and ``closed``
+    is called with the id of a connection that is closed. ``authenticates`` tells whether clients have to authenticate.
+    ``revalidation_seconds`` is the time between two checks of a token.
     """
 
     settings: Settings
@@ -116,12 +116,12 @@ class Connection:
     def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
         self.id = socket.id.hex
         self.session = session
-        # By connection, as nobody knows yet whether the project is the client's own.
+        # By connection, because the project that a client names before it has authenticated may not be its own.
         self._seat_at_keystone = Seat(self.id, None, KEYSTONE)
         self._socket = socket
         self._around = around
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
-        # Whoever has it sends: a request has it from its reading to its reply, so no notification comes in between.
+        # The right to send. A request holds it until its reply is sent, so no notification comes before the reply.
         self._turn = asyncio.Lock()
         self._pending_bytes = 0
         self._closing: Close | None = None
@@ -131,7 +131,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, parts: Parts, around: Surroundings) -> None:
-        """Serve by these from the next request on."""
+        """Use these parts and settings from the next request on."""
         self._around = around
         self._socket.use(around.settings)
         self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
@@ -170,7 +170,7 @@ class Connection:
         loop = self._socket.loop
         self._note_activity()
         if pause := self._bucket.take(1, loop.time()):
-            # Meanwhile nothing is read, so that the client's own buffers fill.
+            # Nothing is read meanwhile, so TCP makes the client wait.
             await asyncio.sleep(pause)
         async with self._turn:
             if self._closing is not None:
@@ -190,7 +190,7 @@ class Connection:
             try:
                 request = await around.decode(self._project or "", partial(session.read, frame))
             except TooBusy:
-                # Nobody knows what is asked, so that there can be no reply.
+                # The request is not decoded, so a reply cannot repeat it.
                 self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
                 return None
         if request.reply is not None:
@@ -206,14 +206,14 @@ class Connection:
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
         if around.authenticates and session.identity is None and reply.status < 400:
-            # A signature has admitted it. Guests count as well, or one signed URL would open all connections.
+            # A signed frame was served. Such connections count too, or one signed URL could take all connections.
             self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
-        """Take note of who the client turned out to be; False if its project has too many connections."""
+        """Note the identity of the client after a reply; False if its project has too many connections."""
         if reply.status < 400:
-            # It has authenticated, or a signature has admitted it.
+            # The client has authenticated, or its signed frame was served.
             self._cancel_timer("authentication")
         identity = self.session.identity
         if identity is not None and not self._enter_project(identity.project):
@@ -225,7 +225,7 @@ class Connection:
         return True
 
     def _enter_project(self, project: str | None) -> bool:
-        """Be a connection of this project from now on; False if it has too many, and the connection is to be closed."""
+        """Count as a connection of this project; False, and the connection will be closed, if it has too many."""
         if project == self._project:
             return True
         connections = self._around.connections
@@ -242,14 +242,15 @@ class Connection:
     # -- notifications -----------------------------------------------------------------------------------------------
 
     def encode(self, notification: bytes) -> str | bytes:
-        """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
+        """The frame of a notification, which is given as JSON, in the format of the request that subscribed."""
         return self.session.push(msgspec.Raw(notification))
 
     async def push(self, frames: Sequence[str | bytes]) -> None:
-        """Send frames in their order, after the reply to the request that is under way and after earlier pushes.
+        """Send frames in order, after the reply to the request that is under way and after earlier pushes.
 
-        Returns once they have been handed to the operating system, but for what fits into a small buffer. Raises
-        TooSlow if too much is waiting already, or if its turn does not come in time, and Gone if the connection ends.
+        Returns when they have been handed to the operating system, except for the bytes in a small buffer. Raises
+        TooSlow if more than ``max_pending_push_size`` bytes are waiting or if earlier frames are not sent within
+        ``write_timeout``, and Gone if the connection ends.
         """
         size = sum(map(len, frames))
         settings = self._around.settings
@@ -268,7 +269,7 @@ class Connection:
                 if self._closing is not None:
                     raise Gone
                 for frame in frames:
-                    # A client that reads nothing is closed by the protocol, which ends this as well.
+                    # If the client reads nothing, the protocol closes the connection, and this call raises.
                     await self._socket.send(frame)
             except ConnectionClosed as exc:
                 raise Gone from exc
@@ -280,7 +281,7 @@ class Connection:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection once the request that is under way is answered; what was not read yet is dropped."""
+        """Close the connection after the reply to the request that is under way. Requests not read yet are dropped."""
         if self._closing is None:
             self._closing = Close(code, reason)
             self._start(self._close_in_turn())
@@ -338,18 +339,18 @@ class Connection:
             self.close(*close_codes.EXPIRED)
 
     def _plan_revalidation(self) -> None:
-        # Many clients may have authenticated at the same moment.
+        # A random interval, because many clients may have authenticated at the same moment.
         seconds = self._around.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        # Not in turn: requests and notifications do not wait for Keystone.
+        # Without the turn, so requests and notifications do not wait for Keystone.
         identity = self.session.identity
         is_valid = True
-        # If it cannot be found out, the token counts as valid until it can or until it expires.
+        # If Keystone does not answer, the token counts as valid until it does or until the token expires.
         with suppress(StoreUnavailable):
             is_valid = await self._around.admission.run(self._seat_at_keystone, self.session.revalidate)
-        # Another token may have replaced it meanwhile.
+        # A newer token may have replaced this one meanwhile.
         if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
         else:
@@ -357,7 +358,7 @@ class Connection:
 
 
 def _is_answered(reply: Reply) -> bool | None:
-    """Whether the store has answered; nothing is known of a request that has waited for something else in vain."""
+    """Whether the store has answered; None if the request failed because it waited for something else."""
     if reply.is_outage:
         return False
     return True if reply.status != StoreUnavailable.status else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every request frame has to bring along. Nothing here blocks, so that an event loop may do it."""
+"""Reads and checks request frames. Nothing here blocks, so it may run on the event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AUTHENTICATE = "authenticate"
 """The action that the session carries out itself."""
 
 _QUOTED = 64
-"""Characters of an unknown action that the error shows."""
+"""Characters of an unknown action that an error shows."""
 
 
 class FrameChecks:
@@ -36,9 +36,9 @@ class FrameChecks:
         self.signed = SignedFrames(parts.signed_urls, clock=parts.clock)
 
     def read(self, frame: str | bytes, identity: Identity | None) -> Request:
-        """The request in a frame; one that cannot be served has its ``reply`` already.
+        """The request in a frame. If it cannot be served, its ``reply`` is set.
 
-        ``identity`` is that of the connection, None before it has one. Never raises.
+        ``identity`` is that of the connection, None if it has not authenticated. Never raises.
         """
         request = Request(format_of(frame), f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}")
         try:
@@ -47,7 +47,7 @@ class FrameChecks:
             request.reply = refuse(request, self.signed.refuse(exc))
         except ClientError as exc:
             request.reply = refuse(request, exc)
-        except Exception as exc:  # noqa: BLE001, a reply says so and the log has it
+        except Exception as exc:  # noqa: BLE001, fail() logs it
             request.reply = fail(request, exc)
         return request
 
@@ -92,7 +92,7 @@ class FrameChecks:
     ) -> None:
         project = _project_in(headers)
         if request.signed:
-            # Whether there is one, and which, is a question of the signature.
+            # The signature covers the project, so a wrong or missing one does not match it.
             project = project or ""
         elif self._authenticates and identity is not None:
             project = _check_own_project(project, identity, operation)
@@ -123,9 +123,9 @@ class FrameChecks:
 
     def _refuse_unless_served(self, operation: Action) -> None:
         if operation.needs_admin_mode and not self._admin_mode:
-            raise Forbidden("This action is for a service with admin_mode.")
+            raise Forbidden("This action needs a service with admin_mode.")
         if operation.needs_pooling and not self._pooling:
-            raise Forbidden("This action is for a service with pooling.")
+            raise Forbidden("This action needs a service with pooling.")
 
 
 def _project_in(headers: Headers) -> str | None:
@@ -133,9 +133,9 @@ def _project_in(headers: Headers) -> str | None:
 
 
 def _check_own_project(project: str | None, identity: Identity, operation: Action) -> str:
-    """The project of the token, which the frame has to name; "" for a token of the whole deployment."""
+    """The project of the token, "" for a token of the system. Raises ClientError unless the frame names it."""
     if identity.project is None:
-        # What belongs to the whole deployment and to no project is open to tokens that do so too.
+        # A token of the system may be used for pools, flavors and health, which belong to no project.
         if identity.system_scope is None or not operation.of_deployment:
             raise Forbidden("The token has no project. Use one that is scoped to a project.")
     elif project is None:

@@ -18,7 +18,7 @@ from zaqar.transport.websocket.actions.messages import (
 from zaqar.transport.websocket.actions.reading import check_size, limit_field, read_limit
 
 _MOST_BYTES = 4096
-"""Of a body that says how long a claim is to last."""
+"""Limit of the size of a body that has only the times of a claim."""
 
 
 def _messages(call: Call, claimed: Claimed) -> list[ShownMessage]:
