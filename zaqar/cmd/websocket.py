@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Serve the WebSocket API, until it is told to end. zaqar-server does this by itself.",
+        description="Serve the WebSocket API, until it is told to end. zaqar-server does this by itself. Messages are\n"
+        "pushed to connections only while a zaqar-notifier runs, here or on another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
@@ -162,11 +163,10 @@ class _Process:
             close=server.close_restarting,
             largest_post=self.parts.limits.max_messages_post_size,
         )
-        group = conf[GROUP]
         await node.start(
             folder=configuration.nodes_dir(conf),
-            host=group.notification_bind or None,
-            port=group.notification_port,
+            host=_notification_host(conf),
+            port=conf[GROUP].notification_port,
         )
         # The first client may subscribe at once. Other requests do not need the management store.
         await node.wait_until_begun(_NODE_SECONDS)
@@ -179,9 +179,6 @@ class _Process:
         await server.stop()
         await node.stop(min(STOP_SECONDS, max(_LEAST_STOP_SECONDS, end - loop.time())))
         _log.info("The WebSocket server ends.")
-
-    def _end_closed(self, connection: str) -> None:
-        self._node.end(connection)
 
     def _end_subscriptions(self, connection: str) -> None:
         """Called by the thread that answers a request: they have ended before its reply is sent."""
@@ -224,6 +221,17 @@ class _Process:
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
         return _build(conf, management=before.management, messages=messages)
+
+
+def _notification_host(conf: cfg.ConfigOpts) -> str | None:
+    """Where to take notifications of other hosts; None for the name of this host."""
+    bind: str | None = conf[GROUP].notification_bind
+    if not bind and conf.drivers.management_store == "sqlalchemy":
+        _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")
+        if is_embedded:
+            # No notifier of another host has that file, so that no port has to be open for it.
+            return "127.0.0.1"
+    return bind or None
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:
