@@ -24,7 +24,7 @@ AUTHENTICATE = "authenticate"
 """The action that the session carries out itself."""
 
 _MISSING_HEADER = "is required in the headers of the frame"
-"""Those of the handshake, which clients of HTTP think of first, do not count."""
+"""Authors of clients may have put it into the headers of the handshake, which do not count."""
 
 _QUOTED = 64
 """Characters of an unknown action that the error shows."""
