@@ -90,10 +90,13 @@ def blocks(page: str) -> list[Any]:
 
 
 def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
-    request, reply, push = blocks(PAGE)
+    request, reply, authentication, push = blocks(PAGE)
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(request)))
+        authenticated = made.session.answer(made.session.read(json.dumps(authentication)))
     assert json.loads(answer.frame) == reply
+    assert authenticated.status == 200
+    jsonschema.validate(authentication, described["channels"]["connection"]["messages"]["authenticate"]["payload"])
     payload = described["channels"]["connection"]["messages"]["notification"]["payload"]
     jsonschema.validate(push, payload)
     assert set(push) == set(payload["properties"])

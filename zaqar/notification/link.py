@@ -53,6 +53,8 @@ class Link:
         self._pause = 0.0
         self._try_after = float("-inf")
         self._reason = ""
+        self._told = ""
+        """Why the node cannot be reached, as the log has it; empty if it can."""
 
     @property
     def is_idle(self) -> bool:
@@ -93,6 +95,9 @@ class Link:
         if (error := opening.exception()) is None:
             self._stream = opening.result()
             self._pause = 0.0
+            if self._told:
+                self._told = ""
+                _log.warning("Node %s can be reached again.", self.node.id)
         else:
             self._pause = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause), MOST_PAUSE_SECONDS)
             self._try_after = asyncio.get_running_loop().time() + self._pause
@@ -112,10 +117,21 @@ class Link:
             except OSError as exc:
                 reasons.append(f"{where}: {exc.strerror or exc}")
         # Addresses and paths are for the operator, and not for the log of deliveries, which tenants see.
-        _log.info(
-            "Node %s at %s:%d cannot be reached: %s", self.node.id, self.node.host, self.node.port, "; ".join(reasons)
-        )
+        self._tell("; ".join(reasons))
         raise Unreachable("the process that holds the connection cannot be reached")
+
+    def _tell(self, reason: str) -> None:
+        """Log why the node cannot be reached, once: it is tried every few seconds while its lease goes on."""
+        node = self.node
+        _log.log(
+            logging.DEBUG if reason == self._told else logging.WARNING,
+            "Node %s at %s:%d cannot be reached: %s. Notifications to its connections are tried again.",
+            node.id,
+            node.host,
+            node.port,
+            reason,
+        )
+        self._told = reason
 
     async def _try_one(self, is_local: bool) -> _Stream:
         node, loop = self.node, asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 from collections import Counter
@@ -82,12 +83,12 @@ class Listener:
                     "Notifiers on other hosts cannot reach this process, as the name of this host, %s, is no address "
                     "of it (%s). [drivers:transport:websocket] notification_bind names another one.",
                     self.host,
-                    exc.strerror or exc,
+                    _reason_of(exc),
                 )
                 return self._socket
             raise StartupError(
-                f"[drivers:transport:websocket] notification_bind, notification_port: {self.host}:{port} cannot be "
-                f"listened on: {exc.strerror or exc}."
+                "[drivers:transport:websocket] notification_bind, notification_port: cannot listen on "
+                f"{self.host}:{port}: {_reason_of(exc)}."
             ) from exc
         self._servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
@@ -130,6 +131,13 @@ class Listener:
     def remove(self, link: _Link) -> None:
         self._strangers.pop(link, None)
         self._links.discard(link)
+
+
+def _reason_of(error: OSError) -> str:
+    """Why it cannot be listened on, in the system's words: asyncio puts the address into its own once more."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 class _Link(asyncio.Protocol):

@@ -151,7 +151,9 @@ class NodeService:
         self._listener.serve_as(node.id, node.key)
         self._subscriptions.serve_as(node.id, lambda connection: self._find(connection) is not None)
         self._begun.set()
-        _log.info("This process is node %s; notifiers reach it at %s:%d.", node.id, host, port)
+        ways = [f"{path} on this host"] if path else []
+        ways += [f"{host}:{port}"] if port else []
+        _log.info("This process is node %s; zaqar-notifier reaches it at %s.", node.id, " and at ".join(ways))
 
     def _begin_anew(self, node: Node) -> None:
         _log.warning("Node %s was given up, as it was too slow to renew its lease; this process begins anew.", node.id)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import stat
@@ -132,9 +133,29 @@ def test_a_port_that_is_taken_is_one_sentence_for_the_operator(tmp_path: Path) -
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             other = Listener(accept)
-            with pytest.raises(StartupError, match="notification_port"):
+            with pytest.raises(StartupError) as refused:
                 await other.start(folder=tmp_path / "other", host="127.0.0.1", port=node.port)
             other.stop()
+            assert str(refused.value) == (
+                "[drivers:transport:websocket] notification_bind, notification_port: cannot listen on "
+                f"127.0.0.1:{node.port}: Address already in use."
+            )
+
+    asyncio.run(go())
+
+
+def test_a_host_without_an_address_is_one_sentence_for_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async def create_server(*args: object, **options: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_server", create_server)
+        other = Listener(accept)
+        with pytest.raises(StartupError, match=r"cannot listen on nowhere:0: Name or service not known\.$"):
+            await other.start(folder=tmp_path / "other", host="nowhere", port=0)
+        other.stop()
 
     asyncio.run(go())
 
@@ -382,6 +403,29 @@ def test_a_lost_stream_fails_what_is_under_way_and_is_opened_again(tmp_path: Pat
             return status
 
     assert asyncio.run(go()) is Status.WAIT
+
+
+def test_the_log_says_once_that_a_node_cannot_be_reached_and_once_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "FIRST_PAUSE_SECONDS", 0.0)
+
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node):
+            link = Link(replace(node, key=b"x" * 32), machine="another")
+            for _ in range(3):
+                with pytest.raises(Unreachable):
+                    await link.send(make(1))
+            link.node = node
+            assert await link.send(make(1)) is Status.PUSHED
+            link.close()
+
+    with caplog.at_level(logging.WARNING, logger=links.__name__):
+        asyncio.run(go())
+    away, back = (record.getMessage() for record in caplog.records)
+    assert "cannot be reached" in away
+    assert "the other side does not have the key of this node" in away
+    assert "can be reached again" in back
 
 
 def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
