@@ -78,6 +78,8 @@ class Action:
     status that is not an error to a sentence and the schema of its body. ``example`` is a body that works on a service
     to which nothing but the queue ``greetings`` was added. ``of_deployment``: a token of the whole deployment, which
     has no project, may be used. ``needs_admin_mode`` and ``needs_pooling``: refused with 403 if the option is off.
+    ``secrets`` are fields that no reply repeats. ``asks_others``: it asks more than the store that it is about, such as
+    a name server, Keystone or the stores of pools, so how long it takes says nothing of that store.
     """
 
     name: str
@@ -91,3 +93,5 @@ class Action:
     of_deployment: bool = False
     needs_admin_mode: bool = False
     needs_pooling: bool = False
+    secrets: frozenset[str] = frozenset()
+    asks_others: bool = False

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
+from zaqar.context import new_request_id
 from zaqar.errors import ClientError, Forbidden, InvalidInput, SignatureRefused
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.websocket.action import Action
@@ -40,7 +39,7 @@ class FrameChecks:
 
         ``identity`` is that of the connection, None before it has one. Never raises.
         """
-        request = Request(format_of(frame), f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}")
+        request = Request(format_of(frame), new_request_id())
         try:
             self._read(request, frame, identity)
         except SignatureRefused as exc:
@@ -59,12 +58,17 @@ class FrameChecks:
             raise InvalidInput("action", "is required" if action is None else "must be of type string")
         request.action = action
         request.operation = operation = self._actions.get(action)
-        if operation is None and action != AUTHENTICATE:
-            raise ClientError(f"{action[:_QUOTED]} is not a valid action")
+        if operation is None:
+            if action != AUTHENTICATE:
+                raise ClientError(f"{action[:_QUOTED]} is not a valid action")
+            # It has none. A client that takes it for the place of its token is not to find that in a log of replies.
+            request.echoed_body = {}
+        elif operation.secrets and isinstance(frame.body, dict):
+            request.echoed_body = {name: frame.body[name] for name in frame.body if name not in operation.secrets}
         if not isinstance(frame.headers, dict):
             raise InvalidInput("headers", "is required" if frame.headers is None else "must be of type object")
         headers = Headers(frame.headers)
-        if operation is None or action == AUTHENTICATE:
+        if operation is None:
             self._read_authentication(request, headers)
             return
         request.signed = "URL-Signature" in headers

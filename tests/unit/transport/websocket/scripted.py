@@ -46,6 +46,7 @@ class Request:
     expires_in: float | None = None
     status: int = 200
     close: list[Any] | None = None
+    asks_others: bool = False
     reply: Reply | None = None
 
 

@@ -10,9 +10,6 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.transport.websocket.action import Call, Field
 
-MOST_BYTES_OF_A_POOL = 65536
-"""The size of the description of a pool or a flavor."""
-
 
 def limit_field(what: str) -> Field:
     """``limit`` of a list; how many one may ask for is configured."""
@@ -23,6 +20,15 @@ def list_of(member: str, item: JsonSchema) -> JsonSchema:
     """The schema of an answer that is a page."""
     items = {"type": "array", "items": item}
     return {"type": "object", "required": [member], "properties": {member: items}}
+
+
+_QUOTED = 128
+"""Characters of a name or an id that a sentence of an answer repeats: as many as any that there is has."""
+
+
+def quoted(text: str) -> str:
+    """A name or an id that came with a request, for the sentence that answers it."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def read_limit(call: Call, most: int) -> int:
