@@ -23,7 +23,7 @@ def list_of(member: str, item: JsonSchema) -> JsonSchema:
 
 
 _QUOTED = 128
-"""Characters of a name or an id that a sentence of an answer repeats: as many as any that there is has."""
+"""Characters of a name or an id that a sentence of an answer repeats. None that exists is longer."""
 
 
 def quoted(text: str) -> str:
