@@ -36,12 +36,14 @@ Answered = Callable[[T], bool | None]
 class Seat(NamedTuple):
     """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
-    All three only say what is the same as for another request.
+    All three only say what is the same as for another request. ``tells``: how long it takes says whether the store is
+    silent. It does not if others are asked as well, such as a name server that a tenant has chosen.
     """
 
     project: str
     queue: Hashable | None
     store: Hashable
+    tells: bool = True
 
 
 class _Store:
@@ -122,7 +124,8 @@ class Admission:
         """
         await self._enter(seat)
         this = object()
-        self._stores[seat.store].began[this] = self._monotonic()
+        if seat.tells:
+            self._stores[seat.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
         making.add_done_callback(partial(self._leave, seat, this, answered))
         return await asyncio.shield(making)
@@ -199,7 +202,8 @@ class Admission:
     def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
         returned = not made.cancelled() and made.exception() is None
-        store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
+        if seat.tells:
+            store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(seat)
 
     def _admit_waiting(self) -> None:

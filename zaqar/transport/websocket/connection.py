@@ -59,6 +59,8 @@ class Request(Protocol):
     @property
     def address(self) -> Address | None: ...
     @property
+    def asks_others(self) -> bool: ...
+    @property
     def reply(self) -> Any:
         """The reply, if it is known without carrying the request out; otherwise None."""
 
@@ -205,7 +207,12 @@ class Connection:
         if session.asks_keystone(request):
             seat = self._seat_at_keystone
         else:
-            seat = Seat(request.project or self.id, request.address, around.store_of(request))
+            seat = Seat(
+                request.project or self.id,
+                request.address,
+                around.store_of(request),
+                tells=not request.asks_others,
+            )
         try:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:

@@ -21,6 +21,7 @@ from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scen
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
 from zaqar.transport.websocket import connection as connections
+from zaqar.transport.websocket.admission import SILENT_SECONDS
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.quiet_log import QuietLog
 
@@ -120,6 +121,24 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
         await wait_until(lambda: scene.server.is_busy)
         for client in clients:
             await client.close()
+
+    run(script, tmp_path, threads=16)
+
+
+@pytest.mark.parametrize("asks_others", [False, True])
+def test_who_waits_for_others_does_not_make_the_store_look_silent(tmp_path: Path, asks_others: bool) -> None:
+    """Such as for a name server that a tenant has chosen, or for a look at all stores."""
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as slow, scene.connect() as other:
+            await slow.send(json.dumps({"action": "block", "text": "late", "asks_others": asks_others}))
+            await wait_until(lambda: scene.server.is_busy)
+            await asyncio.sleep(SILENT_SECONDS + 0.1)
+            reply = str(await ask(other, text="soon", project="other"))
+            assert reply.startswith("soon" if asks_others else "refused")
+            for session in scene.sessions:
+                session.release.set()
+            assert await slow.recv() == "late"
 
     run(script, tmp_path, threads=16)
 
