@@ -111,6 +111,7 @@ class Admission:
         self._waiting_of: Counter[str] = Counter()
         self._count = 0
         """How many wait."""
+        self._is_closed = False
         self.under_way = 0
         """Threads that are busy or about to be."""
 
@@ -122,6 +123,9 @@ class Admission:
         call was not made.
         """
         await self._enter(seat)
+        if self._is_closed:
+            self._release(seat)
+            raise TooBusy
         this = object()
         self._stores[seat.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -129,7 +133,8 @@ class Admission:
         return await asyncio.shield(making)
 
     def close(self) -> None:
-        """Begin no more calls; those under way end by themselves."""
+        """Begin no more calls, which get TooBusy; those under way end by themselves."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 GOING_AWAY = 1001
+TOO_LARGE = 1009
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
@@ -32,10 +33,12 @@ MEANINGS: dict[int, str] = {
     GOING_AWAY: "The server ends. Requests that were read have been answered; connect again.",
     1002: "The client broke the WebSocket protocol.",
     1007: "A text frame was not UTF-8.",
-    1009: "A frame was larger than max_messages_post_size and 64 KiB, or was sent in more than 4,096 fragments.",
+    TOO_LARGE: "A frame was larger than max_messages_post_size and 64 KiB, or than 64 KiB before authentication, or "
+    "was sent in more than 4,096 fragments.",
     INTERNAL_ERROR: "The client did not answer a ping in time, or the server met an error of its own.",
     SERVICE_RESTART: "The server lost its place among the servers. Connect and subscribe again.",
-    TRY_AGAIN_LATER: "The client reads too slowly for what it is sent, or the server is too busy. Connect again.",
+    TRY_AGAIN_LATER: "The client reads too slowly for what it is sent, or sends a large frame too slowly while others "
+    "wait for memory, or the server is too busy. Connect again.",
     AUTHENTICATION_EXPIRED: "The token has expired or was revoked. Connect and authenticate with a new one.",
     NOT_AUTHENTICATED: "The client did not authenticate in time.",
     IDLE: "The client sent no request for too long and has no subscription.",

@@ -8,15 +8,25 @@ import json
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
+from tests.unit.transport.websocket.scripted import (
+    KEY,
+    PATIENCE,
+    UPGRADE,
+    Scene,
+    ask,
+    closed,
+    make_parts,
+    run,
+    wait_until,
+)
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -330,7 +340,9 @@ def test_a_notification_does_not_wait_for_ever(tmp_path: Path) -> None:
     run(script, tmp_path, write_timeout=0.2)
 
 
-def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 1.0)
+
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=1) as client, scene.connect() as other:
             connection = await scene.connection(0)
@@ -340,26 +352,71 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             with pytest.raises(Gone):
                 await connection.push(["x"])
             assert await ask(other, text="x") == "x"
+            # It never reads again, and is dropped all the same.
+            await wait_until(lambda: len(scene.server.connections) == 1)
+            assert scene.server._server is not None
+            assert len(scene.server._server.all_connections) == 1
             client.transport.abort()
 
     run(script, tmp_path, write_timeout=0.5)
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
+    """It reads on long after the time-out."""
+
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=None, max_size=None) as client:
             connection = await scene.connection()
             client.transport.pause_reading()
             sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
-            await asyncio.sleep(0.5)
+            # Its notifications are free to come again as soon as it is judged.
+            with pytest.raises(Gone):
+                await sending
+            await asyncio.sleep(1.5)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
-            assert (await closed(client))[0] == 1013
-            # All of it was read in the end, so both are true.
-            with suppress(Gone):
-                await sending
+            assert await closed(client) == (1013, "The client reads too slowly.")
+            await wait_until(lambda: not len(scene.server.connections))
 
     run(script, tmp_path, write_timeout=0.3)
+
+
+def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        ended: list[str] = []
+        scene.server._closed = ended.append
+        scene.server.use(make_parts(tmp_path), scene.server._settings)
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            for _ in range(3):
+                await client.send(json.dumps({"large": 8_000_000}))
+            # Its subscriptions end when it is closed, not when it is gone.
+            await wait_until(lambda: ended == [connection.id])
+            with pytest.raises(Gone):
+                await connection.push(["x"])
+            assert len(scene.server.connections) == 1
+            client.transport.resume_reading()
+            assert len(await client.recv()) == 8_000_000
+            assert (await closed(client))[0] == 1013
+        assert scene.sessions[0].answered == [""]
+
+    run(script, tmp_path, write_timeout=0.3)
+
+
+def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            with pytest.raises(Gone):
+                await connection.push(["x" * 16_000_000])
+            began = time.monotonic()
+            await scene.server.stop()
+            assert time.monotonic() - began < 5.0
+            client.transport.abort()
+
+    run(script, tmp_path, write_timeout=0.2)
 
 
 def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:
