@@ -59,8 +59,8 @@ FREE_SIZE = 16 * 1024
 MOST_OF_A_HANDSHAKE = 16 * 1024
 """Bytes of the request that opens a connection."""
 
-LINGER_SECONDS = 30.0
-"""How long a client that did not read may go on reading until it comes to the close frame."""
+LINGER_PERIODS = 3
+"""So many times ``write_seconds`` a client that did not read may go on reading, until it comes to the close frame."""
 
 _LAST_WORDS_SECONDS = 1.0
 """How long a client that is taken for dead, or that sends too slowly, has to take note of the close frame."""
@@ -393,5 +393,5 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             self._watch_reader()
             return
         self.is_lingering = True
-        self._fail(close_codes.TRY_AGAIN_LATER, "The client reads too slowly.", LINGER_SECONDS)
+        self._fail(close_codes.TRY_AGAIN_LATER, "The client reads too slowly.", LINGER_PERIODS * self.write_seconds)
         self.too_slow()

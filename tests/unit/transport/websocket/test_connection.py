@@ -26,7 +26,6 @@ from tests.unit.transport.websocket.scripted import (
 )
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
-from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -340,9 +339,7 @@ def test_a_notification_does_not_wait_for_ever(tmp_path: Path) -> None:
     run(script, tmp_path, write_timeout=0.2)
 
 
-def test_a_client_that_does_not_read_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "LINGER_SECONDS", 1.0)
-
+def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=1) as client, scene.connect() as other:
             connection = await scene.connection(0)
@@ -372,13 +369,13 @@ def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
             # Its notifications are free to come again as soon as it is judged.
             with pytest.raises(Gone):
                 await sending
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.2)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
             assert await closed(client) == (1013, "The client reads too slowly.")
             await wait_until(lambda: not len(scene.server.connections))
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.6)
 
 
 def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
@@ -401,7 +398,7 @@ def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
             assert (await closed(client))[0] == 1013
         assert scene.sessions[0].answered == [""]
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.6)
 
 
 def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
