@@ -16,6 +16,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
+from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
@@ -156,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     work = partial(_reencrypt, rest) if options.reencrypt else partial(_sweep, rest, every=options.every)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_unfinished if options.reencrypt else _exit)
+        # A sweep is a row of transactions; one that is cut off is rolled back, and made another time.
+        signal.signal(number, _stop_unfinished if options.reencrypt else end_at_once)
     return failures.run("zaqar-gc", work)
 
 
@@ -209,11 +211,6 @@ def _told(label: str, result: Reencrypted) -> Iterable[str]:
 def _stop_unfinished(number: int, frame: object) -> None:
     # Each body is replaced in a step of its own; the next run goes on with what is left.
     sys.exit(1)
-
-
-def _exit(number: int, frame: object) -> None:
-    # A sweep is a row of transactions; one that is cut off is rolled back and its records are removed another time.
-    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

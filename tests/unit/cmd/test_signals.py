@@ -27,3 +27,22 @@ def test_sigterm_ends_a_child_that_has_no_handler_of_its_own(prepare: str, statu
     source = FORK.format(prepare=prepare).replace("os.kill(", "time.sleep(0.1); os.kill(")
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == status
+
+
+IMPORT = """
+import os, signal
+from zaqar.cmd.signals import end_at_once
+signal.signal(signal.SIGTERM, end_at_once)
+print("begun")
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass
+except BaseException as exc:
+    print(f"a plug-in is broken: {exc!r}")
+"""
+
+
+def test_sigterm_in_the_middle_of_the_start_is_no_error() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "begun\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 from collections import OrderedDict
@@ -84,7 +85,7 @@ class Listener:
                 return self._socket
             raise StartupError(
                 f"[drivers:transport:websocket] notification_bind, notification_port: {self.host}:{port} cannot be "
-                f"listened on: {exc.strerror or exc}."
+                f"listened on: {_reason(exc)}."
             ) from exc
         self._servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
@@ -201,3 +202,10 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def _reason(error: OSError) -> str:
+    """Why an address cannot be listened on; asyncio puts the address into the text of the error as well."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
