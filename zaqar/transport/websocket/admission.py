@@ -112,6 +112,7 @@ class Admission:
         self._waiting: OrderedDict[Hashable, OrderedDict[str, _Project]] = OrderedDict()
         self._waiting_of: Counter[str] = Counter()
         self._waiters: set[_Waiter] = set()
+        self._is_closed = False
         self.under_way = 0
         """Number of threads that are busy, including those that are about to begin a call."""
 
@@ -123,6 +124,9 @@ class Admission:
         not made.
         """
         await self._enter(seat)
+        if self._is_closed:
+            self._release(seat)
+            raise TooBusy
         this = object()
         if seat.tells:
             self._stores[seat.store].began[this] = self._monotonic()
@@ -131,7 +135,8 @@ class Admission:
         return await asyncio.shield(making)
 
     def close(self) -> None:
-        """Begin no more calls. Calls that are under way go on to their end."""
+        """Begin no more calls: they get TooBusy. Calls that are under way go on to their end."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:

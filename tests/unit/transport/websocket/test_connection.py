@@ -17,7 +17,17 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
+from tests.unit.transport.websocket.scripted import (
+    KEY,
+    PATIENCE,
+    UPGRADE,
+    Scene,
+    ask,
+    closed,
+    make_parts,
+    run,
+    wait_until,
+)
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
 from zaqar.transport.websocket import connection as connections
@@ -404,26 +414,71 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             with pytest.raises(Gone):
                 await connection.push(["x"])
             assert await ask(other, text="x") == "x"
+            # It never reads again, and is dropped all the same.
+            await wait_until(lambda: len(scene.server.connections) == 1)
+            assert scene.server._server is not None
+            assert len(scene.server._server.all_connections) == 1
             client.transport.abort()
 
     run(script, tmp_path, write_timeout=0.5)
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
+    """It reads on long after the time-out."""
+
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=None, max_size=None) as client:
             connection = await scene.connection()
             client.transport.pause_reading()
             sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
-            await asyncio.sleep(0.5)
+            # Its notifications are free to come again as soon as it is judged.
+            with pytest.raises(Gone):
+                await sending
+            await asyncio.sleep(1.2)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
-            assert (await closed(client))[0] == 1013
-            # All of it was read in the end, so both are true.
-            with suppress(Gone):
-                await sending
+            assert await closed(client) == (1013, "The client reads too slowly.")
+            await wait_until(lambda: not len(scene.server.connections))
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        ended: list[str] = []
+        scene.server._closed = ended.append
+        scene.server.use(make_parts(tmp_path), scene.server._settings)
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            for _ in range(3):
+                await client.send(json.dumps({"large": 8_000_000}))
+            # Its subscriptions end when it is closed, not when it is gone.
+            await wait_until(lambda: ended == [connection.id])
+            with pytest.raises(Gone):
+                await connection.push(["x"])
+            assert len(scene.server.connections) == 1
+            client.transport.resume_reading()
+            assert len(await client.recv()) == 8_000_000
+            assert (await closed(client))[0] == 1013
+        assert scene.sessions[0].answered == [""]
+
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            with pytest.raises(Gone):
+                await connection.push(["x" * 16_000_000])
+            began = time.monotonic()
+            await scene.server.stop()
+            assert time.monotonic() - began < 5.0
+            client.transport.abort()
+
+    run(script, tmp_path, write_timeout=0.2)
 
 
 def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:
