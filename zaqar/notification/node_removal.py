@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ class NodeRemoval:
         for node_id in over:
             self._removals.setdefault(node_id, _Removal(node_id))
         waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
+        # Several notifiers begin with different ones.
+        random.shuffle(waiting)
         # New nodes first, then those whose last turn was longest ago.
         waiting.sort(key=lambda each: each.try_after)
         for each in waiting[: max(0, NODES - len(self._running()))]:

@@ -22,9 +22,10 @@ from zaqar.model import CONFIRMED, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
+from zaqar.service.store_guard import StoreGuard
 from zaqar.service.subscription_changes import new_subscription
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.base import ManagementStore
 from zaqar.storage.base.nodes import NodeSubscription
 
 MOST_OF_A_CONNECTION = 1000
@@ -42,6 +43,9 @@ _STEP_SECONDS = 0.5
 
 _OfQueues = dict[tuple[Address, str], list[str]]
 """Ids of removed subscriptions, by the name and the uid of their queue."""
+
+QUESTIONS = 4
+"""Calls of ``has_undelivered_before`` at a time. One store gets one less, so that it never holds up the others."""
 
 LATER_SECONDS = 15.0
 """A delivery that is due later than that from now belongs to a message with a delay.
@@ -86,6 +90,7 @@ class ConnectionSubscriptions:
         self._limits = limits
         self._clock = clock
         self._state = _State()
+        self._guard = StoreGuard(QUESTIONS - 1, time.monotonic)
 
     # -- the process -------------------------------------------------------------------------------------------------
 
@@ -127,25 +132,23 @@ class ConnectionSubscriptions:
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
 
-        Messages with a delay hold up none that were posted after them, unless their delay is about to end.
+        Messages with a delay hold up none that were posted after them, unless their delay is about to end. Raises
+        StoreUnavailable, at once if the store failed a moment ago, and StoreBusy if it has enough such questions.
         """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return False
-        store, id_ = found
-        later = self._clock() + LATER_SECONDS
-        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
-
-    def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
-        """The store of a live subscription of the connection, and its id."""
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
-            return None
+            return False
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
-            return None
-        return known.place.store, live.id
+            return False
+        with self._guard.asking(known.place):
+            return known.place.store.has_undelivered_before(
+                queue_uid=queue_uid,
+                subscription_id=live.id,
+                number=number,
+                due_before=self._clock() + LATER_SECONDS,
+            )
 
     # -- creation ----------------------------------------------------------------------------------------------------
 

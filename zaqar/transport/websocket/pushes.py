@@ -12,6 +12,8 @@ from typing import Protocol
 
 from zaqar.errors import StoreUnavailable
 from zaqar.push_protocol import Push, Status
+from zaqar.service.connection_subscriptions import QUESTIONS
+from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket.order import Order
 
 _log = logging.getLogger(__name__)
@@ -26,9 +28,6 @@ _BATCH_BYTES = 256 * 1024
 """Bytes that are handed to a connection at a time."""
 
 _TICK_SECONDS = 0.1
-
-_QUESTIONS = 4
-"""Questions to stores at a time."""
 
 _PATIENCE_SECONDS = 0.03
 """How long to wait for a gap to close by itself if the last gap of the subscription did."""
@@ -67,7 +66,7 @@ class Subscribed(Protocol):
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool: ...
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Ask the store, which blocks. Raises StoreUnavailable."""
+        """Ask the store, which blocks. Raises StoreUnavailable and StoreBusy."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +108,7 @@ class Pushes:
         """By connection, and by id of the subscription."""
         self._busy: set[_Lane] = set()
         """Subscriptions with notifications that were not sent yet."""
-        self._questions = asyncio.Semaphore(_QUESTIONS)
+        self._questions = asyncio.Semaphore(QUESTIONS)
         self._size = 0
         self._tick: asyncio.TimerHandle | None = None
 
@@ -219,6 +218,9 @@ class Pushes:
         try:
             async with self._questions:
                 undelivered = await self._call(ask)
+        except StoreBusy:
+            lane.ask_at = _time() + _FIRST_PAUSE_SECONDS
+            return False
         except StoreUnavailable:
             lane.ask_at = _time() + _AWAY_SECONDS
             return False
