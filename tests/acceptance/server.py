@@ -70,7 +70,7 @@ class Server:
         return sum(_resident_bytes(pid) for pid in self.processes())
 
     def answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=STOP_SECONDS)
         try:
             connection.request("GET", f"{self.mounted_at}/")
             return connection.getresponse().status == 300
