@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def bounds_of(schema: Json) -> str:
     elif low is not None:
         parts.append(f"at least {low}")
     if "default" in schema:
-        parts.append(f"default {literal(str(schema['default']).lower())}")
+        parts.append(f"default {literal(json.dumps(schema['default']))}")
     return ", ".join(parts)
 
 

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import re
 import textwrap
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,14 @@ import msgspec
 import pytest
 
 from tests.unit.workers import make_limits
-from zaqar import conf, plugins
+from zaqar import conf
 from zaqar.transport.websocket import asyncapi, close_codes
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import openapi
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "websocket.rst").read_text()
-NGINX = (ROOT / "docs" / "operating_websocket.rst").read_text()
+NGINX = (ROOT / "etc" / "nginx-websocket.conf").read_text()
 ALL_ACTIONS = asyncapi.all_actions(ACTIONS)
 
 
@@ -38,14 +36,6 @@ def _load(name: str) -> Any:
 
 
 examples = _load("websocket_examples")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Most of what it takes to make a service is to look which plug-ins are installed: once is enough here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "installed", functools.cache(plugins.installed))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +90,13 @@ def blocks(page: str) -> list[Any]:
 
 
 def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
-    request, reply, push = blocks(PAGE)
+    request, reply, authentication, push = blocks(PAGE)
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(request)))
+        authenticated = made.session.answer(made.session.read(json.dumps(authentication)))
     assert json.loads(answer.frame) == reply
+    assert authenticated.status == 200
+    jsonschema.validate(authentication, described["channels"]["connection"]["messages"]["authenticate"]["payload"])
     payload = described["channels"]["connection"]["messages"]["notification"]["payload"]
     jsonschema.validate(push, payload)
     assert set(push) == set(payload["properties"])
@@ -145,7 +138,7 @@ def test_errors_are_as_described(described: dict[str, Any], status: int, action:
     jsonschema.Draft202012Validator(whole).validate(json.loads(answer.frame))
 
 
-def test_the_proxy_of_the_page_waits_longer_than_a_ping() -> None:
+def test_the_proxy_of_the_sample_waits_longer_than_a_ping() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
     options = conf.load([], default_config_files=[])["drivers:transport:websocket"]
     assert int(seconds) > options.ping_interval

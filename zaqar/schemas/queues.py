@@ -64,7 +64,7 @@ def shown_defaults(limits: Limits, *, kind: str = QUEUE) -> dict[str, Any]:
 
 
 def show_metadata(metadata: Metadata, limits: Limits, *, kind: str = QUEUE, defaults: bool = True) -> dict[str, Any]:
-    """The metadata of a queue or topic as clients see it, with ``defaults`` those of reserved keys filled in."""
+    """The metadata of a queue or topic as clients see it. With ``defaults`` missing reserved keys are filled in."""
     return {**(shown_defaults(limits, kind=kind) if defaults else {}), **metadata}
 
 
@@ -233,9 +233,9 @@ PATCH: JsonSchema = {
         "type": "object",
         "required": ["op", "path"],
         "properties": {
-            "op": {"enum": ["add", "remove", "replace"]},
+            "op": {"enum": ["add", "remove", "replace"], "description": "What to do with the key."},
             "path": {"type": "string", "description": "`/metadata/<key>`, a JSON pointer."},
-            "value": {},
+            "value": {"description": "The new value; not for `remove`."},
         },
     },
 }

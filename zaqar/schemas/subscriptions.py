@@ -44,7 +44,12 @@ OPTIONS: JsonSchema = {
             "type": "string",
             "description": 'What to send; `"$zaqar_message$"` in it, at most 10 times, is the message.',
         },
-        "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
+        "post_headers": {
+            "type": "object",
+            "maxProperties": 50,
+            "additionalProperties": {"type": "string"},
+            "description": "Headers to send along to a webhook.",
+        },
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},
         "subject": {"type": "string", "description": "The subject of a mail."},
@@ -81,10 +86,10 @@ def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> 
 
 
 def parse_connection_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
-    """``{"ttl": ..., "options": ...}``, to subscribe the connection that it comes from; unknown fields are dropped."""
+    """Parse ``{"ttl": ..., "options": ...}``, which subscribes a connection itself. Unknown fields are dropped."""
     wanted = _parse(raw, source=source, limits=limits)
     if wanted.subscriber is not None:
-        raise InvalidInput("subscriber", "must be absent, as the connection is to be subscribed")
+        raise InvalidInput("subscriber", "must be absent, because the connection itself is subscribed")
     check_options_for(wanted.options or {}, f"{CONNECTION_SCHEME}:", project=project)
     return wanted
 

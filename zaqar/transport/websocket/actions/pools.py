@@ -23,7 +23,7 @@ _COLLECTION = "/v2/pools"
 
 
 def _name(parts: Parts, call: Call, rule: str) -> str:
-    """Ask a rule about the pool that the body names, and return its name."""
+    """Check a policy rule for the pool that the body names, and return its name."""
     name: str = call.body["pool_name"]
     parts.authorizer.check(call.caller, f"pools:{rule}", pool_name=name)
     return name
@@ -65,17 +65,22 @@ def _delete(parts: Parts, call: Call) -> Answer:
 # -- the table -------------------------------------------------------------------------------------------------------
 
 _NAMED = {"pool_name": Field("string", "The name of the pool.", required=True)}
-_DETAILED = {"detailed": Field("boolean", "With options.", schema={"default": False})}
+_DETAILED = {"detailed": Field("boolean", "Whether to show options, too.", schema={"default": False})}
 
 
 def _wanted(*, required: bool) -> dict[str, Field]:
-    """The fields of a pool, of which a new one needs URI and weight."""
+    """The fields of a pool. ``required`` is true for a new pool, which needs a URI and a weight."""
     rules: JsonSchema = pools.PUT["properties"]
     return {
-        "uri": Field("string", "Of the store, which has to answer.", required=required, schema=rules["uri"]),
-        "weight": Field("integer", "Its share of new queues; 0 for none.", required=required, schema=rules["weight"]),
-        "flavor": Field("string", "The flavor it belongs to; an empty name for none."),
-        "options": Field("object", "Options of the driver that this pool has otherwise."),
+        "uri": Field("string", "The URI of the store. The store must answer.", required=required, schema=rules["uri"]),
+        "weight": Field(
+            "integer",
+            "Its share of new queues, relative to other pools; 0 for none.",
+            required=required,
+            schema=rules["weight"],
+        ),
+        "flavor": Field("string", "The flavor that it belongs to; an empty name for none."),
+        "options": Field("object", "Options of the driver that differ for this pool."),
     }
 
 
@@ -84,8 +89,8 @@ _action = partial(catalog_action, "pool")
 ACTIONS: tuple[Action, ...] = (
     _action(
         "list",
-        "Pools by name; needs the role admin, as all actions on pools do. The next page begins after the `marker`, the "
-        "last name.",
+        "List pools by name. Like all actions on pools it needs the role admin. To read on, send the last name as "
+        "`marker`.",
         "GET",
         _list,
         {
@@ -99,7 +104,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "create",
-        "Register a pool, whose store has to answer, in place of one of that name.",
+        "Create a pool, or replace the pool of this name. Its store must answer.",
         "PUT",
         _create,
         _NAMED | _wanted(required=True),
@@ -109,7 +114,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "get",
-        "One pool, passwords masked.",
+        "Get one pool. Passwords in its URI are masked.",
         "GET",
         _get,
         _NAMED | _DETAILED,
@@ -118,7 +123,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "update",
-        "Change a pool; what is left out stays.",
+        "Change a pool. Fields that are left out stay as they are.",
         "PATCH",
         _update,
         _NAMED | _wanted(required=False),
@@ -128,7 +133,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "delete",
-        "Remove a pool that no flavor uses and no queue is on. A pool that is not there is no error.",
+        "Delete a pool that no flavor uses and that has no queues. A missing pool is no error.",
         "DELETE",
         _delete,
         _NAMED,

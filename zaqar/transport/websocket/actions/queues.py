@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actions on queues, and the same ones on topics.
 
-A handler serves either kind; the rules that it asks for, and the sentences that it answers, are named after the kind.
+A handler serves both kinds. The kind is part of the names of the policy rules and of the sentences in replies.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _update(kind: str, parts: Parts, call: Call) -> Answer:
     try:
         return Answer(200, parts.queues.patch(call.target, raw, defaults=False))
     except (InvalidInput, Conflict) as exc:
-        # An operation of the patch, which is the whole body over HTTP.
+        # The error names an operation of the patch, which is the whole body over HTTP and one field here.
         if str(exc).startswith("["):
             raise _of_patch(exc) from exc
         raise
@@ -125,7 +125,7 @@ def _action(
     answers: Mapping[int, tuple[str, JsonSchema | None]],
     **example: Any,
 ) -> Action:
-    """An action on one queue or topic, whose name is added to ``fields`` and ``example``, and ``below`` to its path."""
+    """An action on one queue or topic. Adds the field of its name, and appends ``below`` to the path of the queue."""
     return Action(
         f"{kind}_{verb}",
         summary,
@@ -233,7 +233,7 @@ def _sharing(kind: str) -> Action:
     return _action(
         kind,
         "share",
-        f"Make a pre-signed URL, with which somebody without an account may use a {kind} until a time.",
+        f"Make a pre-signed URL, with which a client without an account may use the {kind} for a time.",
         "POST",
         "/share",
         _share,
