@@ -18,11 +18,15 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one driver run in one process of several (pytest-xdist), so that its server is started once."""
+    """Tests of one driver run in one process of several (pytest-xdist), so that its server is started once.
+
+    Others run in one with those of their file, or of the one that ``RUNS_WITH`` of their module names.
+    """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         store = params.get("driver") or params.get("backend")
-        item.add_marker(pytest.mark.xdist_group(getattr(store, "name", None) or item.path.stem))
+        of_module = getattr(getattr(item, "module", None), "RUNS_WITH", item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(getattr(store, "name", None) or of_module))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from stevedore.driver import DriverManager
@@ -25,11 +29,18 @@ _RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
 """Packages whose exceptions end a request or a worker from outside."""
 
 
+class Ended(SystemExit):
+    """Raised by the handler of a signal that ends a command, and by no plug-in."""
+
+
 def is_from_outside(exc: BaseException) -> bool:
     """Whether an exception that came out of a plug-in was not raised by it, so that nobody may hold it up.
 
-    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker.
+    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker. Ended is: its signal may
+    come while a plug-in is imported or called.
     """
+    if isinstance(exc, Ended):
+        return True
     if isinstance(exc, Exception | SystemExit):
         return False
     packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}
@@ -62,7 +73,26 @@ def load(namespace: str, name: str, *, option: str = "") -> Any:
 
 def installed(namespace: str) -> list[str]:
     """The names of the entry points of a group, sorted."""
-    return sorted({entry_point.name for entry_point in entry_points(group=namespace)})
+    path = tuple((folder, _changed(folder)) for folder in sys.path)
+    return list(_names_by_group(path).get(namespace, ()))
+
+
+@functools.lru_cache(maxsize=1)
+def _names_by_group(path: tuple[tuple[str, int], ...]) -> dict[str, list[str]]:
+    """What is installed below ``path``: sys.path, with the times of its last changes.
+
+    It takes a while to read the metadata of each installed package, and a start asks for many groups. A package that is
+    installed meanwhile changes a time.
+    """
+    found = entry_points()
+    groups = [group for group in found.groups if group.startswith("zaqar.")]
+    return {group: sorted(found.select(group=group).names) for group in groups}
+
+
+def _changed(folder: str) -> int:
+    with suppress(OSError):
+        return Path(folder).stat().st_mtime_ns
+    return 0
 
 
 class _BrokenPlugin(Exception):

@@ -41,8 +41,15 @@ HANDSHAKE_SECONDS = 5.0
 BATCH_BYTES = 256 * 1024
 """Notifications are put into one frame up to this size, unless it is a single one."""
 
-SPARE_BYTES = 64 * 1024
-"""What a frame may have besides the body of the largest message, times two for what JSON adds to it."""
+MOST_FRAME_BYTES = 256 * 1024 * 1024
+"""Bytes of the largest frame towards the node.
+
+It is no option: while limits are changed the largest message is another one on each host, and it may have been posted
+under an earlier limit. A node that refuses a frame ends the stream, and with it what others have under way.
+"""
+
+MOST_TEXT_BYTES = MOST_FRAME_BYTES - 64 * 1024
+"""Bytes of the largest notification that is sent."""
 
 
 class ProtocolError(Exception):
@@ -106,11 +113,6 @@ def decode_answers(payload: bytes) -> list[Answered]:
         return _answers.decode(payload)
     except (msgspec.DecodeError, ValueError) as exc:
         raise ProtocolError("not an array of answers") from exc
-
-
-def most_of_a_frame(largest_post: int) -> int:
-    """Bytes that a frame may have if requests that post messages may have so many."""
-    return max(BATCH_BYTES, 2 * largest_post) + SPARE_BYTES
 
 
 class Peer(ABC):

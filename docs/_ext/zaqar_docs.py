@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def bounds_of(schema: Json) -> str:
     elif low is not None:
         parts.append(f"at least {low}")
     if "default" in schema:
-        parts.append(f"default {literal(str(schema['default']).lower())}")
+        parts.append(f"default {literal(json.dumps(schema['default']))}")
     return ", ".join(parts)
 
 

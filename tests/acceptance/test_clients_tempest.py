@@ -21,6 +21,10 @@ from tests.keystone import PASSWORD, REGION
 from tests.virtualenvs import KEYSTONE, TEMPEST
 
 VIRTUALENVS = (KEYSTONE, TEMPEST)
+RUNS_WITH = "test_share_keystone"
+"""pytest-xdist gives a process that has one test left the next file as well. Nothing has to wait behind this test but a
+few of the API with a Keystone.
+"""
 TESTS = 135
 
 _TEMPEST = """\

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -159,6 +160,9 @@ BETWEEN = "between"
 SILENT_SECONDS = 3.5
 """Longer than it takes until a question counts as not answered."""
 
+MOST_SECONDS, MOST_TIMES = 1.0, 4.0
+"""What a request may take while Keystone is away: so long on a quiet machine, so many times as long as before."""
+
 
 class Load:
     """Callers with a token that the service has seen, beside callers with one that it has not, until it is closed."""
@@ -168,9 +172,9 @@ class Load:
         self._numbers = itertools.count()
         self._is_over = threading.Event()
         self.phase = BETWEEN
-        self.seen: list[tuple[str, str, Answer]] = []
+        self.seen: list[tuple[str, str, str, Answer]] = []
+        """The kind, the phase in which the request began, that in which it was if it is one, and the answer."""
         self.errors: list[BaseException] = []
-        self.seconds: dict[str, float] = {}
         kinds = [KNOWN] * known + [UNKNOWN] * unknown
         self._threads = [threading.Thread(target=self._run, args=(kind, token)) for kind in kinds]
 
@@ -190,7 +194,7 @@ class Load:
                 sent = token if kind == KNOWN else f"nobody-knows-{next(self._numbers)}"
                 phase = self.phase
                 answer = ask(self._server, sent, "GET", "/v2/queues")
-                self.seen.append((kind, phase if phase == self.phase else BETWEEN, answer))
+                self.seen.append((kind, phase, phase if phase == self.phase else BETWEEN, answer))
                 # The machine is there for Keystone as well.
                 time.sleep(0.005 if kind == KNOWN else 0.02)
         except BaseException as exc:
@@ -199,27 +203,28 @@ class Load:
 
     def during(self, phase: str, seconds: float, *, until: int) -> None:
         """Go on for so long, and until a caller with an unknown token got this status."""
-        began = time.monotonic()
         self.phase = phase
         time.sleep(seconds)
         wait_until(lambda: any(answer.status == until for answer in self.answers(UNKNOWN, phase)))
         self.phase = BETWEEN
-        self.seconds[phase] = time.monotonic() - began
 
-    def rate(self, kind: str, phase: str) -> float:
-        """Answers a second."""
-        return len(self.answers(kind, phase)) / self.seconds[phase]
+    def median(self, kind: str, phase: str) -> float:
+        """Of the seconds that requests took which began meanwhile."""
+        return statistics.median(
+            answer.seconds for each, began, _, answer in self.seen if (each, began) == (kind, phase)
+        )
 
     def answers(self, kind: str, phase: str) -> list[Answer]:
         """Those to requests that began and ended while this went on."""
-        return [answer for each, when, answer in list(self.seen) if (each, when) == (kind, phase)]
+        return [answer for each, _, when, answer in list(self.seen) if (each, when) == (kind, phase)]
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
 def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tmp_path: Path, name: str) -> None:
     """uWSGI has 16 threads, fewer than there are callers who wait for a silent Keystone."""
     token = keystone.token()
-    fresh = [keystone.token("reader") for _ in range(20)]
+    # A token that was not let in while Keystone was away is as new as before.
+    returned, awake = keystone.token("reader"), keystone.token("reader")
     lines = "http_connect_timeout = 1"
     with serving(name, keystone, tmp_path, lines) as server:
         # From here on the token is one that the service has seen.
@@ -229,14 +234,14 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
             keystone.kill()
             load.during("dead", 1.0, until=503)
             keystone.start()
-            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
+            wait_until(lambda: ask(server, returned, "GET", "/v2/queues").status == 200, seconds=60, every=0.25)
             load.during("back", 0.5, until=401)
             keystone.signal(signal.SIGSTOP)
             try:
                 load.during("silent", SILENT_SECONDS, until=503)
             finally:
                 keystone.signal(signal.SIGCONT)
-            wait_until(lambda: ask(server, fresh.pop(), "GET", "/v2/queues").status == 200, every=0.25)
+            wait_until(lambda: ask(server, awake, "GET", "/v2/queues").status == 200, seconds=60, every=0.25)
             load.during("well", 0.5, until=401)
     report = {
         (phase, kind): Counter(answer.status for answer in load.answers(kind, phase))
@@ -252,5 +257,5 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, tm
             if answer.status == 503:
                 assert int(answer.headers["retry-after"]) >= 1
                 assert set(answer.body) == {"title", "description"}
-        # Nobody with a known token waits for those with another: the rate is what it was, or better.
-        assert load.rate(KNOWN, phase) > load.rate(KNOWN, "healthy") / 4, report
+        # Nobody with a known token waits for those with another.
+        assert load.median(KNOWN, phase) < max(MOST_SECONDS, MOST_TIMES * load.median(KNOWN, "healthy")), report

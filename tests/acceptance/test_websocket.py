@@ -75,9 +75,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 [cors]
 allowed_origin = https://ui.example
 [transport]
-max_messages_post_size = 100000
+max_messages_post_size = 300000
 [drivers:transport:websocket]
 max_connections_per_project = 40
+write_timeout = 1
 """
     with serving(tmp_path_factory.mktemp("websocket"), config) as server:
         yield server
@@ -209,10 +210,10 @@ def is_served(server: Server, project: str) -> bool:
 
 def test_a_frame_that_is_too_large(server: Server) -> None:
     with WebSocket(server.websocket_url, project="large") as client:
-        assert post(client, "q", "x" * 90_000) == 201
+        assert post(client, "q", "x" * 290_000) == 201
         # The reply says which limit it breaks; what cannot be a request at all is not read to its end.
-        assert post(client, "q", "x" * 110_000) == 400
-        client.send(client.frame("message_post", {"queue_name": "q", "messages": [message("x" * 200_000)]}))
+        assert post(client, "q", "x" * 310_000) == 400
+        client.send(client.frame("message_post", {"queue_name": "q", "messages": [message("x" * 400_000)]}))
         assert client.closed()[0] == 1009
 
 
@@ -302,11 +303,12 @@ def test_a_silent_store_leaves_threads_for_the_other(tmp_path: Path) -> None:
         REDIS.signal(silent, signal.SIGSTOP)
         try:
             with Neighbours(url, projects * 8, "q") as neighbours:
-                time.sleep(0.3)
-                delays = [timed(lambda: post(client)) for _ in range(40) if time.sleep(0.1) is None]
-                assert max(delays) < max(MOST_SECONDS, MOST_TIMES * without)
+                delays = []
                 # Nobody waits for long in vain.
-                assert neighbours.statuses.count(503) > 40
+                while len(delays) < 40 or len(neighbours.statuses) <= 40:
+                    delays.append(timed(lambda: post(client)))
+                    time.sleep(0.1)
+                assert percentile(delays) < max(MOST_SECONDS, MOST_TIMES * without)
                 assert set(neighbours.statuses) == {503}
                 REDIS.signal(silent, signal.SIGCONT)
                 wait_until(lambda: 201 in neighbours.statuses[-80:])
@@ -314,9 +316,8 @@ def test_a_silent_store_leaves_threads_for_the_other(tmp_path: Path) -> None:
             REDIS.signal(silent, signal.SIGCONT)
 
 
-def test_a_client_that_reads_nothing_is_closed_and_delays_nobody(tmp_path: Path) -> None:
-    config = "[drivers:transport:websocket]\nwrite_timeout = 1\n"
-    with serving(tmp_path, config) as server, ExitStack() as stack:
+def test_a_client_that_reads_nothing_is_closed_and_delays_nobody(server: Server) -> None:
+    with ExitStack() as stack:
         url = server.websocket_url
         client = stack.enter_context(WebSocket(url, project="p"))
         assert client.request("subscription_create", {"queue_name": "q", "ttl": 300}).status == 201
@@ -343,17 +344,28 @@ def subscribers(client: WebSocket) -> int:
 # -- the end, and reloads ----------------------------------------------------------------------------------------------
 
 
+def send_post(client: WebSocket) -> None:
+    """Send a post whose reply is not awaited; return when the server has read it."""
+    client.send(client.frame("message_post", {"queue_name": "q", "messages": [message()]}))
+    assert client.library.ping().wait(PATIENCE)
+
+
+def assert_ended_in_time(server: Server) -> None:
+    """Under 10 seconds: zaqar-server kills a part that takes longer, and says so."""
+    assert "did not end" not in server.log.read_text()
+
+
 def test_sigterm_lets_running_actions_finish(tmp_path: Path) -> None:
     with started(REDIS) as backend:
         config = REDIS.write_config(backend, tmp_path / "redis.conf").read_text()
+        # The post waits for the store for as long as this machine may take.
+        config = config.replace(backend.uri, f"{backend.uri}?socket_timeout=60")
         with serving(tmp_path, config) as server, WebSocket(server.websocket_url, project="p") as client:
             idle = WebSocket(server.websocket_url, project="p")
             assert post(client) == 201
             REDIS.signal(backend, signal.SIGSTOP)
             for _ in range(3):
-                client.send(client.frame("message_post", {"queue_name": "q", "messages": [message()]}))
-            time.sleep(0.3)
-            began = time.monotonic()
+                send_post(client)
             server.process.send_signal(signal.SIGTERM)
             # Who asks for nothing is told at once.
             assert idle.closed() == (1001, "The server ends.")
@@ -361,8 +373,7 @@ def test_sigterm_lets_running_actions_finish(tmp_path: Path) -> None:
             assert client.reply().status == 201
             assert client.closed()[0] == 1001
             assert server.process.wait(PATIENCE) == 0
-            assert time.monotonic() - began < 10.0
-            assert "killed" not in server.log.read_text()
+            assert_ended_in_time(server)
 
 
 def test_sigterm_while_a_store_is_silent(tmp_path: Path) -> None:
@@ -374,32 +385,28 @@ def test_sigterm_while_a_store_is_silent(tmp_path: Path) -> None:
             REDIS.signal(backend, signal.SIGSTOP)
             try:
                 for client in clients:
-                    client.send(client.frame("message_post", {"queue_name": "q", "messages": [message()]}))
-                time.sleep(0.3)
-                began = time.monotonic()
+                    send_post(client)
                 server.process.send_signal(signal.SIGTERM)
                 for client in clients:
                     assert client.reply().status == 503
                     assert client.closed()[0] == 1001
                 assert server.process.wait(PATIENCE) == 0
-                assert time.monotonic() - began < 10.0
-                assert "WebSocket server did not end" not in server.log.read_text()
+                assert_ended_in_time(server)
             finally:
                 REDIS.signal(backend, signal.SIGCONT)
 
 
-def test_a_server_that_is_killed_comes_back_at_its_port(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        url, pid = server.websocket_url, server.part(MODULE)
-        with WebSocket(url, project="p") as client:
-            assert post(client) == 201
-            os.kill(pid, signal.SIGKILL)
-            assert client.closed()[0] == 1006
-        # The port stays open meanwhile: this waits for the next process.
-        with WebSocket(url, project="p") as client:
-            assert post(client) == 201
-        assert server.part(MODULE) != pid
-        assert server.answers()
+def test_a_server_that_is_killed_comes_back_at_its_port(server: Server) -> None:
+    url, pid = server.websocket_url, server.part(MODULE)
+    with WebSocket(url, project="killed") as client:
+        assert post(client) == 201
+        os.kill(pid, signal.SIGKILL)
+        assert client.closed()[0] == 1006
+    # The port stays open meanwhile: this waits for the next process.
+    with WebSocket(url, project="killed") as client:
+        assert post(client) == 201
+    assert server.part(MODULE) != pid
+    wait_until(server.answers)
 
 
 def test_a_reload_keeps_connections_and_subscriptions(tmp_path: Path) -> None:

@@ -313,6 +313,19 @@ def test_a_state_dir_of_another_user_is_left_alone(
     ]
 
 
+def test_an_option_that_a_file_spells_with_a_hyphen_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "zaqar.conf.d"
+    folder.mkdir()
+    _write(tmp_path / "zaqar.conf", "[drivers:transport:websocket]\nnotification-bind = 192.0.2.1\nport = 9001\n")
+    _write(folder / "more.conf", "[DEFAULT]\nadmin-mode = True\nunknown-one = 1\n")
+    loaded = conf.load(["--config-file", str(tmp_path / "zaqar.conf"), "--config-dir", str(folder)])
+    assert loaded["drivers:transport:websocket"].notification_bind is None
+    first, second = conf._misspelt_options(loaded)
+    assert first.startswith("[drivers:transport:websocket] notification-bind is not read: in a file the name of this ")
+    assert first.endswith(f" option is notification_bind ({tmp_path / 'zaqar.conf'}).")
+    assert second.startswith("[DEFAULT] admin-mode is not read")
+
+
 def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:
     _write(tmp_path / "file", "")
     for folder in (tmp_path / "file" / "below", tmp_path / "file"):

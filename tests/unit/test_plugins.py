@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -59,6 +60,14 @@ def test_what_is_missing_is_told_with_what_is_there() -> None:
 def test_an_unknown_group_has_nothing() -> None:
     with pytest.raises(StartupError, match=r"^zaqar\.nosuch: there is no plug-in 'x'; installed: none"):
         plugins.load("zaqar.nosuch", "x")
+
+
+def test_what_is_installed_and_removed_meanwhile_is_seen(install: Install, tmp_path: Path) -> None:
+    before = plugins.installed(GROUP)
+    install("pack_late", "late")
+    assert plugins.installed(GROUP) == sorted([*before, "late"])
+    shutil.rmtree(tmp_path / "pack_late-1.dist-info")
+    assert plugins.installed(GROUP) == before
 
 
 def test_a_plugin_of_another_package(install: Install) -> None:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import re
 import textwrap
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import msgspec
 import pytest
 
 from tests.unit.workers import make_limits
-from zaqar import conf, plugins
+from zaqar import conf
 from zaqar.transport.websocket import asyncapi, close_codes
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import openapi
@@ -38,14 +36,6 @@ def _load(name: str) -> Any:
 
 
 examples = _load("websocket_examples")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Most of what it takes to make a service is to look which plug-ins are installed: once is enough here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "installed", functools.cache(plugins.installed))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +90,13 @@ def blocks(page: str) -> list[Any]:
 
 
 def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
-    request, reply, push = blocks(PAGE)
+    request, reply, authentication, push = blocks(PAGE)
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(request)))
+        authenticated = made.session.answer(made.session.read(json.dumps(authentication)))
     assert json.loads(answer.frame) == reply
+    assert authenticated.status == 200
+    jsonschema.validate(authentication, described["channels"]["connection"]["messages"]["authenticate"]["payload"])
     payload = described["channels"]["connection"]["messages"]["notification"]["payload"]
     jsonschema.validate(push, payload)
     assert set(push) == set(payload["properties"])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from zaqar import app
+from zaqar import app, plugins
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
@@ -208,12 +208,12 @@ def _told(label: str, result: Reencrypted) -> Iterable[str]:
 
 def _stop_unfinished(number: int, frame: object) -> None:
     # Each body is replaced in a step of its own; the next run goes on with what is left.
-    sys.exit(1)
+    raise plugins.Ended(1)
 
 
 def _exit(number: int, frame: object) -> None:
     # A sweep is a row of transactions; one that is cut off is rolled back and its records are removed another time.
-    sys.exit(0)
+    raise plugins.Ended(0)
 
 
 def _parser() -> argparse.ArgumentParser:

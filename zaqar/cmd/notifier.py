@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -42,8 +43,9 @@ def _notify(arguments: Sequence[str]) -> int:
 
 
 def _exit(number: int, frame: object) -> None:
-    # Nothing has been taken yet.
-    sys.exit(0)
+    # Nothing has been taken yet. An exception would come out of the line that runs at the time, such as the import of a
+    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

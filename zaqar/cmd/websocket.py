@@ -88,15 +88,17 @@ def _has_threads_left() -> bool:
 
 
 def _exit(number: int, frame: object) -> None:
-    # Nobody has been served yet.
-    sys.exit(0)
+    # Nobody has been served yet. An exception would come out of the line that runs at the time, such as the import of a
+    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.",
+        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself. Messages are\n"
+        "pushed to connections only while a zaqar-notifier runs, here or on another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
@@ -160,13 +162,11 @@ class _Process:
             self.parts.connection_subscriptions,
             find=server.connections.find,
             close=server.close_restarting,
-            largest_post=self.parts.limits.max_messages_post_size,
         )
-        group = conf[GROUP]
         await node.start(
             folder=configuration.nodes_dir(conf),
-            host=group.notification_bind or None,
-            port=group.notification_port,
+            host=_notification_host(conf),
+            port=conf[GROUP].notification_port,
         )
         # Wait, so that the first client can subscribe. But do not wait long, as other requests need no node.
         await node.wait_until_begun(_NODE_SECONDS)
@@ -221,6 +221,17 @@ class _Process:
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
         return _build(conf, management=before.management, messages=messages)
+
+
+def _notification_host(conf: cfg.ConfigOpts) -> str | None:
+    """Where to take notifications of other hosts; None for the name of this host."""
+    bind: str | None = conf[GROUP].notification_bind
+    if not bind and conf.drivers.management_store == "sqlalchemy":
+        _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")
+        if is_embedded:
+            # No notifier of another host has that file, so that no port has to be open for it.
+            return "127.0.0.1"
+    return bind or None
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:

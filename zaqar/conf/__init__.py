@@ -86,6 +86,29 @@ def set_up_log(conf: cfg.ConfigOpts) -> None:
     except OSError as exc:
         place = f"{exc.filename} cannot be written to: " if exc.filename else ""
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
+    for warning in _misspelt_options(conf):
+        _warn(warning)
+
+
+def _warn(warning: str) -> None:
+    if warning not in _said:
+        _said.add(warning)
+        logging.getLogger(__name__).warning("%s", warning)
+
+
+def _misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """A sentence on each option that a file spells with ``-``, as some documentation does; it has no effect then."""
+    ours = {(group, opt.dest) for group, opts in list_own_opts() for opt in opts}
+    files = [Path(name).expanduser() for name in conf.config_file]
+    files += [file for folder in conf.config_dir for file in sorted(Path(folder).expanduser().glob("*.conf"))]
+    for path in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(str(path), sections).parse()
+        for section, options in sections.items():
+            for option in options:
+                name = option.replace("-", "_")
+                if name != option and (section, name) in ours:
+                    yield f"[{section}] {option} is not read: in a file the name of this option is {name} ({path})."
 
 
 def _config_files(argv: Sequence[str], default_files: Sequence[str] | None) -> Iterator[Path]:
@@ -181,9 +204,8 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
     folder = state_dir(conf)
     try:
         warning = private_files.make_folder(folder, ours=_OURS)
-        if warning is not None and warning not in _said:
-            _said.add(warning)
-            logging.getLogger(__name__).warning("%s", warning)
+        if warning is not None:
+            _warn(warning)
     except OSError as exc:
         raise StartupError(f"The state directory {folder} cannot be made: {exc.strerror}.") from exc
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

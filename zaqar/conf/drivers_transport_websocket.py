@@ -8,9 +8,22 @@ GROUP = "drivers:transport:websocket"
 OPTS = [
     cfg.HostAddressOpt("bind", default="127.0.0.1", help="Name or address that the WebSocket server listens on."),
     cfg.PortOpt("port", default=9000, help="Port that the WebSocket server listens on."),
-    cfg.PortOpt("external-port", help="Port that clients reach it at, where that is another one."),
-    cfg.HostAddressOpt("notification-bind", help="Name or address that takes notifications for open connections."),
-    cfg.PortOpt("notification-port", default=0, help="Port that takes notifications; 0 picks a free one."),
+    cfg.PortOpt(
+        "external-port",
+        help="Port of the proxy that clients connect to, if there is one. /v2/asyncapi.json tells it, and with 443 "
+        "that clients have to use wss://. Nothing listens on it.",
+    ),
+    cfg.HostAddressOpt(
+        "notification-bind",
+        help="Name or address at which notifiers on other hosts reach this process, to have it push notifications to "
+        "its connections. It listens there, and tells it to notifiers. By default it is the name of the host, or "
+        "127.0.0.1 if the management store is the SQLite file in the state directory, which other hosts do not have.",
+    ),
+    cfg.PortOpt(
+        "notification-port",
+        default=0,
+        help="Port at notification_bind. 0: a free one, which is another one after each start.",
+    ),
     cfg.IntOpt(
         "max_connections",
         default=10_000,

@@ -233,9 +233,9 @@ PATCH: JsonSchema = {
         "type": "object",
         "required": ["op", "path"],
         "properties": {
-            "op": {"enum": ["add", "remove", "replace"]},
+            "op": {"enum": ["add", "remove", "replace"], "description": "What to do with the key."},
             "path": {"type": "string", "description": "`/metadata/<key>`, a JSON pointer."},
-            "value": {},
+            "value": {"description": "The new value; not for `remove`."},
         },
     },
 }

@@ -41,7 +41,12 @@ OPTIONS: JsonSchema = {
             "type": "string",
             "description": 'What to send; `"$zaqar_message$"` in it, at most 10 times, is the message.',
         },
-        "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
+        "post_headers": {
+            "type": "object",
+            "maxProperties": 50,
+            "additionalProperties": {"type": "string"},
+            "description": "Headers to send along to a webhook.",
+        },
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},
         "subject": {"type": "string", "description": "The subject of a mail."},

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,37 @@ def test_sigterm_ends_a_child_that_has_no_handler_of_its_own(prepare: str, statu
     source = FORK.format(prepare=prepare).replace("os.kill(", "time.sleep(0.1); os.kill(")
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == status
+
+
+IMPORT = """
+import signal, sys
+from zaqar.cmd import {command}
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "sqlalchemy":
+            print("importing", flush=True)
+            signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+sys.exit({command}.main({arguments}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "status"),
+    [
+        ("notifier", [], 0),
+        ("websocket", ["--bind", "127.0.0.1:0"], 0),
+        ("gc", [], 0),
+        ("gc", ["--every", "60"], 0),
+        ("gc", ["--reencrypt"], 1),
+    ],
+)
+def test_a_signal_while_a_driver_is_imported_is_no_mistake_of_the_operator(
+    command: str, arguments: list[str], status: int, tmp_path: Path
+) -> None:
+    source = IMPORT.format(command=command, arguments=arguments)
+    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("importing\n", "", status)

@@ -17,7 +17,7 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
 from zaqar.notification.calls import Calls
-from zaqar.notification.link import Link, Unreachable
+from zaqar.notification.link import Link, TooLarge, Unreachable
 from zaqar.notification.tasks.base import Outcome, Task
 from zaqar.push_protocol import Push, Status
 from zaqar.schemas.subscribers import connection_of
@@ -85,6 +85,8 @@ class ConnectionTask(Task):
             return Outcome(False, None, "the node cannot be looked up", waits=True, reached=None)
         except TimeoutError:
             return Outcome(False, None, "no answer in time", reached=False)
+        except TooLarge:
+            return Outcome(False, None, "the message is too large to be pushed", reached=None, final=True)
         except Unreachable as exc:
             return Outcome(False, None, str(exc), reached=False)
         return _OUTCOMES[status]

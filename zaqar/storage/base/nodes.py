@@ -78,6 +78,13 @@ class NodeStore(ABC):
         The latter are sorted by the end of their leases.
         """
 
+    def condemn_forgotten(self) -> None:
+        """Have ``list_over`` list nodes that are absent although notes of their subscriptions were left by a crash.
+
+        Most stores change a node and its notes in one atomic step, so there are none.
+        """
+        return
+
     @abstractmethod
     def remove(self, *, node_id: str) -> None:
         """Remove the node, condemned or not, and all notes of its subscriptions. An absent node is no error."""

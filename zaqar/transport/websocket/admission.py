@@ -109,8 +109,7 @@ class Admission:
         self._stores: dict[Hashable, _Store] = {}
         self._waiting: OrderedDict[Hashable, OrderedDict[str, _Project]] = OrderedDict()
         self._waiting_of: Counter[str] = Counter()
-        self._count = 0
-        """Number of waiting requests."""
+        self._waiters: set[_Waiter] = set()
         self.under_way = 0
         """Number of threads that are busy, including those that are about to begin a call."""
 
@@ -139,7 +138,11 @@ class Admission:
             self._take(seat)
             return
         silent = store.seems_silent(self._monotonic())
-        if silent or self._waiting_of[seat.project] >= self._most_waiting // 2 or self._count >= self._most_waiting:
+        if (
+            silent
+            or self._waiting_of[seat.project] >= self._most_waiting // 2
+            or len(self._waiters) >= self._most_waiting
+        ):
             self._forget_idle(seat.store)
             raise TooBusy
         await self._wait(seat)
@@ -149,7 +152,7 @@ class Admission:
         lane = self._waiting.setdefault(seat.store, OrderedDict()).setdefault(seat.project, OrderedDict())
         lane.setdefault(seat.queue, OrderedDict())[waiter] = seat
         self._waiting_of[seat.project] += 1
-        self._count += 1
+        self._waiters.add(waiter)
         try:
             async with asyncio.timeout(self._patience):
                 await waiter
@@ -204,6 +207,10 @@ class Admission:
         while self.under_way < self._most and (found := self._next()) is not None:
             seat, waiter = found
             self._remove(seat, waiter)
+            if waiter.cancelled():
+                # It gave up in this turn of the event loop, and its task has yet to be told.
+                self._forget_idle(seat.store)
+                continue
             self._take(seat)
             waiter.set_result(None)
 
@@ -229,13 +236,14 @@ class Admission:
         return None
 
     def _give_up(self, seat: Seat, waiter: _Waiter) -> None:
-        self._remove(seat, waiter)
-        self._forget_idle(seat.store)
+        if waiter in self._waiters:
+            self._remove(seat, waiter)
+            self._forget_idle(seat.store)
 
     def _forget_idle(self, key: Hashable) -> None:
         # Remember a silent store, so that only few of the next requests go to it.
-        store = self._stores[key]
-        if not store.taken and not store.is_suspect and key not in self._waiting:
+        store = self._stores.get(key)
+        if store is not None and not store.taken and not store.is_suspect and key not in self._waiting:
             del self._stores[key]
 
     def _remove(self, seat: Seat, waiter: _Waiter) -> None:
@@ -250,7 +258,7 @@ class Admission:
         if not projects:
             del self._waiting[seat.store]
         _decrease(self._waiting_of, seat.project)
-        self._count -= 1
+        self._waiters.remove(waiter)
 
 
 def _decrease(counts: Counter[T], key: T) -> None:

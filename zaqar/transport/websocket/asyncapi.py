@@ -24,6 +24,7 @@ from zaqar.transport.websocket.settings import FRAME_OVERHEAD
 Json = dict[str, Any]
 
 VERSION = "3.0.0"
+_HTTPS_PORT = 443
 _WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - they are recognised here, nothing listens on them
 _SIGNED = re.compile(r"/v2/(queues|topics)/{\w+}/(messages|claims|subscriptions)(/{\w+})?")
 _CONFIRM = re.compile(r"/v2/(queues|topics)/{\w+}/subscriptions/{\w+}/confirm")
@@ -49,6 +50,7 @@ class Served(NamedTuple):
     keystone: bool
     host: str
     port: int
+    external_port: int | None = None
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Served:
@@ -56,7 +58,7 @@ class Served(NamedTuple):
         options = conf["drivers:transport:websocket"]
         host = "localhost" if options.bind in _WILDCARDS else options.bind
         keystone = conf.auth_strategy == "keystone"
-        return cls(conf.admin_mode, conf.pooling, keystone, host, options.external_port or options.port)
+        return cls(conf.admin_mode, conf.pooling, keystone, host, options.port, options.external_port)
 
     def has(self, action: Action) -> bool:
         """Whether the service carries the action out; without its options every request for it is 403."""
@@ -115,18 +117,22 @@ def document(
 
 
 def _servers(served: Served) -> Json:
+    """The process itself, unless ``external_port`` says that clients come through something else."""
     host = f"[{served.host}]" if ":" in served.host else served.host
-    return {
-        "direct": {
-            "host": "{host}:{port}",
-            "protocol": "ws",
-            "description": "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it.",
-            "variables": {
-                "host": {"default": host, "description": "Where clients reach it."},
-                "port": {"default": str(served.port)},
-            },
-        }
+    port = served.external_port or served.port
+    description = "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it."
+    if served.external_port:
+        description = "The proxy before zaqar-websocket. Its host is not known to the service."
+    server = {
+        "host": "{host}:{port}",
+        "protocol": "wss" if served.external_port == _HTTPS_PORT else "ws",
+        "description": description,
+        "variables": {
+            "host": {"default": host, "description": "Where clients reach it."},
+            "port": {"default": str(port)},
+        },
     }
+    return {"external" if served.external_port else "direct": server}
 
 
 def _operations(actions: Iterable[Action], *, keystone: bool) -> Json:

@@ -86,7 +86,7 @@ AUTHENTICATE = Action(
 
 
 def request(action: Action, limits: Limits) -> Json:
-    required = ["Client-ID", "X-Project-ID"] if action.name != AUTHENTICATE.name else ["X-Auth-Token"]
+    required = ["Client-ID", "X-Auth-Token" if action.name == AUTHENTICATE.name else "X-Project-ID"]
     members: dict[str, JsonSchema] = {"action": {"const": action.name}, "headers": {**_HEADERS, "required": required}}
     members["body"] = body_schema(action, limits)
     required = ["action", "headers", *(["body"] if members["body"].get("required") else ())]

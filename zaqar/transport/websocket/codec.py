@@ -55,6 +55,7 @@ class _Outer(msgspec.Struct):
 _json_decoder = msgspec.json.Decoder(_Outer)
 _pack_decoder = msgspec.msgpack.Decoder(_Outer)
 _NO_OBJECT = "Unexpected body type. Expected an object with 'action', 'headers' and 'body'."
+_JSON_IN_BINARY = "Binary frames are MessagePack, and this one looks like JSON. Send JSON in a text frame."
 _NO_BODY = {Format.JSON: msgspec.Raw(b"{}"), Format.MESSAGEPACK: msgspec.Raw(b"\x80")}
 
 
@@ -86,6 +87,9 @@ def _decode_text(text: str) -> Frame:
 
 
 def _decode_binary(raw: bytes) -> Frame:
+    if raw[:1] == b"{":
+        # In MessagePack that is the number 123, which is no request either.
+        raise InvalidInput(FRAME, _JSON_IN_BINARY)
     try:
         # This must be first: it takes no memory for the length that the header of an array or map claims.
         echo = _pack_decoder.decode(raw).body

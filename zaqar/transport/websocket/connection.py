@@ -30,10 +30,14 @@ from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.protocol import BoundedConnection
 from zaqar.transport.websocket.pushes import Gone, TooSlow
+from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
 from zaqar.transport.websocket.settings import Settings
 
-_log = logging.getLogger(__name__)
+_log = QuietLog(logging.getLogger(__name__))
+
+_NOT_TOLD = (1000, close_codes.GOING_AWAY, close_codes.SERVICE_RESTART, close_codes.TOO_MANY_CONNECTIONS)
+"""Codes of which the log has another line, if any."""
 
 SMALL_FRAME = 2 * 1024
 """Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""
@@ -157,6 +161,7 @@ class Connection:
         except ConnectionClosed:
             pass
         finally:
+            self._tell_end()
             self._around.connections.remove(self)
             self._around.closed(self.id)
             self._enter_project(None)
@@ -231,6 +236,13 @@ class Connection:
         connections = self._around.connections
         if project is not None:
             if connections.count(project) >= self._around.settings.max_connections_per_project:
+                _log.tell(
+                    logging.INFO,
+                    close_codes.TOO_MANY_CONNECTIONS,
+                    "A connection of project %s was closed, as it has %d; see max_connections_per_project.",
+                    project,
+                    connections.count(project),
+                )
                 self._closing = Close(close_codes.TOO_MANY_CONNECTIONS, "The project has too many connections.")
                 return False
             connections.enter(project)
@@ -294,6 +306,21 @@ class Connection:
         async with self._turn:
             if self._closing is not None:
                 await self._socket.close(*self._closing)
+
+    def _tell_end(self) -> None:
+        """Log why the server has closed the connection, if it was the server; many clients show no code."""
+        protocol = self._socket.protocol
+        sent = protocol.close_sent
+        if sent is not None and not protocol.close_rcvd_then_sent and sent.code not in _NOT_TOLD:
+            _log.tell(
+                logging.INFO,
+                sent.code,
+                "Connection %s of project %s was closed with code %d: %s.",
+                self.id,
+                self._project or "-",
+                sent.code,
+                sent.reason.rstrip(".") or "no reason",
+            )
 
     # -- timers ------------------------------------------------------------------------------------------------------
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from zaqar import push_protocol, socket_files
 from zaqar.errors import StartupError
+from zaqar.keep_alive import keep_alive
 from zaqar.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolError, Push, Status
 
 _log = logging.getLogger(__name__)
 
 MOST_STRANGERS = 64
-"""Links that have not proved themselves yet. For a further one, that which has come first is dropped."""
+"""Links that have not proved themselves yet. For a further one, one is dropped: of the address that has most of them,
+the one that has come first. So a single address that opens many keeps out no other one.
+"""
 
 MOST_LINKS = 1024
 """Links of notifiers. Each running notifier has one."""
@@ -38,12 +42,12 @@ Receive = Callable[[Push, Callable[[Status], None]], None]
 class Listener:
     """For the event loop only. ``key`` and ``node_id`` may change while it runs: then all links are dropped."""
 
-    def __init__(self, receive: Receive, *, largest_post: int) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._most = push_protocol.most_of_a_frame(largest_post)
         # Of no node, so that nobody can prove anything yet.
         self._node_id, self._key = "", secrets.token_bytes(32)
-        self._strangers: OrderedDict[_Link, None] = OrderedDict()
+        self._strangers: dict[_Link, str] = {}
+        """With the address that each comes from, in the order in which they came."""
         self._links: set[_Link] = set()
         self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
@@ -79,12 +83,12 @@ class Listener:
                     "Notifiers on other hosts cannot reach this process, as the name of this host, %s, is no address "
                     "of it (%s). [drivers:transport:websocket] notification_bind names another one.",
                     self.host,
-                    exc.strerror or exc,
+                    _reason_of(exc),
                 )
                 return self._socket
             raise StartupError(
-                f"[drivers:transport:websocket] notification_bind, notification_port: {self.host}:{port} cannot be "
-                f"listened on: {exc.strerror or exc}."
+                "[drivers:transport:websocket] notification_bind, notification_port: cannot listen on "
+                f"{self.host}:{port}: {_reason_of(exc)}."
             ) from exc
         self._servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
@@ -104,14 +108,16 @@ class Listener:
             link.abort()
 
     def _make_link(self) -> asyncio.Protocol:
-        return _Link(self, NodePeer(self._key, self._node_id, most=self._most), self._receive)
+        return _Link(self, NodePeer(self._key, self._node_id, most=push_protocol.MOST_FRAME_BYTES), self._receive)
 
     # -- what links tell ---------------------------------------------------------------------------------------------
 
-    def add(self, link: _Link) -> None:
-        self._strangers[link] = None
+    def add(self, link: _Link, address: str) -> None:
+        """A link was opened from this address, "" for the Unix socket."""
+        self._strangers[link] = address
         if len(self._strangers) > MOST_STRANGERS:
-            next(iter(self._strangers)).abort()
+            ((most, _),) = Counter(self._strangers.values()).most_common(1)
+            next(each for each, address in self._strangers.items() if address == most).abort()
 
     def admit(self, link: _Link) -> bool:
         """The link has proved itself; False if there are too many."""
@@ -125,6 +131,13 @@ class Listener:
     def remove(self, link: _Link) -> None:
         self._strangers.pop(link, None)
         self._links.discard(link)
+
+
+def _reason_of(error: OSError) -> str:
+    """Why it cannot be listened on, in the system's words: asyncio puts the address into its own once more."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 class _Link(asyncio.Protocol):
@@ -143,7 +156,8 @@ class _Link(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(HANDSHAKE_SECONDS, self.abort)
-        self._listener.add(self)
+        host_and_port = transport.get_extra_info("peername")
+        self._listener.add(self, host_and_port[0] if isinstance(host_and_port, tuple) else "")
 
     def data_received(self, data: bytes) -> None:
         was_open = self._peer.is_open
@@ -191,13 +205,3 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.remove(self)
         self._timer.cancel()
-
-
-def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Have the system notice that the other host is gone, if this is a TCP connection."""
-    found: socket.socket | None = transport.get_extra_info("socket")
-    if found is not None and found.family != socket.AF_UNIX:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -59,7 +59,6 @@ class NodeService:
         *,
         find: Callable[[str], Target | None],
         close: Callable[[str], None],
-        largest_post: int,
     ) -> None:
         """``find`` gives an open connection by its id; any thread may call it. ``close`` closes one with code 1012."""
         self._nodes = nodes
@@ -68,7 +67,7 @@ class NodeService:
         self._close = close
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=THREADS)
         self._pushes = Pushes(subscriptions, find=find, call=self._call)
-        self._listener = Listener(self._pushes.receive, largest_post=largest_post)
+        self._listener = Listener(self._pushes.receive)
         self._node: Node | None = None
         self._address = ("", "", 0)
         """Path of the Unix socket, host and port."""
@@ -152,7 +151,9 @@ class NodeService:
         self._listener.serve_as(node.id, node.key)
         self._subscriptions.serve_as(node.id, lambda connection: self._find(connection) is not None)
         self._begun.set()
-        _log.info("This process is node %s; notifiers reach it at %s:%d.", node.id, host, port)
+        ways = [f"{path} on this host"] if path else []
+        ways += [f"{host}:{port}"] if port else []
+        _log.info("This process is node %s; zaqar-notifier reaches it at %s.", node.id, " and at ".join(ways))
 
     def _begin_anew(self, node: Node) -> None:
         _log.warning("Node %s was given up, as it was too slow to renew its lease; this process begins anew.", node.id)

@@ -23,9 +23,14 @@ from zaqar.transport.websocket.connection import Connection, Request, Session, S
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.origins import OriginPolicy
 from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.settings import Settings
 
 _log = logging.getLogger(__name__)
+_quiet_log = QuietLog(_log)
+
+_SHOWN_ORIGIN = 100
+"""Characters of an origin that the log shows."""
 
 _library_log = logging.getLogger(f"{__name__}.library")
 # The library's debug lines show frames, and with them tokens.
@@ -168,12 +173,25 @@ class WebSocketServer:
             response = _refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
             response.headers["Upgrade"] = "websocket"
             return response
-        host = headers.get_all("Host")
-        if not self._origins.admits(headers.get_all("Origin"), host[0] if len(host) == 1 else None):
+        host, origins = headers.get_all("Host"), headers.get_all("Origin")
+        if not self._origins.admits(origins, host[0] if len(host) == 1 else None):
+            # Browsers tell their pages nothing but that there is no connection.
+            _quiet_log.tell(
+                logging.INFO,
+                HTTPStatus.FORBIDDEN,
+                "A page of the origin %a may not connect; [cors] allowed_origin does not name it.",
+                ", ".join(origins)[:_SHOWN_ORIGIN],
+            )
             return _refuse(
                 HTTPStatus.FORBIDDEN, "Pages of this origin may not connect: [cors] allowed_origin does not name it."
             )
         if len(self._admitted) >= self._settings.max_connections:
+            _quiet_log.tell(
+                logging.WARNING,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "A connection was refused, as there are %d; see [drivers:transport:websocket] max_connections.",
+                len(self._admitted),
+            )
             response = _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
             response.headers["Retry-After"] = "5"
             return response

@@ -2,6 +2,7 @@
 """The HTTP application: one table of routes, one list of middleware."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import falcon
@@ -46,12 +47,12 @@ def routes(parts: Parts) -> dict[str, object]:
     """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
-    described = openapi.document(limits, admin_mode=admin_mode, pooling=pooling)
+    describe = partial(openapi.document, limits, admin_mode=admin_mode, pooling=pooling)
     table: dict[str, object] = {
         "/": VersionsResource(),
         "/v2/": HomeResource(admin_mode=admin_mode, pooling=pooling),
-        "/v2/openapi.json": OpenApiResource(described),
-        "/v2/asyncapi.json": AsyncApiResource(_websocket_api(parts, described["components"]["schemas"])),
+        "/v2/openapi.json": OpenApiResource(describe),
+        "/v2/asyncapi.json": AsyncApiResource(lambda: _websocket_api(parts, describe()["components"]["schemas"])),
         "/v2/ping": PingResource(parts.health, authorizer),
         **_below(parts, "/v2/queues", "{queue_name}", QUEUE),
         "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits),

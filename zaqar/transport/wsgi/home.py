@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/`` (the versions), ``/v2/`` (the home document), ``/v2/openapi.json`` and ``/v2/asyncapi.json``."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import falcon
@@ -45,13 +47,23 @@ class HomeResource:
 
 
 class OpenApiResource:
-    """The description of the API. A tool fetches it as it is, so it needs no Client-ID and no project."""
+    """The description of the API. A tool fetches it as it is, so it needs no Client-ID and no project.
+
+    ``describe`` makes it when it is first asked for: few workers are, and it would delay the start of each.
+    """
 
     open_to_all = True
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self._document = document
-        self._body = msgspec.json.encode(document)
+    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+        self._describe = describe
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return self._describe()
+
+    @cached_property
+    def _body(self) -> bytes:
+        return msgspec.json.encode(self._document)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         prefix = link_prefix(req.root_path)
@@ -60,12 +72,19 @@ class OpenApiResource:
 
 
 class AsyncApiResource:
-    """The description of the WebSocket API. It says itself where that is served, and needs no headers either."""
+    """The description of the WebSocket API. It says itself where that is served, and needs no headers either.
+
+    ``describe`` makes it when it is first asked for.
+    """
 
     open_to_all = True
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self._body = msgspec.json.encode(document)
+    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+        self._describe = describe
+
+    @cached_property
+    def _body(self) -> bytes:
+        return msgspec.json.encode(self._describe())
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.data = self._body

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -255,6 +256,28 @@ def test_a_client_that_is_gone_leaves_its_place() -> None:
     run(script)
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_client_that_goes_as_a_thread_becomes_free_leaves_its_place(turns: int) -> None:
+    """After each number of turns of the event loop: in one of them the client gives up before its task knows it."""
+
+    async def script(scene: Scene) -> None:
+        await scene.ask(times=6)
+        assert scene.under_way() == [0, 1, 2, 3]
+        for number in (0, 4):
+            scene.calls[number].end()
+        # Its thread ends, and the event loop does not see it yet.
+        time.sleep(0.05)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        scene.tasks[4].cancel()
+        assert await asyncio.to_thread(scene.calls[5].began.wait, 30)
+        for number in (1, 2, 3, 5):
+            await scene.end(number)
+        assert_nothing_is_left(scene.admission)
+
+    run(script)
+
+
 def test_a_call_that_nobody_awaits_keeps_its_thread() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=5)
@@ -296,8 +319,12 @@ def test_nothing_is_left_of_those_who_are_done() -> None:
         for number in range(20):
             await scene.ask(f"p{number}", queue="q", store=f"s{number}")
             await scene.end(number)
-        admission = scene.admission
-        assert not admission._projects and not admission._queues and not admission._stores and not admission._waiting
-        assert not admission._waiting_of and not admission._count
+        assert_nothing_is_left(scene.admission)
 
     run(script)
+
+
+def assert_nothing_is_left(admission: Admission) -> None:
+    assert not admission.under_way
+    assert not admission._projects and not admission._queues and not admission._stores and not admission._waiting
+    assert not admission._waiting_of and not admission._waiters

@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket import connection as connections
 from zaqar.transport.websocket.pushes import Gone, TooSlow
+from zaqar.transport.websocket.quiet_log import QuietLog
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
@@ -147,6 +152,46 @@ def test_connections_of_a_project_are_bounded(tmp_path: Path) -> None:
         await wait_until(lambda: scene.server.connections.count("p") == 0)
 
     run(script, tmp_path, max_connections_per_project=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"idle_timeout": 0.05}, "was closed with code 4408: No request for too long."),
+        ({"authentication_timeout": 0.05, "authenticates": True}, "of project - was closed with code 4401: Not auth"),
+        (
+            {"max_connections_per_project": 1},
+            "A connection of project p was closed, as it has 1; see max_connections_per_",
+        ),
+    ],
+)
+def test_the_log_says_why_the_server_has_closed_a_connection(
+    options: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(connections, "_log", QuietLog(logging.getLogger(connections.__name__)))
+
+    async def script(scene: Scene) -> None:
+        # This one is closed by the client, which is nothing to tell.
+        async with scene.connect():
+            pass
+        async with scene.connect() as first, scene.connect() as second:
+            for client in (first, second):
+                with suppress(ConnectionClosed):
+                    if "authenticates" not in options:
+                        await client.send(json.dumps({"text": "x"}))
+                        await client.recv()
+            with suppress(ConnectionClosed):
+                await second.recv()
+        await wait_until(lambda: not len(scene.server.connections))
+
+    with caplog.at_level(logging.INFO, logger=connections.__name__):
+        run(script, tmp_path, **options)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == connections.__name__]
+    assert said in line
 
 
 def test_guests_with_a_signature_are_connections_of_its_project(tmp_path: Path) -> None:

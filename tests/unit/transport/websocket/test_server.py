@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import struct
 import time
@@ -17,7 +18,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Scene, ask, closed, make_parts, run, wait_until
 from zaqar.transport.websocket import protocol
+from zaqar.transport.websocket import server as servers
 from zaqar.transport.websocket.close_codes import MEANINGS
+from zaqar.transport.websocket.quiet_log import QuietLog
 
 
 async def http(scene: Scene, request: str) -> tuple[int, dict[str, str], bytes]:
@@ -92,6 +95,23 @@ def test_any_path_and_offer_of_a_subprotocol_is_accepted(tmp_path: Path) -> None
     run(accepted, tmp_path)
 
 
+def test_the_log_says_which_pages_may_not_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
+
+    async def script(scene: Scene) -> None:
+        for _ in range(3):
+            with pytest.raises(InvalidStatus):
+                await scene.connect(origin="https://evil.example/" + "x" * 200)
+
+    with caplog.at_level(logging.INFO, logger=servers.__name__):
+        run(script, tmp_path)
+    (line,) = [record.getMessage() for record in caplog.records if "origin" in record.getMessage()]
+    shown = "https://evil.example/" + "x" * 79
+    assert line == f"A page of the origin '{shown}' may not connect; [cors] allowed_origin does not name it."
+
+
 def test_origins_that_the_operator_allows(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect(origin="https://ui.example") as client:
@@ -100,7 +120,11 @@ def test_origins_that_the_operator_allows(tmp_path: Path) -> None:
     run(script, tmp_path, "[cors]\nallowed_origin = https://ui.example\n")
 
 
-def test_connections_are_bounded(tmp_path: Path) -> None:
+def test_connections_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
+
     async def script(scene: Scene) -> None:
         async with scene.connect(), scene.connect():
             await wait_until(lambda: len(scene.server.connections) == 2)
@@ -114,6 +138,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, max_connections=2)
+    assert "A connection was refused, as there are 2; see [drivers:transport:websocket] max_connections." in caplog.text
 
 
 def test_many_clients_at_the_same_moment_are_no_more_than_may_be(tmp_path: Path) -> None:
