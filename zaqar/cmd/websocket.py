@@ -97,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself. Messages are\n"
-        "pushed to connections only while a zaqar-notifier runs, here or on another host.",
+        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.\n"
+        "Messages are pushed to connections only while a zaqar-notifier runs, on this or another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
