@@ -224,7 +224,7 @@ class _Process:
 
 
 def _notification_host(conf: cfg.ConfigOpts) -> str | None:
-    """Where to take notifications of other hosts; None for the name of this host."""
+    """The host to listen on for notifications from other hosts; None stands for the name of this host."""
     bind: str | None = conf[GROUP].notification_bind
     if not bind and conf.drivers.management_store == "sqlalchemy":
         _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")
