@@ -29,18 +29,11 @@ _RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
 """Packages whose exceptions end a request or a worker from outside."""
 
 
-class Ended(SystemExit):
-    """Raised by the handler of a signal that ends a command, and by no plug-in."""
-
-
 def is_from_outside(exc: BaseException) -> bool:
     """Whether an exception that came out of a plug-in was not raised by it, so that nobody may hold it up.
 
-    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker. Ended is: its signal may
-    come while a plug-in is imported or called.
+    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker.
     """
-    if isinstance(exc, Ended):
-        return True
     if isinstance(exc, Exception | SystemExit):
         return False
     packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}

@@ -58,7 +58,7 @@ CATALOGUE = {
         notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);
         requests_per_second (Int, 500); threads (Int, 64); ping_interval (Float, 20.0); ping_timeout (Float, 20.0);
         idle_timeout (Float, 0.0); authentication_timeout (Float, 10.0); write_timeout (Float, 10.0);
-        max_pending_push_size (Int, 1048576); compression (Bool, False)
+        max_pending_push_size (Int, 1048576); max_buffered_size (Int, 402653184); compression (Bool, False)
     """,
     "drivers:transport:wsgi": "bind (HostAddress, 127.0.0.1); port (Port, 8888)",
     "notification": """
@@ -201,6 +201,11 @@ def test_files_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("[drivers:message_store:sqlalchemy]\nsynchronous = OFF\n", r"sqlalchemy\] synchronous: "),
         ("[notification]\nwebhook_allowed_networks = 10.0.0.0/40\n", r"webhook_allowed_networks: .*10\.0\.0\.0/40"),
         ("[drivers:transport:wsgi]\nport = 70000\n", r"wsgi\] port: "),
+        *(
+            (f"[drivers:transport:websocket]\nwrite_timeout = {value}\n", f"websocket] write_timeout: .*{value}")
+            for value in ("nan", "inf")
+        ),
+        ("[profiler]\nsocket_timeout = -inf\n", "socket_timeout: .*-inf"),
         ("no section\n", "cannot be read: .*no section"),
     ],
 )

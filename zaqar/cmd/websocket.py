@@ -23,6 +23,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
 from zaqar.notification import threads
 from zaqar.service.nodes import Nodes
@@ -54,7 +55,8 @@ _RETIREMENT_SECONDS = 120.0
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+        # Until the loop handles them. Nobody has been served yet.
+        signal.signal(number, end_at_once())
     # SIGHUP would end this process before its handler is set. It can be ignored: the configuration is not read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return failures.run("zaqar-websocket", lambda: _serve(options, rest))
@@ -87,12 +89,6 @@ def _has_threads_left() -> bool:
     return any(thread.is_alive() for thread in calling)
 
 
-def _exit(number: int, frame: object) -> None:
-    # Nobody has been served yet. An exception would come out of the line that runs at the time, such as the import of a
-    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
-    os._exit(0)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
@@ -123,7 +119,9 @@ def _listen(options: argparse.Namespace, conf: cfg.ConfigOpts) -> socket.socket:
             return socket.socket(fileno=options.fd)
         except OSError as exc:
             raise StartupError(f"--fd: {options.fd} is not an open socket.") from exc
-    return listen(options.bind or configured_websocket_address(conf))
+    if options.bind is not None:
+        return listen(options.bind)
+    return listen(configured_websocket_address(conf), hint=f" [{GROUP}] bind and port say where.")
 
 
 def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,6 +165,10 @@ def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str
     """Raise StartupError, without the value unless it is one of a wrong type, as it may be a secret."""
     try:
         conf.get_location(option, group)
+        value = conf[option] if group is None else conf[group][option]
+        if isinstance(value, float) and not math.isfinite(value):
+            # It passes every comparison with a bound, or is none that a clock can add.
+            raise StartupError(f"[{group or 'DEFAULT'}] {name}: has to be a finite number, not {value}.")
     except cfg.ConfigSourceValueError as exc:
         raise StartupError(f"[{group or 'DEFAULT'}] {name}: {str(exc).partition(' is not valid: ')[2]}") from exc
     except cfg.Error:

@@ -94,6 +94,14 @@ OPTS = [
         help="Maximum number of bytes of notifications that wait in memory for one connection. Further ones wait in the"
         " store.",
     ),
+    cfg.IntOpt(
+        "max_buffered_size",
+        default=384 * 1024 * 1024,
+        min=24 * 1024 * 1024,
+        help="Most bytes, of all connections together, of large frames that are received in part, of large requests "
+        "that are carried out, and of replies that clients have not read yet: a third each. One project has at most a "
+        "quarter. What is more is read and carried out later, nothing is refused.",
+    ),
     cfg.BoolOpt(
         "compression",
         default=False,

@@ -153,7 +153,7 @@ POPPED: JsonSchema = {
         "age": {"type": "integer", "minimum": 0},
         "body": {"description": "The JSON value that was posted."},
         "claim_id": {"type": "null"},
-        "claim_count": {"type": "integer", "minimum": 0},
+        "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
     },
 }
 ORIGIN: JsonSchema = {

@@ -254,29 +254,3 @@ QUEUE_LISTED: JsonSchema = {
         "metadata": {"type": "object", "description": "Only with `detailed=true`."},
     },
 }
-MOMENT: JsonSchema = {
-    "type": "object",
-    "required": ["href", "age", "created"],
-    "properties": {
-        "href": {"type": "string", "format": "uri-reference"},
-        "age": {"type": "integer", "minimum": 0},
-        "created": {"type": "string", "format": "date-time"},
-    },
-}
-STATS: JsonSchema = {
-    "type": "object",
-    "required": ["messages"],
-    "properties": {
-        "messages": {
-            "type": "object",
-            "required": ["claimed", "free", "total"],
-            "properties": {
-                "claimed": {"type": "integer", "minimum": 0},
-                "free": {"type": "integer", "minimum": 0},
-                "total": {"type": "integer", "minimum": 0},
-                "oldest": MOMENT,
-                "newest": MOMENT,
-            },
-        }
-    },
-}

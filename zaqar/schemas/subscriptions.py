@@ -20,6 +20,9 @@ MOST_BYTES_OF_OPTIONS = 65_536
 MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
 """The size of a request about one subscription; more than this is not read."""
 
+MOST_BYTES_OF_A_SWITCH = 4096
+"""Of one that holds one small field, such as a confirmation."""
+
 PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
 MOST_PLACES = 10
 """How often the message may stand in the template of option ``post_data``: it is sent, and held in memory, so often."""

@@ -47,6 +47,18 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
     assert "--bind" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bind", ["192.0.2.1", "nosuch.invalid"])
+def test_an_address_that_is_not_here_names_the_option(
+    bind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zaqar.conf"
+    file.write_text(f"[DEFAULT]\nstate_dir = {tmp_path / 'state'}\n[drivers:transport:websocket]\nbind = {bind}\n")
+    assert websocket.main(["--config-file", str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zaqar-websocket: Cannot listen on {bind}:9000: ")
+    assert "[drivers:transport:websocket] bind and port" in line
+
+
 class Limit:
     """The limit of open files of a process: (soft, hard)."""
 

@@ -78,6 +78,8 @@ class Action:
     with nothing but the queue ``greetings``. If ``of_deployment`` is true, callers with a token of the system, which
     has no project, may use the action. If ``needs_admin_mode`` or ``needs_pooling`` is true and the option is off, the
     action is refused with 403.
+    ``secrets`` are fields that no reply repeats. If ``asks_others`` is true, the action asks more than the store that
+    it is about, such as a name server, Keystone or the stores of pools, so its duration says nothing about that store.
     """
 
     name: str
@@ -91,3 +93,5 @@ class Action:
     of_deployment: bool = False
     needs_admin_mode: bool = False
     needs_pooling: bool = False
+    secrets: frozenset[str] = frozenset()
+    asks_others: bool = False

@@ -36,12 +36,14 @@ Answered = Callable[[T], bool | None]
 class Seat(NamedTuple):
     """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
-    All three only say what is the same as for another request.
+    All three only say what is the same as for another request. ``tells``: how long it takes says whether the store is
+    silent. It does not if others are asked as well, such as a name server that a tenant has chosen.
     """
 
     project: str
     queue: Hashable | None
     store: Hashable
+    tells: bool = True
 
 
 class _Store:
@@ -110,6 +112,7 @@ class Admission:
         self._waiting: OrderedDict[Hashable, OrderedDict[str, _Project]] = OrderedDict()
         self._waiting_of: Counter[str] = Counter()
         self._waiters: set[_Waiter] = set()
+        self._is_closed = False
         self.under_way = 0
         """Number of threads that are busy, including those that are about to begin a call."""
 
@@ -121,14 +124,19 @@ class Admission:
         not made.
         """
         await self._enter(seat)
+        if self._is_closed:
+            self._release(seat)
+            raise TooBusy
         this = object()
-        self._stores[seat.store].began[this] = self._monotonic()
+        if seat.tells:
+            self._stores[seat.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
         making.add_done_callback(partial(self._leave, seat, this, answered))
         return await asyncio.shield(making)
 
     def close(self) -> None:
-        """Begin no more calls. Calls that are under way go on to their end."""
+        """Begin no more calls: they get TooBusy. Calls that are under way go on to their end."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:
@@ -199,7 +207,8 @@ class Admission:
     def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
         returned = not made.cancelled() and made.exception() is None
-        store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
+        if seat.tells:
+            store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(seat)
 
     def _admit_waiting(self) -> None:

@@ -112,7 +112,7 @@ def _decode_binary(raw: bytes) -> Frame:
     body = document.get("body")
     if body is None:
         return _make_frame(Format.MESSAGEPACK, document, {}, b"{}", _NO_BODY[Format.MESSAGEPACK])
-    return _make_frame(Format.MESSAGEPACK, document, body, strict_json.encode(body), echo)
+    return _make_frame(Format.MESSAGEPACK, document, body, msgspec.json.encode(body), echo)
 
 
 def _make_frame(format_: Format, document: dict[str, Any], body: Any, raw: bytes, echo: msgspec.Raw) -> Frame:
@@ -132,25 +132,29 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
     raise InvalidInput(FRAME, "holds an extension type, which JSON has no form of")
 
 
+_ONLY_STRINGS = frozenset({str})
+_HARMLESS = frozenset({str, bool, type(None)})
+
+
 def _check_values(document: dict[Any, Any]) -> None:
     """InvalidInput if strict JSON cannot hold the document. Goes level by level, because Python limits recursion."""
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for container in level:
+            values: Any = container
             if type(container) is dict:
-                if not all(type(key) is str for key in container):
+                if not _ONLY_STRINGS.issuperset(map(type, container)):
                     raise InvalidInput(FRAME, "a key is not a string")
-                values: Any = container.values()
-            else:
-                values = container
+                values = container.values()
+            # PERF: one call for all that is harmless, as most of what comes is.
+            if _HARMLESS.issuperset(map(type, values)):
+                continue
             for value in values:
                 kind = type(value)
-                if kind is str or kind is bool or value is None:
-                    continue
                 if kind is dict or kind is list:
                     below.append(value)
-                else:
+                elif kind not in _HARMLESS:
                     _check_scalar(value)
         if not below:
             return

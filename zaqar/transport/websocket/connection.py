@@ -14,25 +14,26 @@ from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable, TooBusy
-from zaqar.model import Address
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.admission import Admission, Seat
 from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.interface import Reply, Request, Session
+from zaqar.transport.websocket.loop_time import LoopTime
+from zaqar.transport.websocket.memory import STRANGERS, Account, Memory
 from zaqar.transport.websocket.protocol import BoundedConnection
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
-from zaqar.transport.websocket.settings import Settings
+from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE, Settings
 
 _log = QuietLog(logging.getLogger(__name__))
 
@@ -45,51 +46,11 @@ SMALL_FRAME = 2 * 1024
 KEYSTONE = "keystone"
 """The store of a seat for requests that ask Keystone."""
 
+_EXPANSION = 16
+"""A decoded request takes up to so many times the memory of its frame."""
+
 _MOST_WAIT_FOR_TIMER = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
-
-
-class Request(Protocol):
-    """The part of a request, which the session has read, that the server uses."""
-
-    @property
-    def action(self) -> str | None: ...
-    @property
-    def project(self) -> str | None: ...
-    @property
-    def address(self) -> Address | None: ...
-    @property
-    def reply(self) -> Any:
-        """The reply, if it is known without carrying the request out; otherwise None."""
-
-
-class Reply(Protocol):
-    """The part of a reply of the session that the server uses."""
-
-    @property
-    def frame(self) -> str | bytes: ...
-    @property
-    def status(self) -> int: ...
-    @property
-    def close(self) -> tuple[int, str] | None: ...
-    @property
-    def is_outage(self) -> bool: ...
-
-
-class Session(Protocol):
-    """The part of :class:`zaqar.transport.websocket.session.Session` that the server uses."""
-
-    @property
-    def identity(self) -> Identity | None: ...
-    @property
-    def expires(self) -> float | None: ...
-    def asks_keystone(self, request: Any) -> bool: ...
-    def read(self, frame: str | bytes) -> Any: ...
-    def answer(self, request: Any) -> Reply: ...
-    def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
-    def revalidate(self) -> bool: ...
-    def use(self, parts: Parts) -> None: ...
-    def push(self, notification: Any) -> str | bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +66,8 @@ class Surroundings:
     settings: Settings
     admission: Admission
     connections: Connections
+    loop_time: LoopTime
+    memory: Memory
     clock: Clock
     decode: Callable[[str, Callable[[], Any]], Coroutine[Any, Any, Any]]
     store_of: Callable[[Request], Hashable]
@@ -127,7 +90,10 @@ class Connection:
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
         # The right to send. A request holds it until its reply is sent, so no notification comes before the reply.
         self._turn = asyncio.Lock()
+        self._requests, self._replies = Account(around.memory.requests), Account(around.memory.replies)
         self._pending_bytes = 0
+        self._pushing: asyncio.Timeout | None = None
+        """Ends a push that waits for a client that does not read."""
         self._closing: Close | None = None
         self._project: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -137,7 +103,7 @@ class Connection:
     def use(self, parts: Parts, around: Surroundings) -> None:
         """Use these parts and settings from the next request on."""
         self._around = around
-        self._socket.use(around.settings)
+        self._limit_frames()
         self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 
@@ -151,6 +117,8 @@ class Connection:
         """Serve the client until the connection is closed."""
         settings = self._around.settings
         self._around.connections.add(self)
+        self._limit_frames()
+        self._socket.too_slow = self._end_slow
         if self._around.authenticates:
             self._set_timer("authentication", settings.authentication_timeout, self._give_up_authentication)
         self._note_activity()
@@ -165,6 +133,8 @@ class Connection:
             self._around.connections.remove(self)
             self._around.closed(self.id)
             self._enter_project(None)
+            self._requests.give_back()
+            self._replies.give_back()
             for timer in self._timers.values():
                 timer.cancel()
             for task in self._tasks:
@@ -174,16 +144,30 @@ class Connection:
         frame = await self._socket.recv()
         loop = self._socket.loop
         self._note_activity()
-        if pause := self._bucket.take(1, loop.time()):
-            # Nothing is read meanwhile, so TCP makes the client wait.
-            await asyncio.sleep(pause)
-        async with self._turn:
-            if self._closing is not None:
-                return
-            reply = await self._answer(frame)
-            if reply is not None:
-                await self._socket.send(reply.frame)
-        if reply is not None and reply.close is not None:
+        try:
+            if pause := self._bucket.take(1, loop.time()):
+                # Nothing is read meanwhile, so TCP makes the client wait.
+                await asyncio.sleep(pause)
+            await self._replies.wait(0)
+            if len(frame) > SMALL_FRAME:
+                await self._requests.wait(_EXPANSION * len(frame))
+            await self._around.loop_time.wait(self._socket.project)
+            async with self._turn:
+                if self._closing is None:
+                    await self._reply(frame)
+        finally:
+            self._requests.give_back()
+            self._replies.give_back()
+            self._socket.finish_message()
+
+    async def _reply(self, frame: str | bytes) -> None:
+        reply = await self._answer(frame)
+        if reply is None:
+            return
+        # Until it is sent, which may have to wait for the client.
+        self._replies.add(len(reply.frame), self.abort)
+        await self._socket.send(reply.frame)
+        if reply.close is not None:
             self._closing = Close(*reply.close)
 
     async def _answer(self, frame: str | bytes) -> Reply | None:
@@ -205,7 +189,12 @@ class Connection:
         if session.asks_keystone(request):
             seat = self._seat_at_keystone
         else:
-            seat = Seat(request.project or self.id, request.address, around.store_of(request))
+            seat = Seat(
+                request.project or self.id,
+                request.address,
+                around.store_of(request),
+                tells=not request.asks_others,
+            )
         try:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
@@ -249,7 +238,14 @@ class Connection:
         if self._project is not None:
             connections.leave(self._project)
         self._project = project
+        for each in (self._requests, self._replies, self._socket):
+            each.enter(project or STRANGERS)
+        self._limit_frames()
         return True
+
+    def _limit_frames(self) -> None:
+        is_stranger = self._around.authenticates and self._project is None
+        self._socket.use(self._around.settings, most=STRANGER_FRAME_SIZE if is_stranger else None)
 
     # -- notifications -----------------------------------------------------------------------------------------------
 
@@ -280,12 +276,14 @@ class Connection:
             try:
                 if self._closing is not None:
                     raise Gone
-                for frame in frames:
-                    # If the client reads nothing, the protocol closes the connection, and this call raises.
-                    await self._socket.send(frame)
-            except ConnectionClosed as exc:
+                async with asyncio.timeout(None) as self._pushing:
+                    for frame in frames:
+                        # If the client reads nothing, the protocol closes the connection, and this call raises.
+                        await self._socket.send(frame)
+            except (ConnectionClosed, TimeoutError) as exc:
                 raise Gone from exc
             finally:
+                self._pushing = None
                 self._turn.release()
         finally:
             self._pending_bytes -= size
@@ -297,6 +295,14 @@ class Connection:
         if self._closing is None:
             self._closing = Close(code, reason)
             self._start(self._close_in_turn())
+
+    def _end_slow(self) -> None:
+        """The client is too slow: it may read what it was sent, and has no subscriptions any more."""
+        self._closing = Close(close_codes.TRY_AGAIN_LATER, "")
+        self._replies.is_spare = True
+        if self._pushing is not None:
+            self._pushing.reschedule(self._socket.loop.time())
+        self._around.closed(self.id)
 
     def abort(self) -> None:
         """Drop the connection at once."""

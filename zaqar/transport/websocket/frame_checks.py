@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import uuid
 from collections.abc import Mapping
 
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
+from zaqar.context import new_request_id
 from zaqar.errors import ClientError, Forbidden, InvalidInput, SignatureRefused
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.websocket.action import Action
@@ -51,7 +50,7 @@ class FrameChecks:
 
         ``identity`` is that of the connection, None if it has not authenticated. Never raises.
         """
-        request = Request(format_of(frame), f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}")
+        request = Request(format_of(frame), new_request_id())
         try:
             self._read(request, frame, identity)
         except SignatureRefused as exc:
@@ -72,12 +71,17 @@ class FrameChecks:
         if not action:
             raise InvalidInput("action", "is required")
         request.operation = operation = self._actions.get(action)
-        if operation is None and action != AUTHENTICATE:
-            raise ClientError(f"{action[:_QUOTED]} is not a valid action{self._hint(action)}")
+        if operation is None:
+            if action != AUTHENTICATE:
+                raise ClientError(f"{action[:_QUOTED]} is not a valid action{self._hint(action)}")
+            # The action has no body. A client may put its token there by mistake, and replies may be logged.
+            request.echoed_body = {}
+        elif operation.secrets and isinstance(frame.body, dict):
+            request.echoed_body = {name: frame.body[name] for name in frame.body if name not in operation.secrets}
         if not isinstance(frame.headers, dict):
             raise InvalidInput("headers", "is required" if frame.headers is None else "must be of type object")
         headers = Headers(frame.headers)
-        if operation is None or action == AUTHENTICATE:
+        if operation is None:
             self._read_authentication(request, headers)
             return
         request.signed = "URL-Signature" in headers

@@ -3,31 +3,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import re
+from typing import Any, NamedTuple
 
 from zaqar.errors import InvalidInput
 
-_SECRET = frozenset(
-    {
-        "authorization",
-        "cookie",
-        "extra-spec",
-        "url-signature",
-        "x-auth-token",
-        "x-service-token",
-        "x-storage-token",
-        "x-subject-token",
-    }
-)
-"""Headers that let somebody in, so that no reply may show them."""
+_SECRET = re.compile(r"token|signature|authori[sz]ation|cookie|secret|password|credential|key|extra-spec")
+"""What names of headers have that let somebody in, so that no reply may show them, nor others that are called alike."""
 
 _QUOTED = 64
 """Characters of a header's name that an error shows."""
 
+_LONGEST_REMEMBERED = 64
+"""Characters of a name up to which its meaning is remembered: no caller chooses how much memory that takes."""
+
+
+class _Name(NamedTuple):
+    folded: str
+    is_secret: bool
+
+
+@functools.lru_cache(1024)
+def _remembered(name: str) -> _Name:
+    folded = name.strip().lower().replace("_", "-")
+    return _Name(folded, _SECRET.search(folded) is not None)
+
+
+def _look_at(name: str) -> _Name:
+    return _remembered(name) if len(name) <= _LONGEST_REMEMBERED else _remembered.__wrapped__(name)
+
 
 def fold(name: str) -> str:
     """The name in lower case, with ``-`` for ``_``: some clients make frames from variables such as X_PROJECT_ID."""
-    return name.strip().lower().replace("_", "-")
+    return _look_at(name).folded
 
 
 class Headers:
@@ -84,7 +93,11 @@ def echoed(headers: object) -> dict[str, Any]:
     """The headers that a reply repeats: no secrets, and no nested values, which no header of the API has."""
     if not isinstance(headers, dict):
         return {}
-    return {name: value for name, value in headers.items() if fold(name) not in _SECRET and _is_flat(value)}
+    return {
+        name: value
+        for name, value in headers.items()
+        if not _look_at(name).is_secret and (type(value) is str or _is_flat(value))
+    }
 
 
 def _is_flat(value: object) -> bool:

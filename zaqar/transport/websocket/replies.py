@@ -74,6 +74,11 @@ class Request:
     echoed_body: Any = field(default_factory=dict, repr=False)
     reply: Reply | None = field(default=None, repr=False)
 
+    @property
+    def asks_others(self) -> bool:
+        """``Action.asks_others`` of its action."""
+        return self.operation is not None and self.operation.asks_others
+
 
 def reply_to(
     request: Request,

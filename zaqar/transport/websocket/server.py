@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Callable, Hashable
@@ -12,18 +11,21 @@ from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.admission import Admission, Seat
-from zaqar.transport.websocket.connection import Connection, Request, Session, Surroundings
+from zaqar.transport.websocket.connection import Connection, Surroundings
 from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.interface import Request, Session
+from zaqar.transport.websocket.loop_time import LoopTime
+from zaqar.transport.websocket.memory import Memory
 from zaqar.transport.websocket.origins import OriginPolicy
-from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.protocol import BoundedConnection, Shared
 from zaqar.transport.websocket.quiet_log import QuietLog
+from zaqar.transport.websocket.refusals import explain, refuse
 from zaqar.transport.websocket.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -87,6 +89,9 @@ class WebSocketServer:
         self._decoders = Admission(
             _DECODERS, patience=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
         )
+        self._loop_time = LoopTime()
+        self._memory = Memory(settings.max_buffered_size)
+        self._shared = Shared(self._loop_time, self._memory.incoming)
         self._server: Server | None = None
         self._admitted: set[ServerConnection] = set()
         self._is_stopping = False
@@ -104,11 +109,14 @@ class WebSocketServer:
         """
         self._parts = parts
         self._settings = settings
+        self._memory.resize(settings.max_buffered_size)
         self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
         self._surroundings = Surroundings(
             settings=settings,
             admission=self._admission,
             connections=self.connections,
+            loop_time=self._loop_time,
+            memory=self._memory,
             clock=parts.clock,
             decode=self._decode,
             store_of=self._store_of,
@@ -128,7 +136,7 @@ class WebSocketServer:
             sock=listener,
             create_connection=self._make_connection,  # type: ignore[arg-type]  # a factory is fine for the library
             process_request=self._check_request,
-            process_response=_explain,
+            process_response=explain,
             compression="deflate" if settings.compression else None,
             server_header=None,
             close_timeout=_CLOSE_SECONDS,
@@ -153,6 +161,8 @@ class WebSocketServer:
         server.close(close_connections=False)
         for connection in server.all_connections:
             connection.close_timeout = _LAST_CLOSE_SECONDS
+            if isinstance(connection, BoundedConnection):
+                connection.stop_lingering(_LAST_CLOSE_SECONDS)
         for each in self.connections:
             each.close(close_codes.GOING_AWAY, _ENDS)
         try:
@@ -170,7 +180,7 @@ class WebSocketServer:
     def _check_request(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         headers = request.headers
         if "websocket" not in ",".join(headers.get_all("Upgrade")).lower():
-            response = _refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
+            response = refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
             response.headers["Upgrade"] = "websocket"
             return response
         host, origins = headers.get_all("Host"), headers.get_all("Origin")
@@ -182,7 +192,7 @@ class WebSocketServer:
                 "A page of the origin %a may not connect; [cors] allowed_origin does not name it.",
                 ", ".join(origins)[:_SHOWN_ORIGIN],
             )
-            return _refuse(
+            return refuse(
                 HTTPStatus.FORBIDDEN, "Pages of this origin may not connect: [cors] allowed_origin does not name it."
             )
         if len(self._admitted) >= self._settings.max_connections:
@@ -192,7 +202,7 @@ class WebSocketServer:
                 "A connection was refused, as there are %d; see [drivers:transport:websocket] max_connections.",
                 len(self._admitted),
             )
-            response = _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
+            response = refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
             response.headers["Retry-After"] = "5"
             return response
         # Count it now and not after the handshake, because many handshakes may be under way at the same time.
@@ -203,7 +213,7 @@ class WebSocketServer:
 
     def _make_connection(self, *args: Any, **kwargs: Any) -> BoundedConnection:
         settings = self._settings
-        connection = BoundedConnection(*args, **kwargs, lost=self._admitted.discard)
+        connection = BoundedConnection(*args, **kwargs, shared=self._shared, lost=self._admitted.discard)
         connection.use(settings)
         # Clients that send a handshake are refused with a reason. This limit is for many that send none.
         most = settings.max_connections + settings.max_handshakes
@@ -231,31 +241,3 @@ class WebSocketServer:
 def _revalidation_seconds(parts: Parts) -> float:
     """Seconds between two checks of a token: as long as the cache of tokens keeps an answer."""
     return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS
-
-
-def _refuse(status: HTTPStatus, description: str) -> Response:
-    return Response(status, status.phrase, Headers(), json.dumps(_problem(status, description)).encode())
-
-
-def _problem(status: HTTPStatus, description: str) -> dict[str, str]:
-    return {"title": status.phrase.capitalize(), "description": description}
-
-
-def _explain(connection: ServerConnection, request: HttpRequest, response: Response) -> Response | None:
-    """Give each refusal of the handshake a JSON body with the reason, in the form of the HTTP API."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-        return None
-    body = response.body or b""
-    if not body.startswith(b"{"):
-        # The library's own text, the first line of which is a sentence.
-        sentence = body.decode(errors="replace").partition("\n")[0]
-        body = json.dumps(_problem(HTTPStatus(response.status_code), sentence)).encode()
-    for name in ("Content-Type", "Content-Length"):
-        if name in response.headers:
-            del response.headers[name]
-    response.headers["Content-Type"] = "application/json"
-    response.headers["Content-Length"] = str(len(body))
-    if "Connection" not in response.headers:
-        response.headers["Connection"] = "close"
-    response.body = body
-    return response

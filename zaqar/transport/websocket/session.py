@@ -171,7 +171,7 @@ class Session:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
         answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
-        if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
+        if operation.name == SUBSCRIBE and "subscriber" not in request.fields and answer.status < 400:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
 

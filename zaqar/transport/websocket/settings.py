@@ -15,6 +15,9 @@ _OTHER_FILES = 256
 _CONNECTIONS_PER_HANDSHAKE = 10
 _LEAST_HANDSHAKES = 16
 
+STRANGER_FRAME_SIZE = 64 * 1024
+"""Bytes that a frame may have before anybody has authenticated, if clients have to."""
+
 FRAME_OVERHEAD = 64 * 1024
 """Bytes by which a frame may be larger than the largest post, for the action, the headers and the names of fields."""
 
@@ -34,6 +37,7 @@ class Settings:
     authentication_timeout: float
     write_timeout: float
     max_pending_push_size: int
+    max_buffered_size: int
     compression: bool
 
     @property

@@ -48,6 +48,7 @@ class Request:
     expires_in: float | None = None
     status: int = 200
     close: list[Any] | None = None
+    asks_others: bool = False
     reply: Reply | None = None
 
 

@@ -17,10 +17,21 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
+from tests.unit.transport.websocket.scripted import (
+    KEY,
+    PATIENCE,
+    UPGRADE,
+    Scene,
+    ask,
+    closed,
+    make_parts,
+    run,
+    wait_until,
+)
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
 from zaqar.transport.websocket import connection as connections
+from zaqar.transport.websocket.admission import SILENT_SECONDS
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.quiet_log import QuietLog
 
@@ -120,6 +131,24 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
         await wait_until(lambda: scene.server.is_busy)
         for client in clients:
             await client.close()
+
+    run(script, tmp_path, threads=16)
+
+
+@pytest.mark.parametrize("asks_others", [False, True])
+def test_who_waits_for_others_does_not_make_the_store_look_silent(tmp_path: Path, asks_others: bool) -> None:
+    """Such as for a name server that a tenant has chosen, or for a look at all stores."""
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as slow, scene.connect() as other:
+            await slow.send(json.dumps({"action": "block", "text": "late", "asks_others": asks_others}))
+            await wait_until(lambda: scene.server.is_busy)
+            await asyncio.sleep(SILENT_SECONDS + 0.1)
+            reply = str(await ask(other, text="soon", project="other"))
+            assert reply.startswith("soon" if asks_others else "refused")
+            for session in scene.sessions:
+                session.release.set()
+            assert await slow.recv() == "late"
 
     run(script, tmp_path, threads=16)
 
@@ -385,26 +414,71 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             with pytest.raises(Gone):
                 await connection.push(["x"])
             assert await ask(other, text="x") == "x"
+            # It never reads again, and is dropped all the same.
+            await wait_until(lambda: len(scene.server.connections) == 1)
+            assert scene.server._server is not None
+            assert len(scene.server._server.all_connections) == 1
             client.transport.abort()
 
     run(script, tmp_path, write_timeout=0.5)
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
+    """It reads on long after the time-out."""
+
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=None, max_size=None) as client:
             connection = await scene.connection()
             client.transport.pause_reading()
             sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
-            await asyncio.sleep(0.5)
+            # Its notifications are free to come again as soon as it is judged.
+            with pytest.raises(Gone):
+                await sending
+            await asyncio.sleep(1.2)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
-            assert (await closed(client))[0] == 1013
-            # All of it was read in the end, so both are true.
-            with suppress(Gone):
-                await sending
+            assert await closed(client) == (1013, "The client reads too slowly.")
+            await wait_until(lambda: not len(scene.server.connections))
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        ended: list[str] = []
+        scene.server._closed = ended.append
+        scene.server.use(make_parts(tmp_path), scene.server._settings)
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            for _ in range(3):
+                await client.send(json.dumps({"large": 8_000_000}))
+            # Its subscriptions end when it is closed, not when it is gone.
+            await wait_until(lambda: ended == [connection.id])
+            with pytest.raises(Gone):
+                await connection.push(["x"])
+            assert len(scene.server.connections) == 1
+            client.transport.resume_reading()
+            assert len(await client.recv()) == 8_000_000
+            assert (await closed(client))[0] == 1013
+        assert scene.sessions[0].answered == [""]
+
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            with pytest.raises(Gone):
+                await connection.push(["x" * 16_000_000])
+            began = time.monotonic()
+            await scene.server.stop()
+            assert time.monotonic() - began < 5.0
+            client.transport.abort()
+
+    run(script, tmp_path, write_timeout=0.2)
 
 
 def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:

@@ -161,6 +161,22 @@ def test_a_host_without_an_address_is_one_sentence_for_the_operator(
 
 
 @pytest.mark.parametrize(
+    ("host", "reason"), [("192.0.2.1", "Cannot assign requested address"), ("nosuch.invalid", r"[A-Z][^:]*")]
+)
+def test_an_address_that_is_not_here_is_one_sentence_for_the_operator(tmp_path: Path, host: str, reason: str) -> None:
+    async def go() -> None:
+        listener = Listener(accept, largest_post=1000)
+        sentence = (
+            rf"^\[drivers:transport:websocket\] notification_bind, .*: {host}:0 cannot be listened on: {reason}\.$"
+        )
+        with pytest.raises(StartupError, match=sentence):
+            await listener.start(folder=tmp_path, host=host, port=0)
+        listener.stop()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
     "rubbish", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 5000, push_protocol.MAGIC + b"x" * 200, b"{}"]
 )
 def test_strangers_who_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish: bytes) -> None:

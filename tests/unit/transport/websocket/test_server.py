@@ -59,6 +59,14 @@ async def open_raw(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWr
         ("GET /v2/queues HTTP/1.1\nHost: h\nUpgrade: h2c\n\n", 426),
         ("POST / HTTP/1.1\nHost: h\nContent-Length: 0\n\n", 426),
         (f"POST / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n", 405),
+        ("POST /v2/queues HTTP/1.1\nHost: h\nContent-Length: 2\n\n{}", 400),
+        ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\n\n1\nx\n0\n\n", 400),
+        ("GET / HTTP/2.0\nHost: h\n\n", 400),
+        ("\x16\x03\x01\n\n", 400),
+        ("GET /" + "x" * 9_000 + " HTTP/1.1\nHost: h\n\n", 414),
+        ("GET / HTTP/1.1\nHost: h\nX: " + "x" * 9_000 + "\n\n", 431),
+        ("GET / HTTP/1.1\nHost: h\n" + "X: y\n" * 200 + "\n", 431),
+        ("GET / HTTP/1.1\nHost: h\n" + f"X: {'y' * 1_000}\n" * 40 + "\n", 431),
         (f"GET / HTTP/1.1\nHost: h\n{UPGRADE}\n", 400),
         (f"GET / HTTP/1.1\nHost: h\n{UPGRADE.replace('13', '8')}{KEY}\n", 400),
         (f"GET / HTTP/1.1\nHost: h\nOrigin: https://evil.example\n{UPGRADE}{KEY}\n", 403),
@@ -189,6 +197,21 @@ def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
 
     run(script, tmp_path)
     run(compressed, tmp_path, compression=True)
+
+
+def test_a_client_that_only_looks_whether_the_port_is_open_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(scene: Scene) -> None:
+        for sent in (b"", b"GET / HT"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+            writer.write(sent)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(script, tmp_path)
+    assert caplog.messages == []
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

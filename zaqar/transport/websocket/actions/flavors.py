@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from zaqar.app import Parts
 from zaqar.errors import InvalidInput
-from zaqar.schemas import flavors, strict_json
+from zaqar.schemas import flavors, pools, strict_json
 from zaqar.schemas.fields import JsonSchema, check_marker
 from zaqar.service.flavors import Flavor
-from zaqar.transport.websocket.action import Action, Answer, Call, Field, Handle
+from zaqar.transport.websocket.action import Action, Answer, Call, Field
+from zaqar.transport.websocket.actions.catalog import catalog_action
 from zaqar.transport.websocket.actions.reading import (
-    MOST_BYTES_OF_A_POOL,
     check_size,
     limit_field,
     list_of,
     other_fields,
+    quoted,
     read_limit,
 )
 
@@ -36,7 +38,7 @@ def _shown(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:
 
 def _definition(call: Call) -> bytes:
     """The body as the service takes it; ``pool_name`` is a list of one pool."""
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     fields = other_fields(call, "flavor_name", "pool_name")
     if "pool_name" in call.body:
         if "pool_list" in fields:
@@ -71,7 +73,7 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "delete")
     parts.flavors.delete(name)
-    return Answer(204, f"Flavor {name} removed.")
+    return Answer(204, f"Flavor {quoted(name)} removed.")
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -84,31 +86,7 @@ _DEFINITION = {
     "capabilities": Field("object", "Without effect: a flavor can do what the drivers of its pools can do."),
 }
 
-
-def _action(
-    verb: str,
-    summary: str,
-    method: str,
-    handle: Handle,
-    fields: dict[str, Field],
-    answers: dict[int, tuple[str, JsonSchema | None]],
-    example: dict[str, Any],
-) -> Action:
-    path = _COLLECTION if verb == "list" else _COLLECTION + "/{flavor_name}"
-    return Action(
-        f"flavor_{verb}",
-        summary,
-        method,
-        path,
-        handle,
-        fields,
-        answers,
-        example=example,
-        of_deployment=True,
-        needs_admin_mode=True,
-        needs_pooling=True,
-    )
-
+_action = partial(catalog_action, "flavor")
 
 ACTIONS: tuple[Action, ...] = (
     _action(

@@ -10,7 +10,7 @@ from zaqar.errors import InvalidInput, NotFound
 from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
-from zaqar.schemas.messages import ORIGIN
+from zaqar.schemas.messages import ORIGIN, POPPED
 from zaqar.schemas.strict_json import Document
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
@@ -125,7 +125,7 @@ def _pop(parts: Parts, call: Call) -> Answer:
     taken = parts.messages.pop(call.target, limit=limit)
     shown = [show(message, taken.now, with_origin=False) for message in taken.messages]
     for entry, message in zip(shown, taken.messages, strict=True):
-        entry.claim_count = message.claim_count
+        entry.claim_count, entry.checksum = message.claim_count, None
     return Answer(200, {"messages": shown})
 
 
@@ -159,15 +159,6 @@ SHOWN_MESSAGE: JsonSchema = {
             "type": "string",
             "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
         },
-    },
-}
-_POPPED: JsonSchema = {
-    "type": "object",
-    "required": ["id", "ttl", "age", "body", "claim_id", "claim_count"],
-    "properties": {
-        **{name: SHOWN_MESSAGE["properties"][name] for name in ("id", "ttl", "age", "body", "checksum")},
-        "claim_id": {"type": "null"},
-        "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
     },
 }
 _POSTED: JsonSchema = {
@@ -296,7 +287,7 @@ ACTIONS: tuple[Action, ...] = (
             ),
         },
         {
-            200: ("With `pop`: the messages that were taken.", list_of("messages", _POPPED)),
+            200: ("With `pop`: the messages that were taken.", list_of("messages", POPPED)),
             204: ("The messages are gone.", _NOTHING),
         },
         example={"queue_name": "greetings", "pop": 2},

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from zaqar.app import Parts
 from zaqar.schemas import pools
 from zaqar.schemas.fields import JsonSchema, check_marker
-from zaqar.transport.websocket.action import Action, Answer, Call, Field, Handle
+from zaqar.transport.websocket.action import Action, Answer, Call, Field
+from zaqar.transport.websocket.actions.catalog import catalog_action
 from zaqar.transport.websocket.actions.reading import (
-    MOST_BYTES_OF_A_POOL,
     body_without,
     check_size,
     limit_field,
     list_of,
+    quoted,
     read_limit,
 )
 
@@ -38,7 +39,7 @@ def _list(parts: Parts, call: Call) -> Answer:
 
 def _create(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "create")
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     parts.pools.put(name, body_without(call, "pool_name"))
     return Answer(201, f"Pool {name} created.")
 
@@ -50,7 +51,7 @@ def _get(parts: Parts, call: Call) -> Answer:
 
 def _update(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "update")
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     pool = parts.pools.patch(name, body_without(call, "pool_name"))
     return Answer(200, pools.shown(pool, _COLLECTION, detailed=False))
 
@@ -58,7 +59,7 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "delete")
     parts.pools.delete(name)
-    return Answer(204, f"Pool {name} removed.")
+    return Answer(204, f"Pool {quoted(name)} removed.")
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -83,30 +84,7 @@ def _wanted(*, required: bool) -> dict[str, Field]:
     }
 
 
-def _action(
-    verb: str,
-    summary: str,
-    method: str,
-    handle: Handle,
-    fields: dict[str, Field],
-    answers: dict[int, tuple[str, JsonSchema | None]],
-    example: dict[str, Any],
-) -> Action:
-    path = _COLLECTION if verb == "list" else _COLLECTION + "/{pool_name}"
-    return Action(
-        f"pool_{verb}",
-        summary,
-        method,
-        path,
-        handle,
-        fields,
-        answers,
-        example=example,
-        of_deployment=True,
-        needs_admin_mode=True,
-        needs_pooling=True,
-    )
-
+_action = partial(catalog_action, "pool")
 
 ACTIONS: tuple[Action, ...] = (
     _action(
@@ -132,6 +110,7 @@ ACTIONS: tuple[Action, ...] = (
         _NAMED | _wanted(required=True),
         {201: ("Registered.", {"type": "string"})},
         {"pool_name": "gold", "uri": "redis://127.0.0.1:6379", "weight": 100},
+        asks_others=True,
     ),
     _action(
         "get",
@@ -150,6 +129,7 @@ ACTIONS: tuple[Action, ...] = (
         _NAMED | _wanted(required=False),
         {200: ("The pool as it is now.", pools.POOL)},
         {"pool_name": "gold", "weight": 50},
+        asks_others=True,
     ),
     _action(
         "delete",

@@ -10,9 +10,6 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.transport.websocket.action import Call, Field
 
-MOST_BYTES_OF_A_POOL = 65536
-"""Limit of the size of a body that describes a pool or a flavor."""
-
 
 def limit_field(what: str) -> Field:
     """The field ``limit`` of a list of ``what``. Its maximum is configured."""
@@ -23,6 +20,15 @@ def list_of(member: str, item: JsonSchema) -> JsonSchema:
     """The JSON schema of a reply with a list of ``item`` in ``member``."""
     items = {"type": "array", "items": item}
     return {"type": "object", "required": [member], "properties": {member: items}}
+
+
+_QUOTED = 128
+"""Characters of a name or an id that a sentence of an answer repeats. None that exists is longer."""
+
+
+def quoted(text: str) -> str:
+    """A name or an id that came with a request, for the sentence that answers it."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def read_limit(call: Call, most: int) -> int:

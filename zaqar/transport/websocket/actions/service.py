@@ -41,6 +41,7 @@ ACTIONS: tuple[Action, ...] = (
         _ping,
         {},
         {204: ("Every store answers.", {"type": "object"})},
+        asks_others=True,
     ),
     Action(
         "check_node_health",
@@ -52,5 +53,6 @@ ACTIONS: tuple[Action, ...] = (
         {200: ("The report.", {"type": "object"})},
         of_deployment=True,
         needs_admin_mode=True,
+        asks_others=True,
     ),
 )

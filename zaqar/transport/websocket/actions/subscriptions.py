@@ -14,10 +14,7 @@ from zaqar.schemas.fields import JsonSchema
 from zaqar.service.subscriptions import Created
 from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.reading import body_without, check_size, limit_field, list_of, read_limit
-
-_MOST_BYTES_OF_A_SWITCH = 4096
-"""Limit of the size of a body with one small field."""
+from zaqar.transport.websocket.actions.reading import body_without, check_size, limit_field, list_of, quoted, read_limit
 
 
 def _rules(parts: Parts) -> SubscriptionRules:
@@ -78,7 +75,7 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "delete")
     parts.subscriptions.delete(call.target, id_)
-    return Answer(204, f"Subscription {id_} removed.")
+    return Answer(204, f"Subscription {quoted(id_)} removed.")
 
 
 def _confirm(parts: Parts, call: Call) -> Answer:
@@ -88,14 +85,14 @@ def _confirm(parts: Parts, call: Call) -> Answer:
         parts.subscriptions.check_grant(call.target, id_, call.grant)
     for rule in ("confirm", "confirm_unsigned"):
         _check(parts, call, rule)
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     parts.subscriptions.confirm(call.target, id_, call.raw, grant=call.grant)
     return Answer(204, f"Subscription {id_} {'confirmed' if call.body['confirmed'] else 'refused'}.")
 
 
 def _rotate_secret(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "rotate_secret")
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     return Answer(200, {"secret": parts.subscriptions.rotate_secret(call.target, id_, call.raw)})
 
 
@@ -123,7 +120,7 @@ def _resend(parts: Parts, call: Call) -> Answer:
 
 def _resend_many(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "resend")
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     raw = body_without(call, "queue_name", "topic_name", "subscription_id")
     return Answer(200, {"resent": parts.deliveries.resend_many(call.target, id_, raw)})
 
@@ -178,6 +175,7 @@ ACTIONS: tuple[Action, ...] = (
         },
         {201: ("The subscription exists.", _CREATED)},
         example={"queue_name": "greetings", "subscriber": "mailto:anna@example.org", "ttl": 600},
+        asks_others=True,
     ),
     Action(
         "subscription_list",
@@ -212,6 +210,7 @@ ACTIONS: tuple[Action, ...] = (
         {**_OF_ONE, "subscriber": Field("string", "Another subscriber, a URI."), **_WANTED},
         {204: ("Changed.", _SAID)},
         example={**_ONE, "ttl": 3600},
+        asks_others=True,
     ),
     Action(
         "subscription_delete",
