@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.\n"
-        "Messages are pushed to connections only while a zaqar-notifier runs, here or on another host.",
+        "Messages are pushed to connections only while a zaqar-notifier runs, on this or another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
@@ -222,7 +222,7 @@ class _Process:
 
 
 def _notification_host(conf: cfg.ConfigOpts) -> str | None:
-    """Where to take notifications of other hosts; None for the name of this host."""
+    """The host to listen on for notifications from other hosts; None stands for the name of this host."""
     bind: str | None = conf[GROUP].notification_bind
     if not bind and conf.drivers.management_store == "sqlalchemy":
         _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")

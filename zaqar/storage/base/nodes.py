@@ -82,9 +82,9 @@ class NodeStore(ABC):
         """
 
     def condemn_forgotten(self) -> None:
-        """Have ``list_over`` list nodes that are absent although notes of their subscriptions were left by a crash.
+        """Make ``list_over`` list absent nodes that have notes of subscriptions, which a crash may have left.
 
-        Most stores change a node and its notes in one atomic step, so there are none.
+        A store that changes a node and its notes in one atomic step has no such notes and does nothing.
         """
         return
 
