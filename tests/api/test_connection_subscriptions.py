@@ -250,8 +250,7 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     def condemn_first(**given: Any) -> Any:
         clock.advance(LEASE_SECONDS)
         assert management.nodes.condemn(node_id=process.node.id, now=clock.now)
-        while process.subscriptions.remove_of_node(process.node.id):
-            pass
+        assert list(process.subscriptions.remove_of_node(process.node.id)) == [0, 0]
         management.nodes.remove(node_id=process.node.id)
         return create(**given)
 
@@ -269,15 +268,38 @@ def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     (store,) = dead.api.parts.stores()
     now = dead.api.clock.now
     store.put_delivery(delivery=Delivery(dead.uid(), ended[0], 1, b"{}", 60, now, "c", now))
-    removed = 0
-    while some := alive.subscriptions.remove_of_node(dead.node.id):
-        removed += some
-    assert removed == 3
+    assert sum(alive.subscriptions.remove_of_node(dead.node.id)) == 3
     assert [each["id"] for each in alive.listed()] == [kept]
     assert alive.listed("r") == []
     assert not dead.is_noted()
     taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
     assert ended[0] not in {each.subscription_id for each in taken}
+
+
+def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps, which may be cut off: then it begins again, and nobody gets what was left."""
+    monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
+    monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
+    queues = [f"q{number}" for number in range(4)]
+    for queue in (*queues, *queues):
+        process.subscribe(process.connect(), queue)
+    steps = process.subscriptions.remove_of_node(process.node.id)
+    assert [next(steps) for _ in range(3)] == [3, 3, 2]
+    assert [process.listed(queue) for queue in queues] == [[]] * 4
+    assert process.is_noted()
+    # One step for each queue, and one for each batch of notes.
+    assert list(steps) == [0] * 7
+    assert not process.is_noted()
+    for queue in queues:
+        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        assert found is not None
+        assert not found.notify
+    process.subscribe(process.connect())
+    next(process.subscriptions.remove_of_node(process.node.id))
+    assert list(process.subscriptions.remove_of_node(process.node.id)) == [0, 0]
+    assert not process.is_noted()
 
 
 def test_the_number_of_subscriptions_of_a_connection_is_bounded(
@@ -335,18 +357,3 @@ def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Pro
     store.put_delivery(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
     assert ask(connection, process.uid(), 2)
     assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS
-
-
-def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:
-    connection = process.connect()
-    id_ = process.subscribe(connection)
-    (store,) = process.api.parts.stores()
-    now = process.api.clock.now
-    delayed = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 60)
-    ask = process.subscriptions.has_only_delayed_before
-    store.put_delivery(delivery=delayed)
-    assert ask(connection, process.uid(), 3)
-    for other in (replace(delayed, tries=1), replace(delayed, owner="n"), replace(delayed, due=now)):
-        store.put_delivery(delivery=replace(other, number=2))
-        assert not ask(connection, process.uid(), 3)
-        assert ask(connection, process.uid(), 2)

@@ -9,7 +9,8 @@ stored: notifiers end the subscriptions of a node whose lease is over.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -17,7 +18,7 @@ from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.model import CONFIRMED, WAITING, Address, Queue, Subscription
+from zaqar.model import CONFIRMED, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
@@ -34,16 +35,20 @@ _LOOKED_AT = 10
 
 _BATCH = 500
 
+_ROUND = 10_000
+"""Subscriptions of a dead node that go before their queues are tidied up. Their ids are in memory until then."""
+
+_STEP_SECONDS = 0.5
+
+_OfQueues = dict[tuple[Address, str], list[str]]
+"""Ids of removed subscriptions, by the name and the uid of their queue."""
+
 LATER_SECONDS = 15.0
 """A delivery that is due so much later is of a message with a delay.
 
 One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
 by some seconds.
 """
-
-_DELAYED_LOOKED_AT = 20
-_SOON_SECONDS = 3.0
-"""A delivery that nobody has tried yet and that is due later than that is of a message with a delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +128,6 @@ class ConnectionSubscriptions:
         store, id_ = found
         later = self._clock() + LATER_SECONDS
         return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
-
-    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Whether the deliveries that wait before that number are of messages with a delay, and none is due soon.
-
-        Of very many only the latest are looked at. Posts that are not expanded yet are not.
-        """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return True
-        store, id_ = found
-        waiting = store.list_deliveries(
-            queue_uid=queue_uid, subscription_id=id_, state=WAITING, before=number, limit=_DELAYED_LOOKED_AT
-        )
-        soon = self._clock() + _SOON_SECONDS
-        return all(each.owner is None and not each.tries and each.due > soon for each in waiting)
 
     def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
         """The store of a live subscription of the connection, and its id."""
@@ -294,44 +284,51 @@ class ConnectionSubscriptions:
                 self._ended.pop(each.id, None)
         return len(chosen)
 
-    def remove_of_node(self, node_id: str) -> int:
-        """Remove up to 500 subscriptions of a condemned node, with their deliveries and notes; return how many.
+    def remove_of_node(self, node_id: str) -> Iterator[int]:
+        """Remove all subscriptions of a condemned node, step by step, with their deliveries and notes.
 
-        0 if no notes are left.
+        Each step blocks for about a second at most while the stores answer; it yields how many subscriptions it has
+        removed. The subscriptions go first, as a few steps, and their queues are tidied up after that. A step that
+        raises StoreUnavailable ends it, and it may be begun again.
         """
-        notes = self._management.nodes.list_subscriptions(node_id=node_id, limit=_BATCH)
-        found = [
+        while notes := self._management.nodes.list_subscriptions(node_id=node_id, limit=_ROUND):
+            batches = [notes[start : start + _BATCH] for start in range(0, len(notes), _BATCH)]
+            left: _OfQueues = {}
+            for batch in batches:
+                yield self._delete(self._find_noted(node_id, batch), left)
+            for _ in self._release(left):
+                yield 0
+            for batch in batches:
+                self._management.nodes.forget(node_id=node_id, subscriptions=batch)
+                yield 0
+
+    def _find_noted(self, node_id: str, notes: Sequence[NodeSubscription]) -> list[Subscription]:
+        found = (
             self._management.get_subscription(queue_uid=note.queue_uid, subscription_id=note.subscription_id, now=0.0)
             for note in notes
-        ]
-        self.remove(each for each in found if each is not None and is_of_node(each.subscriber, node_id))
-        if notes:
-            self._management.nodes.forget(node_id=node_id, subscriptions=notes)
-        return len(notes)
+        )
+        return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
-    def remove(self, subscriptions: Iterable[Subscription]) -> None:
-        """Remove those that still have the same subscriber, with their deliveries; absent ones are fine."""
-        of_queue: dict[tuple[Address, str], list[str]] = {}
-        for each in subscriptions:
-            if self._delete(each):
-                address = Address(each.project, each.kind, each.source)
-                of_queue.setdefault((address, each.queue_uid), []).append(each.id)
-        for (address, uid), ids in of_queue.items():
-            self._queues.note_fewer_subscribers(address, uid)
+    def remove(self, subscriptions: Sequence[Subscription]) -> None:
+        """Remove at most 500 that still have the same subscriber, with their deliveries; absent ones are fine."""
+        left: _OfQueues = {}
+        self._delete(subscriptions, left)
+        for _ in self._release(left):
+            pass
+
+    def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
+        """Remove them from the management store; add those that are gone to ``left``, and return how many."""
+        gone = self._management.remove_subscriptions(subscriptions=subscriptions) if subscriptions else []
+        for each in gone:
+            left.setdefault((Address(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
+        return len(gone)
+
+    def _release(self, left: _OfQueues) -> Iterator[None]:
+        """Have queues do without subscriptions that are gone; it yields about every _STEP_SECONDS."""
+        began = time.monotonic()
+        for (address, uid), ids in left.items():
             self._queues.drop_deliveries(address, uid, ids)
-
-    def _delete(self, subscription: Subscription) -> bool:
-        """Whether it is gone; False if it has another subscriber by now, and then it stays."""
-        found: Subscription | None = subscription
-        for _ in range(TRIES):
-            if found is None or self._management.delete_subscription(
-                queue_uid=found.queue_uid, subscription_id=found.id, version=found.version
-            ):
-                return True
-            # It was changed since it was read, or was deleted.
-            found = self._management.get_subscription(
-                queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=0.0
-            )
-            if found is not None and found.subscriber != subscription.subscriber:
-                return False
-        raise StoreUnavailable
+            self._queues.note_fewer_subscribers(address, uid)
+            if time.monotonic() - began > _STEP_SECONDS:
+                yield
+                began = time.monotonic()

@@ -94,6 +94,18 @@ class DeliveryStore(ABC):
         """Move the end of the leases that ``owner`` still has among these."""
 
     @abstractmethod
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        """Have deliveries of a subscription be due earlier, and return how many were changed.
+
+        ``dues`` has by number the ``due`` that a delivery was read with and the new one; at most 500. A delivery that
+        is not WAITING any more, or due at another time by now, is left as it is: since it was read it was taken,
+        settled or sent again. One that is changed has no owner, so its last lease has to be over. Each is one atomic
+        step. A step that was repeated because its answer was lost may not be counted.
+        """
+
+    @abstractmethod
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         """Write ``state``, ``due``, ``tries``, ``attempts`` and ``keep_until`` of deliveries leased to ``owner``.
 

@@ -74,6 +74,13 @@ class NodeStore(ABC):
         The latter come in the order in which their leases ended.
         """
 
+    def condemn_forgotten(self) -> None:
+        """Have ``list_over`` list nodes that are absent although notes of their subscriptions were left by a crash.
+
+        Most stores change a node and its notes in one atomic step, so there are none.
+        """
+        return
+
     @abstractmethod
     def remove(self, *, node_id: str) -> None:
         """Remove the node, condemned or not, and all notes of its subscriptions; an absent one is fine."""

@@ -10,10 +10,11 @@ A condemned node has 0 as ``expires``. A note of a subscription has node, queue 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 import pymongo
+from pymongo.errors import DuplicateKeyError
 
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
 from zaqar.storage.mongodb.connection import PATIENCE, Opened, ReplicaSet
@@ -76,13 +77,27 @@ class MongoNodeStore(NodeStore):
             opened.beside(NODE_SUBSCRIPTIONS).collection.delete_many(_notes_of(node_id))
             nodes.delete_one(this)
 
+    def condemn_forgotten(self) -> None:
+        """Look at one note of each node, and insert the node as a condemned one if it is absent.
+
+        A node that exists is left as it is, in one atomic step. An id is not used again, so no node of it is added.
+        """
+        after = ""
+        with self._opened() as opened:
+            notes, nodes = opened.beside(NODE_SUBSCRIPTIONS).latest, opened.beside(NODES).collection
+            while (note := notes.find_one({"_id": {"$gte": after}}, {"_id": 1}, sort={"_id": 1})) is not None:
+                node_id = note["_id"].partition("/")[0]
+                with suppress(DuplicateKeyError):  # Another notifier has just inserted it.
+                    nodes.update_one({"_id": node_id}, {"$setOnInsert": _CONDEMNED["$set"]}, upsert=True)
+                after = f"{node_id}{_AFTER_SLASH}"
+
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
         """Store the note, then write to the node if it is live.
 
-        Whoever condemns the node writes to it as well, so it does so before or after this. If after, the note was there
-        before, and who lists the notes of a condemned node sees it. If before, the note is taken back; also from one
-        who has listed it meanwhile, to whom it is one of a subscription that does not exist. One that a crash leaves
-        behind here is a few bytes that nobody looks at.
+        A condemnation writes to the node as well, so it comes before or after that write. If it comes after, the note
+        was there before, and a notifier that lists the notes of the condemned node sees it. If it comes before, the
+        note is removed again. A notifier that has listed it meanwhile finds no subscription of it. If this process is
+        killed before it removes the note, and the node is removed already, ``condemn_forgotten`` finds the note.
         """
         this = {"_id": _note_id(node_id, subscription)}
         new = {"$setOnInsert": {"queue": subscription.queue_uid, "subscription": subscription.subscription_id}}

@@ -172,6 +172,10 @@ class DeliveryStatements(Texts):
         changed = {column.name: values[column] for column in COLUMNS if column.name not in key}
         self.put = self._text(insert.on_conflict_do_update(index_elements=key, set_=changed))
         self.extend = self._text(sa.update(deliveries).where(_LEASED).values(due=param("until")))
+        as_read = sa.and_(_KEY, d.state == _WAITING, d.due == param("before", d.due.type))
+        self.advance = self._text(
+            sa.update(deliveries).where(as_read).values({d.due: param("until"), d.owner: sa.null()})
+        )
         settled = {column: values[column] for column in _SETTLED}
         self.settle = self._text(sa.update(deliveries).where(_LEASED).values({**settled, d.owner: sa.null()}))
         self.remove = self._text(sa.delete(deliveries).where(_LEASED))

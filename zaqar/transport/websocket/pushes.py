@@ -40,12 +40,6 @@ _MOST_PAUSE_SECONDS = 0.2
 _AWAY_SECONDS = 1.0
 """When to ask a store again that did not answer."""
 
-_STUCK_SECONDS = 8.0
-"""How long a subscription waits for earlier notifications before it is asked whether all of them are messages with a
-delay that are not due: a store passes over some of them only. Any post that was not expanded yet, also one of a
-notifier that was killed, has been by then.
-"""
-
 Answer = Callable[[Status], None]
 
 
@@ -75,13 +69,10 @@ class Subscribed(Protocol):
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """Asks the store, which blocks; raises StoreUnavailable."""
 
-    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Whether all that wait in the store before it are messages with a delay. Blocks as well."""
-
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """A subscription. Times are those of the event loop. ``stuck``: since when nothing has gone out though one waits.
+    """A subscription. Times are those of the event loop.
 
     ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
     close it. ``patient``: the last gap was closed by what came, not by an answer.
@@ -98,7 +89,6 @@ class _Lane:
     ask_at: float = 0.0
     pause: float = _FIRST_PAUSE_SECONDS
     patient: bool = False
-    stuck: float | None = None
 
 
 class Pushes:
@@ -185,8 +175,6 @@ class Pushes:
             lane.blocked = order.blocked
             lane.pause = _FIRST_PAUSE_SECONDS
             lane.ask_at = _time() + (_PATIENCE_SECONDS if lane.patient else 0.0)
-            if lane.stuck is None and lane.blocked is not None:
-                lane.stuck = _time()
         if lane.blocked is not None and lane.asking is None:
             lane.asking = asyncio.create_task(self._ask(lane))
 
@@ -197,7 +185,6 @@ class Pushes:
                 await lane.target.push([lane.target.encode(entry.text) for entry in batch])
                 self._size -= order.size
                 done = order.sent()
-                lane.stuck = None
                 self._size += order.size
                 _tell(done, Status.PUSHED)
         except Gone:
@@ -228,10 +215,10 @@ class Pushes:
 
     async def _may_release(self, lane: _Lane, number: int) -> bool:
         """Whether the store says that nothing comes before that number; else ``ask_at`` is later than before."""
-        is_stuck = lane.stuck is not None and _time() - lane.stuck > _STUCK_SECONDS
+        ask = partial(self._subscriptions.has_undelivered_before, lane.connection, lane.queue_uid, number)
         try:
             async with self._questions:
-                undelivered = await self._call(partial(self._has_undelivered_before, lane, number, is_stuck))
+                undelivered = await self._call(ask)
         except StoreUnavailable:
             lane.ask_at = _time() + _AWAY_SECONDS
             return False
@@ -244,13 +231,6 @@ class Pushes:
         lane.ask_at = _time() + lane.pause
         lane.pause = min(2 * lane.pause, _MOST_PAUSE_SECONDS)
         return False
-
-    def _has_undelivered_before(self, lane: _Lane, number: int, is_stuck: bool) -> bool:
-        """In a thread."""
-        this = lane.connection, lane.queue_uid, number
-        if not self._subscriptions.has_undelivered_before(*this):
-            return False
-        return not (is_stuck and self._subscriptions.has_only_delayed_before(*this))
 
     def _look(self) -> None:
         """Have what waits too long come again."""
