@@ -49,7 +49,7 @@ class Size:
 
 
 SMALL = Size(60, 10, 4, 4, 0.3, 120.0)
-FULL = Size(2000, 100, 20, 120, 0.1, 900.0)
+FULL = Size(2000, 100, 20, 60, 0.1, 900.0)
 
 
 class Poster(threading.Thread):
@@ -221,6 +221,7 @@ class Run:
     """Times of the monotonic clock."""
     kills: Counter[str] = field(default_factory=Counter)
     """By kind of process."""
+    last_strike: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
     """What the second process of each kind ended with after SIGTERM."""
     seconds: float = 0.0
@@ -301,14 +302,15 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
         run.kills["notifier"] += 1
         notifier.kill_and_start_again()
 
-    strikes = itertools.cycle(
-        (
-            kill_websocket,
-            lambda: kill_some("API", server.workers()),
-            lambda: kill_some("notifier", notifier_of(server)),
-            kill_notifier,
-        )
-    )
+    def kill_worker() -> None:
+        kill_some("API", server.workers())
+
+    def kill_notifier_of_server() -> None:
+        kill_some("notifier", notifier_of(server))
+
+    # A notifier lives a few seconds, so that it gets further than its start.
+    one_round = (kill_websocket, kill_notifier_of_server, kill_worker, kill_notifier, kill_websocket, kill_worker)
+    strikes = itertools.cycle(one_round)
     began = time.monotonic()
     run.poster.start()
     left = run.size.strikes
@@ -318,6 +320,7 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
         # In the end nothing is killed any more, so that what is left can arrive.
         if left:
             next(strikes)()
+            run.last_strike = time.monotonic()
             left -= 1
     run.seconds = time.monotonic() - began
 
