@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.pushed import Listeners
 from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, running, wait_until
 from tests.acceptance.sinks import Sink, Sinks
-from tests.acceptance.test_notifications import Notifier, configured, notifier_of, received, subscribe
+from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
 from zaqar import app, conf
 from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
 
@@ -287,30 +287,7 @@ def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) 
 
 
 def _post_and_kill(run: Run, notifier: Notifier) -> None:
-    server = run.server
-
-    def kill_some(kind: str, pids: list[int]) -> None:
-        if pids:
-            run.kills[kind] += 1
-            kill(pids[:1])
-
-    def kill_websocket() -> None:
-        run.websocket_kills.append(time.monotonic())
-        kill_some("WebSocket", server.parts(WEBSOCKET))
-
-    def kill_notifier() -> None:
-        run.kills["notifier"] += 1
-        notifier.kill_and_start_again()
-
-    def kill_worker() -> None:
-        kill_some("API", server.workers())
-
-    def kill_notifier_of_server() -> None:
-        kill_some("notifier", notifier_of(server))
-
-    # A notifier lives a few seconds, so that it gets further than its start.
-    one_round = (kill_websocket, kill_notifier_of_server, kill_worker, kill_notifier, kill_websocket, kill_worker)
-    strikes = itertools.cycle(one_round)
+    strikes = _strikes(run, notifier)
     began = time.monotonic()
     run.poster.start()
     left = run.size.strikes
@@ -319,10 +296,50 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
         time.sleep(1.0)
         # In the end nothing is killed any more, so that what is left can arrive.
         if left:
-            next(strikes)()
+            run.kills[next(strikes)] += 1
             run.last_strike = time.monotonic()
             left -= 1
     run.seconds = time.monotonic() - began
+
+
+def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
+    """Kill one process at each step; which kind it was.
+
+    It is the turn of the next one, unless that is still starting: the service would not be hurt.
+    """
+    server = run.server
+
+    def kill_websocket() -> bool:
+        if len(run.returning.open) < run.size.returning:
+            return False
+        run.websocket_kills.append(time.monotonic())
+        kill(server.parts(WEBSOCKET))
+        return True
+
+    def kill_worker() -> bool:
+        kill(server.workers()[:1])
+        return True
+
+    def kill_notifier_of_server() -> bool:
+        pids = server.parts(NOTIFIER)
+        if is_up := all(_has_started(pid, server.log) for pid in pids):
+            kill(pids)
+        return bool(pids) and is_up
+
+    def kill_second_notifier() -> bool:
+        if is_up := _has_started(notifier.process.pid, server.state_dir.parent / "notifier.log"):
+            notifier.kill_and_start_again()
+        return is_up
+
+    kinds = {"WebSocket": kill_websocket, "API": kill_worker, "notifier": kill_notifier_of_server}
+    one_round = [*kinds.items(), ("notifier", kill_second_notifier), *list(kinds.items())[:2]]
+    for kind, strike in itertools.cycle(one_round):
+        if strike():
+            yield kind
+
+
+def _has_started(notifier: int, log: Path) -> bool:
+    return re.search(rf"The notifier \S+\.{notifier}\.\w+ has started", log.read_text()) is not None
 
 
 def _deaths(returning: Listeners, kills: list[float]) -> dict[str, float]:
