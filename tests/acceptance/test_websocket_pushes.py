@@ -17,6 +17,7 @@ from tests.acceptance.test_notifications import configured
 from tests.websocket import JSON, MSGPACK, WebSocket
 
 PROJECT = "shop"
+SECONDS = 60.0
 
 
 class Service:
@@ -65,17 +66,8 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield service
 
 
-def is_served(service: Service) -> bool:
-    """Whether connections can be subscribed: the process has its node."""
-    try:
-        with service.connect() as socket:
-            return socket.request("subscription_create", {"queue_name": "first"}).status == 201
-    except OSError:
-        return False
-
-
-def until(condition: Callable[[], object], complaint: str, *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], complaint: str) -> None:
+    deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, complaint
         time.sleep(0.1)
