@@ -30,7 +30,9 @@ from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
 PROJECT, QUEUE_NAME = "shop", "all"
 WEBSOCKET = "zaqar.cmd.websocket"
 OF_ONE_POST = 5
-SWEPT = 1000
+LOOK_SECONDS = 0.5
+_LATER = 10.0**11
+"""A time, in seconds since the epoch, at which no lease is left."""
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -109,17 +111,15 @@ class Dead:
     """The subscription of a connection whose process was killed. Times are seconds after that."""
 
     died: float
+    """Of the monotonic clock."""
     unlisted: float | None = None
     """When it was first seen to be gone from the list of subscriptions."""
-    emptied: float | None = None
-    """When the store was first seen to have none of its deliveries."""
+    dropped: float | None = None
+    """When the note of it was first seen to be gone, which a notifier removes after it has dropped the deliveries."""
 
 
 class Watch(threading.Thread):
-    """Looks when the subscriptions of dead connections are gone, and when the store has none of their deliveries.
-
-    It looks into the store itself. What is dropped there takes space until it is swept, so it is swept first.
-    """
+    """Looks into the API and the stores, when the subscriptions of dead connections and their deliveries are gone."""
 
     def __init__(self, server: Server, config: Path, connections: Callable[[], dict[str, float]]) -> None:
         """``connections`` gives the ids of the subscriptions of dead connections, and when each died."""
@@ -155,10 +155,10 @@ class Watch(threading.Thread):
     @property
     def left(self) -> dict[str, Dead]:
         """Those of which something is left."""
-        return {id_: each for id_, each in self.dead.items() if each.emptied is None}
+        return {id_: each for id_, each in self.dead.items() if each.dropped is None}
 
     def run(self) -> None:
-        while not self._ending.wait(0.25):
+        while not self._ending.wait(LOOK_SECONDS):
             for id_, died in self._connections().items():
                 self.dead.setdefault(id_, Dead(died))
             if self.left:
@@ -168,19 +168,26 @@ class Watch(threading.Thread):
         listed = self.listed()
         if listed is None:
             return
+        noted = self._noted()
+        waiting = 0
         for id_, each in self.left.items():
-            if each.unlisted is None and id_ not in listed:
-                each.unlisted = time.monotonic() - each.died
-        still = [id_ for id_, each in self.left.items() if each.unlisted is None]
-        self.most_waiting = max(self.most_waiting, sum(map(self._count_waiting, still)))
-        gone = [each for each in self.left.items() if each[1].unlisted is not None]
-        while gone and self._store.sweep(now=time.time(), limit=SWEPT) == SWEPT:
-            pass
-        for id_, each in gone:
-            if not self._store.list_deliveries(
-                queue_uid=self._uid, subscription_id=id_, state=None, before=None, limit=1
-            ):
-                each.emptied = time.monotonic() - each.died
+            now = time.monotonic() - each.died
+            if id_ in listed:
+                waiting += self._count_waiting(id_)
+            elif each.unlisted is None:
+                each.unlisted = now
+            if each.unlisted is not None and id_ not in noted:
+                each.dropped = now
+        self.most_waiting = max(self.most_waiting, waiting)
+
+    def _noted(self) -> set[str]:
+        """The ids of the subscriptions that are noted of nodes."""
+        nodes = self._parts.management.nodes
+        return {
+            note.subscription_id
+            for node_id in nodes.list_over(now=_LATER, limit=1000)
+            for note in nodes.list_subscriptions(node_id=node_id, limit=1000)
+        }
 
     def _count_waiting(self, id_: str) -> int:
         return self._store.count_deliveries(queue_uid=self._uid, subscription_id=id_)[WAITING]
@@ -201,9 +208,15 @@ class Watch(threading.Thread):
 
     def undelivered(self) -> tuple[list[Posted], list[Delivery]]:
         """Some of what a notifier would get if all leases and pauses were over; nobody else may work on the store."""
-        later = time.time() + 10.0**8
-        terms: dict[str, Any] = {"owner": "test", "until": later + 1, "now": later, "limit": 100}
+        terms: dict[str, Any] = {"owner": "test", "until": _LATER + 1, "now": _LATER, "limit": 100}
         return self._store.take_posted(**terms), self._store.take_deliveries(**terms, most_of_one=100, without=())
+
+    def stored(self, *, later: float = 0.0) -> list[str]:
+        """The dead of which deliveries take space, reachable or not, after a sweep so many seconds later."""
+        while self._store.sweep(now=time.time() + later, limit=1000) == 1000:
+            pass
+        terms: dict[str, Any] = {"queue_uid": self._uid, "state": None, "before": None, "limit": 1}
+        return [id_ for id_ in self.dead if self._store.list_deliveries(subscription_id=id_, **terms)]
 
 
 @dataclass
