@@ -241,6 +241,29 @@ def test_without_a_node_nobody_is_subscribed(process: Process) -> None:
     assert process.listed() == []
 
 
+def test_a_slow_message_store_delays_the_end_of_no_subscription(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has time for one queue only; those of later calls come first, and all of it is done in the end."""
+    monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
+    queues = [f"q{number}" for number in range(5)]
+    connection = process.connect()
+    for queue in queues:
+        process.subscribe(connection, queue)
+    process.close(connection)
+    assert process.subscriptions.remove_ended() == 3
+    assert process.subscriptions.remove_ended() == 3
+    assert [process.listed(queue) for queue in queues] == [[]] * 5
+    assert process.is_noted()
+    process.tidy()
+    assert not process.is_noted()
+    for queue in queues:
+        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        assert found is not None
+        assert not found.notify
+
+
 def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +282,30 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
         process.subscribe(process.connect())
     process.tidy()
     assert process.listed() == []
+
+
+def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way in the parts from before it ends as if it had not been."""
+    parts, clock = process.api.parts, process.api.clock
+    before = process.subscriptions
+    after = parts.pipelines.make_for_connections(
+        parts.subscriptions, parts.management, parts.queues, parts.limits, clock
+    )
+    create = parts.management.create_subscription
+
+    def reload_first(**given: Any) -> Any:
+        after.adopt(before)
+        return create(**given)
+
+    monkeypatch.setattr(parts.management, "create_subscription", reload_first)
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    assert after.is_subscribed(connection, process.uid(), id_)
+    process.subscriptions = after
+    process.close(connection)
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
 
 
 def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:

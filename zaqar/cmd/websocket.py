@@ -157,7 +157,6 @@ class _Process:
             self.parts.connection_subscriptions,
             find=server.connections.find,
             close=server.close_restarting,
-            largest_post=self.parts.limits.max_messages_post_size,
         )
         group = conf[GROUP]
         await node.start(

@@ -42,14 +42,17 @@ class NodeStore(ABC):
         add --> live --renew--> live --condemn (lease over)--> condemned --remove--> absent
 
     A node that is condemned can never be renewed. So after ``condemn`` the caller may remove the subscriptions of the
-    node while the process, should it only have been slow, finds out by ``renew`` that it has to begin anew.
-    A subscription is noted here before it is stored, and forgotten after it is removed, so a crash in between leaves a
-    note that somebody looks at, never a subscription of a dead connection that nobody knows of.
+    node. If the process was only slow, it learns from ``renew`` that it has to begin anew.
+    A subscription is noted here before it is stored, and forgotten after it is removed. So a crash in between leaves a
+    note, which a notifier looks at when the node is dead, and never a subscription of a dead connection without a note.
+
+    If a fail-over loses steps that were acknowledged, it loses the last ones. A node whose condemnation was lost is
+    listed by ``list_over``, and condemned again; removing its subscriptions once more is harmless.
     """
 
     @abstractmethod
     def add(self, *, node: Node) -> None:
-        """Insert a node whose id is new. One that is there already, also a condemned one, is left as it is."""
+        """Insert a node whose id is new. A node that exists already, condemned or not, is left as it is."""
 
     @abstractmethod
     def get(self, *, node_id: str) -> Node | None:
@@ -69,9 +72,9 @@ class NodeStore(ABC):
 
     @abstractmethod
     def list_over(self, *, now: float, limit: int) -> list[str]:
-        """Ids of at most ``limit`` nodes that are condemned, and then of those whose lease is over at ``now``.
+        """Ids of at most ``limit`` nodes: first the condemned ones, then those whose lease is over at ``now``.
 
-        The latter come in the order in which their leases ended.
+        Those with a lease come in the order in which their leases ended.
         """
 
     def condemn_forgotten(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes hold WebSocket connections: a document for each, and one for each subscription of a connection.
 
-Every step changes one document, so none needs a transaction. All reads are of what the primary has: that is never less
-than what was acknowledged, also just after a fail-over, when what a majority is known to have may be older.
+Every step changes one document, so none needs a transaction. All reads use read concern "local" on the primary: it has
+everything that was acknowledged, while the majority snapshot may be older just after a fail-over.
 
 A condemned node has 0 as ``expires``. A note of a subscription has node, queue and subscription as its ``_id``.
 """
@@ -26,7 +26,7 @@ NODE_INDEXES = (Index("expires", ("expires",), "expires"),)
 NODE_SUBSCRIPTIONS = "node_subscriptions"
 
 _AFTER_SLASH = "0"
-"""The character after the one that ends the node's part of an id."""
+"""The character after "/", which ends the node's part of an id."""
 
 _CONDEMNED = {"$set": {"condemned": True, "expires": 0.0}}
 

@@ -63,7 +63,7 @@ class Process:
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Process]:
     store = CountingStore()
-    listener = Listener(lambda push, answer: process.receive(push, answer), largest_post=1000)
+    listener = Listener(lambda push, answer: process.receive(push, answer))
     process = Process(ConnectionTask(store, machine="m"), store, listener)
     path = await listener.start(folder=folder / "nodes", host="127.0.0.1", port=0)
     listener.serve_as(NODE, b"k" * 32)
