@@ -64,16 +64,22 @@ class Poster(threading.Thread):
         """The next number of which no post was begun yet."""
         self._size = size
         self._client = Client(server, PROJECT, Ledger())
+        self._ending = threading.Event()
+
+    def end(self) -> None:
+        """Post no more, if not all was posted."""
+        self._ending.set()
+        if self.ident is not None:
+            self.join()
 
     def run(self) -> None:
-        while len(self.ids) < self._size.messages:
+        while len(self.ids) < self._size.messages and not self._ending.wait(self._size.post_seconds):
             numbers = range(len(self.ids), len(self.ids) + OF_ONE_POST)
             self.begun = numbers.stop
             messages = [{"body": {"n": number}, "ttl": 3600} for number in numbers]
             answer = self._client.ask("POST", f"/v2/queues/{QUEUE_NAME}/messages", {"messages": messages})
             if answer is not None:
                 self.ids += (href.rpartition("/")[2] for href in answer[1]["resources"])
-            time.sleep(self._size.post_seconds)
         self._client.close()
 
 
@@ -291,6 +297,7 @@ def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) 
         beside.callback(lambda: statuses.update(notifier=notifier.close()))
         websocket = WebSocketProcess(config, server.state_dir)
         beside.callback(lambda: statuses.update(websocket=websocket.close()))
+        beside.callback(poster.end)
         watch = stack.enter_context(Watch(server, config, lambda: _deaths(returning, kills)))
         staying = Listeners(websocket.url, count=size.staying, **common)
         run = Run(size, server, poster, sink, staying, returning, watch, kills, statuses=statuses)
