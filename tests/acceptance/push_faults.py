@@ -50,7 +50,7 @@ class Size:
     """Seconds until everything has arrived."""
 
 
-SMALL = Size(60, 10, 4, 4, 0.3, 120.0)
+SMALL = Size(60, 10, 4, 3, 0.3, 120.0)
 FULL = Size(2000, 100, 20, 60, 0.1, 900.0)
 
 
@@ -311,7 +311,7 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
     began = time.monotonic()
     run.poster.start()
     left = run.size.strikes
-    while left > run.size.strikes - 4 or not run.is_complete():
+    while left > run.size.strikes - SMALL.strikes or not run.is_complete():
         assert time.monotonic() < began + run.size.patience, run.missing()
         time.sleep(1.0)
         # In the end nothing is killed any more, so that what is left can arrive.
@@ -330,11 +330,11 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
     server = run.server
 
     def kill_websocket() -> bool:
-        if len(run.returning.open) < run.size.returning:
-            return False
-        run.websocket_kills.append(time.monotonic())
-        kill(server.parts(WEBSOCKET))
-        return True
+        pids = server.parts(WEBSOCKET)
+        if is_up := len(run.returning.open) == run.size.returning:
+            run.websocket_kills.append(time.monotonic())
+            kill(pids)
+        return bool(pids) and is_up
 
     def kill_worker() -> bool:
         kill(server.workers()[:1])
@@ -352,7 +352,12 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
         return is_up
 
     kinds = {"WebSocket": kill_websocket, "API": kill_worker, "notifier": kill_notifier_of_server}
-    one_round = [*kinds.items(), ("notifier", kill_second_notifier), *list(kinds.items())[:2]]
+    one_round = [
+        *kinds.items(),
+        ("WebSocket", kill_websocket),
+        ("API", kill_worker),
+        ("notifier", kill_second_notifier),
+    ]
     for kind, strike in itertools.cycle(one_round):
         if strike():
             yield kind
