@@ -189,13 +189,13 @@ class StageFailed(StoreUnavailable):
 
 
 class TooBusy(StoreUnavailable):
-    """The process has as many requests of the same project, queue or store under way as it may have."""
+    """The process carries out as many requests of the project, queue or store as it may, or all threads are busy."""
 
     is_logged = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.args = ("The server is too busy with other requests to the same place at the moment. Please try again.",)
+        self.args = ("The server is busy with other requests of this project, queue or store. Try again later.",)
 
 
 class MessageUnreadable(StoreUnavailable):

@@ -29,18 +29,11 @@ _RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
 """Packages whose exceptions end a request or a worker from outside."""
 
 
-class Ended(SystemExit):
-    """Raised by the handler of a signal that ends a command, and by no plug-in."""
-
-
 def is_from_outside(exc: BaseException) -> bool:
     """Whether an exception that came out of a plug-in was not raised by it, so that nobody may hold it up.
 
-    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker. Ended is: its signal may
-    come while a plug-in is imported or called.
+    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker.
     """
-    if isinstance(exc, Ended):
-        return True
     if isinstance(exc, Exception | SystemExit):
         return False
     packages = {base.__module__.partition(".")[0] for base in type(exc).__mro__}
@@ -79,10 +72,10 @@ def installed(namespace: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _names_by_group(path: tuple[tuple[str, int], ...]) -> dict[str, list[str]]:
-    """What is installed below ``path``: sys.path, with the times of its last changes.
+    """The entry points of the packages that are installed below ``path``: sys.path, with the times of its last changes.
 
-    It takes a while to read the metadata of each installed package, and a start asks for many groups. A package that is
-    installed meanwhile changes a time.
+    The result is cached, because reading the metadata of all packages is slow and a start asks for many groups. If a
+    package is installed meanwhile, a time changes.
     """
     found = entry_points()
     groups = [group for group in found.groups if group.startswith("zaqar.")]

@@ -23,9 +23,10 @@ _LONGEST_NAME = 40
 
 
 def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
-    """A new socket with a name of its own in the folder, which is made if it is missing; both closed to other users.
+    """A new socket with a unique name in the folder, and its path. Only this user may open the socket and the folder.
 
-    What processes that were killed have left there is removed. Raises OSError, and StartupError as ``make_folder``.
+    The folder is made if it is missing, and sockets of killed processes in it are removed. Raises OSError, and
+    StartupError like ``make_folder``.
     """
     name = f"{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}"
     bound = make(kind)
@@ -49,7 +50,7 @@ def make(kind: socket.SocketKind) -> socket.socket:
 
 
 def names(folder: Path) -> tuple[str, ...]:
-    """Those of the sockets in the folder; none if it cannot be read."""
+    """The names of the sockets in the folder; none if it cannot be read."""
     try:
         return tuple(name for name in os.listdir(folder) if name.endswith(_SUFFIX))  # noqa: PTH208, names are wanted
     except OSError:
@@ -65,21 +66,21 @@ def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
                 try:
                     probe.connect(f"{path}/{name}")
                 except ConnectionRefusedError:
-                    # Nobody has it open, and nobody can open it again.
+                    # No process has it open, and none can open it again.
                     (folder / name).unlink(missing_ok=True)
                 except OSError as exc:
-                    # Such as one that another process has just removed.
+                    # Another process may have removed it just now.
                     _log.debug("%s is left alone: %s", folder / name, exc)
 
 
 @contextlib.contextmanager
 def short(folder: Path) -> Iterator[str]:
-    """A path of the folder that leaves room for a name, also where its own is longer than a socket's may be."""
+    """A path of the folder that is short enough for the path of a socket, even if the folder's own path is too long."""
     path = os.fspath(folder)
     if len(os.fsencode(path)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
         yield path
         return
-    # What an open folder is called in /proc is short, whatever its own path is.
+    # The path of an open folder in /proc is always short.
     opened = os.open(path, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{opened}"

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -52,12 +53,16 @@ def document() -> dict[str, Any]:
     return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table without the columns that are empty in each row."""
+    rows = list(rows)
+    columns = [index for index in range(len(header)) if any(row[index] for row in rows)]
     yield ".. list-table::"
     yield "   :header-rows: 1"
+    yield "   :align: left"
     yield ""
     for row in (header, *rows):
-        for index, cell in enumerate(row):
+        for index, cell in enumerate(row[column] for column in columns):
             yield f"   {'* -' if index == 0 else '  -'} {cell}"
     yield ""
 
@@ -91,7 +96,7 @@ def bounds_of(schema: Json) -> str:
     elif low is not None:
         parts.append(f"at least {low}")
     if "default" in schema:
-        parts.append(f"default {literal(str(schema['default']).lower())}")
+        parts.append(f"default {literal(json.dumps(schema['default']))}")
     return ", ".join(parts)
 
 

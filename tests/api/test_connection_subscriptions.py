@@ -241,6 +241,29 @@ def test_without_a_node_nobody_is_subscribed(process: Process) -> None:
     assert process.listed() == []
 
 
+def test_a_slow_message_store_delays_the_end_of_no_subscription(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has time for one queue only; those of later calls come first, and all of it is done in the end."""
+    monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
+    queues = [f"q{number}" for number in range(5)]
+    connection = process.connect()
+    for queue in queues:
+        process.subscribe(connection, queue)
+    process.close(connection)
+    assert process.subscriptions.remove_ended() == 3
+    assert process.subscriptions.remove_ended() == 3
+    assert [process.listed(queue) for queue in queues] == [[]] * 5
+    assert process.is_noted()
+    process.tidy()
+    assert not process.is_noted()
+    for queue in queues:
+        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        assert found is not None
+        assert not found.notify
+
+
 def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,8 +273,7 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     def condemn_first(**given: Any) -> Any:
         clock.advance(LEASE_SECONDS)
         assert management.nodes.condemn(node_id=process.node.id, now=clock.now)
-        while process.subscriptions.remove_of_node(process.node.id):
-            pass
+        assert list(process.subscriptions.remove_of_node(process.node.id)) == [0, 0]
         management.nodes.remove(node_id=process.node.id)
         return create(**given)
 
@@ -262,6 +284,30 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     assert process.listed() == []
 
 
+def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way in the parts from before it ends as if it had not been."""
+    parts, clock = process.api.parts, process.api.clock
+    before = process.subscriptions
+    after = parts.pipelines.make_for_connections(
+        parts.subscriptions, parts.management, parts.queues, parts.limits, clock
+    )
+    create = parts.management.create_subscription
+
+    def reload_first(**given: Any) -> Any:
+        after.adopt(before)
+        return create(**given)
+
+    monkeypatch.setattr(parts.management, "create_subscription", reload_first)
+    connection = process.connect()
+    id_ = process.subscribe(connection)
+    assert after.is_subscribed(connection, process.uid(), id_)
+    process.subscriptions = after
+    process.close(connection)
+    process.tidy()
+    assert process.listed() == []
+    assert not process.is_noted()
+
+
 def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     dead, alive = Process(api), Process(api)
     ended = [dead.subscribe(dead.connect(), queue) for queue in ("q", "q", "r")]
@@ -269,15 +315,38 @@ def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     (store,) = dead.api.parts.stores()
     now = dead.api.clock.now
     store.put_delivery(delivery=Delivery(dead.uid(), ended[0], 1, b"{}", 60, now, "c", now))
-    removed = 0
-    while some := alive.subscriptions.remove_of_node(dead.node.id):
-        removed += some
-    assert removed == 3
+    assert sum(alive.subscriptions.remove_of_node(dead.node.id)) == 3
     assert [each["id"] for each in alive.listed()] == [kept]
     assert alive.listed("r") == []
     assert not dead.is_noted()
     taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
     assert ended[0] not in {each.subscription_id for each in taken}
+
+
+def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps, which may be cut off: then it begins again, and nobody gets what was left."""
+    monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
+    monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
+    queues = [f"q{number}" for number in range(4)]
+    for queue in (*queues, *queues):
+        process.subscribe(process.connect(), queue)
+    steps = process.subscriptions.remove_of_node(process.node.id)
+    assert [next(steps) for _ in range(3)] == [3, 3, 2]
+    assert [process.listed(queue) for queue in queues] == [[]] * 4
+    assert process.is_noted()
+    # One step for each queue, and one for each batch of notes.
+    assert list(steps) == [0] * 7
+    assert not process.is_noted()
+    for queue in queues:
+        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        assert found is not None
+        assert not found.notify
+    process.subscribe(process.connect())
+    next(process.subscriptions.remove_of_node(process.node.id))
+    assert list(process.subscriptions.remove_of_node(process.node.id)) == [0, 0]
+    assert not process.is_noted()
 
 
 def test_the_number_of_subscriptions_of_a_connection_is_bounded(
@@ -320,6 +389,26 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     assert not ask(connection, uid, 4)
 
 
+def test_a_store_that_does_not_answer_is_not_asked_for_each_gap(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = process.connect()
+    process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    asked: list[int] = []
+
+    def away(**given: Any) -> bool:
+        asked.append(given["number"])
+        raise StoreUnavailable
+
+    ask = process.subscriptions.has_undelivered_before
+    monkeypatch.setattr(store, "has_undelivered_before", away)
+    for number in range(2, 9):
+        with pytest.raises(StoreUnavailable):
+            ask(connection, process.uid(), number)
+    assert asked == [2]
+
+
 def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)
@@ -335,18 +424,3 @@ def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Pro
     store.put_delivery(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
     assert ask(connection, process.uid(), 2)
     assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS
-
-
-def test_only_messages_with_a_delay_that_nobody_tried_may_be_passed_over(process: Process) -> None:
-    connection = process.connect()
-    id_ = process.subscribe(connection)
-    (store,) = process.api.parts.stores()
-    now = process.api.clock.now
-    delayed = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 60)
-    ask = process.subscriptions.has_only_delayed_before
-    store.put_delivery(delivery=delayed)
-    assert ask(connection, process.uid(), 3)
-    for other in (replace(delayed, tries=1), replace(delayed, owner="n"), replace(delayed, due=now)):
-        store.put_delivery(delivery=replace(other, number=2))
-        assert not ask(connection, process.uid(), 3)
-        assert ask(connection, process.uid(), 2)

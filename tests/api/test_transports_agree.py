@@ -8,6 +8,7 @@ whom it admits to some queues only, so that both transports are known to ask the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from tests.api.agreement import (
     send,
     subscriptions,
 )
-from tests.api.client import Api
+from tests.api.client import ALICE, Api
 from tests.api.marks import on_one_store
 from tests.api.test_typed_stages import stage_of
 from tests.clock import FakeClock
@@ -40,6 +41,7 @@ from zaqar.policies import list_rules
 from zaqar.policies.targets import target_names
 from zaqar.stages.pipeline import Pipeline
 from zaqar.transport.websocket.actions import ACTIONS
+from zaqar.transport.websocket.session import Session
 
 TABLES = (
     queues.ROWS,
@@ -184,6 +186,69 @@ def test_a_post_has_the_same_most_bytes_on_both(service: Api, packs: bool) -> No
         assert (by_http.status_code, by_frame.status) == ((201, 201), (400, 400))[over]
         assert by_frame.error == (by_http.json["description"] if over else None)
         assert not over or by_frame.error == "messages: the post has 201 bytes, more than 200"
+
+
+@on_one_store
+@pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
+def test_a_frame_is_one_level_of_nesting_more(service: Api, packs: bool) -> None:
+    world = World(service)
+    for levels, by_http, by_frame in ((96, 201, 201), (97, 201, 400), (98, 400, 400)):
+        body: Any = []
+        for _ in range(levels - 1):
+            body = [body]
+        sent = {"messages": [{"body": body}]}
+        assert world.request("POST", "/v2/queues/deep/messages", sent).status_code == by_http
+        row = Row("message_post", {"queue_name": "deep", **sent}, "", "")
+        got = over_websocket(world, row, {}, packs=packs)
+        assert (got.status, got.error) == (
+            by_frame,
+            "frame: nested deeper than 100 levels" if by_frame == 400 else None,
+        )
+        if by_http == 201:
+            # What fits into a request of the one can be read over the other.
+            listed = over_websocket(
+                world, Row("message_list", {"queue_name": "deep", "echo": True}, "", ""), {}, packs=packs
+            )
+            assert listed.answer["messages"][-1]["body"] == body
+
+
+_TYPES = (
+    '{"z":1,"a":[1.0,-0.0,0.1,1e22,1E5,5e-324,1.7976931348623157e308,12345678901234567.0],'
+    '"ints":[0,-1,9223372036854775807,-9223372036854775808,4294967296],'
+    '"texts":["","\\u0000","\\u2028\\ud83d\\ude00 é😀\\/\\"",  ""],"m":{"\\u00e9":null,"":true,"é́":false}}'
+)
+"""In a spelling that no library would choose."""
+
+
+def shape(value: Any) -> Any:
+    """With the types of numbers and the order of keys, which == does not look at."""
+    if isinstance(value, dict):
+        return [(key, shape(each)) for key, each in value.items()]
+    return [shape(each) for each in value] if isinstance(value, list) else repr(value)
+
+
+@on_two_stores
+@pytest.mark.parametrize("posted_over", TRANSPORTS)
+def test_a_body_is_the_same_over_each_transport(service: Api, posted_over: str) -> None:
+    world = World(service)
+    body = json.loads(_TYPES)
+    post = Row("message_post", {"queue_name": "types", "messages": [{"body": body}]}, "POST", "")
+    if posted_over == TRANSPORTS[0]:
+        raw = b'{"messages":[{"body":%b}]}' % _TYPES.encode()
+        assert world.request("POST", "/v2/queues/types/messages", raw=raw).status_code == 201
+    else:
+        assert send(world, post, posted_over, {}).status == 201
+    row = Row("message_list", {"queue_name": "types", "echo": True}, "GET", "/v2/queues/types/messages?echo=true")
+    for transport in TRANSPORTS:
+        (message,) = send(world, row, transport, {}).answer["messages"]
+        assert shape(message["body"]) == shape(body), transport
+    if posted_over == TRANSPORTS[0]:
+        # Byte for byte, as far as the reply is text.
+        session = Session(service.parts, connection="c0ffee")
+        frame = {"action": row.action, "headers": {"Client-ID": ALICE, "X-Project-ID": world.project}, "body": row.body}
+        reply = session.answer(session.read(json.dumps(frame)))
+        assert _TYPES in reply.frame
+        assert _TYPES.encode() in world.request("GET", row.path).content
 
 
 @on_one_store

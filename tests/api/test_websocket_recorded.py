@@ -155,7 +155,7 @@ RECORDED: dict[str, list[Row]] = {
             NO_BODY,
             200,
             {"queues": []},
-            Ours(400, BY_SCHEMA, "An empty ``X-Project-ID``"),
+            Ours(400, BY_SCHEMA, "an empty ``X-Project-ID``"),
             headers={"X-Project-ID": ""},
         ),
         refused("bad Client-ID", "message_list", wq(), BY_RULE, headers={"Client-ID": "nope"}),
@@ -322,7 +322,7 @@ RECORDED: dict[str, list[Row]] = {
             Ours(
                 201,
                 {"message": "Subscription wq created.", "subscription_id": "<id>", "secret": "<secret>"},
-                "``subscription_create`` answers the ``secret``",
+                "The reply to ``subscription_create`` also has the ``secret``",
             ),
         ),
         Row(
@@ -339,7 +339,7 @@ RECORDED: dict[str, list[Row]] = {
             wq(subscriber="ftp://x", ttl=600),
             500,
             BY_BOTH,
-            Ours(400, BY_BOTH, "A ``subscriber`` of a scheme that is not served is 400"),
+            Ours(400, BY_BOTH, "A ``subscriber`` with a scheme that the service does not support is 400"),
         ),
         refused("no queue", "subscription_create", {"ttl": 600}, BY_SCHEMA),
     ],

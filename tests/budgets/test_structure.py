@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.socket_files": {"zaqar", "zaqar.private_files"},
     "zaqar.bell": {"zaqar", "zaqar.socket_files", "zaqar.errors"},
     "zaqar.push_protocol": set(),
+    "zaqar.keep_alive": set(),
     "zaqar.signatures": set(),
     "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.message_encryption": {"zaqar.model", "zaqar.errors"},
@@ -72,11 +73,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"}
-    | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.socket_files", "zaqar.push_protocol"},
+    | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.socket_files", "zaqar.push_protocol"}
+    | {"zaqar.keep_alive"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
-    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol"},
+    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol", "zaqar.keep_alive"},
 }
 
 

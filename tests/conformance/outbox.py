@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,6 +130,11 @@ class Outbox:
 
     def extend(self, deliveries: Iterable[Delivery], until: float, owner: str = "me") -> None:
         self.store.extend_leases(owner=owner, keys=[delivery.key for delivery in deliveries], until=until)
+
+    def advance(self, one: Delivery, dues: Mapping[int, tuple[float, float]]) -> int:
+        """Have some of the subscription of this one be due earlier."""
+        of_one = {"queue_uid": one.queue_uid, "subscription_id": one.subscription_id}
+        return self.store.advance_deliveries(**of_one, dues=dues)
 
     def settle(self, *settled: Delivery, owner: str = "me") -> None:
         self.store.settle(owner=owner, settled=settled, now=self.now)

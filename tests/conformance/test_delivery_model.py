@@ -148,6 +148,17 @@ class DeliveryMachine(RuleBasedStateMachine):
         for outbox in self.outboxes:
             outbox.extend(chosen, self.clock.now + later, owner=owner)
 
+    @rule(pick=PICK, step=st.sampled_from([TICK, 5.0]), late=st.booleans())
+    def advance_one(self, pick: int, step: float, late: bool) -> None:
+        """One that was read now, or earlier and may be due at another time by now."""
+        for chosen in self.chosen([pick]):
+            stored = self.outboxes[1].get(chosen.key)
+            due = chosen.due if late or stored is None else stored.due
+            answers = [outbox.advance(chosen, {chosen.number: (due, due - step)}) for outbox in self.outboxes]
+            # What was dropped is out of reach, but may still be there.
+            if chosen.subscription_id in self.ids:
+                self.same(answers)
+
     @rule(picks=PICKS, owner=OWNERS, verdict=st.sampled_from([DONE, DEAD, WAITING, "discard", "hand back"]))
     def settle(self, picks: list[int], owner: str, verdict: str) -> None:
         attempt = Attempt(self.clock.now, 500, 0.5, verdict)

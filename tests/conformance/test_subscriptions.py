@@ -395,6 +395,41 @@ def test_a_delete_by_version_leaves_what_was_changed_since(queue: Subscribers) -
     assert queue.create("http://a.example")
 
 
+def test_those_with_another_subscriber_by_now_are_not_removed(queue: Subscribers) -> None:
+    """The caller decides by the subscriber alone: anything else may have changed since it has read them."""
+    beside = queue.beside()
+    same, changed, moved, expired, absent, other = (queue.create(f"http://c.example/{n}") for n in range(6))
+    elsewhere = beside.create(same.subscriber)
+    assert queue.replace(replace(changed, version=changed.version + 1, options={"a": 1}))
+    assert queue.replace(replace(moved, version=moved.version + 1, subscriber="http://d.example/"))
+    assert queue.replace(replace(expired, version=expired.version + 1, ttl=60, expires=queue.clock.now + 60))
+    queue.clock.advance(60)
+    queue.delete(absent)
+    wanted = [same, changed, moved, expired, absent, elsewhere]
+    gone = queue.store.remove_subscriptions(subscriptions=wanted)
+    assert sorted(each.id for each in gone) == sorted(each.id for each in wanted if each is not moved)
+    assert sorted(each.id for each in queue.listing()) == sorted([moved.id, other.id])
+    assert beside.listing() == []
+    assert queue.sweep() == []
+    # Their subscribers are free, and once more is fine.
+    assert queue.create(same.subscriber)
+    assert len(queue.store.remove_subscriptions(subscriptions=wanted)) == len(gone)
+    assert queue.store.remove_subscriptions(subscriptions=[]) == []
+
+
+def test_several_remove_the_same_ones_at_a_time(queue: Subscribers) -> None:
+    beside = queue.beside()
+    made = [each.create(f"http://c.example/{n}") for n in range(20) for each in (queue, beside)]
+    gone: list[int] = []
+
+    def remove(subscriptions: list[Subscription]) -> None:
+        gone.append(len(queue.store.remove_subscriptions(subscriptions=subscriptions)))
+
+    at_once(*(partial(remove, made[::step]) for step in (1, -1, 1, -1)))
+    assert gone == [len(made)] * 4
+    assert queue.listing() == beside.listing() == []
+
+
 def test_all_of_a_queue_are_deleted_also_what_is_over(queue: Subscribers) -> None:
     made = [queue.create(f"http://{n}.example", ttl=60 if n % 2 else 600) for n in range(40)]
     queue.clock.advance(60)

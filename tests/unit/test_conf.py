@@ -58,7 +58,7 @@ CATALOGUE = {
         notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);
         requests_per_second (Int, 500); threads (Int, 64); ping_interval (Float, 20.0); ping_timeout (Float, 20.0);
         idle_timeout (Float, 0.0); authentication_timeout (Float, 10.0); write_timeout (Float, 10.0);
-        max_pending_push_size (Int, 1048576); compression (Bool, False)
+        max_pending_push_size (Int, 1048576); max_buffered_size (Int, 402653184); compression (Bool, False)
     """,
     "drivers:transport:wsgi": "bind (HostAddress, 127.0.0.1); port (Port, 8888)",
     "notification": """
@@ -201,6 +201,11 @@ def test_files_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("[drivers:message_store:sqlalchemy]\nsynchronous = OFF\n", r"sqlalchemy\] synchronous: "),
         ("[notification]\nwebhook_allowed_networks = 10.0.0.0/40\n", r"webhook_allowed_networks: .*10\.0\.0\.0/40"),
         ("[drivers:transport:wsgi]\nport = 70000\n", r"wsgi\] port: "),
+        *(
+            (f"[drivers:transport:websocket]\nwrite_timeout = {value}\n", f"websocket] write_timeout: .*{value}")
+            for value in ("nan", "inf")
+        ),
+        ("[profiler]\nsocket_timeout = -inf\n", "socket_timeout: .*-inf"),
         ("no section\n", "cannot be read: .*no section"),
     ],
 )
@@ -311,6 +316,19 @@ def test_a_state_dir_of_another_user_is_left_alone(
     assert [record.message for record in caplog.records] == [
         f"The folder {folder} belongs to another user and is open to others; 'chmod 700' closes it."
     ]
+
+
+def test_an_option_that_a_file_spells_with_a_hyphen_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "zaqar.conf.d"
+    folder.mkdir()
+    _write(tmp_path / "zaqar.conf", "[drivers:transport:websocket]\nnotification-bind = 192.0.2.1\nport = 9001\n")
+    _write(folder / "more.conf", "[DEFAULT]\nadmin-mode = True\nunknown-one = 1\n")
+    loaded = conf.load(["--config-file", str(tmp_path / "zaqar.conf"), "--config-dir", str(folder)])
+    assert loaded["drivers:transport:websocket"].notification_bind is None
+    first, second = conf._misspelt_options(loaded)
+    assert first.startswith("[drivers:transport:websocket] notification-bind is not read: in a file the name of this ")
+    assert first.endswith(f" option is notification_bind ({tmp_path / 'zaqar.conf'}).")
+    assert second.startswith("[DEFAULT] admin-mode is not read")
 
 
 def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:

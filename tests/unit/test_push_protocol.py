@@ -76,6 +76,23 @@ def test_a_stranger_who_repeats_an_earlier_proof_is_refused() -> None:
     assert not again.is_open
 
 
+def test_what_one_side_says_is_no_proof_of_the_other_one() -> None:
+    """A stranger between them, or opposite one of them, who sends back what he has heard."""
+    notifier, node = peers()
+    _, challenge = node.feed(notifier.hello())
+    with pytest.raises(ProtocolError):
+        # The node's proof for the notifier's.
+        node.feed(challenge[push_protocol.NONCE_BYTES :])
+    notifier, other = peers()
+    with pytest.raises(ProtocolError):
+        # The notifier's nonce as the node's, and a proof that another node made with it.
+        notifier.feed(notifier.hello()[len(push_protocol.MAGIC) :] + other.feed(notifier.hello())[1][32:])
+    notifier, node = opened()
+    frame = node.seal(b"payload")
+    with pytest.raises(ProtocolError):
+        node.feed(frame)
+
+
 @pytest.mark.parametrize(
     "rubbish",
     [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", push_protocol.MAGIC + b"n" * 33, b"zaqarpu2", b"\0" * 100],

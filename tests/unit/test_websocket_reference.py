@@ -23,7 +23,7 @@ from zaqar.transport.wsgi import openapi
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "websocket.rst").read_text()
-NGINX = (ROOT / "docs" / "operating_websocket.rst").read_text()
+NGINX = (ROOT / "etc" / "nginx-websocket.conf").read_text()
 ALL_ACTIONS = asyncapi.all_actions(ACTIONS)
 
 
@@ -90,10 +90,13 @@ def blocks(page: str) -> list[Any]:
 
 
 def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
-    request, reply, push = blocks(PAGE)
+    request, reply, authentication, push = blocks(PAGE)
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(request)))
+        authenticated = made.session.answer(made.session.read(json.dumps(authentication)))
     assert json.loads(answer.frame) == reply
+    assert authenticated.status == 200
+    jsonschema.validate(authentication, described["channels"]["connection"]["messages"]["authenticate"]["payload"])
     payload = described["channels"]["connection"]["messages"]["notification"]["payload"]
     jsonschema.validate(push, payload)
     assert set(push) == set(payload["properties"])
@@ -135,7 +138,7 @@ def test_errors_are_as_described(described: dict[str, Any], status: int, action:
     jsonschema.Draft202012Validator(whole).validate(json.loads(answer.frame))
 
 
-def test_the_proxy_of_the_page_waits_longer_than_a_ping() -> None:
+def test_the_proxy_of_the_sample_waits_longer_than_a_ping() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
     options = conf.load([], default_config_files=[])["drivers:transport:websocket"]
     assert int(seconds) > options.ping_interval

@@ -56,7 +56,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         options = conf[GROUP]
         self._clock = clock
         self.cache_seconds = self._seconds = float(max(0, options.token_cache_time))
-        """``[keystone_authtoken] token_cache_time``."""
+        """``[keystone_authtoken] token_cache_time``, in seconds."""
         self._is_shared = bool(options.memcached_servers)
         # What Keystone said of a token, and when. Instead of the library's cache, which has no bound and is searched
         # through at each request.
@@ -80,7 +80,10 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         """The value of WWW-Authenticate."""
 
     def ask(self, token: str, *, service_token: str | None, method: str | None, path: str | None) -> Answer:
-        """Whose the token is; access rules count if there is a method and a path. Raises KeystoneUnavailable."""
+        """The answer of Keystone about a token. Access rules are checked only if ``method`` and ``path`` are given.
+
+        Raises KeystoneUnavailable.
+        """
         statuses: list[str] = []
         env = _make_environ(token, service_token, method or "GET", path or "/")
         self._call.rejected, self._call.is_for_a_request = False, method is not None and path is not None

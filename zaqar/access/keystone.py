@@ -97,7 +97,7 @@ class TokenValidator:
 
     @property
     def cache_seconds(self) -> float:
-        """For how long a token that was found valid counts as such."""
+        """Seconds for which the answer about a valid token is kept."""
         return self._started.cache_seconds
 
     def validate(
@@ -111,8 +111,8 @@ class TokenValidator:
         """Whose the token is.
 
         ``method`` and ``path``, the whole path as clients see it, are what the token is to be used for: application
-        credentials may be limited to some. Without them it is not to be used yet, and every application credential is
-        valid. ``service_token`` is that of a service which passes on its user's token.
+        credentials may be limited to some. Without them access rules are not checked. ``service_token`` is that of a
+        service which passes on its user's token.
 
         Raises Unauthorized if the token, or the service token, is absent or not valid (any more), and
         KeystoneUnavailable, with the time to wait, if that cannot be found out.
@@ -125,7 +125,7 @@ class TokenValidator:
         return self._ask(token, service_token, method, path)
 
     def remembers(self, token: str) -> bool:
-        """Whether the token is known to be valid for every request, without asking Keystone."""
+        """Whether the cache has the token as valid for every request. Keystone is not asked."""
         return self._cache.find(key_of(token)) is not None
 
     def _ask(self, token: str | None, service_token: str | None, method: str | None, path: str | None) -> Identity:

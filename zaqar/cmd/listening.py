@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that commands listen on, and the sockets that they open there."""
+"""Addresses that commands listen on, and their listening sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Address(NamedTuple):
 
     @property
     def reachable(self) -> Address:
-        """The same, or loopback where it stands for every address of the machine."""
+        """The address; for a wildcard, which stands for all addresses of the machine, the loopback address."""
         return Address(_LOOPBACK.get(self.host, self.host), self.port)
 
 
@@ -39,18 +39,18 @@ def parse_address(text: str) -> Address:
 
 
 def configured_websocket_address(conf: cfg.ConfigOpts) -> Address:
-    """Where the configuration says that the WebSocket server listens."""
+    """The address in the configuration that the WebSocket server listens on."""
     group = conf["drivers:transport:websocket"]
     return Address(str(group.bind), group.port)
 
 
 def address_of(listener: socket.socket) -> Address:
-    """Where the socket listens."""
+    """The address that the socket listens on."""
     return Address(*listener.getsockname()[:2])
 
 
 def listen(address: Address, *, hint: str = "") -> socket.socket:
-    """A socket that listens there. Raises StartupError, to whose sentence ``hint`` is added."""
+    """A socket that listens on the address. Raises StartupError; ``hint`` is added to its sentence."""
     try:
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family = found[0][0]
@@ -58,5 +58,5 @@ def listen(address: Address, *, hint: str = "") -> socket.socket:
     except socket.gaierror as exc:
         raise StartupError(f"Cannot listen on {address}: {exc.strerror}.{hint}") from exc
     except OSError as exc:
-        # create_server adds the address to the text of the error themselves.
+        # The text of the error already has the address, which create_server adds.
         raise StartupError(f"Cannot listen on {address}: {os.strerror(exc.errno or 0)}.{hint}") from exc

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from oslo_config import cfg
 from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
+from zaqar.cmd.signals import end_at_once
 from zaqar.notification.dispatcher import Dispatcher
 
 _log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
@@ -26,7 +26,8 @@ _log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ wher
 def main(argv: Sequence[str] | None = None) -> int:
     _, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+        # Until the loop handles them. Nothing has been taken yet.
+        signal.signal(number, end_at_once())
     return failures.run("zaqar-notifier", lambda: _notify(rest))
 
 
@@ -40,12 +41,6 @@ def _notify(arguments: Sequence[str]) -> int:
     finally:
         parts.close()
     return 0
-
-
-def _exit(number: int, frame: object) -> None:
-    # Nothing has been taken yet. An exception would come out of the line that runs at the time, such as the import of a
-    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
-    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -53,7 +53,7 @@ examples:
 
 
 class Endpoints(NamedTuple):
-    """Where each transport is served; None if it is not."""
+    """The address of each transport, None if it is not served."""
 
     http: Address | None
     websocket: Address | None
@@ -151,9 +151,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _endpoints(options: argparse.Namespace, conf: cfg.ConfigOpts) -> Endpoints:
-    """What to serve, and where: both transports unless ``[drivers] transport`` names one or an option says otherwise.
+    """The transports to serve: both, unless ``[drivers] transport`` names one or a command line option says otherwise.
 
-    A configuration that names one was written for a server that has only one, and beside it there may be another.
+    A configuration that names one was written for a server that serves only one. Another server may serve the other.
     """
     location = conf.get_location("transport", "drivers")
     is_default = location is None or location.location is cfg.Locations.opt_default
@@ -163,7 +163,7 @@ def _endpoints(options: argparse.Namespace, conf: cfg.ConfigOpts) -> Endpoints:
     websocket = options.websocket_bind or (None if named == "wsgi" else configured_websocket_address(conf))
     if http is not None and _is_in_memory(conf):
         if options.websocket_bind:
-            raise StartupError("--websocket-bind: a database in memory cannot be shared, so there is only HTTP.")
+            raise StartupError("--websocket-bind: processes cannot share a database in memory, so only HTTP is served.")
         websocket = None
     if options.no_websocket:
         websocket = None
@@ -173,9 +173,9 @@ def _endpoints(options: argparse.Namespace, conf: cfg.ConfigOpts) -> Endpoints:
 
 
 def _listen(endpoints: Endpoints, stack: ExitStack) -> tuple[socket.socket | None, socket.socket | None]:
-    """The open sockets, which end with the stack."""
+    """The listening sockets; the stack closes them."""
     http, websocket = endpoints
-    hint = " Another port can be given with --websocket-bind, and --no-websocket does without."
+    hint = " Give another port with --websocket-bind, or use --no-websocket."
     return (
         None if http is None else stack.enter_context(listen(http)),
         None if websocket is None else stack.enter_context(listen(websocket, hint=hint)),
@@ -294,7 +294,7 @@ def _first_steps(conf: cfg.ConfigOpts, served: Endpoints) -> list[str]:
         frame = json.dumps({"action": "subscription_create", "headers": headers, "body": {"queue_name": "greetings"}})
         lines += [
             "",
-            "See the messages of the queue as they are posted, after entering the second line:",
+            "Watch the queue: start this program, and enter the second line in it:",
             f"  {sys.executable} -m websockets ws://{served.websocket.reachable}",
             f"  {frame}",
         ]

@@ -23,6 +23,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
 from zaqar.notification import threads
 from zaqar.service.nodes import Nodes
@@ -36,26 +37,27 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
 _END_SECONDS = 8.0
-"""How long connections and their subscriptions have to end; the lease has a second more. zaqar-server kills a part that
-takes 9.5 seconds.
+"""Time to close connections and to remove their subscriptions. The end of the lease may take another second.
+zaqar-server kills a part that has not ended after 9.5 seconds.
 """
 
 _LEAST_STOP_SECONDS = 0.5
 _THREADS_SECONDS = 0.2
-"""What is left of it for ended subscriptions in any case, and for threads that have nothing to do any more."""
+"""The least time for the removal of subscriptions, and the time for idle threads to end."""
 
 _NODE_SECONDS = 2.0
 """How long the start waits for the management store."""
 
 _RETIREMENT_SECONDS = 120.0
-"""How long the stores of pools stay open after a reload: longer than a request that uses them can take."""
+"""How long the old stores of pools stay open after a reload: longer than any request that uses them takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-    # Until it is handled, it would end this process. The configuration is read later than this anyway.
+        # Until the loop handles them. Nobody has been served yet.
+        signal.signal(number, end_at_once())
+    # SIGHUP would end this process before its handler is set. It can be ignored: the configuration is not read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return failures.run("zaqar-websocket", lambda: _serve(options, rest))
 
@@ -71,7 +73,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
         process = _Process(parts, listener, rest)
         asyncio.run(process.run())
         if _has_threads_left():
-            # A store or Keystone has not answered in time, and Python would wait for the threads that ask it.
+            # A store or Keystone has not answered in time, and Python would wait for the threads that call it.
             sys.stderr.flush()
             os._exit(0)
         process.parts.close()
@@ -79,7 +81,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _has_threads_left() -> bool:
-    """Whether calls are under way after the end."""
+    """Whether threads are still in a call to a store or to Keystone."""
     end = time.monotonic() + _THREADS_SECONDS
     calling = [each for each in threading.enumerate() if each.name.startswith((REQUEST_THREADS, NODE_THREADS))]
     for thread in calling:
@@ -87,22 +89,17 @@ def _has_threads_left() -> bool:
     return any(thread.is_alive() for thread in calling)
 
 
-def _exit(number: int, frame: object) -> None:
-    # Nobody has been served yet. An exception would come out of the line that runs at the time, such as the import of a
-    # driver, whose failure is reported, or a callback of the interpreter, which drops it.
-    os._exit(0)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Serve the WebSocket API, until it is told to end. zaqar-server does this by itself.",
+        description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.\n"
+        "Messages are pushed to connections only while a zaqar-notifier runs, on this or another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
-        "--config-file, --config-dir and the options of oslo.log are understood as well. The state directory has to\n"
-        "be that of the notifier on the same host, for it to reach this process.",
+        "Other options are --config-file, --config-dir and those of oslo.log. Use the state directory of the\n"
+        "notifier on the same host, which reaches this process by a socket in it.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -122,7 +119,9 @@ def _listen(options: argparse.Namespace, conf: cfg.ConfigOpts) -> socket.socket:
             return socket.socket(fileno=options.fd)
         except OSError as exc:
             raise StartupError(f"--fd: {options.fd} is not an open socket.") from exc
-    return listen(options.bind or configured_websocket_address(conf))
+    if options.bind is not None:
+        return listen(options.bind)
+    return listen(configured_websocket_address(conf), hint=f" [{GROUP}] bind and port say where.")
 
 
 def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
@@ -133,7 +132,7 @@ def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
 
 
 class _Process:
-    """What runs from the first connection to the last."""
+    """The server and the node, from their start until a signal ends the process."""
 
     def __init__(self, parts: app.Parts, listener: socket.socket, arguments: Sequence[str]) -> None:
         self.parts = parts
@@ -161,18 +160,17 @@ class _Process:
             self.parts.connection_subscriptions,
             find=server.connections.find,
             close=server.close_restarting,
-            largest_post=self.parts.limits.max_messages_post_size,
         )
-        group = conf[GROUP]
         await node.start(
             folder=configuration.nodes_dir(conf),
-            host=group.notification_bind or None,
-            port=group.notification_port,
+            host=_notification_host(conf),
+            port=conf[GROUP].notification_port,
         )
-        # The first client may subscribe at once. Other requests do not need the management store.
+        # Wait, so that the first client can subscribe. But do not wait long, as other requests need no node.
         await node.wait_until_begun(_NODE_SECONDS)
+        address = address_of(self._listener)
         await server.start(self._listener)
-        _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
+        _log.info("The WebSocket server listens on ws://%s.", address)
         await self._stop.wait()
         if self._reloading is not None:
             self._reloading.cancel()
@@ -181,15 +179,12 @@ class _Process:
         await node.stop(min(STOP_SECONDS, max(_LEAST_STOP_SECONDS, end - loop.time())))
         _log.info("The WebSocket server ends.")
 
-    def _end_closed(self, connection: str) -> None:
-        self._node.end(connection)
-
     def _end_subscriptions(self, connection: str) -> None:
-        """Called by the thread that answers a request: they have ended before its reply is sent."""
+        """Called by the thread that carries a request out, so that they have ended before the reply is sent."""
         self._loop.call_soon_threadsafe(self._node.end, connection)
 
     def _end(self, number: signal.Signals) -> None:
-        _log.info("%s: what was asked is answered, then the server ends.", signal.Signals(number).name)
+        _log.info("%s: the server answers the requests that it has read, then it ends.", signal.Signals(number).name)
         self._stop.set()
 
     def _hung_up(self) -> None:
@@ -217,7 +212,7 @@ class _Process:
                     asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)
 
     def _read_anew(self) -> app.Parts:
-        """New parts on the stores that are open already; the store of a pool is opened again when it is used."""
+        """New parts that use the open stores. The store of a pool is opened again when it is used."""
         conf = configuration.load(self._arguments)
         configuration.set_up_log(conf)
         before = self.parts
@@ -225,6 +220,17 @@ class _Process:
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
         return _build(conf, management=before.management, messages=messages)
+
+
+def _notification_host(conf: cfg.ConfigOpts) -> str | None:
+    """The host to listen on for notifications from other hosts; None stands for the name of this host."""
+    bind: str | None = conf[GROUP].notification_bind
+    if not bind and conf.drivers.management_store == "sqlalchemy":
+        _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")
+        if is_embedded:
+            # No notifier of another host has that file, so that no port has to be open for it.
+            return "127.0.0.1"
+    return bind or None
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,6 +87,29 @@ def set_up_log(conf: cfg.ConfigOpts) -> None:
     except OSError as exc:
         place = f"{exc.filename} cannot be written to: " if exc.filename else ""
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
+    for warning in _misspelt_options(conf):
+        _warn(warning)
+
+
+def _warn(warning: str) -> None:
+    if warning not in _said:
+        _said.add(warning)
+        logging.getLogger(__name__).warning("%s", warning)
+
+
+def _misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """A sentence for each option that a file spells with ``-``, as some documentation does. It has no effect there."""
+    ours = {(group, opt.dest) for group, opts in list_own_opts() for opt in opts}
+    files = [Path(name).expanduser() for name in conf.config_file]
+    files += [file for folder in conf.config_dir for file in sorted(Path(folder).expanduser().glob("*.conf"))]
+    for path in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(str(path), sections).parse()
+        for section, options in sections.items():
+            for option in options:
+                name = option.replace("-", "_")
+                if name != option and (section, name) in ours:
+                    yield f"[{section}] {option} is not read: in a file the name of this option is {name} ({path})."
 
 
 def _config_files(argv: Sequence[str], default_files: Sequence[str] | None) -> Iterator[Path]:
@@ -141,6 +165,10 @@ def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str
     """Raise StartupError, without the value unless it is one of a wrong type, as it may be a secret."""
     try:
         conf.get_location(option, group)
+        value = conf[option] if group is None else conf[group][option]
+        if isinstance(value, float) and not math.isfinite(value):
+            # It passes every comparison with a bound, or is none that a clock can add.
+            raise StartupError(f"[{group or 'DEFAULT'}] {name}: has to be a finite number, not {value}.")
     except cfg.ConfigSourceValueError as exc:
         raise StartupError(f"[{group or 'DEFAULT'}] {name}: {str(exc).partition(' is not valid: ')[2]}") from exc
     except cfg.Error:
@@ -181,9 +209,8 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
     folder = state_dir(conf)
     try:
         warning = private_files.make_folder(folder, ours=_OURS)
-        if warning is not None and warning not in _said:
-            _said.add(warning)
-            logging.getLogger(__name__).warning("%s", warning)
+        if warning is not None:
+            _warn(warning)
     except OSError as exc:
         raise StartupError(f"The state directory {folder} cannot be made: {exc.strerror}.") from exc
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stream from this notifier to a node, by which any number of notifications are under way at a time.
+"""One stream from this notifier to a node. Any number of notifications may be under way on it.
 
-It is opened when it is needed first, and again, after a pause that grows, when it was lost.
+It is opened for the first notification. If it is lost, it is opened again after a pause that grows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from zaqar import push_protocol, socket_files
-from zaqar.push_protocol import HANDSHAKE_SECONDS, NotifierPeer, ProtocolError, Push, Status
+from zaqar.keep_alive import keep_alive
+from zaqar.push_protocol import HANDSHAKE_SECONDS, MOST_TEXT_BYTES, NotifierPeer, ProtocolError, Push, Status
 from zaqar.storage.base.nodes import Node
 
 _log = logging.getLogger(__name__)
@@ -24,20 +25,27 @@ CONNECT_SECONDS = 3.0
 
 FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 5.0
-"""When to try again to open a stream that could not be opened: first, doubled each time, and at most."""
+"""Pause before a stream that could not be opened is tried again: at first, doubled each time, and at most."""
 
 _MOST_ANSWER_BYTES = 1024 * 1024
+
+_MOST_UNSENT_BYTES = 32 * 1024 * 1024
+"""Bytes of notifications that a node may leave unread. If there are more, further ones fail until it has read some."""
 
 
 class Unreachable(Exception):
     """The node cannot be reached now, or the stream to it was lost before it answered. The text says why."""
 
 
+class TooLarge(Exception):
+    """The notification is larger than a node takes."""
+
+
 class Link:
-    """For one event loop."""
+    """The stream to one node. For one event loop."""
 
     def __init__(self, node: Node, *, machine: str) -> None:
-        """``machine`` is the name of this host: on the node's own its Unix socket is tried first."""
+        """``machine`` is the name of this host. On the host of the node its Unix socket is tried first."""
         self.node = node
         self._is_local = bool(node.socket) and node.machine == machine
         self._stream: _Stream | None = None
@@ -45,16 +53,19 @@ class Link:
         self._pause = 0.0
         self._try_after = float("-inf")
         self._reason = ""
+        self._told = ""
+        """Why the node cannot be reached, as the log has it; empty if it can."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits for an answer."""
+        """Whether no notification waits for an answer."""
         return self._opening is None and (self._stream is None or not self._stream.waiting)
 
     async def send(self, make: Callable[[int], Push]) -> Status:
-        """Have a notification pushed and return what became of it. Raises Unreachable.
+        """Have a notification pushed and return its status. Raises Unreachable and TooLarge.
 
-        ``make`` makes it with the number of the call. If this is cancelled, it may be pushed all the same.
+        ``make`` makes the notification from the number of the call. If the caller is cancelled, the notification may be
+        pushed all the same.
         """
         stream = self._stream
         if stream is None or stream.is_lost:
@@ -67,8 +78,16 @@ class Link:
                 raise Unreachable(self._reason)
             self._opening = asyncio.create_task(self._try_to_open())
             self._opening.add_done_callback(self._opened)
-        # One that is cancelled must not take it from the others.
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            # A caller that is cancelled must not cancel it for the others.
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opening.cancelled() and task is not None and not task.cancelling():
+                # The link was closed, and this caller goes on.
+                raise Unreachable("the process that holds the connection has ended") from None
+            raise
 
     def _opened(self, opening: asyncio.Task[_Stream]) -> None:
         self._opening = None
@@ -77,6 +96,9 @@ class Link:
         if (error := opening.exception()) is None:
             self._stream = opening.result()
             self._pause = 0.0
+            if self._told:
+                self._told = ""
+                _log.warning("Node %s can be reached again.", self.node.id)
         else:
             self._pause = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause), MOST_PAUSE_SECONDS)
             self._try_after = asyncio.get_running_loop().time() + self._pause
@@ -95,11 +117,22 @@ class Link:
                 reasons.append(f"{where}: {exc}")
             except OSError as exc:
                 reasons.append(f"{where}: {exc.strerror or exc}")
-        # Addresses and paths are for the operator, and not for the log of deliveries, which tenants see.
-        _log.info(
-            "Node %s at %s:%d cannot be reached: %s", self.node.id, self.node.host, self.node.port, "; ".join(reasons)
-        )
+        # Addresses and paths go to the log of the operator only: tenants see the log of deliveries.
+        self._tell("; ".join(reasons))
         raise Unreachable("the process that holds the connection cannot be reached")
+
+    def _tell(self, reason: str) -> None:
+        """Log why the node cannot be reached, once: it is tried every few seconds while its lease goes on."""
+        node = self.node
+        _log.log(
+            logging.DEBUG if reason == self._told else logging.WARNING,
+            "Node %s at %s:%d cannot be reached: %s. Notifications to its connections are tried again.",
+            node.id,
+            node.host,
+            node.port,
+            reason,
+        )
+        self._told = reason
 
     async def _try_one(self, is_local: bool) -> _Stream:
         node, loop = self.node, asyncio.get_running_loop()
@@ -146,18 +179,26 @@ class _Stream(asyncio.Protocol):
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.waiting: dict[int, asyncio.Future[Status]] = {}
         self._outgoing: list[Push] = []
+        self._unsent = 0
+        """Bytes of these."""
         self._calls = 0
         self.is_lost = False
 
     async def send(self, make: Callable[[int], Push]) -> Status:
         if self.is_lost:
             raise Unreachable("the stream to the process that holds the connection was lost")
+        if self._unsent + self._unread() > _MOST_UNSENT_BYTES:
+            raise Unreachable("the process that holds the connection takes nothing at the moment")
         self._calls += 1
         number = self._calls
+        push = make(number)
+        if len(push.text) > MOST_TEXT_BYTES:
+            raise TooLarge
         if not self._outgoing:
-            # Those that are sent in one turn of the event loop share a frame.
+            # Notifications of one turn of the event loop share a frame.
             self._loop.call_soon(self._flush)
-        self._outgoing.append(make(number))
+        self._outgoing.append(push)
+        self._unsent += len(push.text)
         answer: asyncio.Future[Status] = self._loop.create_future()
         self.waiting[number] = answer
         try:
@@ -165,8 +206,11 @@ class _Stream(asyncio.Protocol):
         finally:
             self.waiting.pop(number, None)
 
+    def _unread(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def _flush(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
+        outgoing, self._outgoing, self._unsent = self._outgoing, [], 0
         if self._transport is None or self.is_lost:
             return
         for batch in push_protocol.batches(outgoing):
@@ -174,6 +218,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        keep_alive(self._transport)
         self._transport.write(self._peer.hello())
 
     def data_received(self, data: bytes) -> None:
@@ -199,7 +244,7 @@ class _Stream(asyncio.Protocol):
         self.is_lost = True
         if not self.opened.done():
             self.opened.set_exception(error)
-            # Nobody may wait for it any more.
+            # Mark the exception as retrieved: the caller may have given up.
             self.opened.exception()
         for waiting in self.waiting.values():
             if not waiting.done():

@@ -2,15 +2,18 @@
 """Ends the subscriptions of WebSocket processes that are dead. The notifier runs it beside its deliveries.
 
 Each such process is a node with a lease in the management store. If it is killed, nobody renews the lease. Any number
-of notifiers look for nodes whose lease is over; what they do for one of them they may do at the same time, as each step
-is idempotent.
+of notifiers look for nodes whose lease has expired, and may remove one node at the same time, as each step is
+idempotent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from zaqar.clock import Clock
@@ -23,61 +26,179 @@ _log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 
 FIRST_SECONDS = 3.0
-"""When to look first: the store may have been away until this process started."""
+"""Pause before the first look: the store may have been away until this process started."""
 
 AWAY_SECONDS = 10.0
 """Pause after the management store did not answer: the nodes could not renew their leases either, and come first."""
 
 NODES = 4
-"""Nodes whose subscriptions are being ended at a time. Each takes a thread."""
+"""Nodes that are being removed at a time. Each takes a thread."""
 
-RemoveOfNode = Callable[[str], int]
-"""Ends some subscriptions of a node, with their deliveries; returns how many, 0 if none are left.
+TURN_SECONDS = 5.0
+"""How long one node is worked on before others that wait get their turn."""
 
-It blocks, and raises StoreUnavailable.
+SLOW_SECONDS = 2.0
+"""A step that takes longer has waited for a store that does not answer: the node is left alone for a while."""
+
+FIRST_PAUSE_SECONDS = 2.0
+MOST_PAUSE_SECONDS = 30.0
+"""Back-off of a node after a failure or a slow step: at first, doubled each time, and at most."""
+
+FORGOTTEN_SECONDS = 600.0
+"""How often to look for notes that a crash may have left of nodes that are removed already."""
+
+MOST_KNOWN = 200
+"""Nodes whose removal has begun and not ended. Of more, the one with the longest back-off is forgotten, and begun again
+when it is listed the next time."""
+
+RemoveOfNode = Callable[[str], Iterator[int]]
+"""Ends all subscriptions of a node, with their deliveries; each step tells how many it has ended.
+
+A step blocks, and may raise StoreUnavailable.
 """
 
 
+@dataclass(slots=True)
+class _Removal:
+    """A node whose removal has begun. Times are those of the event loop."""
+
+    node_id: str
+    steps: Iterator[int] | None = None
+    """None until the node is condemned, and after a failure: then it begins again."""
+    ended: int = 0
+    pause: float = 0.0
+    try_after: float = float("-inf")
+    task: asyncio.Task[None] | None = None
+
+
 class NodeRemoval:
+    """For one event loop."""
+
     def __init__(self, nodes: NodeStore, remove_subscriptions: RemoveOfNode, *, clock: Clock) -> None:
         self._nodes = nodes
         self._remove_subscriptions = remove_subscriptions
         self._clock = clock
-        self._calls = Calls("node removal", NODES)
+        # One thread more, so that looking never waits for removals.
+        self._calls = Calls("node removal", NODES + 1)
+        self._removals: dict[str, _Removal] = {}
+        self._look_for_forgotten_at = float("-inf")
+        self._turn_ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Go on until it is cancelled. What is cut off then is done by the next one that looks."""
-        pause = FIRST_SECONDS
+        """Go on until it is cancelled. The next notifier that looks finishes a removal that was cut off."""
         try:
+            await asyncio.sleep(FIRST_SECONDS)
             while True:
-                await asyncio.sleep(pause)
-                pause = POLL_SECONDS
-                try:
-                    await self.run_once()
-                except StoreUnavailable:
-                    # The driver of the store has logged it.
-                    pause = AWAY_SECONDS
-                except Exception:  # noqa: BLE001, it is logged
-                    # It must not end for all time.
-                    _log.error("An error of the notifier at the removal of WebSocket processes", exc_info=True)
-                    pause = AWAY_SECONDS
+                if await self._try_to_look():
+                    await self._wait_for_next_look()
+                else:
+                    await asyncio.sleep(AWAY_SECONDS)
         finally:
+            for task in self._running():
+                task.cancel()
             self._calls.close()
 
-    async def run_once(self) -> None:
-        """Look once. Raises StoreUnavailable."""
-        over = await self._calls.run(partial(self._nodes.list_over, now=self._clock(), limit=NODES))
-        outcomes = await asyncio.gather(*map(self._remove, over), return_exceptions=True)
-        for error in outcomes:
-            if isinstance(error, BaseException):
-                raise error
+    async def _try_to_look(self) -> bool:
+        try:
+            await self.look()
+        except StoreUnavailable:
+            # The driver of the store has logged it.
+            return False
+        except Exception:  # noqa: BLE001, it is logged
+            # It must not end for all time.
+            _log.error("An error of the notifier at the removal of WebSocket processes", exc_info=True)
+            return False
+        return True
 
-    async def _remove(self, node_id: str) -> None:
-        condemn = partial(self._nodes.condemn, node_id=node_id, now=self._clock())
-        if not await self._calls.run(condemn):
-            return  # It has renewed its lease in time.
-        ended = 0
-        while some := await self._calls.run(partial(self._remove_subscriptions, node_id)):
-            ended += some
+    async def _wait_for_next_look(self) -> None:
+        """POLL_SECONDS, or until a turn ends, as another node may wait for one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._turn_ended.wait()
+
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [each.task for each in self._removals.values() if each.task is not None]
+
+    async def look(self) -> None:
+        """Look once for nodes to remove, and begin or go on with up to NODES in all. Raises StoreUnavailable.
+
+        A node is condemned only just after the management store has answered. If it was away, the nodes get
+        AWAY_SECONDS to renew their leases before the next look.
+        """
+        self._turn_ended.clear()
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._look_for_forgotten_at:
+            await self._calls.run(self._nodes.condemn_forgotten)
+            self._look_for_forgotten_at = loop.time() + FORGOTTEN_SECONDS
+        # Some that are known may be listed first: so many more are asked for that others are listed as well.
+        limit = NODES + len(self._removals)
+        over = await self._calls.run(partial(self._nodes.list_over, now=self._clock(), limit=limit))
+        if len(over) < limit:
+            self._forget_all_but(over)
+        now = loop.time()
+        for node_id in over:
+            self._removals.setdefault(node_id, _Removal(node_id))
+        waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
+        # Several notifiers begin with different ones.
+        random.shuffle(waiting)
+        # New nodes first, then those whose last turn was longest ago.
+        waiting.sort(key=lambda each: each.try_after)
+        for each in waiting[: max(0, NODES - len(self._running()))]:
+            each.task = asyncio.create_task(self._take_turn(each))
+        self._bound()
+
+    def _forget_all_but(self, over: list[str]) -> None:
+        """Forget nodes that other notifiers have removed, or that have renewed their lease in time."""
+        there = set(over)
+        for node_id in [each.node_id for each in self._removals.values() if each.task is None]:
+            if node_id not in there:
+                del self._removals[node_id]
+
+    def _bound(self) -> None:
+        idle = sorted((each for each in self._removals.values() if each.task is None), key=lambda each: each.try_after)
+        for each in idle[max(0, MOST_KNOWN - len(self._running())) :]:
+            del self._removals[each.node_id]
+
+    async def _take_turn(self, removal: _Removal) -> None:
+        """Work on one node for a while; it is removed, or gets another turn later."""
+        loop = asyncio.get_running_loop()
+        is_slow, is_over = False, False
+        try:
+            ends = loop.time() + TURN_SECONDS
+            while True:
+                began = loop.time()
+                is_over = await self._step(removal)
+                is_slow = loop.time() - began > SLOW_SECONDS
+                if is_over or is_slow or loop.time() >= ends:
+                    break
+        except StoreUnavailable:
+            removal.steps, is_slow = None, True
+        except Exception:  # noqa: BLE001, it is logged
+            _log.error("An error of the notifier at the removal of node %s", removal.node_id, exc_info=True)
+            removal.steps, is_slow = None, True
+        finally:
+            removal.task = None
+            self._turn_ended.set()
+        if is_over:
+            self._removals.pop(removal.node_id, None)
+            return
+        removal.pause = min(max(FIRST_PAUSE_SECONDS, 2 * removal.pause), MOST_PAUSE_SECONDS) if is_slow else 0.0
+        removal.try_after = loop.time() + removal.pause
+
+    async def _step(self, removal: _Removal) -> bool:
+        """Take the next step of a removal; True if it was the last one, or if the node lives."""
+        node_id = removal.node_id
+        if removal.steps is None:
+            condemn = partial(self._nodes.condemn, node_id=node_id, now=self._clock())
+            if not await self._calls.run(condemn):
+                return True  # It has renewed its lease in time.
+            removal.steps = self._remove_subscriptions(node_id)
+        steps = removal.steps
+        # A StopIteration cannot be raised into a coroutine.
+        ended = await self._calls.run(lambda: next(steps, None))
+        if ended is not None:
+            removal.ended += ended
+            return False
         await self._calls.run(partial(self._nodes.remove, node_id=node_id))
-        _log.info("Node %s has ended; %d subscriptions of its connections are removed.", node_id, ended)
+        _log.info("Node %s has ended; %d subscriptions of its connections are removed.", node_id, removal.ended)
+        return True

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from zaqar.clock import Clock
@@ -22,12 +21,12 @@ _APART_SECONDS = 0.001
 
 
 def label_of(place: Place) -> str:
-    """What the log calls the store of a place."""
+    """The name of the store of a place in the log."""
     return "The message store" if place.name is None else f"The store of pool '{place.name}'"
 
 
 class LeasedStore:
-    """Every method raises StoreUnavailable where the store does not answer, or cannot be opened."""
+    """Every method raises StoreUnavailable if the store does not answer or cannot be opened."""
 
     def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
         self._owner = owner
@@ -82,16 +81,15 @@ class LeasedStore:
         )
 
     async def restore_order(self, later: Delivery) -> int:
-        """Have those that come before ``later`` in its subscription, and that are free, taken before it; how many.
+        """Have earlier deliveries of the same subscription that are free taken before ``later``; return how many.
 
-        Deliveries are taken by the time when they were due, which is later than that of their successors for those of
-        a notifier that was killed, and for those that are tried again. One that another process takes or settles at
-        this moment may be sent twice, as after a crash.
+        Deliveries are taken by the time when they became due. A delivery of a notifier that was killed, and one that is
+        tried again, became due later than its successors. A delivery that another process takes or settles at this
+        moment is left as it is.
         """
         now = self._clock()
 
         def restore(store: MessageStore) -> int:
-            restored = 0
             before = store.list_deliveries(
                 queue_uid=later.queue_uid,
                 subscription_id=later.subscription_id,
@@ -99,12 +97,14 @@ class LeasedStore:
                 before=later.number,
                 limit=_RESTORED,
             )
-            for place, each in enumerate(before, 1):
-                due = later.created - place * _APART_SECONDS
-                if due < each.due <= now:
-                    store.put_delivery(delivery=replace(each, due=due, owner=None))
-                    restored += 1
-            return restored
+            dues = {
+                each.number: (each.due, due)
+                for place, each in enumerate(before, 1)
+                if (due := later.created - place * _APART_SECONDS) < each.due <= now
+            }
+            if not dues:
+                return 0
+            return store.advance_deliveries(queue_uid=later.queue_uid, subscription_id=later.subscription_id, dues=dues)
 
         return await self._ask(restore)
 

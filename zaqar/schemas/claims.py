@@ -8,6 +8,9 @@ from zaqar.limits import MIN_CLAIM_GRACE, MIN_CLAIM_TTL, Limits
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
 
+MOST_BYTES = 4096
+"""Of a request body that says how long a claim is to last; more than this is not read."""
+
 
 class Terms(NamedTuple):
     """What a client asks of a claim, in seconds; None where it leaves it open."""

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -28,6 +29,11 @@ class WirePost(msgspec.Struct):
 
 _post_decoder = msgspec.json.Decoder(WirePost)
 
+_WRONG_TYPE = re.compile("Expected `([a-z]+)`, got ")
+_MISSING = re.compile("Object missing required field `([a-z]+)`")
+_TYPES = {"int": "integer", "object": "object", "array": "array"}
+"""What JSON Schema, and thus all other errors, call the types of msgspec."""
+
 
 def parse_post(raw: bytes) -> list[WireDraft]:
     """The messages of a post, their types checked; InvalidInput naming the field otherwise.
@@ -48,7 +54,12 @@ def parse_post(raw: bytes) -> list[WireDraft]:
 def _named(exc: msgspec.ValidationError) -> InvalidInput:
     # msgspec ends its text with the place: "Expected `int`, got `str` - at `$.messages[0].ttl`".
     reason, _, place = str(exc).partition(" - at `$")
-    return InvalidInput(place.strip("`.") or "body", reason.replace("`", ""))
+    field = place.strip("`.")
+    if found := _MISSING.match(reason):
+        return InvalidInput(f"{field}.{found[1]}".lstrip("."), "is required")
+    if (found := _WRONG_TYPE.match(reason)) and found[1] in _TYPES:
+        return InvalidInput(field or "body", f"must be of type {_TYPES[found[1]]}")
+    return InvalidInput(field or "body", reason.replace("`", ""))
 
 
 def make_drafts(posted: list[WireDraft], *, size: int, rules: QueueRules, limits: Limits) -> list[Draft]:
@@ -81,9 +92,9 @@ def split_ids(text: str) -> list[str]:
 
 
 def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
-    """The ids of a list, which has from one to ``most`` strings; InvalidInput naming ``field`` otherwise.
+    """The ids of a list of 1 to ``most`` strings. Raises InvalidInput, which names ``field``, for any other list.
 
-    Whether they exist is for the store to say.
+    It does not check whether messages with these ids exist.
     """
     if not ids:
         raise InvalidInput(field, "must hold at least one id")
@@ -142,7 +153,7 @@ POPPED: JsonSchema = {
         "age": {"type": "integer", "minimum": 0},
         "body": {"description": "The JSON value that was posted."},
         "claim_id": {"type": "null"},
-        "claim_count": {"type": "integer", "minimum": 0},
+        "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
     },
 }
 ORIGIN: JsonSchema = {

@@ -10,6 +10,9 @@ from zaqar.model import Pool
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema, Validator, check_name
 
+MOST_BYTES = 65_536
+"""The size of a request that describes a pool or a flavor; more than this is not read."""
+
 _MOST_WEIGHT = 2**32 - 1
 _MOST_CHARACTERS_OF_A_URI = 4096
 

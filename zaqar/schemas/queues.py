@@ -64,7 +64,7 @@ def shown_defaults(limits: Limits, *, kind: str = QUEUE) -> dict[str, Any]:
 
 
 def show_metadata(metadata: Metadata, limits: Limits, *, kind: str = QUEUE, defaults: bool = True) -> dict[str, Any]:
-    """The metadata of a queue or topic as clients see it, with ``defaults`` those of reserved keys filled in."""
+    """The metadata of a queue or topic as clients see it. With ``defaults`` missing reserved keys are filled in."""
     return {**(shown_defaults(limits, kind=kind) if defaults else {}), **metadata}
 
 
@@ -233,9 +233,9 @@ PATCH: JsonSchema = {
         "type": "object",
         "required": ["op", "path"],
         "properties": {
-            "op": {"enum": ["add", "remove", "replace"]},
+            "op": {"enum": ["add", "remove", "replace"], "description": "What to do with the key."},
             "path": {"type": "string", "description": "`/metadata/<key>`, a JSON pointer."},
-            "value": {},
+            "value": {"description": "The new value; not for `remove`."},
         },
     },
 }
@@ -252,31 +252,5 @@ QUEUE_LISTED: JsonSchema = {
         "name": {"type": "string"},
         "href": {"type": "string", "format": "uri-reference"},
         "metadata": {"type": "object", "description": "Only with `detailed=true`."},
-    },
-}
-MOMENT: JsonSchema = {
-    "type": "object",
-    "required": ["href", "age", "created"],
-    "properties": {
-        "href": {"type": "string", "format": "uri-reference"},
-        "age": {"type": "integer", "minimum": 0},
-        "created": {"type": "string", "format": "date-time"},
-    },
-}
-STATS: JsonSchema = {
-    "type": "object",
-    "required": ["messages"],
-    "properties": {
-        "messages": {
-            "type": "object",
-            "required": ["claimed", "free", "total"],
-            "properties": {
-                "claimed": {"type": "integer", "minimum": 0},
-                "free": {"type": "integer", "minimum": 0},
-                "total": {"type": "integer", "minimum": 0},
-                "oldest": MOMENT,
-                "newest": MOMENT,
-            },
-        }
     },
 }

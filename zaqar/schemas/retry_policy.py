@@ -17,14 +17,21 @@ _SECONDS = {"type": "integer", "minimum": 1, "maximum": 43_200}
 
 SCHEMA: JsonSchema = {
     "type": "object",
+    "description": "When a delivery that failed is tried again.",
     "properties": {
-        "retries_with_no_delay": _COUNT,
-        "minimum_delay_retries": _COUNT,
-        "minimum_delay": _SECONDS,
-        "maximum_delay": _SECONDS,
-        "maximum_delay_retries": _COUNT,
-        "retry_backoff_function": {"enum": list(BACKOFF_FUNCTIONS)},
-        "ignore_subscription_override": {"type": "boolean"},
+        "retries_with_no_delay": {**_COUNT, "description": "How many retries come at once."},
+        "minimum_delay_retries": {**_COUNT, "description": "How many retries come then, each after `minimum_delay`."},
+        "minimum_delay": {**_SECONDS, "description": "Seconds."},
+        "maximum_delay": {**_SECONDS, "description": f"Seconds; at least {LEAST_SPAN} more than `minimum_delay`."},
+        "maximum_delay_retries": {**_COUNT, "description": "How many retries come last, each after `maximum_delay`."},
+        "retry_backoff_function": {
+            "enum": list(BACKOFF_FUNCTIONS),
+            "description": "How the delay grows from `minimum_delay` to `maximum_delay`, in ten retries.",
+        },
+        "ignore_subscription_override": {
+            "type": "boolean",
+            "description": "In the metadata of a queue: its policy counts, whatever a subscription says.",
+        },
     },
 }
 

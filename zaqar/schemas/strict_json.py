@@ -66,7 +66,7 @@ def _depth(text: str) -> int:
 
 
 class Document(bytes):
-    """JSON that was decoded before, strictly, with its value, so that :func:`decode` need not do so again."""
+    """JSON with its value. It was decoded strictly before, so :func:`decode` returns the value as it is."""
 
     value: Any
 
@@ -83,7 +83,7 @@ def decode(raw: bytes, *, field: str = "body") -> Any:
 
 
 def decode_text(text: str, *, field: str) -> Any:
-    """The value of a JSON document that is text already, as :func:`decode` has it."""
+    """Like :func:`decode`, for a JSON document that is text."""
     # PERF: brackets are counted first, because almost no document has so many that its depth must be computed.
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise InvalidInput(field, f"nested deeper than {MAX_DEPTH} levels")

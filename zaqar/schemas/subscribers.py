@@ -14,7 +14,7 @@ WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
 """Those that a request is made to, which is signed with the secret of the subscription."""
 
 CONNECTION_SCHEME = "websocket"
-"""That of a WebSocket connection: ``websocket:<id of the node>.<id of the connection>``. Only the service writes it."""
+"""The scheme of connections as subscribers: ``websocket:<id of node>.<id of connection>``. No request may name one."""
 
 _AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
@@ -37,7 +37,7 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
     subscriber = normal(subscriber)
     scheme, colon, rest = subscriber.partition(":")
     if scheme == CONNECTION_SCHEME:
-        # Also if the operator lists the scheme among those that are allowed.
+        # Refuse it even if the operator lists it in [transport] subscriber_types.
         raise InvalidInput(_FIELD, f"must not begin with {CONNECTION_SCHEME}:, which stands for a connection")
     if not colon or scheme.lower() not in types:
         raise InvalidInput(_FIELD, f"must begin with one of {', '.join(f'{each}:' for each in types)}")
@@ -73,23 +73,23 @@ def _lower(host: str) -> str:
 
 
 def connection_subscriber(node_id: str, connection: str) -> str:
-    """The subscriber that stands for a connection that a node holds. Both ids are hexadecimal."""
+    """The subscriber for a connection of a node. Both ids are hexadecimal."""
     return f"{CONNECTION_SCHEME}:{node_id}.{connection}"
 
 
 def connection_of(subscriber: str) -> tuple[str, str]:
-    """The ids of the node and of the connection that a subscriber of ``CONNECTION_SCHEME`` stands for."""
+    """The ids of the node and of the connection in a subscriber of ``CONNECTION_SCHEME``."""
     node_id, _, connection = subscriber.partition(":")[2].partition(".")
     return node_id, connection
 
 
 def is_of_node(subscriber: str, node_id: str) -> bool:
-    """Whether it stands for a connection that this node holds."""
+    """Whether the subscriber is a connection of this node."""
     return scheme_of(subscriber) == CONNECTION_SCHEME and connection_of(subscriber)[0] == node_id
 
 
 def shown_subscriber(subscriber: str) -> str:
-    """As clients see it: of a connection ``websocket:`` and its id, without the node that holds it."""
+    """The subscriber as clients see it. That of a connection is shown without the id of its node."""
     if scheme_of(subscriber) != CONNECTION_SCHEME:
         return subscriber
     return f"{CONNECTION_SCHEME}:{connection_of(subscriber)[1]}"

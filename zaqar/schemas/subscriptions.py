@@ -20,6 +20,9 @@ MOST_BYTES_OF_OPTIONS = 65_536
 MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
 """The size of a request about one subscription; more than this is not read."""
 
+MOST_BYTES_OF_A_SWITCH = 4096
+"""Of one that holds one small field, such as a confirmation."""
+
 PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
 MOST_PLACES = 10
 """How often the message may stand in the template of option ``post_data``: it is sent, and held in memory, so often."""
@@ -41,7 +44,12 @@ OPTIONS: JsonSchema = {
             "type": "string",
             "description": 'What to send; `"$zaqar_message$"` in it, at most 10 times, is the message.',
         },
-        "post_headers": {"type": "object", "maxProperties": 50, "additionalProperties": {"type": "string"}},
+        "post_headers": {
+            "type": "object",
+            "maxProperties": 50,
+            "additionalProperties": {"type": "string"},
+            "description": "Headers to send along to a webhook.",
+        },
         "_retry_policy": retry_policy.SCHEMA,
         "from": {"type": "string", "description": "The sender of a mail."},
         "subject": {"type": "string", "description": "The subject of a mail."},
@@ -78,10 +86,10 @@ def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> 
 
 
 def parse_connection_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
-    """``{"ttl": ..., "options": ...}``, to subscribe the connection that it comes from; unknown fields are dropped."""
+    """Parse ``{"ttl": ..., "options": ...}``, which subscribes a connection itself. Unknown fields are dropped."""
     wanted = _parse(raw, source=source, limits=limits)
     if wanted.subscriber is not None:
-        raise InvalidInput("subscriber", "must be absent, as the connection is to be subscribed")
+        raise InvalidInput("subscriber", "must be absent, because the connection itself is subscribed")
     check_options_for(wanted.options or {}, f"{CONNECTION_SCHEME}:", project=project)
     return wanted
 

@@ -1,55 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscriptions of WebSocket connections: created by a frame without a subscriber, ended with their connection.
 
-The WebSocket process knows the subscriptions of its connections and ends them when a connection closes. For the case
-that it is killed, each is noted in the management store under the node, which is one run of that process, before it is
-stored: notifiers end the subscriptions of a node whose lease is over.
+The WebSocket process knows the subscriptions of its connections and removes them when a connection closes. Each is
+noted in the management store under the node, which is one run of that process, before it is stored. So if the process
+is killed, notifiers remove the subscriptions of the node when its lease is over.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.model import CONFIRMED, WAITING, Address, Queue, Subscription
+from zaqar.model import CONFIRMED, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
+from zaqar.service.store_guard import StoreGuard
 from zaqar.service.subscription_changes import new_subscription
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.base import ManagementStore
 from zaqar.storage.base.nodes import NodeSubscription
 
 MOST_OF_A_CONNECTION = 1000
 """Subscriptions that one connection may have."""
 
 _LOOKED_AT = 10
-"""Subscriptions of a connection that has as many as it may, of which a request looks whether they still exist."""
+"""If a connection has as many subscriptions as it may, a request checks so many of them for having been deleted."""
 
 _BATCH = 500
 
+_ROUND = 10_000
+"""Subscriptions of a dead node that go before their queues are tidied up. Their ids are in memory until then."""
+
+_STEP_SECONDS = 0.5
+
+_OfQueues = dict[tuple[Address, str], list[str]]
+"""Ids of removed subscriptions, by the name and the uid of their queue."""
+
+QUESTIONS = 4
+"""Calls of ``has_undelivered_before`` at a time. One store gets one less, so that it never holds up the others."""
+
 LATER_SECONDS = 15.0
-"""A delivery that is due so much later is of a message with a delay.
+"""A delivery that is due later than that from now belongs to a message with a delay.
 
-One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
-by some seconds.
+A leased delivery is due when its lease ends. So this is longer than the leases of notifiers, with room for clocks of
+hosts that differ by some seconds.
 """
-
-_DELAYED_LOOKED_AT = 20
-_SOON_SECONDS = 3.0
-"""A delivery that nobody has tried yet and that is due later than that is of a message with a delay."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Node:
     id: str
     is_open: Callable[[str], bool]
+
+
+@dataclass(slots=True)
+class _State:
+    """The node of a process and its subscriptions. Take the lock to read or change them."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    node: _Node | None = None
+    connections: dict[str, dict[str, Subscription]] = field(default_factory=dict)
+    """By connection and by uid of the queue: its subscriptions, from before each is stored."""
+    ended: dict[str, Subscription] = field(default_factory=dict)
+    """By id: subscriptions that are to be removed from the stores."""
 
 
 class ConnectionSubscriptions:
@@ -68,87 +89,66 @@ class ConnectionSubscriptions:
         self._queues = queues
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
-        self._node: _Node | None = None
-        self._connections: dict[str, dict[str, Subscription]] = {}
-        """By connection and by uid of the queue: its subscriptions, from before each is stored."""
-        self._ended: dict[str, Subscription] = {}
-        """By id: those that are to be removed from the stores."""
+        self._state = _State()
+        self._guard = StoreGuard(QUESTIONS - 1, time.monotonic)
 
     # -- the process -------------------------------------------------------------------------------------------------
 
     def serve_as(self, node_id: str | None, is_open: Callable[[str], bool] = lambda connection: True) -> None:
-        """Create subscriptions as those of this node from now on; with None, none.
+        """Create subscriptions for this node from now on; with None, refuse to create any.
 
         ``is_open`` says whether this process holds a connection of that id. It must be false from before :meth:`end`
         is called for a connection that has closed. Subscriptions of an earlier node are forgotten: that node was
         condemned, so notifiers end them.
         """
-        with self._lock:
-            self._node = None if node_id is None else _Node(node_id, is_open)
-            self._connections.clear()
-            self._ended.clear()
+        with self._state.lock:
+            self._state.node = None if node_id is None else _Node(node_id, is_open)
+            self._state.connections.clear()
+            self._state.ended.clear()
 
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool:
         """Whether the subscription is one of this connection, as far as this process knows. It asks no store."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(queue_uid)
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
 
     def has_any(self, connection: str) -> bool:
         """Whether the connection has subscriptions, as far as this process knows."""
-        with self._lock:
-            return bool(self._connections.get(connection))
+        with self._state.lock:
+            return bool(self._state.connections.get(connection))
 
     def adopt(self, before: ConnectionSubscriptions) -> None:
-        """Go on with the node and the connections of ``before``, which creates no more: the process has reloaded."""
-        with before._lock:
-            self._node, self._connections, self._ended = before._node, before._connections, before._ended
-            self._lock = before._lock
-            before._node = None
+        """Go on with the node and the connections of ``before``, as the process has reloaded.
+
+        Both share them from now on, so requests that ``before`` serves at this moment end as usual.
+        """
+        self._state = before._state
 
     def subscribed(self) -> list[str]:
         """The ids of all connections that have subscriptions."""
-        with self._lock:
-            return list(self._connections)
+        with self._state.lock:
+            return list(self._state.connections)
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
 
-        Messages with a delay hold up none that were posted after them, unless their delay is about to end.
+        Messages with a delay hold up none that were posted after them, unless their delay is about to end. Raises
+        StoreUnavailable, at once if the store failed a moment ago, and StoreBusy if it has enough such questions.
         """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return False
-        store, id_ = found
-        later = self._clock() + LATER_SECONDS
-        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
-
-    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Whether the deliveries that wait before that number are of messages with a delay, and none is due soon.
-
-        Of very many only the latest are looked at. Posts that are not expanded yet are not.
-        """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return True
-        store, id_ = found
-        waiting = store.list_deliveries(
-            queue_uid=queue_uid, subscription_id=id_, state=WAITING, before=number, limit=_DELAYED_LOOKED_AT
-        )
-        soon = self._clock() + _SOON_SECONDS
-        return all(each.owner is None and not each.tries and each.due > soon for each in waiting)
-
-    def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
-        """The store of a live subscription of the connection, and its id."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(queue_uid)
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
-            return None
+            return False
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
-            return None
-        return known.place.store, live.id
+            return False
+        with self._guard.asking(known.place):
+            return known.place.store.has_undelivered_before(
+                queue_uid=queue_uid,
+                subscription_id=live.id,
+                number=number,
+                due_before=self._clock() + LATER_SECONDS,
+            )
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class ConnectionSubscriptions:
         return self._create(address, wanted, connection)
 
     def _create(self, address: Address, wanted: Wanted, connection: str) -> str:
-        node = self._node
+        node = self._state.node
         if node is None:
             raise StoreUnavailable
         self._check_number(connection)
@@ -184,7 +184,7 @@ class ConnectionSubscriptions:
                     self._abandon(node, connection, made)
             if created:
                 return made.id
-            # The queue was deleted at this moment, or a subscription that has ended was in the way.
+            # The queue was deleted at this moment, or an ended subscription was in the way. Retry.
         raise StoreUnavailable
 
     def _check_number(self, connection: str) -> None:
@@ -194,26 +194,26 @@ class ConnectionSubscriptions:
         # Some may have been deleted by requests, which need not have come to this process.
         for each in live[:_LOOKED_AT]:
             is_there = self._is_there(each)
-            with self._lock:
-                of_connection = self._connections.get(connection, {})
+            with self._state.lock:
+                of_connection = self._state.connections.get(connection, {})
                 if of_connection.get(each.queue_uid) is each:
                     del of_connection[each.queue_uid]
                     if is_there:
                         # Back in at the end, so that the next request looks at others.
                         of_connection[each.queue_uid] = each
                     else:
-                        self._ended[each.id] = each
+                        self._state.ended[each.id] = each
         if len(self._live(connection)) >= MOST_OF_A_CONNECTION:
             raise Forbidden(f"This connection has {MOST_OF_A_CONNECTION} subscriptions; no more are allowed.")
 
     def _live(self, connection: str) -> list[Subscription]:
-        with self._lock:
-            return list(self._connections.get(connection, {}).values())
+        with self._state.lock:
+            return list(self._state.connections.get(connection, {}).values())
 
     def _check_absent(self, connection: str, row: Queue) -> None:
-        """AlreadySubscribed if the connection has a subscription to the queue that nobody has deleted."""
-        with self._lock:
-            live = self._connections.get(connection, {}).get(row.uid)
+        """Raise AlreadySubscribed if the connection has a subscription to the queue that was not deleted."""
+        with self._state.lock:
+            live = self._state.connections.get(connection, {}).get(row.uid)
         if live is not None and self._is_there(live):
             raise AlreadySubscribed(f"This connection has a subscription to the {row.kind} '{row.name}'.")
 
@@ -224,14 +224,16 @@ class ConnectionSubscriptions:
         return there is not None and there.subscriber == subscription.subscriber
 
     def _store(self, node: _Node, connection: str, made: Subscription) -> bool:
-        """Store it as one of an open connection of a live node; False if one that has ended was in its place."""
+        """Store a subscription of an open connection; False if an ended one was in the way, which is removed."""
         note = NodeSubscription(made.queue_uid, made.id)
         if not self._management.nodes.note(node_id=node.id, subscription=note):
             raise StoreUnavailable
         self._remember(node, connection, made)
         placed = self._management.create_subscription(subscription=made, now=made.created)
         if placed.id != made.id:
-            self.remove([placed])
+            left: _OfQueues = {}
+            self._delete([placed], left)
+            next(self._release(left), None)
             return False
         # Once more, as the node may have been condemned, and its notes been read, before the subscription was stored.
         if not self._management.nodes.note(node_id=node.id, subscription=note):
@@ -241,27 +243,27 @@ class ConnectionSubscriptions:
         return True
 
     def _remember(self, node: _Node, connection: str, made: Subscription) -> None:
-        """Have what is pushed to it accepted from now on."""
-        with self._lock:
-            if self._node is not node:
+        """Accept pushes for this subscription from now on."""
+        with self._state.lock:
+            if self._state.node is not node:
                 raise StoreUnavailable
             # A connection that closes after this moment finds the subscription in ``end``.
             if not node.is_open(connection):
                 raise Conflict("The connection is closed.")
-            live = self._connections.setdefault(connection, {})
+            live = self._state.connections.setdefault(connection, {})
             before = live.get(made.queue_uid)
             if before is not None:
                 # It was deleted by a request, so that only its note is left.
-                self._ended[before.id] = before
+                self._state.ended[before.id] = before
             live[made.queue_uid] = made
 
     def _abandon(self, node: _Node, connection: str, made: Subscription) -> None:
-        """Have one removed that could not be created, if it was stored or noted."""
-        with self._lock:
-            if self._node is not node:
+        """Schedule the removal of a subscription that could not be created, but may be stored or noted."""
+        with self._state.lock:
+            if self._state.node is not node:
                 return
-            self._ended[made.id] = made
-            live = self._connections.get(connection, {})
+            self._state.ended[made.id] = made
+            live = self._state.connections.get(connection, {})
             if live.get(made.queue_uid) is made:
                 del live[made.queue_uid]
 
@@ -272,66 +274,74 @@ class ConnectionSubscriptions:
 
         Nothing more is pushed from this moment. It asks no store: :meth:`remove_ended` removes them.
         """
-        with self._lock:
-            ended = self._connections.pop(connection, {})
-            self._ended.update((each.id, each) for each in ended.values())
+        with self._state.lock:
+            ended = self._state.connections.pop(connection, {})
+            self._state.ended.update((each.id, each) for each in ended.values())
 
     def remove_ended(self) -> int:
-        """Remove ended subscriptions and their deliveries from the stores, up to 500 in one call; return how many.
+        """Remove up to 500 ended subscriptions and their deliveries from the stores; return how many were chosen.
 
-        0 if there are none. Raises StoreUnavailable; they are then removed by a later call.
+        0 if there are none. It blocks for about a second at most while the stores answer. Subscriptions that it has no
+        time for are left to a later call, behind the others. Raises StoreUnavailable; then all of them are.
         """
-        with self._lock:
-            node = self._node
-            chosen = list(islice(self._ended.values(), _BATCH))
+        with self._state.lock:
+            node = self._state.node
+            chosen = list(islice(self._state.ended.values(), _BATCH))
         if node is None or not chosen:
             return 0
-        self.remove(chosen)
-        notes = [NodeSubscription(each.queue_uid, each.id) for each in chosen]
+        left: _OfQueues = {}
+        self._delete(chosen, left)
+        next(self._release(left), None)
+        unreleased = {uid for _, uid in left}
+        notes = [NodeSubscription(each.queue_uid, each.id) for each in chosen if each.queue_uid not in unreleased]
         self._management.nodes.forget(node_id=node.id, subscriptions=notes)
-        with self._lock:
-            for each in chosen:
-                self._ended.pop(each.id, None)
+        with self._state.lock:
+            if self._state.node is node:
+                for each in chosen:
+                    self._state.ended.pop(each.id, None)
+                self._state.ended.update((each.id, each) for each in chosen if each.queue_uid in unreleased)
         return len(chosen)
 
-    def remove_of_node(self, node_id: str) -> int:
-        """Remove up to 500 subscriptions of a condemned node, with their deliveries and notes; return how many.
+    def remove_of_node(self, node_id: str) -> Iterator[int]:
+        """Remove all subscriptions of a condemned node, step by step, with their deliveries and notes.
 
-        0 if no notes are left.
+        Each step blocks for about a second at most while the stores answer; it yields how many subscriptions it has
+        removed. The subscriptions go first, as a few steps, and their queues are tidied up after that. A step that
+        raises StoreUnavailable ends it, and it may be begun again.
         """
-        notes = self._management.nodes.list_subscriptions(node_id=node_id, limit=_BATCH)
-        found = [
+        while notes := self._management.nodes.list_subscriptions(node_id=node_id, limit=_ROUND):
+            batches = [notes[start : start + _BATCH] for start in range(0, len(notes), _BATCH)]
+            left: _OfQueues = {}
+            for batch in batches:
+                yield self._delete(self._find_noted(node_id, batch), left)
+            for _ in self._release(left):
+                yield 0
+            for batch in batches:
+                self._management.nodes.forget(node_id=node_id, subscriptions=batch)
+                yield 0
+
+    def _find_noted(self, node_id: str, notes: Sequence[NodeSubscription]) -> list[Subscription]:
+        found = (
             self._management.get_subscription(queue_uid=note.queue_uid, subscription_id=note.subscription_id, now=0.0)
             for note in notes
-        ]
-        self.remove(each for each in found if each is not None and is_of_node(each.subscriber, node_id))
-        if notes:
-            self._management.nodes.forget(node_id=node_id, subscriptions=notes)
-        return len(notes)
+        )
+        return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
-    def remove(self, subscriptions: Iterable[Subscription]) -> None:
-        """Remove those that still have the same subscriber, with their deliveries; absent ones are fine."""
-        of_queue: dict[tuple[Address, str], list[str]] = {}
-        for each in subscriptions:
-            if self._delete(each):
-                address = Address(each.project, each.kind, each.source)
-                of_queue.setdefault((address, each.queue_uid), []).append(each.id)
-        for (address, uid), ids in of_queue.items():
-            self._queues.note_fewer_subscribers(address, uid)
+    def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
+        """Remove them from the management store; add the removed ones to ``left``, and return how many."""
+        gone = self._management.remove_subscriptions(subscriptions=subscriptions) if subscriptions else []
+        for each in gone:
+            left.setdefault((Address(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
+        return len(gone)
+
+    def _release(self, left: _OfQueues) -> Iterator[None]:
+        """Have queues do without subscriptions that are gone. Each leaves ``left``; it yields every _STEP_SECONDS."""
+        began = time.monotonic()
+        while left:
+            (address, uid), ids = next(iter(left.items()))
             self._queues.drop_deliveries(address, uid, ids)
-
-    def _delete(self, subscription: Subscription) -> bool:
-        """Whether it is gone; False if it has another subscriber by now, and then it stays."""
-        found: Subscription | None = subscription
-        for _ in range(TRIES):
-            if found is None or self._management.delete_subscription(
-                queue_uid=found.queue_uid, subscription_id=found.id, version=found.version
-            ):
-                return True
-            # It was changed since it was read, or was deleted.
-            found = self._management.get_subscription(
-                queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=0.0
-            )
-            if found is not None and found.subscriber != subscription.subscriber:
-                return False
-        raise StoreUnavailable
+            self._queues.note_fewer_subscribers(address, uid)
+            del left[address, uid]
+            if time.monotonic() - began > _STEP_SECONDS:
+                yield
+                began = time.monotonic()

@@ -141,9 +141,9 @@ class Messages:
         return page
 
     def get_many(self, address: Address, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
-        """Those of a list of ids that exist, in queue order; NotFound where none does.
+        """The messages with these ids that exist, in queue order. Raises NotFound if none does.
 
-        ``field`` is what the caller knows the list as, for the error if it is empty or too long.
+        ``field`` is the name of the list in the request, for the error if it is empty or too long.
         """
         return self._find(address, check_ids(ids, most=self._limits.max_messages_per_page, field=field))
 
@@ -183,7 +183,7 @@ class Messages:
     def delete_many(
         self, address: Address, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
     ) -> None:
-        """Delete the messages of a list of ids, all or nothing; absent ones are fine. ``field`` as in :meth:`get_many`.
+        """Delete the messages with these ids, all or none. Absent ones are no error. ``field`` as in :meth:`get_many`.
 
         Raises ClaimOver or Forbidden if one of them is not under a claim of ``claim_ids``.
         """

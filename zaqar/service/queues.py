@@ -95,7 +95,7 @@ class Queues:
         return self._cache.get(address) or self._load(address, create=create)
 
     def remembered(self, address: Address) -> Known | None:
-        """The queue as it is remembered, which may be stale; None if it is not. No store is asked."""
+        """The queue in the cache, which may be stale; None if it is not in the cache. No store is asked."""
         return self._cache.get(address)
 
     def find_again(
@@ -229,7 +229,7 @@ class Queues:
         raise StoreUnavailable
 
     def get(self, address: Address, *, defaults: bool = True) -> dict[str, Any]:
-        """The metadata as stored, with ``defaults`` those of reserved keys as well; a missing queue stores none."""
+        """The stored metadata; none for a missing queue. With ``defaults`` missing reserved keys are filled in."""
         row = self.row(address)
         return show_metadata(row.metadata if row else {}, self._limits, kind=address.kind, defaults=defaults)
 

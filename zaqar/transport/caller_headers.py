@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the headers say that every request brings along, checked in the same way on every transport."""
+"""Checks of the headers that every request has, for both transports."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from zaqar.limits import Limits
 
 _UUID = re.compile(r"[0-9a-f]{32}")
 _PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
-"""Printable ASCII without the comma. Servers pass the bytes of other characters on in different ways, or not at all."""
+"""Printable ASCII without the comma. WSGI servers treat the bytes of other characters in different ways."""
 
 _CLIENT = re.compile(r"[ -~]*")
 _LONGEST_UUID = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
 _LONGEST_REMEMBERED = 256
-"""Characters of a header up to which its meaning is remembered: no caller chooses how much memory that takes."""
+"""Longest text that the caches here keep, so that callers cannot fill the memory."""
 
 
 def check_project(project: str) -> None:
-    """InvalidInput unless the text can be the id of a project."""
+    """Raises InvalidInput unless the text is a valid id of a project."""
     if _PROJECT.fullmatch(project) is None:
         raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
 
 
 class ClientIds:
-    """What may be the Client-ID of a request, as configured."""
+    """Checks the Client-ID of requests by the configured rules."""
 
     def __init__(self, limits: Limits) -> None:
         self._is_strict = limits.client_id_uuid_safe == "strict"
         self._lengths = range(limits.min_length_client_id, limits.max_length_client_id + 1)
 
     def parse(self, text: str) -> str:
-        """The Client-ID in the one spelling by which ``echo`` compares it; InvalidInput if it may not be one."""
+        """The Client-ID in the spelling that ``echo`` compares. Raises InvalidInput if it is not valid."""
         if self._is_strict:
             return parse_uuid(text)
         if len(text) not in self._lengths or _CLIENT.fullmatch(text) is None:
@@ -44,10 +44,10 @@ class ClientIds:
 
 @functools.lru_cache(4096)
 def parse_uuid(text: str) -> str:
-    """One spelling for each UUID, so that ``echo`` knows a client by whichever it uses."""
+    """The UUID in one spelling, so that ``echo`` recognises a client that changes its spelling."""
     # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
-    # A text that is longer than any spelling has braces and hyphens without number. It must not be remembered.
+    # A text that is longer than any spelling has extra braces and hyphens. It must not get into the cache.
     if len(text) > _LONGEST_UUID or _UUID.fullmatch(digits) is None:
         raise InvalidInput("Client-ID", "must be a UUID")
     return digits

@@ -23,7 +23,7 @@ def _relation(template: str, allow: str, **variables: str) -> dict[str, Any]:
 
 
 def _of_kind(kind: str) -> dict[str, Any]:
-    """What queues and topics have in common; the relations of queues have the names that clients know."""
+    """The resources that queues and topics both have. The relations of queues keep the names that clients know."""
     collection, single, of = f"/v2/{kind}s", f"/v2/{kind}s/{{{kind}_name}}", "" if kind == QUEUE else f"{kind}_"
     named = {f"{kind}_name": f"{kind}_name"}
     page = {"marker": "marker", "limit": f"{kind}_limit"}

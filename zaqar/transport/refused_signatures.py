@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the requests that no signature opens, for the log. Every transport of a process has one counter."""
+"""Counts refused signatures for the log. Each transport of a process has one counter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zaqar.errors import SignatureRefused
 _log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60
-"""A caller without an account chooses how many requests are refused. The log grows by one line in this time."""
+"""Callers without an account can cause any number of refusals, so the log gets one line in this time."""
 
 
 class RefusedSignatures:
@@ -26,7 +26,7 @@ class RefusedSignatures:
         self._lock = threading.Lock()
 
     def note(self, refused: SignatureRefused) -> None:
-        """Count a refusal, and log the reasons since the last line if that was long enough ago."""
+        """Count a refusal. Log the reasons since the last line if that was long enough ago."""
         now = self._clock()
         with self._lock:
             self._refused[refused.reason] += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the policy rules about making a pre-signed URL: nobody may hand on more than they may do themselves."""
+"""Policy checks for making a pre-signed URL, which may open only what its maker may do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ShareRules:
         self._schemes = limits.subscriber_types
 
     def check(self, caller: Context, address: Address) -> None:
-        """Ask whether the caller may make pre-signed URLs of the queue or topic."""
+        """Raises Forbidden unless the caller may make pre-signed URLs of the queue or topic."""
         self._authorizer.check(caller, f"{address.kind}s:share", address)
 
     def check_granted(self, caller: Context, address: Address, wanted: Wanted) -> None:
-        """Ask the rule of everything that the URL is to open. A signed request itself asks no rule."""
+        """Check the rule of each operation that the URL will open, because signed requests are not checked."""
         for rule in granted_rules(wanted.paths, wanted.methods):
             if "scheme" in target_names(rule) and self._authorizer.asks_for(rule, "scheme"):
-                # Nobody knows yet which subscriber it will be about.
+                # The subscriber is not known yet, so check every scheme.
                 for scheme in self._schemes:
                     self._authorizer.check(caller, rule, address, scheme=scheme)
             else:

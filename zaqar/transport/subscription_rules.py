@@ -41,10 +41,10 @@ class SubscriptionRules:
         self._authorizer.check(caller, "subscription:create", address, **scheme)
 
     def check_creation_of_connection(self, caller: Context, address: Address) -> None:
-        """Ask ``subscription:create`` about a WebSocket connection that subscribes itself: the scheme ``websocket``."""
+        """Check ``subscription:create``, with scheme ``websocket``, for a connection that subscribes itself."""
         if self._asks_for_scheme("subscription:create") and caller.signed:
-            # Who made the signature was asked for the schemes of ``subscriber_types``, so not for this one. It opens
-            # what the rule allows to a caller without roles.
+            # The maker of the signature was checked for the schemes of ``subscriber_types``, which do not include this
+            # one. So check the rule for a caller without roles.
             caller = replace(caller, signed=False)
         self._authorizer.check(caller, "subscription:create", address, **{_SCHEME: CONNECTION_SCHEME})
 

@@ -163,7 +163,7 @@ def test_a_database_in_memory_is_served_over_http_alone(conf: cfg.ConfigOpts) ->
 def test_the_port_of_the_websocket_server_is_taken(conf: cfg.ConfigOpts) -> None:
     with listen(Address("127.0.0.1", 0)) as taken, ExitStack() as stack:
         wanted = Endpoints(Address("127.0.0.1", 0), address_of(taken))
-        with pytest.raises(StartupError, match=r"Address already in use\. Another port .* --websocket-bind"):
+        with pytest.raises(StartupError, match=r"Address already in use\. Give another port with --websocket-bind"):
             server._listen(wanted, stack)
 
 

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit, match="2"):
         websocket.main(arguments)
     assert "--bind" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bind", ["192.0.2.1", "nosuch.invalid"])
+def test_an_address_that_is_not_here_names_the_option(
+    bind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zaqar.conf"
+    file.write_text(f"[DEFAULT]\nstate_dir = {tmp_path / 'state'}\n[drivers:transport:websocket]\nbind = {bind}\n")
+    assert websocket.main(["--config-file", str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zaqar-websocket: Cannot listen on {bind}:9000: ")
+    assert "[drivers:transport:websocket] bind and port" in line
 
 
 class Limit:
@@ -90,6 +103,22 @@ def test_as_many_connections_as_there_may_be_open_files(
     assert files.now == (soft, limit[1])
     said = f"may have {limit[1]} (ulimit -Hn); more than {connections} connections will be refused"
     assert (said in caplog.text) == (connections < 1000)
+
+
+def test_no_port_is_open_to_other_hosts_if_none_of_them_has_the_database(tmp_path: Path) -> None:
+    def host(**options: str) -> str | None:
+        conf = configuration.load(default_config_files=[])
+        conf.set_override("state_dir", str(tmp_path))
+        for name, value in options.items():
+            group, _, option = name.rpartition("__")
+            conf.set_override(option, value, group.replace("__", ":"))
+        return websocket._notification_host(conf)
+
+    assert host() == "127.0.0.1"
+    assert host(drivers__transport__websocket__notification_bind="192.0.2.1") == "192.0.2.1"
+    # None is the name of the host.
+    assert host(drivers__management_store__sqlalchemy__uri="postgresql://db/zaqar") is None
+    assert host(drivers__management_store="redis") is None
 
 
 def test_a_frame_may_be_larger_than_a_post() -> None:

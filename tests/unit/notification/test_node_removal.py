@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from tests.clock import FakeClock
 from zaqar.errors import StoreUnavailable
 from zaqar.notification import node_removal
-from zaqar.notification.node_removal import NodeRemoval
+from zaqar.notification.node_removal import NODES, NodeRemoval
 from zaqar.storage.base import Node
 from zaqar.storage.memory.nodes import MemoryNodeStore
 
@@ -19,77 +22,231 @@ LEASE = 20.0
 
 
 class Scene:
+    """Nodes with subscriptions. ``faults``: what the removal of a node raises at each try."""
+
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.store = MemoryNodeStore()
-        self.left: dict[str, list[int]] = {}
-        self.is_away = False
-        self.removal = NodeRemoval(self.store, self.remove_some, clock=self.clock)
+        self.left: dict[str, int] = {}
+        self.faults: dict[str, Exception] = {}
+        self.tries: dict[str, int] = {}
+        self.held = threading.Event()
+        self.held.set()
+        self.removal = NodeRemoval(self.store, self.remove_all, clock=self.clock)
 
-    def add(self, name: str, subscriptions: int = 0) -> None:
+    def add(self, *names: str, subscriptions: int = 0) -> None:
         expires = self.clock.now + LEASE
-        self.store.add(node=Node(name, "m", "h", 1, "", expires, b"k" * 32))
-        self.left[name] = [2] * subscriptions
+        for name in names:
+            self.store.add(node=Node(name, "m", "h", 1, "", expires, b"k" * 32))
+            self.left[name] = subscriptions
 
-    def remove_some(self, node_id: str) -> int:
-        if self.is_away:
-            raise StoreUnavailable
-        # No live node loses anything.
-        assert self.store.get(node_id=node_id) is None
-        return self.left[node_id].pop() if self.left[node_id] else 0
+    def remove_all(self, node_id: str) -> Iterator[int]:
+        self.tries[node_id] = self.tries.get(node_id, 0) + 1
+        while self.left[node_id]:
+            assert self.held.wait(10)
+            if node_id in self.faults:
+                raise self.faults[node_id]
+            # No live node loses anything.
+            assert self.store.get(node_id=node_id) is None
+            self.left[node_id] -= 1
+            yield 2
 
-    def look(self) -> None:
-        asyncio.run(self.removal.run_once())
+    def over(self) -> set[str]:
+        return set(self.store.list_over(now=self.clock.now, limit=1000))
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not ready():
+                await asyncio.sleep(0.005)
+
+    async def look(self) -> None:
+        """Look once, and let what that has begun end."""
+        await self.removal.look()
+        await self.until(lambda: not self.removal._running())
+
+
+def play(go: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        await go(Scene())
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pauses are short, in their proportions."""
+    for name, value in vars(node_removal).items():
+        if name.endswith("_SECONDS") and name != "SLOW_SECONDS":
+            monkeypatch.setattr(node_removal, name, value / 100)
 
 
 def test_a_node_whose_lease_is_over_loses_its_subscriptions_and_its_row() -> None:
-    scene = Scene()
-    scene.add("dead", subscriptions=3)
-    scene.clock.advance(LEASE - 1)
-    scene.add("alive", subscriptions=1)
-    scene.look()
-    assert scene.left == {"dead": [2, 2, 2], "alive": [2]}
-    scene.clock.advance(1)
-    scene.look()
-    assert scene.left == {"dead": [], "alive": [2]}
-    assert scene.store.list_over(now=scene.clock.now, limit=10) == []
-    assert scene.store.get(node_id="alive") is not None
+    async def go(scene: Scene) -> None:
+        scene.add("dead", subscriptions=3)
+        scene.clock.advance(LEASE - 1)
+        scene.add("alive", subscriptions=1)
+        await scene.look()
+        assert scene.left == {"dead": 3, "alive": 1}
+        scene.clock.advance(1)
+        await scene.look()
+        assert scene.left == {"dead": 0, "alive": 1}
+        assert scene.over() == set()
+        assert scene.store.get(node_id="alive") is not None
+
+    play(go)
 
 
-def test_what_was_cut_off_goes_on_later() -> None:
-    scene = Scene()
-    scene.add("dead", subscriptions=2)
-    scene.clock.advance(LEASE)
-    scene.is_away = True
-    with pytest.raises(StoreUnavailable):
-        scene.look()
-    # It can live no more, though its row is still there.
-    assert not scene.store.renew(node_id="dead", expires=scene.clock.now + LEASE)
-    scene.is_away = False
-    scene.look()
-    assert scene.left == {"dead": []}
-    assert scene.store.list_over(now=scene.clock.now, limit=10) == []
+def test_what_was_cut_off_goes_on_later(hurry: None) -> None:
+    async def go(scene: Scene) -> None:
+        scene.add("dead", subscriptions=2)
+        scene.clock.advance(LEASE)
+        scene.faults["dead"] = StoreUnavailable()
+        await scene.look()
+        # It can live no more, though its row is still there.
+        assert not scene.store.renew(node_id="dead", expires=scene.clock.now + LEASE)
+        assert scene.over() == {"dead"}
+        scene.faults.clear()
+        await asyncio.sleep(node_removal.FIRST_PAUSE_SECONDS)
+        await scene.look()
+        assert scene.left == {"dead": 0}
+        assert scene.over() == set()
+
+    play(go)
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable(), RuntimeError("a row that cannot be read")])
+def test_nodes_whose_removal_fails_delay_no_other_one(fault: Exception) -> None:
+    """They are listed first, as they are condemned, and there are more of them than are removed at a time."""
+
+    async def go(scene: Scene) -> None:
+        failing = {f"failing {n}" for n in range(3 * NODES)}
+        scene.add(*failing, subscriptions=1)
+        scene.clock.advance(LEASE)
+        scene.faults = dict.fromkeys(failing, fault)
+        for _ in range(3):
+            await scene.look()
+        assert scene.tries == dict.fromkeys(failing, 1)
+        scene.add(*(f"dead {n}" for n in range(NODES)), subscriptions=1)
+        scene.clock.advance(LEASE)
+        await scene.look()
+        assert scene.over() == failing
+        # Each is left alone for a while.
+        assert scene.tries == {**dict.fromkeys(failing, 1), **{f"dead {n}": 1 for n in range(NODES)}}
+
+    play(go)
+
+
+def test_nodes_whose_removal_waits_for_a_store_get_turns(monkeypatch: pytest.MonkeyPatch, hurry: None) -> None:
+    monkeypatch.setattr(node_removal, "SLOW_SECONDS", 0.0)
+
+    async def go(scene: Scene) -> None:
+        scene.add(*(f"slow {n}" for n in range(NODES)), subscriptions=50)
+        scene.clock.advance(LEASE)
+        scene.held.clear()
+        await scene.removal.look()
+        await scene.until(lambda: len(scene.tries) == NODES)
+        scene.add("dead")
+        scene.clock.advance(LEASE)
+        await scene.removal.look()
+        # Their threads are taken; the look itself did not wait for them.
+        assert scene.store.get(node_id="dead") is not None
+        scene.held.set()
+        await scene.until(lambda: not scene.removal._running())
+        await scene.look()
+        assert "dead" not in scene.over()
+        # The others go on with what they had begun.
+        monkeypatch.setattr(node_removal, "SLOW_SECONDS", 10.0)
+        await asyncio.sleep(2 * node_removal.FIRST_PAUSE_SECONDS)
+        await scene.look()
+        assert set(scene.tries.values()) == {1}
+        assert scene.over() == set()
+
+    play(go)
+
+
+def test_a_large_node_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_removal, "TURN_SECONDS", 0.0)
+
+    async def go(scene: Scene) -> None:
+        large = [f"large {n}" for n in range(NODES)]
+        scene.add(*large, subscriptions=1000)
+        scene.clock.advance(LEASE)
+        await scene.look()
+        scene.add("dead")
+        scene.clock.advance(LEASE)
+        for _ in range(3):
+            await scene.look()
+        assert scene.over() == set(large)
+        assert scene.tries["large 0"] == 1
+        assert 0 < scene.left["large 0"] < 1000
+
+    play(go)
+
+
+def test_what_is_remembered_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_removal, "MOST_KNOWN", 6)
+
+    async def go(scene: Scene) -> None:
+        names = {f"failing {n}" for n in range(5 * NODES)}
+        scene.add(*names, subscriptions=1)
+        scene.clock.advance(LEASE)
+        scene.faults = dict.fromkeys(names, StoreUnavailable())
+        for _ in range(10):
+            await scene.look()
+        assert len(scene.removal._removals) <= 6
+        # Those that others have removed are not remembered.
+        for name in names:
+            scene.store.remove(node_id=name)
+        await scene.look()
+        assert scene.removal._removals == {}
+
+    play(go)
+
+
+def test_it_goes_on_by_itself(hurry: None) -> None:
+    async def go(scene: Scene) -> None:
+        scene.add("fails", *(f"dead {n}" for n in range(3 * NODES)), subscriptions=2)
+        scene.clock.advance(LEASE)
+        scene.faults["fails"] = RuntimeError()
+        running = asyncio.create_task(scene.removal.run())
+        await scene.until(lambda: scene.over() == {"fails"} and scene.tries["fails"] > 1)
+        scene.faults.clear()
+        await scene.until(lambda: scene.over() == set())
+        running.cancel()
+        await asyncio.wait([running])
+
+    play(go)
 
 
 def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scene = Scene()
-    pauses: list[float] = []
-    outcomes: list[Any] = [StoreUnavailable(), RuntimeError(), None]
+    for name in ("FIRST_SECONDS", "POLL_SECONDS"):
+        monkeypatch.setattr(node_removal, name, 0.01)
+    monkeypatch.setattr(node_removal, "AWAY_SECONDS", 0.3)
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
+    async def go(scene: Scene) -> None:
+        faults: list[Exception | None] = [StoreUnavailable(), RuntimeError(), None]
+        looks: list[float] = []
+        list_over = scene.store.list_over
 
-    async def look() -> None:
-        if not outcomes:
-            raise asyncio.CancelledError
-        if (outcome := outcomes.pop(0)) is not None:
-            raise outcome
+        def list_unless_away(*, now: float, limit: int) -> list[str]:
+            looks.append(time.monotonic())
+            if faults and (fault := faults.pop(0)) is not None:
+                raise fault
+            return list_over(now=now, limit=limit)
 
-    monkeypatch.setattr(node_removal.asyncio, "sleep", sleep)
-    monkeypatch.setattr(scene.removal, "run_once", look)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(scene.removal.run())
-    away = node_removal.AWAY_SECONDS
-    assert pauses == [node_removal.FIRST_SECONDS, away, away, node_removal.POLL_SECONDS]
+        monkeypatch.setattr(scene.store, "list_over", list_unless_away)
+        scene.add("slow", subscriptions=1)
+        scene.clock.advance(LEASE)
+        running = asyncio.create_task(scene.removal.run())
+        await scene.until(lambda: len(looks) == 2)
+        assert scene.store.renew(node_id="slow", expires=scene.clock.now + LEASE)
+        await scene.until(lambda: len(looks) > 4)
+        running.cancel()
+        await asyncio.wait([running])
+        assert scene.left == {"slow": 1}
+        assert looks[1] - looks[0] >= 0.3
+        assert looks[2] - looks[1] >= 0.3
+
+    play(go)

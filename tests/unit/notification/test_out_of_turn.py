@@ -45,8 +45,8 @@ class InOrder:
 def test_those_of_a_killed_notifier_come_before_the_backlog_when_their_lease_is_over(
     displaced: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(lanes, "MOST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(lanes, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(lanes, "MOST_PAUSE_SECONDS", 0.2)
     scene = Scene()
     scene.subscribe()
     for number in range(1, COUNT + 1):

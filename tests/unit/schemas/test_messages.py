@@ -120,12 +120,12 @@ def test_keys_may_be_escaped() -> None:
 FAULTS: list[tuple[bytes, str]] = [
     (b"5", "body"),
     (b"[]", "body"),
-    (b"{}", "body"),
+    (b"{}", "messages"),
     (b'{"messages":5}', "messages"),
     (b'{"messages":null}', "messages"),
     (b'{"messages":[]}', "messages"),
     (b'{"messages":[{"body":1},2]}', "messages[1]"),
-    (b'{"messages":[{"body":1},{}]}', "messages[1]"),
+    (b'{"messages":[{"body":1},{}]}', "messages[1].body"),
     (b'{"messages":[{"body":1,"ttl":"x"}]}', "messages[0].ttl"),
     (b'{"messages":[{"body":1,"ttl":59},{"body":1,"ttl":58}]}', "messages[0].ttl"),
     (b'{"messages":[{"body":1},{"body":1,"delay":51}]}', "messages[1].delay"),
@@ -143,6 +143,22 @@ FAULTS: list[tuple[bytes, str]] = [
 @pytest.mark.parametrize(("raw", "field"), FAULTS)
 def test_faults_name_the_field(raw: bytes, field: str) -> None:
     assert refusal(raw).field == field
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"[]", "body: must be of type object"),
+        (b"{}", "messages: is required"),
+        (b'{"messages":{}}', "messages: must be of type array"),
+        (b'{"messages":["x"]}', "messages[0]: must be of type object"),
+        (b'{"messages":[{"ttl":300}]}', "messages[0].body: is required"),
+        (b'{"messages":[{"body":1,"ttl":"300"}]}', "messages[0].ttl: must be of type integer"),
+        (b'{"messages":[{"body":1,"delay":null}]}', "messages[0].delay: must be of type integer"),
+    ],
+)
+def test_faults_are_told_in_the_words_of_all_other_errors(raw: bytes, sentence: str) -> None:
+    assert str(refusal(raw)) == sentence
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("ttl", 60, 1000), ("delay", 0, 50)], ids=["ttl", "delay"])

@@ -115,7 +115,7 @@ class StagedSubscriptions(Subscriptions):
 
 
 class StagedConnectionSubscriptions(ConnectionSubscriptions):
-    """Stages see the creation as that of a subscription with the subscriber that clients are shown."""
+    """Runs creations through a pipeline. Stages see the subscriber as clients do, without the id of the node."""
 
     def __init__(self, *parts: Any, pipeline: Pipeline) -> None:
         """``parts`` are those of :class:`ConnectionSubscriptions`."""

@@ -37,7 +37,7 @@ that finds the subscription gone drops its deliveries again.
 
 
 MOST_PASSED = 1000
-"""Deliveries that are due too late to count which one ``has_undelivered_before`` passes over."""
+"""Number of deliveries with a later due time that one ``has_undelivered_before`` skips at most."""
 
 
 class DeliveryStore(ABC):
@@ -94,6 +94,18 @@ class DeliveryStore(ABC):
         """Move the end of the leases that ``owner`` still has among these."""
 
     @abstractmethod
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        """Make deliveries of a subscription due earlier, and return how many were changed.
+
+        ``dues`` has at most 500 deliveries by their numbers, each with the ``due`` that the caller has read and the new
+        one. A delivery that is no longer WAITING, or has another ``due`` now, stays as it is, because it was taken,
+        settled or sent again meanwhile. The others must have no live lease; they have no owner afterwards. Each is one
+        atomic step. A step that was repeated because its answer was lost may not be counted.
+        """
+
+    @abstractmethod
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         """Write ``state``, ``due``, ``tries``, ``attempts`` and ``keep_until`` of deliveries leased to ``owner``.
 
@@ -142,18 +154,20 @@ class DeliveryStore(ABC):
     def has_undelivered_before(
         self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
     ) -> bool:
-        """Whether a delivery of the subscription with a smaller number is WAITING, leased or not, or may still come.
+        """Whether a message before ``number`` is still to be delivered to the subscription.
 
-        One may come as long as a post of the queue with a smaller ``first`` is in the outbox. As posts get their
-        numbers in the order in which they are stored, an answer of False stays true until one that was settled is sent
-        again: whoever sends ``number`` after it sends in order. All is read as of one moment. It may be True for a
-        moment longer than necessary, such as for a post that is expanded as far as it concerns this subscription. For a
-        ``number`` that the queue has not given out it may be True, as smaller ones may be posted. Of a queue or a
-        subscription that was dropped it may be either.
+        That is so if one of its deliveries with a smaller number is WAITING, leased or not, or if a post of the queue
+        with a smaller ``first`` is in the outbox, because deliveries may be made of it. Everything is read at one
+        moment. Posts get their numbers in the order in which they are stored, so False stays true until a settled
+        delivery is sent again: a caller that sends ``number`` after False sends in order.
 
-        With ``due_before`` deliveries that are due only then or later do not count: those of messages with a delay,
-        which need not hold up what was posted after them. It has to be later than the end of any lease that is taken or
-        extended by now, as a lease moves ``due`` to its end. If as many as MOST_PASSED with smaller numbers do not
-        count, the answer is True, so that the question always costs little: beside that it costs the same whatever is
-        waiting, settled or in the outbox.
+        The result may be True a moment longer than necessary, for example if the outbox still has a post of which the
+        delivery to this subscription has been made. It may be True for a ``number`` that the queue has not given out,
+        because smaller ones may still be posted. It may be either for a queue or a subscription that was dropped.
+
+        ``due_before`` is a time in seconds since the epoch. With it, deliveries that are due then or later do not
+        count: those of messages with a delay, which need not hold up later messages. It must be later than the end of
+        any lease that is taken or extended now, because a lease moves ``due`` to its end. If MOST_PASSED deliveries
+        with smaller numbers do not count, the result is True. So the cost is bounded, and it does not depend on how
+        much is waiting, settled or in the outbox.
         """

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from zaqar.model import Catalog, Queue, Subscription
@@ -87,6 +87,15 @@ class ManagementStore(ABC):
 
         With ``version`` one that was changed since that version stays: for a caller that decides by what it has read.
         A step that was repeated because its answer was lost may return False although its first run removed it.
+        """
+
+    @abstractmethod
+    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        """Remove those whose stored subscriber is still the one given, also if they have expired; at most 500.
+
+        Anything else of them may have changed. Returns those that are gone now, including those that were absent
+        before; the others have another subscriber by now, and stay. Each is one atomic step, all together are not, but
+        they take as few writes to disk as the store can do with.
         """
 
     @abstractmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the part of the control plane that knows which processes hold WebSocket connections."""
+"""The contract of the part of the management store that keeps the processes that hold WebSocket connections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One running process that holds WebSocket connections, and how a notifier reaches it.
+    """One running process that holds WebSocket connections, and the addresses by which notifiers reach it.
 
-    ``id`` is new for each start. ``host`` and ``port`` are where it takes notifications over TCP, port 0 if it does
-    not; ``socket`` is the path of its Unix socket, which only processes on ``machine`` can open. ``key`` is the secret
-    with which notifiers and this process authenticate each other. The lease of the node is over at ``expires``.
+    ``id`` is new for each start. ``host`` and ``port`` are its TCP address for notifications; port 0 means none.
+    ``socket`` is the path of its Unix socket, which only processes on the host ``machine`` can open; "" means none.
+    ``expires`` is the end of its lease, in seconds since the epoch.
+
+    ``key`` is the secret by which notifiers and this process authenticate each other. The store keeps it unencrypted: a
+    reader of the store can push to the connections of the node. Each start of the process makes a new key.
     """
 
     id: str
@@ -41,46 +44,57 @@ class NodeStore(ABC):
 
         add --> live --renew--> live --condemn (lease over)--> condemned --remove--> absent
 
-    A node that is condemned can never be renewed. So after ``condemn`` the caller may remove the subscriptions of the
-    node while the process, should it only have been slow, finds out by ``renew`` that it has to begin anew.
-    A subscription is noted here before it is stored, and forgotten after it is removed, so a crash in between leaves a
-    note that somebody looks at, never a subscription of a dead connection that nobody knows of.
+    A condemned node can never be renewed. So after ``condemn`` the caller may remove the subscriptions of the node. If
+    the process was only slow, ``renew`` returns False and it begins again as another node.
+
+    A subscription is noted here before it is stored, and forgotten after it is removed. So a crash in between leaves a
+    note, which a notifier looks at when the node is dead, and never a subscription of a dead connection without a note.
+
+    If a fail-over loses steps that were acknowledged, it loses the last ones. A node whose condemnation was lost is
+    listed by ``list_over``, and condemned again; removing its subscriptions once more is harmless.
     """
 
     @abstractmethod
     def add(self, *, node: Node) -> None:
-        """Insert a node whose id is new. One that is there already, also a condemned one, is left as it is."""
+        """Insert a node. If the store has one with this id already, condemned or not, nothing changes."""
 
     @abstractmethod
     def get(self, *, node_id: str) -> Node | None:
-        """The node, also if its lease is over; None if it is absent or condemned."""
+        """The node, even if its lease is over; None if it is absent or condemned."""
 
     @abstractmethod
     def renew(self, *, node_id: str, expires: float) -> bool:
-        """Move the end of the lease; False, and nothing changes, if the node is absent or condemned."""
+        """Set the end of the lease, in seconds since the epoch. False if the node is absent or condemned."""
 
     @abstractmethod
     def condemn(self, *, node_id: str, now: float) -> bool:
-        """Condemn the node if its lease is over at ``now``, in one atomic step; False if it is not over.
+        """Condemn the node if its lease is over at ``now``, in one atomic step. False if the lease is not over.
 
-        True for a node that is condemned already, or absent. From then on no ``renew`` and no ``note`` succeeds, and
-        ``list_subscriptions`` has every note that was made before.
+        True as well if the node was condemned before or is absent. After True no ``renew`` and no ``note`` succeeds,
+        and ``list_subscriptions`` has every note that was made before.
         """
 
     @abstractmethod
     def list_over(self, *, now: float, limit: int) -> list[str]:
-        """Ids of at most ``limit`` nodes that are condemned, and then of those whose lease is over at ``now``.
+        """Ids of at most ``limit`` nodes: first condemned ones, then those whose lease is over at ``now``.
 
-        The latter come in the order in which their leases ended.
+        The latter are sorted by the end of their leases.
         """
+
+    def condemn_forgotten(self) -> None:
+        """Make ``list_over`` list absent nodes that have notes of subscriptions, which a crash may have left.
+
+        A store that changes a node and its notes in one atomic step has no such notes and does nothing.
+        """
+        return
 
     @abstractmethod
     def remove(self, *, node_id: str) -> None:
-        """Remove the node, condemned or not, and all notes of its subscriptions; an absent one is fine."""
+        """Remove the node, condemned or not, and all notes of its subscriptions. An absent node is no error."""
 
     @abstractmethod
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
-        """Note that the subscription belongs to a connection of the node; once more is fine.
+        """Note that the subscription belongs to a connection of the node. Idempotent.
 
         False, and nothing is stored, if the node is absent or condemned.
         """
@@ -91,4 +105,4 @@ class NodeStore(ABC):
 
     @abstractmethod
     def forget(self, *, node_id: str, subscriptions: Collection[NodeSubscription]) -> None:
-        """Remove the notes of at most 500 subscriptions; absent ones are fine."""
+        """Remove the notes of at most 500 subscriptions. Absent notes are no error."""

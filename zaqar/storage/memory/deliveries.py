@@ -99,6 +99,19 @@ class MemoryDeliveryStore(MessageStore):
                 if delivery is not None and delivery.owner == owner:
                     self._deliveries[key] = replace(delivery, due=until)
 
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        changed = 0
+        with self._lock:
+            for number, (before, due) in dues.items():
+                key = DeliveryKey(queue_uid, subscription_id, number)
+                stored = self._deliveries.get(key)
+                if stored is not None and stored.state == WAITING and stored.due == before:
+                    self._deliveries[key] = replace(stored, due=due, owner=None)
+                    changed += 1
+        return changed
+
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         with self._lock:
             for delivery in settled:

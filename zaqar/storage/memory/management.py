@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 from typing import Any, Self
@@ -109,6 +109,14 @@ class MemoryManagementStore(ManagementStore):
                 return False
             del self._subscriptions[queue_uid, subscription_id]
             return True
+
+    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        with self._lock:
+            for each in subscriptions:
+                found = self._subscriptions.get((each.queue_uid, each.id))
+                if found is not None and found.subscriber == each.subscriber:
+                    del self._subscriptions[each.queue_uid, each.id]
+            return [each for each in subscriptions if (each.queue_uid, each.id) not in self._subscriptions]
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         with self._lock:

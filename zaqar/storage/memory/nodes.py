@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes hold WebSocket connections, in the memory of one process."""
+"""The processes that hold WebSocket connections, in the memory of one process."""
 
 from __future__ import annotations
 

@@ -111,6 +111,20 @@ class MongoDeliveryStore(MessageStore):
         if keys:
             self._write(lambda deliveries: deliveries.update_many(theirs, {"$set": {"due": until}}))
 
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        changes = [
+            UpdateMany(
+                {"_id": _id(queue_uid, subscription_id, number), "due": before},
+                {"$set": {"due": due}, "$unset": {"owner": "", "token": ""}},
+            )
+            for number, (before, due) in dues.items()
+        ]
+        if not changes:
+            return 0
+        return self._write(lambda deliveries: deliveries.bulk_write(changes, ordered=False).matched_count)
+
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         # Each is about one. As "many" the server keeps no record of each in case it is tried again, which costs it more
         # than the change, and is not needed: what is settled has no owner, so the second time it is left alone.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes hold WebSocket connections: a document for each, and one for each subscription of a connection.
+"""The processes that hold WebSocket connections: a document for each, and one for each subscription of a connection.
 
-Every step changes one document, so none needs a transaction. All reads are of what the primary has: that is never less
-than what was acknowledged, also just after a fail-over, when what a majority is known to have may be older.
+Every step changes one document, so none needs a transaction. All reads use the primary with read concern "local": it
+has every acknowledged write, also just after a fail-over, when read concern "majority" may return older data.
 
 A condemned node has 0 as ``expires``. A note of a subscription has node, queue and subscription as its ``_id``.
 """
@@ -10,10 +10,11 @@ A condemned node has 0 as ``expires``. A note of a subscription has node, queue 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 import pymongo
+from pymongo.errors import DuplicateKeyError
 
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
 from zaqar.storage.mongodb.connection import PATIENCE, Opened, ReplicaSet
@@ -25,7 +26,7 @@ NODE_INDEXES = (Index("expires", ("expires",), "expires"),)
 NODE_SUBSCRIPTIONS = "node_subscriptions"
 
 _AFTER_SLASH = "0"
-"""The character after the one that ends the node's part of an id."""
+"""The character after "/", which ends the part of the node in an ``_id``."""
 
 _CONDEMNED = {"$set": {"condemned": True, "expires": 0.0}}
 
@@ -57,7 +58,7 @@ class MongoNodeStore(NodeStore):
             nodes = opened.beside(NODES)
             if nodes.collection.update_one(over, _CONDEMNED).matched_count:
                 return True
-            # That step left the node as it was. If it is live, its lease was not over then.
+            # Nothing was changed. If the node is live, its lease was not over at that moment.
             return nodes.latest.find_one(_live(node_id), {"_id": 1}) is None
 
     def list_over(self, *, now: float, limit: int) -> list[str]:
@@ -67,8 +68,8 @@ class MongoNodeStore(NodeStore):
         return [document["_id"] for document in found]
 
     def remove(self, *, node_id: str) -> None:
-        # From the first step on none can be noted any more, so the second one removes all. The node comes last: after a
-        # crash in between it is listed, and removed again.
+        # After the first step no note succeeds, so the second step removes all notes. The node itself is removed last,
+        # so that it is still listed after a crash in between.
         this = {"_id": node_id}
         with self._opened() as opened:
             nodes = opened.beside(NODES).collection
@@ -76,13 +77,27 @@ class MongoNodeStore(NodeStore):
             opened.beside(NODE_SUBSCRIPTIONS).collection.delete_many(_notes_of(node_id))
             nodes.delete_one(this)
 
+    def condemn_forgotten(self) -> None:
+        """Look at one note of each node, and insert the node as a condemned one if it is absent.
+
+        A node that exists is left as it is, in one atomic step. An id is not used again, so no node of it is added.
+        """
+        after = ""
+        with self._opened() as opened:
+            notes, nodes = opened.beside(NODE_SUBSCRIPTIONS).latest, opened.beside(NODES).collection
+            while (note := notes.find_one({"_id": {"$gte": after}}, {"_id": 1}, sort={"_id": 1})) is not None:
+                node_id = note["_id"].partition("/")[0]
+                with suppress(DuplicateKeyError):  # Another notifier has just inserted it.
+                    nodes.update_one({"_id": node_id}, {"$setOnInsert": _CONDEMNED["$set"]}, upsert=True)
+                after = f"{node_id}{_AFTER_SLASH}"
+
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
         """Store the note, then write to the node if it is live.
 
-        Whoever condemns the node writes to it as well, so it does so before or after this. If after, the note was there
-        before, and who lists the notes of a condemned node sees it. If before, the note is taken back; also from one
-        who has listed it meanwhile, to whom it is one of a subscription that does not exist. One that a crash leaves
-        behind here is a few bytes that nobody looks at.
+        ``condemn`` writes to the same document, so it comes before or after the second write. If it comes after, the
+        note was stored before, and ``list_subscriptions`` of the condemned node has it. If it comes before, the note is
+        removed again. A caller that has listed the note meanwhile finds that its subscription does not exist. If this
+        process crashes before it removes the note, and the node is removed already, ``condemn_forgotten`` finds it.
         """
         this = {"_id": _note_id(node_id, subscription)}
         new = {"$setOnInsert": {"queue": subscription.queue_uid, "subscription": subscription.subscription_id}}

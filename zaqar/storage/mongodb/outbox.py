@@ -98,11 +98,12 @@ class OutboxStore(MongoDeliveryStore):
     def has_undelivered_before(
         self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
     ) -> bool:
-        """One command, which sees posts and deliveries as of one moment: an expansion moves them in one transaction.
+        """One command reads posts and deliveries at one moment, because an expansion moves them in one transaction.
 
-        The moment may be past, on a member that does not know yet what a majority has, or that it is the primary no
-        more. So the fence has to be there, with ``number`` given out: numbers become visible in their order, so all
-        posts before it were there at that moment too, in the outbox or as deliveries. Else they may be to come.
+        That moment may be in the past: a member may not know yet what a majority has, or that it is no longer the
+        primary. So the same command reads the fence and checks that ``number`` was given out at that moment. Numbers
+        become visible in order, so all posts before it were visible too, in the outbox or as deliveries. If the fence
+        does not show ``number``, earlier posts may be missing, and the result is True.
         """
         given_out = {"_id": fence_id(queue_uid), "next": {"$gt": number}}
         posts = {"queue": queue_uid, "first": {"$lt": number}, "due": {"$gte": 0}}
@@ -120,14 +121,14 @@ class OutboxStore(MongoDeliveryStore):
 
 
 def _first_of(collection: str, which: Document, order: str, choice: Sequence[Document]) -> Document:
-    """Add some of the first of these."""
+    """A stage that adds documents of a collection that match ``which``, sorted by ``order``, then ``choice``."""
     return {"$unionWith": {"coll": collection, "pipeline": [{"$match": which}, {"$sort": {order: 1}}, *choice]}}
 
 
 def _counting(due_before: float | None) -> list[Sequence[Document]]:
-    """Of what waits before a number the first one that counts; and one more if too many were passed over.
+    """Stages for waiting deliveries: the first that counts, and the last of MOST_PASSED if there are so many.
 
-    Both are from the index alone, but for the time when one is due.
+    Both read the index only, except for the due time.
     """
     number: Document = {"$project": {"_id": 0, "number": 1}}
     if due_before is None:

@@ -8,7 +8,7 @@ or whoever wants the same subscriber.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pymongo
 from pymongo.collection import Collection
@@ -97,6 +97,16 @@ class MongoSubscriptionStore(ManagementStore):
             this["version"] = version
         with self._set.translated(), pymongo.timeout(PATIENCE):
             return self._subscriptions.delete_one(this).deleted_count > 0
+
+    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        these = {_id(each.queue_uid, each.id): each for each in subscriptions}
+        removals = [pymongo.DeleteOne({"_id": id_, "subscriber": each.subscriber}) for id_, each in these.items()]
+        if not removals:
+            return []
+        with self._set.translated(), pymongo.timeout(PATIENCE):
+            self._subscriptions.bulk_write(removals, ordered=False)
+            left = {document["_id"] for document in self._subscriptions.find({"_id": {"$in": list(these)}}, {"_id": 1})}
+        return [each for id_, each in these.items() if id_ not in left]
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         for turn in Turns(self._set):

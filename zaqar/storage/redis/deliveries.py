@@ -25,6 +25,7 @@ _EXPAND = load("expand", again=True)
 _PUT = load("put_delivery", again=True)
 _EXTEND = load("extend_leases", again=True, writes=False)
 _DROP = load("drop_deliveries", again=True)
+_ADVANCE = load("advance_deliveries", again=True)
 _SETTLE = load("settle_deliveries", again=True)
 _LIST = load("list_deliveries", again=True, writes=False)
 _GET = load("get_delivery", again=True, writes=False)
@@ -58,6 +59,14 @@ class LoggedStore(OutboxStore):
             of_queue[key.queue_uid].append(id_of(key.subscription_id, key.number))
         for uid, ids in of_queue.items():
             self._run(_EXTEND, uid, owner, until, *ids)
+
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        words: list[Word] = []
+        for number, (before, due) in dues.items():
+            words += (id_of(subscription_id, number), before, due)
+        return int(self._run(_ADVANCE, queue_uid, *words)) if words else 0
 
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         of_queue: dict[str, list[Word]] = defaultdict(list)

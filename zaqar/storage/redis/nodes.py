@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes hold WebSocket connections, on Redis.
+"""The processes that hold WebSocket connections, on Redis.
 
-All of it lies in one slot, so that each operation is one script, and of those at the same moment one comes after the
-other. Nodes are few; a subscription of a connection is written when it is made and when it ends.
+All keys are in one slot, so each operation is one script, and scripts run one after the other. That is enough, because
+nodes are few, and a subscription of a connection is written only when it is made and when it ends.
 """
 
 from __future__ import annotations

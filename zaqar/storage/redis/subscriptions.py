@@ -9,7 +9,7 @@ written, so it may be about one that is gone or lives longer: what counts is ask
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ _FIND = load("subscription_find", again=True, writes=False)
 _LIST = load("subscription_list", again=True, writes=False)
 _REPLACE = load("subscription_replace")
 _DELETE = load("subscription_delete", again=True)
+_REMOVE = load("subscription_remove", again=True)
 _DELETE_ALL = load("subscription_delete_all", again=True)
 _TAKE_PAUSES = load("take_pauses")
 
@@ -83,6 +84,20 @@ class SubscriptionStore(ManagementStore):
         if row is not None:
             self._unindex([_subscription_of(row)])
         return row is not None
+
+    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        of_queue: dict[str, list[Subscription]] = {}
+        for each in subscriptions:
+            of_queue.setdefault(each.queue_uid, []).append(each)
+        gone: list[Subscription] = []
+        removed: list[Subscription] = []
+        for uid, these in of_queue.items():
+            words = [word for each in these for word in (each.id, each.subscriber)]
+            rows = self._run_on(_REMOVE, uid, *words)
+            removed += (_subscription_of(row) for row in rows if isinstance(row, bytes))
+            gone += (each for each, row in zip(these, rows, strict=True) if row != _TAKEN)
+        self._unindex(removed)
+        return gone
 
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         self._unindex([_subscription_of(row) for row in self._run_on(_DELETE_ALL, queue_uid)])

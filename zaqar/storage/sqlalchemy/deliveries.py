@@ -156,6 +156,17 @@ class OutboxStore(FenceStore):
             with self._database.write as connection:
                 connection.executemany(self._outbox.extend, leases)
 
+    def advance_deliveries(
+        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
+    ) -> int:
+        # Rows are locked in one order by all.
+        changes = [
+            {"uid": queue_uid, "subscription": subscription_id, "number": number, "before": before, "until": due}
+            for number, (before, due) in sorted(dues.items())
+        ]
+        with self._database.write as connection:
+            return sum(connection.execute(self._outbox.advance, change).rowcount for change in changes)
+
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         changes: list[tuple[str, Mapping[str, Any]]] = []
         # Rows are locked in one order by all, those that stay and those that go: or an extension of leases, which locks

@@ -172,6 +172,10 @@ class DeliveryStatements(Texts):
         changed = {column.name: values[column] for column in COLUMNS if column.name not in key}
         self.put = self._text(insert.on_conflict_do_update(index_elements=key, set_=changed))
         self.extend = self._text(sa.update(deliveries).where(_LEASED).values(due=param("until")))
+        as_read = sa.and_(_KEY, d.state == _WAITING, d.due == param("before", d.due.type))
+        self.advance = self._text(
+            sa.update(deliveries).where(as_read).values({d.due: param("until"), d.owner: sa.null()})
+        )
         settled = {column: values[column] for column in _SETTLED}
         self.settle = self._text(sa.update(deliveries).where(_LEASED).values({**settled, d.owner: sa.null()}))
         self.remove = self._text(sa.delete(deliveries).where(_LEASED))
@@ -216,10 +220,10 @@ class DeliveryStatements(Texts):
 
 
 def _undelivered_before() -> sa.Select[Any]:
-    """Probes of the first post of the queue and of the least numbers of the subscription that wait.
+    """Searches for the first post of the queue and for the smallest waiting numbers of the subscription.
 
-    They end at the first row that counts, which mostly is the first one. An order and a limit inside keep the planner
-    to the index that has this order.
+    Each search ends at the first row that counts, which is mostly the first row. The ORDER BY and LIMIT inside make the
+    planner use the index with this order.
     """
     number: Any = param("number", sa.BigInteger)
     most: Any = sa.literal_column(str(MOST_PASSED), sa.Integer)

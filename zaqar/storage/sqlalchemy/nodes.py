@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes hold WebSocket connections, on an SQL database."""
+"""The processes that hold WebSocket connections, on an SQL database."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class NodeStatements(Texts):
         )
         is_live = sa.select(n.id).where(live)
         self.is_live = self._text(is_live)
-        # The lock lasts until the transaction ends. It lets others note and makes a condemnation wait; a note that
-        # waits for a condemnation looks at the row again and does not find it live.
+        # A shared lock until the end of the transaction. Other notes go on, and a condemnation waits. A note that waits
+        # for a condemnation reads the row again and finds it condemned.
         self.keep_live = self._text(is_live.with_for_update(read=True) if self.is_concurrent else is_live)
         self.list_over = self._text(
             sa.select(n.id).where(n.expires <= now).order_by(n.expires).limit(limit).offset(NOTHING)
@@ -85,8 +85,8 @@ class SqlNodeStore(NodeStore):
     @repeated
     def condemn(self, *, node_id: str, now: float) -> bool:
         with self._database.write as connection:
-            # One statement decides. Of a node that it leaves as it is, the other says whether it is live; it may have
-            # been renewed in between, and is then not over.
+            # The first statement decides. If it changes nothing, the node is condemned or absent, or its lease was not
+            # over, and the second statement tells which. A renewal in between does no harm.
             if connection.execute(self._statements.condemn, {"node_id": node_id, "now": now}).rowcount == 1:
                 return True
             return connection.execute(self._statements.is_live, {"node_id": node_id}).fetchone() is None
@@ -99,7 +99,7 @@ class SqlNodeStore(NodeStore):
     @repeated
     def remove(self, *, node_id: str) -> None:
         with self._database.write as connection:
-            # The node first: that waits for notes that are being made, so the notes below are all there will be.
+            # Delete the node first. That waits for notes that are being made, so none is added after the second step.
             connection.execute(self._statements.remove, {"node_id": node_id})
             connection.execute(self._statements.forget_all, {"node_id": node_id})
 
@@ -120,7 +120,7 @@ class SqlNodeStore(NodeStore):
 
     @repeated
     def forget(self, *, node_id: str, subscriptions: Collection[NodeSubscription]) -> None:
-        # Rows are locked in one order by all.
+        # Sorted, so that all transactions lock rows in the same order and none deadlock.
         rows = [{"node_id": node_id, **each._asdict()} for each in sorted(set(subscriptions))]
         if rows:
             with self._database.write as connection:

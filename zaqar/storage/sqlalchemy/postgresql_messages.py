@@ -238,6 +238,7 @@ class PostgresqlMessageStore(SqlMessageStore):
     put_delivery = repeated(SqlMessageStore.put_delivery)
     take_deliveries = repeated(SqlMessageStore.take_deliveries)
     extend_leases = repeated(SqlMessageStore.extend_leases)
+    advance_deliveries = repeated(SqlMessageStore.advance_deliveries)
     settle = repeated(SqlMessageStore.settle)
     resend = repeated(SqlMessageStore.resend)
     replace_bodies = repeated(SqlMessageStore.replace_bodies)

@@ -47,6 +47,9 @@ class SubscriptionStatements(Texts):
         )
         self.delete = self._text(sa.delete(subscriptions).where(this))
         self.delete_version = self._text(sa.delete(subscriptions).where(this, s.version == param("version")))
+        with_subscriber = sa.and_(this, s.subscriber == param("subscriber"))
+        self.delete_with_subscriber = self._text(sa.delete(subscriptions).where(with_subscriber))
+        self.exists = self._text(sa.select(s.id).where(this))
         self.delete_all = self._text(sa.delete(subscriptions).where(of_queue))
         self.delete_expired = self._text(sa.delete(subscriptions).where(same, s.expires <= now))
         self.expired = self._text(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zaqar.errors import Conflict
@@ -88,6 +88,19 @@ class SubscriptionStore(ManagementStore):
         with self._database.write as connection:
             done = connection.execute(statement, {"queue_uid": queue_uid, "id": subscription_id, "version": version})
             return bool(done.rowcount)
+
+    @repeated
+    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        sql = self._subscriptions
+        gone = []
+        with self._database.write as connection:
+            # All callers lock rows in one order, so that two of them cannot each wait for a row of the other.
+            for each in sorted(subscriptions, key=lambda each: (each.queue_uid, each.id)):
+                this = {"queue_uid": each.queue_uid, "id": each.id, "subscriber": each.subscriber}
+                removed = connection.execute(sql.delete_with_subscriber, this).rowcount
+                if removed or connection.execute(sql.exists, this).fetchone() is None:
+                    gone.append(each)
+        return gone
 
     @repeated
     def delete_subscriptions(self, *, queue_uid: str) -> None:

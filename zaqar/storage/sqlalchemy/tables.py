@@ -231,7 +231,7 @@ trusts = sa.Table(
 sa.Index("ix_trusts_due", trusts.c.due)
 sa.Index("ix_trusts_queue_uid_subscription_id", trusts.c.queue_uid, trusts.c.subscription_id)
 
-# Running processes that hold WebSocket connections. A condemned one has 0 as ``expires``: every clock is past that.
+# Running processes that hold WebSocket connections. A condemned one has 0 as ``expires``, so its lease is over.
 nodes = sa.Table(
     "nodes",
     metadata,
@@ -244,10 +244,10 @@ nodes = sa.Table(
     sa.Column("key", sa.LargeBinary, nullable=False),
     sa.Column("condemned", sa.Boolean, nullable=False),
 )
-# Those whose lease is over.
+# To find nodes whose lease is over.
 sa.Index("ix_nodes_expires", nodes.c.expires)
 
-# Subscriptions of their connections.
+# Subscriptions of the connections of nodes.
 node_subscriptions = sa.Table(
     "node_subscriptions",
     metadata,
@@ -323,8 +323,9 @@ sa.Index(
     sqlite_where=_waiting,
     postgresql_where=_waiting,
 )
-# The least number of one subscription that waits, however many are due before it and whatever is settled. The condition
-# that all numbers fulfil keeps it to the one statement that has it too: the planner would take it for others as well.
+# To find the smallest waiting number of a subscription, however many deliveries are due earlier or are settled. All
+# numbers meet the second condition. It is there so that the planner uses this index only for the one statement that has
+# the same condition.
 unsent = sa.and_(_waiting, deliveries.c.number >= sa.literal_column("0"))
 sa.Index(
     "ix_deliveries_unsent",

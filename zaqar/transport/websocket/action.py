@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an entry of the table of actions is made of.
+"""The classes that an entry of the table of actions consists of.
 
 The table itself is :data:`zaqar.transport.websocket.actions.ACTIONS`. The session, the reference documentation and the
 AsyncAPI document all read it.
@@ -19,10 +19,9 @@ from zaqar.service.subscriptions import Grant
 
 
 class Answer(NamedTuple):
-    """What an action answers: a status as of HTTP, and a body.
+    """The status, which is one of HTTP, and the body of a reply.
 
-    ``body`` is anything that ``msgspec.json.encode`` takes; JSON that is passed on as it was stored is a
-    ``msgspec.Raw``.
+    ``body`` is anything that ``msgspec.json.encode`` takes. JSON that is sent as it was stored is a ``msgspec.Raw``.
     """
 
     status: int
@@ -31,12 +30,12 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request frame whose headers and whose body's field types have been checked.
+    """One request frame after its headers and the types of its fields have been checked.
 
-    ``body`` is the decoded body of the frame, {} if it has none; ``raw`` is the same as JSON text, for the methods of
-    the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for an action
-    that has none. ``connection`` is the id of the connection that the frame came from. ``grant`` is what
-    ``SignedUrls.open`` returned for the headers of the frame: None unless they are those of a confirmation.
+    ``body`` has the fields of the action that the frame has, by name. ``raw`` is the whole body as JSON text, for the
+    methods of the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for
+    an action without one. ``connection`` is the id of the connection that sent the frame. ``grant`` is the result of
+    ``SignedUrls.open`` for the headers of the frame: None unless they are those of a confirmation.
     """
 
     caller: Context
@@ -48,14 +47,14 @@ class Call:
 
     @property
     def target(self) -> Address:
-        """``address`` of an action that always has one."""
+        """``address``, for an action that always has one. Raises RuntimeError for others."""
         if self.address is None:
             raise RuntimeError("the action has no queue or topic")
         return self.address
 
 
 Handle = Callable[[Parts, Call], Answer]
-"""Carries an action out. It blocks on stores, and raises ClientError or StoreUnavailable as the service does."""
+"""Carries an action out. It blocks on stores, and raises ClientError and StoreUnavailable like the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +65,21 @@ class Field:
     description: str
     required: bool = False
     schema: JsonSchema = field(default_factory=dict)
-    """More of its JSON schema, such as the items of an array."""
+    """The rest of its JSON schema, such as the items of an array."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
     """One action of the API.
 
-    ``method`` and ``path`` are those of the same operation over HTTP (``path`` with names in braces that are fields of
-    the body). Pre-signed URLs and the access rules of application credentials are about them. ``answers`` maps each
+    ``method`` and ``path`` are those of the same operation over HTTP; names in braces in ``path`` are fields of the
+    body. Pre-signed URLs and the access rules of application credentials are compared with them. ``answers`` maps each
     status that is not an error to a sentence and the schema of its body. ``example`` is a body that works on a service
-    to which nothing but the queue ``greetings`` was added. ``of_deployment``: a token of the whole deployment, which
-    has no project, may be used. ``needs_admin_mode`` and ``needs_pooling``: refused with 403 if the option is off.
+    with nothing but the queue ``greetings``. If ``of_deployment`` is true, callers with a token of the system, which
+    has no project, may use the action. If ``needs_admin_mode`` or ``needs_pooling`` is true and the option is off, the
+    action is refused with 403.
+    ``secrets`` are fields that no reply repeats. If ``asks_others`` is true, the action asks more than the store that
+    it is about, such as a name server, Keystone or the stores of pools, so its duration says nothing about that store.
     """
 
     name: str
@@ -91,3 +93,5 @@ class Action:
     of_deployment: bool = False
     needs_admin_mode: bool = False
     needs_pooling: bool = False
+    secrets: frozenset[str] = frozenset()
+    asks_others: bool = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which request is carried out next, and how many of each project, queue and store at a time.
+"""Decides which request gets the next free thread, and how many threads each project, queue and store may use.
 
-Requests block on stores and on Keystone, so each takes a thread. :class:`Admission` hands the threads out. Everything
-here runs on the event loop but the calls themselves, so there are no locks.
+Requests block on stores and on Keystone, so each needs a thread. :class:`Admission` hands the threads out. Only the
+calls themselves run in threads; everything else here runs on the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -18,41 +18,43 @@ from typing import NamedTuple, TypeVar
 from zaqar.errors import TooBusy
 
 THREADS = "request"
-"""What the names of the threads begin with."""
+"""The beginning of the names of the threads."""
 
 SILENT_SECONDS = 0.5
-"""A store is suspected not to answer if no call of it has returned for so long while some are under way."""
+"""A store counts as silent if calls to it are under way and none has returned for this long."""
 
 PATIENCE_SECONDS = 2.0
 """How long a request waits for a thread."""
 
 _WAITING_PER_THREAD = 32
-"""Requests may wait in all, for each thread, unless it is said otherwise; of one project half as many."""
+"""Default number of waiting requests for each thread, in all; one project may have half of them."""
 
 T = TypeVar("T")
 Answered = Callable[[T], bool | None]
 
 
 class Seat(NamedTuple):
-    """What a request takes room of. ``queue`` is None if it is about none, ``store`` is whatever is going to be asked.
+    """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
-    All three only say what is the same as for another request.
+    All three only say what is the same as for another request. ``tells``: how long it takes says whether the store is
+    silent. It does not if others are asked as well, such as a name server that a tenant has chosen.
     """
 
     project: str
     queue: Hashable | None
     store: Hashable
+    tells: bool = True
 
 
 class _Store:
-    """The calls of one store that are under way, and whether it may be trusted to answer more."""
+    """The calls to one store that are under way, and whether the store seems to answer."""
 
     def __init__(self, silent_seconds: float) -> None:
         self._silent_seconds = silent_seconds
         self.began: dict[object, float] = {}
-        """When each call began; the oldest is the first."""
+        """The time at which each call began, the oldest first."""
         self.taken = 0
-        """Threads that it has: calls that are under way or about to be."""
+        """Number of threads with calls to this store, including those that are about to begin one."""
         self.last_sign = float("-inf")
         self.is_suspect = False
 
@@ -62,7 +64,7 @@ class _Store:
         return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
 
     def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
-        """A call that failed late is how a silent store shows; one that failed at once cost nothing."""
+        """Note that a call has returned. Only a late failure shows that the store is silent; an early one is cheap."""
         took = now - self.began.pop(call)
         if answered or took <= self._silent_seconds:
             self.last_sign, self.is_suspect = now, False
@@ -76,13 +78,13 @@ _Project = OrderedDict[Hashable, _Lane]
 
 
 class Admission:
-    """Threads for requests, shared out so that none of a project, a queue or a store can have them all.
+    """Threads for requests, divided so that no project, queue or store can use all of them.
 
-    A project has at most a quarter of the threads, a queue an eighth, a store three quarters, and a store that seems
-    silent a sixteenth, which are enough to notice that it is back. A request that finds no room waits; the free thread
-    goes to stores in turn, among the requests of a store to projects in turn, and among those of a project to queues in
-    turn. A request that has waited for PATIENCE_SECONDS, or that would be one too many to wait, gets TooBusy; so does
-    at once a request to a store that seems silent.
+    A project may use a quarter of the threads, a queue an eighth, a store three quarters, and a store that seems silent
+    a sixteenth, which is enough to notice that it answers again. A request that finds no free thread within these
+    limits waits. A free thread goes to the stores in turn, among the requests to a store to the projects in turn, and
+    among those of a project to the queues in turn. TooBusy is raised after PATIENCE_SECONDS, or at once if too many
+    requests wait already or if the store seems silent.
     """
 
     def __init__(
@@ -110,31 +112,37 @@ class Admission:
         self._waiting: OrderedDict[Hashable, OrderedDict[str, _Project]] = OrderedDict()
         self._waiting_of: Counter[str] = Counter()
         self._waiters: set[_Waiter] = set()
+        self._is_closed = False
         self.under_way = 0
-        """Threads that are busy or about to be."""
+        """Number of threads that are busy, including those that are about to begin a call."""
 
     async def run(self, seat: Seat, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
-        """What the call returns or raises, made in a thread.
+        """Make the call in a thread, and return or raise the same as the call.
 
-        ``answered`` says of a result whether the store has answered; None if it does not tell. If the caller is
-        cancelled, a call that has begun is made all the same and keeps its room until it ends. Raises TooBusy if the
-        call was not made.
+        ``answered`` takes the result and tells whether the store has answered, None if the result does not show it. If
+        the caller is cancelled, a call that has begun goes on and counts until it ends. Raises TooBusy if the call was
+        not made.
         """
         await self._enter(seat)
+        if self._is_closed:
+            self._release(seat)
+            raise TooBusy
         this = object()
-        self._stores[seat.store].began[this] = self._monotonic()
+        if seat.tells:
+            self._stores[seat.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
         making.add_done_callback(partial(self._leave, seat, this, answered))
         return await asyncio.shield(making)
 
     def close(self) -> None:
-        """Begin no more calls; those under way end by themselves."""
+        """Begin no more calls: they get TooBusy. Calls that are under way go on to their end."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, seat: Seat) -> None:
         store = self._stores.setdefault(seat.store, _Store(self._silent_seconds))
         if self._has_room(seat, store):
-            # Nobody waits for the same room: whoever did would have got it when it became free.
+            # It overtakes nobody: a waiting request within the same limits would have got this thread already.
             self._take(seat)
             return
         silent = store.seems_silent(self._monotonic())
@@ -158,7 +166,7 @@ class Admission:
                 await waiter
         except TimeoutError:
             if not waiter.cancelled():
-                return  # it was admitted at the last moment
+                return  # it got a thread at the last moment
             self._give_up(seat, waiter)
             raise TooBusy from None
         except asyncio.CancelledError:
@@ -199,11 +207,12 @@ class Admission:
     def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[seat.store]
         returned = not made.cancelled() and made.exception() is None
-        store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
+        if seat.tells:
+            store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(seat)
 
     def _admit_waiting(self) -> None:
-        """Give what has become free to those who wait, as long as somebody finds room."""
+        """Give free threads to waiting requests that are within their limits."""
         while self.under_way < self._most and (found := self._next()) is not None:
             seat, waiter = found
             self._remove(seat, waiter)
@@ -215,9 +224,9 @@ class Admission:
             waiter.set_result(None)
 
     def _next(self) -> tuple[Seat, _Waiter] | None:
-        """The first in turn for whom there is room; its store, project and queue are the last in turn from now on.
+        """The first waiting request that is within its limits. Its store, project and queue become the last in turn.
 
-        It looks past few that find none: at most three projects or eight queues can have all they may have.
+        The search is short, because at most three projects or eight queues can be at their limits.
         """
         for store_key, projects in self._waiting.items():
             if not self._store_has_room(self._stores[store_key]):
@@ -241,7 +250,7 @@ class Admission:
             self._forget_idle(seat.store)
 
     def _forget_idle(self, key: Hashable) -> None:
-        # A store that is suspect is remembered, so that the next requests to it are few.
+        # Remember a silent store, so that only few of the next requests go to it.
         store = self._stores.get(key)
         if store is not None and not store.taken and not store.is_suspect and key not in self._waiting:
             del self._stores[key]
@@ -262,7 +271,7 @@ class Admission:
 
 
 def _decrease(counts: Counter[T], key: T) -> None:
-    # Names of projects and queues come and go; those without requests are not kept.
+    # Clients choose the keys, so keep none without requests.
     if counts[key] <= 1:
         del counts[key]
     else:

@@ -24,6 +24,7 @@ from zaqar.transport.websocket.settings import FRAME_OVERHEAD
 Json = dict[str, Any]
 
 VERSION = "3.0.0"
+_HTTPS_PORT = 443
 _WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - they are recognised here, nothing listens on them
 _SIGNED = re.compile(r"/v2/(queues|topics)/{\w+}/(messages|claims|subscriptions)(/{\w+})?")
 _CONFIRM = re.compile(r"/v2/(queues|topics)/{\w+}/subscriptions/{\w+}/confirm")
@@ -37,29 +38,30 @@ _DESCRIPTION = (
 
 
 def all_actions(actions: Mapping[str, Action]) -> dict[str, Action]:
-    """The table, and before it what the session does by itself."""
+    """All actions by name: ``authenticate``, which the session carries out itself, and those of the table."""
     return {AUTHENTICATE.name: AUTHENTICATE, **actions}
 
 
 class Served(NamedTuple):
-    """What of the table is served, and where."""
+    """The options that decide which actions are served, and the host and port that clients connect to."""
 
     admin_mode: bool
     pooling: bool
     keystone: bool
     host: str
     port: int
+    external_port: int | None = None
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Served:
-        """The options of a running service. Clients cannot connect to a wildcard, so that shows as ``localhost``."""
+        """Those of a configuration. A wildcard address, to which clients cannot connect, becomes ``localhost``."""
         options = conf["drivers:transport:websocket"]
         host = "localhost" if options.bind in _WILDCARDS else options.bind
         keystone = conf.auth_strategy == "keystone"
-        return cls(conf.admin_mode, conf.pooling, keystone, host, options.external_port or options.port)
+        return cls(conf.admin_mode, conf.pooling, keystone, host, options.port, options.external_port)
 
     def has(self, action: Action) -> bool:
-        """Whether an action can do something else than be refused."""
+        """Whether the service carries the action out; without its options every request for it is 403."""
         return (self.admin_mode or not action.needs_admin_mode) and (self.pooling or not action.needs_pooling)
 
 
@@ -71,10 +73,11 @@ def document(
     served: Served,
     close_codes: Mapping[int, str],
 ) -> Json:
-    """The whole document, as JSON-able values.
+    """The whole document, as values that JSON can hold.
 
-    ``schemas`` are the components of the OpenAPI document. What an action has in common with it is a reference here,
-    and the document has those that are needed. ``close_codes`` says when the service closes a connection with a code.
+    ``schemas`` are the components of the OpenAPI document by name. A schema of an action that equals one of them is a
+    reference, and the document has each schema that is referred to. ``close_codes`` has the meaning of each code with
+    which the service closes a connection.
     """
     listed = [action for action in all_actions(actions).values() if served.has(action)]
     frames: dict[str, Json] = {}
@@ -114,18 +117,22 @@ def document(
 
 
 def _servers(served: Served) -> Json:
+    """The process itself, unless ``external_port`` says that clients come through something else."""
     host = f"[{served.host}]" if ":" in served.host else served.host
-    return {
-        "direct": {
-            "host": "{host}:{port}",
-            "protocol": "ws",
-            "description": "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it.",
-            "variables": {
-                "host": {"default": host, "description": "Where clients reach it."},
-                "port": {"default": str(served.port)},
-            },
-        }
+    port = served.external_port or served.port
+    description = "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it."
+    if served.external_port:
+        description = "The proxy before zaqar-websocket. Its host is not known to the service."
+    server = {
+        "host": "{host}:{port}",
+        "protocol": "wss" if served.external_port == _HTTPS_PORT else "ws",
+        "description": description,
+        "variables": {
+            "host": {"default": host, "description": "Where clients reach it."},
+            "port": {"default": str(port)},
+        },
     }
+    return {"external" if served.external_port else "direct": server}
 
 
 def _operations(actions: Iterable[Action], *, keystone: bool) -> Json:
@@ -144,7 +151,9 @@ def _operations(actions: Iterable[Action], *, keystone: bool) -> Json:
         }
         for action in actions
     }
-    operations[AUTHENTICATE.name]["description"] = "Only this API has it. It is answered without Keystone as well."
+    operations[AUTHENTICATE.name]["description"] = (
+        "The HTTP API has no such operation. Without Keystone the reply is 200."
+    )
     for action in actions if keystone else ():
         if schemes := list(_schemes(action)):
             operations[action.name]["security"] = [{"$ref": f"#/components/securitySchemes/{name}"} for name in schemes]
@@ -159,7 +168,7 @@ def _operations(actions: Iterable[Action], *, keystone: bool) -> Json:
 
 
 def _schemes(action: Action) -> Iterator[str]:
-    """What opens the action, with Keystone: any one of them."""
+    """The security schemes of an action with Keystone. Any one of them suffices."""
     if action.name != AUTHENTICATE.name:
         yield "token"
     if opens_signed(action):
@@ -172,7 +181,7 @@ def opens_signed(action: Action) -> bool:
 
 
 def _shared(value: Any, schemas: Mapping[str, JsonSchema]) -> Any:
-    """The same with a reference in place of each schema that is one of the components."""
+    """A copy of ``value`` with a reference in place of each schema that equals one of the components."""
     if isinstance(value, Mapping):
         for name, schema in schemas.items() if "properties" in value else ():
             if value == schema:
@@ -182,7 +191,7 @@ def _shared(value: Any, schemas: Mapping[str, JsonSchema]) -> Any:
 
 
 def _needed(used: Iterable[Any], schemas: Mapping[str, JsonSchema]) -> Json:
-    """The schemas that ``used`` refers to, and those that these refer to."""
+    """The schemas that ``used`` refers to, directly or through other schemas."""
     needed: Json = {}
     waiting = list(used)
     while waiting:
@@ -212,8 +221,8 @@ _SECURITY: Json = {
     "token": {
         "type": "apiKey",
         "in": "password",
-        "description": "A token of Keystone in the header `X-Auth-Token` of a frame `authenticate`. It counts for all "
-        "frames that follow, until it ends.",
+        "description": "A token of Keystone in the header `X-Auth-Token` of an `authenticate` frame. It counts for all "
+        "frames that follow, until it expires.",
     },
     "signature": {
         "type": "apiKey",

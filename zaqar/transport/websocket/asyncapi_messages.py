@@ -19,34 +19,43 @@ PROJECT = "demo"
 """Of examples: here, and in the reference documentation."""
 
 STATUSES = {
-    400: "The frame or a field of it breaks a rule; the sentence names the field.",
+    400: "The frame, or a field of it, breaks a rule. The sentence names the field.",
     401: "The token is missing or not valid.",
-    403: "Not allowed, not authenticated, or not opened by the signature.",
-    404: "There is no such thing.",
-    409: "It contradicts what is there.",
-    500: "A fault of the service; the sentence has the id of the log entry.",
-    503: "A store or Keystone does not answer, or the service is busy: try again later.",
+    403: "The caller is not authenticated, the policy does not allow the action, or the signature does not open it.",
+    404: "The message, claim, subscription or other object of the request does not exist.",
+    409: "The request contradicts the state of the service, such as a second subscription of one subscriber.",
+    500: "The service has a fault. The sentence has the id of the log entry.",
+    503: "A store or Keystone does not answer, or the service is busy. Try again later.",
 }
-"""Those of errors."""
+"""The statuses of errors, each with its meaning."""
 
 _TEXT: JsonSchema = {"type": "string"}
 
 _RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 503."}
 _NO_BODY: JsonSchema = {"type": "object", "maxProperties": 0}
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
-    "Client-ID": ("A UUID that the client keeps; `echo` goes by it.", {"type": "string", "format": "uuid"}),
+    "Client-ID": (
+        "A UUID that the client makes once and keeps. A list without `echo` leaves out this client's messages.",
+        {"type": "string", "format": "uuid"},
+    ),
     "X-Project-ID": (
-        "The tenant. After `authenticate` with Keystone it has to be the project of the token.",
+        "The project. With Keystone it must be the project of the token.",
         {"type": "string", "maxLength": 256},
     ),
-    "X-Auth-Token": ("A token of Keystone; for `authenticate`.", _TEXT),
-    "URL-Signature": ("Of a pre-signed URL, with the four below; opens this frame alone.", _TEXT),
-    "URL-Paths": ("A list, or a text with commas.", {"type": ["array", "string"], "items": _TEXT}),
-    "URL-Methods": ("A list, or a text with commas.", {"type": ["array", "string"], "items": _TEXT}),
-    "URL-Expires": ("A time in ISO 8601.", _TEXT),
-    "EXTRA-SPEC": ("See the API reference.", _TEXT),
+    "X-Auth-Token": ("A token of Keystone; only `authenticate` reads it.", _TEXT),
+    "URL-Signature": ("The `signature` of a pre-signed URL. It opens this frame only.", _TEXT),
+    "URL-Paths": (
+        "The `paths` of the pre-signed URL: a list, or text with commas.",
+        {"type": ["array", "string"], "items": _TEXT},
+    ),
+    "URL-Methods": (
+        "The `methods` of the pre-signed URL: a list, or text with commas.",
+        {"type": ["array", "string"], "items": _TEXT},
+    ),
+    "URL-Expires": ("The `expires` of the pre-signed URL, in ISO 8601.", _TEXT),
+    "EXTRA-SPEC": ("Checked by a plug-in of the operator, as over HTTP.", _TEXT),
 }
-"""What the headers of a request frame may be."""
+"""The headers that a request frame may have, each with its meaning and its JSON schema."""
 
 _HEADERS: JsonSchema = {
     "type": "object",
@@ -60,23 +69,24 @@ def _in_the_session(parts: Parts, call: Call) -> Answer:
 
 AUTHENTICATE = Action(
     "authenticate",
-    "Say by a token of Keystone who asks, for all requests that follow. It may be sent again, with a newer token.",
+    "Authenticate the connection with a token of Keystone, for all requests that follow. Send it again with a newer "
+    "token to keep the connection.",
     "GET",
     "/",
     _in_the_session,
     {},
     {
         200: (
-            "The token is valid, or nobody needs one.",
+            "The token is valid, or the service runs without Keystone.",
             {"type": "object", "required": ["message"], "properties": {"message": {"const": "Authentified."}}},
         )
     },
 )
-"""What the description says of the one action that is about the connection."""
+"""The entry of ``authenticate``, which is not in the table of actions because the session carries it out."""
 
 
 def request(action: Action, limits: Limits) -> Json:
-    required = ["Client-ID", "X-Project-ID"] if action.name != AUTHENTICATE.name else ["X-Auth-Token"]
+    required = ["Client-ID", "X-Auth-Token" if action.name == AUTHENTICATE.name else "X-Project-ID"]
     members: dict[str, JsonSchema] = {"action": {"const": action.name}, "headers": {**_HEADERS, "required": required}}
     members["body"] = body_schema(action, limits)
     required = ["action", "headers", *(["body"] if members["body"].get("required") else ())]
@@ -113,7 +123,7 @@ def body_schema(action: Action, limits: Limits) -> JsonSchema:
 
 
 def most_of_fields(action: Action, limits: Limits) -> dict[str, JsonSchema]:
-    """By the name of a field, what the operator's limits add to its schema."""
+    """The parts of fields' schemas that depend on the operator's limits, by the name of the field."""
     found: dict[str, JsonSchema] = {}
     if "limit" in action.fields:
         most = _most_of_a_page(action, limits)
@@ -158,14 +168,14 @@ def error() -> Json:
         "type": "object",
         "required": ["error"],
         "properties": {
-            "error": {**_TEXT, "description": "A sentence; of a 400 it begins with the field."},
-            "exception": {**_TEXT, "description": "The same or the detail, for clients that look here."},
+            "error": {**_TEXT, "description": "A sentence. With a 400 it names the field."},
+            "exception": {**_TEXT, "description": "The same sentence, or the detail."},
         },
     }
-    refused = {**_TEXT, "description": "Of `subscription_create`: a 409 for a second subscription."}
+    refused = {**_TEXT, "description": "Only with a 409 of `subscription_create`, for a second subscription."}
     zeros = {
         "type": "object",
-        "description": "Of `queue_get_stats` and `topic_get_stats`: a 404, if it does not exist, with counts of zero.",
+        "description": "Only with a 404 of `queue_get_stats` and `topic_get_stats`: counts of zero.",
         "required": ["messages"],
         "not": {"required": ["error"]},
     }
@@ -193,7 +203,7 @@ def error() -> Json:
 
 
 def _envelope(action: str | None, status: JsonSchema, body: JsonSchema) -> Json:
-    """The schema of a reply; ``action`` is None for those of any action, or of what is no request."""
+    """The JSON schema of a reply. ``action`` is None for errors, which any frame may get."""
     named: JsonSchema = {"type": ["string", "null"]} if action is None else {"const": action}
     return {
         "type": "object",
@@ -219,16 +229,17 @@ def notification() -> Json:
     return {
         "name": "notification",
         "title": "Notification",
-        "summary": "It comes at least once, in the order of the queue, as long as the connection is open.",
+        "summary": "A message of a queue or topic that the connection is subscribed to. It is pushed at least once, in "
+        "the order of the queue.",
         "payload": {
             "type": "object",
             "required": ["body", "ttl", "queue_name", "Message_Type", "id"],
             "properties": {
                 "body": {"description": "The JSON value that was posted."},
-                "ttl": {"type": "integer", "description": "Seconds to live, from the post."},
+                "ttl": {"type": "integer", "description": "Seconds to live, counted from the post."},
                 "queue_name": {**_TEXT, "description": "The queue or topic."},
                 "Message_Type": {"const": "Notification"},
-                "id": {**_TEXT, "description": "Of the message. It is the same if the message comes again."},
+                "id": {**_TEXT, "description": "The id of the message. It is the same if the message comes again."},
             },
         },
         "examples": [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a connection belongs to, as Keystone says: by the token that it sent last, for as long as that is valid."""
+"""The user and project of a connection with Keystone: those of the token that it sent last, while it is valid."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _FAILED = "Authentication failed."
 
 
 class TokenEnded(Exception):
-    """The token of the connection has expired or was revoked, so that the connection is to be closed."""
+    """The token of the connection has expired or was revoked. The connection must be closed."""
 
 
 class TokenNotForAction(Exception):
-    """The token is valid, but the application credential it was made with is for other requests."""
+    """The token is valid, but the access rules of its application credential do not allow the action."""
 
     def __init__(self) -> None:
         super().__init__("The application credential is not for this action.")
 
 
 class _Current(NamedTuple):
-    """A token that is in force. ``is_for_all``: it opens every action, so that Keystone is not asked about each."""
+    """A token that is in force. If ``is_for_all``, it has no access rules: Keystone is not asked for each action."""
 
     identity: Identity
     token: str
@@ -40,17 +40,17 @@ class _Current(NamedTuple):
 
 
 class Authentication:
-    """The token of one connection. Its text form shows nothing of it."""
+    """The token of one connection. Its repr() does not show the token."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._lock = threading.Lock()
         self._current: _Current | None = None
         self._ended: _Current | None = None
-        """Found to be no longer valid; the next action that needs it says so."""
+        """A token that is no longer valid. The next action that needs it raises TokenEnded."""
 
     def use(self, parts: Parts) -> None:
-        """Ask the validator of these parts from now on."""
+        """Validate with these parts from now on."""
         self._parts = parts
 
     @property
@@ -59,21 +59,21 @@ class Authentication:
         return None if current is None else current.identity
 
     def authenticate(self, request: Request, end_subscriptions: Callable[[], None]) -> tuple[int, str]:
-        """Take over the token of a request; the status and the sentence of the reply.
+        """Put the token of a request into force, and return the status and the sentence of the reply.
 
-        ``end_subscriptions`` is called before the token replaces one of another project. If anything fails, the token
-        from before stays in force. Raises KeystoneUnavailable if nobody can say whose the token is.
+        ``end_subscriptions`` is called before the token replaces one of another project. If the status is an error or
+        an exception is raised, the old token stays in force. Raises KeystoneUnavailable if Keystone does not answer.
         """
         tokens = self._parts.tokens
         if tokens is None:
-            # Nobody is asked for a token, and clients that have one send it all the same.
+            # Without Keystone no token is needed, but clients such as python-zaqarclient send one.
             return 200, AUTHENTICATED
         try:
             identity = tokens.validate(request.token, service_token=request.service_token)
         except Unauthorized:
             return 401, _FAILED
         if identity.expires <= self._parts.clock():
-            # A service may vouch for a token that has expired. That is good for one request, not for a connection.
+            # A service token makes an expired token valid. That must count for single requests, not for a connection.
             return 401, _FAILED
         if identity.project is None and identity.system_scope is None:
             return 403, "The token has no project. Use one that is scoped to a project."
@@ -88,15 +88,15 @@ class Authentication:
 
     @property
     def depends_on_action(self) -> bool:
-        """Whether Keystone is asked about the token for each action, as for an application credential with rules."""
+        """Whether each action needs an answer of Keystone, because the application credential has access rules."""
         return self._current is not None and not self._current.is_for_all
 
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
-        """Whose the token is, and the token, for one action.
+        """The identity and the text of the token that is in force, if it allows an action.
 
-        Keystone is asked only if the answer depends on the action: otherwise :meth:`is_valid` says from time to time
-        whether the token was revoked, and nobody waits for Keystone meanwhile. Raises TokenEnded, TokenNotForAction,
-        and KeystoneUnavailable if that cannot be found out.
+        ``method`` and ``path`` are those of the action over HTTP. Keystone is asked only if the token has access rules.
+        Without them no action waits for Keystone, because :meth:`is_valid` is called from time to time. Raises
+        TokenEnded, TokenNotForAction, and KeystoneUnavailable if Keystone has to be asked and does not answer.
         """
         tokens, current = self._parts.tokens, self._current
         if tokens is None or current is None or current is self._ended or self._has_expired(current.identity):
@@ -109,10 +109,10 @@ class Authentication:
             raise (TokenNotForAction() if self.is_valid() else self._end()) from None
 
     def is_valid(self) -> bool:
-        """Whether the token is valid for any action; if so, it has from now on the roles that it has now.
+        """Whether the token is still valid. If so, its current roles count from now on.
 
-        It may run beside the other methods: a token that was replaced meanwhile does not count. Raises
-        KeystoneUnavailable if nobody can say.
+        May run at the same time as the other methods: the result for a token that was replaced meanwhile is dropped.
+        Raises KeystoneUnavailable if Keystone does not answer.
         """
         tokens, current = self._parts.tokens, self._current
         if tokens is None or current is None:

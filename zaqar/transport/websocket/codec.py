@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames as bytes and as values: text frames are JSON, binary frames are MessagePack, whatever they hold.
+"""Decodes and encodes frames: text frames are JSON, binary frames are MessagePack.
 
-Both are read as strictly as the body of a request over HTTP (:mod:`zaqar.schemas.strict_json`). Of MessagePack, only
-what JSON has too is admitted: no binary data, no extensions, no timestamps, no NaN, and only strings as keys.
+Both are read as strictly as the body of a request over HTTP (:mod:`zaqar.schemas.strict_json`). MessagePack may only
+have values that JSON has too: no binary data, no extensions, no timestamps, no NaN, and only strings as keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.strict_json import INT64_MAX, INT64_MIN, MAX_DEPTH, Document
 
 FRAME = "frame"
-"""What errors call a frame that cannot be read at all."""
+"""The name in errors for a frame that cannot be decoded."""
 
 
 class Format(enum.Enum):
@@ -32,10 +32,10 @@ class Format(enum.Enum):
 
 @dataclass(slots=True)
 class Frame:
-    """A request frame that was decoded. Nothing is known about the types of its members, except those of ``raw``.
+    """A request frame that was decoded. The types of its members are not checked yet.
 
-    ``body`` is {} if the frame has none, or null. ``raw`` is the same as JSON: of a text frame, the bytes that came.
-    ``echo`` is the body as it can be put into a reply of the same format.
+    ``body`` is {} if the frame has none, or null. ``raw`` is the body as JSON; for a text frame it has the bytes that
+    the client sent. ``echo`` is the encoded body for a reply in the same format.
     """
 
     format: Format
@@ -47,7 +47,7 @@ class Frame:
 
 
 class _Outer(msgspec.Struct):
-    """A frame whose body is left as it came."""
+    """A frame whose body is not decoded."""
 
     body: msgspec.Raw = msgspec.Raw()
 
@@ -55,6 +55,7 @@ class _Outer(msgspec.Struct):
 _json_decoder = msgspec.json.Decoder(_Outer)
 _pack_decoder = msgspec.msgpack.Decoder(_Outer)
 _NO_OBJECT = "Unexpected body type. Expected an object with 'action', 'headers' and 'body'."
+_JSON_IN_BINARY = "Binary frames are MessagePack, and this one looks like JSON. Send JSON in a text frame."
 _NO_BODY = {Format.JSON: msgspec.Raw(b"{}"), Format.MESSAGEPACK: msgspec.Raw(b"\x80")}
 
 
@@ -86,8 +87,11 @@ def _decode_text(text: str) -> Frame:
 
 
 def _decode_binary(raw: bytes) -> Frame:
+    if raw[:1] == b"{":
+        # In MessagePack that is the number 123, which is no request either.
+        raise InvalidInput(FRAME, _JSON_IN_BINARY)
     try:
-        # First of all, as it takes no memory for arrays and maps that only claim to be long.
+        # This must be first: it takes no memory for the length that the header of an array or map claims.
         echo = _pack_decoder.decode(raw).body
         document = msgpack.unpackb(
             raw, raw=False, strict_map_key=True, object_pairs_hook=_unique, ext_hook=_refuse_extension
@@ -108,7 +112,7 @@ def _decode_binary(raw: bytes) -> Frame:
     body = document.get("body")
     if body is None:
         return _make_frame(Format.MESSAGEPACK, document, {}, b"{}", _NO_BODY[Format.MESSAGEPACK])
-    return _make_frame(Format.MESSAGEPACK, document, body, strict_json.encode(body), echo)
+    return _make_frame(Format.MESSAGEPACK, document, body, msgspec.json.encode(body), echo)
 
 
 def _make_frame(format_: Format, document: dict[str, Any], body: Any, raw: bytes, echo: msgspec.Raw) -> Frame:
@@ -128,25 +132,29 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
     raise InvalidInput(FRAME, "holds an extension type, which JSON has no form of")
 
 
+_ONLY_STRINGS = frozenset({str})
+_HARMLESS = frozenset({str, bool, type(None)})
+
+
 def _check_values(document: dict[Any, Any]) -> None:
-    """InvalidInput unless the document has a form in strict JSON; level by level, as recursion has an end."""
+    """InvalidInput if strict JSON cannot hold the document. Goes level by level, because Python limits recursion."""
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for container in level:
+            values: Any = container
             if type(container) is dict:
-                if not all(type(key) is str for key in container):
+                if not _ONLY_STRINGS.issuperset(map(type, container)):
                     raise InvalidInput(FRAME, "a key is not a string")
-                values: Any = container.values()
-            else:
-                values = container
+                values = container.values()
+            # PERF: one call for all that is harmless, as most of what comes is.
+            if _HARMLESS.issuperset(map(type, values)):
+                continue
             for value in values:
                 kind = type(value)
-                if kind is str or kind is bool or value is None:
-                    continue
                 if kind is dict or kind is list:
                     below.append(value)
-                else:
+                elif kind not in _HARMLESS:
                     _check_scalar(value)
         if not below:
             return
@@ -166,7 +174,7 @@ def _check_scalar(value: object) -> None:
 
 
 def encode(format_: Format, document: Any) -> str | bytes:
-    """A frame: text in JSON, bytes in MessagePack.
+    """A frame with the document: text for JSON, bytes for MessagePack.
 
     ``document`` is anything that ``msgspec.json.encode`` takes. A ``msgspec.Raw`` in it is JSON.
     """
@@ -175,9 +183,10 @@ def encode(format_: Format, document: Any) -> str | bytes:
 
 
 def encode_reply(format_: Format, *, request: Mapping[str, Any], body: Any, headers: Mapping[str, Any]) -> str | bytes:
-    """The reply to a frame of the same format. ``body`` is as for :func:`encode`.
+    """A reply frame.
 
-    A ``msgspec.Raw`` in ``request`` is in that format.
+    ``request`` is the repeated request, in which a ``msgspec.Raw`` is in the same format; ``body`` is anything that
+    ``msgspec.json.encode`` takes, in which a ``msgspec.Raw`` is JSON; ``headers`` has the status.
     """
     if format_ is Format.JSON:
         return msgspec.json.encode({"request": request, "body": body, "headers": headers}).decode()
@@ -186,16 +195,16 @@ def encode_reply(format_: Format, *, request: Mapping[str, Any], body: Any, head
 
 
 def _to_messagepack(text: bytes) -> bytes:
-    """JSON that was stored or made by the service in MessagePack."""
+    """JSON from a store or from the service, converted to MessagePack."""
     try:
         return msgspec.msgpack.encode(msgspec.json.decode(text))
     except (ValueError, OverflowError):
-        # PERF: almost no document has a number that is too large, so nothing looks for one beforehand.
+        # PERF: almost no document has a number that is too large, so do not search for one before.
         return msgspec.msgpack.encode(json.loads(text, parse_int=_nearest))
 
 
 def _nearest(text: str) -> int | float:
-    # Nothing like it can be posted. A message that other software has put into the store is shown as well as it can be.
+    # Clients cannot post such a number, but other software may have written it to the store.
     if len(text) <= 20 and INT64_MIN <= (number := int(text)) < 2**64:
         return number
     return float(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection: requests are read, carried out and answered one at a time, and notifications go out in between.
+"""One connection: requests are read, carried out and answered one at a time, and notifications are sent in between.
 
 A :class:`Connection` joins three things: the socket (:class:`~zaqar.transport.websocket.protocol.BoundedConnection`),
 the session, which knows the API and does no I/O of its own, and the threads that :class:`Admission` hands out.
@@ -14,93 +14,60 @@ from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable, TooBusy
-from zaqar.model import Address
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.admission import Admission, Seat
 from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.interface import Reply, Request, Session
+from zaqar.transport.websocket.loop_time import LoopTime
+from zaqar.transport.websocket.memory import STRANGERS, Account, Memory
 from zaqar.transport.websocket.protocol import BoundedConnection
 from zaqar.transport.websocket.pushes import Gone, TooSlow
+from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
-from zaqar.transport.websocket.settings import Settings
+from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE, Settings
 
-_log = logging.getLogger(__name__)
+_log = QuietLog(logging.getLogger(__name__))
+
+_NOT_TOLD = (1000, close_codes.GOING_AWAY, close_codes.SERVICE_RESTART, close_codes.TOO_MANY_CONNECTIONS)
+"""Codes that are not logged here: the log has another line for them, or needs none."""
 
 SMALL_FRAME = 2 * 1024
-"""Frames of up to so many bytes are decoded on the event loop, which takes half a millisecond for the worst of them."""
+"""Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""
 
 KEYSTONE = "keystone"
-"""As the store of a seat: what is going to be asked is Keystone."""
+"""The store of a seat for requests that ask Keystone."""
+
+_EXPANSION = 16
+"""A decoded request takes up to so many times the memory of its frame."""
 
 _MOST_WAIT_FOR_TIMER = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
 
 
-class Request(Protocol):
-    """What the server has to know of a request that the session has read."""
-
-    @property
-    def action(self) -> str | None: ...
-    @property
-    def project(self) -> str | None: ...
-    @property
-    def address(self) -> Address | None: ...
-    @property
-    def reply(self) -> Any:
-        """The reply, if reading it was enough to know that."""
-
-
-class Reply(Protocol):
-    """What the session answers."""
-
-    @property
-    def frame(self) -> str | bytes: ...
-    @property
-    def status(self) -> int: ...
-    @property
-    def close(self) -> tuple[int, str] | None: ...
-    @property
-    def is_outage(self) -> bool: ...
-
-
-class Session(Protocol):
-    """What the server asks of a session; :class:`zaqar.transport.websocket.session.Session` is the one."""
-
-    @property
-    def identity(self) -> Identity | None: ...
-    @property
-    def expires(self) -> float | None: ...
-    def asks_keystone(self, request: Any) -> bool: ...
-    def read(self, frame: str | bytes) -> Any: ...
-    def answer(self, request: Any) -> Reply: ...
-    def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
-    def revalidate(self) -> bool: ...
-    def use(self, parts: Parts) -> None: ...
-    def push(self, notification: Any) -> str | bytes: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all connections of a process share.
+    """The settings and objects that all connections of a process share.
 
-    ``decode`` runs the reading of a large frame of a project in a thread. ``store_of`` says which store a request is
-    going to ask, without asking one. ``is_subscribed`` says whether the connection with an id has subscriptions, and
-    ``closed`` is called with the id of one that is closed. ``authenticates``: whether callers have to say who they are.
-    ``revalidation_seconds``: how often to ask whether a token is still valid.
+    ``decode`` decodes a large frame of a project in a thread. ``store_of`` returns the store that a request will use,
+    without asking a store. ``is_subscribed`` tells whether the connection with an id has subscriptions, and ``closed``
+    is called with the id of a connection that is closed. ``authenticates`` tells whether clients have to authenticate.
+    ``revalidation_seconds`` is the time between two checks of a token.
     """
 
     settings: Settings
     admission: Admission
     connections: Connections
+    loop_time: LoopTime
+    memory: Memory
     clock: Clock
     decode: Callable[[str, Callable[[], Any]], Coroutine[Any, Any, Any]]
     store_of: Callable[[Request], Hashable]
@@ -116,14 +83,17 @@ class Connection:
     def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
         self.id = socket.id.hex
         self.session = session
-        # By connection, as nobody knows yet whether the project is the client's own.
+        # By connection, because the project that a client names before it has authenticated may not be its own.
         self._seat_at_keystone = Seat(self.id, None, KEYSTONE)
         self._socket = socket
         self._around = around
         self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
-        # Whoever has it sends: a request has it from its reading to its reply, so no notification comes in between.
+        # The right to send. A request holds it until its reply is sent, so no notification comes before the reply.
         self._turn = asyncio.Lock()
+        self._requests, self._replies = Account(around.memory.requests), Account(around.memory.replies)
         self._pending_bytes = 0
+        self._pushing: asyncio.Timeout | None = None
+        """Ends a push that waits for a client that does not read."""
         self._closing: Close | None = None
         self._project: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -131,9 +101,9 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, parts: Parts, around: Surroundings) -> None:
-        """Serve by these from the next request on."""
+        """Use these parts and settings from the next request on."""
         self._around = around
-        self._socket.use(around.settings)
+        self._limit_frames()
         self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 
@@ -147,6 +117,8 @@ class Connection:
         """Serve the client until the connection is closed."""
         settings = self._around.settings
         self._around.connections.add(self)
+        self._limit_frames()
+        self._socket.too_slow = self._end_slow
         if self._around.authenticates:
             self._set_timer("authentication", settings.authentication_timeout, self._give_up_authentication)
         self._note_activity()
@@ -157,9 +129,12 @@ class Connection:
         except ConnectionClosed:
             pass
         finally:
+            self._tell_end()
             self._around.connections.remove(self)
             self._around.closed(self.id)
             self._enter_project(None)
+            self._requests.give_back()
+            self._replies.give_back()
             for timer in self._timers.values():
                 timer.cancel()
             for task in self._tasks:
@@ -169,16 +144,30 @@ class Connection:
         frame = await self._socket.recv()
         loop = self._socket.loop
         self._note_activity()
-        if pause := self._bucket.take(1, loop.time()):
-            # Meanwhile nothing is read, so that the client's own buffers fill.
-            await asyncio.sleep(pause)
-        async with self._turn:
-            if self._closing is not None:
-                return
-            reply = await self._answer(frame)
-            if reply is not None:
-                await self._socket.send(reply.frame)
-        if reply is not None and reply.close is not None:
+        try:
+            if pause := self._bucket.take(1, loop.time()):
+                # Nothing is read meanwhile, so TCP makes the client wait.
+                await asyncio.sleep(pause)
+            await self._replies.wait(0)
+            if len(frame) > SMALL_FRAME:
+                await self._requests.wait(_EXPANSION * len(frame))
+            await self._around.loop_time.wait(self._socket.project)
+            async with self._turn:
+                if self._closing is None:
+                    await self._reply(frame)
+        finally:
+            self._requests.give_back()
+            self._replies.give_back()
+            self._socket.finish_message()
+
+    async def _reply(self, frame: str | bytes) -> None:
+        reply = await self._answer(frame)
+        if reply is None:
+            return
+        # Until it is sent, which may have to wait for the client.
+        self._replies.add(len(reply.frame), self.abort)
+        await self._socket.send(reply.frame)
+        if reply.close is not None:
             self._closing = Close(*reply.close)
 
     async def _answer(self, frame: str | bytes) -> Reply | None:
@@ -190,7 +179,7 @@ class Connection:
             try:
                 request = await around.decode(self._project or "", partial(session.read, frame))
             except TooBusy:
-                # Nobody knows what is asked, so that there can be no reply.
+                # The request is not decoded, so a reply cannot repeat it.
                 self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
                 return None
         if request.reply is not None:
@@ -200,20 +189,25 @@ class Connection:
         if session.asks_keystone(request):
             seat = self._seat_at_keystone
         else:
-            seat = Seat(request.project or self.id, request.address, around.store_of(request))
+            seat = Seat(
+                request.project or self.id,
+                request.address,
+                around.store_of(request),
+                tells=not request.asks_others,
+            )
         try:
             reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
         if around.authenticates and session.identity is None and reply.status < 400:
-            # A signature has admitted it. Guests count as well, or one signed URL would open all connections.
+            # A signed frame was served. Such connections count too, or one signed URL could take all connections.
             self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
-        """Take note of who the client turned out to be; False if its project has too many connections."""
+        """Note the identity of the client after a reply; False if its project has too many connections."""
         if reply.status < 400:
-            # It has authenticated, or a signature has admitted it.
+            # The client has authenticated, or its signed frame was served.
             self._cancel_timer("authentication")
         identity = self.session.identity
         if identity is not None and not self._enter_project(identity.project):
@@ -225,31 +219,46 @@ class Connection:
         return True
 
     def _enter_project(self, project: str | None) -> bool:
-        """Be a connection of this project from now on; False if it has too many, and the connection is to be closed."""
+        """Count as a connection of this project; False, and the connection will be closed, if it has too many."""
         if project == self._project:
             return True
         connections = self._around.connections
         if project is not None:
             if connections.count(project) >= self._around.settings.max_connections_per_project:
+                _log.tell(
+                    logging.INFO,
+                    close_codes.TOO_MANY_CONNECTIONS,
+                    "A connection of project %s was closed, as it has %d; see max_connections_per_project.",
+                    project,
+                    connections.count(project),
+                )
                 self._closing = Close(close_codes.TOO_MANY_CONNECTIONS, "The project has too many connections.")
                 return False
             connections.enter(project)
         if self._project is not None:
             connections.leave(self._project)
         self._project = project
+        for each in (self._requests, self._replies, self._socket):
+            each.enter(project or STRANGERS)
+        self._limit_frames()
         return True
+
+    def _limit_frames(self) -> None:
+        is_stranger = self._around.authenticates and self._project is None
+        self._socket.use(self._around.settings, most=STRANGER_FRAME_SIZE if is_stranger else None)
 
     # -- notifications -----------------------------------------------------------------------------------------------
 
     def encode(self, notification: bytes) -> str | bytes:
-        """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
+        """The frame of a notification, which is given as JSON, in the format of the request that subscribed."""
         return self.session.push(msgspec.Raw(notification))
 
     async def push(self, frames: Sequence[str | bytes]) -> None:
-        """Send frames in their order, after the reply to the request that is under way and after earlier pushes.
+        """Send frames in order, after the reply to the request that is under way and after earlier pushes.
 
-        Returns once they have been handed to the operating system, but for what fits into a small buffer. Raises
-        TooSlow if too much is waiting already, or if its turn does not come in time, and Gone if the connection ends.
+        Returns when they have been handed to the operating system, except for the bytes in a small buffer. Raises
+        TooSlow if more than ``max_pending_push_size`` bytes are waiting or if earlier frames are not sent within
+        ``write_timeout``, and Gone if the connection ends.
         """
         size = sum(map(len, frames))
         settings = self._around.settings
@@ -267,12 +276,14 @@ class Connection:
             try:
                 if self._closing is not None:
                     raise Gone
-                for frame in frames:
-                    # A client that reads nothing is closed by the protocol, which ends this as well.
-                    await self._socket.send(frame)
-            except ConnectionClosed as exc:
+                async with asyncio.timeout(None) as self._pushing:
+                    for frame in frames:
+                        # If the client reads nothing, the protocol closes the connection, and this call raises.
+                        await self._socket.send(frame)
+            except (ConnectionClosed, TimeoutError) as exc:
                 raise Gone from exc
             finally:
+                self._pushing = None
                 self._turn.release()
         finally:
             self._pending_bytes -= size
@@ -280,10 +291,18 @@ class Connection:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection once the request that is under way is answered; what was not read yet is dropped."""
+        """Close the connection after the reply to the request that is under way. Requests not read yet are dropped."""
         if self._closing is None:
             self._closing = Close(code, reason)
             self._start(self._close_in_turn())
+
+    def _end_slow(self) -> None:
+        """The client is too slow: it may read what it was sent, and has no subscriptions any more."""
+        self._closing = Close(close_codes.TRY_AGAIN_LATER, "")
+        self._replies.is_spare = True
+        if self._pushing is not None:
+            self._pushing.reschedule(self._socket.loop.time())
+        self._around.closed(self.id)
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -293,6 +312,21 @@ class Connection:
         async with self._turn:
             if self._closing is not None:
                 await self._socket.close(*self._closing)
+
+    def _tell_end(self) -> None:
+        """Log why the server has closed the connection, if it was the server; many clients show no code."""
+        protocol = self._socket.protocol
+        sent = protocol.close_sent
+        if sent is not None and not protocol.close_rcvd_then_sent and sent.code not in _NOT_TOLD:
+            _log.tell(
+                logging.INFO,
+                sent.code,
+                "Connection %s of project %s was closed with code %d: %s.",
+                self.id,
+                self._project or "-",
+                sent.code,
+                sent.reason.rstrip(".") or "no reason",
+            )
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
@@ -338,18 +372,18 @@ class Connection:
             self.close(*close_codes.EXPIRED)
 
     def _plan_revalidation(self) -> None:
-        # Many clients may have authenticated at the same moment.
+        # A random interval, because many clients may have authenticated at the same moment.
         seconds = self._around.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        # Not in turn: requests and notifications do not wait for Keystone.
+        # Without the turn, so requests and notifications do not wait for Keystone.
         identity = self.session.identity
         is_valid = True
-        # If it cannot be found out, the token counts as valid until it can or until it expires.
+        # If Keystone does not answer, the token counts as valid until it does or until the token expires.
         with suppress(StoreUnavailable):
             is_valid = await self._around.admission.run(self._seat_at_keystone, self.session.revalidate)
-        # Another token may have replaced it meanwhile.
+        # A newer token may have replaced this one meanwhile.
         if is_valid or self.session.identity is not identity:
             self._plan_revalidation()
         else:
@@ -357,7 +391,7 @@ class Connection:
 
 
 def _is_answered(reply: Reply) -> bool | None:
-    """Whether the store has answered; nothing is known of a request that has waited for something else in vain."""
+    """Whether the store has answered; None if the request failed because it waited for something else."""
     if reply.is_outage:
         return False
     return True if reply.status != StoreUnavailable.status else None

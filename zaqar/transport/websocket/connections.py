@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open connections of this process: found by their ids, and counted in all and by project."""
+"""The open connections of this process, by id, with the number of them in all and for each project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """What is open. All methods are for the event loop only."""
+    """The open connections. All methods are for the event loop only."""
 
     def __init__(self) -> None:
         self._open: dict[str, Connection] = {}
@@ -22,7 +22,7 @@ class Connections:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Connection]:
-        """All of them, as they are now."""
+        """All connections that are open now; it may be used while connections open and close."""
         return iter(list(self._open.values()))
 
     def find(self, connection_id: str) -> Connection | None:
@@ -36,7 +36,7 @@ class Connections:
         self._open.pop(connection.id, None)
 
     def count(self, project: str) -> int:
-        """How many connections the project has."""
+        """Number of open connections of the project."""
         return self._projects[project]
 
     def enter(self, project: str) -> None:
@@ -44,7 +44,7 @@ class Connections:
         self._projects[project] += 1
 
     def leave(self, project: str) -> None:
-        """Count it no more."""
+        """Undo one :meth:`enter`."""
         if self._projects[project] <= 1:
             del self._projects[project]
         else:

@@ -3,31 +3,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import re
+from typing import Any, NamedTuple
 
 from zaqar.errors import InvalidInput
 
-_SECRET = frozenset(
-    {
-        "authorization",
-        "cookie",
-        "extra-spec",
-        "url-signature",
-        "x-auth-token",
-        "x-service-token",
-        "x-storage-token",
-        "x-subject-token",
-    }
-)
-"""Headers that let somebody in, so that no reply may show them."""
+_SECRET = re.compile(r"token|signature|authori[sz]ation|cookie|secret|password|credential|key|extra-spec")
+"""What names of headers have that let somebody in, so that no reply may show them, nor others that are called alike."""
 
 _QUOTED = 64
 """Characters of a header's name that an error shows."""
 
+_LONGEST_REMEMBERED = 64
+"""Characters of a name up to which its meaning is remembered: no caller chooses how much memory that takes."""
+
+
+class _Name(NamedTuple):
+    folded: str
+    is_secret: bool
+
+
+@functools.lru_cache(1024)
+def _remembered(name: str) -> _Name:
+    folded = name.strip().lower().replace("_", "-")
+    return _Name(folded, _SECRET.search(folded) is not None)
+
+
+def _look_at(name: str) -> _Name:
+    return _remembered(name) if len(name) <= _LONGEST_REMEMBERED else _remembered.__wrapped__(name)
+
 
 def fold(name: str) -> str:
-    """One spelling for each name. Where frames are made from HTTP headers, ``_`` may stand for ``-``."""
-    return name.strip().lower().replace("_", "-")
+    """The name in lower case, with ``-`` for ``_``: some clients make frames from variables such as X_PROJECT_ID."""
+    return _look_at(name).folded
 
 
 class Headers:
@@ -36,9 +45,9 @@ class Headers:
     __slots__ = ("_values",)
 
     def __init__(self, headers: dict[str, Any]) -> None:
-        """InvalidInput if two names are spellings of the same header and have not the same value.
+        """Raises InvalidInput if a header is given in two spellings with different values.
 
-        python-zaqarclient sends X-Project-Id beside X-Project-ID.
+        The same value is fine, because python-zaqarclient sends both X-Project-Id and X-Project-ID.
         """
         self._values = values = {fold(name): value for name, value in headers.items()}
         if len(values) != len(headers):
@@ -51,7 +60,7 @@ class Headers:
         return name.lower() in self._values
 
     def find(self, name: str) -> tuple[bool, object]:
-        """Whether the header is there, and its value, of whatever type."""
+        """Whether the header is present, and its value, which may be of any type."""
         key = name.lower()
         return key in self._values, self._values.get(key)
 
@@ -59,16 +68,16 @@ class Headers:
         return f"Headers({sorted(self._values)!r})"
 
     def text(self, name: str) -> str | None:
-        """The value of a header, None if it is absent or null; InvalidInput unless it is a string."""
+        """The value of a header, None if it is absent or null. Raises InvalidInput unless it is a string."""
         value = self._values.get(name.lower())
         if value is None or isinstance(value, str):
             return value
         raise InvalidInput(f"headers.{name}", "must be of type string")
 
     def listed(self, name: str) -> str:
-        """The value of a header that may be a list of strings, as such a list joined by commas; "" if it is absent.
+        """The value of a header that is a string or a list of strings, which is joined by commas; "" if it is absent.
 
-        InvalidInput if it is of another type, or if a string in the list has a comma itself.
+        Raises InvalidInput if it is of another type, or if a string in the list has a comma.
         """
         value = self._values.get(name.lower())
         if value is None:
@@ -81,10 +90,14 @@ class Headers:
 
 
 def echoed(headers: object) -> dict[str, Any]:
-    """What a reply may repeat of the headers: no secret ones, and nothing that is nested, as no header of ours is."""
+    """The headers that a reply repeats: no secrets, and no nested values, which no header of the API has."""
     if not isinstance(headers, dict):
         return {}
-    return {name: value for name, value in headers.items() if fold(name) not in _SECRET and _is_flat(value)}
+    return {
+        name: value
+        for name, value in headers.items()
+        if not _look_at(name).is_secret and (type(value) is str or _is_flat(value))
+    }
 
 
 def _is_flat(value: object) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an action's frame is as a request over HTTP: its queue or topic, its fields and its path."""
+"""The parts of an action's frame that correspond to an HTTP request: its queue or topic, its fields and its path."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 def read_fields(action: Action, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the body that the action has; InvalidInput, naming the field, if one is missing or of a wrong type.
+    """The fields of the action that the body has, by name; unknown fields are dropped.
 
-    Others are dropped.
+    Raises InvalidInput, which names the field, if a required field is missing or a field is of a wrong type.
     """
     found = {}
     for name, field in action.fields.items():
@@ -31,7 +31,7 @@ def read_fields(action: Action, body: Mapping[str, Any]) -> dict[str, Any]:
             if field.required:
                 raise InvalidInput(name, "is required")
             continue
-        # Not by isinstance(), for which true is an integer.
+        # Not isinstance(), which takes True for an integer.
         if type(value) is not _TYPES[field.type]:
             raise InvalidInput(name, f"must be of type {field.type}")
         found[name] = value
@@ -39,7 +39,7 @@ def read_fields(action: Action, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_texts(action: Action, fields: Mapping[str, Any]) -> None:
-    """InvalidInput if a string has U+0000, which no store could look for, or a list of strings another type in it."""
+    """Raises InvalidInput if a string has U+0000, which not every store can hold, or a list of strings another type."""
     for name, value in fields.items():
         if type(value) is str:
             _check_text(name, value)
@@ -61,9 +61,9 @@ def _check_text(name: str, value: str) -> None:
 
 
 def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Address | None:
-    """The queue or topic that the fields name, None for an action that has none.
+    """The queue or topic that the fields name, None for an action without one.
 
-    InvalidInput if an action that has one is given none, or both, or what is no name.
+    Raises InvalidInput if the fields of another action name none or both, or if the name is not valid.
     """
     possible = [name for name in _NAMES if name in action.fields]
     if not possible:
@@ -79,20 +79,20 @@ def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Add
 
 
 def path_of(action: Action, address: Address | None, fields: Mapping[str, Any]) -> str:
-    """The path of the same operation over HTTP. What comes from the body is one segment of it, and no more."""
+    """The path of the same operation over HTTP. Each field of the body becomes exactly one segment of it."""
     path = action.path
     if address is not None:
-        # The table has the path of queues for actions that are for topics too.
+        # For actions on both, the table has the path of queues.
         path = _OWNER.sub(f"/v2/{address.kind}s/{address.name}", path, count=1)
     return _PLACEHOLDER.sub(lambda match: _segment(fields.get(match[1])), path) if "{" in path else path
 
 
 _LONGEST_SEGMENT = 200
-"""Characters of a field that are looked at: more than an id or a name has, so that a path takes no time to escape."""
+"""Characters of a field that go into the path: more than an id or a name has, but few, so that escaping is fast."""
 
 
 def _segment(value: object) -> str:
-    # A slash is escaped, and so are segments that mean another path. Only an escaped character is not one of an id or
-    # of a name, so no signed path and no rule for a single name is met by a part of the body that is neither.
+    # Escape slashes, and the segments "." and "..", so that a field cannot name another path. No id or name has an
+    # escaped character, so such a field matches no signed path and no rule for a single name.
     text = quote(value[:_LONGEST_SEGMENT], safe="") if isinstance(value, str) else ""
     return text.replace(".", "%2E") if text in (".", "..") else text or "%00"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which web pages may open a connection: browsers let any page try, and say which one it is in the header Origin."""
+"""Decides which web pages may open a connection. Browsers let any page try, and name its origin in a header."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class OriginPolicy:
-    """Admits clients that are no browsers, pages of the server's own host and port, and those of ``allowed``.
+    """Admits requests without ``Origin``, pages of the server's own host and port, and pages of ``allowed`` origins.
 
-    ``allowed`` is ``[cors] allowed_origin``; ``*`` admits every page.
+    ``allowed`` is ``[cors] allowed_origin``; ``*`` admits every page. This does not stop DNS rebinding: a page whose
+    host name resolves to the address of the server has the server's host and port.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        # Browsers send scheme and host in lower case (RFC 6454, section 4), whatever an operator typed.
+        # Browsers send scheme and host in lower case (RFC 6454, section 4); operators may type them otherwise.
         self._allowed = frozenset(origin.lower() for origin in allowed)
 
     def admits(self, origins: Iterable[str], host: str | None) -> bool:
-        """Whether a request with these values of the header Origin, and this one of Host, may open a connection."""
+        """Whether a request with these values of ``Origin``, and this value of ``Host``, may open a connection."""
         values = [origin.strip().lower() for origin in origins]
         if not values:
             return True
@@ -32,8 +33,8 @@ class OriginPolicy:
 def _is_same(origin: str, host: str | None) -> bool:
     """Whether a page of this origin was loaded from the host and port to which it connects.
 
-    The scheme is not compared, since a proxy before the server may be the end of TLS. ``Host`` has no port if it is the
-    default one of the scheme that the client sees, which is that of the origin.
+    The scheme is not compared, because a proxy in front of the server may terminate TLS. ``Host`` has no port if the
+    client uses the default port of its scheme, which is the scheme of the origin.
     """
     if host is None:
         return False

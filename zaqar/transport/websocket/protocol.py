@@ -6,10 +6,18 @@ leaves open is here:
 
 - It answers each ping at once, into a buffer without a bound. Here nothing is read from a client that does not read.
 - It writes each frame by itself, also to a client that is gone. Here what one read has led to is one write, if any.
-- It reads 256 KiB at a time, which can be 40,000 tiny frames, and takes them apart in one turn of the event loop. Here
-  it is 16 KiB, and a client that sends many frames is read from less often.
+- It reads 256 KiB at a time, which can be 40,000 tiny frames, takes them apart in one turn of the event loop and keeps
+  them all. Here it is 16 KiB, which are taken apart in small pieces as the time of the loop and earlier requests allow,
+  and a client that sends many frames is read from less often.
+- It keeps each fragment of a message as an object. Here they are joined as they come.
+- It reads three large messages ahead of each connection. Here it is one, if there is room for it among those of all
+  connections, and of a client that has sent only a part of one no more than 16 KiB until there is.
+- It keeps up to a megabyte of the headers of a handshake. Here it is 16 KiB.
+- It closes without an answer if a request is no WebSocket handshake but, say, a POST. Here it is answered.
 - It waits for ever for a client that reads nothing, and takes a client whose pong is behind other unread frames for
   dead. Here only silence counts, and not while it is the server that does not read.
+- It aborts a connection that it has failed after some seconds. Here a client that did not read may still read all that
+  it was sent, and the close frame behind that.
 """
 
 from __future__ import annotations
@@ -20,6 +28,8 @@ import termios
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -27,7 +37,11 @@ from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event, State
 
 from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.fragments import MOST_FRAGMENTS, Messages, TooManyFragments
+from zaqar.transport.websocket.loop_time import HANDSHAKES, LoopTime
+from zaqar.transport.websocket.memory import STRANGERS, Account, Pool
 from zaqar.transport.websocket.rate_limit import TokenBucket
+from zaqar.transport.websocket.refusals import refuse, refuse_malformed
 from zaqar.transport.websocket.settings import Settings
 
 READ_SIZE = 16 * 1024
@@ -39,11 +53,32 @@ FRAMES_PER_SECOND = 2_000
 LEAST_READ = 64 * 1024
 """Bytes that a client has to take of what it is sent, in each period of ``write_seconds`` while there is more."""
 
+FREE_SIZE = 16 * 1024
+"""Bytes of each connection that may wait. Before more of a message is read there has to be room for all of it."""
+
+MOST_OF_A_HANDSHAKE = 16 * 1024
+"""Bytes of the request that opens a connection."""
+
+LINGER_PERIODS = 3
+"""So many times ``write_seconds`` a client that did not read may go on reading, until it comes to the close frame."""
+
 _LAST_WORDS_SECONDS = 1.0
-"""How long a client that did not read has to take note of the close frame."""
+"""How long a client that is taken for dead, or that sends too slowly, has to take note of the close frame."""
+
+_LEAST_PIECE = 128
+_MOST_PIECE = 2_048
+"""Bytes that are taken apart at a time: few, as they may be many frames, and more inside of a long one."""
 
 _buffer = memoryview(bytearray(READ_SIZE))
 """What all connections read into, one at a time: it is emptied before the event loop goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the connections of a process share: the time of the event loop, and the room for messages in part."""
+
+    loop_time: LoopTime
+    room: Pool
 
 
 class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
@@ -59,14 +94,32 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     is_surplus = False
     """Whether to drop the connection as soon as it is made."""
 
-    def __init__(self, *args: Any, lost: Callable[[ServerConnection], None], **kwargs: Any) -> None:
+    is_lingering = False
+    """Whether it was closed as the client did not read, and may still do so."""
+
+    def __init__(self, *args: Any, shared: Shared, lost: Callable[[ServerConnection], None], **kwargs: Any) -> None:
         """``lost`` is called when the TCP connection has ended."""
         # The library's own pings are replaced.
         super().__init__(*args, **{**kwargs, "ping_interval": None})
+        self.too_slow: Callable[[], None] = lambda: None
+        """Called when the connection is closed as the client does not read."""
+        self.project = STRANGERS
+        self._shared = shared
+        self._room = Account(shared.room)
         self._lost = lost
         now = self.loop.time()
         self._frames = TokenBucket(FRAMES_PER_SECOND, now)
-        self._frames_of_turn = 0
+        self._frames_of_piece = 0
+        self._received = 0
+        self._is_refused = False
+        """Whether the handshake was answered with an error."""
+        self._unparsed = b""
+        self._waits_for_time = False
+        self._messages = Messages()
+        self._waits_for_room = False
+        self._late: asyncio.TimerHandle | None = None
+        self._received_before = 0
+        self._end: asyncio.TimerHandle | None = None
         self._heard_at = now
         self._pinged_at: float | None = None
         self._is_closing = False
@@ -76,19 +129,24 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._taken_before = 0
         self._resuming: asyncio.TimerHandle | None = None
 
-    def use(self, settings: Settings) -> None:
-        """Have these limits from now on."""
+    def use(self, settings: Settings, *, most: int | None = None) -> None:
+        """Have these limits from now on, and ``most`` bytes in a message if that is less."""
         self.silent_seconds = settings.ping_interval
         self.pong_seconds = settings.ping_timeout
         self.write_seconds = settings.write_timeout
-        self.protocol.max_message_size = settings.max_frame_size
+        self.protocol.max_message_size = min(most or settings.max_frame_size, settings.max_frame_size)
+
+    def enter(self, project: str) -> None:
+        """Be a connection of this project from now on."""
+        self.project = project
+        self._room.enter(project)
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         # Several things may hold up reading; each asks the others before it goes on.
-        self.recv_messages.resume = self._resume_reading
+        self.recv_messages.resume = self._go_on
         if self.is_surplus:
             self.transport.abort()
 
@@ -97,19 +155,21 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard_at = self.loop.time()
-        self._frames_of_turn = 0
-        self.data_received(bytes(_buffer[:nbytes]))
-        pause = self._frames.take(self._frames_of_turn, self._heard_at)
-        if pause:
-            self._resuming = self.loop.call_later(pause, self._end_pause)
-        if pause or self.paused:
-            self.transport.pause_reading()
+        self._received += nbytes
+        self._unparsed += bytes(_buffer[:nbytes])
+        if self.request is None and self._received > MOST_OF_A_HANDSHAKE and not self._is_refused:
+            self._is_refused = True
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self.protocol.send_response(refuse(status, "The handshake is too large."))
+            self.send_data()
+        self._go_on()
 
     def process_event(self, event: Event) -> None:
-        self._frames_of_turn += 1
-        if self._is_closing and isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-            return
-        super().process_event(event)
+        self._frames_of_piece += 1
+        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)
+        elif not self._is_closing:
+            self._join(event)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -120,12 +180,14 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        self._resume_reading()
+        self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._heartbeat, self._stalled, self._resuming):
+        for timer in (self._heartbeat, self._stalled, self._resuming, self._late, self._end):
             if timer is not None:
                 timer.cancel()
+        self._unparsed = b""
+        self._room.give_back()
         self._lost(self)
         super().connection_lost(exc)
 
@@ -136,6 +198,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         gone may have sent thousands of pings before.
         """
         produced = self.protocol.data_to_send()
+        error = self.protocol.handshake_exc
+        if error is not None and self.request is None and not self._is_refused and not self.protocol.reader.eof:
+            # To bytes that are no request the library says little or nothing.
+            self._is_refused = True
+            produced = [refuse_malformed(error).serialize(), b""]
         if self.transport.is_closing():
             return
         if data := b"".join(produced):
@@ -154,16 +221,99 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def _end_pause(self) -> None:
         self._resuming = None
-        self._resume_reading()
+        self._go_on()
 
-    def _resume_reading(self) -> None:
-        if not self._is_held_up():
+    def _go_on(self) -> None:
+        """Take apart what was read, piece by piece, and read on if nothing is left of it and nothing holds it up."""
+        while self._unparsed and not self._is_held_up() and not self._waits_for_time:
+            if self._shared.loop_time.is_left():
+                self._take_apart()
+            else:
+                self._waits_for_time = True
+                self._shared.loop_time.call(self.project if self.request else HANDSHAKES, self._take_turn)
+        if self._unparsed or self._is_held_up():
+            self.transport.pause_reading()
+        else:
             self.transport.resume_reading()
+
+    def _take_turn(self) -> None:
+        self._waits_for_time = False
+        if self._unparsed and not self._is_held_up():
+            self._take_apart()
+        self._go_on()
+
+    def _take_apart(self) -> None:
+        size = min(_MOST_PIECE, max(_LEAST_PIECE, len(self.protocol.reader.buffer)))
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        self._frames_of_piece = 0
+        self.data_received(piece)
+        pause = self._frames.take(self._frames_of_piece, self.loop.time())
+        if pause and self._resuming is None:
+            self._resuming = self.loop.call_later(pause, self._end_pause)
+        self._ask_for_room()
+
+    def _join(self, frame: Frame) -> None:
+        """Hand a message on when its last frame is there."""
+        try:
+            message = self._messages.add(frame)
+        except TooManyFragments:
+            self._fail(close_codes.TOO_LARGE, f"more than {MOST_FRAGMENTS} fragments", _LAST_WORDS_SECONDS)
+        else:
+            if message is not None:
+                super().process_event(message)
+
+    def finish_message(self) -> None:
+        """To be called when a message that was received has been dealt with."""
+        self._messages.finish()
+        if self.protocol.state is State.CLOSED:
+            return
+        if self._room.held:
+            self._room.give_back()
+        self._ask_for_room()
+        self._go_on()
+
+    def _unfinished(self) -> int:
+        """Bytes of the message that has come in part."""
+        return len(self.protocol.reader.buffer) + self._messages.unfinished
+
+    def _ask_for_room(self) -> None:
+        """For all of a message of which much is there; a complete one has to be dealt with first."""
+        if self._messages or self._room.held or self._waits_for_room or self._unfinished() < FREE_SIZE:
+            return
+        size = self.protocol.max_message_size or 0
+        self._waits_for_room = not self._room.take(size, self._have_room)
+        if not self._waits_for_room:
+            self._watch_sender()
+
+    def _have_room(self) -> None:
+        self._waits_for_room = False
+        self._watch_sender()
+        self._go_on()
+
+    def _watch_sender(self) -> None:
+        self._received_before = self._received
+        self._late = self.loop.call_later(self.write_seconds, self._judge_sender)
+
+    def _judge_sender(self) -> None:
+        """Room that others wait for is not for a client that does not go on with its message."""
+        self._late = None
+        if not self._room.held or self._messages:
+            return
+        sends = self._received - self._received_before >= LEAST_READ or self._is_held_up()
+        if sends or not self._shared.room.has_waiting:
+            self._watch_sender()
+        elif self.protocol.state is State.OPEN:
+            self._fail(close_codes.TRY_AGAIN_LATER, "The client sends too slowly.", _LAST_WORDS_SECONDS)
 
     def _is_held_up(self) -> bool:
         """Whether it is the server that does not read now."""
-        queue_is_full = self.recv_messages.paused and not self._is_closing
-        return self.paused or self._resuming is not None or queue_is_full
+        if self.paused or self._resuming is not None or self._waits_for_room:
+            return True
+        if self._is_closing:
+            return False
+        return self.recv_messages.paused or (
+            bool(self._messages) and self._messages.size + self._unfinished() >= FREE_SIZE
+        )
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, which must not read requests any more: those that still come are dropped.
@@ -171,10 +321,32 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         The close frame of the client comes after them. A socket that is closed with something unread takes from the
         client what it was sent last.
         """
+        if self.is_lingering:
+            await self.wait_closed()
+            return
         self._is_closing = True
+        self._messages.clear()
         if self.protocol.state is State.OPEN:
-            self._resume_reading()
+            self._go_on()
         await super().close(code, reason)
+
+    # -- failures ----------------------------------------------------------------------------------------------------
+
+    def _fail(self, code: int, reason: str, seconds: float) -> None:
+        """Close the connection, and drop it after so many seconds."""
+        self._is_closing = True
+        self._messages.clear()
+        if self.protocol.state is State.OPEN:
+            self.protocol.fail(code, reason)
+            self.send_data()
+        if self._end is None:
+            self._end = self.loop.call_later(seconds, self.transport.abort)
+
+    def stop_lingering(self, seconds: float) -> None:
+        """Let a client that did not read have no more time than that."""
+        if self._end is not None:
+            self._end.cancel()
+            self._end = self.loop.call_later(seconds, self.transport.abort)
 
     # -- clients that do not answer ----------------------------------------------------------------------------------
 
@@ -187,9 +359,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         if self.protocol.state is not State.OPEN:
             return
         if self._pinged_at is not None and self._heard_at < self._pinged_at and not self._is_held_up():
-            self.protocol.fail(close_codes.INTERNAL_ERROR, "keepalive ping timeout")
-            self.send_data()
-            self.loop.call_later(_LAST_WORDS_SECONDS, self.transport.abort)
+            self._fail(close_codes.INTERNAL_ERROR, "keepalive ping timeout", _LAST_WORDS_SECONDS)
             return
         self._pinged_at = None
         now = self.loop.time()
@@ -222,7 +392,6 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             # It is on a slow line. A large reply may take long.
             self._watch_reader()
             return
-        if self.protocol.state is State.OPEN:
-            self.protocol.fail(close_codes.TRY_AGAIN_LATER, "The client reads too slowly.")
-            self.send_data()
-        self.loop.call_later(_LAST_WORDS_SECONDS, self.transport.abort)
+        self.is_lingering = True
+        self._fail(close_codes.TRY_AGAIN_LATER, "The client reads too slowly.", LINGER_PERIODS * self.write_seconds)
+        self.too_slow()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast one connection may send."""
+"""The limit of events per second for one connection."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """Admits ``rate`` events a second, and after a pause up to a second's worth at once; a rate of 0 admits all.
+    """Admits ``rate`` events per second, and up to ``rate`` at once after a pause; a rate of 0 admits all.
 
-    It refuses nothing: it says for how long to wait before the next event is looked at.
+    It refuses no event: it returns the time to wait before the next one.
     """
 
     __slots__ = ("_level", "_rate", "_since")
@@ -18,7 +18,7 @@ class TokenBucket:
         self._since = now
 
     def take(self, count: int, now: float) -> float:
-        """Count the events; the seconds to wait before more of them are admitted, 0 if none."""
+        """Count events and return the seconds to wait before the next one, 0 for none. ``now`` is a time in seconds."""
         if not self._rate:
             return 0.0
         self._level = min(self._rate, self._level + (now - self._since) * self._rate) - count

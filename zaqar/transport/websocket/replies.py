@@ -21,17 +21,17 @@ _log = logging.getLogger(__name__)
 API = "v2"
 
 _MOST_CHARACTERS = 500
-"""A sentence names what the client sent, which may be long."""
+"""Characters of an error sentence that a reply has. A sentence may quote a long text of the client."""
 
 _NO_MEMBERS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A frame to send, and its status. After it, the connection is to be closed if ``close`` has a code and a reason.
+    """A frame to send, and its status. If ``close`` has a code and a reason, the connection must be closed after it.
 
-    ``is_outage``: a store did not answer, as opposed to anything else that a request may have to wait for. The text
-    form shows neither the frame nor anything else that came with the request.
+    ``is_outage`` is true only if a store did not answer, and not if the request waited for something else. The repr()
+    does not show the frame.
     """
 
     frame: str | bytes = field(repr=False)
@@ -42,11 +42,11 @@ class Reply:
 
 @dataclass(slots=True)
 class Request:
-    """A frame that was read. If it cannot be served at all, ``reply`` says so, and answering it asks nobody.
+    """A frame that was read. If it cannot be served, ``reply`` is set, and no store is asked.
 
-    ``action`` is the name that came, if one did, and ``operation`` the action of this name. ``project`` is the tenant
-    as far as it is known: of the token, of the signature, or as claimed if nobody is authenticated. ``token``,
-    ``service_token`` and ``claimed_project`` are there for ``authenticate`` only. The text form shows no secret.
+    ``action`` is the name in the frame, None if it has none, and ``operation`` the action of this name. ``project`` is
+    that of the token or of the signature, or without Keystone that of X-Project-ID; None if it is not known. ``token``,
+    ``service_token`` and ``claimed_project`` are set for ``authenticate`` only. The repr() shows no secret.
     """
 
     format: Format
@@ -69,10 +69,15 @@ class Request:
     service_token: str | None = field(default=None, repr=False)
     claimed_project: str | None = None
     has_known_form: bool = False
-    """Whether the frame has the headers and fields of its action, so that errors are about what these say."""
+    """Whether the frame has the headers and fields that its action needs. Errors are then about their values."""
     echoed_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     echoed_body: Any = field(default_factory=dict, repr=False)
     reply: Reply | None = field(default=None, repr=False)
+
+    @property
+    def asks_others(self) -> bool:
+        """``Action.asks_others`` of its action."""
+        return self.operation is not None and self.operation.asks_others
 
 
 def reply_to(
@@ -83,7 +88,10 @@ def reply_to(
     close: tuple[int, str] | None = None,
     retry_after: int | None = None,
 ) -> Reply:
-    """The reply in the format of the request, which it repeats but for secrets."""
+    """A reply in the format of the request. It repeats the request without its secrets.
+
+    ``close`` is a code and a reason if the connection must be closed after the reply; ``retry_after`` is in seconds.
+    """
     headers = {"status": status} if retry_after is None else {"status": status, "Retry-After": retry_after}
     echo = {
         "action": request.action,
@@ -95,13 +103,13 @@ def reply_to(
 
 
 def reply_without_echo(request: Request, status: int, body: Any) -> Reply:
-    """The reply to a frame whose headers are nothing but secrets."""
+    """A reply that does not repeat the headers and the body, for frames that carry a token."""
     request.echoed_headers, request.echoed_body = _NO_MEMBERS, _NO_MEMBERS
     return reply_to(request, status, body)
 
 
 def refuse(request: Request, error: ClientError | StoreUnavailable) -> Reply:
-    """The reply that says why a request is not served."""
+    """The reply with the reason why a request is not served."""
     sentence = str(error)[:_MOST_CHARACTERS]
     if isinstance(error, StoreUnavailable):
         level = logging.DEBUG if error.is_logged else logging.ERROR
@@ -113,8 +121,8 @@ def refuse(request: Request, error: ClientError | StoreUnavailable) -> Reply:
 
 
 def fail(request: Request, error: BaseException) -> Reply:
-    """The reply to a request that met an error which nobody expected. Its text stays in the log."""
-    # It may hold addresses, statements or data of another tenant.
+    """The reply to a request that failed with an unexpected error. The text of the error goes to the log only."""
+    # The text may have addresses, statements or data of another tenant.
     _log.error("%s: the action %s failed", request.id, _name_of(request), exc_info=error)
     if not isinstance(request.echoed_body, msgspec.Raw):
         request.echoed_body = _NO_MEMBERS

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The WebSocket server: from a listening socket to connections that are served, and to their end."""
+"""The WebSocket server: it accepts connections from a listening socket, serves them and closes them."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Callable, Hashable
@@ -12,53 +11,62 @@ from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
 from zaqar.transport.websocket.admission import Admission, Seat
-from zaqar.transport.websocket.connection import Connection, Request, Session, Surroundings
+from zaqar.transport.websocket.connection import Connection, Surroundings
 from zaqar.transport.websocket.connections import Connections
+from zaqar.transport.websocket.interface import Request, Session
+from zaqar.transport.websocket.loop_time import LoopTime
+from zaqar.transport.websocket.memory import Memory
 from zaqar.transport.websocket.origins import OriginPolicy
-from zaqar.transport.websocket.protocol import BoundedConnection
+from zaqar.transport.websocket.protocol import BoundedConnection, Shared
+from zaqar.transport.websocket.quiet_log import QuietLog
+from zaqar.transport.websocket.refusals import explain, refuse
 from zaqar.transport.websocket.settings import Settings
 
 _log = logging.getLogger(__name__)
+_quiet_log = QuietLog(_log)
+
+_SHOWN_ORIGIN = 100
+"""Characters of an origin that the log shows."""
 
 _library_log = logging.getLogger(f"{__name__}.library")
 # The library's debug lines show frames, and with them tokens.
 _library_log.setLevel(logging.WARNING)
 
 DRAIN_SECONDS = 7.0
-"""How long requests that are under way have to end once the server is told to."""
+"""Time for requests that are under way when the server is told to stop."""
 
 _CLOSE_SECONDS = 5.0
-"""How long a client has to answer a close frame."""
+"""Time for a client to answer a close frame."""
 
 _LAST_CLOSE_SECONDS = 1.0
-"""The same while the server ends."""
+"""The same while the server stops."""
 
 _DECODERS = 4
-"""Threads that take large frames apart, three of them at a time; more would only take turns at one interpreter."""
+"""Threads that decode large frames, three of them at a time. More would only wait for the interpreter lock."""
 
 _DECODING_SECONDS = 30.0
-"""How long a large frame may wait for that."""
+"""How long a large frame may wait to be decoded."""
 
 _BACKLOG = 2_048
-"""Connections that may wait to be accepted."""
+"""Number of connections that may wait to be accepted."""
 
 _REVALIDATION_SECONDS = 10.0
-"""How often to ask whether a token is still valid if nothing is remembered of tokens."""
+"""Time between two checks of a token if the cache of tokens is off."""
 
 _ENDS = "The server ends."
 
 MANAGEMENT = "management"
-"""As the store of a seat: the management store."""
+"""The store of a seat for requests that ask the management store."""
 
 MakeSession = Callable[[Parts, str], Session]
-"""Makes the session of a new connection, which has the given id."""
+"""Makes the session of the new connection with an id."""
 
 
 class WebSocketServer:
@@ -77,11 +85,14 @@ class WebSocketServer:
         self._admission = Admission(settings.threads)
         self._make_session = make_session
         self._closed = closed
-        # They only wait for one another, never for a store.
+        # A separate pool: decoding never waits for a store.
         most = settings.max_connections
         self._decoders = Admission(
             _DECODERS, patience=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
         )
+        self._loop_time = LoopTime()
+        self._memory = Memory(settings.max_buffered_size)
+        self._shared = Shared(self._loop_time, self._memory.incoming)
         self._server: Server | None = None
         self._admitted: set[ServerConnection] = set()
         self._is_stopping = False
@@ -93,17 +104,20 @@ class WebSocketServer:
         return self._admission.under_way > 0
 
     def use(self, parts: Parts, settings: Settings) -> None:
-        """Serve by these from now on: new connections at once, open ones from their next request.
+        """Use these parts and settings: new connections at once, open ones from their next request on.
 
-        What has to do with the socket and the threads stays as it was.
+        The listening socket and the number of threads do not change.
         """
         self._parts = parts
         self._settings = settings
+        self._memory.resize(settings.max_buffered_size)
         self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
         self._surroundings = Surroundings(
             settings=settings,
             admission=self._admission,
             connections=self.connections,
+            loop_time=self._loop_time,
+            memory=self._memory,
             clock=parts.clock,
             decode=self._decode,
             store_of=self._store_of,
@@ -116,14 +130,16 @@ class WebSocketServer:
             connection.use(parts, self._surroundings)
 
     async def start(self, listener: socket.socket) -> None:
-        """Accept connections of a socket that listens already."""
+        """Accept connections from a socket that is already listening, and take it over."""
         settings = self._settings
+        listener = AcceptingSocket(listener)
+        asyncio.get_running_loop().set_exception_handler(handle_exception)
         self._server = await serve(
             self._serve,
             sock=listener,
             create_connection=self._make_connection,  # type: ignore[arg-type]  # a factory is fine for the library
             process_request=self._check_request,
-            process_response=_explain,
+            process_response=explain,
             compression="deflate" if settings.compression else None,
             server_header=None,
             close_timeout=_CLOSE_SECONDS,
@@ -131,16 +147,16 @@ class WebSocketServer:
             max_queue=1,
             logger=_library_log,
         )
-        # asyncio has set it to 100. One connection more at a time, and a client waits a second before it tries again.
+        # asyncio has set it to 100. If more connect at the same time, their hosts try again only after a second.
         listener.listen(_BACKLOG)
 
     def close_restarting(self, connection_id: str) -> None:
-        """Close a connection whose subscriptions were ended, as notifiers took this process for dead."""
+        """Close a connection whose subscriptions were removed because this process did not renew its lease in time."""
         if (connection := self.connections.find(connection_id)) is not None:
             connection.close(close_codes.SERVICE_RESTART, "Subscribe again.")
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what is under way, and close the connections; under 10 seconds."""
+        """Accept no more connections, answer the requests under way, and close all connections. Under 10 seconds."""
         server = self._server
         if server is None:
             return
@@ -148,13 +164,15 @@ class WebSocketServer:
         server.close(close_connections=False)
         for connection in server.all_connections:
             connection.close_timeout = _LAST_CLOSE_SECONDS
+            if isinstance(connection, BoundedConnection):
+                connection.stop_lingering(_LAST_CLOSE_SECONDS)
         for each in self.connections:
             each.close(close_codes.GOING_AWAY, _ENDS)
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await server.wait_closed()
         except TimeoutError:
-            _log.warning("%d connections did not end in time.", len(self.connections))
+            _log.warning("%d connections did not close in time and are aborted.", len(self.connections))
             for each in self.connections:
                 each.abort()
         self._admission.close()
@@ -165,19 +183,32 @@ class WebSocketServer:
     def _check_request(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         headers = request.headers
         if "websocket" not in ",".join(headers.get_all("Upgrade")).lower():
-            response = _refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
+            response = refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
             response.headers["Upgrade"] = "websocket"
             return response
-        host = headers.get_all("Host")
-        if not self._origins.admits(headers.get_all("Origin"), host[0] if len(host) == 1 else None):
-            return _refuse(
-                HTTPStatus.FORBIDDEN, "Pages of this origin may not connect; [cors] allowed_origin says which."
+        host, origins = headers.get_all("Host"), headers.get_all("Origin")
+        if not self._origins.admits(origins, host[0] if len(host) == 1 else None):
+            # Browsers tell their pages nothing but that there is no connection.
+            _quiet_log.tell(
+                logging.INFO,
+                HTTPStatus.FORBIDDEN,
+                "A page of the origin %a may not connect; [cors] allowed_origin does not name it.",
+                ", ".join(origins)[:_SHOWN_ORIGIN],
+            )
+            return refuse(
+                HTTPStatus.FORBIDDEN, "Pages of this origin may not connect: [cors] allowed_origin does not name it."
             )
         if len(self._admitted) >= self._settings.max_connections:
-            response = _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
+            _quiet_log.tell(
+                logging.WARNING,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "A connection was refused, as there are %d; see [drivers:transport:websocket] max_connections.",
+                len(self._admitted),
+            )
+            response = refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.")
             response.headers["Retry-After"] = "5"
             return response
-        # Counted from now on, as many may be in their handshakes at the same moment.
+        # Count it now and not after the handshake, because many handshakes may be under way at the same time.
         self._admitted.add(connection)
         return None
 
@@ -185,9 +216,9 @@ class WebSocketServer:
 
     def _make_connection(self, *args: Any, **kwargs: Any) -> BoundedConnection:
         settings = self._settings
-        connection = BoundedConnection(*args, **kwargs, lost=self._admitted.discard)
+        connection = BoundedConnection(*args, **kwargs, shared=self._shared, lost=self._admitted.discard)
         connection.use(settings)
-        # Those that come to the handshake are told why. This one is for a flood of such that do not.
+        # Clients that send a handshake are refused with a reason. This limit is for many that send none.
         most = settings.max_connections + settings.max_handshakes
         connection.is_surplus = len(connection.server.handler_tasks) >= most
         return connection
@@ -205,39 +236,11 @@ class WebSocketServer:
         return await self._decoders.run(Seat(project, None, None), read)
 
     def _store_of(self, request: Request) -> Hashable:
-        """The store that the request is about as far as that is known without asking one."""
+        """The store of the queue if that is in the cache, otherwise the management store, which is asked first."""
         known = None if request.address is None else self._parts.queues.remembered(request.address)
         return MANAGEMENT if known is None else known.place
 
 
 def _revalidation_seconds(parts: Parts) -> float:
-    """As often as HTTP looks whether a token is still valid, but not all the time."""
+    """Seconds between two checks of a token: as long as the cache of tokens keeps an answer."""
     return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS
-
-
-def _refuse(status: HTTPStatus, description: str) -> Response:
-    return Response(status, status.phrase, Headers(), json.dumps(_problem(status, description)).encode())
-
-
-def _problem(status: HTTPStatus, description: str) -> dict[str, str]:
-    return {"title": status.phrase.capitalize(), "description": description}
-
-
-def _explain(connection: ServerConnection, request: HttpRequest, response: Response) -> Response | None:
-    """Have every refusal say why as JSON, as the HTTP API does."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-        return None
-    body = response.body or b""
-    if not body.startswith(b"{"):
-        # The library's own text, the first line of which is a sentence.
-        sentence = body.decode(errors="replace").partition("\n")[0]
-        body = json.dumps(_problem(HTTPStatus(response.status_code), sentence)).encode()
-    for name in ("Content-Type", "Content-Length"):
-        if name in response.headers:
-            del response.headers[name]
-    response.headers["Content-Type"] = "application/json"
-    response.headers["Content-Length"] = str(len(body))
-    if "Connection" not in response.headers:
-        response.headers["Connection"] = "close"
-    response.body = body
-    return response

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one connection is to the API: frames in, frames out, and who the client has turned out to be.
+"""The session of one connection: it takes request frames, returns reply frames, and knows the identity of the client.
 
-A session does no I/O of its own. :meth:`Session.read` blocks on nothing; :meth:`Session.answer` and
-:meth:`Session.revalidate` block on stores and on Keystone, so that a server calls them in a thread: one of each at a
-time.
+A session does no I/O of its own. :meth:`Session.read` never blocks. :meth:`Session.answer` and
+:meth:`Session.revalidate` block on stores and on Keystone, so the server calls them in threads, one of each at a time.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from zaqar.transport.websocket.frame_checks import FrameChecks
 from zaqar.transport.websocket.replies import Reply, Request, reply_to
 
 EXPIRED = (4003, "Authentication expired.")
-"""How a connection is closed whose token has ended."""
+"""Code and reason for closing a connection whose token has expired or was revoked."""
 
 SUBSCRIBE = "subscription_create"
 
 EndSubscriptions = Callable[[str], None]
-"""Ends the subscriptions of a connection, which is given by its id. It may block on stores."""
+"""Ends the subscriptions of the connection with an id. It may block on stores."""
 
 
 class Sessions:
-    """Makes the sessions of a process. They share what does not depend on the connection."""
+    """Makes the sessions of a process, and holds the objects that they share."""
 
     def __init__(
         self, actions: Mapping[str, Action] | None = None, *, end_subscriptions: EndSubscriptions | None = None
@@ -51,11 +50,11 @@ class Sessions:
         self._last: tuple[Parts, FrameChecks] | None = None
 
     def open(self, parts: Parts, connection: str) -> Session:
-        """The session of a new connection, which has this id."""
+        """The session of the new connection with this id."""
         return Session(parts, connection=connection, sessions=self)
 
     def checks(self, parts: Parts) -> FrameChecks:
-        """What reads frames for a service of these parts. Raises StartupError if Keystone's options are wrong."""
+        """The checks of frames for these parts. Raises StartupError if the options of Keystone are wrong."""
         last = self._last
         if last is None or last[0] is not parts:
             if parts.tokens is not None:
@@ -65,7 +64,7 @@ class Sessions:
 
 
 class Session:
-    """One connection's state: who has authenticated, until when, and in which format it has subscribed."""
+    """The state of one connection: its identity, the expiry of its token, and the format of its pushes."""
 
     def __init__(
         self,
@@ -75,29 +74,29 @@ class Session:
         actions: Mapping[str, Action] | None = None,
         sessions: Sessions | None = None,
     ) -> None:
-        """``connection`` is an id that no other connection has.
+        """``connection`` is the id of the connection, which no other one has.
 
-        A server makes sessions with :meth:`Sessions.open`; without ``sessions`` this one shares nothing.
+        The server makes sessions with :meth:`Sessions.open`. Without ``sessions`` this session shares nothing.
         """
         self._sessions = sessions or Sessions(actions)
         self._connection = connection
         self._authentication = Authentication(parts)
         self.push_format = Format.JSON
-        """The format of notifications: that of the last request by which the connection has subscribed itself."""
+        """The format of notifications: that of the last request that subscribed this connection."""
         self._parts: Parts
         self._checks: FrameChecks
         self._wants_caller: bool
         self.use(parts)
 
     def use(self, parts: Parts) -> None:
-        """Serve by these from the next request on, after the configuration was reloaded."""
+        """Use these parts from the next request on. Called after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
         self._wants_caller = parts.pipelines.want_caller
         self._authentication.use(parts)
 
     @property
     def identity(self) -> Identity | None:
-        """Whose the token is; None if nobody has authenticated, or if nobody needs to."""
+        """The identity of the token; None if the client has not authenticated, and without Keystone."""
         return self._authentication.identity
 
     @property
@@ -107,20 +106,20 @@ class Session:
 
     @property
     def expires(self) -> float | None:
-        """When the connection is to be closed, in seconds since the epoch; None for never."""
+        """The time of expiry of the token, in seconds since the epoch; None if there is no token."""
         identity = self.identity
         return None if identity is None else identity.expires
 
     def asks_keystone(self, request: Request) -> bool:
-        """Whether answering the request may have to wait for Keystone."""
+        """Whether the request may have to wait for Keystone."""
         return request.token is not None or (not request.signed and self._authentication.depends_on_action)
 
     def read(self, frame: str | bytes) -> Request:
-        """The request in a frame. It never raises and never blocks; its time grows with the length of the frame."""
+        """The request in a frame. Never raises and never blocks; the time grows with the length of the frame."""
         return self._checks.read(frame, self.identity)
 
     def answer(self, request: Request) -> Reply:
-        """Carry a request out. It blocks and never raises. One at a time may run for a session."""
+        """Carry a request out and return its reply. Blocks and never raises. Run one at a time for each session."""
         if request.reply is not None:
             return request.reply
         try:
@@ -135,23 +134,23 @@ class Session:
             return replies.refuse(request, self._checks.signed.refuse(exc) if request.signed else exc)
         except (ClientError, StoreUnavailable) as exc:
             return replies.refuse(request, exc)
-        except Exception as exc:  # noqa: BLE001, a reply says so and the log has it
+        except Exception as exc:  # noqa: BLE001, fail() logs it
             return replies.fail(request, exc)
 
     def refuse(self, request: Request, error: StoreUnavailable) -> Reply:
-        """The reply to a request that the server has no room for."""
+        """The reply to a request that the server cannot carry out now, such as one that waited too long."""
         return replies.refuse(request, error)
 
     def revalidate(self) -> bool:
-        """Whether the token is still valid: False once it has expired or was revoked. It may block.
+        """Whether the token is still valid: False if it has expired or was revoked. May block.
 
-        It may run beside :meth:`answer`, so that no request waits for it. Raises KeystoneUnavailable if nobody can say:
-        until somebody can, the token counts as valid, and actions are served.
+        May run at the same time as :meth:`answer`, so no request waits for it. Raises KeystoneUnavailable if Keystone
+        does not answer; the token then still counts as valid.
         """
         return self._authentication.is_valid()
 
     def push(self, notification: Mapping[str, Any], format_: Format | None = None) -> str | bytes:
-        """The frame of a notification; a ``msgspec.Raw`` in it is JSON."""
+        """The frame of a notification, in ``format_`` or else ``push_format``. A ``msgspec.Raw`` in it is JSON."""
         return encode(format_ or self.push_format, notification)
 
     def _authenticate(self, request: Request) -> Reply:
@@ -172,7 +171,7 @@ class Session:
             parts.extra_specs.check(request.extra_spec)
         call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
         answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
-        if operation.name == SUBSCRIBE and "subscriber" not in request.fields:
+        if operation.name == SUBSCRIBE and "subscriber" not in request.fields and answer.status < 400:
             self.push_format = request.format
         return reply_to(request, answer.status, answer.body)
 
@@ -184,7 +183,7 @@ class Session:
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
         if (identity.project or "") != project:
-            # It was read for another token than the one that is in force by now.
+            # The token was replaced by one of another project after the frame was read.
             raise Forbidden("X-Project-ID is not the project of the token.")
         return Context(
             project,
@@ -202,5 +201,5 @@ def _handle_as(caller: Context, operation: Action, parts: Parts, call: Call) -> 
     try:
         return operation.handle(parts, call)
     finally:
-        # A caller may have a token, which must not stay anywhere when the request is over.
+        # The caller has a token, which must not outlive the request.
         context.current.set(None)

@@ -10,13 +10,16 @@ from oslo_config import cfg
 GROUP = "drivers:transport:websocket"
 
 _OTHER_FILES = 256
-"""Open files beside those of connections: of stores, of Keystone, of notifiers and of the log."""
+"""Open files that are not connections of clients: those to stores, Keystone and notifiers, and the log."""
 
 _CONNECTIONS_PER_HANDSHAKE = 10
 _LEAST_HANDSHAKES = 16
 
+STRANGER_FRAME_SIZE = 64 * 1024
+"""Bytes that a frame may have before anybody has authenticated, if clients have to."""
+
 FRAME_OVERHEAD = 64 * 1024
-"""Bytes that a frame may have beside the largest post: the action, headers, names and the envelope of MessagePack."""
+"""Bytes by which a frame may be larger than the largest post, for the action, the headers and the names of fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +37,21 @@ class Settings:
     authentication_timeout: float
     write_timeout: float
     max_pending_push_size: int
+    max_buffered_size: int
     compression: bool
 
     @property
     def max_handshakes(self) -> int:
-        """Connections that may be in their opening handshake, or be refused, beside as many as may be open."""
+        """Number of connections that may be in their handshake or being refused, in addition to open ones."""
         return max(_LEAST_HANDSHAKES, self.max_connections // _CONNECTIONS_PER_HANDSHAKE)
 
     @property
     def open_files(self) -> int:
-        """Open files that the process needs."""
+        """Number of open files that the process needs."""
         return self.max_connections + self.max_handshakes + _OTHER_FILES
 
     def within(self, open_files: int) -> Settings:
-        """The same, with as many connections as that many open files are enough for, and at least one."""
+        """A copy with as many connections as ``open_files`` open files allow, and at least one."""
         rest = open_files - _OTHER_FILES
         most = min(rest * _CONNECTIONS_PER_HANDSHAKE // (_CONNECTIONS_PER_HANDSHAKE + 1), rest - _LEAST_HANDSHAKES)
         return replace(self, max_connections=max(1, min(self.max_connections, most)))

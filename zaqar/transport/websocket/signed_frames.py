@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that bring a signature instead of an account. A signature opens the one action it came with."""
+"""Checks the signature of frames that carry one instead of a token. It opens the action of that frame only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from zaqar.transport.refused_signatures import RefusedSignatures
 from zaqar.transport.websocket.headers import Headers
 
 CONFIRMATION = "subscription_confirm"
-"""The only action that asks what a confirmation is bound to."""
+"""The only action that the signature of a confirmation opens."""
 
 
 class SignedFrames:
-    """Opens frames by their signature. Safe for threads; one for a process, so that the log does not grow by more."""
+    """Checks signatures of frames. Safe for threads. One object for each process limits the log lines of refusals."""
 
     def __init__(self, urls: SignedUrls, *, clock: Clock) -> None:
         self._urls = urls
@@ -23,10 +23,10 @@ class SignedFrames:
         self._refused = RefusedSignatures(clock)
 
     def open(self, headers: Headers, *, action: str, method: str, path: str) -> Grant | None:
-        """Return if the headers open the action, which has this method and path over HTTP.
+        """Check that the headers open the action, which has this method and path over HTTP.
 
-        The result is that of :meth:`SignedUrls.open`. Raises SignatureRefused, which :meth:`refuse` takes, if they do
-        not.
+        Returns the result of :meth:`SignedUrls.open`. Raises SignatureRefused if they do not open it; pass that to
+        :meth:`refuse`.
         """
         grant = self._urls.open(_claim_of(headers), method=method, path=path, now=self._clock())
         if grant is not None and action != CONFIRMATION:
@@ -34,7 +34,7 @@ class SignedFrames:
         return grant
 
     def refuse(self, refused: SignatureRefused) -> Forbidden:
-        """Count a refusal, by whomever, and return what the client is told: the same whatever is wrong."""
+        """Count a refusal for the log, and return the error for the client, which is the same for every reason."""
         self._refused.note(refused)
         return Forbidden(str(refused))
 

@@ -6,13 +6,11 @@ import msgspec
 
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
+from zaqar.schemas.claims import MOST_BYTES
 from zaqar.schemas.fields import parse_integer
 from zaqar.service.claims import Claimed, Claims
 from zaqar.transport.wsgi.messages import WireMessage, flag, render
 from zaqar.transport.wsgi.requests import read_body, read_query
-
-MOST_BYTES = 4096
-"""A claim's terms are two integers; more than this is not read."""
 
 
 def _path(base: str, claimed: Claimed) -> str:

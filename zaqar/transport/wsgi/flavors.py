@@ -10,9 +10,10 @@ from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import check_marker
 from zaqar.schemas.flavors import shown
+from zaqar.schemas.pools import MOST_BYTES
 from zaqar.service.flavors import Flavor, Flavors
 from zaqar.transport.wsgi.messages import flag
-from zaqar.transport.wsgi.pools import MOST_BYTES, page, parse_limit
+from zaqar.transport.wsgi.pools import page, parse_limit
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 

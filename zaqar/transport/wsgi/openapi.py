@@ -13,6 +13,7 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC
 from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
+from zaqar.schemas.stats import stats_schema
 from zaqar.transport.wsgi import openapi_pools, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref
 
@@ -269,7 +270,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "Link": {"type": "object", "required": ["rel", "href"], "properties": {"rel": text, "href": text}},
         "Metadata": queues.metadata_schema(limits),
         "Queue": queues.QUEUE_LISTED,
-        "Stats": queues.STATS,
+        "Stats": stats_schema("href", {"type": "string", "format": "uri-reference"}),
         "Message": messages.MESSAGE,
         "PoppedMessage": messages.POPPED,
         "Origin": messages.ORIGIN,

@@ -9,13 +9,10 @@ import msgspec
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import check_marker, parse_integer
-from zaqar.schemas.pools import shown
+from zaqar.schemas.pools import MOST_BYTES, shown
 from zaqar.service.pools import Pools
 from zaqar.transport.wsgi.messages import flag
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
-
-MOST_BYTES = 65536
-"""The size of a pool's description; more than this is not read."""
 
 
 def page(path: str, member: str, listed: list[dict[str, Any]], query: Query) -> bytes:

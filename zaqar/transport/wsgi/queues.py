@@ -4,7 +4,6 @@
 A resource serves either kind; the rules it asks for, and what it answers with, are called after it.
 """
 
-import datetime
 from typing import Any
 
 import falcon
@@ -12,10 +11,11 @@ import msgspec
 
 from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Message
+from zaqar.model import QUEUE
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import check_marker, parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter, show_metadata
+from zaqar.schemas.stats import shown_stats
 from zaqar.service.queues import Queues
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
@@ -98,16 +98,8 @@ class StatsResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, f"{self._kind}s:stats", req.context.address)
         stats, now = self._queues.stats(req.context.address)
-        counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
-        if stats.oldest is not None and stats.newest is not None:
-            base = req.context.base
-            counts |= {"oldest": _moment(base, stats.oldest, now), "newest": _moment(base, stats.newest, now)}
-        resp.data = msgspec.json.encode({"messages": counts})
-
-
-def _moment(base: str, message: Message, now: float) -> dict[str, Any]:
-    created = datetime.datetime.fromtimestamp(message.created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"href": f"{base}/messages/{message.id}", "age": message.age(now), "created": created}
+        base = f"{req.context.base}/messages"
+        resp.data = msgspec.json.encode(shown_stats(stats, now, lambda message: {"href": f"{base}/{message.id}"}))
 
 
 class PurgeResource:

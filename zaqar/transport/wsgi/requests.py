@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every request has to bring along, and how its query and body are read."""
 
-import os
-import uuid
 from collections.abc import Collection
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
@@ -11,7 +9,7 @@ import falcon
 
 from zaqar.access.identity import Identity
 from zaqar.clock import system_clock
-from zaqar.context import Context
+from zaqar.context import Context, new_request_id
 from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
@@ -57,7 +55,7 @@ class RequestChecks:
         self._client_ids = ClientIds(limits)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        request_id = f"req-{uuid.UUID(bytes=os.urandom(16), version=4)}"
+        request_id = new_request_id()
         req.context.request_id = request_id
         resp.set_header("X-OpenStack-Request-ID", request_id)
         req.context.prefix, req.context.grant = "", None

@@ -9,14 +9,11 @@ import msgspec
 from zaqar.limits import Limits
 from zaqar.schemas.deliveries import shown as shown_delivery
 from zaqar.schemas.fields import parse_integer
-from zaqar.schemas.subscriptions import MOST_BYTES, shown
+from zaqar.schemas.subscriptions import MOST_BYTES, MOST_BYTES_OF_A_SWITCH, shown
 from zaqar.service.deliveries import Deliveries
 from zaqar.service.subscriptions import Created, Subscriptions
 from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
-
-_MOST_BYTES_OF_A_SWITCH = 4096
-"""Of a body that holds one small field."""
 
 
 def _parse_limit(query: Query, limits: Limits) -> int:
@@ -93,7 +90,7 @@ class ConfirmResource:
             self._subscriptions.check_grant(address, subscription_id, grant)
         for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
             self._rules.check(caller, rule, address, subscription_id)
-        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
         self._subscriptions.confirm(address, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
@@ -105,7 +102,7 @@ class SecretResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
         self._rules.check(req.context.caller, "subscription:rotate_secret", req.context.address, subscription_id)
-        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
         secret = self._subscriptions.rotate_secret(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"secret": secret})
 
@@ -151,6 +148,6 @@ class ResendManyResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
         self._rules.check(req.context.caller, "subscription:resend", req.context.address, subscription_id)
-        raw = read_body(req, _MOST_BYTES_OF_A_SWITCH)
+        raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
         sent = self._deliveries.resend_many(req.context.address, subscription_id, raw)
         resp.data = msgspec.json.encode({"resent": sent})

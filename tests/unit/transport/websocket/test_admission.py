@@ -49,9 +49,11 @@ class Scene:
         self.calls: list[Call] = []
         self.seats: list[Seat] = []
 
-    async def ask(self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1) -> None:
+    async def ask(
+        self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1, tells: bool = True
+    ) -> None:
         for _ in range(times):
-            call, seat = Call(), Seat(project, queue and (project, queue), store)
+            call, seat = Call(), Seat(project, queue and (project, queue), store, tells)
             run = self.admission.run(seat, call, answered=ANSWERED.get)
             self.tasks.append(asyncio.create_task(run))
             self.calls.append(call)
@@ -177,6 +179,29 @@ def test_calls_that_wait_for_something_else_say_nothing_of_the_store() -> None:
         await scene.end(1, "no word")
         await scene.ask("b", times=3)
         assert scene.under_way() == [2, 3, 4]
+
+    run(script)
+
+
+def test_calls_that_ask_others_as_well_say_nothing_of_the_store() -> None:
+    """A look at all stores, or a subscriber whose host name is resolved slowly, takes seconds."""
+
+    async def script(scene: Scene) -> None:
+        await scene.ask("slow", times=2, tells=False)
+        scene.now += SILENT_SECONDS * 10
+        await scene.ask("b", times=2)
+        assert scene.under_way() == [0, 1, 2, 3]
+        # They prove nothing either: neither that the store is silent, nor that it is not.
+        await scene.end(0, "unavailable")
+        await scene.ask("b")
+        assert scene.under_way() == [1, 2, 3, 4]
+        scene.now += SILENT_SECONDS + 0.01
+        await scene.end(1)
+        await scene.ask("c")
+        assert scene.refused() == [5]
+        # They take room as all do.
+        await scene.ask("slow", store="other", times=PER_PROJECT + 1, tells=False)
+        assert len([number for number in scene.under_way() if number > 5]) == PER_PROJECT
 
     run(script)
 

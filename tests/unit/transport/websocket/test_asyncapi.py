@@ -161,16 +161,25 @@ def test_security_is_that_of_keystone() -> None:
 
 def test_the_server_is_that_of_the_options() -> None:
     configuration = conf.load([], default_config_files=[])
-    assert Served.from_conf(configuration)[3:] == ("127.0.0.1", 9000)
+    assert Served.from_conf(configuration)[3:] == ("127.0.0.1", 9000, None)
     group = "drivers:transport:websocket"
     configuration.set_override("bind", "0.0.0.0", group)
     configuration.set_override("external_port", 443, group)
-    assert Served.from_conf(configuration)[3:] == ("localhost", 443)
+    assert Served.from_conf(configuration)[3:] == ("localhost", 9000, 443)
     direct = document(ALL._replace(host="2001:db8::1"))["servers"]["direct"]
+    assert direct["protocol"] == "ws"
     assert {name: each["default"] for name, each in direct["variables"].items()} == {
         "host": "[2001:db8::1]",
         "port": "9000",
     }
+
+
+@pytest.mark.parametrize(("port", "protocol"), [(443, "wss"), (9443, "ws")])
+def test_with_an_external_port_the_server_is_the_proxy(port: int, protocol: str) -> None:
+    servers = document(ALL._replace(external_port=port))["servers"]
+    assert list(servers) == ["external"]
+    assert servers["external"]["protocol"] == protocol
+    assert servers["external"]["variables"]["port"] == {"default": str(port)}
 
 
 def test_the_size_of_a_frame_is_told(whole: dict[str, Any]) -> None:

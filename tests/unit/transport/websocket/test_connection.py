@@ -5,19 +5,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
-from tests.unit.transport.websocket.scripted import KEY, PATIENCE, UPGRADE, Scene, ask, closed, run, wait_until
+from tests.unit.transport.websocket.scripted import (
+    KEY,
+    PATIENCE,
+    UPGRADE,
+    Scene,
+    ask,
+    closed,
+    make_parts,
+    run,
+    wait_until,
+)
 from zaqar.access.identity import Identity
 from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket import connection as connections
+from zaqar.transport.websocket.admission import SILENT_SECONDS
 from zaqar.transport.websocket.pushes import Gone, TooSlow
+from zaqar.transport.websocket.quiet_log import QuietLog
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
@@ -119,6 +135,24 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
     run(script, tmp_path, threads=16)
 
 
+@pytest.mark.parametrize("asks_others", [False, True])
+def test_who_waits_for_others_does_not_make_the_store_look_silent(tmp_path: Path, asks_others: bool) -> None:
+    """Such as for a name server that a tenant has chosen, or for a look at all stores."""
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as slow, scene.connect() as other:
+            await slow.send(json.dumps({"action": "block", "text": "late", "asks_others": asks_others}))
+            await wait_until(lambda: scene.server.is_busy)
+            await asyncio.sleep(SILENT_SECONDS + 0.1)
+            reply = str(await ask(other, text="soon", project="other"))
+            assert reply.startswith("soon" if asks_others else "refused")
+            for session in scene.sessions:
+                session.release.set()
+            assert await slow.recv() == "late"
+
+    run(script, tmp_path, threads=16)
+
+
 def test_a_session_may_end_the_connection_with_its_reply(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
@@ -147,6 +181,46 @@ def test_connections_of_a_project_are_bounded(tmp_path: Path) -> None:
         await wait_until(lambda: scene.server.connections.count("p") == 0)
 
     run(script, tmp_path, max_connections_per_project=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"idle_timeout": 0.05}, "was closed with code 4408: No request for too long."),
+        ({"authentication_timeout": 0.05, "authenticates": True}, "of project - was closed with code 4401: Not auth"),
+        (
+            {"max_connections_per_project": 1},
+            "A connection of project p was closed, as it has 1; see max_connections_per_",
+        ),
+    ],
+)
+def test_the_log_says_why_the_server_has_closed_a_connection(
+    options: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(connections, "_log", QuietLog(logging.getLogger(connections.__name__)))
+
+    async def script(scene: Scene) -> None:
+        # This one is closed by the client, which is nothing to tell.
+        async with scene.connect():
+            pass
+        async with scene.connect() as first, scene.connect() as second:
+            for client in (first, second):
+                with suppress(ConnectionClosed):
+                    if "authenticates" not in options:
+                        await client.send(json.dumps({"text": "x"}))
+                        await client.recv()
+            with suppress(ConnectionClosed):
+                await second.recv()
+        await wait_until(lambda: not len(scene.server.connections))
+
+    with caplog.at_level(logging.INFO, logger=connections.__name__):
+        run(script, tmp_path, **options)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == connections.__name__]
+    assert said in line
 
 
 def test_guests_with_a_signature_are_connections_of_its_project(tmp_path: Path) -> None:
@@ -340,26 +414,71 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             with pytest.raises(Gone):
                 await connection.push(["x"])
             assert await ask(other, text="x") == "x"
+            # It never reads again, and is dropped all the same.
+            await wait_until(lambda: len(scene.server.connections) == 1)
+            assert scene.server._server is not None
+            assert len(scene.server._server.all_connections) == 1
             client.transport.abort()
 
     run(script, tmp_path, write_timeout=0.5)
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
+    """It reads on long after the time-out."""
+
     async def script(scene: Scene) -> None:
         async with scene.connect(max_queue=None, max_size=None) as client:
             connection = await scene.connection()
             client.transport.pause_reading()
             sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
-            await asyncio.sleep(0.5)
+            # Its notifications are free to come again as soon as it is judged.
+            with pytest.raises(Gone):
+                await sending
+            await asyncio.sleep(1.2)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
-            assert (await closed(client))[0] == 1013
-            # All of it was read in the end, so both are true.
-            with suppress(Gone):
-                await sending
+            assert await closed(client) == (1013, "The client reads too slowly.")
+            await wait_until(lambda: not len(scene.server.connections))
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        ended: list[str] = []
+        scene.server._closed = ended.append
+        scene.server.use(make_parts(tmp_path), scene.server._settings)
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            for _ in range(3):
+                await client.send(json.dumps({"large": 8_000_000}))
+            # Its subscriptions end when it is closed, not when it is gone.
+            await wait_until(lambda: ended == [connection.id])
+            with pytest.raises(Gone):
+                await connection.push(["x"])
+            assert len(scene.server.connections) == 1
+            client.transport.resume_reading()
+            assert len(await client.recv()) == 8_000_000
+            assert (await closed(client))[0] == 1013
+        assert scene.sessions[0].answered == [""]
+
+    run(script, tmp_path, write_timeout=0.6)
+
+
+def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        async with scene.connect(max_queue=None, max_size=None) as client:
+            connection = await scene.connection()
+            client.transport.pause_reading()
+            with pytest.raises(Gone):
+                await connection.push(["x" * 16_000_000])
+            began = time.monotonic()
+            await scene.server.stop()
+            assert time.monotonic() - began < 5.0
+            client.transport.abort()
+
+    run(script, tmp_path, write_timeout=0.2)
 
 
 def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:

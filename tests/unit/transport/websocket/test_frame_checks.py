@@ -59,6 +59,8 @@ ACTIONS = {
     )
 }
 
+MISSING = "is required in the headers of the frame"
+
 
 @pytest.fixture(scope="module")
 def parts() -> Parts:
@@ -79,11 +81,38 @@ def test_what_cannot_be_decoded_is_answered_in_its_format_and_repeats_nothing(pa
     assert reply["body"]["error"]
 
 
+def test_json_in_a_binary_frame_is_told_to_be_that(parts: Parts) -> None:
+    reply = Client(parts, ACTIONS).send(b'{"action": "plain"}')
+    assert reply["headers"] == {"status": 400}
+    error = "frame: Binary frames are MessagePack, and this one looks like JSON. Send JSON in a text frame."
+    assert reply["body"]["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("queue_creat", "queue_create"),
+        ("createQueue", "queue_create"),
+        ("list_queues", "queue_list"),
+        ("QUEUE-CREATE", "queue_create"),
+        ("authentication", "authenticate"),
+        ("message_postt", "message_post"),
+        ("subscribe", None),
+        ("q" * 33, None),
+    ],
+)
+def test_a_misspelt_action_is_answered_with_the_one_that_is_like_it(typed: str, meant: str | None) -> None:
+    reply = Client(make_parts()).send({"action": typed, "headers": HEADERS})
+    hint = "" if meant is None else f"; did you mean {meant}?"
+    assert reply["body"] == {"error": f"{typed} is not a valid action{hint}"}
+
+
 @pytest.mark.parametrize(
     ("frame", "error"),
     [
         ({}, "action: is required"),
         ({"headers": HEADERS}, "action: is required"),
+        ({"action": "", "headers": HEADERS}, "action: is required"),
         ({"action": None, "headers": HEADERS}, "action: is required"),
         ({"action": 5, "headers": HEADERS}, "action: must be of type string"),
         ({"action": ["plain"], "headers": HEADERS}, "action: must be of type string"),
@@ -93,9 +122,9 @@ def test_what_cannot_be_decoded_is_answered_in_its_format_and_repeats_nothing(pa
         ({"action": "plain", "headers": None}, "headers: is required"),
         ({"action": "plain", "headers": []}, "headers: must be of type object"),
         ({"action": "plain", "headers": "Client-ID"}, "headers: must be of type object"),
-        ({"action": "plain", "headers": {"X-Project-ID": PROJECT}}, "Client-ID: is required"),
-        ({"action": "plain", "headers": {"Client-ID": CLIENT}}, "X-Project-ID: is required"),
-        ({"action": "plain", "headers": {"Client-ID": CLIENT, "X-Project-ID": ""}}, "X-Project-ID: is required"),
+        ({"action": "plain", "headers": {"X-Project-ID": PROJECT}}, f"Client-ID: {MISSING}"),
+        ({"action": "plain", "headers": {"Client-ID": CLIENT}}, f"X-Project-ID: {MISSING}"),
+        ({"action": "plain", "headers": {"Client-ID": CLIENT, "X-Project-ID": ""}}, f"X-Project-ID: {MISSING}"),
         ({"action": "plain", "headers": {**HEADERS, "Client-ID": 5}}, "headers.Client-ID: must be of type string"),
         ({"action": "plain", "headers": {**HEADERS, "X-Roles": []}}, "headers.X-Roles: must be of type string"),
         (
@@ -258,6 +287,11 @@ SECRETS = {
     "URL-Signature": SECRET,
     "url_signature": SECRET,
     "Authorization": SECRET,
+    "Proxy-Authorization": SECRET,
+    "Cookie": SECRET,
+    "X-Api-Key": SECRET,
+    "X-Auth-Token-2": SECRET,
+    "x" * 100 + "-Token": SECRET,
     "EXTRA-SPEC": "messagecode:" + SECRET,
     "nested": {"X-Auth-Token": SECRET},
     "listed": [{"X-Auth-Token": SECRET}],

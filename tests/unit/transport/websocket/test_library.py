@@ -10,6 +10,8 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.messages import Assembler
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.protocol import Protocol
+from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,19 @@ def test_what_the_server_has() -> None:
     source = inspect.getsource(Server.__init__)
     for name in ("all_connections", "handler_tasks"):
         assert f"self.{name}" in source
+
+
+def test_what_is_not_parsed_yet_can_be_counted() -> None:
+    assert "self.buffer += data" in inspect.getsource(StreamReader.feed_data)
+    assert "self.reader.feed_data(data)" in inspect.getsource(Protocol.receive_data)
+
+
+def test_bytes_that_are_no_request_are_known_by_an_error() -> None:
+    source = inspect.getsource(ServerProtocol.parse)
+    for name in ("RequestLineTooLong", "HeaderLineTooLong, TooManyHeaders", "Exception"):
+        assert f"except ({name})" in source or f"except {name}" in source
+    assert source.count("self.handshake_exc = ") == 3
+    assert "self.send_eof()" in inspect.getsource(ServerProtocol.send_response)
 
 
 @pytest.mark.parametrize("name", ["fail", "send_ping"])

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -30,10 +32,8 @@ def accept(push: Push, answer: Callable[[Status], None]) -> None:
 
 
 @asynccontextmanager
-async def listening(
-    folder: Path, receive: listeners.Receive = accept, *, most: int = 1000
-) -> AsyncIterator[tuple[Listener, Node]]:
-    listener = Listener(receive, largest_post=most)
+async def listening(folder: Path, receive: listeners.Receive = accept) -> AsyncIterator[tuple[Listener, Node]]:
+    listener = Listener(receive)
     node = Node("a" * 24, MACHINE, "127.0.0.1", 0, "", 0.0, os.urandom(32))
     path = await listener.start(folder=folder / "nodes", host="127.0.0.1", port=0)
     listener.serve_as(node.id, node.key)
@@ -69,7 +69,7 @@ def test_many_notifications_are_under_way_at_a_time_and_answered_in_any_order(tm
 
 def test_the_largest_message_comes_through(tmp_path: Path) -> None:
     async def go() -> Status:
-        async with listening(tmp_path, most=1_000_000) as (_, node):
+        async with listening(tmp_path) as (_, node):
             link = Link(node, machine=MACHINE)
             status = await link.send(make(1, b"x" * 1_000_000))
             link.close()
@@ -132,10 +132,46 @@ def test_a_socket_that_cannot_be_opened_is_no_obstacle_if_the_port_can(tmp_path:
 def test_a_port_that_is_taken_is_one_sentence_for_the_operator(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            other = Listener(accept, largest_post=1000)
-            with pytest.raises(StartupError, match="notification_port"):
+            other = Listener(accept)
+            with pytest.raises(StartupError) as refused:
                 await other.start(folder=tmp_path / "other", host="127.0.0.1", port=node.port)
             other.stop()
+            assert str(refused.value) == (
+                "[drivers:transport:websocket] notification_bind, notification_port: cannot listen on "
+                f"127.0.0.1:{node.port}: Address already in use."
+            )
+
+    asyncio.run(go())
+
+
+def test_a_host_without_an_address_is_one_sentence_for_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async def create_server(*args: object, **options: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_server", create_server)
+        other = Listener(accept)
+        with pytest.raises(StartupError, match=r"cannot listen on nowhere:0: Name or service not known\.$"):
+            await other.start(folder=tmp_path / "other", host="nowhere", port=0)
+        other.stop()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("192.0.2.1", "Cannot assign requested address"), ("nosuch.invalid", r"[A-Z][^:]*")]
+)
+def test_an_address_that_is_not_here_is_one_sentence_for_the_operator(tmp_path: Path, host: str, reason: str) -> None:
+    async def go() -> None:
+        listener = Listener(accept, largest_post=1000)
+        sentence = (
+            rf"^\[drivers:transport:websocket\] notification_bind, .*: {host}:0 cannot be listened on: {reason}\.$"
+        )
+        with pytest.raises(StartupError, match=sentence):
+            await listener.start(folder=tmp_path, host=host, port=0)
+        listener.stop()
 
     asyncio.run(go())
 
@@ -193,6 +229,162 @@ def test_many_silent_strangers_do_not_keep_a_notifier_out(tmp_path: Path) -> Non
     assert asyncio.run(go()) is Status.PUSHED
 
 
+def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshake(tmp_path: Path) -> None:
+    """However fast it opens them, the handshake of another address goes on."""
+
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node):
+            reader, writer = await asyncio.open_unix_connection(node.socket)
+            peer = NotifierPeer(node.key, node.id, most=1000)
+            writer.write(peer.hello()[:5])
+            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MOST_STRANGERS)]
+            writer.write(peer.hello()[5:])
+            _, proof = peer.feed(await reader.readexactly(64))
+            writer.write(proof + peer.seal(push_protocol.encode([make(1)(1)])))
+            assert await reader.read(1)
+            for each in (writer, *(writer for _, writer in crowd)):
+                each.close()
+
+    asyncio.run(go())
+
+
+@asynccontextmanager
+async def impostor(path: Path, says: bytes) -> AsyncIterator[list[bytes]]:
+    """A process of somebody else with a Unix socket at that path. It says something and reads on."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        while data := await reader.read(1000):
+            heard.append(data)
+        writer.close()
+
+    path.parent.mkdir(exist_ok=True)
+    server = await asyncio.start_unix_server(serve, str(path))
+    try:
+        yield heard
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("says", [b"", b"zaqarpu1", b"n" * 64, b"n" * 100_000])
+def test_a_socket_that_somebody_else_made_learns_nothing_and_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 0.1)
+
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node), impostor(tmp_path / "theirs" / "a.sock", says) as heard:
+            link = Link(replace(node, socket=str(tmp_path / "theirs" / "a.sock")), machine=MACHINE)
+            assert await link.send(make(1, b"secret")) is Status.PUSHED
+            # A nonce, and nothing that is made with the key.
+            assert len(b"".join(heard)) == len(push_protocol.MAGIC) + push_protocol.NONCE_BYTES
+            link.close()
+
+    asyncio.run(go())
+
+
+def test_the_socket_of_another_node_at_the_same_path_is_no_obstacle(tmp_path: Path) -> None:
+    """Such as on two hosts that have one name, or one state directory."""
+
+    async def go() -> None:
+        refused: list[Push] = []
+        async with (
+            listening(tmp_path) as (_, node),
+            listening(tmp_path / "other", lambda push, answer: refused.append(push)) as (_, other),
+        ):
+            link = Link(replace(node, socket=other.socket), machine=MACHINE)
+            assert await link.send(make(1)) is Status.PUSHED
+            assert refused == []
+            link.close()
+
+    asyncio.run(go())
+
+
+def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_MOST_UNSENT_BYTES", 1_000_000)
+
+    async def go() -> None:
+        async with listening(tmp_path) as (listener, node):
+            link = Link(node, machine=MACHINE)
+            assert await link.send(make(1)) is Status.PUSHED
+            for each in listener._links:
+                each._transport.pause_reading()
+            sending = []
+            for number in range(100):
+                sending.append(asyncio.create_task(link.send(make(number, b"x" * 100_000))))
+                await asyncio.sleep(0)
+            done, waiting = await asyncio.wait(sending, timeout=0.1)
+            assert done
+            assert waiting
+            assert all(isinstance(each.exception(), Unreachable) for each in done)
+            # What fits, and what is under way in the system.
+            assert len(waiting) < 40
+            for each in listener._links:
+                each._transport.resume_reading()
+            assert [await each for each in waiting] == [Status.PUSHED] * len(waiting)
+            assert await link.send(make(1)) is Status.PUSHED
+            link.close()
+
+    asyncio.run(go())
+
+
+def test_a_notification_that_is_too_large_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MOST_TEXT_BYTES", 1000)
+
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node):
+            link = Link(node, machine=MACHINE)
+            assert await link.send(make(1, b"x" * 1000)) is Status.PUSHED
+            stream = link._stream
+            with pytest.raises(links.TooLarge):
+                await link.send(make(1, b"x" * 1001))
+            assert await link.send(make(1)) is Status.PUSHED
+            assert link._stream is stream
+            link.close()
+
+    asyncio.run(go())
+
+
+def test_who_waits_for_a_link_that_is_closed_is_told_so(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node), impostor(tmp_path / "silent" / "a.sock", b"") as heard:
+            link = Link(replace(node, port=0, socket=str(tmp_path / "silent" / "a.sock")), machine=MACHINE)
+            sending = asyncio.create_task(link.send(make(1)))
+            cancelled = asyncio.create_task(link.send(make(2)))
+            while not heard:
+                await asyncio.sleep(0.005)
+            cancelled.cancel()
+            link.close()
+            with pytest.raises(Unreachable):
+                await sending
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+
+    asyncio.run(go())
+
+
+def test_both_ends_of_a_tcp_stream_notice_that_the_other_host_is_gone(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with listening(tmp_path) as (listener, node):
+            link = Link(node, machine="another-host")
+            await link.send(make(1))
+            assert link._stream is not None
+            (theirs,) = listener._links
+            for each in (theirs._transport, link._stream._transport):
+                assert each is not None
+                found = each.get_extra_info("socket")
+                assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert 0 < found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 20_000
+            link.close()
+
+    asyncio.run(go())
+
+
 def test_whoever_has_another_key_is_told_that_the_node_cannot_be_reached(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
@@ -227,6 +419,29 @@ def test_a_lost_stream_fails_what_is_under_way_and_is_opened_again(tmp_path: Pat
             return status
 
     assert asyncio.run(go()) is Status.WAIT
+
+
+def test_the_log_says_once_that_a_node_cannot_be_reached_and_once_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "FIRST_PAUSE_SECONDS", 0.0)
+
+    async def go() -> None:
+        async with listening(tmp_path) as (_, node):
+            link = Link(replace(node, key=b"x" * 32), machine="another")
+            for _ in range(3):
+                with pytest.raises(Unreachable):
+                    await link.send(make(1))
+            link.node = node
+            assert await link.send(make(1)) is Status.PUSHED
+            link.close()
+
+    with caplog.at_level(logging.WARNING, logger=links.__name__):
+        asyncio.run(go())
+    away, back = (record.getMessage() for record in caplog.records)
+    assert "cannot be reached" in away
+    assert "the other side does not have the key of this node" in away
+    assert "can be reached again" in back
 
 
 def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +481,12 @@ def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            reader, writer = await asyncio.open_connection("127.0.0.1", node.port, limit=1)
+            mine = socket.socket()
+            # The system keeps little for it.
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            mine.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(mine, ("127.0.0.1", node.port))
+            reader, writer = await asyncio.open_connection(sock=mine, limit=1)
             peer = NotifierPeer(node.key, node.id, most=1000)
             writer.write(peer.hello())
             _, proof = peer.feed(await reader.readexactly(64))
@@ -288,7 +508,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
     monkeypatch.setattr("socket.gethostname", lambda: "192.0.2.1")
 
     async def go() -> None:
-        listener = Listener(accept, largest_post=1000)
+        listener = Listener(accept)
         assert await listener.start(folder=tmp_path / "nodes", host=None, port=0) is not None
         assert listener.port == 0
         listener.stop()
@@ -304,7 +524,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
 @pytest.mark.parametrize("key", [b"", b"\0" * 32])
 def test_before_it_is_a_node_nobody_has_its_key(tmp_path: Path, key: bytes) -> None:
     async def go() -> None:
-        listener = Listener(accept, largest_post=1000)
+        listener = Listener(accept)
         path = await listener.start(folder=tmp_path / "nodes", host="127.0.0.1", port=0)
         link = Link(Node("", MACHINE, "127.0.0.1", listener.port, str(path), 0.0, key), machine=MACHINE)
         with pytest.raises(Unreachable):

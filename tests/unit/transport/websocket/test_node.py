@@ -16,10 +16,13 @@ from zaqar import app, conf
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
 from zaqar.model import QUEUE, Address
+from zaqar.notification import node_removal
 from zaqar.service.nodes import LEASE_SECONDS, Nodes
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket import node as module
 from zaqar.transport.websocket.node import NodeService
+
+_RENEWAL_SECONDS = module.RENEWAL_SECONDS
 
 ADDRESS = Address("shop", QUEUE, "orders")
 
@@ -43,7 +46,6 @@ class Scene:
             self.parts.connection_subscriptions,
             find=self.open.get,
             close=self.closed.append,
-            largest_post=1000,
         )
 
     def subscribe(self, connection: str) -> str:
@@ -115,7 +117,7 @@ def test_a_store_that_is_away_when_it_closes_only_delays_that(tmp_path: Path, mo
                 raise StoreUnavailable
 
             with monkeypatch.context() as outage:
-                outage.setattr(scene.management, "delete_subscription", away)
+                outage.setattr(scene.management, "remove_subscriptions", away)
                 scene.service.end("c")
                 await until(lambda: tries > 1)
             await until(lambda: scene.subscriptions() == [])
@@ -138,6 +140,62 @@ def test_a_process_that_was_taken_for_dead_closes_its_subscribed_connections_and
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("is_condemned", [True, False])
+def test_renewals_that_fail_for_longer_than_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_condemned: bool
+) -> None:
+    """If only this process was cut off, it was taken for dead and begins anew. Otherwise nothing is lost."""
+
+    async def go() -> None:
+        async with running(tmp_path) as scene:
+            id_ = scene.subscribe("c")
+            before = scene.service._node
+            assert before is not None
+            tries = 0
+
+            def away(**_: Any) -> bool:
+                nonlocal tries
+                tries += 1
+                raise StoreUnavailable
+
+            with monkeypatch.context() as outage:
+                outage.setattr(scene.management.nodes, "renew", away)
+                scene.clock.advance(LEASE_SECONDS + 5)
+                await until(lambda: tries > 2)
+                assert scene.closed == []
+                if is_condemned:
+                    assert scene.management.nodes.condemn(node_id=before.id, now=scene.clock.now)
+            if is_condemned:
+                await until(lambda: scene.closed == ["c"])
+                await until(lambda: scene.service._node not in (None, before))
+                scene.subscribe("d")
+                (node_id,) = scene.over()
+                assert sum(scene.parts.connection_subscriptions.remove_of_node(node_id)) == 1
+                assert id_ not in scene.subscriptions()
+            else:
+                await until(lambda: scene.over() == [])
+                assert scene.service._node is before
+                assert scene.closed == []
+            assert len(scene.subscriptions()) == 1
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("skew", [-5.0, 5.0])
+def test_a_clock_that_is_off_by_five_seconds_neither_kills_a_node_nor_keeps_it(skew: float) -> None:
+    """Of the process against that of the notifier, with one renewal that fails."""
+    clock, management = FakeClock(), MemoryManagementStore()
+    nodes = Nodes(management, lambda: clock.now + skew)
+    node = nodes.begin(path="", host="h", port=1)
+    for _ in range(3):
+        clock.advance(2 * _RENEWAL_SECONDS)
+        assert management.nodes.list_over(now=clock.now, limit=10) == []
+        assert nodes.renew(node)
+    clock.advance(LEASE_SECONDS + abs(skew))
+    assert management.nodes.list_over(now=clock.now, limit=10) == [node.id]
+    assert LEASE_SECONDS + abs(skew) + node_removal.POLL_SECONDS < 30
+
+
 @pytest.mark.parametrize("is_away", [False, True])
 def test_at_the_end_notifiers_may_remove_what_is_left_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
@@ -151,7 +209,7 @@ def test_at_the_end_notifiers_may_remove_what_is_left_at_once(
             node = scene.service._node
             assert node is not None
             if is_away:
-                monkeypatch.setattr(scene.management, "delete_subscription", away)
+                monkeypatch.setattr(scene.management, "remove_subscriptions", away)
             scene.service.end("c")
         assert scene.over() == [node.id]
         assert bool(scene.subscriptions()) is is_away

@@ -43,6 +43,18 @@ def test_path(action: str, address: Address | None, fields: dict[str, Any], path
     assert path_of(ACTIONS[action], address, fields) == path
 
 
+def test_how_long_some_actions_take_says_nothing_of_their_store() -> None:
+    """They look at all stores, try that of a pool, resolve the host of a webhook, or have Keystone make a trust."""
+    assert {name for name, action in ACTIONS.items() if action.asks_others} == {
+        "check_node_health",
+        "ping_node",
+        "pool_create",
+        "pool_update",
+        "subscription_create",
+        "subscription_update",
+    }
+
+
 @pytest.mark.parametrize("name", ACTIONS)
 def test_each_action_has_the_path_of_its_fields(name: str) -> None:
     action = ACTIONS[name]

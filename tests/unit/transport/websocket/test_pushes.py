@@ -12,6 +12,7 @@ import pytest
 
 from zaqar.errors import StoreUnavailable
 from zaqar.push_protocol import Push, Status
+from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket import pushes as module
 from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow
 
@@ -44,9 +45,9 @@ class Scene:
         self.connections = {"c": FakeConnection(), "d": FakeConnection()}
         self.ended: set[str] = set()
         self.undelivered: set[int] = set()
-        self.delayed: set[int] = set()
         self.questions: list[int] = []
         self.is_away = False
+        self.is_busy = False
         self.answers: list[tuple[int, Status]] = []
         self.pushes = Pushes(self, find=self.connections.get, call=self.call)
 
@@ -57,10 +58,9 @@ class Scene:
         self.questions.append(number)
         if self.is_away:
             raise StoreUnavailable
+        if self.is_busy:
+            raise StoreBusy
         return any(each < number for each in self.undelivered)
-
-    def has_only_delayed_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        return all(each in self.delayed for each in self.undelivered if each < number)
 
     def call(self, call: Callable[[], bool]) -> asyncio.Future[bool]:
         return asyncio.get_running_loop().run_in_executor(None, call)
@@ -149,6 +149,19 @@ def test_a_store_that_is_away_is_not_taken_for_a_no(monkeypatch: pytest.MonkeyPa
         assert scene.connections["c"].frames == []
         assert len(scene.questions) > 1
         scene.is_away = False
+        assert await scene.until(1) == [(5, Status.PUSHED)]
+
+    play(go)
+
+
+def test_a_store_with_enough_questions_is_asked_again_soon() -> None:
+    async def go(scene: Scene) -> None:
+        scene.is_busy = True
+        scene.receive(5)
+        await asyncio.sleep(0.1)
+        assert scene.connections["c"].frames == []
+        assert len(scene.questions) > 2
+        scene.is_busy = False
         assert await scene.until(1) == [(5, Status.PUSHED)]
 
     play(go)
@@ -247,26 +260,5 @@ def test_what_is_held_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         scene.receive(15, connection="d")
         await scene.until(4)
         assert scene.pushes._size == 0
-
-    play(go)
-
-
-@pytest.mark.parametrize("is_delayed", [True, False])
-def test_a_message_with_a_delay_does_not_hold_up_later_ones_for_long(
-    monkeypatch: pytest.MonkeyPatch, is_delayed: bool
-) -> None:
-    monkeypatch.setattr(module, "_STUCK_SECONDS", 0.4)
-    monkeypatch.setattr(module, "HOLD_SECONDS", 0.3)
-
-    async def go(scene: Scene) -> None:
-        scene.undelivered = {1}
-        scene.delayed = {1} if is_delayed else set()
-        for _ in range(4):
-            scene.receive(2)
-            await asyncio.sleep(0.45)
-        assert scene.connections["c"].frames == (["2"] if is_delayed else [])
-        scene.receive(1)
-        await scene.until(5)
-        assert sorted(scene.connections["c"].frames) == (["1", "2"] if is_delayed else ["1"])
 
     play(go)

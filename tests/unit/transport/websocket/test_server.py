@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import struct
 import time
@@ -17,7 +18,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Scene, ask, closed, make_parts, run, wait_until
 from zaqar.transport.websocket import protocol
+from zaqar.transport.websocket import server as servers
 from zaqar.transport.websocket.close_codes import MEANINGS
+from zaqar.transport.websocket.quiet_log import QuietLog
 
 
 async def http(scene: Scene, request: str) -> tuple[int, dict[str, str], bytes]:
@@ -56,6 +59,14 @@ async def open_raw(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWr
         ("GET /v2/queues HTTP/1.1\nHost: h\nUpgrade: h2c\n\n", 426),
         ("POST / HTTP/1.1\nHost: h\nContent-Length: 0\n\n", 426),
         (f"POST / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n", 405),
+        ("POST /v2/queues HTTP/1.1\nHost: h\nContent-Length: 2\n\n{}", 400),
+        ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\n\n1\nx\n0\n\n", 400),
+        ("GET / HTTP/2.0\nHost: h\n\n", 400),
+        ("\x16\x03\x01\n\n", 400),
+        ("GET /" + "x" * 9_000 + " HTTP/1.1\nHost: h\n\n", 414),
+        ("GET / HTTP/1.1\nHost: h\nX: " + "x" * 9_000 + "\n\n", 431),
+        ("GET / HTTP/1.1\nHost: h\n" + "X: y\n" * 200 + "\n", 431),
+        ("GET / HTTP/1.1\nHost: h\n" + f"X: {'y' * 1_000}\n" * 40 + "\n", 431),
         (f"GET / HTTP/1.1\nHost: h\n{UPGRADE}\n", 400),
         (f"GET / HTTP/1.1\nHost: h\n{UPGRADE.replace('13', '8')}{KEY}\n", 400),
         (f"GET / HTTP/1.1\nHost: h\nOrigin: https://evil.example\n{UPGRADE}{KEY}\n", 403),
@@ -92,6 +103,23 @@ def test_any_path_and_offer_of_a_subprotocol_is_accepted(tmp_path: Path) -> None
     run(accepted, tmp_path)
 
 
+def test_the_log_says_which_pages_may_not_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
+
+    async def script(scene: Scene) -> None:
+        for _ in range(3):
+            with pytest.raises(InvalidStatus):
+                await scene.connect(origin="https://evil.example/" + "x" * 200)
+
+    with caplog.at_level(logging.INFO, logger=servers.__name__):
+        run(script, tmp_path)
+    (line,) = [record.getMessage() for record in caplog.records if "origin" in record.getMessage()]
+    shown = "https://evil.example/" + "x" * 79
+    assert line == f"A page of the origin '{shown}' may not connect; [cors] allowed_origin does not name it."
+
+
 def test_origins_that_the_operator_allows(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect(origin="https://ui.example") as client:
@@ -100,7 +128,11 @@ def test_origins_that_the_operator_allows(tmp_path: Path) -> None:
     run(script, tmp_path, "[cors]\nallowed_origin = https://ui.example\n")
 
 
-def test_connections_are_bounded(tmp_path: Path) -> None:
+def test_connections_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
+
     async def script(scene: Scene) -> None:
         async with scene.connect(), scene.connect():
             await wait_until(lambda: len(scene.server.connections) == 2)
@@ -114,6 +146,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, max_connections=2)
+    assert "A connection was refused, as there are 2; see [drivers:transport:websocket] max_connections." in caplog.text
 
 
 def test_many_clients_at_the_same_moment_are_no_more_than_may_be(tmp_path: Path) -> None:
@@ -164,6 +197,21 @@ def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
 
     run(script, tmp_path)
     run(compressed, tmp_path, compression=True)
+
+
+def test_a_client_that_only_looks_whether_the_port_is_open_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(scene: Scene) -> None:
+        for sent in (b"", b"GET / HT"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+            writer.write(sent)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(script, tmp_path)
+    assert caplog.messages == []
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

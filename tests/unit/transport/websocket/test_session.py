@@ -221,6 +221,21 @@ def test_notifications_have_the_format_of_the_last_subscription_of_the_connectio
     assert client.session.push(notification, Format.JSON) == '{"body":{"a":1},"ttl":5}'
 
 
+def test_a_subscription_that_is_there_already_keeps_its_format(parts: Parts) -> None:
+    def handle(parts: Parts, call: Call) -> Answer:
+        return Answer(201 if call.body["queue_name"] == "new" else 409, "")
+
+    fields = {"queue_name": Field("string", "", required=True)}
+    subscribe = dataclasses.replace(TOY, name="subscription_create", handle=handle, fields=fields)
+    client = Client(parts, {"subscription_create": subscribe})
+    assert client.status("subscription_create", {"queue_name": "new"}) == 201
+    client.format = Format.MESSAGEPACK
+    assert client.status("subscription_create", {"queue_name": "old"}) == 409
+    assert client.session.push_format is Format.JSON
+    assert client.status("subscription_create", {"queue_name": "new"}) == 201
+    assert client.session.push_format is Format.MESSAGEPACK
+
+
 def test_the_table_is_the_api_s_own_unless_another_is_given(parts: Parts) -> None:
     session = Sessions().open(parts, "c9")
     reply = session.answer(session.read(pack(Format.JSON, {"action": "queue_list", "headers": HEADERS})))

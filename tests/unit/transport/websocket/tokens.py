@@ -18,6 +18,8 @@ ALICE = Identity(PROJECT, "alice", frozenset({"member"}), None, START + 3600)
 class Tokens:
     """In place of the validator: who has which token. ``rules`` maps a token to the one (method, path) it is for."""
 
+    cache_seconds = 300.0
+
     def __init__(self, known: dict[str, Identity], rules: dict[str, tuple[str, str]] | None = None) -> None:
         self.known = known
         self.rules = rules or {}

@@ -1,10 +1,10 @@
 -- include: outbox_keys
 -- include: lanes
--- ARGV: lane, number, the number as it is in `by state`, how many that do not count may be passed over, and from which time on one
--- that is due does not count, or ''. Answers 1 if one with a smaller number waits or may still come, else 0.
--- Posts and deliveries of a queue have one hash tag, so in a Cluster too they are in one slot, and this script and `expand` run
--- one after the other. What is looked at is the beginning of an index; only of posts on lease all are, which are a few for each
--- notifier that runs.
+-- ARGV: lane, number, the number as it is in `by state`, how many deliveries that do not count may be skipped, and the due time
+-- from which on a delivery does not count, or ''. Answers 1 if one with a smaller number waits or may still come, else 0.
+-- Posts and deliveries of a queue have the same hash tag, so they are in one slot of a Cluster, and this script and `expand` run
+-- one after the other. The script reads only the beginning of an index, and all posts on lease, of which each running notifier
+-- has a few.
 local lane, number, most, due_before = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]) or huge
 local posts = call('ZRANGE', PREFIX .. 'i', 0, 0)
 local from = 0
@@ -20,7 +20,7 @@ until #posts == 0
 
 local range, passed = lane .. ':w:', 0
 while passed < most do
-  -- The first one mostly counts.
+  -- Mostly the first one counts, so read one and then many.
   local size = passed == 0 and 1 or min(100, most - passed)
   local found = call('ZRANGEBYLEX', PREFIX .. 'u', '[' .. range, '(' .. range .. ARGV[3], 'LIMIT', passed, size)
   for _, listed in ipairs(found) do

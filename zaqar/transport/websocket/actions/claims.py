@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from zaqar.app import Parts
 from zaqar.limits import MIN_CLAIM_GRACE, MIN_CLAIM_TTL
+from zaqar.schemas.claims import MOST_BYTES
 from zaqar.schemas.fields import JsonSchema
 from zaqar.service.claims import Claimed
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
@@ -15,10 +16,7 @@ from zaqar.transport.websocket.actions.messages import (
     show,
     wants_origin,
 )
-from zaqar.transport.websocket.actions.reading import check_size, limit_field, read_limit
-
-_MOST_BYTES = 4096
-"""Of a body that says how long a claim is to last."""
+from zaqar.transport.websocket.actions.reading import check_size, limit_field, quoted, read_limit
 
 
 def _messages(call: Call, claimed: Claimed) -> list[ShownMessage]:
@@ -28,7 +26,7 @@ def _messages(call: Call, claimed: Claimed) -> list[ShownMessage]:
 
 def _create(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "claims:create", call.target)
-    check_size(call, _MOST_BYTES)
+    check_size(call, MOST_BYTES)
     limit = read_limit(call, parts.limits.max_messages_per_claim_or_pop)
     claimed = parts.claims.create(call.target, call.raw, limit=limit)
     if not claimed.messages:
@@ -45,7 +43,7 @@ def _get(parts: Parts, call: Call) -> Answer:
 
 def _update(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "claims:update", call.target)
-    check_size(call, _MOST_BYTES)
+    check_size(call, MOST_BYTES)
     claim_id = call.body["claim_id"]
     parts.claims.renew(call.target, claim_id, call.raw)
     return Answer(204, f"Claim {claim_id} updated.")
@@ -55,7 +53,7 @@ def _delete(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "claims:delete", call.target)
     claim_id = call.body["claim_id"]
     parts.claims.release(call.target, claim_id)
-    return Answer(204, f"Claim {claim_id} deleted.")
+    return Answer(204, f"Claim {quoted(claim_id)} deleted.")
 
 
 # -- the table -------------------------------------------------------------------------------------------------------

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions on flavors; all but the reading ones are for administrators."""
+"""Actions on flavors. Only administrators may change flavors."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from zaqar.app import Parts
 from zaqar.errors import InvalidInput
-from zaqar.schemas import flavors, strict_json
+from zaqar.schemas import flavors, pools, strict_json
 from zaqar.schemas.fields import JsonSchema, check_marker
 from zaqar.service.flavors import Flavor
-from zaqar.transport.websocket.action import Action, Answer, Call, Field, Handle
+from zaqar.transport.websocket.action import Action, Answer, Call, Field
+from zaqar.transport.websocket.actions.catalog import catalog_action
 from zaqar.transport.websocket.actions.reading import (
-    MOST_BYTES_OF_A_POOL,
     check_size,
     limit_field,
     list_of,
     other_fields,
+    quoted,
     read_limit,
 )
 
@@ -24,7 +26,7 @@ _COLLECTION = "/v2/flavors"
 
 
 def _name(parts: Parts, call: Call, rule: str) -> str:
-    """Ask a rule about the flavor that the body names, and return its name."""
+    """Check a policy rule for the flavor that the body names, and return its name."""
     name: str = call.body["flavor_name"]
     parts.authorizer.check(call.caller, f"flavors:{rule}", flavor_name=name)
     return name
@@ -36,7 +38,7 @@ def _shown(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:
 
 def _definition(call: Call) -> bytes:
     """The body as the service takes it; ``pool_name`` is a list of one pool."""
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     fields = other_fields(call, "flavor_name", "pool_name")
     if "pool_name" in call.body:
         if "pool_list" in fields:
@@ -71,7 +73,7 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "delete")
     parts.flavors.delete(name)
-    return Answer(204, f"Flavor {name} removed.")
+    return Answer(204, f"Flavor {quoted(name)} removed.")
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -79,55 +81,31 @@ def _delete(parts: Parts, call: Call) -> Answer:
 _NAMED = {"flavor_name": Field("string", "The name of the flavor.", required=True)}
 _POOL_LIST: JsonSchema = flavors.FLAVOR_DEFINITION["properties"]["pool_list"]
 _DEFINITION = {
-    "pool_list": Field("array", "The names of its pools, which leave other flavors.", schema=_POOL_LIST),
+    "pool_list": Field("array", "The names of its pools. They leave the flavors they were in.", schema=_POOL_LIST),
     "pool_name": Field("string", "Its one pool, instead of `pool_list`."),
     "capabilities": Field("object", "Without effect: a flavor can do what the drivers of its pools can do."),
 }
 
-
-def _action(
-    verb: str,
-    summary: str,
-    method: str,
-    handle: Handle,
-    fields: dict[str, Field],
-    answers: dict[int, tuple[str, JsonSchema | None]],
-    example: dict[str, Any],
-) -> Action:
-    path = _COLLECTION if verb == "list" else _COLLECTION + "/{flavor_name}"
-    return Action(
-        f"flavor_{verb}",
-        summary,
-        method,
-        path,
-        handle,
-        fields,
-        answers,
-        example=example,
-        of_deployment=True,
-        needs_admin_mode=True,
-        needs_pooling=True,
-    )
-
+_action = partial(catalog_action, "flavor")
 
 ACTIONS: tuple[Action, ...] = (
     _action(
         "list",
-        "Flavors by name. The next page begins after the `marker`, the last name.",
+        "List flavors by name. To read on, send the last name as `marker`.",
         "GET",
         _list,
         {
             "flavor_name": Field("string", "Without effect; clients of OpenStack Zaqar had to send it."),
             "marker": Field("string", "The name after which the page begins."),
             "limit": limit_field("flavors"),
-            "detailed": Field("boolean", "With capabilities.", schema={"default": False}),
+            "detailed": Field("boolean", "Whether to list capabilities, too.", schema={"default": False}),
         },
         {200: ("The flavors.", list_of("flavors", flavors.FLAVOR))},
         {"limit": 2},
     ),
     _action(
         "create",
-        "Define a flavor by its pools, in place of one of that name; needs the role admin.",
+        "Create a flavor from pools, or replace the flavor of this name. Needs the role admin.",
         "PUT",
         _create,
         _NAMED | _DEFINITION,
@@ -145,7 +123,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "update",
-        "Give a flavor other pools; needs the role admin.",
+        "Change the pools of a flavor. Needs the role admin.",
         "PATCH",
         _update,
         _NAMED | _DEFINITION,
@@ -154,7 +132,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "delete",
-        "Remove a flavor; queues stay where they are. Needs the role admin. A flavor that is not there is no error.",
+        "Delete a flavor. Its queues stay on their pools. Needs the role admin. A missing flavor is no error.",
         "DELETE",
         _delete,
         _NAMED,

@@ -10,7 +10,7 @@ from zaqar.errors import InvalidInput, NotFound
 from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
-from zaqar.schemas.messages import ORIGIN
+from zaqar.schemas.messages import ORIGIN, POPPED
 from zaqar.schemas.strict_json import Document
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
@@ -23,7 +23,7 @@ class ShownOrigin(msgspec.Struct):
 
 
 class ShownMessage(msgspec.Struct, omit_defaults=True):
-    """A message as clients of a connection see it. The body goes out as the bytes that came in."""
+    """A message as clients of a connection see it. Its body has the bytes that were posted."""
 
     id: str
     ttl: int
@@ -37,7 +37,7 @@ class ShownMessage(msgspec.Struct, omit_defaults=True):
 
 
 def show(message: Message, now: float, *, with_origin: bool) -> ShownMessage:
-    """The message as it is at ``now``; ``with_origin`` says of a dead letter where it came from."""
+    """The message at the time ``now``. With ``with_origin`` a dead letter has its origin."""
     origin = message.origin if with_origin else None
     return ShownMessage(
         message.id,
@@ -64,9 +64,9 @@ _decode_posted = msgspec.json.Decoder(_Posted).decode
 
 def _post(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:create", call.target)
-    # What a post over HTTP has in its body, so that the same number of bytes fits into one.
+    # The fields of the body of a post over HTTP, so that the same limit of bytes counts.
     raw = Document(b'{"messages":%b}' % bytes(_decode_posted(call.raw).messages))
-    # The frame was decoded strictly, so that nobody need do so again.
+    # The frame was decoded strictly, so it need not be decoded again.
     raw.value = {"messages": call.body["messages"]}
     return Answer(201, {"message_ids": parts.messages.post(call.caller, call.target, raw)})
 
@@ -125,7 +125,7 @@ def _pop(parts: Parts, call: Call) -> Answer:
     taken = parts.messages.pop(call.target, limit=limit)
     shown = [show(message, taken.now, with_origin=False) for message in taken.messages]
     for entry, message in zip(shown, taken.messages, strict=True):
-        entry.claim_count = message.claim_count
+        entry.claim_count, entry.checksum = message.claim_count, None
     return Answer(200, {"messages": shown})
 
 
@@ -142,9 +142,7 @@ _EXAMPLE_ID = "0123456789abcdef01234567000000000001"
 _MESSAGE_ID = Field("string", "The id of the message.", required=True)
 _IDS: JsonSchema = {"minItems": 1, "items": {"type": "string"}}
 _MESSAGE_IDS = "The ids of the messages: as many as fit on a page (`[transport] max_messages_per_page`) at most."
-INCLUDE_ORIGIN = Field(
-    "boolean", "Whether to say of dead letters which queue they came from.", schema={"default": False}
-)
+INCLUDE_ORIGIN = Field("boolean", "Whether to show the queue that a dead letter came from.", schema={"default": False})
 
 SHOWN_MESSAGE: JsonSchema = {
     "type": "object",
@@ -161,15 +159,6 @@ SHOWN_MESSAGE: JsonSchema = {
             "type": "string",
             "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
         },
-    },
-}
-_POPPED: JsonSchema = {
-    "type": "object",
-    "required": ["id", "ttl", "age", "body", "claim_id", "claim_count"],
-    "properties": {
-        **{name: SHOWN_MESSAGE["properties"][name] for name in ("id", "ttl", "age", "body", "checksum")},
-        "claim_id": {"type": "null"},
-        "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
     },
 }
 _POSTED: JsonSchema = {
@@ -298,7 +287,7 @@ ACTIONS: tuple[Action, ...] = (
             ),
         },
         {
-            200: ("With `pop`: the messages that were taken.", list_of("messages", _POPPED)),
+            200: ("With `pop`: the messages that were taken.", list_of("messages", POPPED)),
             204: ("The messages are gone.", _NOTHING),
         },
         example={"queue_name": "greetings", "pop": 2},

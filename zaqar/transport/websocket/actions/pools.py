@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from zaqar.app import Parts
 from zaqar.schemas import pools
 from zaqar.schemas.fields import JsonSchema, check_marker
-from zaqar.transport.websocket.action import Action, Answer, Call, Field, Handle
+from zaqar.transport.websocket.action import Action, Answer, Call, Field
+from zaqar.transport.websocket.actions.catalog import catalog_action
 from zaqar.transport.websocket.actions.reading import (
-    MOST_BYTES_OF_A_POOL,
     body_without,
     check_size,
     limit_field,
     list_of,
+    quoted,
     read_limit,
 )
 
@@ -22,7 +23,7 @@ _COLLECTION = "/v2/pools"
 
 
 def _name(parts: Parts, call: Call, rule: str) -> str:
-    """Ask a rule about the pool that the body names, and return its name."""
+    """Check a policy rule for the pool that the body names, and return its name."""
     name: str = call.body["pool_name"]
     parts.authorizer.check(call.caller, f"pools:{rule}", pool_name=name)
     return name
@@ -38,7 +39,7 @@ def _list(parts: Parts, call: Call) -> Answer:
 
 def _create(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "create")
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     parts.pools.put(name, body_without(call, "pool_name"))
     return Answer(201, f"Pool {name} created.")
 
@@ -50,7 +51,7 @@ def _get(parts: Parts, call: Call) -> Answer:
 
 def _update(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "update")
-    check_size(call, MOST_BYTES_OF_A_POOL)
+    check_size(call, pools.MOST_BYTES)
     pool = parts.pools.patch(name, body_without(call, "pool_name"))
     return Answer(200, pools.shown(pool, _COLLECTION, detailed=False))
 
@@ -58,56 +59,38 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     name = _name(parts, call, "delete")
     parts.pools.delete(name)
-    return Answer(204, f"Pool {name} removed.")
+    return Answer(204, f"Pool {quoted(name)} removed.")
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
 
 _NAMED = {"pool_name": Field("string", "The name of the pool.", required=True)}
-_DETAILED = {"detailed": Field("boolean", "With options.", schema={"default": False})}
+_DETAILED = {"detailed": Field("boolean", "Whether to show options, too.", schema={"default": False})}
 
 
 def _wanted(*, required: bool) -> dict[str, Field]:
-    """The fields of a pool, of which a new one needs URI and weight."""
+    """The fields of a pool. ``required`` is true for a new pool, which needs a URI and a weight."""
     rules: JsonSchema = pools.PUT["properties"]
     return {
-        "uri": Field("string", "Of the store, which has to answer.", required=required, schema=rules["uri"]),
-        "weight": Field("integer", "Its share of new queues; 0 for none.", required=required, schema=rules["weight"]),
-        "flavor": Field("string", "The flavor it belongs to; an empty name for none."),
-        "options": Field("object", "Options of the driver that this pool has otherwise."),
+        "uri": Field("string", "The URI of the store. The store must answer.", required=required, schema=rules["uri"]),
+        "weight": Field(
+            "integer",
+            "Its share of new queues, relative to other pools; 0 for none.",
+            required=required,
+            schema=rules["weight"],
+        ),
+        "flavor": Field("string", "The flavor that it belongs to; an empty name for none."),
+        "options": Field("object", "Options of the driver that differ for this pool."),
     }
 
 
-def _action(
-    verb: str,
-    summary: str,
-    method: str,
-    handle: Handle,
-    fields: dict[str, Field],
-    answers: dict[int, tuple[str, JsonSchema | None]],
-    example: dict[str, Any],
-) -> Action:
-    path = _COLLECTION if verb == "list" else _COLLECTION + "/{pool_name}"
-    return Action(
-        f"pool_{verb}",
-        summary,
-        method,
-        path,
-        handle,
-        fields,
-        answers,
-        example=example,
-        of_deployment=True,
-        needs_admin_mode=True,
-        needs_pooling=True,
-    )
-
+_action = partial(catalog_action, "pool")
 
 ACTIONS: tuple[Action, ...] = (
     _action(
         "list",
-        "Pools by name; needs the role admin, as all actions on pools do. The next page begins after the `marker`, the "
-        "last name.",
+        "List pools by name. Like all actions on pools it needs the role admin. To read on, send the last name as "
+        "`marker`.",
         "GET",
         _list,
         {
@@ -121,16 +104,17 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "create",
-        "Register a pool, whose store has to answer, in place of one of that name.",
+        "Create a pool, or replace the pool of this name. Its store must answer.",
         "PUT",
         _create,
         _NAMED | _wanted(required=True),
         {201: ("Registered.", {"type": "string"})},
         {"pool_name": "gold", "uri": "redis://127.0.0.1:6379", "weight": 100},
+        asks_others=True,
     ),
     _action(
         "get",
-        "One pool, passwords masked.",
+        "Get one pool. Passwords in its URI are masked.",
         "GET",
         _get,
         _NAMED | _DETAILED,
@@ -139,16 +123,17 @@ ACTIONS: tuple[Action, ...] = (
     ),
     _action(
         "update",
-        "Change a pool; what is left out stays.",
+        "Change a pool. Fields that are left out stay as they are.",
         "PATCH",
         _update,
         _NAMED | _wanted(required=False),
         {200: ("The pool as it is now.", pools.POOL)},
         {"pool_name": "gold", "weight": 50},
+        asks_others=True,
     ),
     _action(
         "delete",
-        "Remove a pool that no flavor uses and no queue is on. A pool that is not there is no error.",
+        "Delete a pool that no flavor uses and that has no queues. A missing pool is no error.",
         "DELETE",
         _delete,
         _NAMED,

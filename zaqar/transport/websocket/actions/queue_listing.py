@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actions that list queues and topics: what they may be filtered by, and the page that they answer."""
+"""The actions that list queues and topics: their filters and their pages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zaqar.transport.websocket.action import Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, read_limit
 
 _MOST_FILTERS = 100
-"""Metadata keys that one list may filter by."""
+"""Number of metadata keys that a list may be filtered by."""
 
 _LONGEST_FILTER = 4096
-"""Characters of a regular expression or of a metadata value that one list may filter by."""
+"""Characters of a regular expression or a metadata value that a list may be filtered by."""
 
 
 def list_queues(kind: str, parts: Parts, call: Call) -> Answer:
@@ -58,7 +58,7 @@ def _spell(key: str, value: object) -> str:
         case bool():
             return "true" if value else "false"
         case float() if value.is_integer():
-            # MessagePack of some languages has no other numbers, and a queue that stores 1 is to match.
+            # Some languages send every number as a float in MessagePack. 1.0 must match a stored 1.
             return str(int(value))
         case int() | float() | str():
             return str(value)
@@ -90,13 +90,13 @@ def page_schema(kind: str) -> JsonSchema:
             f"{kind}s": {"type": "array", "items": queue},
             "marker": {
                 "type": "string",
-                "description": "The `marker` of the next page. It is absent if this page is the last one.",
+                "description": "Send it to get the next page. It is absent only if the page is empty and the last one.",
             },
             "count": {
                 "type": "integer",
                 "minimum": 0,
-                "description": f"The number of all {kind}s that match. It is only there with `with_count`, unless a "
-                f"filter has too many {kind}s to look at.",
+                "description": f"The number of all {kind}s that match. Present only with `with_count`, and absent even "
+                f"then if there are too many {kind}s to search with a filter.",
             },
         },
     }

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actions on queues, and the same ones on topics.
 
-A handler serves either kind; the rules that it asks for, and the sentences that it answers, are named after the kind.
+A handler serves both kinds. The kind is part of the names of the policy rules and of the sentences in replies.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from zaqar.app import Parts
 from zaqar.errors import Conflict, InvalidInput
-from zaqar.model import QUEUE, TOPIC, Message
+from zaqar.model import QUEUE, TOPIC
 from zaqar.schemas import share, strict_json
 from zaqar.schemas.fields import JsonSchema
 from zaqar.schemas.queues import PATCH, RESOURCE_TYPES
+from zaqar.schemas.stats import shown_stats, stats_schema
 from zaqar.service.share import Shares
 from zaqar.transport.share_rules import ShareRules
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
@@ -45,7 +45,7 @@ def _update(kind: str, parts: Parts, call: Call) -> Answer:
     try:
         return Answer(200, parts.queues.patch(call.target, raw, defaults=False))
     except (InvalidInput, Conflict) as exc:
-        # An operation of the patch, which is the whole body over HTTP.
+        # The error names an operation of the patch, which is the whole body over HTTP and one field here.
         if str(exc).startswith("["):
             raise _of_patch(exc) from exc
         raise
@@ -66,16 +66,8 @@ def _delete(kind: str, parts: Parts, call: Call) -> Answer:
 def _get_stats(kind: str, parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, f"{kind}s:stats", call.target)
     stats, now = parts.queues.stats(call.target)
-    counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
-    if stats.oldest is not None and stats.newest is not None:
-        counts |= {"oldest": _moment(stats.oldest, now), "newest": _moment(stats.newest, now)}
     exists = stats.total > 0 or parts.queues.row(call.target) is not None
-    return Answer(200 if exists else 404, {"messages": counts})
-
-
-def _moment(message: Message, now: float) -> dict[str, Any]:
-    created = datetime.datetime.fromtimestamp(message.created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"id": message.id, "age": message.age(now), "created": created}
+    return Answer(200 if exists else 404, shown_stats(stats, now, lambda message: {"id": message.id}))
 
 
 def _purge(kind: str, parts: Parts, call: Call) -> Answer:
@@ -101,34 +93,7 @@ def _share(kind: str, parts: Parts, call: Call) -> Answer:
 _SAID: JsonSchema = {"type": "string"}
 _NOTHING: JsonSchema = {"type": "object", "maxProperties": 0}
 _METADATA: JsonSchema = {"type": "object"}
-_MOMENT: JsonSchema = {
-    "type": "object",
-    "required": ["id", "age", "created"],
-    "properties": {
-        "id": {"type": "string"},
-        "age": {"type": "integer", "minimum": 0, "description": "Seconds since the post."},
-        "created": {"type": "string", "format": "date-time"},
-    },
-}
-_COUNT: JsonSchema = {"type": "integer", "minimum": 0}
-_STATS: JsonSchema = {
-    "type": "object",
-    "required": ["messages"],
-    "properties": {
-        "messages": {
-            "type": "object",
-            "required": ["claimed", "free", "total"],
-            "properties": {
-                "claimed": _COUNT,
-                "free": _COUNT,
-                "total": _COUNT,
-                "oldest": {**_MOMENT, "description": "The first message; absent if there are none."},
-                "newest": {**_MOMENT, "description": "The last message; absent if there are none."},
-            },
-        }
-    },
-}
-
+_STATS = stats_schema("id", {"type": "string"})
 
 _SHARE_FIELDS: Mapping[str, str] = {
     "paths": "The collections that the URL opens; the messages if it is absent.",
@@ -160,7 +125,7 @@ def _action(
     answers: Mapping[int, tuple[str, JsonSchema | None]],
     **example: Any,
 ) -> Action:
-    """An action on one queue or topic, whose name is added to ``fields`` and ``example``, and ``below`` to its path."""
+    """An action on one queue or topic. Adds the field of its name, and appends ``below`` to the path of the queue."""
     return Action(
         f"{kind}_{verb}",
         summary,
@@ -268,7 +233,7 @@ def _sharing(kind: str) -> Action:
     return _action(
         kind,
         "share",
-        f"Make a pre-signed URL, with which somebody without an account may use a {kind} until a time.",
+        f"Make a pre-signed URL, with which a client without an account may use the {kind} for a time.",
         "POST",
         "/share",
         _share,

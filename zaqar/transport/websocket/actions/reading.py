@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the actions on subscriptions, pools and flavors read from the body of a frame in the same way."""
+"""Functions with which several modules of actions read the body of a frame."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.transport.websocket.action import Call, Field
 
-MOST_BYTES_OF_A_POOL = 65536
-"""The size of the description of a pool or a flavor."""
-
 
 def limit_field(what: str) -> Field:
-    """``limit`` of a list; how many one may ask for is configured."""
+    """The field ``limit`` of a list of ``what``. Its maximum is configured."""
     return Field("integer", f"How many {what} at most.", schema={"minimum": 1, "default": 10})
 
 
 def list_of(member: str, item: JsonSchema) -> JsonSchema:
-    """The schema of an answer that is a page."""
+    """The JSON schema of a reply with a list of ``item`` in ``member``."""
     items = {"type": "array", "items": item}
     return {"type": "object", "required": [member], "properties": {member: items}}
 
 
+_QUOTED = 128
+"""Characters of a name or an id that a sentence of an answer repeats. None that exists is longer."""
+
+
+def quoted(text: str) -> str:
+    """A name or an id that came with a request, for the sentence that answers it."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+
+
 def read_limit(call: Call, most: int) -> int:
-    """The size of the page that is asked for, 10 unless given; InvalidInput unless it is from 1 to ``most``."""
+    """The ``limit`` of the body, by default 10. Raises InvalidInput unless it is from 1 to ``most``."""
     limit = call.body.get("limit")
     if limit is None:
         return min(10, most)
@@ -35,15 +41,15 @@ def read_limit(call: Call, most: int) -> int:
 
 
 def check_size(call: Call, most: int) -> None:
-    """InvalidInput if the body has more than ``most`` bytes as JSON."""
+    """Raises InvalidInput if the body has more than ``most`` bytes as JSON."""
     if len(call.raw) > most:
         raise InvalidInput("body", f"has {len(call.raw)} bytes, more than {most}")
 
 
 def other_fields(call: Call, *names: str) -> dict[str, Any]:
-    """The fields of the body but for these, also those that the action does not have.
+    """All fields of the body except ``names``, including those that the action does not have.
 
-    Over HTTP ``names`` are part of the path, and the schemas of some bodies admit no unknown field.
+    Over HTTP ``names`` are part of the path, and some bodies may not have unknown fields.
     """
     body: dict[str, Any] = strict_json.decode(call.raw)
     return {name: value for name, value in body.items() if name not in names}

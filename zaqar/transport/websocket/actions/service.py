@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions on the service itself: what there is, whether it can serve, and how its stores fare."""
+"""Actions on the service itself: its home document, a ping, and the health of its stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _health(parts: Parts, call: Call) -> Answer:
 ACTIONS: tuple[Action, ...] = (
     Action(
         "get_home_doc",
-        "What is served over HTTP, as a home document.",
+        "Get the home document, which lists the resources of the HTTP API.",
         "GET",
         "/v2/",
         _home,
@@ -35,16 +35,17 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "ping_node",
-        "Whether the service can serve.",
+        "Check whether the stores answer. If one does not, the status is 503.",
         "GET",
         "/v2/ping",
         _ping,
         {},
         {204: ("Every store answers.", {"type": "object"})},
+        asks_others=True,
     ),
     Action(
         "check_node_health",
-        "How the stores fare; needs the role admin. It may take ten seconds.",
+        "Get the health of the stores. Needs the role admin, and may take ten seconds.",
         "GET",
         "/v2/health",
         _health,
@@ -52,5 +53,6 @@ ACTIONS: tuple[Action, ...] = (
         {200: ("The report.", {"type": "object"})},
         of_deployment=True,
         needs_admin_mode=True,
+        asks_others=True,
     ),
 )

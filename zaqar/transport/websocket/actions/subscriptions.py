@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions on the subscriptions of a queue or topic, and on what is delivered to their subscribers."""
+"""Actions on the subscriptions of a queue or topic, and on the deliveries to their subscribers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from zaqar.schemas.fields import JsonSchema
 from zaqar.service.subscriptions import Created
 from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.reading import body_without, check_size, limit_field, list_of, read_limit
-
-_MOST_BYTES_OF_A_SWITCH = 4096
-"""Of a body that holds one small field."""
+from zaqar.transport.websocket.actions.reading import body_without, check_size, limit_field, list_of, quoted, read_limit
 
 
 def _rules(parts: Parts) -> SubscriptionRules:
@@ -25,7 +22,7 @@ def _rules(parts: Parts) -> SubscriptionRules:
 
 
 def _check(parts: Parts, call: Call, rule: str) -> str:
-    """Ask a rule about the subscription that the body names, and return its id."""
+    """Check a policy rule for the subscription that the body names, and return its id."""
     id_: str = call.body["subscription_id"]
     _rules(parts).check(call.caller, f"subscription:{rule}", call.target, id_)
     return id_
@@ -40,7 +37,7 @@ def _create(parts: Parts, call: Call) -> Answer:
     try:
         created = _subscribe(parts, call)
     except AlreadySubscribed:
-        # Not an error that says why, but what OpenStack Zaqar answers.
+        # The body that OpenStack Zaqar answers, instead of an object with an error.
         return Answer(409, f"Subscription {name} not created.")
     body = {"message": f"Subscription {name} created.", "subscription_id": created.subscription_id}
     return Answer(201, body if created.secret is None else {**body, "secret": created.secret})
@@ -78,24 +75,24 @@ def _update(parts: Parts, call: Call) -> Answer:
 def _delete(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "delete")
     parts.subscriptions.delete(call.target, id_)
-    return Answer(204, f"Subscription {id_} removed.")
+    return Answer(204, f"Subscription {quoted(id_)} removed.")
 
 
 def _confirm(parts: Parts, call: Call) -> Answer:
     id_: str = call.body["subscription_id"]
     if call.grant is not None:
-        # Before the rest of the body is looked at: a caller without a grant learns nothing else.
+        # Check this before the rest of the body: a caller without a grant must learn nothing else.
         parts.subscriptions.check_grant(call.target, id_, call.grant)
     for rule in ("confirm", "confirm_unsigned"):
         _check(parts, call, rule)
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     parts.subscriptions.confirm(call.target, id_, call.raw, grant=call.grant)
     return Answer(204, f"Subscription {id_} {'confirmed' if call.body['confirmed'] else 'refused'}.")
 
 
 def _rotate_secret(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "rotate_secret")
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     return Answer(200, {"secret": parts.subscriptions.rotate_secret(call.target, id_, call.raw)})
 
 
@@ -107,7 +104,7 @@ def _list_deliveries(parts: Parts, call: Call) -> Answer:
     page = parts.deliveries.list_page(
         call.target,
         id_,
-        state=call.body.get("state"),
+        state=call.body.get("state") or None,
         marker=call.body.get("marker") or None,
         limit=read_limit(call, parts.limits.max_subscriptions_per_page),
     )
@@ -123,7 +120,7 @@ def _resend(parts: Parts, call: Call) -> Answer:
 
 def _resend_many(parts: Parts, call: Call) -> Answer:
     id_ = _check(parts, call, "resend")
-    check_size(call, _MOST_BYTES_OF_A_SWITCH)
+    check_size(call, subscriptions.MOST_BYTES_OF_A_SWITCH)
     raw = body_without(call, "queue_name", "topic_name", "subscription_id")
     return Answer(200, {"resent": parts.deliveries.resend_many(call.target, id_, raw)})
 
@@ -134,8 +131,8 @@ _COLLECTION = "/v2/queues/{queue_name}/subscriptions"
 _MEMBER = _COLLECTION + "/{subscription_id}"
 
 _OF: dict[str, Field] = {
-    "queue_name": Field("string", "The queue that is subscribed to."),
-    "topic_name": Field("string", "The topic that is subscribed to, instead of a queue."),
+    "queue_name": Field("string", "The name of the queue."),
+    "topic_name": Field("string", "The name of a topic, instead of that of a queue."),
 }
 _OF_ONE = {**_OF, "subscription_id": Field("string", "The id of the subscription.", required=True)}
 _SAID: JsonSchema = {"type": "string"}
@@ -155,7 +152,7 @@ _DELIVERIES: JsonSchema = {
 _WANTED: dict[str, Field] = {
     "ttl": Field(
         "integer",
-        "Seconds to live from now; the end must be before the year 10000.",
+        "Seconds that the subscription lasts, from now; it must end before the year 10000.",
         schema={"minimum": MIN_SUBSCRIPTION_TTL, "maximum": YEAR_10000},
     ),
     "options": Field("object", "Options of the subscriber. Unknown ones are kept, without effect.", schema=_OPTIONS),
@@ -164,8 +161,8 @@ _WANTED: dict[str, Field] = {
 ACTIONS: tuple[Action, ...] = (
     Action(
         "subscription_create",
-        "Subscribe this connection, or with `subscriber` a webhook or a mailbox, to a queue, which is created if it is "
-        "missing. A subscriber that has not confirmed yet is asked once more.",
+        "Subscribe this connection, or with `subscriber` a webhook or mailbox, to a queue. A missing queue is created. "
+        "A subscriber that has not confirmed yet is asked again.",
         "POST",
         _COLLECTION,
         _create,
@@ -176,12 +173,13 @@ ACTIONS: tuple[Action, ...] = (
             ),
             **_WANTED,
         },
-        {201: ("It is there.", _CREATED)},
+        {201: ("The subscription exists.", _CREATED)},
         example={"queue_name": "greetings", "subscriber": "mailto:anna@example.org", "ttl": 600},
+        asks_others=True,
     ),
     Action(
         "subscription_list",
-        "A page of the subscriptions of a queue. The next one begins after the `marker`, the last id.",
+        "List the subscriptions of a queue. To read on, send the last id as `marker`.",
         "GET",
         _COLLECTION,
         _list,
@@ -195,7 +193,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "subscription_get",
-        "One subscription.",
+        "Get one subscription.",
         "GET",
         _MEMBER,
         _get,
@@ -205,17 +203,18 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "subscription_update",
-        "Change a subscription; what is left out stays. A new subscriber has to confirm.",
+        "Change a subscription. Fields that are left out stay as they are. A new subscriber has to confirm.",
         "PATCH",
         _MEMBER,
         _update,
         {**_OF_ONE, "subscriber": Field("string", "Another subscriber, a URI."), **_WANTED},
         {204: ("Changed.", _SAID)},
         example={**_ONE, "ttl": 3600},
+        asks_others=True,
     ),
     Action(
         "subscription_delete",
-        "Unsubscribe. A subscription that is not there is no error.",
+        "Delete a subscription. A missing subscription is no error.",
         "DELETE",
         _MEMBER,
         _delete,
@@ -225,7 +224,8 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "subscription_confirm",
-        "Confirm, or with `false` refuse; usually with the signed headers of the confirmation.",
+        "Confirm a subscription, or refuse it with `false`. Usually the frame has the signed headers of the request to "
+        "confirm.",
         "PUT",
         _MEMBER + "/confirm",
         _confirm,
@@ -235,17 +235,17 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "subscription_rotate_secret",
-        "A new secret to sign with; the one before signs as well until `grace` seconds are over.",
+        "Make a new secret for the signatures of a webhook. For `grace` seconds notifications are signed with both.",
         "POST",
         _MEMBER + "/rotate_secret",
         _rotate_secret,
         {**_OF_ONE, "grace": Field("integer", "Seconds.", schema=subscriptions.GRACE["properties"]["grace"])},
-        {200: ("The new one; it is shown this once.", subscriptions.SECRET)},
+        {200: ("The new secret. It is shown only once.", subscriptions.SECRET)},
         example={**_ONE, "grace": 3600},
     ),
     Action(
         "subscription_resend",
-        "Deliver again what was given up, ten thousand deliveries at most.",
+        "Send the dead deliveries of a subscription again, at most ten thousand.",
         "POST",
         _MEMBER + "/resend",
         _resend_many,
@@ -255,7 +255,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         "delivery_list",
-        "What was, and is to be, delivered to a subscriber, and how that went; the newest message first.",
+        "List the deliveries of a subscription with their attempts, the newest message first.",
         "GET",
         _MEMBER + "/deliveries",
         _list_deliveries,
@@ -265,17 +265,17 @@ ACTIONS: tuple[Action, ...] = (
             "marker": Field("string", "The id of the delivery after which the page begins."),
             "limit": limit_field("deliveries"),
         },
-        {200: ("The deliveries, and how many wait and are dead.", _DELIVERIES)},
+        {200: ("The deliveries, and the numbers of waiting and of dead ones.", _DELIVERIES)},
         example={**_ONE, "state": DEAD},
     ),
     Action(
         "delivery_resend",
-        "Deliver again what was delivered, or given up.",
+        "Send a delivery again that was made or is dead.",
         "POST",
         _MEMBER + "/deliveries/{delivery_id}/resend",
         _resend,
         {**_OF_ONE, "delivery_id": Field("string", "The id of the delivery.", required=True)},
-        {204: ("It is on its way.", _SAID)},
+        {204: ("The delivery is waiting to be sent.", _SAID)},
         example={**_ONE, "delivery_id": "0123456789abcdef01234567000000000001"},
     ),
 )

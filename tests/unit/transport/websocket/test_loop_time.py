@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that takes long is done in turns, project by project."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from zaqar.transport.websocket import loop_time
+from zaqar.transport.websocket.loop_time import LoopTime
+
+
+def work(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_little_work_is_done_at_once() -> None:
+    async def script() -> None:
+        shared = LoopTime()
+        began = asyncio.get_running_loop().time()
+        await shared.wait("p")
+        assert shared.is_left() == (asyncio.get_running_loop().time() - began < loop_time.TURN_SECONDS)
+        await asyncio.sleep(0)
+        assert shared.is_left()
+
+    asyncio.run(script())
+
+
+def test_a_modest_project_is_not_behind_all_the_work_of_a_greedy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_time, "TURN_SECONDS", 0.001)
+
+    async def script() -> None:
+        shared, done = LoopTime(), []
+
+        def piece(name: str) -> None:
+            work(0.002)
+            done.append(name)
+
+        assert shared.is_left()
+        work(0.002)
+        assert not shared.is_left()
+        for _ in range(50):
+            shared.call("greedy", lambda: piece("greedy"))
+        shared.call("modest", lambda: piece("modest"))
+        # Other things go on in between.
+        ticks = 0
+        while len(done) < 51:
+            await asyncio.sleep(0)
+            ticks += 1
+        assert done.index("modest") == 1
+        assert ticks >= 40
+        await asyncio.sleep(0)
+        assert shared.is_left()
+
+    asyncio.run(script())
+
+
+def test_tasks_wait_for_their_turn_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_time, "TURN_SECONDS", 0.001)
+
+    async def script() -> None:
+        shared, done = LoopTime(), []
+
+        async def request(name: str) -> None:
+            await shared.wait(name)
+            done.append(name)
+            work(0.002)
+
+        await asyncio.gather(*(request(name) for name in ["greedy"] * 20 + ["modest"]))
+        assert done.index("modest") < 8
+
+        cancelled = [asyncio.create_task(request("cancelled")) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in cancelled[1:]:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
+        await request("last")
+        assert done[-1] == "last"
+
+    asyncio.run(script())
+
+
+def test_nothing_runs_while_there_is_nothing_to_do() -> None:
+    """The loop sleeps, as it otherwise would take a whole CPU."""
+
+    async def script() -> None:
+        shared = LoopTime()
+        assert shared.is_left()
+        await asyncio.sleep(0.01)
+        began = time.process_time()
+        await asyncio.sleep(0.2)
+        assert time.process_time() - began < 0.1
+
+    asyncio.run(script())

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface between a connection and its session, which knows the API and does no I/O of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from zaqar.access.identity import Identity
+from zaqar.app import Parts
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Address
+
+
+class Request(Protocol):
+    """The part of a request, which the session has read, that the server uses."""
+
+    @property
+    def action(self) -> str | None: ...
+    @property
+    def project(self) -> str | None: ...
+    @property
+    def address(self) -> Address | None: ...
+    @property
+    def asks_others(self) -> bool: ...
+    @property
+    def reply(self) -> Any:
+        """The reply, if it is known without carrying the request out; otherwise None."""
+
+
+class Reply(Protocol):
+    """The part of a reply of the session that the server uses."""
+
+    @property
+    def frame(self) -> str | bytes: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def close(self) -> tuple[int, str] | None: ...
+    @property
+    def is_outage(self) -> bool: ...
+
+
+class Session(Protocol):
+    """The part of :class:`zaqar.transport.websocket.session.Session` that the server uses."""
+
+    @property
+    def identity(self) -> Identity | None: ...
+    @property
+    def expires(self) -> float | None: ...
+    def asks_keystone(self, request: Any) -> bool: ...
+    def read(self, frame: str | bytes) -> Any: ...
+    def answer(self, request: Any) -> Reply: ...
+    def refuse(self, request: Any, error: StoreUnavailable) -> Reply: ...
+    def revalidate(self) -> bool: ...
+    def use(self, parts: Parts) -> None: ...
+    def push(self, notification: Any) -> str | bytes: ...
