@@ -72,10 +72,10 @@ def installed(namespace: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _names_by_group(path: tuple[tuple[str, int], ...]) -> dict[str, list[str]]:
-    """What is installed below ``path``: sys.path, with the times of its last changes.
+    """The entry points of the packages that are installed below ``path``: sys.path, with the times of its last changes.
 
-    It takes a while to read the metadata of each installed package, and a start asks for many groups. A package that is
-    installed meanwhile changes a time.
+    The result is cached, because reading the metadata of all packages is slow and a start asks for many groups. If a
+    package is installed meanwhile, a time changes.
     """
     found = entry_points()
     groups = [group for group in found.groups if group.startswith("zaqar.")]

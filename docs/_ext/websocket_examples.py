@@ -42,7 +42,7 @@ Json = Mapping[str, Any]
 
 
 class Example(NamedTuple):
-    """Bodies as the page shows them, and the status."""
+    """The bodies of a request and of its reply as the page shows them, and the status."""
 
     request: Any
     status: int
@@ -50,7 +50,7 @@ class Example(NamedTuple):
 
 
 class Service:
-    """A service in memory with the queue ``greetings``, three messages in it, and what the examples name."""
+    """A service in memory. :meth:`prepare` makes the queues, messages and so on that an example names."""
 
     def __init__(self, folder: Path, *, form: str = "json") -> None:
         configuration = conf.load([], default_config_files=[])
@@ -83,7 +83,7 @@ class Service:
     def ask(
         self, action: str, body: Json | None, *, client: str = CLIENT, headers: Json | None = None
     ) -> tuple[int, Any]:
-        """Status and body of the reply to a frame, to whose headers ``headers`` are added."""
+        """Send a frame and return the status and body of its reply. ``headers`` are added to those of the frame."""
         headers = {"Client-ID": client, "X-Project-ID": PROJECT, "X-Roles": "admin", **(headers or {})}
         if action == "authenticate":
             headers["X-Auth-Token"] = "gAAAAA..."
@@ -96,7 +96,7 @@ class Service:
         return answer["headers"]["status"], answer["body"]
 
     def prepare(self, action: Action) -> dict[str, Any]:
-        """Make what the example of an action names; the body of the example with the ids of that."""
+        """Make the objects that the example of an action names. Returns the body of the example with their ids."""
         body = dict(action.example)
         if action.name == "queue_create":
             return body
@@ -126,7 +126,7 @@ class Service:
         return body
 
     def prepare_node(self) -> None:
-        """Let connections subscribe, as the process can that holds them."""
+        """Store a node, so that the connection can subscribe."""
         node = Node("0" * 32, "here", "localhost", 0, "", NOW + 20, b"key")
         self._parts.management.nodes.add(node=node)
         self._parts.connection_subscriptions.serve_as(node.id)
@@ -140,7 +140,7 @@ class Service:
         if noun == "flavor" and verb != "create":
             self._made("flavor_create", {**ACTIONS["flavor_create"].example})
         if "uri" in body:
-            # A store that is there, whose URI the page shows as that of the example.
+            # A store that exists. The page shows the URI of the example instead.
             body["uri"] = self._uri()
 
     def _uri(self) -> str:
@@ -153,7 +153,7 @@ class Service:
         return answer
 
     def _give_up_delivery(self, subscription_id: str) -> str:
-        """Leave what a notifier leaves that could not deliver a message; the id of the delivery."""
+        """Make a dead delivery, as a notifier does after its last attempt, and return its id."""
         self._made("message_post", {"queue_name": "greetings", "messages": [{"body": {"to": "joe"}, "ttl": 3600}]})
         known = self._parts.queues.find(Address(PROJECT, QUEUE, "greetings"), create=False)
         if known is None:
@@ -183,9 +183,9 @@ def service(*, form: str = "json") -> Iterator[Service]:
 
 
 def run(action: Action, *, form: str = "json", own: bool = False) -> Example:
-    """Carry the example of an action out, on a service that has what it names.
+    """Carry out the example of an action, on a service that has the objects that it names.
 
-    ``own``: without the subscriber, whereby a connection subscribes itself.
+    If ``own`` is true, the example of ``subscription_create`` has no subscriber, so the connection subscribes itself.
     """
     with service(form=form) as made:
         body = made.prepare(action)
@@ -202,7 +202,7 @@ def run(action: Action, *, form: str = "json", own: bool = False) -> Example:
 _MASKS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"whsec_[\w+/=-]+"), lambda _: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     (re.compile(r"sqlite:///\S+\.db"), lambda _: str(ACTIONS["pool_create"].example["uri"])),
-    # Of a queue and a place in it.
+    # The id of a message: the queue and a sequence number.
     (re.compile(r"\b[0-9a-f]{24}([0-9a-f]{12})\b"), lambda match: f"3f6c2a9e51d84b07a1c95e2d{match[1]}"),
     (re.compile(r"\b[0-9a-f]{64}\b"), lambda _: "6b8a3c1f0d5e4927" * 4),
     (re.compile(r"\b[0-9a-f]{32}\b"), lambda _: "51db6f78c52511e7a1c95e2d7f80b463"),
@@ -211,7 +211,7 @@ _MASKS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 
 
 def mask(value: Any) -> Any:
-    """The same with ids, secrets and durations that are those of no run."""
+    """A copy with fixed ids, secrets and durations, so that the page is the same after each build."""
     if isinstance(value, Mapping):
         return {mask(name): 0.001 if name == "seconds" else mask(inner) for name, inner in value.items()}
     if isinstance(value, list):

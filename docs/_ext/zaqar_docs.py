@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -53,12 +53,16 @@ def document() -> dict[str, Any]:
     return openapi.document(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table without the columns that are empty in each row."""
+    rows = list(rows)
+    columns = [index for index in range(len(header)) if any(row[index] for row in rows)]
     yield ".. list-table::"
     yield "   :header-rows: 1"
+    yield "   :align: left"
     yield ""
     for row in (header, *rows):
-        for index, cell in enumerate(row):
+        for index, cell in enumerate(row[column] for column in columns):
             yield f"   {'* -' if index == 0 else '  -'} {cell}"
     yield ""
 

@@ -33,14 +33,14 @@ GROUPS = {
     "Pools and flavors": ("pool_", "flavor_"),
     "The service": ("get_home_doc", "check_node_health", "ping_node"),
 }
-"""Of which actions each section of the page is: those whose names begin so."""
+"""The sections of the page, with the beginnings of the names of their actions."""
 
 SHOWN_LINES = 25
-"""Of a reply that is longer the page shows the beginning."""
+"""The page shows so many lines of a reply. Of a longer one it shows the beginning."""
 
 
 def grouped() -> Iterator[tuple[str, list[Action]]]:
-    """The sections with their actions; ValueError if an action is in none."""
+    """The sections with their actions. Raises ValueError if an action is in none."""
     left = asyncapi.all_actions(ACTIONS)
     for title, beginnings in GROUPS.items():
         names = [name for name in left if name.startswith(beginnings)]
@@ -90,17 +90,17 @@ def example_of(action: Action, example: websocket_examples.Example) -> Iterator[
         yield from code(example.request)
     lines = pretty(example.reply).splitlines()
     if len(lines) > SHOWN_LINES:
-        yield f"Body of the reply, whose status is {example.status}; it begins like this:"
+        yield f"Body of the reply with status {example.status}, shortened:"
         yield ""
         yield from ("::", "", *(f"   {line}" for line in lines[:SHOWN_LINES]), "   ...", "")
     else:
-        yield f"Body of the reply, whose status is {example.status}:"
+        yield f"Body of the reply with status {example.status}:"
         yield ""
         yield from code(example.reply)
 
 
 def needs_of(action: Action) -> Iterator[str]:
-    """Sentences on the operation of the HTTP API, and on what has to be for the action to be served."""
+    """Sentences on the operation of the HTTP API, and on the conditions for the action to be served."""
     if action.name != "authenticate":
         yield f"Over HTTP: {literal(f'{action.method} {action.path}')}."
     needs = [
@@ -109,7 +109,7 @@ def needs_of(action: Action) -> Iterator[str]:
         if is_needed
     ]
     if needs:
-        yield f"Without {' and '.join(map(literal, needs))} it is 403."
+        yield f"Without {' and '.join(map(literal, needs))} the reply is 403."
     if asyncapi.opens_signed(action):
         yield "A pre-signed URL can open it."
 
@@ -122,8 +122,8 @@ def code(value: Any) -> Iterator[str]:
     yield ""
 
 
-def pretty(value: Any, indent: str = "", width: int = 100) -> str:
-    """JSON with each value on one line as long as it fits there."""
+def pretty(value: Any, indent: str = "", width: int = 90) -> str:
+    """JSON with each value on one line if it fits there. ``width`` is that of a code block on the page."""
     text = json.dumps(value, ensure_ascii=False)
     if len(indent) + len(text) <= width or not isinstance(value, dict | list) or not value:
         return text

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="zaqar-websocket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Serve the WebSocket API until a signal ends it. zaqar-server starts this command by itself.\n"
-        "Messages are pushed to connections only while a zaqar-notifier runs, here or on another host.",
+        "Messages are pushed to connections only while a zaqar-notifier runs, on this or another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
         "  HUP                  read configuration and policy anew; connections stay open\n\n"
@@ -168,8 +168,9 @@ class _Process:
         )
         # Wait, so that the first client can subscribe. But do not wait long, as other requests need no node.
         await node.wait_until_begun(_NODE_SECONDS)
+        address = address_of(self._listener)
         await server.start(self._listener)
-        _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
+        _log.info("The WebSocket server listens on ws://%s.", address)
         await self._stop.wait()
         if self._reloading is not None:
             self._reloading.cancel()
@@ -222,7 +223,7 @@ class _Process:
 
 
 def _notification_host(conf: cfg.ConfigOpts) -> str | None:
-    """Where to take notifications of other hosts; None for the name of this host."""
+    """The host to listen on for notifications from other hosts; None stands for the name of this host."""
     bind: str | None = conf[GROUP].notification_bind
     if not bind and conf.drivers.management_store == "sqlalchemy":
         _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")

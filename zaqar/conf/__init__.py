@@ -98,7 +98,7 @@ def _warn(warning: str) -> None:
 
 
 def _misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
-    """A sentence on each option that a file spells with ``-``, as some documentation does; it has no effect then."""
+    """A sentence for each option that a file spells with ``-``, as some documentation does. It has no effect there."""
     ours = {(group, opt.dest) for group, opts in list_own_opts() for opt in opts}
     files = [Path(name).expanduser() for name in conf.config_file]
     files += [file for folder in conf.config_dir for file in sorted(Path(folder).expanduser().glob("*.conf"))]

@@ -97,12 +97,12 @@ class DeliveryStore(ABC):
     def advance_deliveries(
         self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
     ) -> int:
-        """Have deliveries of a subscription be due earlier, and return how many were changed.
+        """Make deliveries of a subscription due earlier, and return how many were changed.
 
-        ``dues`` has by number the ``due`` that a delivery was read with and the new one; at most 500. A delivery that
-        is not WAITING any more, or due at another time by now, is left as it is: since it was read it was taken,
-        settled or sent again. One that is changed has no owner, so its last lease has to be over. Each is one atomic
-        step. A step that was repeated because its answer was lost may not be counted.
+        ``dues`` has at most 500 deliveries by their numbers, each with the ``due`` that the caller has read and the new
+        one. A delivery that is no longer WAITING, or has another ``due`` now, stays as it is, because it was taken,
+        settled or sent again meanwhile. The others must have no live lease; they have no owner afterwards. Each is one
+        atomic step. A step that was repeated because its answer was lost may not be counted.
         """
 
     @abstractmethod

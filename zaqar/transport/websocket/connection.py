@@ -38,7 +38,7 @@ from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE, Settings
 _log = QuietLog(logging.getLogger(__name__))
 
 _NOT_TOLD = (1000, close_codes.GOING_AWAY, close_codes.SERVICE_RESTART, close_codes.TOO_MANY_CONNECTIONS)
-"""Codes of which the log has another line, if any."""
+"""Codes that are not logged here: the log has another line for them, or needs none."""
 
 SMALL_FRAME = 2 * 1024
 """Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""

@@ -90,7 +90,7 @@ class FrameChecks:
         self._read_action(request, operation, headers, frame, identity)
 
     def _hint(self, typed: str) -> str:
-        """The end of the sentence on an unknown action: which one may have been meant, if one is much like it."""
+        """The end of the sentence about an unknown action: the action with a similar name, "" if there is none."""
         if len(typed) > _LONGEST_TYPO:
             return ""
         close = difflib.get_close_matches(_words_of(typed), self._by_words, n=1, cutoff=0.8)
@@ -154,7 +154,7 @@ class FrameChecks:
 
 
 def _words_of(name: str) -> str:
-    """The words of an action's name in one order and spelling: ``createQueue`` and ``queue_create`` have the same."""
+    """The words of an action's name, sorted, in lower case: the same for ``createQueue`` and ``queue_create``."""
     return "_".join(sorted(word.lower() for word in _WORD.findall(name)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines that clients can cause as often as they like, without letting them fill the log."""
+"""Limits log lines that clients can cause as often as they like, so that they cannot fill the log."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Hashable
 
 QUIET_SECONDS = 10.0
-"""In so much time the log has one line of each kind."""
+"""The log gets at most one line of each kind in this time."""
 
 
 class QuietLog:
-    """One line of each kind in QUIET_SECONDS; the next one says how many were left out. For the event loop only."""
+    """Logs one line of each kind in QUIET_SECONDS. The next one has the number of lines left out. Not thread-safe."""
 
     def __init__(self, log: logging.Logger, *, now: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -20,7 +20,7 @@ class QuietLog:
         self._told: dict[Hashable, tuple[float, int]] = {}
 
     def tell(self, level: int, kind: Hashable, text: str, *arguments: object) -> None:
-        """Log a line, or count it. There must be few kinds, which clients cannot choose."""
+        """Log a line, or only count it. ``kind`` must have few values, and clients must not choose it."""
         now = self._now()
         last, left_out = self._told.get(kind, (float("-inf"), 0))
         if now - last < QUIET_SECONDS:
