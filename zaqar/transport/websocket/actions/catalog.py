@@ -6,8 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from zaqar.app import Parts
 from zaqar.schemas.fields import JsonSchema
-from zaqar.transport.websocket.action import Action, Field, Handle
+from zaqar.transport.websocket.action import Action, Call, Field, Handle
+
+
+def check_name(noun: str, parts: Parts, call: Call, rule: str) -> str:
+    """Check a policy rule for the pool or flavor that the body names, and return its name."""
+    name: str = call.body[f"{noun}_name"]
+    parts.authorizer.check(call.caller, f"{noun}s:{rule}", None, **{f"{noun}_name": name})
+    return name
 
 
 def catalog_action(
