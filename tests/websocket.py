@@ -21,7 +21,7 @@ import msgpack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-SECONDS = 30.0
+SECONDS = 60.0
 """How long a test waits for a frame or a close that has to come."""
 
 

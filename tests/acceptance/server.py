@@ -21,7 +21,7 @@ COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.
 """Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
 
 START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 30.0, every: float = 0.05) -> T:
+def wait_until(condition: Callable[[], T], *, seconds: float = START_SECONDS, every: float = 0.05) -> T:
     """What the condition returns as soon as that is true; fail if it is not within this time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -27,7 +27,7 @@ from tests.acceptance import wire
 from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, kill, running, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
 MESSAGES = "/v2/queues/q/messages"
 POST = b'{"messages": [{"body": "x", "ttl": 300}]}'
 HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": "application/json"}

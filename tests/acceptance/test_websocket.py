@@ -27,7 +27,7 @@ from tests.acceptance.backends import REDIS, started
 from tests.acceptance.server import Server, free_port, running, wait_until
 from tests.websocket import FORMATS, Format, WebSocket
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 MODULE = "zaqar.cmd.websocket"
 CLIENT = str(uuid.uuid4())
 

@@ -29,7 +29,7 @@ import msgpack
 import pytest
 from websockets.exceptions import WebSocketException
 
-from tests.acceptance.server import free_port, wait_until
+from tests.acceptance.server import STOP_SECONDS, free_port, wait_until
 from tests.acceptance.wire_websocket import (
     BINARY,
     CLOSE,
@@ -100,7 +100,7 @@ def websocket_process(folder: Path, lines: str) -> Iterator[WebSocketProcess]:
     finally:
         process.terminate()
         try:
-            status = process.wait(30)
+            status = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -138,7 +138,7 @@ class Neighbour(threading.Thread):
 
     def end(self) -> None:
         self._ends.set()
-        self.join(30)
+        self.join(STOP_SECONDS)
         assert not self.is_alive()
 
 

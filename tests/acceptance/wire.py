@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.acceptance.server import Server
 
-HANG_SECONDS = 30.0
+HANG_SECONDS = 60.0
 SILENCE_SECONDS = 0.3
 _CLIENT = str(uuid.uuid4()).encode()
 

@@ -69,11 +69,13 @@ def test_requests_behind_a_token_are_of_that_token(tmp_path: Path, format_: Form
         sessions = Sessions(end_subscriptions=ended.append)
         server = WebSocketServer(parts, Settings.from_conf(parts.conf), make_session=sessions.open)
         with socket.create_server(("127.0.0.1", 0)) as listener:
+            # The server takes the socket.
+            port = listener.getsockname()[1]
             await server.start(listener)
             try:
                 async with (
                     asyncio.timeout(60),
-                    connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/", proxy=None) as client,
+                    connect(f"ws://127.0.0.1:{port}/", proxy=None) as client,
                 ):
                     for sent, _ in STEPS:
                         await client.send(pack(format_, sent))
