@@ -138,7 +138,7 @@ class Account:
         self._pool = pool
 
     def take(self, size: int, granted: Callable[[], None]) -> bool:
-        """Take bytes, and return True, if the pool has room. Otherwise wait; ``granted`` is called when they are taken."""
+        """Take bytes, and return True, if the pool has room. Otherwise wait; ``granted`` is called then."""
         pool = self._pool
         # No connection overtakes a waiting one of the same project.
         if self.project not in pool._waiting and pool._has_room(self.project, size):
