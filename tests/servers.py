@@ -499,7 +499,7 @@ class Postgres:
     def _execute(self, statement: str) -> None:
         import psycopg
 
-        with psycopg.connect(self._dsn("postgres"), autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(self._dsn("postgres"), autocommit=True, connect_timeout=30) as connection:
             connection.execute(statement.encode())
 
     def _dsn(self, database: str) -> str:

@@ -12,11 +12,11 @@ secret ``key`` of the node from the management store, and each proves that to th
 
 ``HMAC`` is HMAC-SHA-256. The MAC of a frame is the beginning of an HMAC of its position in the stream, its length and
 its payload, under a key that is derived for this direction of this stream. So a frame that was changed, repeated, left
-out, or taken from another stream ends the stream. Nothing is encrypted: as notifications go over TCP between hosts in
-clear text, such a network has to be one that others cannot read.
+out, or taken from another stream ends the stream. Nothing is encrypted: notifications go over TCP between hosts in
+clear text, so that network has to be a private one.
 
 A payload is a MessagePack array: of :class:`Push` towards the node, and of :class:`Answered` towards the notifier. Many
-of them may be under way at a time, and answers come in any order. Whichever side sees a rule broken ends the stream.
+notifications may be under way at a time, and answers come in any order. A side that sees a rule broken ends the stream.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ MAC_BYTES = 16
 HEADER_BYTES = 4
 
 HANDSHAKE_SECONDS = 5.0
-"""How long either side waits for the other one's proof."""
+"""How long each side waits for the proof of the other side."""
 
 BATCH_BYTES = 256 * 1024
-"""Notifications are put into one frame up to this size, unless it is a single one."""
+"""Notifications are put into one frame up to this size. A larger one has a frame of its own."""
 
 MOST_FRAME_BYTES = 256 * 1024 * 1024
 """Bytes of the largest frame towards the node.
 
 It is no option: while limits are changed the largest message is another one on each host, and it may have been posted
-under an earlier limit. A node that refuses a frame ends the stream, and with it what others have under way.
+under an earlier limit. A node that refuses a frame ends the stream, and fails all notifications that are under way.
 """
 
 MOST_TEXT_BYTES = MOST_FRAME_BYTES - 64 * 1024
@@ -59,8 +59,8 @@ class ProtocolError(Exception):
 class Push(msgspec.Struct, array_like=True, frozen=True):
     """One notification for one connection.
 
-    ``call`` is a number of the notifier's that the answer repeats. ``number`` is the number of the delivery among those
-    of the subscription; ``attempts`` how many attempts are known of it. ``text`` is the notification as JSON.
+    ``call`` is a number that the notifier chooses and the answer repeats. ``number`` is the number of the message in
+    its queue, ``attempts`` how many attempts of the delivery were recorded. ``text`` is the notification as JSON.
     """
 
     call: int
@@ -73,11 +73,11 @@ class Push(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Status(enum.IntEnum):
-    """What became of a notification.
+    """The outcome of a notification.
 
-    PUSHED: it was handed to the connection's socket, now or before. GONE: the connection is closed, or the subscription
-    is not one of it any more. WAIT: it has to come again later, as an earlier one has to go first, or as the connection
-    takes up nothing at the moment; it was not pushed yet, or that is not known yet.
+    PUSHED: it was handed to the connection's socket, now or before. GONE: the connection is closed, or it does not have
+    the subscription any more. WAIT: the notifier has to send it again later, as an earlier notification goes first or
+    the connection takes nothing at the moment. It was not pushed yet, or that is not known yet.
     """
 
     PUSHED = 0
@@ -131,7 +131,7 @@ class Peer(ABC):
         """Whether the other side has proved that it has the key."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """What came in; returns whole payloads, and bytes to be sent to the other side. Raises ProtocolError."""
+        """Take received bytes; return whole payloads, and bytes to send to the other side. Raises ProtocolError."""
         self._buffer += data
         reply = b""
         if not self.is_open:
@@ -139,7 +139,7 @@ class Peer(ABC):
         return (self._take_payloads() if self.is_open else []), reply
 
     def seal(self, payload: bytes) -> bytes:
-        """The payload as a frame, which has to be sent in this order."""
+        """Return the payload as a frame. Frames have to be sent in the order in which they are made."""
         header = len(payload).to_bytes(HEADER_BYTES)
         mac = self._mac(self._send_key, self._sent, header, payload)
         self._sent += 1
@@ -147,7 +147,7 @@ class Peer(ABC):
 
     @abstractmethod
     def _shake_hands(self) -> bytes:
-        """Go on with the handshake by what is in the buffer; return what is to be sent."""
+        """Go on with the handshake by the bytes in the buffer; return the bytes to send."""
 
     def _take_payloads(self) -> list[bytes]:
         payloads = []
@@ -205,7 +205,7 @@ class NotifierPeer(Peer):
 
 
 class NodePeer(Peer):
-    """The side that a stream is opened to. Until the other one has proved itself it keeps some dozen bytes of it."""
+    """The side that a stream is opened to. Before the handshake is over it keeps less than a hundred bytes."""
 
     _nonces = b""
 
@@ -220,7 +220,7 @@ class NodePeer(Peer):
             self._nonces = self._take(NONCE_BYTES) + self._nonce
             reply = self._nonce + self._derive(b"node", self._nonces)
             if self._buffer:
-                # Nobody can know yet what to answer.
+                # The nonce of the node is not known yet, so these bytes cannot be its proof.
                 raise ProtocolError("not a notifier")
         if len(self._buffer) >= PROOF_BYTES:
             self._check_proof(self._take(PROOF_BYTES), b"notifier", self._nonces)
@@ -231,7 +231,7 @@ class NodePeer(Peer):
 
 
 def batches(pushes: Iterable[Push]) -> Iterable[list[Push]]:
-    """Notifications in groups, each for one frame."""
+    """Group notifications, one group for each frame."""
     batch: list[Push] = []
     size = 0
     for push in pushes:

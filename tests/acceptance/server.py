@@ -49,8 +49,12 @@ class Server:
 
     def part(self, module: str) -> int:
         """The process of the part that runs this module, such as ``zaqar.cmd.websocket``."""
-        (pid,) = [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
+        (pid,) = self.parts(module)
         return pid
+
+    def parts(self, module: str) -> list[int]:
+        """The same, none while the part is being started again."""
+        return [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
 
     def processes(self) -> list[int]:
         """The started process and everything below it, parents first."""
@@ -70,7 +74,7 @@ class Server:
         return sum(_resident_bytes(pid) for pid in self.processes())
 
     def answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=2)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=STOP_SECONDS)
         try:
             connection.request("GET", f"{self.mounted_at}/")
             return connection.getresponse().status == 300

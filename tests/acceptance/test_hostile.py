@@ -369,14 +369,14 @@ def test_paths_that_lead_nowhere(service: Server, project: str, path: str) -> No
 def test_pipelined_requests_are_answered_in_order(service: Server, project: str) -> None:
     posts = [request("POST", MESSAGES, project=project, body=POST.replace(b"stored", b"%d" % n)) for n in range(10)]
     listing = request("GET", MESSAGES + "?echo=true&limit=20", CLOSE, project=project)
-    conversation = talk(service, b"".join([*posts, listing]))
+    conversation = talk(service, b"".join([*posts, listing]), replies=11)
     assert conversation.statuses == [201] * 10 + [200]
     assert [message["body"] for message in conversation.replies[-1].json["messages"]] == [str(n) for n in range(10)]
 
 
 def test_a_refused_request_does_not_spoil_the_next_on_its_connection(service: Server, project: str) -> None:
     bad = request("POST", MESSAGES, project=project, body=b'{"messages":[{"body":1,"ttl":1}]}')
-    conversation = talk(service, bad + request("POST", MESSAGES, CLOSE, project=project, body=POST))
+    conversation = talk(service, bad + request("POST", MESSAGES, CLOSE, project=project, body=POST), replies=2)
     assert conversation.statuses == [400, 201]
 
 
@@ -394,7 +394,7 @@ def test_expect_continue(service: Server, project: str) -> None:
 
 def test_http_1_0(service: Server, project: str) -> None:
     head = wire.join([b"GET / HTTP/1.0"])
-    conversation = talk(service, head)
+    conversation = talk(service, head, replies=None)
     assert (conversation.statuses, conversation.closed) == ([300], True)
     post = request("POST", MESSAGES, project=project, body=POST, version=b"HTTP/1.0")
     assert talk(service, post).statuses == [201]

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import statistics
 import threading
 import time
 import uuid
@@ -448,11 +449,14 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
                 for number in range(20):
                     each.post(number)
             with subscribing_at_once(user, trusting.url, 24) as statuses:
-                began = time.monotonic()
+                delays = []
                 for number in range(5):
+                    began = time.monotonic()
                     other.post(number)
-                until(lambda: len(plain.receipts) == 6, 20)
-                assert time.monotonic() - began < 5
+                    until(lambda number=number: len(plain.receipts) == 2 + number)
+                    delays.append(time.monotonic() - began)
+                # A question to Keystone takes 2 s until it counts as not answered.
+                assert statistics.median(delays) < 2
             assert statuses == 24 * [503]
             assert [each["id"] for each in user.subscriptions()] == [subscription]
         finally:

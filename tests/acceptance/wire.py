@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.acceptance.server import Server
 
-HANG_SECONDS = 20.0
+HANG_SECONDS = 30.0
 SILENCE_SECONDS = 0.3
 _CLIENT = str(uuid.uuid4()).encode()
 
@@ -73,8 +73,8 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((server.host, server.port), timeout=HANG_SECONDS)
 
 
-def talk(server: Server, *raw: bytes, half_close: bool = False) -> Conversation:
-    """Send everything, then read until the server closes or falls silent after a complete reply."""
+def talk(server: Server, *raw: bytes, half_close: bool = False, replies: int | None = 1) -> Conversation:
+    """Send everything, then :func:`listen`."""
     with connect(server) as sock:
         # A server may refuse, and close, before it has read everything.
         with contextlib.suppress(ConnectionError):
@@ -82,7 +82,7 @@ def talk(server: Server, *raw: bytes, half_close: bool = False) -> Conversation:
                 sock.sendall(part)
         if half_close:
             _stop_sending(sock)
-        return listen(sock)
+        return listen(sock, replies=replies)
 
 
 def _stop_sending(sock: socket.socket) -> None:
@@ -91,16 +91,20 @@ def _stop_sending(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def listen(sock: socket.socket) -> Conversation:
-    """Read until the server closes, or falls silent after a complete reply; a hang is an AssertionError."""
+def listen(sock: socket.socket, *, replies: int | None = 1) -> Conversation:
+    """Read until the server closes, or falls silent after so many complete replies; a hang is an AssertionError.
+
+    Without ``replies`` it has to close.
+    """
     received = b""
     deadline = time.monotonic() + HANG_SECONDS
     while True:
-        replies, rest = parse(received)
-        final = [reply for reply in replies if reply.status >= 200]
-        idle = SILENCE_SECONDS if final and not rest else deadline - time.monotonic()
+        complete, rest = parse(received)
+        final = [reply for reply in complete if reply.status >= 200]
+        is_enough = replies is not None and len(final) >= replies
+        idle = SILENCE_SECONDS if is_enough and not rest else deadline - time.monotonic()
         if idle <= 0 or not select.select([sock], [], [], idle)[0]:
-            assert final, f"the server hangs; so far it sent {received!r}"
+            assert is_enough, f"the server hangs; so far it sent {received!r}"
             return Conversation(final, closed=False)
         try:
             part = sock.recv(65536)

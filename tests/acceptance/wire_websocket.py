@@ -15,7 +15,7 @@ from tests.acceptance import wire
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
-HANG_SECONDS = 20.0
+HANG_SECONDS = 30.0
 """How long anything may take on a busy machine before it counts as a hang."""
 
 _KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

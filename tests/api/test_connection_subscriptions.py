@@ -389,6 +389,26 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     assert not ask(connection, uid, 4)
 
 
+def test_a_store_that_does_not_answer_is_not_asked_for_each_gap(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = process.connect()
+    process.subscribe(connection)
+    (store,) = process.api.parts.stores()
+    asked: list[int] = []
+
+    def away(**given: Any) -> bool:
+        asked.append(given["number"])
+        raise StoreUnavailable
+
+    ask = process.subscriptions.has_undelivered_before
+    monkeypatch.setattr(store, "has_undelivered_before", away)
+    for number in range(2, 9):
+        with pytest.raises(StoreUnavailable):
+            ask(connection, process.uid(), number)
+    assert asked == [2]
+
+
 def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -274,17 +275,21 @@ def test_a_dead_pool_hurts_only_its_own_queues(
     api.send("kept", 2)
     admin.request("PATCH", "pools/dead", {"weight": 1000000})
     back = cut("dead")
-    started = time.monotonic()
-    for result in (
-        api.post("/v2/queues/lost/messages", {"messages": [{"body": 1}]}),
-        api.get("/v2/queues/lost/messages"),
-        api.post("/v2/queues/lost/claims"),
-        api.get("/v2/queues/lost/stats"),
-        api.put("/v2/queues/lost"),
-        api.delete("/v2/queues/lost"),
+    took = []
+    for method, path, body in (
+        ("POST", "messages", {"messages": [{"body": 1}]}),
+        ("GET", "messages", None),
+        ("POST", "claims", None),
+        ("GET", "stats", None),
+        ("PUT", "", None),
+        ("DELETE", "", None),
     ):
+        started = time.monotonic()
+        result = api.request(method, f"/v2/queues/lost/{path}".rstrip("/"), body)
+        took.append(time.monotonic() - started)
         assert_error(result, 503)
         assert int(result.headers["Retry-After"]) > 0
+    assert statistics.median(took) < 1
     api.send("kept", 3)
     assert api.bodies("kept") == [2, 3]
     for name in ("new", "newer"):
@@ -299,7 +304,6 @@ def test_a_dead_pool_hurts_only_its_own_queues(
     assert {name: store["reachable"] for name, store in stores.items()} == {"dead": False, "alive": True}
     assert stores["alive"]["durability"]
     assert report["message_volume"]["total"] == 4
-    assert time.monotonic() - started < 5
     back()
     api.parts.placement._stores["dead"][1]._open_after = 0.0  # type: ignore[attr-defined]
     api.send("lost", 5)

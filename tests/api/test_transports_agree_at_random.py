@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -47,6 +48,11 @@ METADATA = (
         "",
     ),
 )
+TEXTS = (
+    *("<m0>", "<m2>", "<t0>", "<sub>", "<tsub>", "<mail>", "<dead1>", "<foreign.m0>", "", "x", "a b", "\u00e9", "%"),
+    *("a/b", "..", "?", "#", "a" * 200, "0" * 36, "f" * 24, "+", "a&b", "(", ".*", "^q", "(?i)Q", "x{1000}", "dead"),
+)
+NUMBERS = (0, 1, 2, 20, 21, -1, 2**63 - 1)
 POINTERS = ("/metadata/a", "/metadata/", "/metadata", "a", "/metadata/a~2", "/metadata/_max_claim_count", "/x", 5)
 
 
@@ -67,6 +73,10 @@ class Maker:
             self._update,
             self._rotate,
             self._resend,
+            lambda: self._list("message_list", "/messages", flags=("echo", "include_claimed", "include_delayed")),
+            lambda: self._list("subscription_list", "/subscriptions"),
+            lambda: self._list("delivery_list", f"/subscriptions/{self._sub}/deliveries", texts=("marker", "state")),
+            lambda: self._list(f"{self._kind}_list", None, ("marker", "name"), ("detailed", "with_count")),
         ]
 
     def make(self) -> Row:
@@ -133,21 +143,42 @@ class Maker:
     def _rotate(self) -> Row:
         return self._below("subscription_rotate_secret", "POST", "/rotate_secret", self._fields("grace"))
 
+    def _list(
+        self, action: str, below: str | None, texts: tuple[str, ...] = ("marker",), flags: tuple[str, ...] = ()
+    ) -> Row:
+        """Over HTTP the fields are a query; ``below`` is None for the list of all queues or topics."""
+        of_each = {"limit": NUMBERS, **dict.fromkeys(texts, TEXTS), **dict.fromkeys(flags, (True, False))}
+        fields = {name: self._random.choice(of) for name, of in of_each.items() if self._random.random() < 0.5}
+        query = "&".join(f"{name}={_spell(value)}" for name, value in fields.items())
+        if below is None:
+            return Row(action, fields, "GET", f"/v2/{self._kind}s?{query}")
+        named = {"subscription_id": self._sub} if action == "delivery_list" else {}
+        return self._row(action, "GET", f"{below}?{query}", None, named=named, body=fields)
+
     def _resend(self) -> Row:
         return self._below("subscription_resend", "POST", "/resend", self._fields("state"))
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if str(value).startswith("<") else quote(str(value), safe="")
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_both_give_the_same_status_and_leave_the_same_behind(tmp_path: Path, seed: int) -> None:
     driver, maker = DRIVERS["memory"], Maker(seed)
     api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), **OPTIONS)
-    worlds = {transport: World(api) for transport in TRANSPORTS}
+    foreign = World(api)
+    worlds = {transport: World(api, foreign=foreign) for transport in TRANSPORTS}
     seen: Counter[int] = Counter()
     for _ in range(REQUESTS):
         row = maker.make()
-        statuses = [send(worlds[transport], row, transport, {}).status for transport in TRANSPORTS]
-        assert len(set(statuses)) == 1, (row, statuses)
-        seen[statuses[0]] += 1
+        outcomes = [send(worlds[transport], row, transport, {}) for transport in TRANSPORTS]
+        assert len({outcome.status for outcome in outcomes}) == 1, (row, outcomes)
+        if row.method == "GET":
+            assert len({outcome.error for outcome in outcomes}) == 1, (row, outcomes)
+        seen[outcomes[0].status] += 1
     contents = [world.contents() for world in worlds.values()]
     assert contents == [contents[0]] * 3
     assert max(seen) < 500

@@ -187,10 +187,10 @@ def _reencrypt(arguments: Sequence[str]) -> int:
             try:
                 result = reencrypt(place.store, keys=parts.keys, clock=system_clock, pause=lambda: time.sleep(_PAUSE))
             except StoreUnavailable:
-                print(f"{_label_of(place)} is away; run this again when it is back.")
+                print(f"{_label_of(place)} is away; run this again when it is back.", flush=True)
                 is_complete = False
             else:
-                print("\n".join(_told(_label_of(place), result)))
+                print("\n".join(_told(_label_of(place), result)), flush=True)
                 is_complete = is_complete and result.is_complete
     finally:
         parts.close()

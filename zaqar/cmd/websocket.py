@@ -168,8 +168,9 @@ class _Process:
         )
         # Wait, so that the first client can subscribe. But do not wait long, as other requests need no node.
         await node.wait_until_begun(_NODE_SECONDS)
+        address = address_of(self._listener)
         await server.start(self._listener)
-        _log.info("The WebSocket server listens on ws://%s.", address_of(self._listener))
+        _log.info("The WebSocket server listens on ws://%s.", address)
         await self._stop.wait()
         if self._reloading is not None:
             self._reloading.cancel()

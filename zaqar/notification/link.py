@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stream from this notifier to a node, by which any number of notifications are under way at a time.
+"""One stream from this notifier to a node. Any number of notifications may be under way on it.
 
-It is opened when it is needed first, and again, after a pause that grows, when it was lost.
+It is opened for the first notification. If it is lost, it is opened again after a pause that grows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CONNECT_SECONDS = 3.0
 
 FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 5.0
-"""When to try again to open a stream that could not be opened: first, doubled each time, and at most."""
+"""Pause before a stream that could not be opened is tried again: at first, doubled each time, and at most."""
 
 _MOST_ANSWER_BYTES = 1024 * 1024
 
 _MOST_UNSENT_BYTES = 32 * 1024 * 1024
-"""Notifications that a node has not read. If there are more, it has to read some before it gets another one."""
+"""Bytes of notifications that a node may leave unread. If there are more, further ones fail until it has read some."""
 
 
 class Unreachable(Exception):
@@ -42,10 +42,10 @@ class TooLarge(Exception):
 
 
 class Link:
-    """For one event loop."""
+    """The stream to one node. For one event loop."""
 
     def __init__(self, node: Node, *, machine: str) -> None:
-        """``machine`` is the name of this host: on the node's own its Unix socket is tried first."""
+        """``machine`` is the name of this host. On the host of the node its Unix socket is tried first."""
         self.node = node
         self._is_local = bool(node.socket) and node.machine == machine
         self._stream: _Stream | None = None
@@ -58,13 +58,14 @@ class Link:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits for an answer."""
+        """Whether no notification waits for an answer."""
         return self._opening is None and (self._stream is None or not self._stream.waiting)
 
     async def send(self, make: Callable[[int], Push]) -> Status:
-        """Have a notification pushed and return what became of it. Raises Unreachable and TooLarge.
+        """Have a notification pushed and return its status. Raises Unreachable and TooLarge.
 
-        ``make`` makes it with the number of the call. If this is cancelled, it may be pushed all the same.
+        ``make`` makes the notification from the number of the call. If the caller is cancelled, the notification may be
+        pushed all the same.
         """
         stream = self._stream
         if stream is None or stream.is_lost:
@@ -79,7 +80,7 @@ class Link:
             self._opening.add_done_callback(self._opened)
         opening = self._opening
         try:
-            # One that is cancelled must not take it from the others.
+            # A caller that is cancelled must not cancel it for the others.
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -116,7 +117,7 @@ class Link:
                 reasons.append(f"{where}: {exc}")
             except OSError as exc:
                 reasons.append(f"{where}: {exc.strerror or exc}")
-        # Addresses and paths are for the operator, and not for the log of deliveries, which tenants see.
+        # Addresses and paths go to the log of the operator only: tenants see the log of deliveries.
         self._tell("; ".join(reasons))
         raise Unreachable("the process that holds the connection cannot be reached")
 
@@ -194,7 +195,7 @@ class _Stream(asyncio.Protocol):
         if len(push.text) > MOST_TEXT_BYTES:
             raise TooLarge
         if not self._outgoing:
-            # Those that are sent in one turn of the event loop share a frame.
+            # Notifications of one turn of the event loop share a frame.
             self._loop.call_soon(self._flush)
         self._outgoing.append(push)
         self._unsent += len(push.text)
@@ -243,7 +244,7 @@ class _Stream(asyncio.Protocol):
         self.is_lost = True
         if not self.opened.done():
             self.opened.set_exception(error)
-            # Nobody may wait for it any more.
+            # Mark the exception as retrieved: the caller may have given up.
             self.opened.exception()
         for waiting in self.waiting.values():
             if not waiting.done():

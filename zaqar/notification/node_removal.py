@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ MOST_PAUSE_SECONDS = 30.0
 """Back-off of a node after a failure or a slow step: at first, doubled each time, and at most."""
 
 FORGOTTEN_SECONDS = 600.0
-"""How often to look for what a crash may have left of nodes that are removed already."""
+"""How often to look for notes that a crash may have left of nodes that are removed already."""
 
 MOST_KNOWN = 200
 """Nodes whose removal has begun and not ended. Of more, the one with the longest back-off is forgotten, and begun again
@@ -84,7 +85,7 @@ class NodeRemoval:
         self._turn_ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Go on until it is cancelled. What is cut off then is done by the next one that looks."""
+        """Go on until it is cancelled. The next notifier that looks finishes a removal that was cut off."""
         try:
             await asyncio.sleep(FIRST_SECONDS)
             while True:
@@ -138,14 +139,16 @@ class NodeRemoval:
         for node_id in over:
             self._removals.setdefault(node_id, _Removal(node_id))
         waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
-        # New ones first, then those whose last turn was longest ago.
+        # Several notifiers begin with different ones.
+        random.shuffle(waiting)
+        # New nodes first, then those whose last turn was longest ago.
         waiting.sort(key=lambda each: each.try_after)
         for each in waiting[: max(0, NODES - len(self._running()))]:
             each.task = asyncio.create_task(self._take_turn(each))
         self._bound()
 
     def _forget_all_but(self, over: list[str]) -> None:
-        """Forget those that others have removed meanwhile, or that have renewed their lease in time."""
+        """Forget nodes that other notifiers have removed, or that have renewed their lease in time."""
         there = set(over)
         for node_id in [each.node_id for each in self._removals.values() if each.task is None]:
             if node_id not in there:

@@ -21,12 +21,12 @@ _APART_SECONDS = 0.001
 
 
 def label_of(place: Place) -> str:
-    """What the log calls the store of a place."""
+    """The name of the store of a place in the log."""
     return "The message store" if place.name is None else f"The store of pool '{place.name}'"
 
 
 class LeasedStore:
-    """Every method raises StoreUnavailable where the store does not answer, or cannot be opened."""
+    """Every method raises StoreUnavailable if the store does not answer or cannot be opened."""
 
     def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
         self._owner = owner
@@ -83,9 +83,9 @@ class LeasedStore:
     async def restore_order(self, later: Delivery) -> int:
         """Have earlier deliveries of the same subscription that are free taken before ``later``; return how many.
 
-        Deliveries are taken by the time when they became due. Those of a notifier that was killed, and those that are
-        tried again, became due later than their successors. One that another process takes or settles at this moment
-        is left to it.
+        Deliveries are taken by the time when they became due. A delivery of a notifier that was killed, and one that is
+        tried again, became due later than its successors. A delivery that another process takes or settles at this
+        moment is left as it is.
         """
         now = self._clock()
 

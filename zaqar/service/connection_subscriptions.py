@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscriptions of WebSocket connections: created by a frame without a subscriber, ended with their connection.
 
-The WebSocket process knows the subscriptions of its connections and ends them when a connection closes. For the case
-that it is killed, each is noted in the management store under the node, which is one run of that process, before it is
-stored: notifiers end the subscriptions of a node whose lease is over.
+The WebSocket process knows the subscriptions of its connections and removes them when a connection closes. Each is
+noted in the management store under the node, which is one run of that process, before it is stored. So if the process
+is killed, notifiers remove the subscriptions of the node when its lease is over.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from zaqar.model import CONFIRMED, Address, Queue, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
+from zaqar.service.store_guard import StoreGuard
 from zaqar.service.subscription_changes import new_subscription
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.base import ManagementStore
 from zaqar.storage.base.nodes import NodeSubscription
 
 MOST_OF_A_CONNECTION = 1000
 """Subscriptions that one connection may have."""
 
 _LOOKED_AT = 10
-"""Subscriptions of a connection that has as many as it may, of which a request looks whether they still exist."""
+"""If a connection has as many subscriptions as it may, a request checks so many of them for having been deleted."""
 
 _BATCH = 500
 
@@ -43,11 +44,14 @@ _STEP_SECONDS = 0.5
 _OfQueues = dict[tuple[Address, str], list[str]]
 """Ids of removed subscriptions, by the name and the uid of their queue."""
 
-LATER_SECONDS = 15.0
-"""A delivery that is due so much later is of a message with a delay.
+QUESTIONS = 4
+"""Calls of ``has_undelivered_before`` at a time. One store gets one less, so that it never holds up the others."""
 
-One on lease is due when that ends, so this is longer than a notifier's leases last, also if the clocks of hosts differ
-by some seconds.
+LATER_SECONDS = 15.0
+"""A delivery that is due later than that from now belongs to a message with a delay.
+
+A leased delivery is due when its lease ends. So this is longer than the leases of notifiers, with room for clocks of
+hosts that differ by some seconds.
 """
 
 
@@ -59,14 +63,14 @@ class _Node:
 
 @dataclass(slots=True)
 class _State:
-    """What a process knows of its node. The lock is held for every look at it."""
+    """The node of a process and its subscriptions. Take the lock to read or change them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     node: _Node | None = None
     connections: dict[str, dict[str, Subscription]] = field(default_factory=dict)
     """By connection and by uid of the queue: its subscriptions, from before each is stored."""
     ended: dict[str, Subscription] = field(default_factory=dict)
-    """By id: those that are to be removed from the stores."""
+    """By id: subscriptions that are to be removed from the stores."""
 
 
 class ConnectionSubscriptions:
@@ -86,11 +90,12 @@ class ConnectionSubscriptions:
         self._limits = limits
         self._clock = clock
         self._state = _State()
+        self._guard = StoreGuard(QUESTIONS - 1, time.monotonic)
 
     # -- the process -------------------------------------------------------------------------------------------------
 
     def serve_as(self, node_id: str | None, is_open: Callable[[str], bool] = lambda connection: True) -> None:
-        """Create subscriptions as those of this node from now on; with None, none.
+        """Create subscriptions for this node from now on; with None, refuse to create any.
 
         ``is_open`` says whether this process holds a connection of that id. It must be false from before :meth:`end`
         is called for a connection that has closed. Subscriptions of an earlier node are forgotten: that node was
@@ -115,7 +120,7 @@ class ConnectionSubscriptions:
     def adopt(self, before: ConnectionSubscriptions) -> None:
         """Go on with the node and the connections of ``before``, as the process has reloaded.
 
-        Both share them from now on, so what ``before`` has under way ends as if nothing had happened.
+        Both share them from now on, so requests that ``before`` serves at this moment end as usual.
         """
         self._state = before._state
 
@@ -127,25 +132,23 @@ class ConnectionSubscriptions:
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
         """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
 
-        Messages with a delay hold up none that were posted after them, unless their delay is about to end.
+        Messages with a delay hold up none that were posted after them, unless their delay is about to end. Raises
+        StoreUnavailable, at once if the store failed a moment ago, and StoreBusy if it has enough such questions.
         """
-        found = self._find_store(connection, queue_uid)
-        if found is None:
-            return False
-        store, id_ = found
-        later = self._clock() + LATER_SECONDS
-        return store.has_undelivered_before(queue_uid=queue_uid, subscription_id=id_, number=number, due_before=later)
-
-    def _find_store(self, connection: str, queue_uid: str) -> tuple[MessageStore, str] | None:
-        """The store of a live subscription of the connection, and its id."""
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
-            return None
+            return False
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
-            return None
-        return known.place.store, live.id
+            return False
+        with self._guard.asking(known.place):
+            return known.place.store.has_undelivered_before(
+                queue_uid=queue_uid,
+                subscription_id=live.id,
+                number=number,
+                due_before=self._clock() + LATER_SECONDS,
+            )
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class ConnectionSubscriptions:
                     self._abandon(node, connection, made)
             if created:
                 return made.id
-            # The queue was deleted at this moment, or a subscription that has ended was in the way.
+            # The queue was deleted at this moment, or an ended subscription was in the way. Retry.
         raise StoreUnavailable
 
     def _check_number(self, connection: str) -> None:
@@ -208,7 +211,7 @@ class ConnectionSubscriptions:
             return list(self._state.connections.get(connection, {}).values())
 
     def _check_absent(self, connection: str, row: Queue) -> None:
-        """AlreadySubscribed if the connection has a subscription to the queue that nobody has deleted."""
+        """Raise AlreadySubscribed if the connection has a subscription to the queue that was not deleted."""
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(row.uid)
         if live is not None and self._is_there(live):
@@ -221,7 +224,7 @@ class ConnectionSubscriptions:
         return there is not None and there.subscriber == subscription.subscriber
 
     def _store(self, node: _Node, connection: str, made: Subscription) -> bool:
-        """Store it as one of an open connection of a live node; False if one that has ended was in its place."""
+        """Store a subscription of an open connection; False if an ended one was in the way, which is removed."""
         note = NodeSubscription(made.queue_uid, made.id)
         if not self._management.nodes.note(node_id=node.id, subscription=note):
             raise StoreUnavailable
@@ -240,7 +243,7 @@ class ConnectionSubscriptions:
         return True
 
     def _remember(self, node: _Node, connection: str, made: Subscription) -> None:
-        """Have what is pushed to it accepted from now on."""
+        """Accept pushes for this subscription from now on."""
         with self._state.lock:
             if self._state.node is not node:
                 raise StoreUnavailable
@@ -255,7 +258,7 @@ class ConnectionSubscriptions:
             live[made.queue_uid] = made
 
     def _abandon(self, node: _Node, connection: str, made: Subscription) -> None:
-        """Have one removed that could not be created, if it was stored or noted."""
+        """Schedule the removal of a subscription that could not be created, but may be stored or noted."""
         with self._state.lock:
             if self._state.node is not node:
                 return
@@ -278,8 +281,8 @@ class ConnectionSubscriptions:
     def remove_ended(self) -> int:
         """Remove up to 500 ended subscriptions and their deliveries from the stores; return how many were chosen.
 
-        0 if there are none. It blocks for about a second at most while the stores answer. What it does not come to is
-        left to a later call, behind the others. Raises StoreUnavailable; then all are left to a later call.
+        0 if there are none. It blocks for about a second at most while the stores answer. Subscriptions that it has no
+        time for are left to a later call, behind the others. Raises StoreUnavailable; then all of them are.
         """
         with self._state.lock:
             node = self._state.node
@@ -325,7 +328,7 @@ class ConnectionSubscriptions:
         return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
     def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
-        """Remove them from the management store; add those that are gone to ``left``, and return how many."""
+        """Remove them from the management store; add the removed ones to ``left``, and return how many."""
         gone = self._management.remove_subscriptions(subscriptions=subscriptions) if subscriptions else []
         for each in gone:
             left.setdefault((Address(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row in the management store by which notifiers find a running WebSocket process, and its lease."""
+"""The row of a running WebSocket process in the management store, by which notifiers find it, and its lease."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Nodes:
         self._clock = clock
 
     def begin(self, *, path: str, host: str, port: int) -> Node:
-        """A new node that is reached by a Unix socket at ``path``, "" for none, and at ``host`` and ``port``."""
+        """Add a node that listens on a Unix socket at ``path``, "" for none, and on ``port``, 0 for none."""
         node = Node(
             id=secrets.token_hex(12),
             machine=socket.gethostname(),
@@ -37,9 +37,9 @@ class Nodes:
         return node
 
     def renew(self, node: Node) -> bool:
-        """Renew the lease; False if the node was condemned, so that its subscriptions are being ended."""
+        """Renew the lease; False if the node was condemned, so that notifiers remove its subscriptions."""
         return self._nodes.renew(node_id=node.id, expires=self._clock() + LEASE_SECONDS)
 
     def end(self, node: Node) -> None:
-        """Let the lease be over, so that notifiers end the subscriptions that are left."""
+        """End the lease now, so that notifiers remove the subscriptions that are left."""
         self._nodes.renew(node_id=node.id, expires=self._clock())

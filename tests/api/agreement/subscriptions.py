@@ -235,6 +235,8 @@ def _deliveries(of: _Of) -> dict[str, Row]:
         "deliveries": page({}, ""),
         "deliveries, dead": page({"state": "dead"}, "state=dead"),
         "deliveries, done": page({"state": "done"}, "state=done"),
+        "deliveries, an empty state": page({"state": ""}, "state="),
+        "deliveries, behind nothing": page({"marker": ""}, "marker="),
         "deliveries, one": page({"limit": 1}, "limit=1"),
         "deliveries, behind one": page({"marker": waiting}, f"marker={waiting}"),
         "deliveries, another state": page({"state": "x"}, "state=x", 400),

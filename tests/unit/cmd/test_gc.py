@@ -214,7 +214,7 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("time.sleep", sleep)
-    # It would end the tests.
+    # Its handler must not end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "60"])
@@ -254,7 +254,7 @@ def test_every_waits_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("time.sleep", sleep)
-    # It would end the tests.
+    # Its handler must not end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "5"])

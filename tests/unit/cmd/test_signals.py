@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,35 +32,47 @@ def test_sigterm_ends_a_child_that_has_no_handler_of_its_own(prepare: str, statu
     assert done.stdout.strip() == status
 
 
-IMPORT = """
-import signal, sys
+LOAD = """
+import sys, time
+from zaqar import plugins
+
+class Slow:
+    def __del__(self):  # an exception in it is dropped
+        print("loading", flush=True)
+        time.sleep(60)
+
+plugins.DriverManager = lambda *names, **more: {load}
 from zaqar.cmd import {command}
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "sqlalchemy":
-            print("importing", flush=True)
-            signal.raise_signal(signal.SIGTERM)
-sys.meta_path.insert(0, Finder())
 sys.exit({command}.main({arguments}))
 """
+"""The import of a driver takes long."""
+
+
+IMPORT = "Slow().__del__()"
+DESTRUCTOR = "[Slow(), None][1]"
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "status"),
+    ("command", "arguments", "number", "load", "status"),
     [
-        ("notifier", [], 0),
-        ("websocket", ["--bind", "127.0.0.1:0"], 0),
-        ("gc", [], 0),
-        ("gc", ["--every", "60"], 0),
-        ("gc", ["--reencrypt"], 1),
+        ("notifier", [], signal.SIGTERM, IMPORT, 0),
+        ("notifier", [], signal.SIGTERM, DESTRUCTOR, 0),
+        ("websocket", ["--bind", "127.0.0.1:0"], signal.SIGINT, IMPORT, 0),
+        ("gc", [], signal.SIGTERM, IMPORT, 0),
+        ("gc", ["--reencrypt"], signal.SIGTERM, IMPORT, 1),
     ],
+    ids=["notifier", "destructor", "websocket", "gc", "reencrypt"],
 )
-def test_a_signal_while_a_driver_is_imported_is_no_mistake_of_the_operator(
-    command: str, arguments: list[str], status: int, tmp_path: Path
+def test_a_signal_ends_a_command_that_loads_its_drivers(
+    tmp_path: Path, command: str, arguments: list[str], number: signal.Signals, load: str, status: int
 ) -> None:
-    source = IMPORT.format(command=command, arguments=arguments)
+    source = LOAD.format(command=command, arguments=arguments, load=load)
     environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=60, env=environment
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("importing\n", "", status)
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        output, error = process.communicate(timeout=60)
+    assert (process.returncode, output, error) == (status, "", "")

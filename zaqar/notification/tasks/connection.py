@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications for WebSocket connections: handed to the process that holds the connection, wherever that is."""
+"""Notifications for WebSocket connections: handed to the process that holds the connection, on any host."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SEND_SECONDS = 10.0
 """How long a notification may take, from the opening of a stream to the answer."""
 
 KNOWN_SECONDS = 1.0
-"""How long it is remembered what the store says of a node."""
+"""How long the row of a node is cached."""
 
 MOST_LINKS = 1024
-"""Streams to nodes that are kept. Of more, those that have nothing under way and were used longest ago are closed."""
+"""Streams to nodes that are kept. If there are more, the idle ones that were used longest ago are closed."""
 
 _PAUSE_SECONDS = 1.0
 _TRIES = 300
-"""While a node lives and cannot be reached: seconds between two attempts, and how many there are."""
+"""Seconds between two attempts, and how many there are, if a node lives and cannot be reached."""
 
 _THREADS = 2
 
 _OUTCOMES = {
     Status.PUSHED: Outcome(True, None, ""),
     Status.GONE: Outcome(False, None, "the connection is closed", gone=True),
-    # As if it had not answered, so that connections that keep many waiting take few of the slots.
+    # Counts as if the node had not answered, so that connections that keep many waiting take few of the slots.
     Status.WAIT: Outcome(False, None, "waits for its turn", waits=True, reached=False),
 }
 
@@ -54,14 +54,14 @@ class ConnectionTask(Task):
     delays = (_PAUSE_SECONDS,) * _TRIES
 
     def __init__(self, nodes: NodeStore, *, machine: str = "") -> None:
-        """``machine`` is the name of this host, which is found out if it is not given."""
+        """``machine`` is the name of this host; "" to ask the system."""
         self._nodes = nodes
         self._machine = machine or socket.gethostname()
         self._calls = Calls("nodes", _THREADS)
         self._known: dict[str, tuple[float, asyncio.Task[Node | None]]] = {}
         self._links: OrderedDict[str, Link] = OrderedDict()
         self._texts: tuple[tuple[str, int, bytes], bytes] = (("", 0, b""), b"")
-        """The last message, and its notification: a queue may have many subscribers in a row."""
+        """The last message and its notification, as deliveries to many subscribers of a queue follow each other."""
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
@@ -108,14 +108,14 @@ class ConnectionTask(Task):
     # -- nodes -------------------------------------------------------------------------------------------------------
 
     async def _find(self, node_id: str) -> Node | None:
-        """As it was a moment ago. Raises StoreUnavailable."""
+        """The node as it was at most KNOWN_SECONDS ago. Raises StoreUnavailable."""
         now = asyncio.get_running_loop().time()
         at, reading = self._known.get(node_id, (float("-inf"), None))
         if reading is None or now > at + KNOWN_SECONDS:
             self._known = {each: known for each, known in self._known.items() if now <= known[0] + KNOWN_SECONDS}
             reading = asyncio.create_task(self._read(node_id))
             self._known[node_id] = now, reading
-        # One that is cancelled must not take the reading away from the others.
+        # A caller that is cancelled must not cancel the reading for the others.
         return await asyncio.shield(reading)
 
     async def _read(self, node_id: str) -> Node | None:

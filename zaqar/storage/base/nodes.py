@@ -48,7 +48,10 @@ class NodeStore(ABC):
     the process was only slow, ``renew`` returns False and it begins again as another node.
 
     A subscription is noted here before it is stored, and forgotten after it is removed. So a crash in between leaves a
-    note without a subscription, never a subscription of a dead connection without a note.
+    note, which a notifier looks at when the node is dead, and never a subscription of a dead connection without a note.
+
+    If a fail-over loses steps that were acknowledged, it loses the last ones. A node whose condemnation was lost is
+    listed by ``list_over``, and condemned again; removing its subscriptions once more is harmless.
     """
 
     @abstractmethod

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where notifiers hand in notifications for the connections of this process: a Unix socket, and a TCP port.
+"""The Unix socket and the TCP port at which notifiers deliver notifications for the connections of this process.
 
-What is said there is in :mod:`zaqar.push_protocol`. Whoever cannot prove in time to have the key of this node is
-dropped; until then he takes a few hundred bytes.
+The protocol is in :mod:`zaqar.push_protocol`. A peer that does not prove in time that it has the key of this node is
+dropped. Until then it costs a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from zaqar.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolE
 _log = logging.getLogger(__name__)
 
 MOST_STRANGERS = 64
-"""Links that have not proved themselves yet. For a further one, one is dropped: of the address that has most of them,
-the one that has come first. So a single address that opens many keeps out no other one.
+"""Links of peers that have not proved to have the key. If there are more, the oldest link of the address that has most
+of them is dropped. So an address that opens many links keeps no other address out.
 """
 
 MOST_LINKS = 1024
 """Links of notifiers. Each running notifier has one."""
 
 _MOST_UNREAD_BYTES = 4 * 1024 * 1024
-"""Answers that a notifier has not read. One that lets more collect is dropped."""
+"""Bytes of answers that a notifier may leave unread. If there are more, its link is dropped."""
 
 Receive = Callable[[Push, Callable[[Status], None]], None]
-"""Takes a notification, and a function that has to be called once with what became of it."""
+"""Takes a notification, and a function that has to be called once with its status."""
 
 
 class Listener:
-    """For the event loop only. ``key`` and ``node_id`` may change while it runs: then all links are dropped."""
+    """For the event loop only. When :meth:`serve_as` changes node and key, all links are dropped."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        # Of no node, so that nobody can prove anything yet.
+        # A key that no other process has, so that every handshake fails until this process is a node.
         self._node_id, self._key = "", secrets.token_bytes(32)
         self._strangers: dict[_Link, str] = {}
         """With the address that each comes from, in the order in which they came."""
@@ -56,16 +56,17 @@ class Listener:
         """The TCP port, 0 if there is none."""
 
     def serve_as(self, node_id: str, key: bytes) -> None:
-        """Be this node from now on."""
+        """Be this node from now on, and drop all links of the former one."""
         self._node_id, self._key = node_id, key
         self.drop_links()
 
     async def start(self, *, folder: Path, host: str | None, port: int) -> Path | None:
         """Listen on a Unix socket in the folder, and on a TCP port, 0 for a free one; return the path of the socket.
 
-        None, with a warning, if there can be no Unix socket: then TCP is used on this host as well. ``host`` None is
-        the name of this host; if that is no address of it, nothing is taken over TCP, with a warning. Raises
-        StartupError if an address that is given, or else the port, cannot be listened on.
+        Returns None, with a warning, if the Unix socket cannot be made: then TCP is used on this host as well. A
+        ``host`` of None stands for the name of this host. If that name is no address of the host and ``port`` is 0,
+        the process does not listen on TCP, with a warning. Raises StartupError if a configured address or port cannot
+        be listened on.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -95,7 +96,7 @@ class Listener:
         return self._socket
 
     def stop(self) -> None:
-        """Listen no more, and drop all links."""
+        """Close the sockets, and drop all links."""
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -110,7 +111,7 @@ class Listener:
     def _make_link(self) -> asyncio.Protocol:
         return _Link(self, NodePeer(self._key, self._node_id, most=push_protocol.MOST_FRAME_BYTES), self._receive)
 
-    # -- what links tell ---------------------------------------------------------------------------------------------
+    # -- called by links ---------------------------------------------------------------------------------------------
 
     def add(self, link: _Link, address: str) -> None:
         """A link was opened from this address, "" for the Unix socket."""
@@ -120,7 +121,7 @@ class Listener:
             next(each for each, address in self._strangers.items() if address == most).abort()
 
     def admit(self, link: _Link) -> bool:
-        """The link has proved itself; False if there are too many."""
+        """Count a link whose peer has the key; return False if there are too many."""
         self._strangers.pop(link, None)
         if len(self._links) >= MOST_LINKS:
             _log.warning("There are %d links of notifiers; one more is refused.", len(self._links))
@@ -141,7 +142,7 @@ def _reason_of(error: OSError) -> str:
 
 
 class _Link(asyncio.Protocol):
-    """One stream of a notifier, or of a stranger."""
+    """One stream, of a notifier or of a peer that has not proved to be one."""
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -175,7 +176,7 @@ class _Link(asyncio.Protocol):
                 for push in push_protocol.decode_pushes(payload):
                     self._take(push)
         except ProtocolError as exc:
-            # Any port is found by scanners; what they send is not worth a warning.
+            # Port scanners come to any open port: their bytes are not worth a warning.
             _log.log(logging.WARNING if was_open else logging.DEBUG, "A link of a notifier is dropped: %s.", exc)
             self.abort()
 
@@ -183,7 +184,7 @@ class _Link(asyncio.Protocol):
         self._receive(push, lambda status: self._answer(Answered(push.call, status)))
 
     def _answer(self, answered: Answered) -> None:
-        # Those that become known in one turn of the event loop share a frame.
+        # Answers of one turn of the event loop share a frame.
         if not self._answers:
             self._loop.call_soon(self._flush)
         self._answers.append(answered)

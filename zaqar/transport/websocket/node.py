@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """This process as a node: its row in the management store, by which notifiers reach its connections.
 
-The row has a lease that this process renews. If it does not come to that, notifiers condemn the node and end the
-subscriptions of its connections. A process that was only slow learns that when it renews the next time: it closes the
-connections that had subscriptions, and begins anew as another node.
+The row has a lease that this process renews. If the lease expires, notifiers condemn the node and remove the
+subscriptions of its connections. A process that was only slow, or was cut off from the store, learns that at its next
+renewal: it closes the connections that had subscriptions, and begins anew as another node.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from zaqar.transport.websocket.pushes import Pushes, Target
 _log = logging.getLogger(__name__)
 
 THREADS = "node"
-"""What the names of its threads begin with."""
+"""The names of its threads begin with this."""
 
 RENEWAL_SECONDS = 5.0
 
 RETRY_SECONDS = 1.0
-"""When to try again after the management store did not answer."""
+"""Pause after the management store did not answer."""
 
 STOP_SECONDS = 3.0
-"""How long the subscriptions of connections that are closed at the end have to be removed; notifiers do the rest."""
+"""Time for the removal of the last subscriptions when the process ends. Notifiers remove the rest."""
 
 _LAST_SECONDS = 1.0
 """How long to wait for the management store after that."""
 
 _THREADS = 6
-"""Those that ask stores about the order, and one each for the lease and for ended subscriptions."""
+"""Four for questions to stores about the order, one for the lease, and one for ended subscriptions."""
 
 _TIDY_SECONDS = 0.25
 _LOOK_SECONDS = 5.0
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class NodeService:
-    """Keeps the node, and carries notifications to connections. For one event loop."""
+    """Keeps the lease of this process, and carries notifications to its connections. For one event loop."""
 
     def __init__(
         self,
@@ -91,18 +91,18 @@ class NodeService:
         self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
 
     def use(self, subscriptions: ConnectionSubscriptions) -> None:
-        """Go on with these, which have adopted the former ones."""
+        """Use these from now on. They have adopted the former ones."""
         self._subscriptions = subscriptions
         self._pushes.use(subscriptions)
 
     def end(self, connection: str) -> None:
-        """The connection has closed, or has changed its project: its subscriptions end. Does not wait for a store."""
+        """End the subscriptions of a connection that has closed or changed its project. Does not wait for a store."""
         self._subscriptions.end(connection)
         self._pushes.close(connection)
         self._ended.set()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """After all connections are closed: remove their subscriptions, and have notifiers remove what is left."""
+        """Remove the subscriptions of the closed connections, and end the lease so that notifiers remove the rest."""
         for task in self._tasks:
             task.cancel()
         self._pushes.stop()

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order the notifications of one subscription go out, whichever way they come in. No I/O.
+"""The order in which the notifications of one subscription are sent to its connection. No I/O.
 
-Notifications have the numbers of their messages. They come from several notifiers, out of order, more than once, and
-with gaps: for a message that no longer exists or that a filter did not let pass there is none. The rules:
+A notification has the number of its message. Notifications arrive from several notifiers, out of order and more than
+once. A number may never arrive: the message has expired or was deleted, or a filter did not let it pass. The rules:
 
-- The successor of the last one goes out at once.
-- One behind a gap is held back until all before it have come, or until the store has said that there are none.
-- One that went out already is a repetition, and does not go out again, unless somebody had it sent again.
-- One that comes late, from before the last one, goes out at once. That is a message with a delay, or one that is sent
-  again.
+- The successor of the last notification is sent at once.
+- A notification behind a gap is held back until all before it have arrived, or until the store says that none is left.
+- A notification that was sent already is not sent again, unless a user has asked for it (``delivery_resend``).
+- A notification with a smaller number than the last one is sent at once. Its message had a delay, or is sent again.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from typing import Generic, TypeVar
 from zaqar.push_protocol import Status
 
 Call = TypeVar("Call")
-"""Who waits for the status of a notification."""
+"""What the caller passes in with a notification and gets back with its status."""
 
 MOST_RANGES = 64
-"""Ranges of numbers that went out of which each subscription remembers. Of earlier ones a repetition is sent again."""
+"""Ranges of sent numbers that each subscription remembers. A repetition of an earlier number is sent again."""
 
 MOST_HELD = 200
-"""Notifications of one subscription that are held back or under way. Each that is more has to come again."""
+"""Notifications of one subscription that are held back or under way. A further one has to arrive again later."""
 
 
 class Ranges:
@@ -62,7 +61,7 @@ class Ranges:
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[Call]):
-    """A notification that did not go out yet. ``since``: when it came, or when those who waited were last answered."""
+    """A notification that was not sent yet. ``since``: when it arrived, or when its calls were last answered."""
 
     number: int
     text: bytes
@@ -71,19 +70,19 @@ class Entry(Generic[Call]):
 
 
 class Order(Generic[Call]):
-    """Made when the first notification of a subscription comes, and kept as long as its connection."""
+    """Made for the first notification of a subscription, and kept as long as its connection."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry[Call]] = {}
-        """All that are held back, ready, or being sent, by number."""
+        """All notifications that are held back, ready, or being sent, by number."""
         self._held: list[int] = []
         """Numbers, in order."""
         self._ready: deque[Entry[Call]] = deque()
         self._sending: list[Entry[Call]] = []
         self._last: int | None = None
-        """The greatest number that is ready, or beyond that. All before it went out, or are going to, or never come."""
+        """All up to this number were sent, are ready, or never arrive."""
         self._last_sent: int | None = None
-        """The same, of what went out."""
+        """The greatest number that was sent."""
         self._seen = Ranges()
         self.size = 0
         """Bytes of the notifications that are held back, ready, or being sent."""
@@ -92,9 +91,9 @@ class Order(Generic[Call]):
         return len(self._entries)
 
     def arrive(self, number: int, text: bytes, call: Call, *, again: bool, now: float) -> Status | None:
-        """A notification has come; the status if that is known at once, else ``call`` gets it later.
+        """Take a notification that has arrived; return its status if it is known at once, else ``call`` gets it later.
 
-        ``again``: an attempt of it was recorded before, so it may be one that somebody had sent again.
+        ``again``: an attempt was recorded before, so a user may have asked for it to be sent again.
         """
         entry = self._entries.get(number)
         if entry is not None:
@@ -118,13 +117,13 @@ class Order(Generic[Call]):
 
     @property
     def blocked(self) -> int | None:
-        """The number of the first one that is held back: it may go out if the store has none that comes before it."""
+        """The first number that is held back. It may be sent once the store has no delivery before it."""
         return self._held[0] if self._held else None
 
     def release(self, number: int) -> None:
-        """None comes any more before the one with this number: what is held back up to it may go out.
+        """Make ready all that is held back up to this number, as no earlier notification arrives any more.
 
-        It may not be held back itself any more, and then has to come again before its successor goes out.
+        If the number itself is not held back any more, it has to arrive again before its successor is sent.
         """
         at = bisect_right(self._held, number)
         released = self._held[:at]
@@ -135,21 +134,21 @@ class Order(Generic[Call]):
             self._advance(last)
 
     def _advance(self, number: int) -> None:
-        """All up to ``number`` are ready: those that follow it without a gap are as well."""
+        """Make ready the held notifications that follow ``number`` without a gap."""
         at = bisect_left(self._held, number)
         while at < len(self._held) and self._held[at] == number + 1:
             number += 1
             self._ready.append(self._entries[self._held.pop(at)])
         self._last = number
 
-    # -- what goes out -----------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------------------
 
     @property
     def has_ready(self) -> bool:
         return bool(self._ready)
 
     def take(self, most_bytes: int) -> list[Entry[Call]]:
-        """What to send now, in order; none while something is being sent. ``sent`` or ``fail`` has to follow."""
+        """Return the notifications to send now, in order; none during a send. Call ``sent`` or ``fail`` afterwards."""
         if self._sending:
             return []
         size = 0
@@ -160,7 +159,7 @@ class Order(Generic[Call]):
         return list(self._sending)
 
     def sent(self) -> list[Call]:
-        """What was taken went out; return who waited for that."""
+        """The taken notifications were sent; return their calls."""
         calls: list[Call] = []
         for entry in self._sending:
             self._seen.add(entry.number)
@@ -172,7 +171,7 @@ class Order(Generic[Call]):
         return calls
 
     def fail(self) -> list[Call]:
-        """What was taken did not go out: it has to come again, and all that waits behind it; return who waited."""
+        """The taken notifications were not sent: they and all others have to arrive again; return their calls."""
         dropped = list(self._entries.values())
         self._entries.clear()
         self._held.clear()
@@ -183,7 +182,7 @@ class Order(Generic[Call]):
         return [call for entry in dropped for call in entry.calls]
 
     def expire(self, before: float) -> list[Call]:
-        """Those who have waited since before that time. What is held back so long is dropped, and has to come again."""
+        """Return the calls that have waited since before that time. Notifications held back so long are dropped."""
         calls: list[Call] = []
         for entry in self._overdue(before):
             calls += entry.calls

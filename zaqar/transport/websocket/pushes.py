@@ -12,47 +12,46 @@ from typing import Protocol
 
 from zaqar.errors import StoreUnavailable
 from zaqar.push_protocol import Push, Status
+from zaqar.service.connection_subscriptions import QUESTIONS
+from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket.order import Order
 
 _log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 0.5
-"""How long a notifier waits for a notification to go out, before it is told to come again with it."""
+"""How long a notifier waits until a notification is sent. Then it is told to send the notification again."""
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Notifications that are held in memory in all. Any that is more has to come again."""
+"""Bytes of the notifications that are held in memory in all. A further one has to arrive again."""
 
 _BATCH_BYTES = 256 * 1024
-"""What is handed to a connection at a time."""
+"""Bytes that are handed to a connection at a time."""
 
 _TICK_SECONDS = 0.1
 
-_QUESTIONS = 4
-"""Questions to stores that are under way at a time."""
-
 _PATIENCE_SECONDS = 0.03
-"""How long a gap is left to close by itself, in a subscription whose last gap did."""
+"""How long to wait for a gap to close by itself if the last gap of the subscription did."""
 
 _FIRST_PAUSE_SECONDS = 0.01
 _MOST_PAUSE_SECONDS = 0.2
-"""When to ask a store again that has an earlier notification: at first, doubled each time, and at most."""
+"""Pause before a store that has an earlier notification is asked again: at first, doubled each time, and at most."""
 
 _AWAY_SECONDS = 1.0
-"""When to ask a store again that did not answer."""
+"""Pause before a store that did not answer is asked again."""
 
 Answer = Callable[[Status], None]
 
 
 class Gone(Exception):
-    """A notification was not sent, as the connection is closed or about to be."""
+    """A notification was not sent, as the connection is closed or is being closed."""
 
 
 class TooSlow(Exception):
-    """Notifications were not sent, none of them, as the connection has too much waiting. They may be tried again."""
+    """None of the notifications was sent, as the connection has too much unsent. They may be tried again."""
 
 
 class Target(Protocol):
-    """What is needed of a connection."""
+    """The part of a connection that pushes need."""
 
     def encode(self, notification: bytes) -> str | bytes:
         """The frame of a notification, which is given as JSON, in the format that the connection has subscribed in."""
@@ -62,12 +61,12 @@ class Target(Protocol):
 
 
 class Subscribed(Protocol):
-    """What is needed of ``ConnectionSubscriptions``; both methods may be called by any thread."""
+    """The part of ``ConnectionSubscriptions`` that pushes need. Any thread may call both methods."""
 
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool: ...
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Asks the store, which blocks; raises StoreUnavailable."""
+        """Ask the store, which blocks. Raises StoreUnavailable and StoreBusy."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +74,7 @@ class _Lane:
     """A subscription. Times are those of the event loop.
 
     ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
-    close it. ``patient``: the last gap was closed by what came, not by an answer.
+    close the gap. ``patient``: the last gap was closed by a notification that arrived, not by an answer.
     """
 
     connection: str
@@ -108,17 +107,17 @@ class Pushes:
         self._lanes: dict[str, dict[str, _Lane]] = {}
         """By connection, and by id of the subscription."""
         self._busy: set[_Lane] = set()
-        """Those with something that did not go out yet."""
-        self._questions = asyncio.Semaphore(_QUESTIONS)
+        """Subscriptions with notifications that were not sent yet."""
+        self._questions = asyncio.Semaphore(QUESTIONS)
         self._size = 0
         self._tick: asyncio.TimerHandle | None = None
 
     def use(self, subscriptions: Subscribed) -> None:
-        """Ask these from now on, which know the same connections."""
+        """Ask these from now on. They know the same connections."""
         self._subscriptions = subscriptions
 
     def receive(self, push: Push, answer: Answer) -> None:
-        """A notification has come in; ``answer`` is called once, now or later."""
+        """Take a notification that has arrived. ``answer`` is called once, now or later."""
         target = self._find(push.connection)
         is_subscribed = self._subscriptions.is_subscribed(push.connection, push.queue_uid, push.subscription_id)
         if target is None or not is_subscribed:
@@ -143,7 +142,7 @@ class Pushes:
             self._go_on(lane)
 
     def close(self, connection: str) -> None:
-        """The connection has closed, or its subscriptions have ended: what it has waiting is not sent any more."""
+        """Send nothing more to a connection: it has closed, or its subscriptions have ended."""
         for lane in self._lanes.pop(connection, {}).values():
             self._end(lane)
 
@@ -155,10 +154,10 @@ class Pushes:
             self._tick.cancel()
             self._tick = None
 
-    # -- what a lane does next ---------------------------------------------------------------------------------------
+    # -- one subscription --------------------------------------------------------------------------------------------
 
     def _go_on(self, lane: _Lane) -> None:
-        """Send what may go out, and ask about what may not."""
+        """Send the notifications that are ready, and ask the store about a gap."""
         order = lane.order
         if not len(order):
             self._busy.discard(lane)
@@ -200,7 +199,7 @@ class Pushes:
         self._go_on(lane)
 
     async def _ask(self, lane: _Lane) -> None:
-        """Ask the store about the gap until it is closed, by its answer or by what comes."""
+        """Ask the store about the gap until its answer or an arriving notification closes it."""
         try:
             while (number := lane.blocked) is not None:
                 if (seconds := lane.ask_at - _time()) > 0:
@@ -214,11 +213,14 @@ class Pushes:
         self._go_on(lane)
 
     async def _may_release(self, lane: _Lane, number: int) -> bool:
-        """Whether the store says that nothing comes before that number; else ``ask_at`` is later than before."""
+        """Whether the store has nothing before that number. If it has, or does not answer, ``ask_at`` is moved on."""
         ask = partial(self._subscriptions.has_undelivered_before, lane.connection, lane.queue_uid, number)
         try:
             async with self._questions:
                 undelivered = await self._call(ask)
+        except StoreBusy:
+            lane.ask_at = _time() + _FIRST_PAUSE_SECONDS
+            return False
         except StoreUnavailable:
             lane.ask_at = _time() + _AWAY_SECONDS
             return False
@@ -233,7 +235,7 @@ class Pushes:
         return False
 
     def _look(self) -> None:
-        """Have what waits too long come again."""
+        """Tell notifiers to send again what has waited too long."""
         self._tick = None
         before = _time() - HOLD_SECONDS
         for lane in list(self._busy):

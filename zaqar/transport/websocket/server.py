@@ -16,6 +16,7 @@ from websockets.http11 import Response
 
 from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
 from zaqar.transport.websocket.admission import Admission, Seat
 from zaqar.transport.websocket.connection import Connection, Surroundings
 from zaqar.transport.websocket.connections import Connections
@@ -129,8 +130,10 @@ class WebSocketServer:
             connection.use(parts, self._surroundings)
 
     async def start(self, listener: socket.socket) -> None:
-        """Accept connections from a socket that is already listening."""
+        """Accept connections from a socket that is already listening, and take it over."""
         settings = self._settings
+        listener = AcceptingSocket(listener)
+        asyncio.get_running_loop().set_exception_handler(handle_exception)
         self._server = await serve(
             self._serve,
             sock=listener,

@@ -13,6 +13,7 @@ import pytest
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.model import CONFIRMED, UNSUBSCRIBE_CONFIRMATION, Attempt, Delivery, Subscription
+from zaqar.notification import link
 from zaqar.notification.tasks import connection as module
 from zaqar.notification.tasks.base import Outcome
 from zaqar.notification.tasks.connection import ConnectionTask
@@ -105,6 +106,18 @@ def test_what_the_process_says_is_how_the_attempt_ends(tmp_path: Path, status: S
         async with running(tmp_path) as process:
             process.status = status
             assert await process.send() == outcome
+
+    asyncio.run(go())
+
+
+def test_a_message_that_is_too_large_is_dead_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "MOST_TEXT_BYTES", 200)
+
+    async def go() -> None:
+        async with running(tmp_path) as process:
+            outcome = await process.send(replace(DELIVERY, body=b'"%s"' % (b"x" * 200)))
+            assert (outcome.final, outcome.delivered, outcome.reached) == (True, False, None)
+            assert (await process.send()).delivered
 
     asyncio.run(go())
 

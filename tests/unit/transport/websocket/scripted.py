@@ -179,8 +179,9 @@ def run(
         if authenticates:
             server._surroundings = replace(server._surroundings, authenticates=True, revalidation_seconds=0.2)
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+            port = listener.getsockname()[1]
             await server.start(listener)
-            scene = Scene(server, listener.getsockname()[1], sessions)
+            scene = Scene(server, port, sessions)
             watching = asyncio.create_task(delay.watch())
             try:
                 async with asyncio.timeout(60):

@@ -12,6 +12,7 @@ import pytest
 
 from zaqar.errors import StoreUnavailable
 from zaqar.push_protocol import Push, Status
+from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket import pushes as module
 from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow
 
@@ -46,6 +47,7 @@ class Scene:
         self.undelivered: set[int] = set()
         self.questions: list[int] = []
         self.is_away = False
+        self.is_busy = False
         self.answers: list[tuple[int, Status]] = []
         self.pushes = Pushes(self, find=self.connections.get, call=self.call)
 
@@ -56,6 +58,8 @@ class Scene:
         self.questions.append(number)
         if self.is_away:
             raise StoreUnavailable
+        if self.is_busy:
+            raise StoreBusy
         return any(each < number for each in self.undelivered)
 
     def call(self, call: Callable[[], bool]) -> asyncio.Future[bool]:
@@ -145,6 +149,19 @@ def test_a_store_that_is_away_is_not_taken_for_a_no(monkeypatch: pytest.MonkeyPa
         assert scene.connections["c"].frames == []
         assert len(scene.questions) > 1
         scene.is_away = False
+        assert await scene.until(1) == [(5, Status.PUSHED)]
+
+    play(go)
+
+
+def test_a_store_with_enough_questions_is_asked_again_soon() -> None:
+    async def go(scene: Scene) -> None:
+        scene.is_busy = True
+        scene.receive(5)
+        await asyncio.sleep(0.1)
+        assert scene.connections["c"].frames == []
+        assert len(scene.questions) > 2
+        scene.is_busy = False
         assert await scene.until(1) == [(5, Status.PUSHED)]
 
     play(go)

@@ -104,7 +104,7 @@ def _list_deliveries(parts: Parts, call: Call) -> Answer:
     page = parts.deliveries.list_page(
         call.target,
         id_,
-        state=call.body.get("state"),
+        state=call.body.get("state") or None,
         marker=call.body.get("marker") or None,
         limit=read_limit(call, parts.limits.max_subscriptions_per_page),
     )

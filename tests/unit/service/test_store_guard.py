@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to stores of which one does not answer: the threads that ask stay free for the others."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from zaqar.errors import StoreUnavailable
+from zaqar.service import store_guard
+from zaqar.service.store_guard import StoreBusy, StoreGuard
+from zaqar.storage.memory import MemoryMessageStore
+from zaqar.storage.placement import Place, Placement
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_place() -> Place:
+    return Placement(MemoryMessageStore()).places()[0]
+
+
+def ask(guard: StoreGuard, place: Place, *, is_away: bool = False) -> None:
+    with guard.asking(place):
+        if is_away:
+            raise StoreUnavailable
+
+
+def test_a_store_may_have_some_questions_at_a_time_and_no_more() -> None:
+    guard, place, other = StoreGuard(2, Clock()), new_place(), new_place()
+    with guard.asking(place), guard.asking(place):
+        with pytest.raises(StoreBusy):
+            ask(guard, place)
+        ask(guard, other)
+    ask(guard, place)
+
+
+def test_a_store_that_failed_is_left_alone_for_longer_each_time() -> None:
+    clock = Clock()
+    guard, place, other = StoreGuard(2, clock), new_place(), new_place()
+    pause = store_guard.FIRST_PAUSE_SECONDS
+    for _ in range(6):
+        with pytest.raises(StoreUnavailable):
+            ask(guard, place, is_away=True)
+        clock.now += pause - 0.001
+        with pytest.raises(StoreUnavailable):
+            ask(guard, place)
+        ask(guard, other)
+        clock.now += 0.001
+        pause = min(2 * pause, store_guard.MOST_PAUSE_SECONDS)
+    with guard.asking(place), pytest.raises(StoreUnavailable):
+        # One at a time finds out whether it is back.
+        ask(guard, place)
+    with guard.asking(place):
+        ask(guard, place)
+
+
+def test_another_error_is_no_failure_of_the_store() -> None:
+    guard, place = StoreGuard(1, Clock()), new_place()
+    with pytest.raises(ValueError, match="x"), guard.asking(place):
+        raise ValueError("x")
+    ask(guard, place)
+
+
+def test_a_store_that_hangs_holds_few_threads() -> None:
+    clock = Clock()
+    guard, place, other = StoreGuard(3, clock), new_place(), new_place()
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def hang() -> None:
+        with guard.asking(place):
+            begun.release()
+            assert release.wait(10)
+
+    with ThreadPoolExecutor(4) as threads:
+        hanging = [threads.submit(hang) for _ in range(3)]
+        for _ in hanging:
+            assert begun.acquire(timeout=10)
+        try:
+            with pytest.raises(StoreBusy):
+                threads.submit(ask, guard, place).result(10)
+            clock.now += store_guard.SLOW_SECONDS
+            for _ in range(5):
+                with pytest.raises(StoreUnavailable):
+                    threads.submit(ask, guard, place).result(10)
+                threads.submit(ask, guard, other).result(10)
+        finally:
+            release.set()
+    ask(guard, place)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process without a file left for one more connection."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.unit.transport.websocket.scripted import Scene, ask, run
+
+
+def test_a_process_without_files_says_so_once_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio alone would log a hundred tracebacks at a time, and more of them each second."""
+    tries = []
+    accept = socket.socket.accept
+
+    def no_file(listener: socket.socket) -> None:
+        tries.append(listener)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def script(scene: Scene) -> None:
+        async with scene.connect() as client:
+            monkeypatch.setattr(socket.socket, "accept", no_file)
+            connecting = asyncio.create_task(scene.connect().__aenter__())
+            await asyncio.sleep(2.5)
+            assert 2 <= len(tries) <= 8
+            assert await ask(client, text="x") == "x"
+            monkeypatch.setattr(socket.socket, "accept", accept)
+            late = await connecting
+            assert await ask(late, text="y") == "y"
+            await late.close()
+
+    run(script, tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "No connections are accepted at the moment: Too many open files (ulimit -n)."
+    ]
+
+
+def test_other_errors_of_the_loop_are_logged_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(scene: Scene) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "odd", "exception": OSError(errno.EIO, "odd")})
+
+    run(script, tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ["odd"]
