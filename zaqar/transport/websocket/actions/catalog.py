@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the actions on pools and those on flavors have in common."""
+"""The common part of the actions on pools and on flavors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def catalog_action(
     *,
     asks_others: bool = False,
 ) -> Action:
-    """An action on pools or flavors, which are the whole deployment's: ``list`` is about all, the others about one.
+    """An action on pools or flavors, which belong to the whole deployment. All verbs but ``list`` are for one of them.
 
     No reply repeats the URI of a store, which may have a password.
     """
