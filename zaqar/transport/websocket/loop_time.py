@@ -26,23 +26,28 @@ class LoopTime:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._is_begun = False
         self._end = 0.0
-        """When the time of this turn is used up, if it has begun."""
+        """When the time of the turn is used up."""
+        self._is_planned = False
         self._waiting: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
 
     def is_left(self) -> bool:
-        """Whether there is time in this turn, which nobody waits for."""
+        """Whether there is time at the moment, which nobody waits for."""
         if self._waiting:
             return False
-        if not self._is_begun:
-            self._begin()
+        now = self._loop.time()
+        if now < self._end:
             return True
-        return self._loop.time() < self._end
+        if now < self._end + TURN_SECONDS:
+            # Whether the loop has done something else since then is not known, so that has its turn now.
+            return False
+        self._end = now + TURN_SECONDS
+        return True
 
     def call(self, project: str, work: Callable[[], None]) -> None:
         """Do a piece of work when it is the project's turn."""
         self._waiting.setdefault(project, deque()).append(work)
+        self._plan()
 
     async def wait(self, project: str) -> None:
         """Return when there is time for a piece of work."""
@@ -58,17 +63,15 @@ class LoopTime:
         self.call(project, begin)
         await done
 
-    def _begin(self) -> None:
-        self._is_begun = True
-        self._end = self._loop.time() + TURN_SECONDS
-        self._loop.call_soon(self._go_on)
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """At the beginning of the next turn."""
-        self._is_begun = False
-        if not self._waiting:
-            return
-        self._begin()
+        """Do what waits, in the next turn of the event loop and for as long as there is time in it."""
+        self._is_planned = False
+        self._end = self._loop.time() + TURN_SECONDS
         while self._waiting and self._loop.time() < self._end:
             project, work = next(iter(self._waiting.items()))
             piece = work.popleft()
@@ -77,3 +80,5 @@ class LoopTime:
             else:
                 del self._waiting[project]
             piece()
+        if self._waiting:
+            self._plan()

@@ -137,17 +137,25 @@ class Account:
 
     def take(self, size: int, granted: Callable[[], None]) -> bool:
         """Take room if there is some. False if there is none now: ``granted`` is called once it has been taken."""
-        pool = self._pool
-        # Nobody overtakes another one of his project.
-        if self.project not in pool._waiting and pool._has_room(self.project, size):
-            pool._change(self, size)
+        if self._try(size):
             return True
         self.waiter = _Waiter(self, size, granted)
-        pool._wait(self.waiter)
+        self._pool._wait(self.waiter)
         return False
+
+    def _try(self, size: int) -> bool:
+        pool = self._pool
+        # Nobody overtakes another one of his project.
+        if self.project in pool._waiting or not pool._has_room(self.project, size):
+            return False
+        if size:
+            pool._change(self, size)
+        return True
 
     async def wait(self, size: int) -> None:
         """Take room as soon as there is some."""
+        if self._try(size):
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def go_on() -> None:
@@ -174,7 +182,8 @@ class Account:
         self._pool._droppable.pop(self, None)
         if self.held:
             self._pool._change(self, -self.held)
-        self._pool._grant()
+        if self._pool.has_waiting:
+            self._pool._grant()
 
     def enter(self, project: str) -> None:
         """Be a connection of this project from now on."""

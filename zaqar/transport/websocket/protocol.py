@@ -65,7 +65,7 @@ LINGER_PERIODS = 3
 _LAST_WORDS_SECONDS = 1.0
 """How long a client that is taken for dead, or that sends too slowly, has to take note of the close frame."""
 
-_LEAST_PIECE = 128
+_LEAST_PIECE = 512
 _MOST_PIECE = 2_048
 """Bytes that are taken apart at a time: few, as they may be many frames, and more inside of a long one."""
 
