@@ -26,23 +26,28 @@ class LoopTime:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._is_begun = False
         self._end = 0.0
-        """The time at which the work of this turn must stop, if the turn has begun."""
+        """The time at which the work of this turn must stop."""
+        self._is_planned = False
         self._waiting: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
 
     def is_left(self) -> bool:
         """Whether work may be done now: this turn has time left, and no other work is waiting for it."""
         if self._waiting:
             return False
-        if not self._is_begun:
-            self._begin()
+        now = self._loop.time()
+        if now < self._end:
             return True
-        return self._loop.time() < self._end
+        if now < self._end + TURN_SECONDS:
+            # Whether the loop has done something else since then is not known, so that has its turn now.
+            return False
+        self._end = now + TURN_SECONDS
+        return True
 
     def call(self, project: str, work: Callable[[], None]) -> None:
         """Call ``work`` when it is the turn of the project. It should take well under a millisecond."""
         self._waiting.setdefault(project, deque()).append(work)
+        self._plan()
 
     async def wait(self, project: str) -> None:
         """Return when it is the turn of the project to do a short piece of work."""
@@ -58,17 +63,15 @@ class LoopTime:
         self.call(project, begin)
         await done
 
-    def _begin(self) -> None:
-        self._is_begun = True
-        self._end = self._loop.time() + TURN_SECONDS
-        self._loop.call_soon(self._go_on)
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Called at the beginning of the next turn: do waiting work until the time is used up."""
-        self._is_begun = False
-        if not self._waiting:
-            return
-        self._begin()
+        self._is_planned = False
+        self._end = self._loop.time() + TURN_SECONDS
         while self._waiting and self._loop.time() < self._end:
             project, work = next(iter(self._waiting.items()))
             piece = work.popleft()
@@ -77,3 +80,5 @@ class LoopTime:
             else:
                 del self._waiting[project]
             piece()
+        if self._waiting:
+            self._plan()

@@ -139,17 +139,25 @@ class Account:
 
     def take(self, size: int, granted: Callable[[], None]) -> bool:
         """Take bytes, and return True, if the pool has room. Otherwise wait; ``granted`` is called then."""
-        pool = self._pool
-        # No connection overtakes a waiting one of the same project.
-        if self.project not in pool._waiting and pool._has_room(self.project, size):
-            pool._change(self, size)
+        if self._try(size):
             return True
         self.waiter = _Waiter(self, size, granted)
-        pool._wait(self.waiter)
+        self._pool._wait(self.waiter)
         return False
+
+    def _try(self, size: int) -> bool:
+        pool = self._pool
+        # No connection overtakes a waiting one of the same project.
+        if self.project in pool._waiting or not pool._has_room(self.project, size):
+            return False
+        if size:
+            pool._change(self, size)
+        return True
 
     async def wait(self, size: int) -> None:
         """Take bytes as soon as the pool has room."""
+        if self._try(size):
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def go_on() -> None:
@@ -176,7 +184,8 @@ class Account:
         self._pool._droppable.pop(self, None)
         if self.held:
             self._pool._change(self, -self.held)
-        self._pool._grant()
+        if self._pool.has_waiting:
+            self._pool._grant()
 
     def enter(self, project: str) -> None:
         """Count for this project from now on."""

@@ -66,7 +66,7 @@ LINGER_PERIODS = 3
 _LAST_WORDS_SECONDS = 1.0
 """Time for a client that did not answer a ping, or that sends too slowly, to read the close frame."""
 
-_LEAST_PIECE = 128
+_LEAST_PIECE = 512
 _MOST_PIECE = 2_048
 """Bytes that are parsed at a time: few, because they may be many frames, and more within a long frame."""
 
