@@ -16,6 +16,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
+from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
@@ -156,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     work = partial(_reencrypt, rest) if options.reencrypt else partial(_sweep, rest, every=options.every)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_unfinished if options.reencrypt else _exit)
+        # A sweep is a row of transactions; one that is cut off is rolled back and its records are removed another time.
+        # An encryption replaces each body in a step of its own; the next run goes on with what is left.
+        signal.signal(number, end_at_once(1 if options.reencrypt else 0))
     return failures.run("zaqar-gc", work)
 
 
@@ -184,10 +187,10 @@ def _reencrypt(arguments: Sequence[str]) -> int:
             try:
                 result = reencrypt(place.store, keys=parts.keys, clock=system_clock, pause=lambda: time.sleep(_PAUSE))
             except StoreUnavailable:
-                print(f"{_label_of(place)} is away; run this again when it is back.")
+                print(f"{_label_of(place)} is away; run this again when it is back.", flush=True)
                 is_complete = False
             else:
-                print("\n".join(_told(_label_of(place), result)))
+                print("\n".join(_told(_label_of(place), result)), flush=True)
                 is_complete = is_complete and result.is_complete
     finally:
         parts.close()
@@ -204,16 +207,6 @@ def _told(label: str, result: Reencrypted) -> Iterable[str]:
         yield f"  {count} bodies with the key {key or 'unknown'} cannot be read: it is missing, or they are damaged."
     if result.changed:
         yield f"  {result.changed} bodies were moved or removed meanwhile."
-
-
-def _stop_unfinished(number: int, frame: object) -> None:
-    # Each body is replaced in a step of its own; the next run goes on with what is left.
-    sys.exit(1)
-
-
-def _exit(number: int, frame: object) -> None:
-    # A sweep is a row of transactions; one that is cut off is rolled back and its records are removed another time.
-    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from oslo_config import cfg
 from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
+from zaqar.cmd.signals import end_at_once
 from zaqar.notification.dispatcher import Dispatcher
 
 _log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
@@ -25,7 +26,8 @@ _log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ wher
 def main(argv: Sequence[str] | None = None) -> int:
     _, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+        # Nothing has been taken yet.
+        signal.signal(number, end_at_once(0))
     return failures.run("zaqar-notifier", lambda: _notify(rest))
 
 
@@ -39,11 +41,6 @@ def _notify(arguments: Sequence[str]) -> int:
     finally:
         parts.close()
     return 0
-
-
-def _exit(number: int, frame: object) -> None:
-    # Nothing has been taken yet.
-    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How child processes end: with their parent, and by a SIGTERM that comes while they start."""
+"""How processes end: with their parent, and by a signal that comes while they start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import signal
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -15,6 +16,19 @@ _libc = ctypes.CDLL(None)
 def end_with_parent() -> None:
     """Have the kernel send SIGTERM to this process, a new child, when its parent ends, also by SIGKILL (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_at_once(status: int) -> Callable[[int, object], None]:
+    """A handler that ends the process with ``status``, for a time in which nothing has to be finished or handed back.
+
+    It raises nothing: an exception would come up inside any code, such as the import of a plug-in, which would be taken
+    for broken, or a destructor, which would drop it. Nothing is flushed: output has to be flushed when it is written.
+    """
+
+    def end(number: int, frame: object) -> None:
+        os._exit(status)
+
+    return end
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
 from zaqar.notification import threads
 from zaqar.service.nodes import Nodes
@@ -54,7 +55,8 @@ _RETIREMENT_SECONDS = 120.0
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+        # Nobody has been served yet.
+        signal.signal(number, end_at_once(0))
     # Until it is handled, it would end this process. The configuration is read later than this anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return failures.run("zaqar-websocket", lambda: _serve(options, rest))
@@ -85,11 +87,6 @@ def _has_threads_left() -> bool:
     for thread in calling:
         thread.join(max(0.0, end - time.monotonic()))
     return any(thread.is_alive() for thread in calling)
-
-
-def _exit(number: int, frame: object) -> None:
-    # Nobody has been served yet.
-    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -213,6 +214,8 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("time.sleep", sleep)
+    # Its handler must not end the process of the tests.
+    monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "60"])
     assert slept == [60, 60, 60]
@@ -251,6 +254,8 @@ def test_every_waits_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("time.sleep", sleep)
+    # Its handler must not end the process of the tests.
+    monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "5"])
     assert slept == [5, 5, 5]

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,49 @@ def test_sigterm_ends_a_child_that_has_no_handler_of_its_own(prepare: str, statu
     source = FORK.format(prepare=prepare).replace("os.kill(", "time.sleep(0.1); os.kill(")
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == status
+
+
+LOAD = """
+import sys, time
+from zaqar import plugins
+
+class Slow:
+    def __del__(self):  # an exception in it is dropped
+        print("loading", flush=True)
+        time.sleep(60)
+
+plugins.DriverManager = lambda *names, **more: {load}
+from zaqar.cmd import {command}
+sys.exit({command}.main({arguments}))
+"""
+"""The import of a driver takes long."""
+
+
+IMPORT = "Slow().__del__()"
+DESTRUCTOR = "[Slow(), None][1]"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "number", "load", "status"),
+    [
+        ("notifier", [], signal.SIGTERM, IMPORT, 0),
+        ("notifier", [], signal.SIGTERM, DESTRUCTOR, 0),
+        ("websocket", ["--bind", "127.0.0.1:0"], signal.SIGINT, IMPORT, 0),
+        ("gc", [], signal.SIGTERM, IMPORT, 0),
+        ("gc", ["--reencrypt"], signal.SIGTERM, IMPORT, 1),
+    ],
+    ids=["notifier", "destructor", "websocket", "gc", "reencrypt"],
+)
+def test_a_signal_ends_a_command_that_loads_its_drivers(
+    tmp_path: Path, command: str, arguments: list[str], number: signal.Signals, load: str, status: int
+) -> None:
+    source = LOAD.format(command=command, arguments=arguments, load=load)
+    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        output, error = process.communicate(timeout=60)
+    assert (process.returncode, output, error) == (status, "", "")
