@@ -433,6 +433,7 @@ def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
         assert server.terminate() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert "killed" not in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 # -- other servers -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import gevent
+from gevent.monkey import get_original
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -28,6 +29,8 @@ BODY_SECONDS = 30.0
 
 SEND_SECONDS = 30.0
 """How long a client may take to read an answer."""
+
+_PlainSocket = get_original("socket", "socket")
 
 
 _REFUSALS = {
@@ -137,5 +140,6 @@ def _refuse(status: str, description: str) -> bytes:
 def _stop_reading(client: Any) -> None:
     """Make a waiting connection end, after a request that has arrived already."""
     # A client may go away at any time.
-    with contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_RD)
+    with contextlib.suppress(OSError), _PlainSocket(fileno=os.dup(client.fileno())) as same:
+        # The read ends as if the client had closed. gevent's own shutdown() would raise an error in it.
+        same.shutdown(socket.SHUT_RD)

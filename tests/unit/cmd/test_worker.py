@@ -144,6 +144,8 @@ def test_at_its_end_a_worker_lets_waiting_clients_go(pair: tuple[Any, Any]) -> N
         worker._stop_reading(client)
     assert read_all(theirs) == b""
     serving.join(30)
+    # It has logged no error.
+    assert serving.successful()
     assert bare._waiting == set()
 
 
