@@ -195,7 +195,7 @@ class TooBusy(StoreUnavailable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.args = ("The server is busy with other requests of this project, queue or store. Try again later.",)
+        self.args = ("The server is too busy with other requests of this project, queue or store. Try again later.",)
 
 
 class MessageUnreadable(StoreUnavailable):

@@ -98,9 +98,9 @@ OPTS = [
         "max_buffered_size",
         default=384 * 1024 * 1024,
         min=24 * 1024 * 1024,
-        help="Most bytes, of all connections together, of large frames that are received in part, of large requests "
-        "that are carried out, and of replies that clients have not read yet: a third each. One project has at most a "
-        "quarter. What is more is read and carried out later, nothing is refused.",
+        help="Maximum number of bytes that all connections together hold. A third each is for large frames that have "
+        "arrived in part, for large requests that are carried out, and for replies that clients have not read. One "
+        "project may hold a quarter of each third. Further frames and requests wait; none is refused.",
     ),
     cfg.BoolOpt(
         "compression",

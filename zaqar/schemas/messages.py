@@ -133,10 +133,10 @@ MESSAGE: JsonSchema = {
     "properties": {
         "id": {"type": "string"},
         "href": {"type": "string", "format": "uri-reference"},
-        "ttl": {"type": "integer"},
-        "age": {"type": "integer", "minimum": 0},
+        "ttl": {"type": "integer", "description": "Seconds to live, counted from the post."},
+        "age": {"type": "integer", "minimum": 0, "description": "Seconds since the post."},
         "body": {"description": "The JSON value that was posted."},
-        "checksum": {"type": "string", "description": "Only with `enable_checksum`."},
+        "checksum": {"type": "string", "description": "Only if the service makes checksums (`enable_checksum`)."},
         "origin": {"$ref": "#/components/schemas/Origin"},
         "error": {
             "type": "string",

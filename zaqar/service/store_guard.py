@@ -20,7 +20,7 @@ SLOW_SECONDS = 1.0
 """If a question has been under way for so long, no other one is asked of the same store."""
 
 FIRST_PAUSE_SECONDS = 1.0
-MOST_PAUSE_SECONDS = 10.0
+MOST_PAUSE_SECONDS = 4.0
 """How long a store is left alone after a failure: at first, doubled each time, and at most."""
 
 

@@ -36,8 +36,9 @@ Answered = Callable[[T], bool | None]
 class Seat(NamedTuple):
     """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
-    All three only say what is the same as for another request. ``tells``: how long it takes says whether the store is
-    silent. It does not if others are asked as well, such as a name server that a tenant has chosen.
+    Equal values mean the same project, queue or store as another request; they have no other meaning. ``tells`` is
+    true if the duration of the request shows whether the store is silent. It is false if the request also waits for
+    something else, such as a name server that a tenant has chosen.
     """
 
     project: str

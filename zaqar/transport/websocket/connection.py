@@ -47,7 +47,7 @@ KEYSTONE = "keystone"
 """The store of a seat for requests that ask Keystone."""
 
 _EXPANSION = 16
-"""A decoded request takes up to so many times the memory of its frame."""
+"""Largest ratio of the memory of a decoded request to the size of its frame."""
 
 _MOST_WAIT_FOR_TIMER = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""

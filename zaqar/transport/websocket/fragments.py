@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that come in several frames: joined as they come, as an object for each frame would take far more memory."""
+"""Joins the frames of a message when they arrive. Keeping an object for each frame would take far more memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from websockets.frames import Frame, Opcode
 
 MOST_FRAGMENTS = 4_096
-"""Frames of one message."""
+"""Maximum number of frames of one message."""
 
 
 class TooManyFragments(Exception):
@@ -16,7 +16,7 @@ class TooManyFragments(Exception):
 
 
 class Messages:
-    """What one connection has received: a message that is there in part, and the sizes of those that are complete."""
+    """The messages that one connection has received: one in part, and the sizes of complete ones not served yet."""
 
     def __init__(self) -> None:
         self._part = bytearray()
@@ -24,19 +24,19 @@ class Messages:
         self._opcode: Opcode | None = None
         self._sizes: deque[int] = deque()
         self.size = 0
-        """Bytes of the complete messages that are not dealt with yet."""
+        """Bytes of the complete messages that are not served yet."""
 
     def __bool__(self) -> bool:
-        """Whether there is a complete message that is not dealt with yet."""
+        """Whether there is a complete message that is not served yet."""
         return bool(self._sizes)
 
     @property
     def unfinished(self) -> int:
-        """Bytes of the complete frames of the message that is there in part."""
+        """Bytes of the message that has arrived in part, in complete frames."""
         return len(self._part)
 
     def add(self, frame: Frame) -> Frame | None:
-        """The message that a data frame completes, as one frame; None if more has to come. Raises TooManyFragments."""
+        """Add a data frame. Returns the message as one frame if this completes it. Raises TooManyFragments."""
         if not frame.fin or self._opcode is not None:
             if self._opcode is None:
                 self._opcode = frame.opcode
@@ -53,12 +53,12 @@ class Messages:
         return frame
 
     def finish(self) -> None:
-        """The first of the complete messages has been dealt with."""
+        """Forget the first complete message, which has been served."""
         if self._sizes:
             self.size -= self._sizes.popleft()
 
     def clear(self) -> None:
-        """Nothing is dealt with any more."""
+        """Forget all messages, because no more are served."""
         self._sizes.clear()
         self.size = 0
         self._drop_part()

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from zaqar.errors import InvalidInput
 
 _SECRET = re.compile(r"token|signature|authori[sz]ation|cookie|secret|password|credential|key|extra-spec")
-"""What names of headers have that let somebody in, so that no reply may show them, nor others that are called alike."""
+"""Parts of the names of headers with credentials. No reply shows a header with such a name, to be on the safe side."""
 
 _QUOTED = 64
 """Characters of a header's name that an error shows."""
 
 _LONGEST_REMEMBERED = 64
-"""Characters of a name up to which its meaning is remembered: no caller chooses how much memory that takes."""
+"""Longest name that the cache keeps, so that callers cannot fill the memory."""
 
 
 class _Name(NamedTuple):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shares the time of the event loop out, so that floods of tiny frames on many connections hold up only each other.
+"""Divides the time of the event loop among projects, so that a flood of tiny frames delays only its own project.
 
-Taking frames apart and reading requests is done on the event loop. As long as that takes little it is done at once. If
-it has taken some milliseconds in one turn of the loop, what is left waits, and is done project by project in turn.
+Parsing frames and decoding small requests runs on the event loop. It is done at once if it is short. After some
+milliseconds in one turn of the loop, the rest waits for the next turn, and is done for the projects in turn.
 """
 
 from __future__ import annotations
@@ -12,40 +12,45 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 HANDSHAKES = "\0"
-"""As a project: all connections that are not open yet."""
+"""The project of all connections that are not open yet."""
 
 TURN_SECONDS = 0.005
-"""How long work may go on in one turn of the event loop."""
+"""Time for this work in one turn of the event loop."""
 
 _STEP_SECONDS = 0.0005
-"""What the work of a waiting task is taken to last, as it is done later in the same turn."""
+"""Assumed duration of the work of a task that waited, because it runs later in the same turn and is not measured."""
 
 
 class LoopTime:
-    """For the event loop only."""
+    """The time of one event loop. Use it on that loop only."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._is_begun = False
         self._end = 0.0
-        """When the time of this turn is used up, if it has begun."""
+        """The time at which the work of this turn must stop."""
+        self._is_planned = False
         self._waiting: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
 
     def is_left(self) -> bool:
-        """Whether there is time in this turn, which nobody waits for."""
+        """Whether work may be done now: this turn has time left, and no other work is waiting for it."""
         if self._waiting:
             return False
-        if not self._is_begun:
-            self._begin()
+        now = self._loop.time()
+        if now < self._end:
             return True
-        return self._loop.time() < self._end
+        if now < self._end + TURN_SECONDS:
+            # Whether the loop has done something else since then is not known, so that has its turn now.
+            return False
+        self._end = now + TURN_SECONDS
+        return True
 
     def call(self, project: str, work: Callable[[], None]) -> None:
-        """Do a piece of work when it is the project's turn."""
+        """Call ``work`` when it is the turn of the project. It should take well under a millisecond."""
         self._waiting.setdefault(project, deque()).append(work)
+        self._plan()
 
     async def wait(self, project: str) -> None:
-        """Return when there is time for a piece of work."""
+        """Return when it is the turn of the project to do a short piece of work."""
         if self.is_left():
             return
         done: asyncio.Future[None] = self._loop.create_future()
@@ -58,17 +63,15 @@ class LoopTime:
         self.call(project, begin)
         await done
 
-    def _begin(self) -> None:
-        self._is_begun = True
-        self._end = self._loop.time() + TURN_SECONDS
-        self._loop.call_soon(self._go_on)
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """At the beginning of the next turn."""
-        self._is_begun = False
-        if not self._waiting:
-            return
-        self._begin()
+        """Called at the beginning of the next turn: do waiting work until the time is used up."""
+        self._is_planned = False
+        self._end = self._loop.time() + TURN_SECONDS
         while self._waiting and self._loop.time() < self._end:
             project, work = next(iter(self._waiting.items()))
             piece = work.popleft()
@@ -77,3 +80,5 @@ class LoopTime:
             else:
                 del self._waiting[project]
             piece()
+        if self._waiting:
+            self._plan()

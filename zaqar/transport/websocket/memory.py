@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes all connections may hold in memory, and how many of them one project.
+"""Limits the memory that all connections together, and those of one project, may hold.
 
-Three such pools exist, so that nothing that waits for one holds what another one waits for:
+There are three pools. They are separate, so that no connection holds memory of one pool while it waits for the same
+memory:
 
-- for messages that have come in part: a connection that has sent more than a little of one is read from on only if
-  there is room for all of it;
-- for large requests as they are once they are decoded: they are decoded if there is room;
-- for replies that clients have not read yet: the next request is carried out when they are not too much.
+- incoming: messages that have arrived in part. After the first 16 KiB of a message, the server reads more of it only if
+  the pool has room for a message of the largest size;
+- requests: large requests in their decoded form. They are decoded if the pool has room;
+- replies: replies that clients have not read. The next request of a connection waits while they are too large.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 STRANGERS = ""
-"""As a project: all connections of which nobody knows the project yet."""
+"""The project of all connections whose project is not known yet."""
 
 _SHARE = 4
-"""One project has at most one part of so many."""
+"""One project may hold one part in this many of a pool."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +32,7 @@ class _Waiter:
 
 
 class Memory:
-    """The three pools of a process, a third of the size each."""
+    """The three pools of a process. Each has a third of ``size``, which is in bytes."""
 
     def __init__(self, size: int) -> None:
         self.incoming = Pool(size // 3)
@@ -39,29 +40,29 @@ class Memory:
         self.replies = Pool(size // 3)
 
     def resize(self, size: int) -> None:
-        """Have this size from now on; more than that may be held for a while."""
+        """Change the size. If more is held, that stays until it is given back."""
         for pool in (self.incoming, self.requests, self.replies):
             pool.size = size // 3
 
 
 class Pool:
-    """Room for bytes. For the event loop only.
+    """A number of bytes that connections may hold. For the event loop only.
 
-    A project may hold a quarter. The last quarter is for projects that hold nothing, so three greedy ones stop nobody
-    else. If nothing is held at all, there is room for one message of any size.
+    A project may hold a quarter. The last quarter is reserved for projects that hold nothing, so three projects that
+    use their whole share do not stop others. If nothing is held at all, one message of any size is admitted.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.total = 0
-        """Bytes that are held."""
+        """Bytes that all connections hold."""
         self._held: Counter[str] = Counter()
         self._waiting: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
         self._droppable: dict[Account, Callable[[], None]] = {}
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a connection waits for room."""
+        """Whether a connection is waiting for bytes of this pool."""
         return bool(self._waiting)
 
     def held(self, project: str) -> int:
@@ -92,7 +93,7 @@ class Pool:
             del self._waiting[waiter.account.project]
 
     def _grant(self) -> None:
-        """Give what has become free to those who wait, to projects in turn."""
+        """Give free bytes to waiting connections, to the projects in turn."""
         granted = True
         while granted:
             granted = False
@@ -106,15 +107,16 @@ class Pool:
                         self._waiting.move_to_end(project)
                     self._change(waiter.account, waiter.size)
                     waiter.account.waiter = None
-                    # Later, as it may lead to other calls of this pool.
+                    # Not now, because it may call this pool again.
                     asyncio.get_running_loop().call_soon(waiter.granted)
                     granted = True
 
     def _make_room(self, waiting: Account) -> None:
-        """Drop connections that hold what clients do not read, if this one should not have to wait for that.
+        """Drop connections with unread replies, if the waiting connection should not have to wait for them.
 
-        Those of its own project that are only kept for their clients to learn why they were closed; and if the pool is
-        more than full, although the project holds nothing, the largest of projects that have more than their share.
+        Drops the connections of the same project that are closed and only kept so that their clients can read the close
+        code. If the pool is more than full and the project holds nothing, also drops the largest connections of
+        projects that hold more than their share.
         """
         excess = 0 if self._held[waiting.project] else self.total - self.size
         for account in sorted(self._droppable, key=lambda each: each.held, reverse=True):
@@ -125,29 +127,37 @@ class Pool:
 
 
 class Account:
-    """What one connection holds of a pool, and waits for."""
+    """The bytes of a pool that one connection holds, and its request for more."""
 
     def __init__(self, pool: Pool) -> None:
         self.project = STRANGERS
         self.held = 0
         self.is_spare = False
-        """Whether the connection is closed, and only kept for its client to learn why."""
+        """Whether the connection is closed, and only kept so that its client can read the close code."""
         self.waiter: _Waiter | None = None
         self._pool = pool
 
     def take(self, size: int, granted: Callable[[], None]) -> bool:
-        """Take room if there is some. False if there is none now: ``granted`` is called once it has been taken."""
-        pool = self._pool
-        # Nobody overtakes another one of his project.
-        if self.project not in pool._waiting and pool._has_room(self.project, size):
-            pool._change(self, size)
+        """Take bytes, and return True, if the pool has room. Otherwise wait; ``granted`` is called then."""
+        if self._try(size):
             return True
         self.waiter = _Waiter(self, size, granted)
-        pool._wait(self.waiter)
+        self._pool._wait(self.waiter)
         return False
 
+    def _try(self, size: int) -> bool:
+        pool = self._pool
+        # No connection overtakes a waiting one of the same project.
+        if self.project in pool._waiting or not pool._has_room(self.project, size):
+            return False
+        if size:
+            pool._change(self, size)
+        return True
+
     async def wait(self, size: int) -> None:
-        """Take room as soon as there is some."""
+        """Take bytes as soon as the pool has room."""
+        if self._try(size):
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def go_on() -> None:
@@ -162,22 +172,23 @@ class Account:
                 raise
 
     def add(self, size: int, drop: Callable[[], None]) -> None:
-        """Hold more than was taken: it is there already. ``drop`` is called if it has to make room for others."""
+        """Hold more bytes without waiting, as they exist already. ``drop`` is called if others need them."""
         self._pool._change(self, size)
         self._pool._droppable[self] = drop
 
     def give_back(self) -> None:
-        """Hold nothing any more, and wait for nothing."""
+        """Give all bytes back, and stop waiting."""
         if self.waiter is not None:
             self._pool._give_up(self.waiter)
             self.waiter = None
         self._pool._droppable.pop(self, None)
         if self.held:
             self._pool._change(self, -self.held)
-        self._pool._grant()
+        if self._pool.has_waiting:
+            self._pool._grant()
 
     def enter(self, project: str) -> None:
-        """Be a connection of this project from now on."""
+        """Count for this project from now on."""
         held, waiter = self.held, self.waiter
         if waiter is not None:
             self._pool._give_up(waiter)

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``websockets`` library's server connection, with a bound on everything that a client can draw out.
+"""The server connection of the ``websockets`` library, with limits on everything that a client can prolong or repeat.
 
-The library bounds the opening handshake, the size of a frame and the number of frames that wait to be read. What it
-leaves open is here:
+The library limits the time of the handshake, the size of a frame and the number of frames that wait to be read. This
+module changes the rest:
 
-- It answers each ping at once, into a buffer without a bound. Here nothing is read from a client that does not read.
-- It writes each frame by itself, also to a client that is gone. Here what one read has led to is one write, if any.
-- It reads 256 KiB at a time, which can be 40,000 tiny frames, takes them apart in one turn of the event loop and keeps
-  them all. Here it is 16 KiB, which are taken apart in small pieces as the time of the loop and earlier requests allow,
+- The library answers each ping at once, into an unlimited buffer. Here nothing is read from a client that does not
+  read.
+- The library makes one write for each frame, even to a client that is gone. Here the answers to one read are one write.
+- The library reads 256 KiB at a time, which can be 40,000 tiny frames, parses them in one turn of the event loop and
+  keeps them all. Here 16 KiB are read and parsed in small pieces, when :class:`LoopTime` and earlier requests allow it,
   and a client that sends many frames is read from less often.
-- It keeps each fragment of a message as an object. Here they are joined as they come.
-- It reads three large messages ahead of each connection. Here it is one, if there is room for it among those of all
-  connections, and of a client that has sent only a part of one no more than 16 KiB until there is.
-- It keeps up to a megabyte of the headers of a handshake. Here it is 16 KiB.
-- It closes without an answer if a request is no WebSocket handshake but, say, a POST. Here it is answered.
-- It waits for ever for a client that reads nothing, and takes a client whose pong is behind other unread frames for
-  dead. Here only silence counts, and not while it is the server that does not read.
-- It aborts a connection that it has failed after some seconds. Here a client that did not read may still read all that
-  it was sent, and the close frame behind that.
+- The library keeps each fragment of a message as an object. Here fragments are joined when they arrive.
+- The library reads three large messages ahead of the one that is served. Here it is one, if the pool of all connections
+  has room for it; without room only 16 KiB of a message are read.
+- The library keeps up to a megabyte of headers of a handshake. Here the limit is 16 KiB.
+- The library closes without an answer if a request is not a WebSocket handshake, such as a POST. Here it is answered.
+- The library waits without limit for a client that reads nothing, and drops a client whose pong comes after frames that
+  the server has not read. Here a client is dropped only if it sends nothing while the server reads.
+- The library aborts a connection some seconds after it has failed it. Here a client that did not read has more time to
+  read the data and the close frame.
 """
 
 from __future__ import annotations
@@ -45,37 +46,37 @@ from zaqar.transport.websocket.refusals import refuse, refuse_malformed
 from zaqar.transport.websocket.settings import Settings
 
 READ_SIZE = 16 * 1024
-"""Bytes that are read from one connection before the others have their turn."""
+"""Bytes that are read from one connection at a time."""
 
 FRAMES_PER_SECOND = 2_000
-"""Frames of any kind that one connection may send: pings, fragments, and requests before their own limit."""
+"""Limit for frames of any kind on one connection, such as pings and fragments. Requests have another limit."""
 
 LEAST_READ = 64 * 1024
-"""Bytes that a client has to take of what it is sent, in each period of ``write_seconds`` while there is more."""
+"""Bytes that a client has to read in each period of ``write_seconds`` while more is waiting to be sent."""
 
 FREE_SIZE = 16 * 1024
-"""Bytes of each connection that may wait. Before more of a message is read there has to be room for all of it."""
+"""Bytes of a message that are read in any case. More is read only if the pool has room for the whole message."""
 
 MOST_OF_A_HANDSHAKE = 16 * 1024
-"""Bytes of the request that opens a connection."""
+"""Limit in bytes for the request that opens a connection."""
 
 LINGER_PERIODS = 3
-"""So many times ``write_seconds`` a client that did not read may go on reading, until it comes to the close frame."""
+"""Number of periods of ``write_seconds`` in which a client that did not read may still read up to the close frame."""
 
 _LAST_WORDS_SECONDS = 1.0
-"""How long a client that is taken for dead, or that sends too slowly, has to take note of the close frame."""
+"""Time for a client that did not answer a ping, or that sends too slowly, to read the close frame."""
 
-_LEAST_PIECE = 128
+_LEAST_PIECE = 512
 _MOST_PIECE = 2_048
-"""Bytes that are taken apart at a time: few, as they may be many frames, and more inside of a long one."""
+"""Bytes that are parsed at a time: few, because they may be many frames, and more within a long frame."""
 
 _buffer = memoryview(bytearray(READ_SIZE))
-"""What all connections read into, one at a time: it is emptied before the event loop goes on."""
+"""The buffer that all connections read into. It is emptied before the event loop goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the connections of a process share: the time of the event loop, and the room for messages in part."""
+    """The objects that the connections of a process share. ``room`` is the pool for messages that arrived in part."""
 
     loop_time: LoopTime
     room: Pool
@@ -85,7 +86,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     """One connection, from ``accept`` to its end; ``create_connection`` of the library's ``serve`` makes it."""
 
     silent_seconds = 20.0
-    """After so long without a byte the client is sent a ping."""
+    """Time without a byte from the client before it is sent a ping."""
 
     pong_seconds = 20.0
     write_seconds = 10.0
@@ -102,7 +103,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         # The library's own pings are replaced.
         super().__init__(*args, **{**kwargs, "ping_interval": None})
         self.too_slow: Callable[[], None] = lambda: None
-        """Called when the connection is closed as the client does not read."""
+        """Called when the connection is closed because the client does not read."""
         self.project = STRANGERS
         self._shared = shared
         self._room = Account(shared.room)
@@ -130,14 +131,14 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._resuming: asyncio.TimerHandle | None = None
 
     def use(self, settings: Settings, *, most: int | None = None) -> None:
-        """Have these limits from now on, and ``most`` bytes in a message if that is less."""
+        """Use these limits from now on. ``most`` is a smaller limit for the bytes of a message."""
         self.silent_seconds = settings.ping_interval
         self.pong_seconds = settings.ping_timeout
         self.write_seconds = settings.write_timeout
         self.protocol.max_message_size = min(most or settings.max_frame_size, settings.max_frame_size)
 
     def enter(self, project: str) -> None:
-        """Be a connection of this project from now on."""
+        """Count for this project from now on."""
         self.project = project
         self._room.enter(project)
 
@@ -224,7 +225,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Take apart what was read, piece by piece, and read on if nothing is left of it and nothing holds it up."""
+        """Parse the bytes that were read, piece by piece, and read more if none are left and nothing forbids it."""
         while self._unparsed and not self._is_held_up() and not self._waits_for_time:
             if self._shared.loop_time.is_left():
                 self._take_apart()
@@ -253,7 +254,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._ask_for_room()
 
     def _join(self, frame: Frame) -> None:
-        """Hand a message on when its last frame is there."""
+        """Pass a message on when its last frame has arrived."""
         try:
             message = self._messages.add(frame)
         except TooManyFragments:
@@ -263,7 +264,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
                 super().process_event(message)
 
     def finish_message(self) -> None:
-        """To be called when a message that was received has been dealt with."""
+        """Must be called when a received message has been served."""
         self._messages.finish()
         if self.protocol.state is State.CLOSED:
             return
@@ -273,11 +274,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._go_on()
 
     def _unfinished(self) -> int:
-        """Bytes of the message that has come in part."""
+        """Bytes of the message that has arrived in part."""
         return len(self.protocol.reader.buffer) + self._messages.unfinished
 
     def _ask_for_room(self) -> None:
-        """For all of a message of which much is there; a complete one has to be dealt with first."""
+        """Ask the pool for room for a whole message if much of it has arrived. Complete messages are served first."""
         if self._messages or self._room.held or self._waits_for_room or self._unfinished() < FREE_SIZE:
             return
         size = self.protocol.max_message_size or 0
@@ -295,7 +296,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._late = self.loop.call_later(self.write_seconds, self._judge_sender)
 
     def _judge_sender(self) -> None:
-        """Room that others wait for is not for a client that does not go on with its message."""
+        """Close the connection if others wait for its room and the client does not go on with its message."""
         self._late = None
         if not self._room.held or self._messages:
             return
@@ -333,7 +334,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _fail(self, code: int, reason: str, seconds: float) -> None:
-        """Close the connection, and drop it after so many seconds."""
+        """Close the connection, and drop it after this many seconds."""
         self._is_closing = True
         self._messages.clear()
         if self.protocol.state is State.OPEN:
@@ -343,7 +344,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             self._end = self.loop.call_later(seconds, self.transport.abort)
 
     def stop_lingering(self, seconds: float) -> None:
-        """Let a client that did not read have no more time than that."""
+        """Reduce the time that a client which did not read has left to ``seconds``."""
         if self._end is not None:
             self._end.cancel()
             self._end = self.loop.call_later(seconds, self.transport.abort)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to requests that open no WebSocket connection: each says why as JSON, as the HTTP API does."""
+"""Responses to requests that open no WebSocket connection. Each has the reason as JSON, in the form of the HTTP API."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_HANDSHAKE = "This port speaks WebSocket only: a GET request with Upgrade, an
 
 
 def refuse(status: HTTPStatus, description: str) -> Response:
-    """An answer with this status and sentence."""
+    """A response with this status and sentence."""
     response = Response(status, status.phrase, Headers(), json.dumps(_problem(status, description)).encode())
     _describe_body(response)
     return response
 
 
 def refuse_malformed(error: Exception) -> Response:
-    """The answer to bytes in which the library found this error instead of a request."""
+    """The response to bytes that are not a request. ``error`` is the exception of the library."""
     if isinstance(error, RequestLineTooLong):
         return refuse(HTTPStatus.REQUEST_URI_TOO_LONG, "The path is too long.")
     if isinstance(error, HeaderLineTooLong | TooManyHeaders):

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the actions on pools and those on flavors have in common."""
+"""The common part of the actions on pools and on flavors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from zaqar.app import Parts
 from zaqar.schemas.fields import JsonSchema
-from zaqar.transport.websocket.action import Action, Field, Handle
+from zaqar.transport.websocket.action import Action, Call, Field, Handle
+
+
+def check_name(noun: str, parts: Parts, call: Call, rule: str) -> str:
+    """Check a policy rule for the pool or flavor that the body names, and return its name."""
+    name: str = call.body[f"{noun}_name"]
+    parts.authorizer.check(call.caller, f"{noun}s:{rule}", None, **{f"{noun}_name": name})
+    return name
 
 
 def catalog_action(
@@ -22,7 +30,7 @@ def catalog_action(
     *,
     asks_others: bool = False,
 ) -> Action:
-    """An action on pools or flavors, which are the whole deployment's: ``list`` is about all, the others about one.
+    """An action on pools or flavors, which belong to the whole deployment. All verbs but ``list`` are for one of them.
 
     No reply repeats the URI of a store, which may have a password.
     """

@@ -12,7 +12,7 @@ from zaqar.schemas import flavors, pools, strict_json
 from zaqar.schemas.fields import JsonSchema, check_marker
 from zaqar.service.flavors import Flavor
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.catalog import catalog_action
+from zaqar.transport.websocket.actions.catalog import catalog_action, check_name
 from zaqar.transport.websocket.actions.reading import (
     check_size,
     limit_field,
@@ -25,11 +25,7 @@ from zaqar.transport.websocket.actions.reading import (
 _COLLECTION = "/v2/flavors"
 
 
-def _name(parts: Parts, call: Call, rule: str) -> str:
-    """Check a policy rule for the flavor that the body names, and return its name."""
-    name: str = call.body["flavor_name"]
-    parts.authorizer.check(call.caller, f"flavors:{rule}", flavor_name=name)
-    return name
+_name = partial(check_name, "flavor")
 
 
 def _shown(flavor: Flavor, *, detailed: bool = True) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from zaqar.errors import InvalidInput, NotFound
 from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
-from zaqar.schemas.messages import ORIGIN, POPPED
+from zaqar.schemas.messages import MESSAGE, ORIGIN, POPPED
 from zaqar.schemas.strict_json import Document
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
@@ -148,17 +148,9 @@ SHOWN_MESSAGE: JsonSchema = {
     "type": "object",
     "required": ["id", "ttl", "age", "body", "claim_id"],
     "properties": {
-        "id": {"type": "string"},
-        "ttl": {"type": "integer", "description": "Seconds to live, counted from the post."},
-        "age": {"type": "integer", "minimum": 0, "description": "Seconds since the post."},
-        "body": {"description": "The JSON value that was posted."},
+        **{name: rule for name, rule in MESSAGE["properties"].items() if name != "href"},
         "claim_id": {"type": ["string", "null"], "description": "The claim that holds the message; null if none does."},
-        "checksum": {"type": "string", "description": "Only if the service makes checksums (`enable_checksum`)."},
         "origin": {**ORIGIN, "description": "Where a dead letter came from; only with `include_origin`."},
-        "error": {
-            "type": "string",
-            "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
-        },
     },
 }
 _POSTED: JsonSchema = {

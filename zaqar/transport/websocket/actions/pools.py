@@ -9,7 +9,7 @@ from zaqar.app import Parts
 from zaqar.schemas import pools
 from zaqar.schemas.fields import JsonSchema, check_marker
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.catalog import catalog_action
+from zaqar.transport.websocket.actions.catalog import catalog_action, check_name
 from zaqar.transport.websocket.actions.reading import (
     body_without,
     check_size,
@@ -22,11 +22,7 @@ from zaqar.transport.websocket.actions.reading import (
 _COLLECTION = "/v2/pools"
 
 
-def _name(parts: Parts, call: Call, rule: str) -> str:
-    """Check a policy rule for the pool that the body names, and return its name."""
-    name: str = call.body["pool_name"]
-    parts.authorizer.check(call.caller, f"pools:{rule}", pool_name=name)
-    return name
+_name = partial(check_name, "pool")
 
 
 def _list(parts: Parts, call: Call) -> Answer:

@@ -23,11 +23,11 @@ def list_of(member: str, item: JsonSchema) -> JsonSchema:
 
 
 _QUOTED = 128
-"""Characters of a name or an id that a sentence of an answer repeats. None that exists is longer."""
+"""Characters of a name or an id that the sentence in a reply repeats. No valid one is longer."""
 
 
 def quoted(text: str) -> str:
-    """A name or an id that came with a request, for the sentence that answers it."""
+    """A name or an id of a request, shortened for the sentence in the reply."""
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
