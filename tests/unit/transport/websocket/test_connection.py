@@ -93,7 +93,7 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
         replies = [asyncio.ensure_future(client.recv()) for client in greedy]
         done, pending = await asyncio.wait(replies, timeout=4.0)
         assert len(done) == 16
-        assert all(str(reply.result()).startswith("refused: The server is busy with") for reply in done)
+        assert all(str(reply.result()).startswith("refused: The server is too busy") for reply in done)
         for session in scene.sessions:
             session.release.set()
         await asyncio.wait(pending)
