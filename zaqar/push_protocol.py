@@ -41,14 +41,14 @@ HANDSHAKE_SECONDS = 5.0
 BATCH_BYTES = 256 * 1024
 """Notifications are put into one frame up to this size. A larger one has a frame of its own."""
 
-MOST_FRAME_BYTES = 256 * 1024 * 1024
+MAX_FRAME_BYTES = 256 * 1024 * 1024
 """Bytes of the largest frame towards the node.
 
 It is no option: while limits are changed the largest message is another one on each host, and it may have been posted
 under an earlier limit. A node that refuses a frame ends the stream, and fails all notifications that are under way.
 """
 
-MOST_TEXT_BYTES = MOST_FRAME_BYTES - 64 * 1024
+MOST_TEXT_BYTES = MAX_FRAME_BYTES - 64 * 1024
 """Bytes of the largest notification that is sent."""
 
 

@@ -16,10 +16,10 @@ from zaqar import private_files
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".sock"
-_LONGEST_PATH = 107
+_MAX_PATH_LENGTH = 107
 """Bytes of the path of a Unix socket on Linux (``sun_path`` in unix(7), without the zero at its end)."""
 
-_LONGEST_NAME = 40
+_MAX_NAME_LENGTH = 40
 
 
 def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
@@ -77,7 +77,7 @@ def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
 def short(folder: Path) -> Iterator[str]:
     """A path of the folder that is short enough for the path of a socket, even if the folder's own path is too long."""
     path = os.fspath(folder)
-    if len(os.fsencode(path)) + 1 + _LONGEST_NAME <= _LONGEST_PATH:
+    if len(os.fsencode(path)) + 1 + _MAX_NAME_LENGTH <= _MAX_PATH_LENGTH:
         yield path
         return
     # The path of an open folder in /proc is always short.

@@ -191,7 +191,7 @@ class Watch(threading.Thread):
         nodes = self._parts.management.nodes
         return {
             note.subscription_id
-            for node_id in nodes.list_over(now=_LATER, limit=1000)
+            for node_id in nodes.list_expired(now=_LATER, limit=1000)
             for note in nodes.list_subscriptions(node_id=node_id, limit=1000)
         }
 

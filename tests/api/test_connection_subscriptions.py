@@ -352,7 +352,7 @@ def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
 def test_the_number_of_subscriptions_of_a_connection_is_bounded(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_subscriptions, "MOST_OF_A_CONNECTION", 3)
+    monkeypatch.setattr(connection_subscriptions, "MAX_PER_CONNECTION", 3)
     connection = process.connect()
     ids = [process.subscribe(connection, f"q{number}") for number in range(3)]
     with pytest.raises(Forbidden):

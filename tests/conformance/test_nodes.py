@@ -53,7 +53,7 @@ class Nodes:
         return self.store.condemn(node_id=node.id, now=now)
 
     def over(self, now: float = START, limit: int = ALL) -> list[str]:
-        return self.store.list_over(now=now, limit=limit)
+        return self.store.list_expired(now=now, limit=limit)
 
     def note(self, node: Node, *subscriptions: NodeSubscription) -> bool:
         return all(self.store.note(node_id=node.id, subscription=each) for each in subscriptions)

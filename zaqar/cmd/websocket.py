@@ -41,7 +41,7 @@ _END_SECONDS = 8.0
 zaqar-server kills a part that has not ended after 9.5 seconds.
 """
 
-_LEAST_STOP_SECONDS = 0.5
+_MIN_STOP_SECONDS = 0.5
 _THREADS_SECONDS = 0.2
 """The least time for the removal of subscriptions, and the time for idle threads to end."""
 
@@ -176,7 +176,7 @@ class _Process:
             self._reloading.cancel()
         end = loop.time() + _END_SECONDS
         await server.stop()
-        await node.stop(min(STOP_SECONDS, max(_LEAST_STOP_SECONDS, end - loop.time())))
+        await node.stop(min(STOP_SECONDS, max(_MIN_STOP_SECONDS, end - loop.time())))
         _log.info("The WebSocket server ends.")
 
     def _end_subscriptions(self, connection: str) -> None:

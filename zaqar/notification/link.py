@@ -27,9 +27,9 @@ FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 5.0
 """Pause before a stream that could not be opened is tried again: at first, doubled each time, and at most."""
 
-_MOST_ANSWER_BYTES = 1024 * 1024
+_MAX_ANSWER_BYTES = 1024 * 1024
 
-_MOST_UNSENT_BYTES = 32 * 1024 * 1024
+_MAX_UNSENT_BYTES = 32 * 1024 * 1024
 """Bytes of notifications that a node may leave unread. If there are more, further ones fail until it has read some."""
 
 
@@ -136,7 +136,7 @@ class Link:
 
     async def _try_one(self, is_local: bool) -> _Stream:
         node, loop = self.node, asyncio.get_running_loop()
-        stream = _Stream(NotifierPeer(node.key, node.id, most=_MOST_ANSWER_BYTES))
+        stream = _Stream(NotifierPeer(node.key, node.id, most=_MAX_ANSWER_BYTES))
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 if is_local:
@@ -187,7 +187,7 @@ class _Stream(asyncio.Protocol):
     async def send(self, make: Callable[[int], Push]) -> Status:
         if self.is_lost:
             raise Unreachable("the stream to the process that holds the connection was lost")
-        if self._unsent + self._unread() > _MOST_UNSENT_BYTES:
+        if self._unsent + self._unread() > _MAX_UNSENT_BYTES:
             raise Unreachable("the process that holds the connection takes nothing at the moment")
         self._calls += 1
         number = self._calls

@@ -47,7 +47,7 @@ MOST_PAUSE_SECONDS = 30.0
 FORGOTTEN_SECONDS = 600.0
 """How often to look for notes that a crash may have left of nodes that are removed already."""
 
-MOST_KNOWN = 200
+MAX_KNOWN = 200
 """Nodes whose removal has begun and not ended. Of more, the one with the longest back-off is forgotten, and begun again
 when it is listed the next time."""
 
@@ -132,7 +132,7 @@ class NodeRemoval:
             self._look_for_forgotten_at = loop.time() + FORGOTTEN_SECONDS
         # Some that are known may be listed first: so many more are asked for that others are listed as well.
         limit = NODES + len(self._removals)
-        over = await self._calls.run(partial(self._nodes.list_over, now=self._clock(), limit=limit))
+        over = await self._calls.run(partial(self._nodes.list_expired, now=self._clock(), limit=limit))
         if len(over) < limit:
             self._forget_all_but(over)
         now = loop.time()
@@ -156,7 +156,7 @@ class NodeRemoval:
 
     def _bound(self) -> None:
         idle = sorted((each for each in self._removals.values() if each.task is None), key=lambda each: each.try_after)
-        for each in idle[max(0, MOST_KNOWN - len(self._running())) :]:
+        for each in idle[max(0, MAX_KNOWN - len(self._running())) :]:
             del self._removals[each.node_id]
 
     async def _take_turn(self, removal: _Removal) -> None:

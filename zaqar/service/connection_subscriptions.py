@@ -28,7 +28,7 @@ from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.base.nodes import NodeSubscription
 
-MOST_OF_A_CONNECTION = 1000
+MAX_PER_CONNECTION = 1000
 """Subscriptions that one connection may have."""
 
 _LOOKED_AT = 10
@@ -157,7 +157,7 @@ class ConnectionSubscriptions:
 
         It is confirmed at once. The queue is created if it is missing. ``raw`` is a body without ``subscriber``.
         Raises AlreadySubscribed if the connection has a subscription to this queue, Forbidden if it has
-        MOST_OF_A_CONNECTION, Conflict if the connection has closed, StoreUnavailable also while this process has no
+        MAX_PER_CONNECTION, Conflict if the connection has closed, StoreUnavailable also while this process has no
         node.
         """
         wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
@@ -189,7 +189,7 @@ class ConnectionSubscriptions:
 
     def _check_number(self, connection: str) -> None:
         live = self._live(connection)
-        if len(live) < MOST_OF_A_CONNECTION:
+        if len(live) < MAX_PER_CONNECTION:
             return
         # Some may have been deleted by requests, which need not have come to this process.
         for each in live[:_LOOKED_AT]:
@@ -203,8 +203,8 @@ class ConnectionSubscriptions:
                         of_connection[each.queue_uid] = each
                     else:
                         self._state.ended[each.id] = each
-        if len(self._live(connection)) >= MOST_OF_A_CONNECTION:
-            raise Forbidden(f"This connection has {MOST_OF_A_CONNECTION} subscriptions; no more are allowed.")
+        if len(self._live(connection)) >= MAX_PER_CONNECTION:
+            raise Forbidden(f"This connection has {MAX_PER_CONNECTION} subscriptions; no more are allowed.")
 
     def _live(self, connection: str) -> list[Subscription]:
         with self._state.lock:

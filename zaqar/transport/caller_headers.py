@@ -14,8 +14,8 @@ _PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
 """Printable ASCII without the comma. WSGI servers treat the bytes of other characters in different ways."""
 
 _CLIENT = re.compile(r"[ -~]*")
-_LONGEST_UUID = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
-_LONGEST_REMEMBERED = 256
+_MAX_UUID_LENGTH = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
+_MAX_CACHED_LENGTH = 256
 """Longest text that the caches here keep, so that callers cannot fill the memory."""
 
 
@@ -48,14 +48,14 @@ def parse_uuid(text: str) -> str:
     # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
     # A text that is longer than any spelling has extra braces and hyphens. It must not get into the cache.
-    if len(text) > _LONGEST_UUID or _UUID.fullmatch(digits) is None:
+    if len(text) > _MAX_UUID_LENGTH or _UUID.fullmatch(digits) is None:
         raise InvalidInput("Client-ID", "must be a UUID")
     return digits
 
 
 def roles_of(text: str) -> frozenset[str]:
     """The lower-case names in a list that is separated by commas."""
-    return _parse_roles(text) if len(text) <= _LONGEST_REMEMBERED else _parse_roles.__wrapped__(text)
+    return _parse_roles(text) if len(text) <= _MAX_CACHED_LENGTH else _parse_roles.__wrapped__(text)
 
 
 @functools.lru_cache(1024)

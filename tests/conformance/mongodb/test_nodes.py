@@ -54,10 +54,10 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
         with pytest.raises(Killed):
             nodes.note(node_id=ids["gone"], subscription=left)
     assert nodes.list_subscriptions(node_id=ids["gone"], limit=9) == [left]
-    assert ids["gone"] not in nodes.list_over(now=NOW, limit=100)
+    assert ids["gone"] not in nodes.list_expired(now=NOW, limit=100)
 
     at_once(*(nodes.condemn_forgotten for _ in range(4)))
-    assert {ids["gone"], ids["condemned"]} <= set(nodes.list_over(now=0.0, limit=100))
+    assert {ids["gone"], ids["condemned"]} <= set(nodes.list_expired(now=0.0, limit=100))
     assert nodes.get(node_id=ids["gone"]) is None
     assert nodes.condemn(node_id=ids["gone"], now=0.0)
     assert not nodes.renew(node_id=ids["gone"], expires=NOW + 20)
@@ -71,7 +71,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
         nodes.remove(node_id=node_id)
         assert nodes.list_subscriptions(node_id=node_id, limit=9) == []
     nodes.condemn_forgotten()
-    assert not set(ids.values()) & set(nodes.list_over(now=NOW, limit=100))
+    assert not set(ids.values()) & set(nodes.list_expired(now=NOW, limit=100))
     assert nodes.condemn(node_id=ids["gone"], now=NOW)
 
 

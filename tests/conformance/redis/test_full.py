@@ -89,7 +89,7 @@ def test_nodes_are_renewed_and_condemned_in_a_full_server(own_redis: servers.Red
     assert store.get(node_id="one") == replace(one, expires=1020.0)
     assert not store.condemn(node_id="one", now=1010.0)
     assert store.condemn(node_id="other", now=1010.0)
-    assert store.list_over(now=1020.0, limit=9) == ["other", "one"]
+    assert store.list_expired(now=1020.0, limit=9) == ["other", "one"]
     assert store.condemn(node_id="one", now=1020.0)
     store.forget(node_id="one", subscriptions=[first])
     assert store.list_subscriptions(node_id="one", limit=9) == [second]

@@ -59,14 +59,14 @@ def test_a_condemnation_that_a_fail_over_has_lost_is_repeated(server: servers.Re
     with redis.Redis(port=server.program.port) as client:
         before = {key: client.dump(key) for key in client.keys("zaqar:{nodes}:*")}
         asyncio.run(look())
-        assert nodes.list_over(now=clock.now, limit=10) == []
+        assert nodes.list_expired(now=clock.now, limit=10) == []
         for key, dumped in before.items():
             client.restore(key, 0, dumped, replace=True)
     found = nodes.get(node_id=node_id)
     assert found is not None, "the condemnation is lost"
-    assert nodes.list_over(now=clock.now, limit=10) == [node_id]
+    assert nodes.list_expired(now=clock.now, limit=10) == [node_id]
     asyncio.run(look())
-    assert nodes.list_over(now=clock.now, limit=10) == []
+    assert nodes.list_expired(now=clock.now, limit=10) == []
     assert nodes.list_subscriptions(node_id=node_id, limit=10) == []
     assert not nodes.renew(node_id=node_id, expires=clock.now + LEASE)
     management.close()

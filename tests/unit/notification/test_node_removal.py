@@ -52,7 +52,7 @@ class Scene:
             yield 2
 
     def over(self) -> set[str]:
-        return set(self.store.list_over(now=self.clock.now, limit=1000))
+        return set(self.store.list_expired(now=self.clock.now, limit=1000))
 
     async def until(self, ready: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -184,7 +184,7 @@ def test_a_large_node_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_remembered_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_removal, "MOST_KNOWN", 6)
+    monkeypatch.setattr(node_removal, "MAX_KNOWN", 6)
 
     async def go(scene: Scene) -> None:
         names = {f"failing {n}" for n in range(5 * NODES)}
@@ -228,15 +228,15 @@ def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_taken_for_de
     async def go(scene: Scene) -> None:
         faults: list[Exception | None] = [StoreUnavailable(), RuntimeError(), None]
         looks: list[float] = []
-        list_over = scene.store.list_over
+        list_expired = scene.store.list_expired
 
         def list_unless_away(*, now: float, limit: int) -> list[str]:
             looks.append(time.monotonic())
             if faults and (fault := faults.pop(0)) is not None:
                 raise fault
-            return list_over(now=now, limit=limit)
+            return list_expired(now=now, limit=limit)
 
-        monkeypatch.setattr(scene.store, "list_over", list_unless_away)
+        monkeypatch.setattr(scene.store, "list_expired", list_unless_away)
         scene.add("slow", subscriptions=1)
         scene.clock.advance(LEASE)
         running = asyncio.create_task(scene.removal.run())

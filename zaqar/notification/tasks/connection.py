@@ -31,7 +31,7 @@ SEND_SECONDS = 10.0
 KNOWN_SECONDS = 1.0
 """How long the row of a node is cached."""
 
-MOST_LINKS = 1024
+MAX_LINKS = 1024
 """Streams to nodes that are kept. If there are more, the idle ones that were used longest ago are closed."""
 
 _PAUSE_SECONDS = 1.0
@@ -126,7 +126,7 @@ class ConnectionTask(Task):
         link = self._links.get(node.id)
         if link is None:
             link = self._links[node.id] = Link(node, machine=self._machine)
-            for each in [each for each in self._links.values() if each.is_idle][: len(self._links) - MOST_LINKS]:
+            for each in [each for each in self._links.values() if each.is_idle][: len(self._links) - MAX_LINKS]:
                 self._drop_link(each.node.id)
         self._links.move_to_end(node.id)
         return link

@@ -51,7 +51,7 @@ class NodeStore(ABC):
     note, which a notifier looks at when the node is dead, and never a subscription of a dead connection without a note.
 
     If a fail-over loses steps that were acknowledged, it loses the last ones. A node whose condemnation was lost is
-    listed by ``list_over``, and condemned again; removing its subscriptions once more is harmless.
+    listed by ``list_expired``, and condemned again; removing its subscriptions once more is harmless.
     """
 
     @abstractmethod
@@ -75,14 +75,14 @@ class NodeStore(ABC):
         """
 
     @abstractmethod
-    def list_over(self, *, now: float, limit: int) -> list[str]:
+    def list_expired(self, *, now: float, limit: int) -> list[str]:
         """Ids of at most ``limit`` nodes: first condemned ones, then those whose lease is over at ``now``.
 
         The latter are sorted by the end of their leases.
         """
 
     def condemn_forgotten(self) -> None:
-        """Make ``list_over`` list absent nodes that have notes of subscriptions, which a crash may have left.
+        """Make ``list_expired`` list absent nodes that have notes of subscriptions, which a crash may have left.
 
         A store that changes a node and its notes in one atomic step has no such notes and does nothing.
         """

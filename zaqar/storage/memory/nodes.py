@@ -47,7 +47,7 @@ class MemoryNodeStore(NodeStore):
                 entry.condemned = entry.node.expires <= now
             return entry is None or entry.condemned
 
-    def list_over(self, *, now: float, limit: int) -> list[str]:
+    def list_expired(self, *, now: float, limit: int) -> list[str]:
         with self._lock:
             over = [each for each in self._entries.values() if each.condemned or each.node.expires <= now]
         over.sort(key=lambda each: (not each.condemned, each.node.expires))

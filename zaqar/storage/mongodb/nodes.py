@@ -61,7 +61,7 @@ class MongoNodeStore(NodeStore):
             # Nothing was changed. If the node is live, its lease was not over at that moment.
             return nodes.latest.find_one(_live(node_id), {"_id": 1}) is None
 
-    def list_over(self, *, now: float, limit: int) -> list[str]:
+    def list_expired(self, *, now: float, limit: int) -> list[str]:
         over = {"expires": {"$lte": now}}
         with self._opened() as opened:
             found = list(opened.beside(NODES).latest.find(over, {"_id": 1}, sort={"expires": 1}, limit=limit))

@@ -59,7 +59,7 @@ class RedisNodeStore(NodeStore):
     def condemn(self, *, node_id: str, now: float) -> bool:
         return bool(self._run(_CONDEMN, node_id, node_id, now))
 
-    def list_over(self, *, now: float, limit: int) -> list[str]:
+    def list_expired(self, *, now: float, limit: int) -> list[str]:
         page = (b"ZRANGEBYSCORE", _EXPIRES, b"-inf", now, b"LIMIT", 0, limit)
         return [node_id.decode() for node_id in self._redis.command(*page, slot=_SLOT)]
 

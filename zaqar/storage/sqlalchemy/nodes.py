@@ -40,7 +40,7 @@ class NodeStatements(Texts):
         # A shared lock until the end of the transaction. Other notes go on, and a condemnation waits. A note that waits
         # for a condemnation reads the row again and finds it condemned.
         self.keep_live = self._text(is_live.with_for_update(read=True) if self.is_concurrent else is_live)
-        self.list_over = self._text(
+        self.list_expired = self._text(
             sa.select(n.id).where(n.expires <= now).order_by(n.expires).limit(limit).offset(NOTHING)
         )
         self.remove = self._text(sa.delete(nodes).where(n.id == param("node_id")))
@@ -91,9 +91,9 @@ class SqlNodeStore(NodeStore):
                 return True
             return connection.execute(self._statements.is_live, {"node_id": node_id}).fetchone() is None
 
-    def list_over(self, *, now: float, limit: int) -> list[str]:
+    def list_expired(self, *, now: float, limit: int) -> list[str]:
         with self._database.read() as connection:
-            rows = connection.execute(self._statements.list_over, {"now": now, "limit": limit}).fetchall()
+            rows = connection.execute(self._statements.list_expired, {"now": now, "limit": limit}).fetchall()
         return [node_id for (node_id,) in rows]
 
     @repeated

@@ -23,7 +23,7 @@ THREADS = "request"
 SILENT_SECONDS = 0.5
 """A store counts as silent if calls to it are under way and none has returned for this long."""
 
-PATIENCE_SECONDS = 2.0
+MAX_WAIT_SECONDS = 2.0
 """How long a request waits for a thread."""
 
 _WAITING_PER_THREAD = 32
@@ -33,7 +33,7 @@ T = TypeVar("T")
 Answered = Callable[[T], bool | None]
 
 
-class Seat(NamedTuple):
+class Slot(NamedTuple):
     """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
     Equal values mean the same project, queue or store as another request; they have no other meaning. ``tells`` is
@@ -56,26 +56,26 @@ class _Store:
         """The time at which each call began, the oldest first."""
         self.taken = 0
         """Number of threads with calls to this store, including those that are about to begin one."""
-        self.last_sign = float("-inf")
+        self.last_answer = float("-inf")
         self.is_suspect = False
 
     def seems_silent(self, now: float) -> bool:
         if self.is_suspect or not self.began:
             return self.is_suspect
-        return now - max(self.last_sign, next(iter(self.began.values()))) > self._silent_seconds
+        return now - max(self.last_answer, next(iter(self.began.values()))) > self._silent_seconds
 
     def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
         """Note that a call has returned. Only a late failure shows that the store is silent; an early one is cheap."""
         took = now - self.began.pop(call)
         if answered or took <= self._silent_seconds:
-            self.last_sign, self.is_suspect = now, False
+            self.last_answer, self.is_suspect = now, False
         elif answered is not None:
             self.is_suspect = True
 
 
 _Waiter = asyncio.Future[None]
-_Lane = OrderedDict[_Waiter, Seat]
-_Project = OrderedDict[Hashable, _Lane]
+_Waiters = OrderedDict[_Waiter, Slot]
+_Project = OrderedDict[Hashable, _Waiters]
 
 
 class Admission:
@@ -84,7 +84,7 @@ class Admission:
     A project may use a quarter of the threads, a queue an eighth, a store three quarters, and a store that seems silent
     a sixteenth, which is enough to notice that it answers again. A request that finds no free thread within these
     limits waits. A free thread goes to the stores in turn, among the requests to a store to the projects in turn, and
-    among those of a project to the queues in turn. TooBusy is raised after PATIENCE_SECONDS, or at once if too many
+    among those of a project to the queues in turn. TooBusy is raised after MAX_WAIT_SECONDS, or at once if too many
     requests wait already or if the store seems silent.
     """
 
@@ -92,7 +92,7 @@ class Admission:
         self,
         threads: int,
         *,
-        patience: float = PATIENCE_SECONDS,
+        max_wait: float = MAX_WAIT_SECONDS,
         most_waiting: int | None = None,
         silent_seconds: float = SILENT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
@@ -105,7 +105,7 @@ class Admission:
         self._per_silent_store = max(1, threads // 16)
         self._most_waiting = most_waiting or threads * _WAITING_PER_THREAD
         self._silent_seconds = silent_seconds
-        self._patience = patience
+        self._max_wait = max_wait
         self._monotonic = monotonic
         self._projects: Counter[str] = Counter()
         self._queues: Counter[Hashable] = Counter()
@@ -117,22 +117,22 @@ class Admission:
         self.under_way = 0
         """Number of threads that are busy, including those that are about to begin a call."""
 
-    async def run(self, seat: Seat, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
+    async def run(self, slot: Slot, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
         """Make the call in a thread, and return or raise the same as the call.
 
         ``answered`` takes the result and tells whether the store has answered, None if the result does not show it. If
         the caller is cancelled, a call that has begun goes on and counts until it ends. Raises TooBusy if the call was
         not made.
         """
-        await self._enter(seat)
+        await self._enter(slot)
         if self._is_closed:
-            self._release(seat)
+            self._release(slot)
             raise TooBusy
         this = object()
-        if seat.tells:
-            self._stores[seat.store].began[this] = self._monotonic()
+        if slot.tells:
+            self._stores[slot.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        making.add_done_callback(partial(self._leave, seat, this, answered))
+        making.add_done_callback(partial(self._leave, slot, this, answered))
         return await asyncio.shield(making)
 
     def close(self) -> None:
@@ -140,48 +140,48 @@ class Admission:
         self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _enter(self, seat: Seat) -> None:
-        store = self._stores.setdefault(seat.store, _Store(self._silent_seconds))
-        if self._has_room(seat, store):
+    async def _enter(self, slot: Slot) -> None:
+        store = self._stores.setdefault(slot.store, _Store(self._silent_seconds))
+        if self._has_room(slot, store):
             # It overtakes nobody: a waiting request within the same limits would have got this thread already.
-            self._take(seat)
+            self._take(slot)
             return
         silent = store.seems_silent(self._monotonic())
         if (
             silent
-            or self._waiting_of[seat.project] >= self._most_waiting // 2
+            or self._waiting_of[slot.project] >= self._most_waiting // 2
             or len(self._waiters) >= self._most_waiting
         ):
-            self._forget_idle(seat.store)
+            self._forget_idle(slot.store)
             raise TooBusy
-        await self._wait(seat)
+        await self._wait(slot)
 
-    async def _wait(self, seat: Seat) -> None:
+    async def _wait(self, slot: Slot) -> None:
         waiter: _Waiter = asyncio.get_running_loop().create_future()
-        lane = self._waiting.setdefault(seat.store, OrderedDict()).setdefault(seat.project, OrderedDict())
-        lane.setdefault(seat.queue, OrderedDict())[waiter] = seat
-        self._waiting_of[seat.project] += 1
+        waiters = self._waiting.setdefault(slot.store, OrderedDict()).setdefault(slot.project, OrderedDict())
+        waiters.setdefault(slot.queue, OrderedDict())[waiter] = slot
+        self._waiting_of[slot.project] += 1
         self._waiters.add(waiter)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._max_wait):
                 await waiter
         except TimeoutError:
             if not waiter.cancelled():
                 return  # it got a thread at the last moment
-            self._give_up(seat, waiter)
+            self._give_up(slot, waiter)
             raise TooBusy from None
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._give_up(seat, waiter)
+                self._give_up(slot, waiter)
             else:
-                self._release(seat)
+                self._release(slot)
             raise
 
-    def _has_room(self, seat: Seat, store: _Store) -> bool:
+    def _has_room(self, slot: Slot, store: _Store) -> bool:
         return (
             self.under_way < self._most
-            and self._projects[seat.project] < self._per_project
-            and (seat.queue is None or self._queues[seat.queue] < self._per_queue)
+            and self._projects[slot.project] < self._per_project
+            and (slot.queue is None or self._queues[slot.queue] < self._per_queue)
             and self._store_has_room(store)
         )
 
@@ -189,42 +189,42 @@ class Admission:
         silent = store.seems_silent(self._monotonic())
         return store.taken < (self._per_silent_store if silent else self._per_store)
 
-    def _take(self, seat: Seat) -> None:
+    def _take(self, slot: Slot) -> None:
         self.under_way += 1
-        self._stores[seat.store].taken += 1
-        self._projects[seat.project] += 1
-        if seat.queue is not None:
-            self._queues[seat.queue] += 1
+        self._stores[slot.store].taken += 1
+        self._projects[slot.project] += 1
+        if slot.queue is not None:
+            self._queues[slot.queue] += 1
 
-    def _release(self, seat: Seat) -> None:
+    def _release(self, slot: Slot) -> None:
         self.under_way -= 1
-        self._stores[seat.store].taken -= 1
-        _decrease(self._projects, seat.project)
-        if seat.queue is not None:
-            _decrease(self._queues, seat.queue)
+        self._stores[slot.store].taken -= 1
+        _decrease(self._projects, slot.project)
+        if slot.queue is not None:
+            _decrease(self._queues, slot.queue)
         self._admit_waiting()
-        self._forget_idle(seat.store)
+        self._forget_idle(slot.store)
 
-    def _leave(self, seat: Seat, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
-        store = self._stores[seat.store]
+    def _leave(self, slot: Slot, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
+        store = self._stores[slot.store]
         returned = not made.cancelled() and made.exception() is None
-        if seat.tells:
+        if slot.tells:
             store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
-        self._release(seat)
+        self._release(slot)
 
     def _admit_waiting(self) -> None:
         """Give free threads to waiting requests that are within their limits."""
         while self.under_way < self._most and (found := self._next()) is not None:
-            seat, waiter = found
-            self._remove(seat, waiter)
+            slot, waiter = found
+            self._remove(slot, waiter)
             if waiter.cancelled():
                 # It gave up in this turn of the event loop, and its task has yet to be told.
-                self._forget_idle(seat.store)
+                self._forget_idle(slot.store)
                 continue
-            self._take(seat)
+            self._take(slot)
             waiter.set_result(None)
 
-    def _next(self) -> tuple[Seat, _Waiter] | None:
+    def _next(self) -> tuple[Slot, _Waiter] | None:
         """The first waiting request that is within its limits. Its store, project and queue become the last in turn.
 
         The search is short, because at most three projects or eight queues can be at their limits.
@@ -235,20 +235,20 @@ class Admission:
             for project, queues in projects.items():
                 if self._projects[project] >= self._per_project:
                     continue
-                for queue, lane in queues.items():
+                for queue, waiters in queues.items():
                     if queue is not None and self._queues[queue] >= self._per_queue:
                         continue
-                    waiter, seat = next(iter(lane.items()))
+                    waiter, slot = next(iter(waiters.items()))
                     queues.move_to_end(queue)
                     projects.move_to_end(project)
                     self._waiting.move_to_end(store_key)
-                    return seat, waiter
+                    return slot, waiter
         return None
 
-    def _give_up(self, seat: Seat, waiter: _Waiter) -> None:
+    def _give_up(self, slot: Slot, waiter: _Waiter) -> None:
         if waiter in self._waiters:
-            self._remove(seat, waiter)
-            self._forget_idle(seat.store)
+            self._remove(slot, waiter)
+            self._forget_idle(slot.store)
 
     def _forget_idle(self, key: Hashable) -> None:
         # Remember a silent store, so that only few of the next requests go to it.
@@ -256,18 +256,18 @@ class Admission:
         if store is not None and not store.taken and not store.is_suspect and key not in self._waiting:
             del self._stores[key]
 
-    def _remove(self, seat: Seat, waiter: _Waiter) -> None:
-        projects = self._waiting[seat.store]
-        queues = projects[seat.project]
-        lane = queues[seat.queue]
-        del lane[waiter]
-        if not lane:
-            del queues[seat.queue]
+    def _remove(self, slot: Slot, waiter: _Waiter) -> None:
+        projects = self._waiting[slot.store]
+        queues = projects[slot.project]
+        waiters = queues[slot.queue]
+        del waiters[waiter]
+        if not waiters:
+            del queues[slot.queue]
         if not queues:
-            del projects[seat.project]
+            del projects[slot.project]
         if not projects:
-            del self._waiting[seat.store]
-        _decrease(self._waiting_of, seat.project)
+            del self._waiting[slot.store]
+        _decrease(self._waiting_of, slot.project)
         self._waiters.remove(waiter)
 
 

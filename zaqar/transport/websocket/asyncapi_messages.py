@@ -107,7 +107,7 @@ def request(action: Action, limits: Limits) -> Json:
 def body_schema(action: Action, limits: Limits) -> JsonSchema:
     """The JSON schema of the body of a request."""
     fields = action.fields
-    most = most_of_fields(action, limits)
+    most = field_maxima(action, limits)
     schema: Json = {
         "type": "object",
         "properties": {
@@ -122,7 +122,7 @@ def body_schema(action: Action, limits: Limits) -> JsonSchema:
     return schema
 
 
-def most_of_fields(action: Action, limits: Limits) -> dict[str, JsonSchema]:
+def field_maxima(action: Action, limits: Limits) -> dict[str, JsonSchema]:
     """The parts of fields' schemas that depend on the operator's limits, by the name of the field."""
     found: dict[str, JsonSchema] = {}
     if "limit" in action.fields:

@@ -23,7 +23,7 @@ from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable, TooBusy
 from zaqar.transport.websocket import close_codes
-from zaqar.transport.websocket.admission import Admission, Seat
+from zaqar.transport.websocket.admission import Admission, Slot
 from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.interface import Reply, Request, Session
@@ -44,17 +44,17 @@ SMALL_FRAME = 2 * 1024
 """Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""
 
 KEYSTONE = "keystone"
-"""The store of a seat for requests that ask Keystone."""
+"""The store of a slot for requests that ask Keystone."""
 
 _EXPANSION = 16
 """Largest ratio of the memory of a decoded request to the size of its frame."""
 
-_MOST_WAIT_FOR_TIMER = 86_400.0
+_MAX_TIMER_SECONDS = 86_400.0
 """Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ServerContext:
     """The settings and objects that all connections of a process share.
 
     ``decode`` decodes a large frame of a project in a thread. ``store_of`` returns the store that a request will use,
@@ -80,17 +80,17 @@ class Surroundings:
 class Connection:
     """One client. :meth:`run` serves it until it is gone; :meth:`push` and :meth:`stop` come from other tasks."""
 
-    def __init__(self, socket: BoundedConnection, session: Session, around: Surroundings) -> None:
+    def __init__(self, socket: BoundedConnection, session: Session, server: ServerContext) -> None:
         self.id = socket.id.hex
         self.session = session
         # By connection, because the project that a client names before it has authenticated may not be its own.
-        self._seat_at_keystone = Seat(self.id, None, KEYSTONE)
+        self._keystone_slot = Slot(self.id, None, KEYSTONE)
         self._socket = socket
-        self._around = around
-        self._bucket = TokenBucket(around.settings.requests_per_second, socket.loop.time())
+        self._server = server
+        self._bucket = TokenBucket(server.settings.requests_per_second, socket.loop.time())
         # The right to send. A request holds it until its reply is sent, so no notification comes before the reply.
         self._turn = asyncio.Lock()
-        self._requests, self._replies = Account(around.memory.requests), Account(around.memory.replies)
+        self._requests, self._replies = Account(server.memory.requests), Account(server.memory.replies)
         self._pending_bytes = 0
         self._pushing: asyncio.Timeout | None = None
         """Ends a push that waits for a client that does not read."""
@@ -100,11 +100,11 @@ class Connection:
         self._armed_for: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def use(self, parts: Parts, around: Surroundings) -> None:
+    def use(self, parts: Parts, server: ServerContext) -> None:
         """Use these parts and settings from the next request on."""
-        self._around = around
+        self._server = server
         self._limit_frames()
-        self._bucket = TokenBucket(around.settings.requests_per_second, self._socket.loop.time())
+        self._bucket = TokenBucket(server.settings.requests_per_second, self._socket.loop.time())
         self._start(self._use_in_turn(parts))
 
     async def _use_in_turn(self, parts: Parts) -> None:
@@ -115,11 +115,11 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until the connection is closed."""
-        settings = self._around.settings
-        self._around.connections.add(self)
+        settings = self._server.settings
+        self._server.connections.add(self)
         self._limit_frames()
         self._socket.too_slow = self._end_slow
-        if self._around.authenticates:
+        if self._server.authenticates:
             self._set_timer("authentication", settings.authentication_timeout, self._give_up_authentication)
         self._note_activity()
         try:
@@ -130,8 +130,8 @@ class Connection:
             pass
         finally:
             self._tell_end()
-            self._around.connections.remove(self)
-            self._around.closed(self.id)
+            self._server.connections.remove(self)
+            self._server.closed(self.id)
             self._enter_project(None)
             self._requests.give_back()
             self._replies.give_back()
@@ -151,7 +151,7 @@ class Connection:
             await self._replies.wait(0)
             if len(frame) > SMALL_FRAME:
                 await self._requests.wait(_EXPANSION * len(frame))
-            await self._around.loop_time.wait(self._socket.project)
+            await self._server.loop_time.wait(self._socket.project)
             async with self._turn:
                 if self._closing is None:
                     await self._reply(frame)
@@ -172,34 +172,34 @@ class Connection:
 
     async def _answer(self, frame: str | bytes) -> Reply | None:
         """The reply to a frame; None if the connection is to be closed instead."""
-        session, around = self.session, self._around
+        session, server = self.session, self._server
         if len(frame) <= SMALL_FRAME:
             request = session.read(frame)
         else:
             try:
-                request = await around.decode(self._project or "", partial(session.read, frame))
+                request = await server.decode(self._project or "", partial(session.read, frame))
             except TooBusy:
                 # The request is not decoded, so a reply cannot repeat it.
                 self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
                 return None
         if request.reply is not None:
             return request.reply  # type: ignore[no-any-return]
-        if not around.authenticates and request.project and not self._enter_project(request.project):
+        if not server.authenticates and request.project and not self._enter_project(request.project):
             return None
         if session.asks_keystone(request):
-            seat = self._seat_at_keystone
+            slot = self._keystone_slot
         else:
-            seat = Seat(
+            slot = Slot(
                 request.project or self.id,
                 request.address,
-                around.store_of(request),
+                server.store_of(request),
                 tells=not request.asks_others,
             )
         try:
-            reply = await around.admission.run(seat, partial(session.answer, request), answered=_is_answered)
+            reply = await server.admission.run(slot, partial(session.answer, request), answered=_is_answered)
         except StoreUnavailable as exc:
             return session.refuse(request, exc)
-        if around.authenticates and session.identity is None and reply.status < 400:
+        if server.authenticates and session.identity is None and reply.status < 400:
             # A signed frame was served. Such connections count too, or one signed URL could take all connections.
             self._enter_project(request.project)
         return reply if self._note_identity(reply) else None
@@ -222,9 +222,9 @@ class Connection:
         """Count as a connection of this project; False, and the connection will be closed, if it has too many."""
         if project == self._project:
             return True
-        connections = self._around.connections
+        connections = self._server.connections
         if project is not None:
-            if connections.count(project) >= self._around.settings.max_connections_per_project:
+            if connections.count(project) >= self._server.settings.max_connections_per_project:
                 _log.tell(
                     logging.INFO,
                     close_codes.TOO_MANY_CONNECTIONS,
@@ -244,8 +244,8 @@ class Connection:
         return True
 
     def _limit_frames(self) -> None:
-        is_stranger = self._around.authenticates and self._project is None
-        self._socket.use(self._around.settings, most=STRANGER_FRAME_SIZE if is_stranger else None)
+        is_stranger = self._server.authenticates and self._project is None
+        self._socket.use(self._server.settings, most=STRANGER_FRAME_SIZE if is_stranger else None)
 
     # -- notifications -----------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Connection:
         ``write_timeout``, and Gone if the connection ends.
         """
         size = sum(map(len, frames))
-        settings = self._around.settings
+        settings = self._server.settings
         if self._closing is not None:
             raise Gone
         if self._pending_bytes and self._pending_bytes + size > settings.max_pending_push_size:
@@ -302,7 +302,7 @@ class Connection:
         self._replies.is_spare = True
         if self._pushing is not None:
             self._pushing.reschedule(self._socket.loop.time())
-        self._around.closed(self.id)
+        self._server.closed(self.id)
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -332,7 +332,7 @@ class Connection:
 
     def _set_timer(self, name: str, seconds: float, call: Callable[[], None]) -> None:
         self._cancel_timer(name)
-        self._timers[name] = self._socket.loop.call_later(min(seconds, _MOST_WAIT_FOR_TIMER), call)
+        self._timers[name] = self._socket.loop.call_later(min(seconds, _MAX_TIMER_SECONDS), call)
 
     def _cancel_timer(self, name: str) -> None:
         if (timer := self._timers.pop(name, None)) is not None:
@@ -344,11 +344,11 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
 
     def _note_activity(self) -> None:
-        if seconds := self._around.settings.idle_timeout:
+        if seconds := self._server.settings.idle_timeout:
             self._set_timer("idle", seconds, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self._turn.locked() or self._around.is_subscribed(self.id):
+        if self._turn.locked() or self._server.is_subscribed(self.id):
             self._note_activity()
         else:
             self.close(close_codes.IDLE, "No request for too long.")
@@ -365,7 +365,7 @@ class Connection:
 
     def _look_at_expiry(self) -> None:
         expires = self.session.expires
-        left = float("inf") if expires is None else expires - self._around.clock()
+        left = float("inf") if expires is None else expires - self._server.clock()
         if left > 0:
             self._set_timer("expiry", left, self._look_at_expiry)
         else:
@@ -373,7 +373,7 @@ class Connection:
 
     def _plan_revalidation(self) -> None:
         # A random interval, because many clients may have authenticated at the same moment.
-        seconds = self._around.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
+        seconds = self._server.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
         self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
@@ -382,7 +382,7 @@ class Connection:
         is_valid = True
         # If Keystone does not answer, the token counts as valid until it does or until the token expires.
         with suppress(StoreUnavailable):
-            is_valid = await self._around.admission.run(self._seat_at_keystone, self.session.revalidate)
+            is_valid = await self._server.admission.run(self._keystone_slot, self.session.revalidate)
         # A newer token may have replaced this one meanwhile.
         if is_valid or self.session.identity is not identity:
             self._plan_revalidation()

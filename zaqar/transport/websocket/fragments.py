@@ -7,12 +7,12 @@ from collections import deque
 
 from websockets.frames import Frame, Opcode
 
-MOST_FRAGMENTS = 4_096
+MAX_FRAGMENTS = 4_096
 """Maximum number of frames of one message."""
 
 
 class TooManyFragments(Exception):
-    """The message has more than MOST_FRAGMENTS frames."""
+    """The message has more than MAX_FRAGMENTS frames."""
 
 
 class Messages:
@@ -43,7 +43,7 @@ class Messages:
             self._count += 1
             self._part += frame.data
             if not frame.fin:
-                if self._count >= MOST_FRAGMENTS:
+                if self._count >= MAX_FRAGMENTS:
                     raise TooManyFragments
                 return None
             frame = Frame(self._opcode, bytes(self._part), True)

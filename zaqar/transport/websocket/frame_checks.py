@@ -28,7 +28,7 @@ _MISSING_HEADER = "is required in the headers of the frame"
 _QUOTED = 64
 """Characters of an unknown action that an error shows."""
 
-_LONGEST_TYPO = 32
+_MAX_TYPO_LENGTH = 32
 """Characters of an unknown action that is compared with the actions. That takes less than 0.2 ms of the event loop."""
 
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
@@ -91,7 +91,7 @@ class FrameChecks:
 
     def _hint(self, typed: str) -> str:
         """The end of the sentence about an unknown action: the action with a similar name, "" if there is none."""
-        if len(typed) > _LONGEST_TYPO:
+        if len(typed) > _MAX_TYPO_LENGTH:
             return ""
         close = difflib.get_close_matches(_words_of(typed), self._by_words, n=1, cutoff=0.8)
         return f"; did you mean {self._by_words[close[0]]}?" if close else ""

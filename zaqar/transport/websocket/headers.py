@@ -15,7 +15,7 @@ _SECRET = re.compile(r"token|signature|authori[sz]ation|cookie|secret|password|c
 _QUOTED = 64
 """Characters of a header's name that an error shows."""
 
-_LONGEST_REMEMBERED = 64
+_MAX_CACHED_LENGTH = 64
 """Longest name that the cache keeps, so that callers cannot fill the memory."""
 
 
@@ -31,7 +31,7 @@ def _remembered(name: str) -> _Name:
 
 
 def _look_at(name: str) -> _Name:
-    return _remembered(name) if len(name) <= _LONGEST_REMEMBERED else _remembered.__wrapped__(name)
+    return _remembered(name) if len(name) <= _MAX_CACHED_LENGTH else _remembered.__wrapped__(name)
 
 
 def fold(name: str) -> str:

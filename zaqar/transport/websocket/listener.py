@@ -24,15 +24,15 @@ from zaqar.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolE
 
 _log = logging.getLogger(__name__)
 
-MOST_STRANGERS = 64
+MAX_STRANGERS = 64
 """Links of peers that have not proved to have the key. If there are more, the oldest link of the address that has most
 of them is dropped. So an address that opens many links keeps no other address out.
 """
 
-MOST_LINKS = 1024
+MAX_LINKS = 1024
 """Links of notifiers. Each running notifier has one."""
 
-_MOST_UNREAD_BYTES = 4 * 1024 * 1024
+_MAX_UNREAD_BYTES = 4 * 1024 * 1024
 """Bytes of answers that a notifier may leave unread. If there are more, its link is dropped."""
 
 Receive = Callable[[Push, Callable[[Status], None]], None]
@@ -109,21 +109,21 @@ class Listener:
             link.abort()
 
     def _make_link(self) -> asyncio.Protocol:
-        return _Link(self, NodePeer(self._key, self._node_id, most=push_protocol.MOST_FRAME_BYTES), self._receive)
+        return _Link(self, NodePeer(self._key, self._node_id, most=push_protocol.MAX_FRAME_BYTES), self._receive)
 
     # -- called by links ---------------------------------------------------------------------------------------------
 
     def add(self, link: _Link, address: str) -> None:
         """A link was opened from this address, "" for the Unix socket."""
         self._strangers[link] = address
-        if len(self._strangers) > MOST_STRANGERS:
+        if len(self._strangers) > MAX_STRANGERS:
             ((most, _),) = Counter(self._strangers.values()).most_common(1)
             next(each for each, address in self._strangers.items() if address == most).abort()
 
     def admit(self, link: _Link) -> bool:
         """Count a link whose peer has the key; return False if there are too many."""
         self._strangers.pop(link, None)
-        if len(self._links) >= MOST_LINKS:
+        if len(self._links) >= MAX_LINKS:
             _log.warning("There are %d links of notifiers; one more is refused.", len(self._links))
             return False
         self._links.add(link)
@@ -194,7 +194,7 @@ class _Link(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._transport.write(self._peer.seal(push_protocol.encode(answers)))
-        if self._transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+        if self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             _log.warning("A link of a notifier that reads no answers is dropped.")
             self.abort()
 

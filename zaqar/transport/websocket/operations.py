@@ -87,12 +87,12 @@ def path_of(action: Action, address: Address | None, fields: Mapping[str, Any]) 
     return _PLACEHOLDER.sub(lambda match: _segment(fields.get(match[1])), path) if "{" in path else path
 
 
-_LONGEST_SEGMENT = 200
+_MAX_SEGMENT_LENGTH = 200
 """Characters of a field that go into the path: more than an id or a name has, but few, so that escaping is fast."""
 
 
 def _segment(value: object) -> str:
     # Escape slashes, and the segments "." and "..", so that a field cannot name another path. No id or name has an
     # escaped character, so such a field matches no signed path and no rule for a single name.
-    text = quote(value[:_LONGEST_SEGMENT], safe="") if isinstance(value, str) else ""
+    text = quote(value[:_MAX_SEGMENT_LENGTH], safe="") if isinstance(value, str) else ""
     return text.replace(".", "%2E") if text in (".", "..") else text or "%00"

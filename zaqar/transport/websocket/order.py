@@ -23,15 +23,15 @@ from zaqar.push_protocol import Status
 Call = TypeVar("Call")
 """What the caller passes in with a notification and gets back with its status."""
 
-MOST_RANGES = 64
+MAX_RANGES = 64
 """Ranges of sent numbers that each subscription remembers. A repetition of an earlier number is sent again."""
 
-MOST_HELD = 200
+MAX_HELD = 200
 """Notifications of one subscription that are held back or under way. A further one has to arrive again later."""
 
 
 class Ranges:
-    """A set of integers, kept as ranges. It forgets the lowest ones if there are more than MOST_RANGES."""
+    """A set of integers, kept as ranges. It forgets the lowest ones if there are more than MAX_RANGES."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
@@ -55,7 +55,7 @@ class Ranges:
         if at < len(firsts) and firsts[at] == number + 1:
             lasts[at - 1] = lasts[at]
             del firsts[at], lasts[at]
-        if len(firsts) > MOST_RANGES:
+        if len(firsts) > MAX_RANGES:
             del firsts[0], lasts[0]
 
 
@@ -103,7 +103,7 @@ class Order(Generic[Call]):
             return None
         if not again and number in self._seen:
             return Status.PUSHED
-        if len(self._entries) >= MOST_HELD:
+        if len(self._entries) >= MAX_HELD:
             return Status.WAIT
         entry = self._entries[number] = Entry(number, text, now, [call])
         self.size += len(text)

@@ -38,7 +38,7 @@ from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event, State
 
 from zaqar.transport.websocket import close_codes
-from zaqar.transport.websocket.fragments import MOST_FRAGMENTS, Messages, TooManyFragments
+from zaqar.transport.websocket.fragments import MAX_FRAGMENTS, Messages, TooManyFragments
 from zaqar.transport.websocket.loop_time import HANDSHAKES, LoopTime
 from zaqar.transport.websocket.memory import STRANGERS, Account, Pool
 from zaqar.transport.websocket.rate_limit import TokenBucket
@@ -51,23 +51,23 @@ READ_SIZE = 16 * 1024
 FRAMES_PER_SECOND = 2_000
 """Limit for frames of any kind on one connection, such as pings and fragments. Requests have another limit."""
 
-LEAST_READ = 64 * 1024
+MIN_READ_SIZE = 64 * 1024
 """Bytes that a client has to read in each period of ``write_seconds`` while more is waiting to be sent."""
 
 FREE_SIZE = 16 * 1024
 """Bytes of a message that are read in any case. More is read only if the pool has room for the whole message."""
 
-MOST_OF_A_HANDSHAKE = 16 * 1024
+MAX_HANDSHAKE_SIZE = 16 * 1024
 """Limit in bytes for the request that opens a connection."""
 
 LINGER_PERIODS = 3
 """Number of periods of ``write_seconds`` in which a client that did not read may still read up to the close frame."""
 
-_LAST_WORDS_SECONDS = 1.0
+_CLOSE_FRAME_SECONDS = 1.0
 """Time for a client that did not answer a ping, or that sends too slowly, to read the close frame."""
 
-_LEAST_PIECE = 512
-_MOST_PIECE = 2_048
+_MIN_PIECE = 512
+_MAX_PIECE = 2_048
 """Bytes that are parsed at a time: few, because they may be many frames, and more within a long frame."""
 
 _buffer = memoryview(bytearray(READ_SIZE))
@@ -90,7 +90,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     pong_seconds = 20.0
     write_seconds = 10.0
-    """In so much time a client has to take LEAST_READ bytes of what it is sent."""
+    """In so much time a client has to take MIN_READ_SIZE bytes of what it is sent."""
 
     is_surplus = False
     """Whether to drop the connection as soon as it is made."""
@@ -121,7 +121,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._received_before = 0
         self._end: asyncio.TimerHandle | None = None
-        self._heard_at = now
+        self._last_received = now
         self._pinged_at: float | None = None
         self._is_closing = False
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -155,10 +155,10 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         return _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard_at = self.loop.time()
+        self._last_received = self.loop.time()
         self._received += nbytes
         self._unparsed += bytes(_buffer[:nbytes])
-        if self.request is None and self._received > MOST_OF_A_HANDSHAKE and not self._is_refused:
+        if self.request is None and self._received > MAX_HANDSHAKE_SIZE and not self._is_refused:
             self._is_refused = True
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self.protocol.send_response(refuse(status, "The handshake is too large."))
@@ -228,7 +228,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         """Parse the bytes that were read, piece by piece, and read more if none are left and nothing forbids it."""
         while self._unparsed and not self._is_held_up() and not self._waits_for_time:
             if self._shared.loop_time.is_left():
-                self._take_apart()
+                self._parse()
             else:
                 self._waits_for_time = True
                 self._shared.loop_time.call(self.project if self.request else HANDSHAKES, self._take_turn)
@@ -240,11 +240,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     def _take_turn(self) -> None:
         self._waits_for_time = False
         if self._unparsed and not self._is_held_up():
-            self._take_apart()
+            self._parse()
         self._go_on()
 
-    def _take_apart(self) -> None:
-        size = min(_MOST_PIECE, max(_LEAST_PIECE, len(self.protocol.reader.buffer)))
+    def _parse(self) -> None:
+        size = min(_MAX_PIECE, max(_MIN_PIECE, len(self.protocol.reader.buffer)))
         piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
         self._frames_of_piece = 0
         self.data_received(piece)
@@ -258,7 +258,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         try:
             message = self._messages.add(frame)
         except TooManyFragments:
-            self._fail(close_codes.TOO_LARGE, f"more than {MOST_FRAGMENTS} fragments", _LAST_WORDS_SECONDS)
+            self._fail(close_codes.TOO_LARGE, f"more than {MAX_FRAGMENTS} fragments", _CLOSE_FRAME_SECONDS)
         else:
             if message is not None:
                 super().process_event(message)
@@ -293,18 +293,18 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def _watch_sender(self) -> None:
         self._received_before = self._received
-        self._late = self.loop.call_later(self.write_seconds, self._judge_sender)
+        self._late = self.loop.call_later(self.write_seconds, self._check_sender)
 
-    def _judge_sender(self) -> None:
+    def _check_sender(self) -> None:
         """Close the connection if others wait for its room and the client does not go on with its message."""
         self._late = None
         if not self._room.held or self._messages:
             return
-        sends = self._received - self._received_before >= LEAST_READ or self._is_held_up()
+        sends = self._received - self._received_before >= MIN_READ_SIZE or self._is_held_up()
         if sends or not self._shared.room.has_waiting:
             self._watch_sender()
         elif self.protocol.state is State.OPEN:
-            self._fail(close_codes.TRY_AGAIN_LATER, "The client sends too slowly.", _LAST_WORDS_SECONDS)
+            self._fail(close_codes.TRY_AGAIN_LATER, "The client sends too slowly.", _CLOSE_FRAME_SECONDS)
 
     def _is_held_up(self) -> bool:
         """Whether it is the server that does not read now."""
@@ -353,25 +353,25 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def start_keepalive(self) -> None:
         """What the library calls when the handshake is over."""
-        self._heard_at = self.loop.time()
-        self._heartbeat = self.loop.call_later(self.silent_seconds, self._look_for_life)
+        self._last_received = self.loop.time()
+        self._heartbeat = self.loop.call_later(self.silent_seconds, self._check_alive)
 
-    def _look_for_life(self) -> None:
+    def _check_alive(self) -> None:
         if self.protocol.state is not State.OPEN:
             return
-        if self._pinged_at is not None and self._heard_at < self._pinged_at and not self._is_held_up():
-            self._fail(close_codes.INTERNAL_ERROR, "keepalive ping timeout", _LAST_WORDS_SECONDS)
+        if self._pinged_at is not None and self._last_received < self._pinged_at and not self._is_held_up():
+            self._fail(close_codes.INTERNAL_ERROR, "keepalive ping timeout", _CLOSE_FRAME_SECONDS)
             return
         self._pinged_at = None
         now = self.loop.time()
-        wait = self._heard_at + self.silent_seconds - now
+        wait = self._last_received + self.silent_seconds - now
         if wait <= 0 and self._is_held_up():
             wait = self.silent_seconds
         elif wait <= 0:
             self.protocol.send_ping(b"")
             self.send_data()
             self._pinged_at, wait = now, self.pong_seconds
-        self._heartbeat = self.loop.call_later(wait, self._look_for_life)
+        self._heartbeat = self.loop.call_later(wait, self._check_alive)
 
     def _taken(self) -> int:
         """Bytes that have come to the client's host, which takes no more than some buffers full unless they are read.
@@ -385,11 +385,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     def _watch_reader(self) -> None:
         self._taken_before = self._taken()
-        self._stalled = self.loop.call_later(self.write_seconds, self._judge_reader)
+        self._stalled = self.loop.call_later(self.write_seconds, self._check_reader)
 
-    def _judge_reader(self) -> None:
+    def _check_reader(self) -> None:
         self._stalled = None
-        if self._taken() - self._taken_before >= LEAST_READ:
+        if self._taken() - self._taken_before >= MIN_READ_SIZE:
             # It is on a slow line. A large reply may take long.
             self._watch_reader()
             return

@@ -29,11 +29,11 @@ _BATCH_BYTES = 256 * 1024
 
 _TICK_SECONDS = 0.1
 
-_PATIENCE_SECONDS = 0.03
+_ARRIVAL_SECONDS = 0.03
 """How long to wait for a gap to close by itself if the last gap of the subscription did."""
 
 _FIRST_PAUSE_SECONDS = 0.01
-_MOST_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 0.2
 """Pause before a store that has an earlier notification is asked again: at first, doubled each time, and at most."""
 
 _AWAY_SECONDS = 1.0
@@ -70,11 +70,11 @@ class Subscribed(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Lane:
+class _Subscription:
     """A subscription. Times are those of the event loop.
 
     ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
-    close the gap. ``patient``: the last gap was closed by a notification that arrived, not by an answer.
+    close the gap. ``expects_arrival``: the last gap was closed by a notification that arrived, not by an answer.
     """
 
     connection: str
@@ -87,7 +87,7 @@ class _Lane:
     blocked: int | None = None
     ask_at: float = 0.0
     pause: float = _FIRST_PAUSE_SECONDS
-    patient: bool = False
+    expects_arrival: bool = False
 
 
 class Pushes:
@@ -104,9 +104,9 @@ class Pushes:
         self._subscriptions = subscriptions
         self._find = find
         self._call = call
-        self._lanes: dict[str, dict[str, _Lane]] = {}
+        self._by_connection: dict[str, dict[str, _Subscription]] = {}
         """By connection, and by id of the subscription."""
-        self._busy: set[_Lane] = set()
+        self._busy: set[_Subscription] = set()
         """Subscriptions with notifications that were not sent yet."""
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._size = 0
@@ -121,7 +121,7 @@ class Pushes:
         target = self._find(push.connection)
         is_subscribed = self._subscriptions.is_subscribed(push.connection, push.queue_uid, push.subscription_id)
         if target is None or not is_subscribed:
-            ended = self._lanes.get(push.connection, {}).pop(push.subscription_id, None)
+            ended = self._by_connection.get(push.connection, {}).pop(push.subscription_id, None)
             if ended is not None:
                 self._end(ended)
             answer(Status.GONE)
@@ -129,26 +129,28 @@ class Pushes:
         if self._size > MOST_BYTES:
             answer(Status.WAIT)
             return
-        lanes = self._lanes.setdefault(push.connection, {})
-        lane = lanes.get(push.subscription_id)
-        if lane is None:
-            lane = lanes[push.subscription_id] = _Lane(push.connection, push.queue_uid, push.subscription_id, target)
-        self._size -= lane.order.size
-        status = lane.order.arrive(push.number, push.text, answer, again=push.attempts > 0, now=_time())
-        self._size += lane.order.size
+        of_connection = self._by_connection.setdefault(push.connection, {})
+        subscription = of_connection.get(push.subscription_id)
+        if subscription is None:
+            subscription = of_connection[push.subscription_id] = _Subscription(
+                push.connection, push.queue_uid, push.subscription_id, target
+            )
+        self._size -= subscription.order.size
+        status = subscription.order.arrive(push.number, push.text, answer, again=push.attempts > 0, now=_time())
+        self._size += subscription.order.size
         if status is not None:
             answer(status)
         else:
-            self._go_on(lane)
+            self._advance(subscription)
 
     def close(self, connection: str) -> None:
         """Send nothing more to a connection: it has closed, or its subscriptions have ended."""
-        for lane in self._lanes.pop(connection, {}).values():
-            self._end(lane)
+        for subscription in self._by_connection.pop(connection, {}).values():
+            self._end(subscription)
 
     def stop(self) -> None:
         """Send nothing more; notifiers are told that the connections are gone."""
-        for connection in list(self._lanes):
+        for connection in list(self._by_connection):
             self.close(connection)
         if self._tick is not None:
             self._tick.cancel()
@@ -156,107 +158,109 @@ class Pushes:
 
     # -- one subscription --------------------------------------------------------------------------------------------
 
-    def _go_on(self, lane: _Lane) -> None:
+    def _advance(self, subscription: _Subscription) -> None:
         """Send the notifications that are ready, and ask the store about a gap."""
-        order = lane.order
+        order = subscription.order
         if not len(order):
-            self._busy.discard(lane)
-            lane.blocked = None
+            self._busy.discard(subscription)
+            subscription.blocked = None
             return
-        self._busy.add(lane)
+        self._busy.add(subscription)
         if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._look)
-        if lane.sending is None and order.has_ready:
-            lane.sending = asyncio.create_task(self._send(lane))
-        if order.blocked != lane.blocked:
+            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire_overdue)
+        if subscription.sending is None and order.has_ready:
+            subscription.sending = asyncio.create_task(self._send(subscription))
+        if order.blocked != subscription.blocked:
             # A gap was closed, or there is a new one.
-            lane.patient = lane.blocked is not None
-            lane.blocked = order.blocked
-            lane.pause = _FIRST_PAUSE_SECONDS
-            lane.ask_at = _time() + (_PATIENCE_SECONDS if lane.patient else 0.0)
-        if lane.blocked is not None and lane.asking is None:
-            lane.asking = asyncio.create_task(self._ask(lane))
+            subscription.expects_arrival = subscription.blocked is not None
+            subscription.blocked = order.blocked
+            subscription.pause = _FIRST_PAUSE_SECONDS
+            subscription.ask_at = _time() + (_ARRIVAL_SECONDS if subscription.expects_arrival else 0.0)
+        if subscription.blocked is not None and subscription.asking is None:
+            subscription.asking = asyncio.create_task(self._ask(subscription))
 
-    async def _send(self, lane: _Lane) -> None:
-        order = lane.order
+    async def _send(self, subscription: _Subscription) -> None:
+        order = subscription.order
         try:
             while batch := order.take(_BATCH_BYTES):
-                await lane.target.push([lane.target.encode(entry.text) for entry in batch])
+                await subscription.target.push([subscription.target.encode(entry.text) for entry in batch])
                 self._size -= order.size
                 done = order.sent()
                 self._size += order.size
                 _tell(done, Status.PUSHED)
         except Gone:
-            self._drop(lane, Status.GONE)
+            self._drop(subscription, Status.GONE)
         except TooSlow:
-            self._drop(lane, Status.WAIT)
+            self._drop(subscription, Status.WAIT)
         except Exception:  # noqa: BLE001, it is logged
             # One connection must not stop the others; its notifications come again.
-            _log.exception("A notification for connection %s cannot be sent.", lane.connection)
-            self._drop(lane, Status.WAIT)
+            _log.exception("A notification for connection %s cannot be sent.", subscription.connection)
+            self._drop(subscription, Status.WAIT)
         finally:
-            lane.sending = None
-        self._go_on(lane)
+            subscription.sending = None
+        self._advance(subscription)
 
-    async def _ask(self, lane: _Lane) -> None:
+    async def _ask(self, subscription: _Subscription) -> None:
         """Ask the store about the gap until its answer or an arriving notification closes it."""
         try:
-            while (number := lane.blocked) is not None:
-                if (seconds := lane.ask_at - _time()) > 0:
+            while (number := subscription.blocked) is not None:
+                if (seconds := subscription.ask_at - _time()) > 0:
                     await asyncio.sleep(seconds)
-                elif await self._may_release(lane, number):
-                    lane.blocked = None
-                    lane.order.release(number)
+                elif await self._may_release(subscription, number):
+                    subscription.blocked = None
+                    subscription.order.release(number)
                     break
         finally:
-            lane.asking = None
-        self._go_on(lane)
+            subscription.asking = None
+        self._advance(subscription)
 
-    async def _may_release(self, lane: _Lane, number: int) -> bool:
+    async def _may_release(self, subscription: _Subscription, number: int) -> bool:
         """Whether the store has nothing before that number. If it has, or does not answer, ``ask_at`` is moved on."""
-        ask = partial(self._subscriptions.has_undelivered_before, lane.connection, lane.queue_uid, number)
+        ask = partial(
+            self._subscriptions.has_undelivered_before, subscription.connection, subscription.queue_uid, number
+        )
         try:
             async with self._questions:
                 undelivered = await self._call(ask)
         except StoreBusy:
-            lane.ask_at = _time() + _FIRST_PAUSE_SECONDS
+            subscription.ask_at = _time() + _FIRST_PAUSE_SECONDS
             return False
         except StoreUnavailable:
-            lane.ask_at = _time() + _AWAY_SECONDS
+            subscription.ask_at = _time() + _AWAY_SECONDS
             return False
         except Exception:  # noqa: BLE001, it is logged
-            _log.exception("The store cannot be asked about subscription %s.", lane.subscription_id)
-            lane.ask_at = _time() + _AWAY_SECONDS
+            _log.exception("The store cannot be asked about subscription %s.", subscription.subscription_id)
+            subscription.ask_at = _time() + _AWAY_SECONDS
             return False
         if not undelivered:
             return True
-        lane.ask_at = _time() + lane.pause
-        lane.pause = min(2 * lane.pause, _MOST_PAUSE_SECONDS)
+        subscription.ask_at = _time() + subscription.pause
+        subscription.pause = min(2 * subscription.pause, _MAX_PAUSE_SECONDS)
         return False
 
-    def _look(self) -> None:
+    def _expire_overdue(self) -> None:
         """Tell notifiers to send again what has waited too long."""
         self._tick = None
         before = _time() - HOLD_SECONDS
-        for lane in list(self._busy):
-            self._size -= lane.order.size
-            calls = lane.order.expire(before)
-            self._size += lane.order.size
+        for subscription in list(self._busy):
+            self._size -= subscription.order.size
+            calls = subscription.order.expire(before)
+            self._size += subscription.order.size
             _tell(calls, Status.WAIT)
-            self._go_on(lane)
+            self._advance(subscription)
         if self._busy and self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._look)
+            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire_overdue)
 
-    def _end(self, lane: _Lane) -> None:
-        for task in (lane.sending, lane.asking):
+    def _end(self, subscription: _Subscription) -> None:
+        for task in (subscription.sending, subscription.asking):
             if task is not None:
                 task.cancel()
-        self._drop(lane, Status.GONE)
+        self._drop(subscription, Status.GONE)
 
-    def _drop(self, lane: _Lane, status: Status) -> None:
-        self._size -= lane.order.size
-        _tell(lane.order.fail(), status)
-        self._busy.discard(lane)
+    def _drop(self, subscription: _Subscription, status: Status) -> None:
+        self._size -= subscription.order.size
+        _tell(subscription.order.fail(), status)
+        self._busy.discard(subscription)
 
 
 def _tell(answers: Iterable[Answer], status: Status) -> None:

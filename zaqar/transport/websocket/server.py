@@ -17,8 +17,8 @@ from websockets.http11 import Response
 from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
-from zaqar.transport.websocket.admission import Admission, Seat
-from zaqar.transport.websocket.connection import Connection, Surroundings
+from zaqar.transport.websocket.admission import Admission, Slot
+from zaqar.transport.websocket.connection import Connection, ServerContext
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.interface import Request, Session
 from zaqar.transport.websocket.loop_time import LoopTime
@@ -63,7 +63,7 @@ _REVALIDATION_SECONDS = 10.0
 _ENDS = "The server ends."
 
 MANAGEMENT = "management"
-"""The store of a seat for requests that ask the management store."""
+"""The store of a slot for requests that ask the management store."""
 
 MakeSession = Callable[[Parts, str], Session]
 """Makes the session of the new connection with an id."""
@@ -88,7 +88,7 @@ class WebSocketServer:
         # A separate pool: decoding never waits for a store.
         most = settings.max_connections
         self._decoders = Admission(
-            _DECODERS, patience=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
+            _DECODERS, max_wait=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
         )
         self._loop_time = LoopTime()
         self._memory = Memory(settings.max_buffered_size)
@@ -112,7 +112,7 @@ class WebSocketServer:
         self._settings = settings
         self._memory.resize(settings.max_buffered_size)
         self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
-        self._surroundings = Surroundings(
+        self._context = ServerContext(
             settings=settings,
             admission=self._admission,
             connections=self.connections,
@@ -127,7 +127,7 @@ class WebSocketServer:
             revalidation_seconds=_revalidation_seconds(parts),
         )
         for connection in self.connections:
-            connection.use(parts, self._surroundings)
+            connection.use(parts, self._context)
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from a socket that is already listening, and take it over."""
@@ -229,11 +229,11 @@ class WebSocketServer:
         if self._is_stopping:
             await socket.close(close_codes.GOING_AWAY, _ENDS)
             return
-        connection = Connection(socket, self._make_session(self._parts, socket.id.hex), self._surroundings)
+        connection = Connection(socket, self._make_session(self._parts, socket.id.hex), self._context)
         await connection.run()
 
     async def _decode(self, project: str, read: Callable[[], Any]) -> Any:
-        return await self._decoders.run(Seat(project, None, None), read)
+        return await self._decoders.run(Slot(project, None, None), read)
 
     def _store_of(self, request: Request) -> Hashable:
         """The store of the queue if that is in the cache, otherwise the management store, which is asked first."""

@@ -13,7 +13,7 @@ _OTHER_FILES = 256
 """Open files that are not connections of clients: those to stores, Keystone and notifiers, and the log."""
 
 _CONNECTIONS_PER_HANDSHAKE = 10
-_LEAST_HANDSHAKES = 16
+_MIN_HANDSHAKES = 16
 
 STRANGER_FRAME_SIZE = 64 * 1024
 """Bytes that a frame may have before anybody has authenticated, if clients have to."""
@@ -43,7 +43,7 @@ class Settings:
     @property
     def max_handshakes(self) -> int:
         """Number of connections that may be in their handshake or being refused, in addition to open ones."""
-        return max(_LEAST_HANDSHAKES, self.max_connections // _CONNECTIONS_PER_HANDSHAKE)
+        return max(_MIN_HANDSHAKES, self.max_connections // _CONNECTIONS_PER_HANDSHAKE)
 
     @property
     def open_files(self) -> int:
@@ -53,7 +53,7 @@ class Settings:
     def within(self, open_files: int) -> Settings:
         """A copy with as many connections as ``open_files`` open files allow, and at least one."""
         rest = open_files - _OTHER_FILES
-        most = min(rest * _CONNECTIONS_PER_HANDSHAKE // (_CONNECTIONS_PER_HANDSHAKE + 1), rest - _LEAST_HANDSHAKES)
+        most = min(rest * _CONNECTIONS_PER_HANDSHAKE // (_CONNECTIONS_PER_HANDSHAKE + 1), rest - _MIN_HANDSHAKES)
         return replace(self, max_connections=max(1, min(self.max_connections, most)))
 
     @classmethod

@@ -194,7 +194,7 @@ def test_a_connection_is_asked_to_confirm_nothing(tmp_path: Path) -> None:
 
 
 def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_LINKS", 2)
+    monkeypatch.setattr(module, "MAX_LINKS", 2)
 
     async def go() -> None:
         async with running(tmp_path) as process:

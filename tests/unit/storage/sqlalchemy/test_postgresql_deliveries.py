@@ -100,7 +100,7 @@ INDEXES = {
     "SweepStatements.look_again": {"pk_dropped"},
     "SubscriptionStatements.list": {"pk_subscriptions"},
     "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
-    "NodeStatements.list_over": {"ix_nodes_expires"},
+    "NodeStatements.list_expired": {"ix_nodes_expires"},
     "NodeStatements.list_subscriptions": {"pk_node_subscriptions"},
     "NodeStatements.forget": {"pk_node_subscriptions"},
     "NodeStatements.forget_all": {"pk_node_subscriptions"},

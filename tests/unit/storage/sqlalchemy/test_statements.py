@@ -130,7 +130,7 @@ def test_an_index_serves_it(database: Database, name: str) -> None:
         ),
         ("SubscriptionStatements.list", "sqlite_autoindex_subscriptions_1 (queue_uid=? AND id>?)"),
         ("SubscriptionStatements.with_subscriber", "sqlite_autoindex_subscriptions_2 (queue_uid=? AND subscriber=?)"),
-        ("NodeStatements.list_over", "INDEX ix_nodes_expires (expires<?)"),
+        ("NodeStatements.list_expired", "INDEX ix_nodes_expires (expires<?)"),
         ("NodeStatements.list_subscriptions", "PRIMARY KEY (node_id=?)"),
         ("NodeStatements.forget", "PRIMARY KEY (node_id=? AND queue_uid=? AND subscription_id=?)"),
         ("SubscriptionStatements.expired", "ix_subscriptions_expires (expires<?)"),

@@ -177,7 +177,7 @@ def run(
         configured = replace(Settings.from_conf(parts.conf), **settings)
         server = WebSocketServer(parts, configured, make_session=make_session)
         if authenticates:
-            server._surroundings = replace(server._surroundings, authenticates=True, revalidation_seconds=0.2)
+            server._context = replace(server._context, authenticates=True, revalidation_seconds=0.2)
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
             port = listener.getsockname()[1]
             await server.start(listener)

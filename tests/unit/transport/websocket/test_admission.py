@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zaqar.errors import TooBusy
-from zaqar.transport.websocket.admission import SILENT_SECONDS, Admission, Seat
+from zaqar.transport.websocket.admission import SILENT_SECONDS, Admission, Slot
 
 THREADS = 16
 PER_PROJECT, PER_QUEUE, PER_STORE, PER_SILENT_STORE = 4, 2, 12, 1
@@ -42,22 +42,22 @@ class Call:
 class Scene:
     """An admission and the calls that were asked for, in order."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, max_wait: float) -> None:
         self.now = 1000.0
-        self.admission = Admission(THREADS, patience=patience, monotonic=lambda: self.now)
+        self.admission = Admission(THREADS, max_wait=max_wait, monotonic=lambda: self.now)
         self.tasks: list[asyncio.Task[str]] = []
         self.calls: list[Call] = []
-        self.seats: list[Seat] = []
+        self.seats: list[Slot] = []
 
     async def ask(
         self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1, tells: bool = True
     ) -> None:
         for _ in range(times):
-            call, seat = Call(), Seat(project, queue and (project, queue), store, tells)
-            run = self.admission.run(seat, call, answered=ANSWERED.get)
+            call, slot = Call(), Slot(project, queue and (project, queue), store, tells)
+            run = self.admission.run(slot, call, answered=ANSWERED.get)
             self.tasks.append(asyncio.create_task(run))
             self.calls.append(call)
-            self.seats.append(seat)
+            self.seats.append(slot)
             await self.settle()
 
     async def settle(self) -> None:
@@ -82,9 +82,9 @@ class Scene:
         await self.settle()
 
 
-def run(script: Callable[[Scene], Coroutine[Any, Any, None]], patience: float = FOR_EVER) -> None:
+def run(script: Callable[[Scene], Coroutine[Any, Any, None]], max_wait: float = FOR_EVER) -> None:
     async def play() -> None:
-        scene = Scene(patience)
+        scene = Scene(max_wait)
         try:
             await script(scene)
         finally:
@@ -256,7 +256,7 @@ def test_nobody_waits_for_long() -> None:
         await scene.ask()
         assert scene.under_way() == [1, 2, 3, 5]
 
-    run(script, patience=0.05)
+    run(script, max_wait=0.05)
 
 
 def test_a_bounded_number_waits() -> None:
@@ -322,7 +322,7 @@ def test_what_a_call_raises_is_raised() -> None:
             raise ValueError("it")
 
         with pytest.raises(ValueError, match="it"):
-            await scene.admission.run(Seat("p", None, "s"), fail)
+            await scene.admission.run(Slot("p", None, "s"), fail)
         assert scene.admission.under_way == 0
 
     run(script)
@@ -330,7 +330,7 @@ def test_what_a_call_raises_is_raised() -> None:
 
 def test_calls_that_ask_no_store_are_never_silent() -> None:
     async def script(scene: Scene) -> None:
-        scene.admission = Admission(THREADS, patience=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
+        scene.admission = Admission(THREADS, max_wait=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
         await scene.ask("a")
         scene.now += 100.0
         await scene.ask("b")

@@ -205,7 +205,7 @@ def test_tiny_messages_are_not_kept_as_objects(tmp_path: Path, monkeypatch: pyte
         (connection,) = connections(scene)
         await wait_until(lambda: connection._unparsed)
         # It keeps the bytes.
-        assert len(connection.recv_messages.frames) <= protocol._LEAST_PIECE // len(tiny) + 1
+        assert len(connection.recv_messages.frames) <= protocol._MIN_PIECE // len(tiny) + 1
         assert unhandled(connection) <= FREE_SIZE + READ_SIZE
         writer.transport.abort()
 

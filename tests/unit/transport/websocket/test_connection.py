@@ -339,7 +339,7 @@ def test_an_idle_connection_without_subscriptions_is_closed(tmp_path: Path) -> N
     async def script(scene: Scene) -> None:
         async with scene.connect() as idle, scene.connect() as subscribed:
             subscribed_id = (await scene.connection(1)).id
-            around = replace(scene.server._surroundings, is_subscribed=lambda connection: connection == subscribed_id)
+            around = replace(scene.server._context, is_subscribed=lambda connection: connection == subscribed_id)
             for each in scene.server.connections:
                 each.use(scene.sessions[0].parts, around)
             assert (await closed(idle))[0] == 4408

@@ -216,7 +216,7 @@ def test_strangers_who_fall_silent_are_dropped_in_time(
 def test_many_silent_strangers_do_not_keep_a_notifier_out(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MOST_STRANGERS)]
+            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
             link = Link(node, machine="another-host")
             status = await link.send(make(1))
             link.close()
@@ -235,7 +235,7 @@ def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshak
             reader, writer = await asyncio.open_unix_connection(node.socket)
             peer = NotifierPeer(node.key, node.id, most=1000)
             writer.write(peer.hello()[:5])
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MOST_STRANGERS)]
+            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
             writer.write(peer.hello()[5:])
             _, proof = peer.feed(await reader.readexactly(64))
             writer.write(proof + peer.seal(push_protocol.encode([make(1)(1)])))
@@ -302,7 +302,7 @@ def test_the_socket_of_another_node_at_the_same_path_is_no_obstacle(tmp_path: Pa
 def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "_MOST_UNSENT_BYTES", 1_000_000)
+    monkeypatch.setattr(links, "_MAX_UNSENT_BYTES", 1_000_000)
 
     async def go() -> None:
         async with listening(tmp_path) as (listener, node):
@@ -475,7 +475,7 @@ def test_links_of_an_earlier_node_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "_MOST_UNREAD_BYTES", 1000)
+    monkeypatch.setattr(listeners, "_MAX_UNREAD_BYTES", 1000)
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):

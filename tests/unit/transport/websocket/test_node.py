@@ -56,7 +56,7 @@ class Scene:
 
     def over(self) -> list[str]:
         """The nodes that live no more."""
-        return self.management.nodes.list_over(now=self.clock.now, limit=10)
+        return self.management.nodes.list_expired(now=self.clock.now, limit=10)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -189,10 +189,10 @@ def test_a_clock_that_is_off_by_five_seconds_neither_kills_a_node_nor_keeps_it(s
     node = nodes.begin(path="", host="h", port=1)
     for _ in range(3):
         clock.advance(2 * _RENEWAL_SECONDS)
-        assert management.nodes.list_over(now=clock.now, limit=10) == []
+        assert management.nodes.list_expired(now=clock.now, limit=10) == []
         assert nodes.renew(node)
     clock.advance(LEASE_SECONDS + abs(skew))
-    assert management.nodes.list_over(now=clock.now, limit=10) == [node.id]
+    assert management.nodes.list_expired(now=clock.now, limit=10) == [node.id]
     assert LEASE_SECONDS + abs(skew) + node_removal.POLL_SECONDS < 30
 
 

@@ -135,7 +135,7 @@ def test_a_connection_that_stays_open_sees_each_notification_in_order(random: Ra
     world.finish()
     first_times = list(dict.fromkeys(world.received))
     assert first_times == sorted(world.expected)
-    assert len(world.order) <= orders.MOST_HELD
+    assert len(world.order) <= orders.MAX_HELD
 
 
 def sent(order: Order[str]) -> list[int]:
@@ -234,9 +234,9 @@ def test_what_did_not_go_out_has_to_come_again_and_keeps_its_place() -> None:
 
 def test_what_is_held_back_is_bounded() -> None:
     order = started()
-    for number in range(7, 7 + orders.MOST_HELD):
+    for number in range(7, 7 + orders.MAX_HELD):
         assert order.arrive(number, b"", "call", again=False, now=0.0) is None
-    assert order.arrive(7 + orders.MOST_HELD, b"", "call", again=False, now=0.0) is Status.WAIT
+    assert order.arrive(7 + orders.MAX_HELD, b"", "call", again=False, now=0.0) is Status.WAIT
 
 
 def test_a_batch_is_bounded_in_bytes_unless_it_is_a_single_one() -> None:
@@ -260,11 +260,11 @@ def test_ranges_are_a_set(numbers: list[int]) -> None:
 
 def test_ranges_forget_the_lowest_ones() -> None:
     ranges = Ranges()
-    for number in range(0, 4 * orders.MOST_RANGES, 2):
+    for number in range(0, 4 * orders.MAX_RANGES, 2):
         ranges.add(number)
     assert 0 not in ranges
-    assert 2 * orders.MOST_RANGES - 2 not in ranges
-    assert 2 * orders.MOST_RANGES in ranges
+    assert 2 * orders.MAX_RANGES - 2 not in ranges
+    assert 2 * orders.MAX_RANGES in ranges
 
 
 @pytest.mark.parametrize("numbers", [(1, 3, 2), (2, 1), (3, 1, 2)])

@@ -164,7 +164,7 @@ def test_many_clients_at_the_same_moment_are_no_more_than_may_be(tmp_path: Path)
 
 
 def test_connections_without_a_handshake_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.transport.websocket.settings._LEAST_HANDSHAKES", 3)
+    monkeypatch.setattr("zaqar.transport.websocket.settings._MIN_HANDSHAKES", 3)
 
     async def script(scene: Scene) -> None:
         silent = [await asyncio.open_connection("127.0.0.1", scene.port) for _ in range(4)]

@@ -13,10 +13,10 @@ from zaqar.schemas.queues import make_filter
 from zaqar.transport.websocket.action import Answer, Call, Field
 from zaqar.transport.websocket.actions.reading import limit_field, read_limit
 
-_MOST_FILTERS = 100
+_MAX_FILTERS = 100
 """Number of metadata keys that a list may be filtered by."""
 
-_LONGEST_FILTER = 4096
+_MAX_FILTER_LENGTH = 4096
 """Characters of a regular expression or a metadata value that a list may be filtered by."""
 
 
@@ -46,8 +46,8 @@ def list_queues(kind: str, parts: Parts, call: Call) -> Answer:
 
 def _values(wanted: Mapping[str, Any]) -> dict[str, str]:
     """The metadata to filter by, spelt as in a query of the HTTP API."""
-    if len(wanted) > _MOST_FILTERS:
-        raise InvalidInput("metadata", f"must have at most {_MOST_FILTERS} keys to filter by, not {len(wanted)}")
+    if len(wanted) > _MAX_FILTERS:
+        raise InvalidInput("metadata", f"must have at most {_MAX_FILTERS} keys to filter by, not {len(wanted)}")
     if any("\x00" in key for key in wanted):
         raise InvalidInput("metadata", "has a key that holds the character U+0000")
     return {key: _check_filter(f"metadata.{key}", _spell(key, value)) for key, value in wanted.items()}
@@ -66,8 +66,8 @@ def _spell(key: str, value: object) -> str:
 
 
 def _check_filter(field: str, text: str) -> str:
-    if len(text) > _LONGEST_FILTER:
-        raise InvalidInput(field, f"must have at most {_LONGEST_FILTER} characters, not {len(text)}")
+    if len(text) > _MAX_FILTER_LENGTH:
+        raise InvalidInput(field, f"must have at most {_MAX_FILTER_LENGTH} characters, not {len(text)}")
     if "\x00" in text:
         raise InvalidInput(field, "must not hold the character U+0000")
     return text
@@ -112,13 +112,13 @@ def list_fields(kind: str) -> dict[str, Field]:
         "name": Field(
             "string",
             "A regular expression (RE2) that is searched in the names.",
-            schema={"maxLength": _LONGEST_FILTER},
+            schema={"maxLength": _MAX_FILTER_LENGTH},
         ),
         "metadata": Field(
             "object",
             f"Metadata that the {kind}s must have: each key with this string, number or boolean as its value.",
             schema={
-                "maxProperties": _MOST_FILTERS,
+                "maxProperties": _MAX_FILTERS,
                 "additionalProperties": {"type": ["string", "number", "boolean"]},
             },
         ),
