@@ -49,8 +49,12 @@ class Server:
 
     def part(self, module: str) -> int:
         """The process of the part that runs this module, such as ``zaqar.cmd.websocket``."""
-        (pid,) = [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
+        (pid,) = self.parts(module)
         return pid
+
+    def parts(self, module: str) -> list[int]:
+        """The same, none while the part is being started again."""
+        return [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
 
     def processes(self) -> list[int]:
         """The started process and everything below it, parents first."""

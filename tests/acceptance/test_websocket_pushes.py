@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,26 +10,14 @@ from typing import Any, Self
 
 import pytest
 
-from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend
+from tests.acceptance.backends import REDIS
 from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.pushed import Listeners
-from tests.acceptance.server import Server, kill, running
-from tests.acceptance.sinks import Sink, Sinks
-from tests.acceptance.test_notifications import Notifier, configured, notifier_of, received, subscribe
+from tests.acceptance.server import Server, running
+from tests.acceptance.test_notifications import configured
 from tests.websocket import JSON, MSGPACK, WebSocket
 
 PROJECT = "shop"
-WEBSOCKET = "zaqar.cmd.websocket"
-
-GONE_SECONDS = 30.0
-"""How long the subscriptions of a killed process may stay."""
-
-FULL = os.environ.get("ZAQAR_PUSHES") == "full"
-"""Whether the test of all faults has the size that the service promises, which takes minutes for each store."""
-
-MESSAGES, CONNECTIONS = (2000, 100) if FULL else (60, 10)
-OF_ONE_POST = 5
-PATIENCE = 900.0 if FULL else 120.0
+SECONDS = 60.0
 
 
 class Service:
@@ -82,17 +66,8 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield service
 
 
-def is_served(service: Service) -> bool:
-    """Whether connections can be subscribed: the process has its node."""
-    try:
-        with service.connect() as socket:
-            return socket.request("subscription_create", {"queue_name": "first"}).status == 201
-    except OSError:
-        return False
-
-
-def until(condition: Callable[[], object], complaint: str, *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], complaint: str) -> None:
+    deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, complaint
         time.sleep(0.1)
@@ -181,108 +156,3 @@ def test_a_reader_that_is_too_slow_is_closed_and_holds_up_no_other_one(service: 
         until(lambda: len(service.subscriptions("slow")) == 1, "the slow reader is still subscribed")
         # 1006 if the close frame could not be sent, as it reads nothing.
         assert slow.closed()[0] in (1006, 1013)
-
-
-@pytest.mark.parametrize("service", [None], ids=["sqlite"], indirect=True, scope="module")
-def test_a_killed_websocket_process_leaves_no_subscription_and_no_deliveries(service: Service) -> None:
-    with service.connect() as socket:
-        assert socket.request("subscription_create", {"queue_name": "killed"}).status == 201
-        began = time.monotonic()
-        kill([service.server.part(WEBSOCKET)])
-    service.post("killed", 1)
-    until(
-        lambda: service.subscriptions("killed") == [],
-        "a subscription outlives its process",
-        seconds=GONE_SECONDS,
-    )
-    assert time.monotonic() - began < GONE_SECONDS
-    # The process that was started in its place takes subscriptions.
-    until(lambda: is_served(service), "the WebSocket server was not started again")
-    with service.connect() as again:
-        assert again.request("subscription_create", {"queue_name": "killed"}).status == 201
-        service.post("killed", 2)
-        assert again.push()["body"] == {"n": 2}
-
-
-class Poster(threading.Thread):
-    """Posts numbers in order, each post until it was acknowledged, and notes the ids of those that were."""
-
-    def __init__(self, service: Service, queue: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self._client = Client(service.server, PROJECT, Ledger())
-        self._queue = queue
-
-    def run(self) -> None:
-        while len(self.ids) < MESSAGES:
-            numbers = range(len(self.ids), len(self.ids) + OF_ONE_POST)
-            messages = [{"body": {"n": number}, "ttl": 3600} for number in numbers]
-            answer = self._client.ask("POST", f"/v2/queues/{self._queue}/messages", {"messages": messages})
-            if answer is not None:
-                self.ids += (href.rpartition("/")[2] for href in answer[1]["resources"])
-            time.sleep(0.02)
-        self._client.close()
-
-
-def is_complete(poster: Poster, listeners: Listeners, sink: Sink) -> bool:
-    everything = set(range(MESSAGES))
-    arrived = all(set(numbers) >= everything for numbers in listeners.numbers)
-    return not poster.is_alive() and arrived and received(sink) >= set(poster.ids)
-
-
-def missing(poster: Poster, listeners: Listeners) -> str:
-    counts = [MESSAGES - len(set(numbers)) for numbers in listeners.numbers]
-    return f"{len(poster.ids)} were posted; of each connection are missing: {counts}; closed: {listeners.closed}"
-
-
-def check_order(listeners: Listeners) -> None:
-    """A post whose answer was lost is posted again, so a number may come twice; the first time it has its place."""
-    for numbers in listeners.numbers:
-        assert list(dict.fromkeys(numbers)) == list(range(MESSAGES))
-
-
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize(
-    "backend",
-    (None, POSTGRESQL, REDIS, MONGODB),
-    ids=lambda backend: backend.name if backend else "sqlite",
-)
-def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(
-    backend: Backend | None, tmp_path: Path
-) -> None:
-    sink = Sink()
-    with (
-        configured(backend, tmp_path) as config,
-        Sinks(sink),
-        running(tmp_path / "state", options=options_of(config)) as server,
-        Service(server) as service,
-    ):
-        subscribe(server, "all", sink)
-        notifier = Notifier(config, server.state_dir)
-        poster = Poster(service, "all")
-        victims = itertools.cycle(
-            (
-                lambda: kill(notifier_of(server)[:1]),
-                lambda: kill(server.workers()[:1]),
-                notifier.kill_and_start_again,
-            )
-        )
-        try:
-            with Listeners(service.url, project=PROJECT, queue="all", count=CONNECTIONS) as listeners:
-                poster.start()
-                deadline = time.monotonic() + PATIENCE
-                strikes = 0
-                while not is_complete(poster, listeners, sink):
-                    assert time.monotonic() < deadline, f"missing: {missing(poster, listeners)}"
-                    time.sleep(1.0)
-                    # In the end nothing is killed any more, so that what is left can arrive.
-                    if strikes < (60 if FULL else 4):
-                        next(victims)()
-                        strikes += 1
-                poster.join()
-                check_order(listeners)
-                assert listeners.closed == {}
-        finally:
-            # It may have been started again a moment ago, and not handle signals yet.
-            assert notifier.close() in (0, -signal.SIGTERM)
-        until(lambda: [each["subscriber"] for each in service.subscriptions("all")] == [sink.url], "left behind")
