@@ -29,8 +29,9 @@ GONE_SECONDS = 30.0
 
 Runs = Callable[[Backend | None], Run]
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("websocket-faults")]
-each_store = pytest.mark.parametrize("backend", STORES, ids=lambda backend: backend.name if backend else "sqlite")
+pytestmark = pytest.mark.timeout(1500)
+# Not "backend": tests with that parameter run in one process for each backend, and the runs would share no time.
+each_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name if store else "sqlite")
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 @each_store
-def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(runs: Runs, backend: Backend | None) -> None:
-    run = runs(backend)
+def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(runs: Runs, store: Backend | None) -> None:
+    run = runs(store)
     first, *others = run.staying.connections
     order = list(first.numbers)
     # A post whose answer was lost is posted again, so a number may come twice; the first time it has its place.
@@ -67,8 +68,8 @@ def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(runs: 
 
 
 @each_store
-def test_a_connection_of_a_process_that_is_killed_has_no_gap_until_then(runs: Runs, backend: Backend | None) -> None:
-    run = runs(backend)
+def test_a_connection_of_a_process_that_is_killed_has_no_gap_until_then(runs: Runs, store: Backend | None) -> None:
+    run = runs(store)
     order = run.staying.connections[0].numbers
     assert len(run.returning.closed) >= SIZE.returning
     assert {each.code for each in run.returning.closed} == {1006}
@@ -89,8 +90,8 @@ def check_since_subscribed(connection: Connection, order: dict[str, int]) -> Non
 
 
 @each_store
-def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, backend: Backend | None) -> None:
-    run = runs(backend)
+def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, store: Backend | None) -> None:
+    run = runs(store)
     watch = run.watch
     assert watch.dead
     wait_until(lambda: not watch.left, seconds=2 * GONE_SECONDS)
