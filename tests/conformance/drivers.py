@@ -64,6 +64,11 @@ def _redis_management(address: str) -> ManagementStore:
     return RedisManagementStore.from_settings({"uri": address})
 
 
+def _with_time(uri: str) -> str:
+    """The URI with a time limit that a server of the tests does not reach when the machine is busy."""
+    return f"{uri}{'&' if '?' in uri else '?'}socket_timeout=30"
+
+
 def _redis_messages(address: str) -> MessageStore:
     from zaqar.storage.redis.messages import RedisMessageStore
 
@@ -109,14 +114,14 @@ DRIVERS: dict[str, Driver] = {
         ),
         Driver(
             name="redis",
-            prepare=lambda folder: servers.shared("redis").uri,
+            prepare=lambda folder: _with_time(servers.shared("redis").uri),
             open_management=_redis_management,
             open_messages=_redis_messages,
             server="redis",
         ),
         Driver(
             name="redis-cluster",
-            prepare=lambda folder: servers.shared("redis-cluster").uri,
+            prepare=lambda folder: _with_time(servers.shared("redis-cluster").uri),
             open_management=_redis_management,
             open_messages=_redis_messages,
             server="redis-cluster",
