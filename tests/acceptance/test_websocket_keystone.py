@@ -199,7 +199,9 @@ def test_nothing_is_served_before(service: Service, form: Format) -> None:
                 assert (reply.status, reply.error) == (403, "Not authentified."), action.name
 
 
-@pytest.mark.parametrize("token", [5, None, [], {}, True, "", "  ", "x\ny", "\u0416", "x" * 70_000, UNKNOWN])
+@pytest.mark.parametrize(
+    "token", [5, None, [], {}, True, "", "  ", "x\ny", "\u0416", pytest.param("x" * 60_000, id="long"), UNKNOWN]
+)
 def test_no_token_of_another_kind(service: Service, token: Any) -> None:
     with service.connect() as client:
         reply = client.request("authenticate", headers={"X-Auth-Token": token})
