@@ -222,3 +222,15 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 async def hang(delivery: Delivery) -> Outcome:
     await asyncio.Event().wait()
     raise AssertionError
+
+
+async def handed_back(scene: Scene, is_answered: Callable[[], bool] = lambda: True) -> Delivery:
+    """The only delivery that waits, once it has no owner and is due later. A leased one is due when its lease ends."""
+    found: list[Delivery] = []
+
+    def is_handed_back() -> bool:
+        found[:] = scene.waiting()
+        return is_answered() and len(found) == 1 and found[0].owner is None and found[0].due > scene.clock()
+
+    await until(is_handed_back)
+    return found[0]

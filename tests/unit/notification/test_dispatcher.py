@@ -16,7 +16,19 @@ from typing import Any
 import pytest
 
 from tests.unit.notification import scene as scenes
-from tests.unit.notification.scene import BROKEN, FINE, GONE, SILENT, UID, Link, Scene, ScriptedTask, hang, until
+from tests.unit.notification.scene import (
+    BROKEN,
+    FINE,
+    GONE,
+    SILENT,
+    UID,
+    Link,
+    Scene,
+    ScriptedTask,
+    handed_back,
+    hang,
+    until,
+)
 from zaqar.bell import Bell
 from zaqar.clock import CLOCKS_APART
 from zaqar.errors import InvalidInput, StoreUnavailable
@@ -588,8 +600,7 @@ def test_many_dead_letters_that_wait_are_little_work(scene: Scene) -> None:
                 await let_time_pass(scene, notifier)
             pauses = []
             for _ in range(6):
-                await until(lambda: scene.waiting() and scene.waiting()[0].owner is None)
-                pauses.append(scene.waiting()[0].due - scene.clock())
+                pauses.append((await handed_back(scene)).due - scene.clock())
                 scene.clock.advance(pauses[-1])
                 put_off = notifier.dispatcher.counts["put off"]
                 notifier.dispatcher.ring()

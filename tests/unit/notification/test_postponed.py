@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from tests.unit.notification.scene import FINE, Scene, until
+from tests.unit.notification.scene import FINE, Scene, handed_back, until
 from zaqar.model import Delivery
 from zaqar.notification.retry import MOST_JITTER
 from zaqar.notification.sending import MOST_LATER_SECONDS, POSTPONED_PART, POSTPONED_SECONDS
@@ -31,10 +31,7 @@ def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
             notifier.task.answers["s1"] = answer
             began = scene.clock()
             for number in range(1, 40):
-                await until(lambda: scene.waiting() and scene.waiting()[0].owner is None)
-                await until(lambda: len(notifier.messages()) == number)  # noqa: B023
-                await until(lambda: scene.waiting()[0].due > scene.clock())
-                (delivery,) = scene.waiting()
+                delivery = await handed_back(scene, lambda: len(notifier.messages()) == number)  # noqa: B023
                 assert (delivery.tries, delivery.attempts) == (0, ())
                 pause, lasted = delivery.due - scene.clock(), scene.clock() - began
                 least = min(max(POSTPONED_SECONDS, lasted * POSTPONED_PART), MOST_LATER_SECONDS)
