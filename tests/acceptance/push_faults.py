@@ -55,7 +55,7 @@ FULL = Size(2000, 100, 20, 60, 0.1, 900.0)
 
 
 class Poster(threading.Thread):
-    """Posts numbers in order, each post until it was acknowledged, and notes the ids of those that were."""
+    """Posts numbers in order. It repeats each post until it is acknowledged, and keeps the ids of these messages."""
 
     def __init__(self, server: Server, size: Size) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Run:
         ]
 
     def is_complete(self) -> bool:
-        """Whether everything that was acknowledged has arrived, at those that returned what was posted since."""
+        """Whether each acknowledged message has arrived. Connections that subscribed again need only later messages."""
         posted = self.poster.ids
         if self.poster.is_alive() or len(self.returning.open) < self.size.returning:
             return False
@@ -314,7 +314,7 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
     while left > run.size.strikes - SMALL.strikes or not run.is_complete():
         assert time.monotonic() < began + run.size.patience, run.missing()
         time.sleep(1.0)
-        # In the end nothing is killed any more, so that what is left can arrive.
+        # After the last kill the loop goes on, so that the remaining messages can arrive.
         if left:
             run.kills[next(strikes)] += 1
             run.last_strike = time.monotonic()

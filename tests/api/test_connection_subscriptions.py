@@ -326,7 +326,7 @@ def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
 def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In steps, which may be cut off: then it begins again, and nobody gets what was left."""
+    """The removal has steps. If it is cut off, the next one starts again, and the rest is not delivered to anybody."""
     monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
     monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
     queues = [f"q{number}" for number in range(4)]

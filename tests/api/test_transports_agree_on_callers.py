@@ -120,7 +120,7 @@ class Guarded:
         self._client = testing.TestClient(make_app(self._parts))
 
     def over_http(self, row: Row, token: str | None) -> int:
-        """The status; whom the headers claim to be does not matter."""
+        """The status of the request. Its headers also claim another project and roles, which must have no effect."""
         path, _, query = self._world.with_ids(row.path).partition("?")
         headers = {"Client-ID": ALICE, "X-Project-ID": "claimed", **BOSS, **row.headers}
         result = self._client.simulate_request(
@@ -219,7 +219,7 @@ def test_without_a_valid_token_nothing_is_served(api: Api) -> None:
     for row in first_of_each_action(ROWS):
         assert guarded.over_http(row, "nobody's") == 401, row
         assert guarded.over_websocket(row, "nobody's", world.project) == 401, row
-        # The first frame has to authenticate, so that one that does not is 403.
+        # A connection that has not authenticated gets 403.
         assert guarded.over_websocket(row, None, world.project) == 403, row
     assert world.contents() == before
 

@@ -81,11 +81,11 @@ class LeasedStore:
         )
 
     async def restore_order(self, later: Delivery) -> int:
-        """Have earlier deliveries of the same subscription that are free taken before ``later``; return how many.
+        """Make earlier deliveries of the subscription due before ``later`` if they have no lease; return how many.
 
-        Deliveries are taken by the time when they became due. A delivery of a notifier that was killed, and one that is
-        tried again, became due later than its successors. A delivery that another process takes or settles at this
-        moment is left as it is.
+        Notifiers take deliveries in the order in which they became due. A delivery that is retried, or whose notifier
+        was killed, became due after its successors. A delivery that another process takes or settles at this moment
+        is left as it is.
         """
         now = self._clock()
 

@@ -21,7 +21,7 @@ MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
 """The size of a request about one subscription; more than this is not read."""
 
 MOST_BYTES_OF_A_SWITCH = 4096
-"""Of one that holds one small field, such as a confirmation."""
+"""Limit in bytes for a body with one small field, such as a confirmation."""
 
 PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
 MOST_PLACES = 10

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes on MongoDB, where a note of a subscription and the node are two documents."""
+"""Nodes on MongoDB. A node and each note of a subscription are separate documents, so a crash may come in between."""
 
 from __future__ import annotations
 

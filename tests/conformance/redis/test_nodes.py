@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes on Redis, where a fail-over may lose the last steps that were acknowledged."""
+"""Nodes on Redis. A fail-over may lose the last acknowledged steps."""
 
 from __future__ import annotations
 

@@ -91,11 +91,11 @@ class ManagementStore(ABC):
 
     @abstractmethod
     def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
-        """Remove those whose stored subscriber is still the one given, also if they have expired; at most 500.
+        """Remove at most 500 subscriptions, expired or not, if their stored subscribers are still the given ones.
 
-        Anything else of them may have changed. Returns those that are gone now, including those that were absent
-        before; the others have another subscriber by now, and stay. Each is one atomic step, all together are not, but
-        they take as few writes to disk as the store can do with.
+        Other fields may have changed. Returns the subscriptions that the store does not have any more, including the
+        ones that were absent before. A subscription whose subscriber has changed stays, and is not returned. Each
+        removal is one atomic step; all together are not, but they take as few writes to disk as the store allows.
         """
 
     @abstractmethod

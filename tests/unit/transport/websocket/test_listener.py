@@ -318,7 +318,7 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
             assert done
             assert waiting
             assert all(isinstance(each.exception(), Unreachable) for each in done)
-            # What fits, and what is under way in the system.
+            # The limit of unsent bytes, and the buffers of the operating system, hold fewer than that.
             assert len(waiting) < 40
             for each in listener._links:
                 each._transport.resume_reading()

@@ -84,7 +84,7 @@ class World:
         self.owners = {number: owner for number, owner in self.owners.items() if owner != killed}
 
     def ask(self) -> None:
-        """The store says that nothing comes before the first one that is held back; the answer takes its time."""
+        """Ask the store whether a delivery before the first held one is left. The answer arrives some steps later."""
         number = self.order.blocked
         if number is not None and not any(each < number for each in self.undelivered | self.to_come):
             self.answers.append(number)

@@ -25,7 +25,7 @@ from zaqar.transport.websocket.settings import Settings
 
 OTHER = "other-project"
 LARGE = {"queue_name": "q", "messages": [{"body": "x" * 2 * SMALL_FRAME}]}
-"""It is decoded in a thread, not where small frames are."""
+"""A frame that is decoded in a thread. Small frames are decoded on the event loop."""
 
 
 class SlowTokens(Tokens):
