@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,14 @@ from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.signed_urls import SignedUrls
 from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
+from zaqar.waiting.hub import Hub
+from zaqar.waiting.registry import Located
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage without which nothing is notified."""
@@ -67,6 +70,8 @@ class Parts:
     queues: Queues
     messages: Messages
     claims: Claims
+    hub: Hub
+    streams: Streams
     subscriptions: Subscriptions
     connection_subscriptions: ConnectionSubscriptions
     deliveries: Deliveries
@@ -107,6 +112,8 @@ def build(
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
+    hub = _make_hub(queues, management, placement, limits, clock)
+    reading: dict[str, Any] = {"queues": queues, "bodies": bodies, "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
         **common,
         queues=queues,
@@ -123,8 +130,10 @@ def build(
         authorizer=authorizer,
         tokens=tokens,
         queues=queues,
-        messages=pipelines.make_messages(queues=queues, limits=limits, clock=clock, bodies=bodies),
-        claims=pipelines.make_claims(queues=queues, limits=limits, clock=clock, bodies=bodies),
+        messages=pipelines.make_messages(limits=limits, **reading),
+        claims=pipelines.make_claims(limits=limits, **reading),
+        hub=hub,
+        streams=Streams(**reading),
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
@@ -134,6 +143,24 @@ def build(
         signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
+    )
+
+
+def _make_hub(queues: Queues, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> Hub:
+    def remembered(address: Address) -> Located | None:
+        known = queues.remembered(address)
+        return None if known is None else Located(known.queue.uid, known.place)
+
+    def find_queues(addresses: Collection[Address]) -> dict[Address, Located]:
+        found = management.find_queues(addresses=addresses)
+        return {address: Located(queue.uid, placement.place_of(queue)) for address, queue in found.items()}
+
+    return Hub(
+        remembered=remembered,
+        find_queues=find_queues,
+        clock=clock,
+        max_waiting=limits.max_waiting_clients,
+        max_waiting_per_project=limits.max_waiting_clients_per_project,
     )
 
 

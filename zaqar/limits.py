@@ -57,6 +57,11 @@ class Limits:
     min_length_client_id: int
     max_length_client_id: int
     message_delete_with_claim_id: bool
+    max_wait: int
+    max_waiting_clients: int
+    max_waiting_clients_per_project: int
+    max_streams: int
+    max_streams_per_project: int
     enable_checksum: bool
 
     @classmethod

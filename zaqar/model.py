@@ -101,8 +101,9 @@ class Message:
     """A stored message. ``sequence`` is its place in the total order of the queue, from 1.
 
     ``claim_id`` is that of the live claim and None where there is none. ``expires`` is the end of its life, which a
-    claim may have moved past ``created`` plus the TTL of the post. ``error`` says why the body, which is then null,
-    cannot be shown; no store sets it.
+    claim may have moved past ``created`` plus the TTL of the post. ``due`` is the time at which its delay ends,
+    and None if it is not delayed at the time of the read. ``error`` says why the body, which is then null, cannot be
+    shown; no store sets it.
     """
 
     queue_uid: str
@@ -116,6 +117,7 @@ class Message:
     checksum: str | None = None
     origin: Origin | None = None
     error: str | None = None
+    due: float | None = None
 
     @property
     def id(self) -> str:
@@ -358,6 +360,18 @@ class Stats:
     @property
     def total(self) -> int:
         return self.free + self.claimed
+
+
+class QueuePosition(NamedTuple):
+    """How far a queue is, for clients that wait for it.
+
+    ``last`` is the number of the newest message that was ever in it, ``free`` whether a message can be claimed now, and
+    ``next_due`` the time, in seconds since the epoch, at which the next delay or claim ends; None if there is none.
+    """
+
+    last: int
+    free: bool
+    next_due: float | None
 
 
 def message_id(queue_uid: str, sequence: int) -> str:

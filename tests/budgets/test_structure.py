@@ -64,12 +64,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.errors",
         "zaqar.uris",
     },
+    "zaqar.waiting": FOUNDATION | {"zaqar.socket_files", "zaqar.storage.base", "zaqar.storage.placement"},
     "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf", "zaqar.plugins"},
     "zaqar.extraspec": {"zaqar.errors", "zaqar.plugins"},
     "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.at_once", "zaqar.storage.base", "zaqar.storage.placement", "zaqar.stages", "zaqar.schemas"}
-    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"},
+    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption", "zaqar.waiting"},
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.placement", "zaqar.schemas", "zaqar.conf", "zaqar.plugins"}
     | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"}
@@ -78,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
-    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol", "zaqar.keep_alive"},
+    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol", "zaqar.keep_alive", "zaqar.waiting"},
 }
 
 

@@ -24,6 +24,7 @@ from zaqar.stages.base import Stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.placement import Placement, PoolPlacement
+from zaqar.waiting.hub import Hub
 
 Step = Callable[[], object]
 
@@ -146,10 +147,17 @@ class Cluster:
     def _worker(self, stages: Sequence[Stage], limits: Limits) -> Worker:
         bodies = Bodies(NO_KEYS)
         queues = Queues(management=self.management, placement=self.placement(), limits=limits, clock=self.clock)
+        hub = Hub(
+            remembered=lambda _: None,
+            find_queues=lambda _: {},
+            clock=self.clock,
+            max_waiting=limits.max_waiting_clients,
+            max_waiting_per_project=limits.max_waiting_clients_per_project,
+        )
         return Worker(
             queues,
-            Messages(queues=queues, limits=limits, clock=self.clock, stages=stages, bodies=bodies),
-            Claims(queues=queues, limits=limits, clock=self.clock, bodies=bodies),
+            Messages(queues=queues, limits=limits, clock=self.clock, stages=stages, bodies=bodies, hub=hub),
+            Claims(queues=queues, limits=limits, clock=self.clock, bodies=bodies, hub=hub),
         )
 
     def row(self, address: Address = ADDRESS) -> Queue | None:

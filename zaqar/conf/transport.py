@@ -36,6 +36,24 @@ OPTS = [
     ),
     cfg.IntOpt("min_length_client_id", default=10, help="Fewest characters of a Client-ID that need not be a UUID."),
     cfg.IntOpt("max_length_client_id", default=36, help="Most characters of a Client-ID that need not be a UUID."),
+    cfg.IntOpt(
+        "max_wait",
+        default=20,
+        min=0,
+        max=20,
+        help="Longest time that a request may wait for messages, in seconds; 0 switches waiting off.",
+    ),
+    cfg.IntOpt(
+        "max_waiting_clients",
+        default=2000,
+        min=0,
+        help="Most requests that wait for messages in one process. A further one is answered at once.",
+    ),
+    cfg.IntOpt(
+        "max_waiting_clients_per_project", default=500, min=0, help="How many of them may be of the same project."
+    ),
+    cfg.IntOpt("max_streams", default=5000, min=0, help="Most streams of messages that one process serves."),
+    cfg.IntOpt("max_streams_per_project", default=500, min=0, help="How many of them may be of the same project."),
     cfg.BoolOpt(
         "message_delete_with_claim_id",
         default=False,

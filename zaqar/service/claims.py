@@ -15,6 +15,7 @@ from zaqar.service.bodies import MOST_ROUNDS, Bodies
 from zaqar.service.dead_letters import NEVER, hand_over
 from zaqar.service.leases import Leases
 from zaqar.service.queues import Known, Queues
+from zaqar.waiting.hub import Hub
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ class Claimed(NamedTuple):
 
 
 class Claims:
-    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, bodies: Bodies) -> None:
+    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, bodies: Bodies, hub: Hub) -> None:
         self._queues = queues
+        self._hub = hub
         self._bodies = bodies
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
@@ -152,10 +154,12 @@ class Claims:
         """End a claim; what it still holds is free at once. An absent one is fine."""
         if not is_id(claim_id):
             return
-        self._queues.serve(
-            address,
-            lambda known: known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock()),
-        )
+
+        def release(known: Known) -> None:
+            known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock())
+            self._hub.freed(known.queue)
+
+        self._queues.serve(address, release)
 
 
 def _no_claim(address: Address) -> NotFound:

@@ -28,6 +28,7 @@ from zaqar.service.staged.posts import PostEnded, run_before_post
 from zaqar.stages.base import Stage
 from zaqar.stages.notifier import Notifier
 from zaqar.stages.pipeline import hooks_of, note_failure
+from zaqar.waiting.hub import Hub
 
 
 class MessagePage(NamedTuple):
@@ -40,9 +41,10 @@ class MessagePage(NamedTuple):
 
 class Messages:
     def __init__(
-        self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage], bodies: Bodies
+        self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage], bodies: Bodies, hub: Hub
     ) -> None:
         self._queues = queues
+        self._hub = hub
         self._bodies = bodies
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
@@ -76,6 +78,7 @@ class Messages:
             except PostEnded as ended:
                 return ended.ids
             else:
+                self._hub.posted(known.queue, known.place)
                 # Not in the try: what is stored must not be stored once more, whatever a stage raises.
                 for hook in self._after:
                     try:

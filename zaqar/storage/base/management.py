@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
-from zaqar.model import Catalog, Queue, Subscription
+from zaqar.model import Address, Catalog, Queue, Subscription
 from zaqar.storage.base.nodes import NodeStore
 from zaqar.storage.base.trusts import TrustStore
 
@@ -31,6 +31,11 @@ class ManagementStore(ABC):
 
     @abstractmethod
     def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None: ...
+
+    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+        """The queues of these names that exist, in one call to the server; at most 500 ``addresses``."""
+        found = {address: self.get_queue(**address._asdict()) for address in addresses}
+        return {address: queue for address, queue in found.items() if queue is not None}
 
     @abstractmethod
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:

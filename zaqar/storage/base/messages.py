@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, QueuePosition, Stats
 from zaqar.storage.base.deliveries import DeliveryStore
 from zaqar.storage.base.sealed import SealedBodyStore
 
@@ -79,11 +79,14 @@ class MessageStore(DeliveryStore, SealedBodyStore):
         include_claimed: bool = False,
         include_delayed: bool = False,
     ) -> list[Message]:
-        """Messages with a sequence number greater than ``after``, in order, without those of ``exclude_client``."""
+        """Messages with a sequence number greater than ``after``, in order, without those of ``exclude_client``.
+
+        ``due`` of a message that is delayed at ``now`` is the end of its delay.
+        """
 
     @abstractmethod
     def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
-        """Those that exist, in order, claimed and delayed ones as well."""
+        """Those that exist, in order, claimed and delayed ones as well; ``due`` as in ``list_messages``."""
 
     @abstractmethod
     def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
@@ -175,6 +178,16 @@ class MessageStore(DeliveryStore, SealedBodyStore):
     @abstractmethod
     def purge(self, *, queue: Queue, now: float) -> None:
         """Remove every message and claim in one step, claimed and delayed ones as well; deliveries go on."""
+
+    def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
+        """How far queues are, by uid; one that is dropped or was never opened is not in the result.
+
+        One call to the server, or one to each server that has some of the queues, for up to 500 ``uids``. An expired
+        message is not free. A message that was claimed as often as its queue allows may count as free. ``next_due`` may
+        be that of a message that expires before it. The caller asks because clients wait for these queues: the store
+        may note that for some seconds, and tell of posts meanwhile. The generation of the queues does not matter.
+        """
+        return {}
 
     # -- the store as a whole ----------------------------------------------------------------------------------------
 

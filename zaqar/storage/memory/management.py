@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 from typing import Any, Self
 
 from zaqar.errors import Conflict
-from zaqar.model import Catalog, Queue, Subscription
+from zaqar.model import Address, Catalog, Queue, Subscription
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.memory.nodes import MemoryNodeStore
 from zaqar.storage.memory.trusts import MemoryTrustStore
@@ -38,6 +38,10 @@ class MemoryManagementStore(ManagementStore):
         with self._lock:
             queue = self._queues.get((project, kind, name))
             return None if queue is None else _copy(queue)
+
+    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+        with self._lock:
+            return {address: _copy(self._queues[address]) for address in addresses if address in self._queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         with self._lock:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, ClassVar, Self
 
 from zaqar.errors import ClaimOver, Forbidden, NotFound, QueueDropped, SealedMessages, StaleQueue
-from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Posted, Queue, Stats, is_sealed
+from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, Posted, Queue, QueuePosition, Stats, is_sealed
 from zaqar.storage.base import DELIVERY, MESSAGE, POST, TOMBSTONE_LIFETIME, Position, SealedBody
 from zaqar.storage.memory.deliveries import MemoryDeliveryStore
 
@@ -64,8 +64,10 @@ class _Shelf:
         if entry is None or entry.expired(now):
             return None
         if entry.message.claim_id is not None and self.live_claim(entry.message.claim_id, now) is None:
-            return replace(entry.message, claim_id=None)
-        return entry.message
+            message = replace(entry.message, claim_id=None)
+        else:
+            message = entry.message
+        return message if now >= entry.due else replace(message, due=entry.due)
 
     def views(self, now: float, *, delayed: bool = False) -> Iterator[Message]:
         """Every message there is at ``now``, in order; those still delayed only where asked for."""
@@ -76,6 +78,11 @@ class _Shelf:
 
     def free(self, now: float) -> Iterator[Message]:
         return (message for message in self.views(now) if message.claim_id is None)
+
+    def position(self, now: float) -> QueuePosition:
+        ends = [claim.expires for claim in self.claims.values() if claim.expires > now]
+        ends += [entry.due for entry in self.stored.values() if entry.due > now and not entry.expired(now)]
+        return QueuePosition(self.last, next(self.free(now), None) is not None, min(ends, default=None))
 
     def held(self, claim_id: str, now: float) -> list[Message]:
         return [message for message in self.views(now) if message.claim_id == claim_id]
@@ -312,6 +319,10 @@ class MemoryMessageStore(MemoryDeliveryStore):
                 return Stats()
             claimed = sum(message.claim_id is not None for message in messages)
             return Stats(len(messages) - claimed, claimed, messages[0], messages[-1])
+
+    def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
+        with self._lock:
+            return {uid: self._shelves[uid].position(now) for uid in uids if uid in self._shelves}
 
     def purge(self, *, queue: Queue, now: float) -> None:
         with self._lock:
