@@ -105,15 +105,15 @@ def build(
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
-    bodies = Bodies(keys := encryption_keys.load(conf), enable_checksum=limits.enable_checksum)
-    pipelines = Pipelines.from_conf(conf, clock)
+    pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
     drivers, management = Drivers(conf), management or open_management_store(conf)
     placement = _place(conf, management, messages, drivers)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
-    changes, ring = CatalogChanges(management, placement), Bell(configuration.notifiers_dir(conf)).ring
+    ring, changes = Bell(configuration.notifiers_dir(conf)).ring, CatalogChanges(management, placement)
+    catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub = _make_hub(queues, management, placement, limits, clock)
-    reading: dict[str, Any] = {"queues": queues, "bodies": bodies, "clock": clock, "hub": hub}
+    reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
         **common,
         queues=queues,
@@ -137,13 +137,17 @@ def build(
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
-        pools=Pools(management=management, changes=changes, drivers=drivers),
-        flavors=Flavors(management=management, changes=changes, drivers=drivers),
+        pools=Pools(**catalog),
+        flavors=Flavors(**catalog),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
         signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
     )
+
+
+def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:
+    return Bodies(keys, enable_checksum=limits.enable_checksum)
 
 
 def _make_hub(queues: Queues, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> Hub:

@@ -22,6 +22,7 @@ from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.posted import first_sealed, pack_letter, pack_posted, unpack_posted
 from zaqar.storage.base.sealed import DELIVERY, MESSAGE, POST, Position, SealedBody
 from zaqar.storage.base.trusts import TrustStore
+from zaqar.storage.base.wakeups import Wakeups
 
 __all__ = [
     "DELIVERY",
@@ -42,6 +43,7 @@ __all__ = [
     "Position",
     "SealedBody",
     "TrustStore",
+    "Wakeups",
     "first_sealed",
     "pack_letter",
     "pack_posted",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, QueuePosition, Stats
 from zaqar.storage.base.deliveries import DeliveryStore
 from zaqar.storage.base.sealed import SealedBodyStore
+from zaqar.storage.base.wakeups import Wakeups
 
 TOMBSTONE_LIFETIME = 86_400.0
 """Seconds a dropped queue is remembered. Longer than any request that still holds a copy of it can take."""
@@ -188,6 +189,13 @@ class MessageStore(DeliveryStore, SealedBodyStore):
         may note that for some seconds, and tell of posts meanwhile. The generation of the queues does not matter.
         """
         return {}
+
+    def wakeups(self) -> Wakeups | None:
+        """A new connection that tells of posts to, and releases in, queues whose ``positions`` somebody asked for.
+
+        None if the store has no such thing, or if it is not switched on. Raises StoreUnavailable.
+        """
+        return None
 
     # -- the store as a whole ----------------------------------------------------------------------------------------
 
