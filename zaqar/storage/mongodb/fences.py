@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from bson import ObjectId
 
@@ -82,6 +82,12 @@ class Hint:
     gone: int = 0
 
 
+def open_replica_set(settings: Mapping[str, Any]) -> ReplicaSet:
+    """With the collections that the message store needs. Raises StartupError."""
+    beside = {DELIVERIES: DELIVERY_INDEXES, DROPPED: DROPPED_INDEXES}
+    return ReplicaSet.open(settings, COLLECTION, INDEXES, beside)
+
+
 class Look(NamedTuple):
     """The fence as it was at the moment of a read, and the documents that were read with it."""
 
@@ -98,11 +104,6 @@ class FenceStore(OutboxStore):
         self._hints: dict[str, Hint] = {}
         self._hints_lock = threading.Lock()
         self._desks: dict[Hashable, Desk[Any]] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        beside = {DELIVERIES: DELIVERY_INDEXES, DROPPED: DROPPED_INDEXES}
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, beside))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}
