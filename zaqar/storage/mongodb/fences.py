@@ -250,20 +250,22 @@ class FenceStore(OutboxStore):
 
     # -- what time does ----------------------------------------------------------------------------------------------
 
-    def _ripen(self, uid: str, segment: ObjectId, now: float, *, brief: bool = False) -> None:
+    def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
         """Bring one batch of what is due where it belongs; also done when others did, or the segment was purged."""
+        for turn in self._turns():
+            if self._try_to_ripen(turn, uid, segment, now):
+                return
+
+    def _try_to_ripen(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
+        """One attempt at that; False if others were faster."""
         first = {"$match": {"s": segment, "d": {"$lte": now}}}
         batch = [first, {"$sort": {"d": 1}}, {"$limit": BATCH}, {"$project": {"q": 1, "t": 1, "x": 1}}]
         pipeline: list[Document] = [
             {"$match": {"_id": fence_id(uid), "seg": segment}},
             {"$unionWith": {"coll": COLLECTION, "pipeline": batch}},
         ]
-        for turn in self._turns(brief=brief):
-            fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
-            if not due or "seg" not in fence:
-                return
-            if turn.write(ripening(uid, segment, due, now), expect=2 + len(due)):
-                return
+        fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
+        return not due or "seg" not in fence or turn.write(ripening(uid, segment, due, now), expect=2 + len(due))
 
     def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int, brief: bool = False) -> int:
         """Remove up to ``limit`` expired messages of a queue; how many."""
@@ -289,6 +291,13 @@ class FenceStore(OutboxStore):
         Whoever brings messages back adds to ``back``, which is read before they are looked for and may not have changed
         when ``from`` does. Posts only add above ``next``, which is read before that.
         """
+        with suppress(StoreUnavailable):  # this only makes others faster
+            for turn in self._turns(brief=True):
+                if self._try_to_move_ready_from(turn, seen, now):
+                    return
+
+    def _try_to_move_ready_from(self, turn: Turns, seen: Document, now: float) -> bool:
+        """One attempt at that; False if others were faster."""
         segment, begin = seen["seg"], seen["from"]
         fence = {"_id": seen["_id"], "seg": segment, "from": begin}
         ready = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
@@ -298,17 +307,14 @@ class FenceStore(OutboxStore):
             {"$unionWith": {"coll": COLLECTION, "pipeline": [{"$match": {"_id": counts_id(segment, BACK)}}]}},
             {"$unionWith": {"coll": COLLECTION, "pipeline": first}},
         ]
-        with suppress(StoreUnavailable):  # this only makes others faster
-            for turn in self._turns(brief=True):
-                found = turn.peek(pipeline, expect=4)
-                if len(found) < 2 or "gen" not in found[0]:
-                    return
-                end = found[2]["q"] if len(found) > 2 else found[0]["next"]
-                if end <= begin + FAR:
-                    return
-                nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
-                if turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2):
-                    return
+        found = turn.peek(pipeline, expect=4)
+        if len(found) < 2 or "gen" not in found[0]:
+            return True
+        end = found[2]["q"] if len(found) > 2 else found[0]["next"]
+        if end <= begin + FAR:
+            return True
+        nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
+        return turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2)
 
     # -- what is left behind -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -40,7 +39,7 @@ class PositionStore(SealedBodyStore):
         return cls(open_replica_set(settings), change_stream=bool(settings.get("change_stream")))
 
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
-        """One command; one more if a delay or claim of a message that has expired is over and was not tidied up."""
+        """One command; a few more if expired messages are in the way, which are tidied up then."""
         if not uids:
             return {}
         found = self._fences_and_firsts(uids, now)
@@ -52,17 +51,20 @@ class PositionStore(SealedBodyStore):
         return {uid: _position_of(fence) for uid, fence in found.items()}
 
     def _tidy_up(self, found: dict[str, Document], now: float) -> None:
-        """Do what a claim would do about expired messages that are in the way, for a few queues and a short time."""
-        end = time.monotonic() + BRIEF
+        """Do what a claim would do about expired messages that are in the way, for a few queues and a short time.
+
+        There is one attempt for each queue: if others are faster, they do the same.
+        """
+        turn = next(self._turns(brief=True))
         unclear = [uid for uid, fence in found.items() if _is_unclear(fence, now)][:MOST_TIDIED]
         for uid in unclear:
-            if time.monotonic() < end:
-                self._ripen(uid, found[uid]["seg"], now, brief=True)
+            if turn.remaining > BRIEF / 2:
+                self._try_to_ripen(turn, uid, found[uid]["seg"], now)
         if unclear:
             found.update(self._fences_and_firsts(unclear, now))
         for fence in [each for each in found.values() if _passed_many(each)][:MOST_TIDIED]:
-            if time.monotonic() < end:
-                self._move_ready_from(fence, now)
+            if turn.remaining > BRIEF / 2:
+                self._try_to_move_ready_from(turn, fence, now)
 
     def _note_waited(self, found: Mapping[str, Document]) -> None:
         with self._hints_lock:
