@@ -165,6 +165,8 @@ def _make_hub(queues: Queues, management: ManagementStore, placement: Placement,
         clock=clock,
         max_waiting=limits.max_waiting_clients,
         max_waiting_per_project=limits.max_waiting_clients_per_project,
+        max_streams=limits.max_streams,
+        max_streams_per_project=limits.max_streams_per_project,
     )
 
 

@@ -43,20 +43,29 @@ class Hub:
         clock: Clock,
         max_waiting: int,
         max_waiting_per_project: int,
+        max_streams: int = 0,
+        max_streams_per_project: int = 0,
     ) -> None:
         self._remembered = remembered
         self._find_queues = find_queues
         self._clock = clock
         self.registry = Registry(
-            max_waiting=max_waiting, max_waiting_per_project=max_waiting_per_project, passed_on=self._tell_others
+            max_waiting=max_waiting,
+            max_waiting_per_project=max_waiting_per_project,
+            max_streams=max_streams,
+            max_streams_per_project=max_streams_per_project,
+            passed_on=self._tell_others,
         )
         self.shared = SharedReads()
         self._lock = threading.Lock()
         self._poller: threading.Thread | None = None
 
-    def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
-        """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
-        waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
+    def join(self, address: Address, kind: Kind, *, wake: Callable[[], None], is_stream: bool = False) -> Waiter:
+        """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting.
+
+        ``is_stream``: whether the waiter counts as a stream and not as a request that waits.
+        """
+        waiter = self.registry.join(address, self._remembered(address), kind, wake=wake, is_stream=is_stream)
         self._start()
         return waiter
 

@@ -73,14 +73,40 @@ class WaitedQueue:
     version: int = 0
 
 
+class Bound:
+    """How many clients of one sort this process serves, and how many of one project; none of it is thread-safe."""
+
+    def __init__(self, most: int, most_of_project: int) -> None:
+        self._most = most
+        self._most_of_project = most_of_project
+        self._of_projects: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, project: str) -> None:
+        """Count one more. Raises TooManyWaiting."""
+        if self.total >= self._most:
+            raise TooManyWaiting(of_project=False)
+        if self._of_projects[project] >= self._most_of_project:
+            raise TooManyWaiting(of_project=True)
+        self.total += 1
+        self._of_projects[project] += 1
+
+    def remove(self, project: str) -> None:
+        """Count one less."""
+        self.total -= 1
+        self._of_projects[project] -= 1
+        if not self._of_projects[project]:
+            del self._of_projects[project]
+
+
 class Waiter:
     """One client that waits; made by :meth:`Registry.join`. Whoever joins must call :meth:`leave`."""
 
-    def __init__(self, registry: Registry, queue: WaitedQueue, kind: Kind, project: str, wake: Callable[[], None]):
+    def __init__(self, registry: Registry, queue: WaitedQueue, kind: Kind, bound: Bound, wake: Callable[[], None]):
         self._registry = registry
         self.queue = queue
         self.kind = kind
-        self.project = project
+        self.bound = bound
         self.wake = wake
         self.is_ready = False
         """Whether an attempt is due: a taker has the turn, or a reader was woken."""
@@ -107,37 +133,52 @@ class Waiter:
 class Registry:
     """Any thread may use it. ``wake`` of a waiter is called under a lock and must neither block nor call back."""
 
-    def __init__(self, *, max_waiting: int, max_waiting_per_project: int, passed_on: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        max_waiting: int,
+        max_waiting_per_project: int,
+        passed_on: Callable[[str], None],
+        max_streams: int = 0,
+        max_streams_per_project: int = 0,
+    ) -> None:
         """``passed_on`` is called with the uid of a queue if more may be free than the takers of this process took."""
-        self._max = max_waiting
-        self._max_per_project = max_waiting_per_project
+        self._waiting = Bound(max_waiting, max_waiting_per_project)
+        self._streams = Bound(max_streams, max_streams_per_project)
         self._passed_on = passed_on
         self._lock = threading.RLock()
         self._queues: dict[Address, WaitedQueue] = {}
         self._by_uid: dict[str, WaitedQueue] = {}
-        self._of_projects: Counter[str] = Counter()
         self._versions = count(1)
         self.waiting = 0
+        """Requests that wait, and streams."""
         self.is_draining = False
 
-    def join(self, address: Address, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(
+        self,
+        address: Address,
+        located: Located | None,
+        kind: Kind,
+        *,
+        wake: Callable[[], None],
+        is_stream: bool = False,
+    ) -> Waiter:
         """Wait from now on. The first taker of a queue has the turn at once, as nothing was noted for it before.
 
-        Raises TooManyWaiting.
+        With ``is_stream`` the waiter counts as a stream and not as a request that waits. Raises TooManyWaiting.
         """
+        bound = self._streams if is_stream else self._waiting
         with self._lock:
-            if self.waiting >= self._max or self.is_draining:
+            if self.is_draining:
                 raise TooManyWaiting(of_project=False)
-            if self._of_projects[address.project] >= self._max_per_project:
-                raise TooManyWaiting(of_project=True)
+            bound.add(address.project)
+            self.waiting += 1
             queue = self._queues.get(address)
             if queue is None:
                 queue = self._queues[address] = WaitedQueue(address)
             if queue.located is None and located is not None:
                 self._locate(queue, located)
-            waiter = Waiter(self, queue, kind, address.project, wake)
-            self.waiting += 1
-            self._of_projects[address.project] += 1
+            waiter = Waiter(self, queue, kind, bound, wake)
             if kind is Kind.TAKER:
                 queue.takers[waiter] = None
                 if queue.turn is None and len(queue.takers) == 1:
@@ -188,9 +229,7 @@ class Registry:
         if waiting.pop(waiter, self) is self:
             return
         self.waiting -= 1
-        self._of_projects[waiter.project] -= 1
-        if not self._of_projects[waiter.project]:
-            del self._of_projects[waiter.project]
+        waiter.bound.remove(queue.address.project)
         if not queue.takers and not queue.readers:
             del self._queues[queue.address]
             self._locate(queue, None)
