@@ -42,14 +42,14 @@ class StreamingApi(Api):
         return Reader(self.application, path, {name: value for name, value in sent.items() if value}, accept=accept)
 
     def look(self) -> None:
-        """What the hub does once a second."""
-        self.parts.hub._look()
+        """Have the hub do at once what it does every second."""
+        self.parts.hub._look_at_all()
 
     @property
     def counted(self) -> tuple[int, int, int]:
         """Streams, streams of the project, and all that wait."""
         registry = self.parts.hub.registry
-        return registry._streams.total, registry._streams._of_projects[self.project], registry.waiting
+        return registry.streams, registry._of_projects[True, self.project], registry.waiting
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from zaqar.service.streams import Event, Reset, Stream, check_marker
 from zaqar.transport.wsgi.client_socket import has_client_gone
 from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
 from zaqar.transport.wsgi.stream_access import StreamAccess
-from zaqar.waiting.registry import Kind, TooManyWaiting, Waiter
+from zaqar.waiting.registry import Waiter
+from zaqar.waiting.waiters import Kind, TooManyWaiting
 
 BEAT_SECONDS = 15.0
 """After so long without an event a comment is sent, so that proxies do not take the connection for a dead one."""
@@ -115,7 +116,7 @@ class EventStreams:
     def _open(self, req: falcon.Request, asked: _Asked, access: StreamAccess, render: Render) -> EventStream:
         caller, address, woken = req.context.caller, req.context.address, threading.Event()
         try:
-            waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set, is_stream=True)
+            waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set)
         except TooManyWaiting as exc:
             _refuse(exc)
         try:
