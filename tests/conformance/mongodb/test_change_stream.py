@@ -161,9 +161,11 @@ def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_wait_ends_without_a_change(wakeups: Wakeups) -> None:
-    assert wakeups.receive(0.1) == []
-    assert wakeups.receive(0.0) == []
+def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
+    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
+        for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
+            assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
+            assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
 
 
 def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:

@@ -7,6 +7,7 @@ whose delay or claim is over, adds to ``ready`` of the segment's counts that ``c
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,8 +25,11 @@ from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import AFTER_FENCES, FIRST_FENCE, Document
 from zaqar.storage.mongodb.statements import BACK
 
-AWAIT_SECONDS = 0.25
-"""How long the server waits for a change before it answers that there is none. A closed stream ends then at last."""
+_log = logging.getLogger(__name__)
+
+AWAIT_SECONDS = 1.0
+"""Longest time for which the server waits for a change before it answers that there is none; a closed stream ends then.
+"""
 
 ANSWER_SECONDS = 2.0
 """Time that an answer may take besides. Without one the server or the network counts as lost."""
@@ -68,9 +72,7 @@ class ChangeStream(Wakeups):
         with replica_set.translated(answers=False), pymongo.timeout(PATIENCE):
             # One batch is one answer of the server, so posts that come together are read, and told of, together.
             try:
-                batches = replica_set.opened.collection.aggregate_raw_batches(
-                    _PIPELINE, batchSize=_MOST_IN_A_BATCH, maxAwaitTimeMS=round(AWAIT_SECONDS * 1000)
-                )
+                batches = replica_set.opened.collection.aggregate_raw_batches(_PIPELINE, batchSize=_MOST_IN_A_BATCH)
             except OperationFailure as exc:
                 if exc.code == _UNAUTHORIZED:
                     raise NotAllowed from exc
@@ -79,12 +81,11 @@ class ChangeStream(Wakeups):
         self._batches = cast("RawBatchCommandCursor[Document]", batches)
 
     def receive(self, seconds: float) -> list[str]:
-        """Waits up to AWAIT_SECONDS longer than ``seconds``."""
         end = time.monotonic() + seconds
         try:
             with self._receiving:
                 while not self._is_closed:
-                    uids = self._receive_batch()
+                    uids = self._receive_batch(min(AWAIT_SECONDS, end - time.monotonic()))
                     if uids or time.monotonic() >= end:
                         return uids
             raise StoreUnavailable
@@ -92,11 +93,14 @@ class ChangeStream(Wakeups):
             if self._is_closed:
                 self._end()
 
-    def _receive_batch(self) -> list[str]:
+    def _receive_batch(self, seconds: float) -> list[str]:
+        # The library takes this time once for all, when the cursor is made. 0 would be the default of the server.
+        self._batches._max_await_time_ms = max(1, round(seconds * 1000))
         try:
-            with pymongo.timeout(AWAIT_SECONDS + ANSWER_SECONDS):
+            with pymongo.timeout(max(0.0, seconds) + ANSWER_SECONDS):
                 batch = cast("bytes | None", self._batches.try_next())
         except PyMongoError as exc:
+            _log.info("A change stream of MongoDB has ended, and will be opened again.", exc_info=exc)
             raise StoreUnavailable from exc
         if batch is not None:
             ids = [each["documentKey"]["_id"] for each in bson.decode_all(batch)]
