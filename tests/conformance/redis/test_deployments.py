@@ -63,7 +63,11 @@ def wakes(scene: Scene) -> None:
     scene.store.positions(uids=[scene.queue.uid], now=scene.now)
     scene.post("f")
     assert wakeups.receive(20) == [scene.queue.uid]
-    wakeups.close()
+    closing = threading.Timer(0.05, wakeups.close)
+    closing.start()
+    with pytest.raises(StoreUnavailable):
+        wakeups.receive(20)
+    closing.join()
 
 
 def notifies(store: RedisMessageStore) -> None:

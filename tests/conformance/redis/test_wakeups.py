@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -258,6 +259,42 @@ def test_another_thread_ends_it(scene: Scene) -> None:
     wakeups.close()
     with pytest.raises(StoreUnavailable):
         wakeups.receive(0.1)
+
+
+def test_a_child_process_leaves_it_to_its_parent(scene: Scene) -> None:
+    wakeups = subscribe(scene.store)
+    receiving = threading.Thread(target=wakeups.receive, args=(LONG,))
+    receiving.start()
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        wakeups.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    ask(scene)
+    scene.post("a")
+    receiving.join(LONG / 2)
+    assert not receiving.is_alive()
+    scene.post("b")
+    assert wakeups.receive(LONG) == [scene.queue.uid]
+    wakeups.close()
+
+
+@pytest.mark.parametrize("size", [5, 150])
+def test_claims_that_hold_nothing_any_more(scene: Scene, size: int) -> None:
+    """Each stays until its end; however many there are, a question looks at a bounded number of them."""
+    scene.post(*["x"] * size)
+    last = scene.now + 100 + size
+    for n in range(size):
+        claim_id, (message,) = scene.claim(1, ttl=100 + n)
+        if n:
+            scene.delete(message.sequence, claim_id)
+        else:
+            scene.renew(claim_id, ttl=100 + size)
+    (position,) = scene.store.positions(uids=[scene.queue.uid], now=scene.now).values()
+    assert not position.free
+    assert position.next_due is not None
+    assert position.next_due == last if size < 100 else scene.now < position.next_due <= last
 
 
 GREENLETS = """
