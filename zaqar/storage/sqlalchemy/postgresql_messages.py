@@ -79,7 +79,8 @@ class PostgresqlMessageStore(SqlMessageStore):
         """Wake those that wait for the queue, in a transaction of its own after that which they wait for.
 
         In the same one it would hold the server's lock of notifications while the disk writes, so that the posts to all
-        queues would be written one by one. Who waits finds out by itself, if this is lost.
+        queues would be written one by one. If this fails, waiting clients find out within a second by themselves; the
+        operation before is done and must not be repeated.
         """
         if self._database.listen:
             with suppress(StoreUnavailable), self._database.alone() as connection:

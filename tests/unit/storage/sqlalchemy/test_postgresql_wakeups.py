@@ -25,6 +25,7 @@ from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 if TYPE_CHECKING:
+    from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
     from zaqar.storage.sqlalchemy.postgresql_wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
@@ -163,6 +164,29 @@ def test_nothing_is_told_and_heard_unless_it_is_switched_on(address: str, wakeup
     assert all_told(wakeups, scene) == []
     quiet.drop()
     silent.close()
+
+
+def test_a_post_that_cannot_be_told_is_done_once(
+    store: MessageStore, scene: Scene, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(cast("PostgresqlMessageStore", store)._warm, "tell", "SELECT 1 / 0, %(uid)s::text")
+        assert scene.post("a") == [1]
+        claim_id, _ = scene.claim()
+        scene.release(claim_id)
+    assert [message.sequence for message in scene.listing()] == [1]
+    assert all_told(wakeups, scene.beside()) == []
+
+
+def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: MessageStore, scene: Scene) -> None:
+    sql = cast("PostgresqlMessageStore", store)
+    ask = "SELECT current_setting('synchronous_commit')"
+    with sql._database.write as connection:
+        connection.execute(sql._warm.tell, {"uid": scene.queue.uid})
+        assert connection.execute(ask).fetchone() == ("off",)
+    scene.post("a")
+    with sql._database.alone() as connection:
+        assert connection.execute(ask).fetchone() == ("on",)
 
 
 # -- the connection ---------------------------------------------------------------------------------------------------
