@@ -113,6 +113,7 @@ class Hub:
     def drain(self) -> None:
         """Have every client that waits answered now, and let no other one wait."""
         self.registry.drain()
+        self._background.end()
 
     def _post(self, address: Address, located: Located, last: int) -> None:
         here = self.registry.note_queue(address, located, is_own=True, last=last)
