@@ -128,7 +128,7 @@ def field_maxima(action: Action, limits: Limits) -> dict[str, JsonSchema]:
     found: dict[str, JsonSchema] = {}
     if "limit" in action.fields:
         most = _most_of_a_page(action, limits)
-        found["limit"] = {"maximum": most, "default": min(10, most)}
+        found["limit"] = {"maximum": most, "default": most if action.name == "stream_open" else min(10, most)}
     if "message_ids" in action.fields:
         found["message_ids"] = {"maxItems": limits.max_messages_per_page}
     if "pop" in action.fields:

@@ -346,9 +346,10 @@ class Connection:
             self._start(self._close_in_turn())
 
     def _end_slow(self) -> None:
-        """The client is too slow: it may read what it was sent, and has no subscriptions any more."""
+        """The client is too slow: it may read what it was sent, and has no subscriptions and streams any more."""
         self._closing = Close(close_codes.TRY_AGAIN_LATER, "")
         self._wait.look()
+        self._streams.close()
         self._replies.is_spare = True
         if self._pushing is not None:
             self._pushing.reschedule(self._socket.loop.time())

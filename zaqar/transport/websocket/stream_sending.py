@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
+from zaqar.model import TOPIC
 from zaqar.service.streams import Event, Reset, Stream, StreamMessage
 from zaqar.transport.websocket.actions.messages import show
 from zaqar.transport.websocket.admission import Admission, Slot
@@ -55,12 +56,12 @@ def frame_of(opened: OpenStream, event: str, marker: str, data: Any) -> str | by
 
 def bye(opened: OpenStream, reason: str) -> str | bytes:
     """The last frame of a stream."""
-    return frame_of(opened, "bye", opened.stream.marker, {"reason": reason})
+    return frame_of(opened, "bye", opened.marker, {"reason": reason})
 
 
 def _frame(opened: OpenStream, event: Event) -> str | bytes:
     if isinstance(event, Reset):
-        return frame_of(opened, "reset", event.marker, {"reason": event.reason})
+        return frame_of(opened, "reset", event.marker, {"reason": event.reason, "position": event.marker})
     shown = show(event.message, event.now, with_origin=opened.with_origin)
     return frame_of(opened, "message", event.marker, shown)
 
@@ -210,7 +211,7 @@ class StreamSender:
         opened.failures, opened.retry_at = 0, 0.0
         if events:
             await self._send(opened, events)
-        elif opened.stream.is_deleted:
+        elif opened.stream.is_deleted and opened.address.kind == TOPIC:
             await self._end(opened, DELETED)
 
     async def _send(self, opened: OpenStream, events: Sequence[Event]) -> None:
@@ -222,16 +223,17 @@ class StreamSender:
         finally:
             self._account.give_back()
 
-    async def _offer(self, opened: OpenStream, frames: Sequence[tuple[str | bytes, int]]) -> bool:
-        """Send frames, each with the credit that it takes. Returns False if the connection has too much unsent."""
+    async def _offer(self, opened: OpenStream, frames: Sequence[tuple[str | bytes, Event]]) -> bool:
+        """Send the frames of events. Returns False, and has sent none, if the connection has too much unsent."""
         try:
             async with self._target.sending(sum(len(frame) for frame, _ in frames)) as send:
-                for frame, credit in frames:
+                for frame, event in frames:
                     # A request that was answered meanwhile may have closed the stream.
                     if not opened.is_open or opened.is_expired(self._server().clock()):
                         return True
+                    opened.marker = event.marker
+                    opened.sent += isinstance(event, StreamMessage)
                     await send(frame)
-                    opened.sent += credit
         except TooSlow:
             return False
         return True
@@ -279,13 +281,13 @@ def _size(event: Event) -> int:
     return _EVENT_BYTES + (len(event.message.body) if isinstance(event, StreamMessage) else 0)
 
 
-def _chunks(opened: OpenStream, events: Sequence[Event]) -> Iterator[list[tuple[str | bytes, int]]]:
-    """The frames of the events, each with the credit that it takes, encoded a few at a time."""
-    chunk: list[tuple[str | bytes, int]] = []
+def _chunks(opened: OpenStream, events: Sequence[Event]) -> Iterator[list[tuple[str | bytes, Event]]]:
+    """The frames of the events, encoded a few at a time."""
+    chunk: list[tuple[str | bytes, Event]] = []
     size = 0
     for event in events:
         frame = _frame(opened, event)
-        chunk.append((frame, int(isinstance(event, StreamMessage))))
+        chunk.append((frame, event))
         size += len(frame)
         if size >= _CHUNK_BYTES:
             yield chunk

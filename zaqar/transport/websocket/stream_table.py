@@ -26,6 +26,7 @@ MAX_CREDIT = 1_000_000
 class OpenStream:
     """One stream. ``limit`` is the number of messages of a batch, ``expires`` the end of the signature that opened it.
 
+    ``marker`` is that of the last frame that was sent. The position of ``stream`` may be behind frames not sent yet.
     ``granted`` changes in threads only, and ``sent`` on the event loop only, so no lock is needed.
     """
 
@@ -36,6 +37,7 @@ class OpenStream:
     limit: int
     with_origin: bool
     expires: float | None
+    marker: str
     granted: int
     sent: int = 0
     failures: int = 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from zaqar.errors import StoreUnavailable
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.interface import Reply
 from zaqar.transport.websocket.loop_time import LoopTime
@@ -77,7 +78,9 @@ class RequestWait:
                 if reply is None:
                     return None
                 if reply.pending is None and reply.status >= 400:
-                    # The next waiter gets the turn when this one leaves.
+                    if reply.status == StoreUnavailable.status:
+                        # The others would fail as well, one after the other. They try when the store answers again.
+                        waiter.finish(is_full=False, is_served=False)
                     return reply
                 assert found is not None
                 waiter.finish(is_full=found.is_full, is_served=found.is_served)

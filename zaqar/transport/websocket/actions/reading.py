@@ -37,11 +37,11 @@ def quoted(text: str) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
-def read_limit(call: Call, most: int) -> int:
-    """The ``limit`` of the body, by default 10. Raises InvalidInput unless it is from 1 to ``most``."""
+def read_limit(call: Call, most: int, *, default: int = 10) -> int:
+    """The ``limit`` of the body. Raises InvalidInput unless it is from 1 to ``most``."""
     limit = call.body.get("limit")
     if limit is None:
-        return min(10, most)
+        return min(default, most)
     check_range(limit, 1, most, field="limit")
     return int(limit)
 

@@ -8,7 +8,7 @@ from zaqar.errors import InvalidInput, TooManyStreams
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.messages import INCLUDE_ORIGIN, wants_origin
-from zaqar.transport.websocket.actions.reading import limit_field, read_limit
+from zaqar.transport.websocket.actions.reading import read_limit
 from zaqar.transport.websocket.stream_table import MAX_CREDIT, MAX_STREAMS, OpenStream
 from zaqar.waiting.registry import Kind, TooManyWaiting
 
@@ -21,7 +21,10 @@ def _open(parts: Parts, call: Call) -> Answer:
     if body.get("from", "now") not in _FROM:
         raise InvalidInput("from", "must be 'now' or 'oldest'")
     credit = _read_credit(call)
-    limit = read_limit(call, parts.limits.max_messages_per_page)
+    if "from" in body and body.get("marker"):
+        raise InvalidInput("from", "cannot be given together with 'marker'")
+    most = parts.limits.max_messages_per_page
+    limit = read_limit(call, most, default=most)
     streams.check_room(address)
     # Join first: what is posted from now on wakes the stream.
     try:
@@ -39,7 +42,17 @@ def _open(parts: Parts, call: Call) -> Answer:
         )
         position = stream.marker
         streams.add(
-            OpenStream(address, stream, waiter, call.format, limit, wants_origin(call), call.expires, granted=credit)
+            OpenStream(
+                address,
+                stream,
+                waiter,
+                call.format,
+                limit,
+                wants_origin(call),
+                call.expires,
+                marker=position,
+                granted=credit,
+            )
         )
     except BaseException:
         waiter.leave()
@@ -110,7 +123,9 @@ ACTIONS: tuple[Action, ...] = (
                 required=True,
                 schema=_CREDIT,
             ),
-            "limit": limit_field("messages"),
+            "limit": Field(
+                "integer", "How many messages to read at a time; by default as many as possible.", schema={"minimum": 1}
+            ),
             "include_origin": INCLUDE_ORIGIN,
         },
         {200: ("The stream is open. Its frames come after this reply.", _OPENED)},
