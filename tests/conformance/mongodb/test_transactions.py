@@ -40,16 +40,28 @@ class Commands(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         return
 
+    def of(self, operation: Callable[[], object]) -> list[str]:
+        self.names.clear()
+        operation()
+        return list(self.names)
+
+
+@contextmanager
+def overheard() -> Iterator[Commands]:
+    """The commands of stores that are opened inside."""
+    commands = Commands()
+    monitoring.register(commands)
+    try:
+        yield commands
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(commands)
+
 
 @contextmanager
 def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
     """A scene on a store whose commands are heard."""
-    commands = Commands()
-    monitoring.register(commands)
-    try:
+    with overheard() as commands:
         store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
-    finally:
-        monitoring._LISTENERS.command_listeners.remove(commands)
     yield Scene(store), commands
     store.close()
 

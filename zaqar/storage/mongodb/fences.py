@@ -249,7 +249,7 @@ class FenceStore(OutboxStore):
 
     # -- what time does ----------------------------------------------------------------------------------------------
 
-    def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
+    def _ripen(self, uid: str, segment: ObjectId, now: float, *, brief: bool = False) -> None:
         """Bring one batch of what is due where it belongs; also done when others did, or the segment was purged."""
         first = {"$match": {"s": segment, "d": {"$lte": now}}}
         batch = [first, {"$sort": {"d": 1}}, {"$limit": BATCH}, {"$project": {"q": 1, "t": 1, "x": 1}}]
@@ -257,7 +257,7 @@ class FenceStore(OutboxStore):
             {"$match": {"_id": fence_id(uid), "seg": segment}},
             {"$unionWith": {"coll": COLLECTION, "pipeline": batch}},
         ]
-        for turn in self._turns():
+        for turn in self._turns(brief=brief):
             fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
             if not due or "seg" not in fence:
                 return
@@ -282,14 +282,14 @@ class FenceStore(OutboxStore):
                 return 0  # purged or dropped meanwhile: the segment is garbage
         raise AssertionError("turns end by themselves")
 
-    def _move_ready_from(self, look: Look, now: float) -> None:
-        """After a scan that passed many numbers in vain, so that the next one does not.
+    def _move_ready_from(self, seen: Document, now: float) -> None:
+        """After a scan that passed many numbers in vain, so that the next one does not; ``seen`` is the fence it read.
 
         Whoever brings messages back adds to ``back``, which is read before they are looked for and may not have changed
         when ``from`` does. Posts only add above ``next``, which is read before that.
         """
-        segment, begin = look.fence["seg"], look.fence["from"]
-        fence = {"_id": look.fence["_id"], "seg": segment, "from": begin}
+        segment, begin = seen["seg"], seen["from"]
+        fence = {"_id": seen["_id"], "seg": segment, "from": begin}
         ready = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
         first: list[Document] = [{"$match": ready}, {"$sort": {"q": 1}}, {"$limit": 1}, {"$project": {"q": 1}}]
         pipeline: list[Document] = [

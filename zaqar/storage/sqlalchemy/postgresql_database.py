@@ -132,6 +132,9 @@ class PostgresqlDatabase(Database):
     def read(self) -> Transaction:
         return Transaction(self, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
+    def read_once(self) -> Transaction:
+        return self.alone()
+
     @contextmanager
     def change_schema(self) -> Iterator[sa.Connection]:
         engine = sa.create_engine("postgresql+psycopg://", poolclass=NullPool, creator=self._address.connect_plainly)
