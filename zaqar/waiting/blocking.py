@@ -6,13 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from zaqar.errors import StoreUnavailable
 from zaqar.model import Address
 from zaqar.waiting.hub import Hub
-from zaqar.waiting.registry import Kind
-
-T = TypeVar("T")
+from zaqar.waiting.waiters import Kind
 
 
 class Attempt(NamedTuple):
@@ -34,8 +33,8 @@ def wait_for(
 ) -> Attempt | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
-    ``attempt`` is called with the version of the queue. Returns the last attempt, or None if there was none or if the
-    client ``is_gone``: then nothing was taken for it.
+    ``attempt`` is called with the version of the queue; its errors are raised. Returns the last attempt, or None if
+    there was none or if the client ``is_gone``: then nothing was taken for it.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()
@@ -47,15 +46,19 @@ def wait_for(
                 if is_gone():
                     return None
                 event.clear()
-                last = attempt(waiter.begin())
+                version = waiter.begin()
+                try:
+                    last = attempt(version)
+                except StoreUnavailable:
+                    # The others would fail as well, one after the other. They try when the store answers again.
+                    waiter.finish(is_full=False, is_served=False)
+                    raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)
                 if last.is_served:
                     return last
-                if waiter.is_ready:
-                    continue
-            if not event.wait(max(0.0, deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if left <= 0 or not (waiter.is_ready or event.wait(left)):
                 break
-            event.clear()
         return last
     finally:
         waiter.leave()

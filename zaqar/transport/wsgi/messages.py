@@ -85,12 +85,9 @@ class MessagesResource:
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
         base = req.context.base + "/messages"
-        resp.status, resp.location = 201, self._location(base, ids)
-        resp.data = msgspec.json.encode({"resources": [f"{base}/{id_}" for id_ in ids]})
-
-    def _location(self, base: str, ids: list[str]) -> str:
         # No more ids than can be asked for at once: thousands of them would make a header that clients refuse.
-        return f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
+        resp.status, resp.location = 201, f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
+        resp.data = msgspec.json.encode({"resources": [*map(f"{base}/".__add__, ids)]})
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
