@@ -167,6 +167,7 @@ class DeadLetterStore(OutboxStore):
         if not rows:
             raise StaleQueue(queue.uid)
         ((segment, end),) = rows
+        self._tell(connection, queue.uid)
         return int(segment), int(end) - count
 
 

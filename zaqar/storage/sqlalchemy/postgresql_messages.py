@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
-from zaqar.storage.base import pack_posted
+from zaqar.storage.base import Wakeups, pack_posted
+from zaqar.storage.sqlalchemy.connection import Connection
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase
@@ -65,14 +66,21 @@ class PostgresqlMessageStore(SqlMessageStore):
             "each_checksum": [draft.checksum for draft in drafts],
             "each_body": [draft.body for draft in drafts],
         }
-        statement = self._warm.post
         if queue.notify:
-            statement, values["content"] = self._warm.post_and_note, pack_posted(drafts, client_id, now)
-        ((segment, end),) = self._run(statement, queue, values)
+            values["content"] = pack_posted(drafts, client_id, now)
+        statement = self._warm.post(noting=queue.notify, telling=self._database.listen)
+        ((segment, end, *_),) = self._run(statement, queue, values)
         rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
         if rounds:
             self._tidy(queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)
         return range(end - count, end)
+
+    def _tell(self, connection: Connection, uid: str) -> None:
+        if self._database.listen:
+            connection.execute(self._warm.tell, {"uid": uid})
+
+    def wakeups(self) -> Wakeups | None:
+        return self._database.wakeups() if self._database.listen else None
 
     def _tidy(self, uid: str, segment: int, now: float, *, limit: int) -> None:
         with suppress(StoreUnavailable):  # the post is done

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zaqar.model import SEALED
+from zaqar.storage.sqlalchemy.postgresql_wakeups import CHANNEL
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     SHOWN,
@@ -122,9 +123,14 @@ class WarmStatements(Texts):
         rows = sa.select(*values.values()).select_from(fence.join(drafts, _TRUE))
         stored = sa.insert(messages).inline().from_select(list(values), rows).cte("stored")
         answer = sa.select(fence.c.segment, fence.c.next_sequence).add_cte(stored)
-        self.post = self._text(answer)
-        # A text of its own, so that a post to a queue without subscribers pays nothing.
-        self.post_and_note = self._text(answer.add_cte(_noted(fence)))
+        told: Any = sa.func.pg_notify(sa.literal_column(f"'{CHANNEL}'"), param("uid", sa.Text))
+        self.tell = self._text(sa.select(told))
+        # Texts of their own, so that a post pays nothing if the queue has no subscribers, or if nobody may listen.
+        self._posts = {}
+        for noting in (False, True):
+            for telling in (False, True):
+                post = answer.add_columns(told) if telling else answer
+                self._posts[noting, telling] = self._text(post.add_cte(_noted(fence)) if noting else post)
 
     def _define_taking(self) -> None:
         self.take = self._text(_claim(skipping=True, passing_over=False))
@@ -168,6 +174,9 @@ class WarmStatements(Texts):
         self.get_claim = self._text(_held())
         self.stats = self._text(_stats(patient=False))
         self.patient_stats = self._text(_stats(patient=True))
+
+    def post(self, *, noting: bool, telling: bool) -> str:
+        return self._posts[noting, telling]
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]
