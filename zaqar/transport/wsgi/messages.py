@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import falcon
 import msgspec
 
@@ -13,6 +15,7 @@ from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.messages import split_ids
 from zaqar.service.messages import MessagePage, Messages
+from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 _FLAGS = ("echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin")
@@ -75,8 +78,11 @@ def flag(query: Query, name: str) -> bool:
 
 
 class MessagesResource:
-    def __init__(self, messages: Messages, authorizer: Authorizer, limits: Limits) -> None:
+    has_streams = True
+
+    def __init__(self, messages: Messages, authorizer: Authorizer, limits: Limits, streams: EventStreams) -> None:
         self._messages = messages
+        self._streams = streams
         self._authorizer = authorizer
         self._limits = limits
 
@@ -91,11 +97,18 @@ class MessagesResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
-        query, address, base = read_query(req), req.context.address, req.context.base
-        with_origin = flag(query, "include_origin")
+        query = read_query(req)
+        if req.context.wants_stream:
+            with_origin = flag(query, "include_origin")
+            self._streams.answer(req, resp, query, partial(render, req.context.base, with_origin=with_origin))
+        else:
+            resp.data = self._list(req, query)
+
+    def _list(self, req: falcon.Request, query: Query) -> bytes:
+        address, base, with_origin = req.context.address, req.context.base, flag(query, "include_origin")
         found = self._messages.get_many(address, split_ids(query["ids"])) if "ids" in query else self._page(req, query)
         messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
-        resp.data = msgspec.json.encode(
+        return msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
         )
 
