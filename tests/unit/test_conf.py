@@ -50,7 +50,7 @@ CATALOGUE = {
     "drivers:management_store:mongodb": _MONGODB,
     "drivers:management_store:redis": _REDIS,
     "drivers:management_store:sqlalchemy": f"uri (Str, sqlite:///:memory:, secret); {_SYNCHRONOUS}",
-    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2)",
+    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2); change_stream (Bool, False)",
     "drivers:message_store:redis": _REDIS,
     "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}; listen (Bool, False)",
     "drivers:transport:websocket": """
