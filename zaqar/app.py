@@ -48,7 +48,7 @@ from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.placement import Place, Placement, PoolPlacement
 from zaqar.waiting.hub import Hub
-from zaqar.waiting.registry import Located
+from zaqar.waiting.waiters import Located
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage without which nothing is notified."""
@@ -112,17 +112,9 @@ def build(
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     ring, changes = Bell(configuration.notifiers_dir(conf)).ring, CatalogChanges(management, placement)
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
-    hub = _make_hub(queues, management, placement, limits, clock)
+    hub = _make_hub(conf, queues, common)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
-    subscriptions = pipelines.make_subscriptions(
-        **common,
-        queues=queues,
-        guard=AddressGuard(conf.notification.webhook_allowed_networks),
-        ring=ring,
-        notifying=NOTIFIER in conf.storage.message_pipeline,
-        require_confirmation=conf.notification.require_confirmation,
-        trusts=RequestTrusts.from_conf(conf),
-    )
+    subscriptions = pipelines.make_subscriptions(**common, **_settings_of_subscriptions(conf), queues=queues, ring=ring)
     return Parts(
         **common,
         conf=conf,
@@ -150,7 +142,19 @@ def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:
     return Bodies(keys, enable_checksum=limits.enable_checksum)
 
 
-def _make_hub(queues: Queues, management: ManagementStore, placement: Placement, limits: Limits, clock: Clock) -> Hub:
+def _settings_of_subscriptions(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    return {
+        "guard": AddressGuard(conf.notification.webhook_allowed_networks),
+        "notifying": NOTIFIER in conf.storage.message_pipeline,
+        "require_confirmation": conf.notification.require_confirmation,
+        "trusts": RequestTrusts.from_conf(conf),
+    }
+
+
+def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> Hub:
+    management: ManagementStore = common["management"]
+    placement: Placement = common["placement"]
+
     def remembered(address: Address) -> Located | None:
         known = queues.remembered(address)
         return None if known is None else Located(known.queue.uid, known.place)
@@ -160,11 +164,11 @@ def _make_hub(queues: Queues, management: ManagementStore, placement: Placement,
         return {address: Located(queue.uid, placement.place_of(queue)) for address, queue in found.items()}
 
     return Hub(
+        folder=configuration.waiters_dir(conf),
         remembered=remembered,
         find_queues=find_queues,
-        clock=clock,
-        max_waiting=limits.max_waiting_clients,
-        max_waiting_per_project=limits.max_waiting_clients_per_project,
+        clock=common["clock"],
+        limits=common["limits"],
     )
 
 

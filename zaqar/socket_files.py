@@ -57,6 +57,13 @@ def names(folder: Path) -> tuple[str, ...]:
         return ()
 
 
+def remove_dead(path: Path) -> None:
+    """Remove a socket that has refused: no process has it open, and none can open it again."""
+    # A file of another kind refuses as well.
+    if path.is_socket():
+        path.unlink(missing_ok=True)
+
+
 def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
     with short(folder) as path:
         for name in names(folder):
@@ -66,8 +73,7 @@ def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
                 try:
                     probe.connect(f"{path}/{name}")
                 except ConnectionRefusedError:
-                    # No process has it open, and none can open it again.
-                    (folder / name).unlink(missing_ok=True)
+                    remove_dead(folder / name)
                 except OSError as exc:
                     # Another process may have removed it just now.
                     _log.debug("%s is left alone: %s", folder / name, exc)

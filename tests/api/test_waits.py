@@ -544,6 +544,6 @@ def test_a_message_that_cannot_be_read_does_not_end_the_wait(
     sealed = poster.seal(b'"lost"', queue_uid=known.queue.uid, project=api.project, now=api.clock.now)
     api.parts.messages._bodies._keys = keys
     known.place.store.post(queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now)
-    api.parts.hub.posted(known.queue, known.place)
+    api.parts.hub.received(known.queue, known.place)
     api.send("q", "read")
     assert bodies(waiting.result()) == ["read"]

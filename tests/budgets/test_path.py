@@ -21,7 +21,7 @@ from zaqar.access.token_cache import key_of
 from zaqar.transport.websocket.session import Sessions
 
 OWN = str(Path(zaqar.__file__).parent)
-MOST_CALLS = 35
+MOST_CALLS = 31
 MOST_NESTED = 6
 MOST_CALLS_OF_A_TOKEN = 8
 

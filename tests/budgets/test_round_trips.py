@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.outbox import Lane, Outbox
 from tests.conformance.scene import Scene, new_queue
+from zaqar.model import Address
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -19,9 +20,13 @@ MOST = 2
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    driver = DRIVERS["postgresql"]
-    store = driver.open_messages(driver.prepare(tmp_path))
+def address(tmp_path: Path) -> str:
+    return DRIVERS["postgresql"].prepare(tmp_path)
+
+
+@pytest.fixture
+def scene(address: str) -> Iterator[Scene]:
+    store = DRIVERS["postgresql"].open_messages(address)
     scene = Scene(store)
     yield scene
     scene.drop()
@@ -47,9 +52,10 @@ def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -
 
 
 @pytest.mark.parametrize("messages", [30, 1000])
-def test_a_warm_operation_takes_few(scene: Scene, monkeypatch: pytest.MonkeyPatch, messages: int) -> None:
+def test_a_warm_operation_takes_few(scene: Scene, address: str, monkeypatch: pytest.MonkeyPatch, messages: int) -> None:
     numbers = scene.post(*["x"] * messages)
     heard = Scene(scene.store, scene.clock, new_queue(notify=True))
+    management = DRIVERS["postgresql"].open_management(address)
     claim_id, held = scene.claim(5)
     mine, free = iter(held), iter(reversed(numbers))
     operations: dict[str, Callable[[], object]] = {
@@ -66,6 +72,8 @@ def test_a_warm_operation_takes_few(scene: Scene, monkeypatch: pytest.MonkeyPatc
         "delete several": lambda: scene.delete_many(next(free), next(free)),
         "pop": lambda: scene.pop(1),
         "stats": lambda: scene.stats(),
+        "positions": lambda: scene.store.positions(uids=[scene.queue.uid, heard.queue.uid], now=scene.now),
+        "find queues": lambda: management.find_queues(addresses=[Address("shop", "queue", "orders")]),
     }
     # The first time a statement is prepared, and a post now and then tidies up.
     for operation in operations.values():
@@ -74,6 +82,7 @@ def test_a_warm_operation_takes_few(scene: Scene, monkeypatch: pytest.MonkeyPatc
     trips = {name: trips_of(monkeypatch, operation) for name, operation in operations.items()}
     assert {name: count for name, count in trips.items() if not 1 <= count <= MOST} == {}
     Outbox(scene.store, scene.clock, [heard]).close()
+    management.close()
 
 
 def test_notifiers_take_few_at_any_number_of_subscriptions(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "zaqar.errors",
         "zaqar.uris",
     },
-    "zaqar.waiting": FOUNDATION | {"zaqar.socket_files", "zaqar.storage.base", "zaqar.storage.placement"},
+    "zaqar.waiting": FOUNDATION | {"zaqar.bell", "zaqar.storage.base", "zaqar.storage.placement"},
     "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf", "zaqar.plugins"},
     "zaqar.extraspec": {"zaqar.errors", "zaqar.plugins"},
     "zaqar.staging": FOUNDATION | {"zaqar.plugins", "zaqar.service", "zaqar.stages"},

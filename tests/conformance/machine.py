@@ -347,6 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = {message.body: message for side in (0, 1) for message in self.everything(side)}
         plain = self.plain_bodies()
         self.now = moment
+        self.look_at_positions()  # before the listings, which may move messages that are due
         after = {message.body: message for side in (0, 1) for message in self.everything(side)}
         for body, message in before.items():
             self.reached["message expired"] += body not in after
@@ -361,10 +362,22 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- what always holds -------------------------------------------------------------------------------------------
 
+    def look_at_positions(self) -> None:
+        uids = [queue.uid for queue in self.queues]
+        seen, *_, model = [store.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
+        for side, uid in enumerate(uids):
+            plain = self.ask("list_messages", queue=self.queues[side], after=0, limit=1)
+            last, free, due = seen[uid]
+            assert (last, free) == (model[uid].last, bool(plain))
+            # It may also be that of a message that expires before it.
+            assert due is None or due > self.now
+            assert model[uid].next_due is None or (due is not None and due <= model[uid].next_due)
+
     @invariant()
     def each_queue_is_in_order_and_its_statistics_are_true(self) -> None:
         self.steps += 1
         self.free = self.held = 0
+        self.look_at_positions()
         for side in (0, 1):
             everything = self.everything(side)
             sequences = [message.sequence for message in everything]

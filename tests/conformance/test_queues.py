@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.scene import at_once, new_queue
-from zaqar.model import QUEUE, TOPIC, Queue
+from zaqar.model import QUEUE, TOPIC, Address, Queue
 from zaqar.storage.base import ManagementStore
 
 METADATA: dict[str, dict[str, Any]] = {
@@ -243,6 +243,43 @@ def test_only_the_uid_in_place_is_deleted(management: ManagementStore, project: 
 
 
 # -- list -------------------------------------------------------------------------------------------------------------
+
+
+def address_of(queue: Queue) -> Address:
+    return Address(queue.project, queue.kind, queue.name)
+
+
+def test_queues_are_found_by_their_names(management: ManagementStore, project: str) -> None:
+    """Only those, whole, each by its own name, in whatever order and whichever pool they are."""
+    made = [
+        replace(new_queue(name, project=project), metadata={"n": n}, pool="fast" if n else None, generation=n + 1)
+        for n, name in enumerate(("orders", "Orders", "a-b_c.d", "x" * 64))
+    ]
+    made += [new_queue("orders", project=project, kind=TOPIC), new_queue("orders", project=f"{project}-2", notify=True)]
+    for queue in made:
+        management.create_queue(queue=queue)
+    addresses = [address_of(queue) for queue in made]
+    absent = [Address(project, TOPIC, "Orders"), Address(project, QUEUE, "orders-2"), Address("", QUEUE, "orders")]
+    assert management.find_queues(addresses={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
+    assert management.find_queues(addresses=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
+    assert management.find_queues(addresses=absent) == {}
+    assert management.find_queues(addresses=[]) == {}
+    management.delete_queue(queue=made[0])
+    assert management.find_queues(addresses=addresses[:2]) == {addresses[1]: made[1]}
+
+
+def test_a_queue_is_found_as_it_was_written(management: ManagementStore, project: str) -> None:
+    for n, metadata in enumerate(METADATA.values()):
+        management.create_queue(queue=replace(new_queue(f"q{n}", project=project), metadata=metadata))
+    addresses = [Address(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
+    found_now = management.find_queues(addresses=addresses)
+    assert [found_now[address].metadata for address in addresses] == list(METADATA.values())
+
+
+def test_five_hundred_names_are_looked_for_at_a_time(management: ManagementStore, project: str) -> None:
+    made = [management.create_queue(queue=new_queue(f"{'n' * 60}{n:03}", project=project)) for n in range(0, 500, 100)]
+    addresses = [Address(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
+    assert management.find_queues(addresses=addresses) == {address_of(queue): queue for queue in made}
 
 
 def test_names_are_listed_by_code_point(management: ManagementStore, project: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tests.clock import FakeClock
@@ -148,11 +150,11 @@ class Cluster:
         bodies = Bodies(NO_KEYS)
         queues = Queues(management=self.management, placement=self.placement(), limits=limits, clock=self.clock)
         hub = Hub(
+            folder=Path(os.devnull) / "waiters",
             remembered=lambda _: None,
             find_queues=lambda _: {},
             clock=self.clock,
-            max_waiting=limits.max_waiting_clients,
-            max_waiting_per_project=limits.max_waiting_clients_per_project,
+            limits=limits,
         )
         return Worker(
             queues,

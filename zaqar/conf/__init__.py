@@ -34,10 +34,11 @@ POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
+WAITERS_NAME = "waiters"
 NODES_NAME = "nodes"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
 """Names by which a state directory of an earlier start is known."""
 
 _said: set[str] = set()
@@ -221,6 +222,11 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
 def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which the notifiers of this host are woken; it may not exist yet."""
     return state_dir(conf) / NOTIFIERS_NAME
+
+
+def waiters_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of the sockets by which processes of this host, in which clients wait for messages, are woken."""
+    return state_dir(conf) / WAITERS_NAME
 
 
 def nodes_dir(conf: cfg.ConfigOpts) -> Path:

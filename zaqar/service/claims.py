@@ -4,6 +4,7 @@
 import logging
 import secrets
 from contextlib import suppress
+from time import monotonic
 from typing import NamedTuple
 
 from zaqar.clock import Clock
@@ -98,13 +99,16 @@ class Claims:
         def take(known: Known) -> list[Message]:
             dead_letters = self._bury(address, known, limit, now)
             try:
-                return known.place.store.claim(
+                taken = known.place.store.claim(
                     queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
                 if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
                     self._queues.reopen(address._replace(name=dead_letters.queue.name), create=True)
                 raise
+            if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
+                self._hub.perhaps_received(dead_letters.queue, known.place)
+            return taken
 
         return self._queues.serve(address, take) or []
 
@@ -118,7 +122,10 @@ class Claims:
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
             # The rule may have been taken away while letters were on their way.
             if known.queue.generation > 1 and not self._is_settled(known, known):
-                self._settle(known, known, hand_over(known, known, most=NEVER, ttl=None, limit=limit, now=now))
+                brought = hand_over(
+                    known, known, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
+                )
+                self._settle(known, known, brought)
             return None
         passed_over = DeadLetters(None, rules.max_claim_count)
         ttl = rules.dead_letter_queue_messages_ttl
@@ -134,7 +141,15 @@ class Claims:
         if target.place.away:
             return passed_over
         try:
-            brought = hand_over(known, target, most=rules.max_claim_count, ttl=ttl, limit=limit, now=now)
+            brought = hand_over(
+                known,
+                target,
+                most=rules.max_claim_count,
+                ttl=ttl,
+                limit=limit,
+                now=now,
+                received=self._hub.received,
+            )
         except StaleQueue as stale:
             if stale.uid == target.queue.uid:
                 self._queues.reopen(dead_letters, create=True)

@@ -6,11 +6,13 @@ second store knows a letter that it has: whoever finds what a killed process lef
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Message, Origin
+from zaqar.model import Message, Origin, Queue
 from zaqar.service.queues import Known
+from zaqar.storage.placement import Place
 
 _log = logging.getLogger(__name__)
 
@@ -21,11 +23,20 @@ _MOST_BATCHES = 20
 """Batches that one claim brings over; the next one goes on."""
 
 
-def hand_over(source: Known, target: Known, *, most: int, ttl: int | None, limit: int, now: float) -> bool:
+def hand_over(
+    source: Known,
+    target: Known,
+    *,
+    most: int,
+    ttl: int | None,
+    limit: int,
+    now: float,
+    received: Callable[[Queue, Place], None],
+) -> bool:
     """Bring what a claim of ``limit`` messages would meet and was claimed ``most`` times to the dead letter queue.
 
     What was set aside earlier goes along. False where more is left: for a later claim, also where the target is away.
-    StaleQueue may be about either queue.
+    StaleQueue may be about either queue. ``received`` is called if the dead letter queue has got messages.
     """
     for _ in range(_MOST_BATCHES):
         store = source.place.store
@@ -40,6 +51,7 @@ def hand_over(source: Known, target: Known, *, most: int, ttl: int | None, limit
             target.place.note_failure()
             _log.debug("Dead letters of '%s' wait for their store.", source.queue.name)
             return False
+        received(target.queue, target.place)
         store.forget_set_aside(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from time import monotonic
 from typing import NamedTuple, Self
 
 from zaqar.clock import Clock
@@ -20,7 +21,7 @@ from zaqar.errors import (
     StoreUnavailable,
 )
 from zaqar.limits import Limits
-from zaqar.model import Address, Message, is_message_id, message_id, sequence_of
+from zaqar.model import Address, Message, is_message_id, sequence_of
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, check_ids, make_drafts, parse_post
 from zaqar.service.awaited import Awaited, unchanged
@@ -93,7 +94,8 @@ class Messages:
             except PostEnded as ended:
                 return ended.ids
             else:
-                self._hub.posted(known.queue, known.place)
+                if monotonic() >= self._hub.check_at:
+                    self._hub.posted(known.queue, known.place, ids)
                 # Not in the try: what is stored must not be stored once more, whatever a stage raises.
                 for hook in self._after:
                     try:
@@ -113,7 +115,8 @@ class Messages:
             # Last, so that stages and limits see what was posted.
             drafts = self._bodies.seal(queue, drafts, now)
         stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
-        return [message_id(queue.uid, sequence) for sequence in stored]
+        # PERF: ``message_id`` of each, without a call of our own for each.
+        return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
     def list_page(
         self,

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+from zaqar.errors import StoreUnavailable
 from zaqar.model import Address
 from zaqar.waiting.hub import Hub
-from zaqar.waiting.registry import Kind, Waiter
+from zaqar.waiting.registry import Waiter
+from zaqar.waiting.waiters import Kind
 
 T = TypeVar("T")
 
@@ -34,8 +36,9 @@ def wait_for(
 ) -> Attempt[T] | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
-    ``attempt`` is called with the version of the queue, or with None when the time is over. Returns the last attempt,
-    or None if there was none because the process drains, or if the client ``is_gone``: then nothing was taken for it.
+    ``attempt`` is called with the version of the queue, or with None when the time is over; its errors are raised.
+    Returns the last attempt, or None if there was none because the process drains, or if the client ``is_gone``: then
+    nothing was taken for it.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()
@@ -47,15 +50,19 @@ def wait_for(
                 if is_gone():
                     return None
                 event.clear()
-                last = attempt(waiter.begin())
+                version = waiter.begin()
+                try:
+                    last = attempt(version)
+                except StoreUnavailable:
+                    # The others would fail as well, one after the other. They try when the store answers again.
+                    waiter.finish(is_full=False, is_served=False)
+                    raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)
                 if last.is_served:
                     return last
-                if waiter.is_ready:
-                    continue
-            if not event.wait(max(0.0, deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if left <= 0 or not (waiter.is_ready or event.wait(left)):
                 return _try_last(waiter, last, attempt, is_gone)
-            event.clear()
         return last
     finally:
         waiter.leave()

@@ -7,101 +7,230 @@ that was not told costs a second at most.
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 
+from zaqar.bell import LISTING_SECONDS, Bell
 from zaqar.clock import Clock
-from zaqar.errors import StoreUnavailable
-from zaqar.model import Address, Queue
+from zaqar.limits import Limits
+from zaqar.model import UID_LENGTH, Address, Queue
 from zaqar.storage.placement import Place
-from zaqar.waiting.registry import Kind, Located, Registry, Waiter, Wake
+from zaqar.waiting.background import Background
+from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, PlacePoller
+from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
-
-_log = logging.getLogger(__name__)
-
-POLL_SECONDS = 1.0
-"""Time between two looks at a store."""
-
+from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
+from zaqar.waiting.wakeups import Channel, HostListener, Told
 
 Remembered = Callable[[Address], Located | None]
 """Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
 
-FindQueues = Callable[[Collection[Address]], Mapping[Address, Located]]
-"""Where the queues are that exist. Asks the management store; at most 500 names."""
+_MOST_PERHAPS = 1000
+"""Queues for which is remembered when others were told that messages may have come into them."""
+
+_HOST, _NAMES, _CHANNEL = "host", "names", "channel"
 
 
 class Hub:
     """Knows all waiters of a process. Any thread may use it; its own threads run only while somebody waits."""
 
     def __init__(
-        self,
-        *,
-        remembered: Remembered,
-        find_queues: FindQueues,
-        clock: Clock,
-        max_waiting: int,
-        max_waiting_per_project: int,
+        self, *, folder: Path, remembered: Remembered, find_queues: FindQueues, clock: Clock, limits: Limits
     ) -> None:
+        """``folder`` is that of the sockets by which processes of this host wake each other."""
+        self._folder = folder
         self._remembered = remembered
         self._find_queues = find_queues
         self._clock = clock
+        self._bell = Bell(folder)
         self.registry = Registry(
-            max_waiting=max_waiting, max_waiting_per_project=max_waiting_per_project, passed_on=self._tell_others
+            max_waiting=limits.max_waiting_clients,
+            max_waiting_per_project=limits.max_waiting_clients_per_project,
+            max_streams=limits.max_streams,
+            max_streams_per_project=limits.max_streams_per_project,
+            passed_on=self._pass_on,
         )
         self.shared = SharedReads()
+        self._background = Background()
         self._lock = threading.Lock()
-        self._poller: threading.Thread | None = None
+        self._perhaps: dict[str, float] = {}
+        self.check_at = 0.0
+        """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
+        _hubs.add(self)
 
     def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
         waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
-        self._start()
+        with self._lock:
+            self.check_at = 0.0
+        located = waiter.queue.located
+        if located is None:
+            self._background.start(_NAMES, self._make_name_poller)
+        else:
+            self._watch(located)
+        self._background.start(_HOST, self._make_listener)
         return waiter
 
-    def posted(self, queue: Queue, place: Place) -> None:
-        """Messages were posted to the queue. Costs next to nothing if nobody waits."""
-        if self.registry.waiting:
-            address = Address(queue.project, queue.kind, queue.name)
-            self.registry.note_queue(address, Located(queue.uid, place))
+    # -- what this process does --------------------------------------------------------------------------------------
+
+    def posted(self, queue: Queue, place: Place, ids: list[str]) -> None:
+        """Messages with these ids were posted to the queue. PERF: called only if it is time, see ``check_at``."""
+        if self._is_nobody_waiting():
+            return
+        address = Address(queue.project, queue.kind, queue.name)
+        last = int(ids[-1][UID_LENGTH:], 16) if ids else 0
+        self._post(address, Located(queue.uid, place), last)
+
+    def received(self, queue: Queue, place: Place) -> None:
+        """Messages were put into the queue by this process, in another way than by a post."""
+        if not self._is_nobody_waiting():
+            self._post(Address(queue.project, queue.kind, queue.name), Located(queue.uid, place), 0)
 
     def freed(self, queue: Queue) -> None:
         """Messages of the queue are free again."""
-        if self.registry.waiting:
-            self.registry.wake(queue.uid, Wake.FREED)
+        if self._is_nobody_waiting():
+            return
+        here = self.registry.wake(queue.uid, Wake.FREED, is_own=True)
+        wake = Wake.FREE_READERS if here else Wake.FREED
+        self._tell(wake, Address(queue.project, queue.kind, queue.name), queue.uid)
+
+    def perhaps_received(self, queue: Queue, place: Place) -> None:
+        """Messages may have been put into the queue, which only the store knows. It is asked if somebody waits."""
+        if self._is_nobody_waiting():
+            return
+        self._look(queue.uid, place)
+        now = time.monotonic()
+        if now >= self._perhaps.get(queue.uid, 0.0) + SOON_SECONDS:
+            if len(self._perhaps) >= _MOST_PERHAPS:
+                self._perhaps.clear()
+            self._perhaps[queue.uid] = now
+            self._tell(Wake(0), Address(queue.project, queue.kind, queue.name), queue.uid)
 
     def drain(self) -> None:
         """Have every client that waits answered now, and let no other one wait."""
         self.registry.drain()
+        self._background.end()
 
-    def _tell_others(self, uid: str) -> None:
-        """Have the takers of other processes look."""
+    def adopt(self, before: Hub) -> None:
+        """Go on with the waiters of ``before``, because the process has reloaded. Both share them from now on.
 
-    def _start(self) -> None:
+        Their queues are looked up again, because the stores of the former configuration may be closed. Until that is
+        done, which takes a moment, they are woken by posts of this process only.
+        """
+        before.registry.use(self.registry)
+        before._remembered, before._find_queues, before.shared = self._remembered, self._find_queues, self.shared
+        self.registry, self._background = before.registry, before._background
+        self.check_at = 0.0
+        if self.registry.waiting:
+            self._look_up()
+
+    def _post(self, address: Address, located: Located, last: int) -> None:
+        here = self.registry.note_queue(address, located, is_own=True, last=last)
+        if here:
+            self._watch(located)
+        self._tell(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
+
+    def _is_nobody_waiting(self) -> bool:
+        if self.registry.waiting or self._bell.listeners():
+            return False
         with self._lock:
-            if self._poller is None:
-                self._poller = threading.Thread(target=self._poll, name="waiting", daemon=True)
-                self._poller.start()
+            # Not later than the listing is made anew; a waiter that joins at this moment sets it back.
+            if not self.registry.waiting:
+                self.check_at = time.monotonic() + LISTING_SECONDS
+        return True
 
-    def _poll(self) -> None:
-        while True:
-            time.sleep(POLL_SECONDS)
-            with self._lock:
-                if not self.registry.waiting:
-                    self._poller = None
-                    return
-            try:
-                self._look()
-            except StoreUnavailable:
-                _log.debug("A store that is waited for is away.")
+    def _pass_on(self, address: Address, uid: str) -> None:
+        self._tell(Wake.TAKERS, address, uid)
 
-    def _look(self) -> None:
-        missing = self.registry.missing()
-        if missing:
-            for address, located in self._find_queues(missing).items():
-                self.registry.note_queue(address, located)
-        for place, uids in self.registry.by_place().items():
-            positions = place.store.positions(uids=uids, now=self._clock())
-            for uid in uids:
-                self.registry.note_position(uid, positions.get(uid))
+    def _tell(self, wake: Wake, address: Address, uid: str, last: int = 0) -> None:
+        """Tell the other processes of this host."""
+        job = self._background.get(_HOST)
+        own = job.socket_name if isinstance(job, HostListener) else None
+        names = self._bell.listeners()
+        if names and names != (own,):
+            self._bell.ring(Told(wake, uid, last, digest_of(address)).encode(), but=own)
+
+    # -- what others do ----------------------------------------------------------------------------------------------
+
+    def _hear(self, told: Told) -> None:
+        """Another process of this host has told something."""
+        if self.registry.note_foreign(told.digest, told.uid, told.wake, told.last):
+            self._look_up()
+        elif not told.wake:
+            place = self.registry.place_of(told.uid)
+            if place is not None:
+                self._look(told.uid, place)
+
+    def _look_up(self) -> None:
+        """Have the queues looked up that are waited for and not known."""
+        self._background.start(_NAMES, self._make_name_poller)
+        names = self._background.get(_NAMES)
+        if names is not None:
+            names.nudge()
+
+    def _look_at_all(self) -> None:
+        """Datagrams may have been lost."""
+        for place in self.registry.places():
+            for uid in self.registry.uids_of(place):
+                self._look(uid, place)
+
+    def _look(self, uid: str, place: Place) -> None:
+        poller = self._background.get(place)
+        if isinstance(poller, PlacePoller):
+            poller.look(uid)
+
+    def _watch(self, located: Located) -> None:
+        """Have the store asked for this queue from now on."""
+        self._background.start(located.place, lambda: self._make_poller(located.place))
+        self._background.start((_CHANNEL, located.place), lambda: Channel(located.place, self.registry))
+        poller = self._background.get(located.place)
+        if isinstance(poller, PlacePoller):
+            poller.look_if_new(located.uid)
+
+    def _found(self, address: Address, located: Located) -> None:
+        self.registry.note_queue(address, located)
+        self._watch(located)
+
+    def _make_listener(self) -> HostListener:
+        return HostListener(
+            self._folder,
+            self.registry,
+            hear=self._hear,
+            look_at_all=self._look_at_all,
+            tidy=lambda: self.shared.drop_old(),
+        )
+
+    def _make_name_poller(self) -> NamePoller:
+        # Not the function itself, because a reload replaces it.
+        return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
+
+    def _make_poller(self, place: Place) -> PlacePoller:
+        return PlacePoller(place, self.registry, self._clock, lost=self._look_up)
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def renew_in_child(self) -> None:
+        """After a fork: the waiters, threads and the socket are those of the parent."""
+        listener = self._background.get(_HOST)
+        if isinstance(listener, HostListener):
+            listener.abandon()
+        self._background.reset()
+        self._lock = threading.Lock()
+        self.registry.reset()
+        self.shared = SharedReads()
+        self.check_at = 0.0
+
+
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def _renew_in_child() -> None:
+    for hub in list(_hubs):
+        hub.renew_in_child()
+
+
+os.register_at_fork(after_in_child=_renew_in_child)

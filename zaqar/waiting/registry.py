@@ -11,70 +11,20 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, Flag
+from collections.abc import Callable, Iterable
 from itertools import count
-from typing import NamedTuple
 
 from zaqar.model import Address, QueuePosition
 from zaqar.storage.placement import Place
+from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, WaitedQueue, Wake, digest_of
 
-
-class Kind(Enum):
-    """What a waiter does when it is woken. FREE_READER is a reader that sees no claimed or no delayed messages."""
-
-    TAKER = "taker"
-    READER = "reader"
-    FREE_READER = "free reader"
-
-
-class Wake(Flag):
-    """Which waiters of a queue an event concerns. FREE_READERS are among the READERS."""
-
-    TAKERS = 1
-    FREE_READERS = 2
-    READERS = 4
-    FREED = TAKERS | FREE_READERS
-    """A message is free again: a claim was released or has ended, or a delay has ended."""
-    POSTED = TAKERS | FREE_READERS | READERS
-
-
-class Located(NamedTuple):
-    """The uid of a queue that exists, and the place of the store that serves it."""
-
-    uid: str
-    place: Place
-
-
-class TooManyWaiting(Exception):
-    """As many clients wait as this process, or the project in it, may have. The client may try again in a moment."""
-
-    def __init__(self, *, of_project: bool) -> None:
-        super().__init__()
-        self.of_project = of_project
-
-
-@dataclass(eq=False, slots=True)
-class WaitedQueue:
-    """A queue for which somebody waits. ``located`` is None if there is no such queue, or if it is not known yet.
-
-    ``version`` grows with each change that readers may see; see :class:`~zaqar.waiting.shared_reads.SharedReads`.
-    """
-
-    address: Address
-    located: Located | None = None
-    takers: dict[Waiter, None] = field(default_factory=dict)
-    readers: dict[Waiter, None] = field(default_factory=dict)
-    turn: Waiter | None = None
-    again: bool = False
-    """Whether something happened after the attempt of the turn may have begun."""
-    last: int = 0
-    version: int = 0
+__all__ = ["Kind", "Located", "Registry", "TooManyWaiting", "WaitedQueue", "Waiter", "Wake"]
 
 
 class Waiter:
-    """One client that waits; made by :meth:`Registry.join`. Whoever joins must call :meth:`leave`."""
+    """One client that waits; made by :meth:`Registry.join`. A caller that joins must call :meth:`leave`."""
+
+    __slots__ = ("_registry", "is_over", "is_ready", "kind", "project", "queue", "wake")
 
     def __init__(self, registry: Registry, queue: WaitedQueue, kind: Kind, project: str, wake: Callable[[], None]):
         self._registry = registry
@@ -107,17 +57,43 @@ class Waiter:
 class Registry:
     """Any thread may use it. ``wake`` of a waiter is called under a lock and must neither block nor call back."""
 
-    def __init__(self, *, max_waiting: int, max_waiting_per_project: int, passed_on: Callable[[str], None]) -> None:
-        """``passed_on`` is called with the uid of a queue if more may be free than the takers of this process took."""
-        self._max = max_waiting
-        self._max_per_project = max_waiting_per_project
+    def __init__(
+        self,
+        *,
+        max_waiting: int,
+        max_waiting_per_project: int,
+        max_streams: int,
+        max_streams_per_project: int,
+        passed_on: Callable[[Address, str], None],
+    ) -> None:
+        """READERs are limited as streams, other waiters as waiting clients.
+
+        ``passed_on`` is called, without a lock, with the address and the uid of a queue if more may be free than the
+        takers of this process took after a post or a release of this process.
+        """
+        self._most = {False: (max_waiting, max_waiting_per_project), True: (max_streams, max_streams_per_project)}
         self._passed_on = passed_on
-        self._lock = threading.RLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: in a child process nobody waits who waited in its parent."""
+        self._lock = threading.Lock()
         self._queues: dict[Address, WaitedQueue] = {}
         self._by_uid: dict[str, WaitedQueue] = {}
-        self._of_projects: Counter[str] = Counter()
+        self._by_digest: dict[str, WaitedQueue] = {}
+        self._of_places: dict[Place, dict[str, WaitedQueue]] = {}
+        self._missing: dict[Address, WaitedQueue] = {}
+        self._of_projects: Counter[tuple[bool, str]] = Counter()
         self._versions = count(1)
         self.waiting = 0
+        """Waiters of any kind. This and the counters below are for metrics, and may be read without a lock."""
+        self.streams = 0
+        """How many of them are READERs."""
+        self.woken = 0
+        """Times that a waiter was woken."""
+        self.attempts = 0
+        self.empty_attempts = 0
+        """Attempts of takers that found nothing."""
         self.is_draining = False
 
     def join(self, address: Address, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
@@ -125,23 +101,27 @@ class Registry:
 
         Raises TooManyWaiting.
         """
+        is_stream = kind is Kind.READER
+        most, most_per_project = self._most[is_stream]
         with self._lock:
-            if self.waiting >= self._max or self.is_draining:
+            if self._count(is_stream) >= most or self.is_draining:
                 raise TooManyWaiting(of_project=False)
-            if self._of_projects[address.project] >= self._max_per_project:
+            if self._of_projects[is_stream, address.project] >= most_per_project:
                 raise TooManyWaiting(of_project=True)
             queue = self._queues.get(address)
             if queue is None:
-                queue = self._queues[address] = WaitedQueue(address)
+                queue = self._add(address)
             if queue.located is None and located is not None:
                 self._locate(queue, located)
             waiter = Waiter(self, queue, kind, address.project, wake)
             self.waiting += 1
-            self._of_projects[address.project] += 1
+            self.streams += is_stream
+            self._of_projects[is_stream, address.project] += 1
             if kind is Kind.TAKER:
                 queue.takers[waiter] = None
                 if queue.turn is None and len(queue.takers) == 1:
-                    queue.turn, waiter.is_ready = waiter, True
+                    queue.turn, queue.again, queue.tells = waiter, False, False
+                    waiter.is_ready = True
             else:
                 if not queue.readers:
                     # Nothing was noted for readers before, so no earlier read is known to be up to date.
@@ -155,115 +135,199 @@ class Registry:
         queue = self._queues.get(address)
         return queue is not None and bool(queue.takers)
 
+    def _count(self, is_stream: bool) -> int:
+        return self.streams if is_stream else self.waiting - self.streams
+
+    def _add(self, address: Address) -> WaitedQueue:
+        queue = self._queues[address] = self._missing[address] = WaitedQueue(address, digest_of(address))
+        self._by_digest[queue.digest] = queue
+        return queue
+
     def begin(self, waiter: Waiter) -> int:
         with self._lock:
             if waiter.kind is Kind.TAKER:
-                waiter.queue.again = False
+                self.attempts += 1
+                if waiter.queue.turn is waiter:
+                    waiter.queue.again = False
             else:
                 waiter.is_ready = False
             return waiter.queue.version
 
     def finish(self, waiter: Waiter, *, is_full: bool, is_served: bool) -> None:
         with self._lock:
-            queue = waiter.queue
-            if queue.turn is not waiter:
+            if waiter.kind is not Kind.TAKER:
                 return
-            if is_served:
-                self._remove(waiter)
-            if is_full or queue.again:
-                self._give_turn(queue)
-            else:
-                queue.turn, waiter.is_ready = None, False
+            self.empty_attempts += not is_served
+            told = self._end_turn(waiter, goes_on=is_full or waiter.queue.again, leaves=is_served)
+        self._tell(told)
 
     def leave(self, waiter: Waiter) -> None:
         with self._lock:
-            self._remove(waiter)
-            if waiter.queue.turn is waiter:
-                # It was woken and has not tried.
-                self._give_turn(waiter.queue)
+            # If it has the turn, it was woken and has not tried, or its attempt has failed.
+            told = self._end_turn(waiter, goes_on=True, leaves=True)
+        self._tell(told)
 
-    def _remove(self, waiter: Waiter) -> None:
+    def _end_turn(self, waiter: Waiter, *, goes_on: bool, leaves: bool) -> tuple[Address, str] | None:
+        """End the turn of this waiter if it has it. Returns the queue if others are to be told that more may be free.
+
+        ``goes_on``: whether more may be free.
+        """
+        queue = waiter.queue
+        told = None
+        has_turn = queue.turn is waiter
+        if leaves:
+            self._forget(waiter)
+        if has_turn:
+            queue.turn, waiter.is_ready = None, False
+            if goes_on and queue.takers:
+                self._give_turn(queue)
+            elif goes_on and queue.tells:
+                told, queue.tells = (queue.address, queue.uid), False
+        if not queue.takers and not queue.readers:
+            self._remove(queue)
+        return told
+
+    def _tell(self, told: tuple[Address, str] | None) -> None:
+        if told is not None:
+            self._passed_on(*told)
+
+    def _forget(self, waiter: Waiter) -> None:
         queue = waiter.queue
         waiting = queue.takers if waiter.kind is Kind.TAKER else queue.readers
         if waiting.pop(waiter, self) is self:
             return
+        is_stream = waiter.kind is Kind.READER
         self.waiting -= 1
-        self._of_projects[waiter.project] -= 1
-        if not self._of_projects[waiter.project]:
-            del self._of_projects[waiter.project]
-        if not queue.takers and not queue.readers:
-            del self._queues[queue.address]
+        self.streams -= is_stream
+        counted = is_stream, waiter.project
+        self._of_projects[counted] -= 1
+        if not self._of_projects[counted]:
+            del self._of_projects[counted]
+
+    def _remove(self, queue: WaitedQueue) -> None:
+        if self._queues.get(queue.address) is queue:
             self._locate(queue, None)
+            del self._queues[queue.address], self._missing[queue.address]
+            if self._by_digest.get(queue.digest) is queue:
+                del self._by_digest[queue.digest]
 
     def _give_turn(self, queue: WaitedQueue) -> None:
-        if queue.turn is not None:
-            queue.turn.is_ready = False
-        queue.again = False
-        queue.turn = following = next(iter(queue.takers), None)
-        if following is not None:
-            following.is_ready = True
-            following.wake()
-        elif queue.located is not None:
-            self._passed_on(queue.located.uid)
+        following = next(iter(queue.takers))
+        queue.turn, queue.again = following, False
+        self._ready(following)
+
+    def _ready(self, waiter: Waiter) -> None:
+        waiter.is_ready = True
+        self.woken += 1
+        waiter.wake()
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def wake(self, uid: str, wake: Wake = Wake.POSTED) -> bool:
-        """Something has happened to a queue. Returns whether a taker of this process will make an attempt."""
-        queue = self._by_uid.get(uid)
-        if queue is None:
-            return False
-        with self._lock:
-            return self._wake(queue, wake)
+    def wake(self, uid: str, wake: Wake = Wake.POSTED, *, is_own: bool = False, last: int = 0) -> bool:
+        """Something has happened to a queue. Returns whether a taker of this process will make an attempt.
 
-    def note_queue(self, address: Address, located: Located) -> bool:
-        """A queue of this name exists, which may have been created just now. Returns the same as :meth:`wake`."""
-        queue = self._queues.get(address)
-        if queue is None:
+        ``last`` is the number of the newest message, if it is known. ``is_own``: whether this process did it, and has
+        not told the takers of others.
+        """
+        if uid not in self._by_uid:
             return False
         with self._lock:
+            queue = self._by_uid.get(uid)
+            return queue is not None and self._wake(queue, wake, is_own=is_own, last=last)
+
+    def note_queue(self, address: Address, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
+        """A queue of this name exists and was posted to, or was created just now. The rest is as in :meth:`wake`."""
+        if address not in self._queues:
+            return False
+        with self._lock:
+            queue = self._queues.get(address)
+            if queue is None:
+                return False
             if queue.located != located:
                 self._locate(queue, located)
-            return self._wake(queue, Wake.POSTED)
+            return self._wake(queue, Wake.POSTED, is_own=is_own, last=last)
 
-    def _wake(self, queue: WaitedQueue, wake: Wake) -> bool:
-        if queue.readers and wake & (Wake.READERS | Wake.FREE_READERS):
+    def note_foreign(self, digest: str, uid: str, wake: Wake, last: int) -> bool:
+        """Another process has told that something happened to the queue of this name and uid.
+
+        Returns whether the queue has to be looked up, because it is not known here by this uid.
+        """
+        with self._lock:
+            queue = self._by_digest.get(digest)
+            if queue is None:
+                return False
+            if queue.uid == uid:
+                self._wake(queue, wake, last=last)
+                return False
+            self._locate(queue, None)
+            self._wake(queue, wake)
+            return True
+
+    def _wake(self, queue: WaitedQueue, wake: Wake, *, is_own: bool = False, last: int = 0) -> bool:
+        queue.last = max(queue.last, last)
+        if queue.readers and wake & Wake.SHOWN:
             queue.version = next(self._versions)
             for reader in queue.readers:
                 if not reader.is_ready and (Wake.READERS in wake or reader.kind is Kind.FREE_READER):
-                    reader.is_ready = True
-                    reader.wake()
+                    self._ready(reader)
         if Wake.TAKERS not in wake or not queue.takers:
             return False
         if queue.turn is None:
+            queue.tells = is_own
             self._give_turn(queue)
         else:
             queue.again = True
+            queue.tells = queue.tells or is_own
         return True
 
-    def note_position(self, uid: str, position: QueuePosition | None) -> None:
-        """What the store says about a queue: None if it does not have the queue, which may have been deleted."""
-        queue = self._by_uid.get(uid)
-        if queue is None:
-            return
+    def note_positions(self, uids: Iterable[str], positions: dict[str, QueuePosition], now: float) -> None:
+        """What the store has said about queues. One that is not in ``positions`` may have been deleted."""
         with self._lock:
-            if position is None:
-                self._locate(queue, None)
-                self._wake(queue, Wake.READERS)
-                return
-            if position.last > queue.last:
-                queue.last = position.last
-                self._wake(queue, Wake.READERS)
-            if position.free:
+            for uid in uids:
+                queue = self._by_uid.get(uid)
+                if queue is not None:
+                    self._note_position(queue, positions.get(uid), now)
+
+    def _note_position(self, queue: WaitedQueue, position: QueuePosition | None, now: float) -> None:
+        if position is None:
+            self._locate(queue, None)
+            self._wake(queue, Wake.READERS)
+            return
+        wake = Wake(0)
+        if position.last > queue.last:
+            wake |= Wake.READERS
+        if position.free:
+            if queue.turn is None:
                 # Takers that have the turn at this moment find the same.
-                self._wake(queue, Wake.FREED if queue.turn is None else Wake.FREE_READERS)
+                wake |= Wake.TAKERS
+            if queue.is_news(position, now):
+                wake |= Wake.FREE_READERS
+        if wake:
+            self._wake(queue, wake, last=position.last)
 
     def _locate(self, queue: WaitedQueue, located: Located | None) -> None:
-        if queue.located is not None and self._by_uid.get(queue.located.uid) is queue:
-            del self._by_uid[queue.located.uid]
-        queue.located, queue.last = located, 0
-        if located is not None:
+        if queue.located is not None:
+            uid, place = queue.located
+            if self._by_uid.get(uid) is queue:
+                del self._by_uid[uid]
+            of_place = self._of_places[place]
+            of_place.pop(uid, None)
+            if not of_place:
+                del self._of_places[place]
+        queue.located, queue.last, queue.position = located, 0, None
+        if located is None:
+            self._missing[queue.address] = queue
+        else:
+            self._missing.pop(queue.address, None)
             self._by_uid[located.uid] = queue
+            self._of_places.setdefault(located.place, {})[located.uid] = queue
+
+    def use(self, other: Registry) -> None:
+        """Take over the limits of ``other``, and forget where the queues are, so that they are looked up again."""
+        with self._lock:
+            self._most = other._most
+            for queue in self._queues.values():
+                self._locate(queue, None)
 
     def drain(self) -> None:
         """Have every client answered now, and let no other one wait."""
@@ -276,16 +340,26 @@ class Registry:
 
     # -- what to ask the stores --------------------------------------------------------------------------------------
 
-    def by_place(self) -> dict[Place, list[str]]:
-        """The uids of the queues that are waited for and known to exist, by the place of their store."""
-        found: dict[Place, list[str]] = {}
+    def places(self) -> list[Place]:
+        """The places of the queues that are waited for and known to exist."""
         with self._lock:
-            for queue in self._queues.values():
-                if queue.located is not None:
-                    found.setdefault(queue.located.place, []).append(queue.located.uid)
-        return found
+            return list(self._of_places)
+
+    def is_waited_at(self, place: Place) -> bool:
+        return place in self._of_places
+
+    def place_of(self, uid: str) -> Place | None:
+        """Where the queue of this uid is, if it is waited for."""
+        with self._lock:
+            queue = self._by_uid.get(uid)
+            return None if queue is None or queue.located is None else queue.located.place
+
+    def uids_of(self, place: Place) -> list[str]:
+        """The uids of the queues of this place that are waited for."""
+        with self._lock:
+            return list(self._of_places.get(place, ()))
 
     def missing(self) -> list[Address]:
         """The names that are waited for and that no queue is known by."""
         with self._lock:
-            return [address for address, queue in self._queues.items() if queue.located is None]
+            return list(self._missing)

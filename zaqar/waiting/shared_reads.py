@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from zaqar.bounded_cache import size_of
+from zaqar.model import Message
+
 T = TypeVar("T")
 
-MAX_KEPT = 64
-"""Results that are kept. Each is at most one page of messages."""
+MAX_KEPT_BYTES = 16 * 1024 * 1024
+"""Memory of all results that are kept. One that alone takes more is shared by the callers that wait for it."""
+
+KEEP_SECONDS = 2.0
+"""How long a result is kept. All readers of a queue are woken at the same time."""
+
+_READ_BYTES = 1000
 
 
 @dataclass(slots=True)
@@ -21,6 +30,8 @@ class _Read:
     done: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: BaseException | None = None
+    size: int = 0
+    until: float = 0.0
 
 
 class SharedReads:
@@ -32,40 +43,95 @@ class SharedReads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reads: OrderedDict[Hashable, _Read] = OrderedDict()
+        self._running: dict[Hashable, _Read] = {}
+        self._kept: OrderedDict[Hashable, _Read] = OrderedDict()
+        self.size = 0
+        """Bytes of the results that are kept."""
 
     def read(self, key: Hashable, version: int, call: Callable[[], T]) -> T:
         """The result of ``call`` by this or by another caller. Raises what ``call`` raises, for all callers alike."""
-        with self._lock:
-            found = self._reads.get(key)
-            is_first = found is None or found.version < version
-            if is_first:
-                found = self._reads[key] = _Read(version)
-                self._reads.move_to_end(key)
-                while len(self._reads) > MAX_KEPT:
-                    self._reads.popitem(last=False)
-            assert found is not None
-        if not is_first:
-            found.done.wait()
-            if found.error is not None:
-                raise found.error
-            return found.result  # type: ignore[no-any-return]
-        try:
-            found.result = result = call()
-        except BaseException as exc:
-            found.error = exc
+        while True:
             with self._lock:
-                # The next caller tries again.
-                if self._reads.get(key) is found:
-                    del self._reads[key]
+                self._drop_old()
+                found = self._find(key, version)
+                if found is None:
+                    own = self._running[key] = _Read(version)
+                    break
+            found.done.wait()
+            if found.error is None:
+                return found.result  # type: ignore[no-any-return]
+            if isinstance(found.error, Exception):
+                raise found.error.with_traceback(None)
+            # The thread or greenlet of that caller was ended, which says nothing about the read.
+        return self._call(key, own, call)
+
+    def _call(self, key: Hashable, own: _Read, call: Callable[[], T]) -> T:
+        try:
+            own.result = result = call()
+        except BaseException as exc:
+            own.error = exc
             raise
         finally:
-            found.done.set()
+            with self._lock:
+                # A later caller with a larger version may have begun another read.
+                is_newest = self._running.get(key) is own
+                if is_newest:
+                    del self._running[key]
+                    if own.error is None:
+                        self._keep(key, own)
+            own.done.set()
         return result
 
     def kept(self, key: Hashable, version: int) -> tuple[Any] | None:
         """The result that :meth:`read` would return without a call and without waiting, in a tuple; else None."""
-        found = self._reads.get(key)
-        if found is None or found.version < version or not found.done.is_set() or found.error is not None:
-            return None
-        return (found.result,)
+        with self._lock:
+            self._drop_old()
+            found = self._kept.get(key)
+            return None if found is None or found.version < version else (found.result,)
+
+    def drop_old(self) -> None:
+        """Free the memory of results that are too old to be used."""
+        with self._lock:
+            self._drop_old()
+
+    def _find(self, key: Hashable, version: int) -> _Read | None:
+        for reads in (self._kept, self._running):
+            found = reads.get(key)
+            if found is not None and found.version >= version:
+                return found
+        return None
+
+    def _keep(self, key: Hashable, read: _Read) -> None:
+        self._drop(key)
+        read.size = _size_of(read.result)
+        if read.size > MAX_KEPT_BYTES:
+            return
+        read.until = time.monotonic() + KEEP_SECONDS
+        self._kept[key] = read
+        self.size += read.size
+        while self.size > MAX_KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: Hashable) -> None:
+        read = self._kept.pop(key, None)
+        if read is not None:
+            self.size -= read.size
+
+    def _drop_old(self) -> None:
+        now = time.monotonic()
+        while self._kept and (oldest := next(iter(self._kept.items())))[1].until <= now:
+            self._drop(oldest[0])
+
+
+def _size_of(result: Any) -> int:
+    """Bytes in memory, about. The bodies of messages are nearly all of it."""
+    size, left = _READ_BYTES, [result]
+    while left:
+        one = left.pop()
+        if isinstance(one, Message):
+            size += _READ_BYTES + len(one.body)
+        elif isinstance(one, list | tuple):
+            left.extend(one)
+        else:
+            size += size_of(one)
+    return size

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -26,13 +27,15 @@ from zaqar.storage.mongodb.transactions import Turns, _batches
 
 
 class Commands(monitoring.CommandListener):
-    """The names of the commands that were sent."""
+    """The names of the commands that were sent, and the last command of each name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.last: dict[str, Mapping[str, Any]] = {}
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         self.names.append(event.command_name)
+        self.last[event.command_name] = event.command
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         return
@@ -40,16 +43,28 @@ class Commands(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         return
 
+    def of(self, operation: Callable[[], object]) -> list[str]:
+        self.names.clear()
+        operation()
+        return list(self.names)
+
+
+@contextmanager
+def overheard() -> Iterator[Commands]:
+    """The commands of stores that are opened inside."""
+    commands = Commands()
+    monitoring.register(commands)
+    try:
+        yield commands
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(commands)
+
 
 @contextmanager
 def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
     """A scene on a store whose commands are heard."""
-    commands = Commands()
-    monitoring.register(commands)
-    try:
+    with overheard() as commands:
         store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
-    finally:
-        monitoring._LISTENERS.command_listeners.remove(commands)
     yield Scene(store), commands
     store.close()
 

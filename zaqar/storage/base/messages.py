@@ -180,15 +180,16 @@ class MessageStore(DeliveryStore, SealedBodyStore):
     def purge(self, *, queue: Queue, now: float) -> None:
         """Remove every message and claim in one step, claimed and delayed ones as well; deliveries go on."""
 
+    @abstractmethod
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
         """How far queues are, by uid; one that is dropped or was never opened is not in the result.
 
         One call to the server, or one to each server that has some of the queues, for up to 500 ``uids``. An expired
-        message is not free. A message that was claimed as often as its queue allows may count as free. ``next_due`` may
-        be that of a message that expires before it. The caller asks because clients wait for these queues: the store
+        message is not free, unless many more have expired and nobody has removed them: then one may count as free until
+        the next claim. A message that was claimed as often as its queue allows may count as free. ``next_due`` may be
+        that of a message that expires before it. The caller asks because clients wait for these queues: the store
         may note that for some seconds, and tell of posts meanwhile. The generation of the queues does not matter.
         """
-        return {}
 
     def wakeups(self) -> Wakeups | None:
         """A new connection that tells of posts to, and releases in, queues whose ``positions`` somebody asked for.

@@ -80,8 +80,12 @@ class _Shelf:
         return (message for message in self.views(now) if message.claim_id is None)
 
     def position(self, now: float) -> QueuePosition:
-        ends = [claim.expires for claim in self.claims.values() if claim.expires > now]
-        ends += [entry.due for entry in self.stored.values() if entry.due > now and not entry.expired(now)]
+        ends = []
+        for message in self.views(now, delayed=True):
+            if message.due is not None:
+                ends.append(message.due)
+            elif message.claim_id is not None:
+                ends.append(self.claims[message.claim_id].expires)
         return QueuePosition(self.last, next(self.free(now), None) is not None, min(ends, default=None))
 
     def held(self, claim_id: str, now: float) -> list[Message]:

@@ -152,7 +152,7 @@ class ClaimStore(FenceStore):
         """After a scan for free messages: see that the next one does not pass the same numbers in vain."""
         first = look.documents[0]["q"] if look.documents else look.fence["next"]
         if first > look.fence["from"] + FAR:
-            self._move_ready_from(look, now)
+            self._move_ready_from(look.fence, now)
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         for turn in self._turns():

@@ -100,8 +100,9 @@ def within(kind: str, segment: ObjectId) -> Document:
 
 
 def message_of(queue_uid: str, document: Document, now: float) -> Message:
-    """The message as it is at ``now``: it shows a claim only while that lives."""
-    held = document["t"] == CLAIMED and document["d"] > now
+    """The message as it is at ``now``: it shows a claim or a delay only while that lasts."""
+    state = document["t"]
+    end = document["d"] if state in (CLAIMED, DELAYED) and document["d"] > now else None
     origin = document.get("o")
     return Message(
         queue_uid,
@@ -110,10 +111,11 @@ def message_of(queue_uid: str, document: Document, now: float) -> Message:
         document["c"],
         document["x"],
         document["u"],
-        document["k"] if held else None,
+        document["k"] if state == CLAIMED and end is not None else None,
         document["n"],
         document.get("h"),
         None if origin is None else Origin(*origin),
+        due=end if state == DELAYED else None,
     )
 
 

@@ -8,17 +8,18 @@ byte by byte, which for UTF-8 is the order of code points.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Self
 
 import pymongo
 from pymongo import ReturnDocument
-from pymongo.collection import Collection
+from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
-from zaqar.model import Catalog, Pool, Queue
+from zaqar.model import Address, Catalog, Pool, Queue
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.nodes import NODE_INDEXES, NODES
@@ -75,6 +76,19 @@ class MongoManagementStore(MongoSubscriptionStore):
         with self._collection() as collection:
             document = collection.find_one({"project": project, "kind": kind, "name": name})
         return None if document is None else _queue_of(document)
+
+    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+        names: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for project, kind, name in addresses:
+            names[project, kind].append(name)
+        if not names:
+            return {}
+        # Each branch has bounds in the index of its own, so only what is asked for is read.
+        groups = [{"project": project, "kind": kind, "name": {"$in": some}} for (project, kind), some in names.items()]
+        with self._collection() as collection:
+            found = list(collection.find({"$or": groups}, limit=len(addresses), batch_size=len(addresses)))
+        queues = map(_queue_of, found)
+        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "name": {"$gt": after}}
@@ -135,7 +149,7 @@ class MongoManagementStore(MongoSubscriptionStore):
         self._set.close()
 
     @contextmanager
-    def _collection(self) -> Iterator[Collection[Document]]:
+    def _collection(self) -> Iterator[MongoCollection[Document]]:
         with self._set.translated(), pymongo.timeout(PATIENCE):
             yield self._set.opened.collection
 

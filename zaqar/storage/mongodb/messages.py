@@ -30,7 +30,7 @@ from zaqar.storage.mongodb.documents import (
 )
 from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
 from zaqar.storage.mongodb.outbox import posted_documents
-from zaqar.storage.mongodb.sealed import SealedBodyStore
+from zaqar.storage.mongodb.positions import PositionStore
 from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
 from zaqar.storage.mongodb.transactions import Transaction, Turns
 
@@ -59,7 +59,7 @@ class Post(Request):
     now: float
 
 
-class MongoMessageStore(SealedBodyStore):
+class MongoMessageStore(PositionStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD"})
 
     # -- posting -----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class MongoMessageStore(SealedBodyStore):
                 listed = messages_of(queue.uid, look.documents, now)
                 first = listed[0].sequence if listed else look.fence["next"]
                 if after < look.fence["from"] < first - FAR and not others:
-                    self._move_ready_from(look, now)
+                    self._move_ready_from(look.fence, now)
                 return listed
         raise AssertionError("turns end by themselves")
 

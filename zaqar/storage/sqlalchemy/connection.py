@@ -112,6 +112,10 @@ class Database(ABC):
     def read(self) -> AbstractContextManager[Connection]:
         """``with database.read() as connection``: a transaction that sees one moment."""
 
+    def read_once(self) -> AbstractContextManager[Connection]:
+        """The same for one statement, which sees one moment by itself."""
+        return self.read()
+
     @abstractmethod
     def change_schema(self) -> AbstractContextManager[sa.Connection]:
         """The same as ``write``, but alone, and with a connection of SQLAlchemy, for what is off the hot path."""

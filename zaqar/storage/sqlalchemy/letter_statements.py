@@ -10,6 +10,7 @@ from zaqar.storage.sqlalchemy.sql import NOTHING, READY, Texts, limit, param, se
 from zaqar.storage.sqlalchemy.tables import messages, received, set_aside
 
 _NO_CLAIM = sa.null()
+_NO_DELAY = sa.null()
 
 
 class LetterStatements(Texts):
@@ -50,7 +51,7 @@ class LetterStatements(Texts):
         self.set_aside = self._text(sa.insert(set_aside).from_select(kept, chosen))
         shown = (a.sequence, a.body, a.created, a.expires, a.client_id, _NO_CLAIM, a.claim_count, a.checksum)
         self.aside = self._text(
-            sa.select(*shown, a.origin_queue, a.origin_id, a.origin_claim_count)
+            sa.select(*shown, a.origin_queue, a.origin_id, a.origin_claim_count, _NO_DELAY)
             .where(a.segment == segment)
             .order_by(a.sequence)
             .limit(limit)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
-from zaqar.model import Catalog, Pool, Queue
+from zaqar.model import Address, Catalog, Pool, Queue
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.nodes import SqlNodeStore
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
@@ -38,6 +38,13 @@ class SqlManagementStore(SubscriptionStore):
         with self._database.read() as connection:
             row = connection.execute(self._statements.get, address).fetchone()
         return None if row is None else _queue_of(row)
+
+    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+        with self._database.read_once() as connection:
+            wanted = {"addresses": json.dumps(list(addresses))}
+            rows = connection.execute(self._statements.find, wanted).fetchall()
+        queues = [_queue_of(row) for row in rows]
+        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "after": after, "limit": limit}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, NoReturn, Self, cast
 
 from zaqar.errors import ClaimOver, Forbidden, SealedMessages, StaleQueue, StoreUnavailable
-from zaqar.model import Draft, Message, Queue, Stats, is_sealed
+from zaqar.model import Draft, Message, Queue, QueuePosition, Stats, is_sealed
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH, FAR
@@ -198,6 +198,12 @@ class SqlMessageStore(SealedBodyStore):
                 self._relieve(queue, fence.segment, now)
                 count = sql.fences.patient_counts
         return Stats(*counted, *messages_of(queue.uid, oldest), *messages_of(queue.uid, newest))
+
+    def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
+        with self._database.read_once() as connection:
+            several = {"uids": json_array(uids), "now": now}
+            rows = connection.execute(self._statements.fences.positions, several).fetchall()
+        return {uid: QueuePosition(last, bool(free), next_due) for uid, last, free, next_due in rows}
 
     def _relieve(self, queue: Queue, segment: int, now: float) -> None:
         """Remove expired messages, no more than one caller can wait for; the next ones and the sweep go on."""

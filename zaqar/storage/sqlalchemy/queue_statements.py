@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from zaqar.model import Address
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param, ping_of, uid
 from zaqar.storage.sqlalchemy.tables import catalog, queues
 
@@ -25,6 +26,9 @@ class QueueStatements(Texts):
             insert(queues).values(values).on_conflict_do_nothing(index_elements=["project", "kind", "name"])
         )
         self.get = self._text(sa.select(*columns).where(within, q.name == param("name")))
+        wanted, names = _wanted(dialect)
+        found = sa.and_(*(q[name] == value for name, value in names.items()))
+        self.find = self._text(sa.select(*columns).select_from(wanted.join(queues, found)))
         self.list = self._text(
             sa.select(*columns).where(within, q.name > param("after")).order_by(q.name).limit(limit).offset(NOTHING)
         )
@@ -57,6 +61,19 @@ class QueueStatements(Texts):
         self.insert_catalog = self._text(
             insert(catalog).inline().values({c.id: only, **values}).on_conflict_do_nothing(index_elements=["id"])
         )
+
+
+def _wanted(dialect: str) -> tuple[Any, dict[str, Any]]:
+    """The names in the parameter ``addresses``, an array of arrays in JSON, as rows; and the parts of each."""
+    given = param("addresses", sa.Text)
+    if dialect == "sqlite":
+        rows: Any = sa.func.json_each(given).table_valued(sa.column("value", sa.Text), name="wanted")
+        parts = [sa.func.json_extract(rows.c.value, sa.literal_column(f"'$[{n}]'")) for n in range(3)]
+    else:
+        each: Any = sa.func.json_array_elements(sa.cast(given, sa.JSON))
+        rows = each.table_valued(sa.column("value", sa.Text), name="wanted")
+        parts = [rows.c.value.op("->>")(sa.literal_column(str(n))) for n in range(3)]
+    return rows, dict(zip(Address._fields, parts, strict=True))
 
 
 @lru_cache

@@ -11,9 +11,11 @@ from zaqar.model import Message, Origin
 
 def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
     """The message in a row of the columns that the statements show."""
-    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count = row
+    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count, due = row
     origin = None if queue is None else Origin(queue, message_id, count)
-    return Message(queue_uid, sequence, body, created, expires, client_id, claim_id, claim_count, checksum, origin)
+    return Message(
+        queue_uid, sequence, body, created, expires, client_id, claim_id, claim_count, checksum, origin, due=due
+    )
 
 
 def messages_of(queue_uid: str, rows: Iterable[tuple[Any, ...]]) -> list[Message]:

@@ -32,6 +32,7 @@ inner = messages.alias("m")
 """For subqueries about messages inside a statement that changes them."""
 
 claim_shown = sa.case((sa.and_(messages.c.state == CLAIMED, messages.c.due > now), messages.c.claim_id))
+_delay_shown = sa.case((sa.and_(messages.c.state == DELAYED, messages.c.due > now), messages.c.due))
 SHOWN = (
     messages.c.sequence,
     messages.c.body,
@@ -44,6 +45,7 @@ SHOWN = (
     messages.c.origin_queue,
     messages.c.origin_id,
     messages.c.origin_claim_count,
+    _delay_shown.label("delayed_until"),
 )
 """In the order of ``model.Message``; ``rows.message_of`` reads them."""
 
@@ -151,6 +153,31 @@ def total_counts(with_tallies: bool) -> sa.Select[Any]:
     sums = (sa.cast(sa.func.sum(column), sa.BigInteger) for column in (each.c.free, each.c.claimed))
     total: Any = sa.select(*(sa.func.coalesce(each_sum, NOTHING) for each_sum in sums))
     return cast("sa.Select[Any]", total)
+
+
+def positions() -> sa.Select[Any]:
+    """What ``model.QueuePosition`` is made of, for each fence. Nothing is changed, also if messages are due.
+
+    Expired messages are passed over, up to ``CROWD`` of them. If there are more, it counts as a free message: the claim
+    that follows finds none, and removes some of them or lets scans begin behind them.
+    """
+    f = fences.c
+    one: Any = sa.literal_column("1")
+    mine = sa.and_(inner.c.segment == f.segment, inner.c.state != NOTHING)
+
+    def has_living(order: Any, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        first = sa.select(inner.c.expires).where(inner.c.segment == f.segment, *conditions).order_by(order)
+        few = first.limit(sa.literal_column(str(CROWD))).offset(NOTHING).correlate(fences).subquery("met")
+        more = first.limit(one).offset(sa.literal_column(str(CROWD))).correlate(fences)
+        living = sa.exists(sa.select(one).select_from(few).where(few.c.expires > now))
+        return sa.or_(living, sa.exists(more))
+
+    ready = has_living(inner.c.sequence, inner.c.state == READY, inner.c.sequence >= f.ready_from)
+    due = has_living(inner.c.due, inner.c.state != NOTHING, inner.c.due <= now)
+    next_due = sa.select(inner.c.due).where(mine, inner.c.due > now).order_by(inner.c.due)
+    next_due = next_due.limit(one).offset(NOTHING).correlate(fences)
+    last = f.next_sequence - one
+    return sa.select(f.uid, last, sa.or_(ready, due), next_due.scalar_subquery()).where(f.forget_at.is_(None))
 
 
 def listing_of(

@@ -26,6 +26,7 @@ from zaqar.storage.sqlalchemy.selections import (
     listing_of,
     looked,
     numbered,
+    positions,
     total_counts,
 )
 from zaqar.storage.sqlalchemy.sql import (
@@ -79,6 +80,7 @@ class FenceStatements(Texts):
         self.counts = self._text(counts(self.is_concurrent, patient=False).where(f.uid == uid))
         self.patient_counts = self._text(counts(self.is_concurrent, patient=True).where(f.uid == uid))
         self.all_counts = self._text(total_counts(self.is_concurrent))
+        self.positions = self._text(positions().where(self._among(f.uid, "uids")))
         self.ping = self._text(ping_of(fences))
 
     def _define_life(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import falcon
 
+from zaqar.access.http_server import HttpServer, find_http_server
 from zaqar.app import Parts
 from zaqar.errors import SignatureRefused
 from zaqar.model import QUEUE, TOPIC
@@ -20,6 +21,7 @@ from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
+from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
 from zaqar.transport.wsgi.health import HealthResource, PingResource
 from zaqar.transport.wsgi.home import AsyncApiResource, HomeResource, OpenApiResource, VersionsResource
@@ -85,6 +87,8 @@ def _below(parts: Parts, waits: Waits, collection: str, name: str, kind: str) ->
     authorizer, limits = parts.authorizer, parts.limits
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
     rules = SubscriptionRules(authorizer, parts.subscriptions, limits)
+    # Another server needs a thread for each open request.
+    streams = EventStreams(parts, is_served=find_http_server() is HttpServer.GEVENT)
     single = f"{collection}/{name}"
     subscription = f"{single}/subscriptions/{{subscription_id}}"
     return {
@@ -93,7 +97,7 @@ def _below(parts: Parts, waits: Waits, collection: str, name: str, kind: str) ->
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/share": ShareResource(shares, authorizer, limits),
-        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits, waits),
+        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits, streams, waits),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
         f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, rules, limits),
         subscription: SubscriptionResource(parts.subscriptions, rules),

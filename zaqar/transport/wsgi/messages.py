@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import falcon
 import msgspec
 
@@ -13,6 +15,7 @@ from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.messages import split_ids
 from zaqar.service.messages import MessagePage, Messages
+from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 from zaqar.transport.wsgi.waits import Waits, refuse_wait
 
@@ -76,8 +79,13 @@ def flag(query: Query, name: str) -> bool:
 
 
 class MessagesResource:
-    def __init__(self, messages: Messages, authorizer: Authorizer, limits: Limits, waits: Waits) -> None:
+    has_streams = True
+
+    def __init__(
+        self, messages: Messages, authorizer: Authorizer, limits: Limits, streams: EventStreams, waits: Waits
+    ) -> None:
         self._messages = messages
+        self._streams = streams
         self._authorizer = authorizer
         self._limits = limits
         self._waits = waits
@@ -87,17 +95,21 @@ class MessagesResource:
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
         base = req.context.base + "/messages"
-        resp.status, resp.location = 201, self._location(base, ids)
-        resp.data = msgspec.json.encode({"resources": [f"{base}/{id_}" for id_ in ids]})
-
-    def _location(self, base: str, ids: list[str]) -> str:
         # No more ids than can be asked for at once: thousands of them would make a header that clients refuse.
-        return f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
+        resp.status, resp.location = 201, f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
+        resp.data = msgspec.json.encode({"resources": [*map(f"{base}/".__add__, ids)]})
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
-        query, address, base = read_query(req), req.context.address, req.context.base
-        with_origin = flag(query, "include_origin")
+        query = read_query(req)
+        if req.context.wants_stream:
+            with_origin = flag(query, "include_origin")
+            self._streams.answer(req, resp, query, partial(render, req.context.base, with_origin=with_origin))
+        else:
+            resp.data = self._list(req, resp, query)
+
+    def _list(self, req: falcon.Request, resp: falcon.Response, query: Query) -> bytes:
+        address, base, with_origin = req.context.address, req.context.base, flag(query, "include_origin")
         refuse_wait(query, "ids")
         found = (
             self._messages.get_many(address, split_ids(query["ids"]))
@@ -105,7 +117,7 @@ class MessagesResource:
             else self._page(req, resp, query)
         )
         messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
-        resp.data = msgspec.json.encode(
+        return msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
         )
 

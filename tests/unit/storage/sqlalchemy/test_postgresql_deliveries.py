@@ -24,6 +24,8 @@ from zaqar.model import DEAD, DONE, WAITING
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.nodes import NodeStatements
+from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
+from zaqar.storage.sqlalchemy.statements import FenceStatements
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
 from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 from zaqar.storage.sqlalchemy.trusts import TrustStatements
@@ -31,7 +33,15 @@ from zaqar.storage.sqlalchemy.trusts import TrustStatements
 psycopg = pytest.importorskip("psycopg")
 
 CROWD = 3000
-SEVERAL = {"ids": "[1]", "lanes": '["a"]', "without": '["a"]', "numbers": "[1]", "subscriptions": '["a"]'}
+SEVERAL = {
+    "uids": '["a"]',
+    "addresses": '[["p", "queue", "q"]]',
+    "ids": "[1]",
+    "lanes": '["a"]',
+    "without": '["a"]',
+    "numbers": "[1]",
+    "subscriptions": '["a"]',
+}
 OF_DROPPED = ("dropped_to_sweep", "posts_of_queue", "deliveries_of_queue", "deliveries_of_one", "look_again")
 
 
@@ -78,7 +88,11 @@ TEXTS = {
     )
     for name, text in vars(group).items()
     if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
-} | {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
+} | {
+    "FenceStatements.positions": FenceStatements("postgresql").positions,
+    "QueueStatements.find": QueueStatements("postgresql").find,
+}
+TEXTS |= {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
 INDEXES = {
     "DeliveryStatements.queues_with_posts": {"pk_outbox", "pk_dropped"},
     "DeliveryStatements.find_posted": {"pk_outbox", "pk_dropped"},
@@ -98,6 +112,8 @@ INDEXES = {
     "SweepStatements.deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "SweepStatements.deliveries_of_one": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "SweepStatements.look_again": {"pk_dropped"},
+    "FenceStatements.positions": {"pk_fences", "ix_messages_order", "ix_messages_due"},
+    "QueueStatements.find": {"uq_queues_project_kind_name"},
     "SubscriptionStatements.list": {"pk_subscriptions"},
     "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
     "NodeStatements.list_expired": {"ix_nodes_expires"},

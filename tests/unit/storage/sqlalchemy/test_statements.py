@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.scene import Scene
-from tests.unit.storage.sqlalchemy.tracing import commits_of, traced, work_of
+from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
@@ -74,7 +74,7 @@ def test_a_statement_with_a_value_of_its_own_is_refused() -> None:
         compile_text(sa.select(fences.c.uid).where(fences.c.ready == 7), "sqlite")
 
 
-SEVERAL = ("ids", "sequences", "lanes", "without", "numbers", "letters", "subscriptions")
+SEVERAL = ("ids", "sequences", "lanes", "without", "numbers", "letters", "subscriptions", "uids", "addresses")
 
 
 def plan_of(database: Database, text: str) -> list[str]:
@@ -134,6 +134,7 @@ def test_an_index_serves_it(database: Database, name: str) -> None:
         ("NodeStatements.list_subscriptions", "PRIMARY KEY (node_id=?)"),
         ("NodeStatements.forget", "PRIMARY KEY (node_id=? AND queue_uid=? AND subscription_id=?)"),
         ("SubscriptionStatements.expired", "ix_subscriptions_expires (expires<?)"),
+        ("QueueStatements.find", "sqlite_autoindex_queues_2 (project=? AND kind=? AND name=?)"),
     ],
 )
 def test_the_index_is_the_one_for_it(database: Database, name: str, index: str) -> None:
@@ -155,6 +156,20 @@ def test_a_question_about_the_order_is_two_probes(database: Database) -> None:
         "SEARCH deliveries USING INDEX ix_deliveries_unsent (subscription=? AND number>? AND number<?)",
         "SCAN first_ones",
         "SEARCH deliveries USING INDEX ix_deliveries_unsent (subscription=? AND number>? AND number<?)",
+    ]
+
+
+def test_the_position_of_a_queue_is_five_probes(database: Database) -> None:
+    """Each in an order that an index has. Beside the first message nothing is read but what has expired, up to 200."""
+    order = "COVERING INDEX ix_messages_order (segment=? AND state=? AND sequence>?)"
+    plan = plan_of(database, SQLITE["FenceStatements.positions"])
+    assert [step for step in plan if step.startswith("SEARCH")] == [
+        "SEARCH fences USING PRIMARY KEY (uid=?)",
+        f"SEARCH m USING {order}",
+        f"SEARCH m USING {order}",
+        "SEARCH m USING INDEX ix_messages_due (segment=? AND due<?)",
+        "SEARCH m USING INDEX ix_messages_due (segment=? AND due<?)",
+        "SEARCH m USING INDEX ix_messages_due (segment=? AND due>?)",
     ]
 
 
@@ -215,6 +230,28 @@ def test_a_read_in_the_steady_state_writes_nothing(database: Database, scene: Sc
         scene.volume()
     assert commits_of(seen) == 0
     assert len(work_of(seen)) == 2 + 2 + 2 + 4 + 1
+
+
+def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(
+    database: Database, store: SqlMessageStore
+) -> None:
+    """Whatever is free, claimed, delayed, or has expired and is not removed yet."""
+    steps = []
+    for size in (300, 3000):
+        scenes = [Scene(store) for _ in range(5)]
+        for scene in scenes[:2]:
+            scene.post(*["x"] * size)
+        scenes[1].claim(size, ttl=600)
+        scenes[2].post(*["x"] * size, delay=900)
+        scenes[3].post(*["x"] * size, ttl=60)
+        scenes[4].post(*["x"] * size, ttl=60, delay=30)
+        uids = [scene.queue.uid for scene in scenes]
+        with traced(database) as seen:
+            store.positions(uids=uids, now=scenes[0].now + 60)
+        assert (len(work_of(seen)), commits_of(seen)) == (1, 0)
+        steps.append(steps_of(database, lambda uids=uids: store.positions(uids=uids, now=Scene(store).now + 60)))
+    few, many = steps
+    assert many <= few * 1.02
 
 
 def test_a_claim_that_finds_nothing_changes_nothing(database: Database, scene: Scene) -> None:

@@ -20,7 +20,9 @@ import pytest
 from tests.conformance.scene import Scene, new_queue
 from tests.unit.storage.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
+from zaqar.model import Address, QueuePosition
 from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.management import SqlManagementStore
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 spawn = multiprocessing.get_context("spawn")
@@ -45,10 +47,16 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
     scene: Scene, database: Database, open_database: Callable[..., Database]
 ) -> None:
     hasty = Scene(SqlMessageStore(open_database(patience=0.2)), queue=scene.queue)
+    management = SqlManagementStore(open_database(patience=0.2))
     with child(children.hold_lock_file, f"{database.path}.lock") as (process, pipe):
         with pytest.raises(StoreUnavailable):
             hasty.post("a")
-        assert hasty.listing() == []  # readers do not wait for writers
+        # Readers do not wait for writers.
+        assert hasty.listing() == []
+        assert hasty.store.positions(uids=[scene.queue.uid], now=scene.now) == {
+            scene.queue.uid: QueuePosition(0, False, None)
+        }
+        assert management.find_queues(addresses=[Address("shop", "queue", "orders")]) == {}
         pipe.send("let go")
         process.join(60)
         assert hasty.post("a") == [1]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Positions of many queues in one command, also beside messages that have expired and were not removed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.conformance.mongodb.conftest import DATABASE
+from tests.conformance.mongodb.test_transactions import Commands, listening, overheard
+from tests.conformance.scene import Scene, new_queue
+from zaqar.model import Address, QueuePosition
+from zaqar.storage.mongodb.fences import BATCH, FAR
+from zaqar.storage.mongodb.management import MongoManagementStore
+
+
+@pytest.fixture
+def heard(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
+    with listening(members) as heard:
+        yield heard
+
+
+def position_of(scene: Scene) -> QueuePosition:
+    return scene.store.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid]
+
+
+def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
+    scene, commands = heard
+    scenes = [scene.beside(str(number)) for number in range(20)]
+    for number, scene in enumerate(scenes):
+        scene.post(*["x"] * number, delay=10 * (number % 2)) if number else None
+    uids = [*(scene.queue.uid for scene in scenes), *(new_queue().uid for _ in range(480))]
+    found: dict[str, QueuePosition] = {}
+    assert commands.of(lambda: found.update(scene.store.positions(uids=uids, now=scene.now))) == ["aggregate"]
+    assert found == {
+        scene.queue.uid: QueuePosition(number, number > 0 and number % 2 == 0, scene.now + 10 if number % 2 else None)
+        for number, scene in enumerate(scenes)
+    }
+
+
+def test_no_queues_take_no_command(heard: tuple[Scene, Commands]) -> None:
+    scene, commands = heard
+    assert commands.of(lambda: scene.store.positions(uids=[], now=scene.now)) == []
+
+
+def test_what_has_expired_under_a_claim_is_tidied_up_and_hides_no_free_message(heard: tuple[Scene, Commands]) -> None:
+    dead, commands = heard
+    alive = dead.beside("alive")
+    for scene in (dead, alive):
+        scene.post("a", "b", ttl=60)
+        scene.claim(2, ttl=60, grace=0)
+        scene.clock.advance(1)
+    alive.post("c", ttl=600)
+    alive.claim(1, ttl=60, grace=0)
+    now = dead.clock.advance(100)
+    uids = [dead.queue.uid, alive.queue.uid]
+
+    def look() -> list[bool]:
+        found = dead.store.positions(uids=uids, now=now)
+        return [found[uid].free for uid in uids]
+
+    assert commands.of(look) != ["aggregate"]
+    assert look() == [False, True]
+    assert commands.of(look) == ["aggregate"]
+
+
+def test_more_expired_messages_than_one_look_removes_count_as_free_for_a_moment(scene: Scene) -> None:
+    scene.post(*["x"] * (BATCH + 1), ttl=60)
+    scene.claim(BATCH + 1, ttl=60, grace=0)
+    scene.clock.advance(60)
+    assert [position_of(scene).free for _ in range(3)] == [True, False, False]
+
+
+def test_a_look_moves_the_begin_of_what_is_free_past_expired_messages(heard: tuple[Scene, Commands]) -> None:
+    scene, commands = heard
+    scene.post(*["x"] * (FAR + 1), ttl=60)
+    scene.clock.advance(60)
+    assert commands.of(lambda: position_of(scene)) != ["aggregate"]
+    assert commands.of(lambda: position_of(scene)) == ["aggregate"]
+    scene.post("y")
+    assert position_of(scene) == QueuePosition(FAR + 2, True, None)
+    assert len(scene.claim(1)[1]) == 1
+
+
+def test_many_names_take_one_command(members: servers.MongoSet) -> None:
+    with overheard() as commands:
+        management = MongoManagementStore.from_settings({"uri": members.uri, "database": DATABASE})
+    projects = [new_queue().uid for _ in range(2)]
+    queues = [
+        management.create_queue(queue=new_queue(f"q{number}", project=project))
+        for project in projects
+        for number in range(3)
+    ]
+    asked = [Address(project, "queue", f"q{number}") for project in projects for number in range(2, 252)]
+    found: dict[Address, Any] = {}
+    assert commands.of(lambda: found.update(management.find_queues(addresses=asked))) == ["find"]
+    assert found == {Address(each.project, each.kind, each.name): each for each in queues if each.name == "q2"}
+    assert commands.of(lambda: management.find_queues(addresses=[])) == []
+    management.close()

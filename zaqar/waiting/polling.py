@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at the stores while somebody waits: for what nobody has told, and for when claims and delays end.
+
+Each place has its own thread, so that a store that does not answer delays no clients of other stores.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from zaqar.clock import Clock
+from zaqar.model import Address
+from zaqar.storage.placement import Place
+from zaqar.waiting.background import Job
+from zaqar.waiting.registry import Registry
+from zaqar.waiting.waiters import Located, Wake
+
+T = TypeVar("T")
+
+POLL_SECONDS = 1.0
+"""Time between two looks at everything that is waited for."""
+
+SOON_SECONDS = 0.1
+"""Time between two looks if there is a reason to look before the time."""
+
+CHUNK = 500
+"""Queues in one call of a store."""
+
+FindQueues = Callable[[Collection[Address]], Mapping[Address, Located]]
+"""Where the queues are that exist. Asks the management store; at most 500 names."""
+
+
+class PlacePoller(Job):
+    """Asks one store for the positions of all queues that are waited for, and wakes takers when a claim or delay ends.
+
+    The thread of the poller calls ``step``. Other threads call ``look``.
+    """
+
+    def __init__(self, place: Place, registry: Registry, clock: Clock, *, lost: Callable[[], None]) -> None:
+        """``lost`` is called if the store does not have a queue, which may have been deleted."""
+        super().__init__()
+        self.name = "waiting for the store" if place.name is None else f"waiting for pool {place.name}"
+        self._place = place
+        self._registry = registry
+        self._clock = clock
+        self._lost = lost
+        self._lock = threading.Lock()
+        self._wanted: set[str] = set()
+        self._due: dict[str, float] = {}
+        self._known: set[str] = set()
+        self._next_full = self._last = float("-inf")
+
+    def is_needed(self) -> bool:
+        return self._registry.is_waited_at(self._place)
+
+    def look(self, uid: str) -> None:
+        """Have this queue looked at soon. Costs no call of its own if others are looked at as well."""
+        with self._lock:
+            if uid in self._wanted:
+                return
+            self._wanted.add(uid)
+        self.nudge()
+
+    def look_if_new(self, uid: str) -> None:
+        """Have it looked at soon if it was not waited for at the last look, as it is not known when a claim ends."""
+        if uid not in self._known:
+            self.look(uid)
+
+    def close(self) -> None:
+        # After an outage everything is looked at.
+        self._next_full = float("-inf")
+
+    def step(self) -> float:
+        self._wake_due()
+        now = time.monotonic()
+        if now >= self._next_full:
+            uids = self._registry.uids_of(self._place)
+            self._known.intersection_update(uids)
+            self._due = {uid: due for uid, due in self._due.items() if uid in self._known}
+            self._take_wanted()
+            self._look(uids)
+            self._last = now
+            self._next_full = now + POLL_SECONDS
+        elif self._wanted and now >= self._last + SOON_SECONDS:
+            self._look(sorted(self._take_wanted().intersection(self._registry.uids_of(self._place))))
+            self._last = now
+        return self._rest()
+
+    def _take_wanted(self) -> set[str]:
+        with self._lock:
+            wanted, self._wanted = self._wanted, set()
+        return wanted
+
+    def _look(self, uids: Sequence[str]) -> None:
+        for chunk in chunks(uids):
+            now = self._clock()
+            positions = self._place.store.positions(uids=chunk, now=now)
+            self._known.update(chunk)
+            for uid in chunk:
+                position = positions.get(uid)
+                if position is None or position.next_due is None or position.next_due <= now:
+                    self._due.pop(uid, None)
+                else:
+                    self._due[uid] = position.next_due
+            self._registry.note_positions(chunk, positions, now)
+            if len(positions) < len(chunk):
+                self._lost()
+
+    def _wake_due(self) -> None:
+        now = self._clock()
+        for uid in [uid for uid, due in self._due.items() if due <= now]:
+            del self._due[uid]
+            self._registry.wake(uid, Wake.FREED)
+            # When the next one is due is to be found out.
+            with self._lock:
+                self._wanted.add(uid)
+
+    def _rest(self) -> float:
+        now = time.monotonic()
+        seconds = self._next_full - now
+        if self._wanted:
+            seconds = min(seconds, self._last + SOON_SECONDS - now)
+        if self._due:
+            seconds = min(seconds, min(self._due.values()) - self._clock())
+        return max(0.0, seconds)
+
+
+class NamePoller(Job):
+    """Asks the management store for queues that are waited for and were not there, or not known, so far."""
+
+    name = "waiting for queues"
+
+    def __init__(
+        self, registry: Registry, find_queues: FindQueues, found: Callable[[Address, Located], object]
+    ) -> None:
+        super().__init__()
+        self._registry = registry
+        self._find_queues = find_queues
+        self._found = found
+        self._began = 0.0
+
+    def is_needed(self) -> bool:
+        return bool(self._registry.missing())
+
+    def step(self) -> float:
+        self._began = time.monotonic()
+        for chunk in chunks(self._registry.missing()):
+            for address, located in self._find_queues(chunk).items():
+                self._found(address, located)
+        return max(0.0, self._began + POLL_SECONDS - time.monotonic())
+
+    def rest(self, seconds: float) -> None:
+        super().rest(seconds)
+        # Nudges that come close together cost one call.
+        time.sleep(max(0.0, self._began + SOON_SECONDS - time.monotonic()))
+
+
+def chunks(every: Iterable[T]) -> Iterator[list[T]]:
+    left = iter(every)
+    while chunk := list(islice(left, CHUNK)):
+        yield chunk
