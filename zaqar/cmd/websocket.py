@@ -204,6 +204,7 @@ class _Process:
             else:
                 before, self.parts = self.parts, parts
                 parts.connection_subscriptions.adopt(before.connection_subscriptions)
+                parts.hub.adopt(before.hub)
                 self._node.use(parts.connection_subscriptions)
                 self._server.use(parts, _settings(parts.conf))
                 _log.info("The configuration and the policy have been read anew.")

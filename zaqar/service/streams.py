@@ -50,6 +50,10 @@ class Reset(NamedTuple):
 Event = StreamMessage | Reset
 
 
+class _NotKept(Exception):
+    """The store would have to be read."""
+
+
 class _Page(NamedTuple):
     """Messages as they were at ``now``. ``is_cut``: whether more were read than a batch may have."""
 
@@ -136,6 +140,7 @@ class Stream:
         self._tail = Tail(position)
         self._excluded_client = excluded_client
         self._fitting = _FIRST_BATCH
+        self._is_blocking = True
         self.is_ready = True
         """Whether there may be more to read at once, without waiting for anything."""
         self.is_deleted = False
@@ -187,9 +192,30 @@ class Stream:
             self._fitting *= 2
         return [*events, *self._events(self._tail.take(page.messages), page.now)]
 
+    def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
+        """The same as :meth:`read` if the result of another reader can be used, else None. It does not block."""
+        self._is_blocking = False
+        try:
+            return self.read(version=version, limit=limit)
+        except _NotKept:
+            return None
+        finally:
+            self._is_blocking = True
+
+    def use(self, streams: Streams) -> None:
+        """Read with this object from now on, because the configuration was reloaded."""
+        self._streams = streams
+
     def _share(self, key: tuple[Hashable, ...], version: int, now: float, call: Callable[[], T]) -> T:
         # By the second: a message may be deleted or expire and nothing wakes readers then.
-        return self._streams.shared.read((self.address, self.uid, int(now), *key), version, call)
+        whole = (self.address, self.uid, int(now), *key)
+        if self._is_blocking:
+            return self._streams.shared.read(whole, version, call)
+        kept = self._streams.shared.kept(whole, version)
+        if kept is None:
+            raise _NotKept
+        result: T = kept[0]
+        return result
 
     def _read_page(self, most: int, now: float) -> _Page | None:
         """The messages after the position, at most ``most``; None if there is no such queue."""
