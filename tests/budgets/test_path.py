@@ -67,9 +67,13 @@ def path_of_a_warm_post(api: Api, **headers: str) -> CallPath:
 
     for _ in range(3):
         post()
-    with CallPath() as path:
-        post()
-    return path
+    paths = []
+    for _ in range(3):
+        with CallPath() as path:
+            post()
+        paths.append(path)
+    # Once a second a post also looks whether a client waits.
+    return min(paths, key=lambda path: len(path.calls))
 
 
 def test_post(api: Api) -> None:
