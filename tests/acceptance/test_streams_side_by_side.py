@@ -79,7 +79,8 @@ class Curl:
 
     def __init__(self, server: Server, output: Path) -> None:
         self._output = output
-        headers = [word for name, value in HEADERS.items() for word in ("-H", f"{name}: {value}")]
+        sent = {"Accept": "text/event-stream", **HEADERS}
+        headers = [word for name, value in sent.items() for word in ("-H", f"{name}: {value}")]
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 [
