@@ -198,6 +198,19 @@ class TooBusy(StoreUnavailable):
         self.args = ("The server is too busy with other requests of this project, queue or store. Try again later.",)
 
 
+class TooManyStreams(StoreUnavailable):
+    """This process, or the project in it, has as many streams as it may."""
+
+    is_logged = True
+
+    def __init__(self, *, of_project: bool) -> None:
+        super().__init__(retry_after=5)
+        owner = "The project" if of_project else "The server"
+        self.args = (f"{owner} has too many streams. Try again later.",)
+        if of_project:
+            self.status, self.title = 429, "Too many requests"
+
+
 class MessageUnreadable(StoreUnavailable):
     """The body of a message cannot be decrypted, and ``reason`` is a sentence that says why.
 

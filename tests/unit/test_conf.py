@@ -50,9 +50,9 @@ CATALOGUE = {
     "drivers:management_store:mongodb": _MONGODB,
     "drivers:management_store:redis": _REDIS,
     "drivers:management_store:sqlalchemy": f"uri (Str, sqlite:///:memory:, secret); {_SYNCHRONOUS}",
-    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2)",
+    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2); change_stream (Bool, False)",
     "drivers:message_store:redis": _REDIS,
-    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}",
+    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}; listen (Bool, False)",
     "drivers:transport:websocket": """
         bind (HostAddress, 127.0.0.1); port (Port, 9000); external-port (Port); notification-bind (HostAddress);
         notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);
@@ -96,7 +96,9 @@ CATALOGUE = {
         max_message_delay (Int, 900); max_claim_ttl (Int, 43200); max_claim_grace (Int, 43200);
         subscriber_types (List, [http https mailto trust+http trust+https]); max_flavors_per_page (Int, 20);
         max_pools_per_page (Int, 20); client_id_uuid_safe (Str, strict, choices: strict off);
-        min_length_client_id (Int, 10); max_length_client_id (Int, 36); message_delete_with_claim_id (Bool, False);
+        min_length_client_id (Int, 10); max_length_client_id (Int, 36); max_wait (Int, 20);
+        max_waiting_clients (Int, 2000); max_waiting_clients_per_project (Int, 500); max_streams (Int, 5000);
+        max_streams_per_project (Int, 500); message_delete_with_claim_id (Bool, False);
         message_encryption_algorithms (Str, AES256); message_encryption_key (Str, secret);
         message_encryption_old_keys (List, [], secret); message_encryption_key_file (Str);
         message_encryption_key_ids (List, [])

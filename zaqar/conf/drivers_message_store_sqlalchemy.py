@@ -17,4 +17,11 @@ OPTS = [
     ),
     synchronous_opt(),
     connections_opt(),
+    cfg.BoolOpt(
+        "listen",
+        default=False,
+        help="Wake clients that wait for messages by LISTEN and NOTIFY of PostgreSQL if a message is posted or "
+        "released in another process; without it they may notice that up to a second later. Each post and release then "
+        "takes one more round trip to the server, and each process one more connection. Not for SQLite.",
+    ),
 ]

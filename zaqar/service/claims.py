@@ -3,6 +3,7 @@
 
 import logging
 import secrets
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -12,11 +13,14 @@ from zaqar.limits import Limits
 from zaqar.model import Address, Claim, DeadLetters, Message
 from zaqar.schemas.claims import Terms, parse_terms
 from zaqar.schemas.fields import is_id
+from zaqar.service.awaited import Awaited, unchanged
 from zaqar.service.bodies import MOST_ROUNDS, Bodies
 from zaqar.service.dead_letters import NEVER, hand_over
 from zaqar.service.leases import Leases
 from zaqar.service.queues import Known, Queues
+from zaqar.waiting.blocking import Attempt
 from zaqar.waiting.hub import Hub
+from zaqar.waiting.registry import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -48,17 +52,46 @@ class Claims:
         be decrypted stay leased for a while and are not in the answer. Raises MessagesUnreadable if they are so
         many that the next request has to go on behind them.
         """
+        awaited = self.prepare(address, raw, limit=limit)
+        return awaited.finish(awaited.attempt(None).answer)
+
+    def prepare(self, address: Address, raw: bytes, *, limit: int) -> Awaited[Claimed]:
+        """A claim as :meth:`create` makes it, which may wait for messages. Its TTL starts when it is made."""
+        ttl, grace = self._terms(raw)
+        return Awaited(
+            address,
+            Kind.TAKER,
+            lambda _: self._attempt(address, ttl, grace, limit),
+            lambda: Claimed(self._new_claim(ttl, grace), [], self._clock()),
+            unchanged,
+        )
+
+    def _terms(self, raw: bytes) -> tuple[int, int]:
+        """The TTL and the grace of a claim, from the body of a request, which may be empty."""
         terms = parse_terms(raw, limits=self._limits) if raw else Terms()
         ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
-        grace = self._limits.default_claim_grace if terms.grace is None else terms.grace
+        return ttl, self._limits.default_claim_grace if terms.grace is None else terms.grace
+
+    def _new_claim(self, ttl: int, grace: int) -> Claim:
+        return Claim(secrets.token_hex(12), ttl, grace, self._clock())
+
+    def _attempt(self, address: Address, ttl: int, grace: int, limit: int) -> Attempt[Claimed]:
         for _ in range(MOST_ROUNDS):
-            claim = Claim(secrets.token_hex(12), ttl, grace, self._clock())
+            claim = self._new_claim(ttl, grace)
             taken = self._take(address, claim, limit)
             readable = self._bodies.readable(address.project, taken)
             if readable or not taken:
-                return Claimed(claim, readable, claim.started)
+                return Attempt(Claimed(claim, readable, claim.started), bool(readable), len(taken) == limit)
             self._leases.pass_over(address, claim.id)
         raise MessagesUnreadable
+
+    def give_back(self, address: Address, claim_id: str) -> None:
+        """Release a claim that no client was told of. No stage is called, as no client has asked for it.
+
+        That the store is away is no error: then the claim ends by its TTL.
+        """
+        with suppress(StoreUnavailable):
+            Claims.release(self, address, claim_id)
 
     def _take(self, address: Address, claim: Claim, limit: int) -> list[Message]:
         now = claim.started

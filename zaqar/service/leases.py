@@ -35,10 +35,11 @@ class Leases:
         self._bodies = bodies
         self._clock = clock
 
-    def pop(self, address: Address, *, limit: int) -> list[Message]:
+    def pop(self, address: Address, *, limit: int) -> tuple[list[Message], bool]:
         """Take the first free messages that can be read out for good; none only if no message was free.
 
-        Raises MessagesUnreadable if so many of the first ones cannot be read that the next request has to go on.
+        Also returns whether it has leased as many as it may, so that more may be free. Raises MessagesUnreadable if so
+        many of the first ones cannot be read that the next request has to go on.
         """
         for _ in range(MOST_ROUNDS):
             claim = Claim(secrets.token_hex(12), POP_SECONDS, 0, self._clock())
@@ -48,7 +49,7 @@ class Leases:
             if len(readable) < len(leased) and (removed or not readable):
                 self.pass_over(address, claim.id)
             if removed or not leased:
-                return [_as_popped(message) for message in readable]
+                return [_as_popped(message) for message in readable], len(leased) == limit
         raise MessagesUnreadable
 
     def _lease(self, address: Address, claim: Claim, limit: int) -> list[Message]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages: post, list, get, delete, pop."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
 from time import monotonic
@@ -22,6 +24,7 @@ from zaqar.limits import Limits
 from zaqar.model import Address, Message, is_message_id, sequence_of
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, check_ids, make_drafts, parse_post
+from zaqar.service.awaited import Awaited, unchanged
 from zaqar.service.bodies import Bodies
 from zaqar.service.leases import Leases
 from zaqar.service.queues import TRIES, Known, Queues
@@ -29,7 +32,9 @@ from zaqar.service.staged.posts import PostEnded, run_before_post
 from zaqar.stages.base import Stage
 from zaqar.stages.notifier import Notifier
 from zaqar.stages.pipeline import hooks_of, note_failure
+from zaqar.waiting.blocking import Attempt
 from zaqar.waiting.hub import Hub
+from zaqar.waiting.registry import Kind
 
 
 class MessagePage(NamedTuple):
@@ -38,6 +43,16 @@ class MessagePage(NamedTuple):
     messages: list[Message]
     now: float
     delays: bool = False
+
+
+class _Listing(NamedTuple):
+    """What a page shows, but for the client whose messages are left out of it."""
+
+    address: Address
+    marker: str | None
+    limit: int
+    include_claimed: bool
+    include_delayed: bool
 
 
 class Messages:
@@ -119,19 +134,62 @@ class Messages:
         A marker of another queue, or of an earlier one of this name, is no position in this queue: the page begins at
         its start, so that a consumer that follows a queue through its re-creation misses nothing.
         """
+        awaited = self.prepare_list(
+            context,
+            address,
+            marker=marker,
+            limit=limit,
+            echo=echo,
+            include_claimed=include_claimed,
+            include_delayed=include_delayed,
+        )
+        return awaited.finish(awaited.attempt(None).answer)
+
+    def prepare_list(
+        self,
+        context: Context,
+        address: Address,
+        *,
+        marker: str | None,
+        limit: int,
+        echo: bool,
+        include_claimed: bool,
+        include_delayed: bool,
+    ) -> Awaited[MessagePage]:
+        """A page as :meth:`list_page` returns it, which may wait for messages."""
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a message")
-        now = self._clock()
+        listing = _Listing(address, marker, limit, include_claimed, include_delayed)
+        excluded = None if echo else context.client_id
+
+        def attempt(version: int | None) -> Attempt[MessagePage]:
+            page = self._read(listing, excluded) if version is None else self._read_shared(listing, excluded, version)
+            return Attempt(page, is_served=bool(page.messages), is_full=False)
+
+        # Also if it shows all messages: READERs are limited as streams.
+        return Awaited(address, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
+
+    def _read_shared(self, listing: _Listing, excluded: str | None, version: int) -> MessagePage:
+        """The same as :meth:`_read`. All that wait at the same position are served by one read."""
+        page = self._hub.shared.read(listing, version, lambda: self._read(listing, None))
+        shown = [message for message in page.messages if message.client_id != excluded]
+        if len(shown) < len(page.messages) == listing.limit:
+            # Messages of the client itself have taken the room of others.
+            return self._read(listing, excluded)
+        return page._replace(messages=shown)
+
+    def _read(self, listing: _Listing, excluded: str | None) -> MessagePage:
+        address, marker, now = listing.address, listing.marker, self._clock()
 
         def read(known: Known) -> MessagePage:
             messages = known.place.store.list_messages(
                 queue=known.queue,
                 after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
-                limit=limit,
+                limit=listing.limit,
                 now=now,
-                exclude_client=None if echo else context.client_id,
-                include_claimed=include_claimed,
-                include_delayed=include_delayed,
+                exclude_client=excluded,
+                include_claimed=listing.include_claimed,
+                include_delayed=listing.include_delayed,
             )
             shown = self._bodies.show(address.project, messages)
             return MessagePage(shown, now, known.rules.default_message_delay > 0)
@@ -213,6 +271,20 @@ class Messages:
 
         Raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on behind them.
         """
+        awaited = self.prepare_pop(address, limit=limit)
+        return awaited.finish(awaited.attempt(None).answer)
+
+    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
+        """A pop as :meth:`pop` does it, which may wait for messages."""
+        return Awaited(
+            address,
+            Kind.TAKER,
+            lambda _: self._attempt_pop(address, limit),
+            lambda: MessagePage([], self._clock()),
+            unchanged,
+        )
+
+    def _attempt_pop(self, address: Address, limit: int) -> Attempt[MessagePage]:
         now = self._clock()
 
         def take(known: Known) -> list[Message] | None:
@@ -223,7 +295,11 @@ class Messages:
                 return None
 
         popped = self._queues.serve(address, take)
-        return MessagePage(self._leases.pop(address, limit=limit) if popped is None else popped, now)
+        if popped is None:
+            popped, is_full = self._leases.pop(address, limit=limit)
+        else:
+            is_full = len(popped) == limit
+        return Attempt(MessagePage(popped, now), bool(popped), is_full)
 
 
 def _sequences(known: Known, ids: list[str]) -> list[int]:

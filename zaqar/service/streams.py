@@ -7,7 +7,8 @@ whenever the stream was woken, is ready or is due, and sends the events. Only ``
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.context import Context
@@ -17,6 +18,17 @@ from zaqar.service.bodies import Bodies
 from zaqar.service.queues import Known, Queues
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.tail import Shown, Tail
+
+T = TypeVar("T")
+
+MAX_BATCH_BYTES = 256 * 1024
+"""Bodies of the messages that one read returns, unless it returns only one message."""
+
+_FIRST_BATCH = 20
+"""Messages of the first read. Later ones have more, or fewer if the messages are large."""
+
+_NO_QUEUE = "0" * UID_LENGTH
+"""The uid in the marker of a reader that waits for its queue to be created. No queue has it."""
 
 
 class StreamMessage(NamedTuple):
@@ -38,6 +50,19 @@ class Reset(NamedTuple):
 Event = StreamMessage | Reset
 
 
+class _NotKept(Exception):
+    """The store would have to be read."""
+
+
+class _Page(NamedTuple):
+    """Messages as they were at ``now``. ``is_cut``: whether more were read than a batch may have."""
+
+    uid: str
+    messages: list[Message]
+    now: float
+    is_cut: bool
+
+
 class Streams:
     """Opens streams. Readers of a queue at one position cost one read."""
 
@@ -48,34 +73,59 @@ class Streams:
         self.shared = hub.shared
 
     def open(
-        self, context: Context, address: Address, *, marker: str | None, from_start: bool, echo: bool, version: int
+        self,
+        context: Context,
+        address: Address,
+        *,
+        marker: str | None,
+        from_start: bool,
+        echo: bool,
+        version: int,
+        field: str = "marker",
     ) -> Stream:
         """A stream of the messages after ``marker``.
 
         Without one, of those that are posted from now on, or with ``from_start`` of all. Without ``echo`` messages of
         the caller's Client-ID are left out. ``version`` is that of the waiter; see :meth:`Stream.read`. Raises
-        InvalidInput if ``marker`` is not the id of a message.
+        InvalidInput, about ``field``, if ``marker`` is not the id of a message.
         """
         if marker is not None:
-            if not is_message_id(marker):
-                raise InvalidInput("marker", "must be the id of a message")
+            check_marker(marker, field=field)
             own = marker[:UID_LENGTH]
-            return Stream(self, address, own, sequence_of(own, marker) or 0, None if echo else context.client_id)
-        uid, last = (None, 0) if from_start else self._now(address, version)
+            uid, last = (None, 0) if own == _NO_QUEUE else (own, sequence_of(own, marker) or 0)
+        else:
+            uid, last = (None, 0) if from_start else self._now(address, version)
         return Stream(self, address, uid, last, None if echo else context.client_id)
+
+    def is_deleted(self, address: Address, marker: str) -> bool:
+        """Whether there is no such queue any more, though ``marker`` is that of a reader for which there was one."""
+        return not marker.startswith(_NO_QUEUE) and self.queues.row(address) is None
 
     def _now(self, address: Address, version: int) -> tuple[str | None, int]:
         """The uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
 
         def ask() -> tuple[str | None, int]:
-            row = self.queues.row(address)
-            known = None if row is None else self.queues.find(address, create=False)
-            if row is None or known is None:
-                return None, 0
-            position = known.place.store.positions(uids=[row.uid], now=self.clock()).get(row.uid)
-            return row.uid, 0 if position is None else position.last
+            known = self.queues.find(address, create=False)
+            last = None if known is None else self._last(known)
+            if last is None:
+                # The queue that is remembered may be gone, and another one may have its name.
+                self.queues.reopen(address, create=False)
+                known = self.queues.find(address, create=False)
+                last = None if known is None else self._last(known)
+            return (None if known is None else known.queue.uid), last or 0
 
         return self.shared.read(("now", address), version, ask)
+
+    def _last(self, known: Known) -> int | None:
+        uid = known.queue.uid
+        position = known.place.store.positions(uids=[uid], now=self.clock()).get(uid)
+        return None if position is None else position.last
+
+
+def check_marker(marker: str, *, field: str) -> None:
+    """Raise InvalidInput, about ``field``, if ``marker`` cannot be that of a stream."""
+    if not is_message_id(marker):
+        raise InvalidInput(field, "must be the id of a message")
 
 
 class Stream:
@@ -89,13 +139,20 @@ class Stream:
         self._streams = streams
         self._tail = Tail(position)
         self._excluded_client = excluded_client
+        self._fitting = _FIRST_BATCH
+        self._is_blocking = True
         self.is_ready = True
         """Whether there may be more to read at once, without waiting for anything."""
+        self.is_deleted = False
+        """Whether the last read found that the queue, which this stream has followed, does not exist any more."""
 
     @property
-    def marker(self) -> str | None:
-        """The marker with which a reader that has seen everything up to now resumes; None if there is no queue yet."""
-        return None if self.uid is None else message_id(self.uid, self._tail.resume)
+    def marker(self) -> str:
+        """The marker with which a reader that has seen everything up to now resumes.
+
+        If there is no queue yet, that is a marker with which the reader gets all messages of the queue.
+        """
+        return message_id(self.uid or _NO_QUEUE, self._tail.resume)
 
     @property
     def next_due(self) -> float | None:
@@ -103,38 +160,67 @@ class Stream:
         return self._tail.next_due
 
     def read(self, *, version: int, limit: int) -> list[Event]:
-        """The next events, at most about ``limit``; none if there is nothing new. Blocks on the store.
+        """The next events, at most about ``limit`` and MAX_BATCH_BYTES; none if there is nothing new.
 
-        ``version`` is that of the waiter when its attempt began. Raises StoreUnavailable, after which the stream may
-        be read again.
+        ``version`` is that of the waiter when its attempt began. Blocks on the store. Raises StoreUnavailable, after
+        which the stream may be read again.
         """
         streams = self._streams
         now = streams.clock()
-        due = self._tail.due(now, limit)
+        most = min(limit, self._fitting)
+        due = self._tail.due(now, most)
         if due:
             return self._read_due(due, version, now)
-        most = min(limit, self._tail.room)
+        most = min(most, self._tail.room)
         if most <= 0:
             self.is_ready = False
             return []
-        key = ("page", self.address, self.uid, self._tail.position, most)
-        page = streams.shared.read(key, version, lambda: self._read_page(most, now))
+        page = self._share(("page", self._tail.position, most), version, now, lambda: self._read_page(most, now))
+        self.is_deleted = page is None and self.uid is not None
         if page is None:
             self.is_ready = False
             return []
-        uid, messages, at = page
         events: list[Event] = []
-        if uid != self.uid:
+        if page.uid != self.uid:
             if self.uid is not None:
-                events.append(Reset("recreated", message_id(uid, 0)))
-            self.uid, self._tail = uid, Tail(0)
-        self.is_ready = len(messages) == most
-        return [*events, *self._events(self._tail.take(messages), at)]
+                events.append(Reset("recreated", message_id(page.uid, 0)))
+            self.uid, self._tail = page.uid, Tail(0)
+        self.is_ready = page.is_cut or len(page.messages) == most
+        if page.is_cut:
+            self._fitting = len(page.messages)
+        elif self.is_ready and most == self._fitting:
+            self._fitting *= 2
+        return [*events, *self._events(self._tail.take(page.messages), page.now)]
 
-    def _read_page(self, most: int, now: float) -> tuple[str, list[Message], float] | None:
-        """The uid of the queue, and its messages after the position; None if there is no such queue."""
+    def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
+        """The same as :meth:`read` if the result of another reader can be used, else None. It does not block."""
+        self._is_blocking = False
+        try:
+            return self.read(version=version, limit=limit)
+        except _NotKept:
+            return None
+        finally:
+            self._is_blocking = True
 
-        def read(known: Known) -> tuple[str, list[Message], float]:
+    def use(self, streams: Streams) -> None:
+        """Read with this object from now on, because the configuration was reloaded."""
+        self._streams = streams
+
+    def _share(self, key: tuple[Hashable, ...], version: int, now: float, call: Callable[[], T]) -> T:
+        # By the second: a message may be deleted or expire and nothing wakes readers then.
+        whole = (self.address, self.uid, int(now), *key)
+        if self._is_blocking:
+            return self._streams.shared.read(whole, version, call)
+        kept = self._streams.shared.kept(whole, version)
+        if kept is None:
+            raise _NotKept
+        result: T = kept[0]
+        return result
+
+    def _read_page(self, most: int, now: float) -> _Page | None:
+        """The messages after the position, at most ``most``; None if there is no such queue."""
+
+        def read(known: Known) -> _Page:
             uid = known.queue.uid
             messages = known.place.store.list_messages(
                 queue=known.queue,
@@ -144,21 +230,30 @@ class Stream:
                 include_claimed=True,
                 include_delayed=True,
             )
-            return uid, self._streams.bodies.show(self.address.project, messages), now
+            fitting = _fitting(messages)
+            shown = self._streams.bodies.show(self.address.project, messages[:fitting])
+            return _Page(uid, shown, now, fitting < len(messages))
 
         return self._streams.queues.serve(self.address, read)
 
     def _read_due(self, numbers: list[int], version: int, now: float) -> list[Event]:
-        def read(known: Known) -> list[Message]:
+        def read(known: Known) -> tuple[list[int], list[Message]]:
             if known.queue.uid != self.uid:
-                return []  # They went with the queue.
+                return numbers, []  # They went with the queue.
             found = known.place.store.get_messages(queue=known.queue, sequences=numbers, now=now)
-            return self._streams.bodies.show(self.address.project, found)
+            fitting = _fitting(found)
+            looked_at = numbers
+            if fitting < len(found):
+                found = found[:fitting]
+                looked_at = [number for number in numbers if number <= found[-1].sequence]
+            return looked_at, self._streams.bodies.show(self.address.project, found)
 
-        key = ("due", self.address, self.uid, tuple(numbers))
-        found = self._streams.shared.read(key, version, lambda: self._streams.queues.serve(self.address, read) or [])
+        def serve() -> tuple[list[int], list[Message]]:
+            return self._streams.queues.serve(self.address, read) or (numbers, [])
+
+        looked_at, found = self._share(("due", *numbers), version, now, serve)
         self.is_ready = True
-        return self._events(self._tail.take_due(numbers, found), now)
+        return self._events(self._tail.take_due(looked_at, found), now)
 
     def _events(self, shown: list[Shown], now: float) -> list[Event]:
         assert self.uid is not None
@@ -168,3 +263,13 @@ class Stream:
             for each in shown
             if each.message.client_id != self._excluded_client
         ]
+
+
+def _fitting(messages: Sequence[Message]) -> int:
+    """How many of the first messages make a batch."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.body)
+        if size > MAX_BATCH_BYTES and count:
+            return count
+    return len(messages)

@@ -6,18 +6,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Address
 from zaqar.waiting.hub import Hub
+from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind
 
+T = TypeVar("T")
 
-class Attempt(NamedTuple):
+
+class Attempt(NamedTuple, Generic[T]):
     """What an attempt has found: the answer, whether it has messages, and whether it has as many as it may have."""
 
-    answer: object
+    answer: T
     is_served: bool
     is_full: bool
 
@@ -28,17 +31,18 @@ def wait_for(
     kind: Kind,
     *,
     seconds: float,
-    attempt: Callable[[int], Attempt],
+    attempt: Callable[[int | None], Attempt[T]],
     is_gone: Callable[[], bool],
-) -> Attempt | None:
+) -> Attempt[T] | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
-    ``attempt`` is called with the version of the queue; its errors are raised. Returns the last attempt, or None if
-    there was none or if the client ``is_gone``: then nothing was taken for it.
+    ``attempt`` is called with the version of the queue, or with None when the time is over; its errors are raised.
+    Returns the last attempt, or None if there was none because the process drains, or if the client ``is_gone``: then
+    nothing was taken for it.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()
-    last: Attempt | None = None
+    last: Attempt[T] | None = None
     waiter = hub.join(address, kind, wake=event.set)
     try:
         while not waiter.is_over:
@@ -58,7 +62,22 @@ def wait_for(
                     return last
             left = deadline - time.monotonic()
             if left <= 0 or not (waiter.is_ready or event.wait(left)):
-                break
+                return _try_last(waiter, last, attempt, is_gone)
         return last
     finally:
         waiter.leave()
+
+
+def _try_last(
+    waiter: Waiter,
+    last: Attempt[T] | None,
+    attempt: Callable[[int | None], Attempt[T]],
+    is_gone: Callable[[], bool],
+) -> Attempt[T] | None:
+    """Make an attempt at the end of the time, for a taker to which an empty answer may be false otherwise.
+
+    It has not made one yet, or others have their turns right now, because messages are free.
+    """
+    if last is not None and (waiter.kind is not Kind.TAKER or waiter.queue.turn is None):
+        return last
+    return None if is_gone() else attempt(None)

@@ -115,6 +115,19 @@ class Hub:
         self.registry.drain()
         self._background.end()
 
+    def adopt(self, before: Hub) -> None:
+        """Go on with the waiters of ``before``, because the process has reloaded. Both share them from now on.
+
+        Their queues are looked up again, because the stores of the former configuration may be closed. Until that is
+        done, which takes a moment, they are woken by posts of this process only.
+        """
+        before.registry.use(self.registry)
+        before._remembered, before._find_queues, before.shared = self._remembered, self._find_queues, self.shared
+        self.registry, self._background = before.registry, before._background
+        self.check_at = 0.0
+        if self.registry.waiting:
+            self._look_up()
+
     def _post(self, address: Address, located: Located, last: int) -> None:
         here = self.registry.note_queue(address, located, is_own=True, last=last)
         if here:
@@ -188,11 +201,12 @@ class Hub:
             self.registry,
             hear=self._hear,
             look_at_all=self._look_at_all,
-            tidy=self.shared.drop_old,
+            tidy=lambda: self.shared.drop_old(),
         )
 
     def _make_name_poller(self) -> NamePoller:
-        return NamePoller(self.registry, self._find_queues, self._found)
+        # Not the function itself, because a reload replaces it.
+        return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
 
     def _make_poller(self, place: Place) -> PlacePoller:
         return PlacePoller(place, self.registry, self._clock, lost=self._look_up)

@@ -322,6 +322,13 @@ class Registry:
             self._by_uid[located.uid] = queue
             self._of_places.setdefault(located.place, {})[located.uid] = queue
 
+    def use(self, other: Registry) -> None:
+        """Take over the limits of ``other``, and forget where the queues are, so that they are looked up again."""
+        with self._lock:
+            self._most = other._most
+            for queue in self._queues.values():
+                self._locate(queue, None)
+
     def drain(self) -> None:
         """Have every client answered now, and let no other one wait."""
         with self._lock:

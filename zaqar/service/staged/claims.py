@@ -7,8 +7,10 @@ from typing import Any
 
 from zaqar.context import caller_in
 from zaqar.model import Address
-from zaqar.schemas.claims import Terms, parse_terms
+from zaqar.schemas.claims import parse_terms
+from zaqar.service.awaited import Awaited
 from zaqar.service.claims import Claimed, Claims
+from zaqar.service.staged.awaiting import prepare_staged
 from zaqar.service.staged.queues import check_limit, encode_changed
 from zaqar.stages.operations import CreateClaim, GetClaim, HeldClaim, ReleaseClaim, RenewClaim
 from zaqar.stages.pipeline import Changed, Pipeline
@@ -20,23 +22,24 @@ class StagedClaims(Claims):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
-        terms = parse_terms(raw, limits=self._limits) if raw else Terms()
-        ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
-        grace = self._limits.default_claim_grace if terms.grace is None else terms.grace
-        now = self._clock()
+    def prepare(self, address: Address, raw: bytes, *, limit: int) -> Awaited[Claimed]:
+        ttl, grace = self._terms(raw)
 
-        def act(wanted: Changed[CreateClaim]) -> HeldClaim:
-            nonlocal now
+        def prepare(wanted: Changed[CreateClaim]) -> Awaited[Claimed]:
             request, document = wanted.request, raw
             if wanted.by_stages:
                 check_limit(request.limit, self._limits.max_messages_per_claim_or_pop)
                 document = encode_changed({"ttl": request.ttl, "grace": request.grace})
-            claim, messages, now = super(StagedClaims, self).create(address, document, limit=request.limit)
-            return HeldClaim(claim, messages)
+            return super(StagedClaims, self).prepare(address, document, limit=request.limit)
 
-        held = self._pipeline.run(caller_in(address.project), CreateClaim(address, ttl, grace, limit), act)
-        return Claimed(held.claim, list(held.messages), now)
+        return prepare_staged(
+            self._pipeline,
+            caller_in(address.project),
+            CreateClaim(address, ttl, grace, limit),
+            prepare,
+            to_result=lambda claimed: HeldClaim(claimed.claim, claimed.messages),
+            to_answer=lambda held: Claimed(held.claim, list(held.messages), self._clock()),
+        )
 
     def get(self, address: Address, claim_id: str) -> Claimed:
         now = self._clock()

@@ -10,7 +10,9 @@ from zaqar.context import Context, caller_in
 from zaqar.errors import InvalidInput
 from zaqar.model import Address, Message
 from zaqar.schemas.messages import check_ids
+from zaqar.service.awaited import Awaited
 from zaqar.service.messages import MessagePage, Messages
+from zaqar.service.staged.awaiting import prepare_staged
 from zaqar.service.staged.queues import check_limit
 from zaqar.stages.operations import (
     DeleteMessage,
@@ -29,7 +31,7 @@ class StagedMessages(Messages):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def list_page(
+    def prepare_list(
         self,
         context: Context,
         address: Address,
@@ -39,15 +41,12 @@ class StagedMessages(Messages):
         echo: bool,
         include_claimed: bool,
         include_delayed: bool,
-    ) -> MessagePage:
-        page = MessagePage([], self._clock())
-
-        def act(wanted: Changed[ListMessages]) -> Sequence[Message]:
-            nonlocal page
+    ) -> Awaited[MessagePage]:
+        def prepare(wanted: Changed[ListMessages]) -> Awaited[MessagePage]:
             request = wanted.request
             if wanted.by_stages:
                 check_limit(request.limit, self._limits.max_messages_per_page)
-            page = super(StagedMessages, self).list_page(
+            return super(StagedMessages, self).prepare_list(
                 context,
                 address,
                 marker=_text(request.marker, "marker") if request.marker is not None else None,
@@ -56,11 +55,14 @@ class StagedMessages(Messages):
                 include_claimed=bool(request.include_claimed),
                 include_delayed=bool(request.include_delayed),
             )
-            return page.messages
 
         request = ListMessages(address, marker, limit, echo, include_claimed, include_delayed)
-        messages = self._pipeline.run(context, request, act)
-        return page._replace(messages=list(messages))
+        return prepare_staged(
+            self._pipeline, context, request, prepare, to_result=_messages_of, to_answer=self._page_of
+        )
+
+    def _page_of(self, messages: Sequence[Message]) -> MessagePage:
+        return MessagePage(list(messages), self._clock())
 
     def get(self, address: Address, message: str) -> MessagePage:
         page = MessagePage([], self._clock())
@@ -108,18 +110,24 @@ class StagedMessages(Messages):
         request = DeleteMessages(address, tuple(check_ids(ids, most=most, field=field)), claims)
         self._pipeline.run(caller_in(address.project), request, act)
 
-    def pop(self, address: Address, *, limit: int) -> MessagePage:
-        page = MessagePage([], self._clock())
-
-        def act(wanted: Changed[PopMessages]) -> Sequence[Message]:
-            nonlocal page
+    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
+        def prepare(wanted: Changed[PopMessages]) -> Awaited[MessagePage]:
             if wanted.by_stages:
                 check_limit(wanted.request.limit, self._limits.max_messages_per_claim_or_pop)
-            page = super(StagedMessages, self).pop(address, limit=wanted.request.limit)
-            return page.messages
+            return super(StagedMessages, self).prepare_pop(address, limit=wanted.request.limit)
 
-        messages = self._pipeline.run(caller_in(address.project), PopMessages(address, limit), act)
-        return page._replace(messages=list(messages))
+        return prepare_staged(
+            self._pipeline,
+            caller_in(address.project),
+            PopMessages(address, limit),
+            prepare,
+            to_result=_messages_of,
+            to_answer=self._page_of,
+        )
+
+
+def _messages_of(page: MessagePage) -> Sequence[Message]:
+    return page.messages
 
 
 def _text(value: object, field: str) -> str:

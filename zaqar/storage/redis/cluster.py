@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,7 +44,9 @@ class ClusterRoute:
         """By slot."""
 
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]:
-        end = time.monotonic() + _PATIENCE
+        return self._exchange(data, replies, slot, again=again, end=time.monotonic() + _PATIENCE)
+
+    def _exchange(self, data: bytes, replies: int, slot: int, *, again: bool, end: float) -> list[Any]:
         node = self._master_of(slot)
         asking = False
         while True:
@@ -86,6 +89,8 @@ class ClusterRoute:
         All may be sent again.
         """
         answers: dict[int, Any] = {}
+        # One end for all of them, or each slot that nobody serves would take that long.
+        end = time.monotonic() + _PATIENCE
         by_node: dict[Node, list[int]] = {}
         for place, (slot, _) in enumerate(requests):
             by_node.setdefault(self._master_of(slot), []).append(place)
@@ -100,7 +105,7 @@ class ClusterRoute:
         return [
             answers[place]
             if place in answers and _refusal(answers[place])[0] not in _ELSEWHERE
-            else self.exchange(data, 1, slot, again=True)[0]
+            else self._exchange(data, 1, slot, again=True, end=end)[0]
             for place, (slot, data) in enumerate(requests)
         ]
 
@@ -108,6 +113,28 @@ class ClusterRoute:
         self._master_of(0)
         nodes = dict.fromkeys(node for _, _, node in self._masters)
         return [self._over(node, self._wires_of(node).take(partial(self._open, node)), data, replies) for node in nodes]
+
+    def open_apart(self) -> Wire:
+        """A connection to any master that is none of those for commands. Processes spread over the masters."""
+        if not self._nodes:
+            self._look()
+        nodes = [*{node for _, _, node in self._masters}]
+        random.shuffle(nodes)
+        last: Exception | None = None
+        end = time.monotonic() + BOUND / 2
+        for node in nodes:
+            try:
+                return self._open(node)
+            except ERRORS as exc:
+                self._nodes = ()
+                last = exc
+                if is_refusal(exc) or time.monotonic() > end:
+                    break
+        raise redis.ConnectionError("no master of the Cluster answers") from last
+
+    def leads_to(self, wire: Wire) -> bool:
+        """Whether it leads to a master as the map of slots says."""
+        return any(node == wire.peer() for _, _, node in self._masters)
 
     def _over(self, node: Node, wire: Wire, data: bytes, replies: int, *, asking: bool = False) -> list[Any]:
         wires = self._wires[node]

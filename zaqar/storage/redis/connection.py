@@ -16,7 +16,8 @@ from zaqar.storage.redis.cluster import ClusterRoute
 from zaqar.storage.redis.scripts import Script
 from zaqar.storage.redis.server import Dialler, ServerRoute
 from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wire import ERRORS, MOST, Word, pack
+from zaqar.storage.redis.wakeups import RedisWakeups
+from zaqar.storage.redis.wire import ERRORS, MOST, Wire, Word, pack
 
 
 class Route(Protocol):
@@ -27,6 +28,8 @@ class Route(Protocol):
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]: ...
     def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]: ...
     def each_node(self, data: bytes, replies: int) -> list[list[Any]]: ...
+    def open_apart(self) -> Wire: ...
+    def leads_to(self, wire: Wire) -> bool: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
 
@@ -73,7 +76,7 @@ class Redis:
         data = pack((b"EVALSHA", script.sha, *tail))
         try:
             answers = self._route.exchange(data + waits if waits else data, count, slot, again=script.again)
-            if isinstance(answers[0], hiredis.ReplyError) and str(answers[0]).startswith("NOSCRIPT"):
+            if _is_unknown(answers[0]):
                 data = pack((b"EVAL", script.source, *tail))
                 answers = self._route.exchange(data + waits, count, slot, again=script.again)
         except ERRORS as exc:
@@ -111,6 +114,53 @@ class Redis:
                 raise self._outage.failed(answer) from answer
         return answers
 
+    def run_in_each(self, script: Script, runs: Sequence[tuple[int, tuple[Word, ...]]]) -> list[Any]:
+        """Run a script many times, for each with its slot, its number of keys, and these and its words.
+
+        One round trip to each server; a second one to each that does not know the script (any more). The script may be
+        sent again, and none of the runs waits for replicas.
+        """
+        answers: dict[int, Any] = {}
+        missing = list(range(len(runs)))
+        try:
+            while missing:
+                requests = [(runs[place][0], pack((b"EVALSHA", script.sha, *runs[place][1]))) for place in missing]
+                answers.update(zip(missing, self._route.exchange_many(requests), strict=True))
+                missing = [place for place in missing if _is_unknown(answers[place])]
+                if missing:
+                    # The server of the first one learns it, and maybe there are others that do not know it.
+                    first = missing.pop(0)
+                    slot, tail = runs[first]
+                    data = pack((b"EVAL", script.source, *tail))
+                    (answers[first],) = self._route.exchange(data, 1, slot, again=True)
+        except ERRORS as exc:
+            raise self._outage.failed(exc) from exc
+        for answer in answers.values():
+            if isinstance(answer, hiredis.ReplyError):
+                raise self._outage.failed(answer) from answer
+        if self._outage.since is not None:
+            self._outage.succeeded()
+        return [answers[place] for place in range(len(runs))]
+
+    def subscribe(self, channel: bytes) -> RedisWakeups:
+        """A new connection of its own that receives what is published there.
+
+        StoreUnavailable, and NotSupported if the server does not let this user subscribe.
+        """
+        try:
+            wire = self._route.open_apart()
+        except ERRORS as exc:
+            raise self._outage.failed(exc) from exc
+        try:
+            return RedisWakeups(
+                wire, channel, is_current=self._route.leads_to, reply_seconds=self.address.socket_timeout
+            )
+        except BaseException as exc:
+            wire.close()
+            if isinstance(exc, ERRORS):
+                raise self._outage.failed(exc) from exc
+            raise
+
     def ping(self) -> None:
         """Return when every master answers."""
         try:
@@ -136,6 +186,11 @@ class Redis:
 
     def forget(self) -> None:
         self._route.forget()
+
+
+def _is_unknown(answer: Any) -> bool:
+    """Whether the server does not know the script."""
+    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from, so it may name too many: what counts is asked of each.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
-from zaqar.model import Catalog, Pool, Queue
+from zaqar.model import Address, Catalog, Pool, Queue
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
@@ -49,6 +49,16 @@ class RedisManagementStore(SubscriptionStore):
     def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None:
         row = self._ask(_tag(project, kind), b"HGET", _keys(_tag(project, kind))[1], name)
         return None if row is None else _queue_of(project, kind, row)
+
+    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+        tags = [_tag(address.project, address.kind) for address in addresses]
+        asked = [(b"HGET", _keys(tag)[1], address.name) for tag, address in zip(tags, addresses, strict=True)]
+        rows = self._redis.in_each([slot_of(tag) for tag in tags], asked)
+        return {
+            address: _queue_of(address.project, address.kind, row)
+            for address, row in zip(addresses, rows, strict=True)
+            if row is not None
+        }
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         return [_queue_of(project, kind, row) for row in self._run(_LIST, project, kind, after, limit)]

@@ -10,9 +10,9 @@ from zaqar.errors import ClaimOver, Forbidden, SealedMessages
 from zaqar.model import Draft, Message, Queue, Stats
 from zaqar.storage.base import pack_posted
 from zaqar.storage.redis.fences import HELD, IS_SEALED, OVER
+from zaqar.storage.redis.positions import PositionStore
 from zaqar.storage.redis.records import messages_of, record_of
 from zaqar.storage.redis.scripts import load
-from zaqar.storage.redis.sealed import SealedBodyStore
 from zaqar.storage.redis.wire import Word
 
 _POST = load("post")
@@ -24,7 +24,7 @@ _POP = load("pop")
 _STATS = load("stats", again=True, writes=False)
 
 
-class RedisMessageStore(SealedBodyStore):
+class RedisMessageStore(PositionStore):
     capabilities: ClassVar[frozenset[str]] = frozenset({"FIFO", "CLAIMS", "DURABILITY", "AOD", "HIGH_THROUGHPUT"})
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:

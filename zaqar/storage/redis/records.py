@@ -16,7 +16,7 @@ _RECORD = struct.Struct("<ddIII")
 """created, expires as posted, and the lengths of client id, checksum and origin; then these, then the body."""
 
 _STATE = struct.Struct("<ddI")
-"""expires, end of the claim, claims so far; then the claim id."""
+"""expires, end of the claim or, without a claim id, of the delay, claims so far; then the claim id."""
 
 _CLAIM = struct.Struct("<dII")
 """started, ttl, grace; then the numbers of the messages it took."""
@@ -43,11 +43,14 @@ def record_of_letter(letter: Message, origin: Origin) -> bytes:
 def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now: float) -> Message:
     """A message as it is at ``now``."""
     created, expires, client, checksum, origin = _RECORD.unpack_from(record)
-    claim_id, count = None, 0
+    claim_id, count, due = None, 0, None
     if state is not None:
         expires, ends, count = _STATE.unpack_from(state)
-        if now < ends and len(state) > _STATE.size:
-            claim_id = state[_STATE.size :].decode()
+        if now < ends:
+            if len(state) > _STATE.size:
+                claim_id = state[_STATE.size :].decode()
+            else:
+                due = ends
     checksum_at = _RECORD.size + client
     origin_at = checksum_at + checksum
     body_at = origin_at + origin
@@ -62,6 +65,7 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
         count,
         record[checksum_at:origin_at].decode() if checksum else None,
         _origin_of(record[origin_at:body_at]) if origin else None,
+        due=due,
     )
 
 

@@ -67,6 +67,8 @@ class ServerRoute:
         self._dialler = dialler
         self._wires = Wires(connections)
         self._sentinels = list(address.hosts) if address.master is not None else []
+        self._master: tuple[str, int] | None = None
+        """The one that the Sentinels named last."""
 
     def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]:
         """Send and return the replies. What is ``again`` is sent once more where the connection ended meanwhile."""
@@ -78,7 +80,7 @@ class ServerRoute:
                 raise
         else:
             # A master that became a replica has done nothing; with Sentinels there is somebody to ask for the new one.
-            if not (self._sentinels and is_elsewhere(answers[0])):
+            if not (self._sentinels and _are_elsewhere(answers)):
                 return answers
         return self._over(self._wires.take(self._dial, fresh=True), data, replies)
 
@@ -90,7 +92,7 @@ class ServerRoute:
             if isinstance(exc, ERRORS):
                 self._wires.close()  # the others lead to the same server
             raise
-        if is_elsewhere(answers[0]):
+        if _are_elsewhere(answers):
             self._wires.discard(wire)
             self._wires.close()
         else:
@@ -109,6 +111,7 @@ class ServerRoute:
         if self._sentinels and wire.command(b"ROLE")[0] != b"master":
             wire.close()
             raise redis.ReadOnlyError("what the Sentinels name is not a master (yet)")
+        self._master = host, port
         return wire
 
     def _find_master(self) -> tuple[str, int]:
@@ -143,11 +146,24 @@ class ServerRoute:
         """The replies of every master: here of the one."""
         return [self.exchange(data, replies, again=True)]
 
+    def open_apart(self) -> Wire:
+        """A connection that is none of those for commands. One attempt."""
+        return self._open()
+
+    def leads_to(self, wire: Wire) -> bool:
+        """Whether it leads to the server that commands go to: with Sentinels, to the master that they named last."""
+        return not self._sentinels or wire.peer() == self._master
+
     def close(self) -> None:
         self._wires.close()
 
     def forget(self) -> None:
         self._wires.forget()
+
+
+def _are_elsewhere(answers: Sequence[Any]) -> bool:
+    """Of many commands those that write are refused; with a post there is only ``WAIT``."""
+    return is_elsewhere(answers[0]) or (len(answers) > 2 and any(map(is_elsewhere, answers)))
 
 
 def is_elsewhere(answer: Any) -> bool:

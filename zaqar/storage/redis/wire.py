@@ -8,10 +8,12 @@ post that was sent again after its answer was lost would be stored twice.
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import hiredis
@@ -91,6 +93,30 @@ class Wire:
         self.used = time.monotonic()
         return answers
 
+    def receive(self, seconds: float) -> list[Any]:
+        """What the server sends by itself. Waits up to ``seconds``, which are more than 0, for the first of it."""
+        received = [*self._parsed()]
+        if not received:
+            self._sock.settimeout(seconds)
+            try:
+                data = self._sock.recv(_READ)
+            except TimeoutError:
+                return []
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(data)
+            received += self._parsed()
+        return received
+
+    def _parsed(self) -> Iterator[Any]:
+        while (answer := self._reader.gets()) is not _MORE:
+            yield answer
+
+    def send(self, *words: Word, seconds: float) -> None:
+        """Send a command whose reply ``receive`` will return."""
+        self._sock.settimeout(seconds)
+        self._sock.sendall(pack(words))
+
     def command(self, *words: bytes | str | int) -> Any:
         """One command; an error reply is raised."""
         (answer,) = self.exchange(pack(words), 1)
@@ -109,6 +135,12 @@ class Wire:
     def peer(self) -> tuple[str, int]:
         """Whom it was opened to, as it was written then."""
         return str(self._connection.host), int(self._connection.port)
+
+    def shut(self) -> None:
+        """End a call of another thread that waits for data. The connection must still be closed."""
+        with suppress(OSError):  # the server may have ended it already
+            # Without TLS's own shutdown, which would change what the other thread is using.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.disconnect()

@@ -26,6 +26,7 @@ from zaqar.storage.base import Outage
 from zaqar.storage.sqlalchemy import postgresql_link
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.postgresql_link import Address, Link
+from zaqar.storage.sqlalchemy.postgresql_wakeups import CHANNEL, PostgresqlWakeups
 from zaqar.storage.sqlalchemy.undone import Undone
 
 PATIENCE = 4.5
@@ -54,10 +55,12 @@ _UNDONE = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueVi
 class PostgresqlDatabase(Database):
     dialect = "postgresql"
 
-    def __init__(self, address: Address, *, embedded: bool, connections: int) -> None:
+    def __init__(self, address: Address, *, embedded: bool, connections: int, listen: bool = False) -> None:
         self.name = address.name
         self.outage = Outage.of(self.name)
         self.embedded = embedded
+        self.listen = listen
+        """Whether posts and releases are told to those that listen."""
         self._address = address
         self._most = connections
         self._idle: list[Link] = []
@@ -77,8 +80,8 @@ class PostgresqlDatabase(Database):
         self._preparing = threading.Lock()
 
     @classmethod
-    def connect(cls, uri: str, *, embedded: bool, connections: int = 20, **_: Any) -> Self:
-        return cls(Address.of(uri), embedded=embedded, connections=connections)
+    def connect(cls, uri: str, *, embedded: bool, connections: int = 20, listen: bool = False, **_: Any) -> Self:
+        return cls(Address.of(uri), embedded=embedded, connections=connections, listen=listen)
 
     def prepare(self) -> None:
         """StoreUnavailable where the server does not answer."""
@@ -206,6 +209,20 @@ class PostgresqlDatabase(Database):
             link.close()
         finally:
             self._free.release()
+
+    def wakeups(self) -> PostgresqlWakeups:
+        """A new connection that listens, besides those of transactions. Raises StoreUnavailable."""
+        try:
+            link = self._address.connect(_TO_CONNECT)
+            try:
+                link.deadline = monotonic() + PATIENCE
+                link.execute(f"LISTEN {CHANNEL}", prepare=False)
+            except BaseException:
+                link.close()
+                raise
+        except psycopg.Error as exc:
+            raise self.outage.failed(exc) from exc
+        return PostgresqlWakeups(link, self.outage)
 
     def close(self) -> None:
         while self._idle:

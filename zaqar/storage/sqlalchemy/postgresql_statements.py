@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zaqar.model import SEALED
+from zaqar.storage.sqlalchemy.postgresql_wakeups import CHANNEL
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     SHOWN,
@@ -79,6 +80,10 @@ class WarmStatements(Texts):
         self._define_taking()
         self._define_deletes()
         self._define_reads()
+        # A commit that notifies waits for all others of the server that do. This one does not wait for the disk.
+        relaxed = sa.func.set_config(*(sa.literal_column(text) for text in ("'synchronous_commit'", "'off'", "true")))
+        told: Any = sa.func.pg_notify(sa.literal_column(f"'{CHANNEL}'"), param("uid", sa.Text))
+        self.tell = self._text(sa.select(relaxed, told))
 
     def _define_post(self) -> None:
         f = fences.c

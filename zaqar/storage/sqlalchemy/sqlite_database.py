@@ -88,9 +88,21 @@ class SqliteDatabase(Database):
 
     @classmethod
     def connect(
-        cls, uri: str, *, embedded: bool, synchronous: str = "FULL", patience: float = PATIENCE, **_: Any
+        cls,
+        uri: str,
+        *,
+        embedded: bool,
+        synchronous: str = "FULL",
+        patience: float = PATIENCE,
+        listen: bool = False,
+        **_: Any,
     ) -> Self:
         path = _path_of(uri)
+        if listen:
+            raise StartupError(
+                "listen of [drivers:message_store:sqlalchemy], or of the options of a pool, must be false with an "
+                "SQLite database: only PostgreSQL has LISTEN."
+            )
         if synchronous not in _SYNCHRONOUS[1:]:
             raise StartupError(f"synchronous of an SQLite database is NORMAL, FULL or EXTRA, not '{synchronous}'.")
         engine = _make_engine(path)

@@ -9,23 +9,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.model import Address
 from zaqar.schemas.fields import JsonSchema
+from zaqar.service.awaited import Awaited, unchanged
 from zaqar.service.subscriptions import Grant
+from zaqar.transport.websocket.codec import Format
+from zaqar.transport.websocket.stream_table import StreamTable
+from zaqar.waiting.blocking import Attempt
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
     """The status, which is one of HTTP, and the body of a reply.
 
     ``body`` is anything that ``msgspec.json.encode`` takes. JSON that is sent as it was stored is a ``msgspec.Raw``.
+    ``undo`` is called in a thread if the reply cannot be sent. ``pending`` is set if this is no answer yet, because
+    the request waits.
     """
 
     status: int
     body: Any
+    undo: Callable[[], None] | None = None
+    pending: Pending[Any] | None = None
+
+
+class Pending(Generic[T]):
+    """A request that waits for messages: it is tried until it has some, and answered then or at the end of its time."""
+
+    def __init__(self, awaited: Awaited[T], seconds: int, show: Callable[[T], Answer]) -> None:
+        """``seconds`` is the time that it waits at most; ``show`` makes the answer."""
+        self.awaited = awaited
+        self.seconds = seconds
+        self.last: Attempt[T] | None = None
+        """The last attempt; None before the first one."""
+        self._show = show
+
+    def attempt(self, version: int | None) -> Answer:
+        """Try once; ``version`` is that of the queue from the waiter, None without one. Blocks on the store."""
+        self.last = found = self.awaited.attempt(version)
+        return self.end() if found.is_served else Answer(200, None, pending=self)
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether :meth:`end` does not block, because no stage has to see the answer."""
+        return self.awaited.finish is unchanged
+
+    def end(self) -> Answer:
+        """The answer with the result of the last attempt. Call it once."""
+        found = self.awaited.nothing() if self.last is None else self.last.answer
+        return self._show(self.awaited.finish(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +72,9 @@ class Call:
     ``body`` has the fields of the action that the frame has, by name. ``raw`` is the whole body as JSON text, for the
     methods of the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for
     an action without one. ``connection`` is the id of the connection that sent the frame. ``grant`` is the result of
-    ``SignedUrls.open`` for the headers of the frame: None unless they are those of a confirmation.
+    ``SignedUrls.open`` for the headers of the frame: None unless they are those of a confirmation. ``expires`` is the
+    time at which the signature of the frame expires, None if it has none. ``format`` is that of the frame. ``streams``
+    are those of the connection.
     """
 
     caller: Context
@@ -44,6 +83,9 @@ class Call:
     raw: bytes
     connection: str
     grant: Grant | None = None
+    expires: float | None = None
+    format: Format = Format.JSON
+    streams: StreamTable = field(default_factory=StreamTable)
 
     @property
     def target(self) -> Address:

@@ -24,6 +24,7 @@ STATUSES = {
     403: "The caller is not authenticated, the policy does not allow the action, or the signature does not open it.",
     404: "The message, claim, subscription or other object of the request does not exist.",
     409: "The request contradicts the state of the service, such as a second subscription of one subscriber.",
+    429: "The project has too many streams. Try again later.",
     500: "The service has a fault. The sentence has the id of the log entry.",
     503: "A store or Keystone does not answer, or the service is busy. Try again later.",
 }
@@ -31,7 +32,7 @@ STATUSES = {
 
 _TEXT: JsonSchema = {"type": "string"}
 
-_RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 503."}
+_RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 429 and a 503."}
 _NO_BODY: JsonSchema = {"type": "object", "maxProperties": 0}
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "Client-ID": (
@@ -127,11 +128,13 @@ def field_maxima(action: Action, limits: Limits) -> dict[str, JsonSchema]:
     found: dict[str, JsonSchema] = {}
     if "limit" in action.fields:
         most = _most_of_a_page(action, limits)
-        found["limit"] = {"maximum": most, "default": min(10, most)}
+        found["limit"] = {"maximum": most, "default": most if action.name == "stream_open" else min(10, most)}
     if "message_ids" in action.fields:
         found["message_ids"] = {"maxItems": limits.max_messages_per_page}
     if "pop" in action.fields:
         found["pop"] = {"maximum": limits.max_messages_per_claim_or_pop}
+    if "wait" in action.fields:
+        found["wait"] = {"maximum": limits.max_wait}
     if action.name in ("claim_create", "claim_update"):
         found["ttl"] = {"minimum": MIN_CLAIM_TTL, "maximum": limits.max_claim_ttl}
         found["grace"] = {"minimum": MIN_CLAIM_GRACE, "maximum": limits.max_claim_grace}
@@ -145,6 +148,7 @@ def _most_of_a_page(action: Action, limits: Limits) -> int:
         "queue": limits.max_queues_per_page,
         "topic": limits.max_queues_per_page,
         "message": limits.max_messages_per_page,
+        "stream": limits.max_messages_per_page,
         "claim": limits.max_messages_per_claim_or_pop,
         "subscription": limits.max_subscriptions_per_page,
         "delivery": limits.max_subscriptions_per_page,

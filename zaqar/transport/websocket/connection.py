@@ -9,72 +9,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from zaqar.app import Parts
-from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable, TooBusy
 from zaqar.transport.websocket import close_codes
-from zaqar.transport.websocket.admission import Admission, Slot
+from zaqar.transport.websocket.action import Pending
+from zaqar.transport.websocket.admission import Slot
 from zaqar.transport.websocket.close_codes import Close
-from zaqar.transport.websocket.connections import Connections
-from zaqar.transport.websocket.interface import Reply, Request, Session
-from zaqar.transport.websocket.loop_time import LoopTime
-from zaqar.transport.websocket.memory import STRANGERS, Account, Memory
+from zaqar.transport.websocket.ending import BYES, tell_end
+from zaqar.transport.websocket.interface import Reply, Request, Session, is_answered
+from zaqar.transport.websocket.memory import STRANGERS, Account
 from zaqar.transport.websocket.protocol import BoundedConnection
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
-from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE, Settings
+from zaqar.transport.websocket.server_context import ServerContext
+from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE
+from zaqar.transport.websocket.stream_sending import StreamSender, bye
+from zaqar.transport.websocket.token_watch import Timers, TokenWatch
+from zaqar.transport.websocket.waiting import RequestWait, has_hung_up
+from zaqar.waiting.registry import TooManyWaiting
 
 _log = QuietLog(logging.getLogger(__name__))
 
-_NOT_TOLD = (1000, close_codes.GOING_AWAY, close_codes.SERVICE_RESTART, close_codes.TOO_MANY_CONNECTIONS)
-"""Codes that are not logged here: the log has another line for them, or needs none."""
-
 SMALL_FRAME = 2 * 1024
 """Frames of up to this many bytes are decoded on the event loop, which takes half a millisecond at most."""
+
+UNDO = "undo"
+"""The store of a slot for calls that release claims."""
 
 KEYSTONE = "keystone"
 """The store of a slot for requests that ask Keystone."""
 
 _EXPANSION = 16
 """Largest ratio of the memory of a decoded request to the size of its frame."""
-
-_MAX_TIMER_SECONDS = 86_400.0
-"""Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerContext:
-    """The settings and objects that all connections of a process share.
-
-    ``decode`` decodes a large frame of a project in a thread. ``store_of`` returns the store that a request will use,
-    without asking a store. ``is_subscribed`` tells whether the connection with an id has subscriptions, and ``closed``
-    is called with the id of a connection that is closed. ``authenticates`` tells whether clients have to authenticate.
-    ``revalidation_seconds`` is the time between two checks of a token.
-    """
-
-    settings: Settings
-    admission: Admission
-    connections: Connections
-    loop_time: LoopTime
-    memory: Memory
-    clock: Clock
-    decode: Callable[[str, Callable[[], Any]], Coroutine[Any, Any, Any]]
-    store_of: Callable[[Request], Hashable]
-    is_subscribed: Callable[[str], bool]
-    closed: Callable[[str], None]
-    authenticates: bool
-    revalidation_seconds: float
 
 
 class Connection:
@@ -90,15 +66,24 @@ class Connection:
         self._bucket = TokenBucket(server.settings.requests_per_second, socket.loop.time())
         # The right to send. A request holds it until its reply is sent, so no notification comes before the reply.
         self._turn = asyncio.Lock()
+        # Held by an attempt of a request that has waited, so that the parts of the session do not change meanwhile.
+        self._attempting = asyncio.Lock()
+        self._wait = RequestWait(is_over=self._is_over)
+        socket.connection_lost_waiter.add_done_callback(lambda _: self._wait.look())
         self._requests, self._replies = Account(server.memory.requests), Account(server.memory.replies)
+        self._streamed = Account(server.memory.replies)
+        self._streams = StreamSender(self, session.streams, self._streamed, lambda: self._server, socket.loop)
+        session.streams.changed = self._look_at_streams
         self._pending_bytes = 0
         self._pushing: asyncio.Timeout | None = None
         """Ends a push that waits for a client that does not read."""
         self._closing: Close | None = None
         self._project: str | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._armed_for: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers = Timers(socket.loop)
+        self._token_watch = TokenWatch(
+            session, self._timers, self._keystone_slot, server=lambda: self._server, start=self._start, close=self.close
+        )
 
     def use(self, parts: Parts, server: ServerContext) -> None:
         """Use these parts and settings from the next request on."""
@@ -108,8 +93,12 @@ class Connection:
         self._start(self._use_in_turn(parts))
 
     async def _use_in_turn(self, parts: Parts) -> None:
-        async with self._turn:
+        async with self._turn, self._attempting:
             self.session.use(parts)
+
+    def _look_at_streams(self) -> None:
+        """Any thread may call it."""
+        self._server.loop_time.call_from_thread(self._project or STRANGERS, self._streams.look)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -120,23 +109,23 @@ class Connection:
         self._limit_frames()
         self._socket.too_slow = self._end_slow
         if self._server.authenticates:
-            self._set_timer("authentication", settings.authentication_timeout, self._give_up_authentication)
+            self._timers.set("authentication", settings.authentication_timeout, self._give_up_authentication)
         self._note_activity()
         try:
             while self._closing is None:
                 await self._serve_next()
-            await self._socket.close(*self._closing)
+            await self._close()
         except ConnectionClosed:
             pass
         finally:
-            self._tell_end()
+            self._streams.close()
+            tell_end(_log, self._socket, self.id, self._project)
             self._server.connections.remove(self)
             self._server.closed(self.id)
             self._enter_project(None)
-            self._requests.give_back()
-            self._replies.give_back()
-            for timer in self._timers.values():
-                timer.cancel()
+            for account in (self._requests, self._replies, self._streamed):
+                account.give_back()
+            self._timers.cancel_all()
             for task in self._tasks:
                 task.cancel()
 
@@ -152,26 +141,95 @@ class Connection:
             if len(frame) > SMALL_FRAME:
                 await self._requests.wait(_EXPANSION * len(frame))
             await self._server.loop_time.wait(self._socket.project)
-            async with self._turn:
-                if self._closing is None:
-                    await self._reply(frame)
+            await self._serve(frame)
         finally:
             self._requests.give_back()
             self._replies.give_back()
             self._socket.finish_message()
 
-    async def _reply(self, frame: str | bytes) -> None:
-        reply = await self._answer(frame)
-        if reply is None:
-            return
+    async def _serve(self, frame: str | bytes) -> None:
+        async with self._turn:
+            if self._closing is not None or (answered := await self._answer(frame)) is None:
+                return
+            request, reply = answered
+            if reply.pending is None:
+                await self._send(reply)
+                return
+        # Without the turn, so that notifications and streams are sent meanwhile.
+        with self._wait.hold():
+            reply = await self._wait_for(request, reply.pending)
+            async with self._turn:
+                await self._send(reply)
+
+    async def _send(self, reply: Reply) -> None:
         # Until it is sent, which may have to wait for the client.
         self._replies.add(len(reply.frame), self.abort)
-        await self._socket.send(reply.frame)
+        is_sent = False
+        try:
+            await self._socket.send(reply.frame)
+            is_sent = not self._socket.transport.is_closing()
+        finally:
+            if not is_sent and reply.undo is not None:
+                await self._undo(reply.undo)
         if reply.close is not None:
             self._closing = Close(*reply.close)
 
-    async def _answer(self, frame: str | bytes) -> Reply | None:
-        """The reply to a frame; None if the connection is to be closed instead."""
+    async def _undo(self, undo: Callable[[], None]) -> None:
+        """Release a claim that the client does not know of."""
+        # If that fails, the claim ends by itself.
+        with suppress(StoreUnavailable):
+            await self._server.admission.run(Slot(self._project or self.id, None, UNDO, tells=False), undo)
+
+    # -- requests that wait ------------------------------------------------------------------------------------------
+
+    async def _wait_for(self, request: Request, pending: Pending[Any]) -> Reply:
+        server, seconds, retry_after = self._server, float(pending.seconds), None
+        if request.expires is not None:
+            seconds = min(seconds, request.expires - server.clock())
+        attempt = partial(self._try_again, request)
+        try:
+            reply = await self._wait.serve(
+                pending, attempt, seconds=seconds, hub=server.hub, loop_time=server.loop_time
+            )
+        except TooManyWaiting:
+            # An answer without messages must be true now.
+            reply, retry_after = None if pending.last is not None else await attempt(None), 1
+        if reply is not None and reply.pending is None:
+            return reply
+        end = partial(self.session.end_wait, request, retry_after=retry_after)
+        ended = end() if pending.ends_at_once else await self._run(request, end)
+        assert ended is not None
+        return ended
+
+    async def _try_again(self, request: Request, version: int | None) -> Reply | None:
+        file = self._socket.transport.get_extra_info("socket").fileno()
+
+        def attempt() -> Reply | None:
+            # In the thread, which may have had to wait for its turn. A message is not taken for a client that is gone.
+            return None if self._is_over() or has_hung_up(file) else self.session.answer(request, version)
+
+        async with self._attempting:
+            return await self._run(request, attempt)
+
+    def _is_over(self) -> bool:
+        socket = self._socket
+        return self._closing is not None or socket.protocol.state is not State.OPEN or socket.transport.is_closing()
+
+    async def _run(self, request: Request, call: Callable[[], Reply | None]) -> Reply | None:
+        """Make a call for a request in a thread, within the limits of its project, queue and store."""
+        server = self._server
+        if self.session.asks_keystone(request):
+            slot = self._keystone_slot
+        else:
+            project = request.project or self.id
+            slot = Slot(project, request.address, server.store_of(request), tells=not request.asks_others)
+        try:
+            return await server.admission.run(slot, call, answered=is_answered)
+        except StoreUnavailable as exc:
+            return self.session.refuse(request, exc)
+
+    async def _answer(self, frame: str | bytes) -> tuple[Request, Reply] | None:
+        """The request in a frame, and its reply; None if the connection is to be closed instead."""
         session, server = self.session, self._server
         if len(frame) <= SMALL_FRAME:
             request = session.read(frame)
@@ -183,39 +241,25 @@ class Connection:
                 self._closing = Close(close_codes.TRY_AGAIN_LATER, "The server is too busy.")
                 return None
         if request.reply is not None:
-            return request.reply  # type: ignore[no-any-return]
+            return request, request.reply
         if not server.authenticates and request.project and not self._enter_project(request.project):
             return None
-        if session.asks_keystone(request):
-            slot = self._keystone_slot
-        else:
-            slot = Slot(
-                request.project or self.id,
-                request.address,
-                server.store_of(request),
-                tells=not request.asks_others,
-            )
-        try:
-            reply = await server.admission.run(slot, partial(session.answer, request), answered=_is_answered)
-        except StoreUnavailable as exc:
-            return session.refuse(request, exc)
+        reply = await self._run(request, partial(session.answer, request))
+        assert reply is not None
         if server.authenticates and session.identity is None and reply.status < 400:
             # A signed frame was served. Such connections count too, or one signed URL could take all connections.
             self._enter_project(request.project)
-        return reply if self._note_identity(reply) else None
+        return (request, reply) if self._note_identity(reply) else None
 
     def _note_identity(self, reply: Reply) -> bool:
         """Note the identity of the client after a reply; False if its project has too many connections."""
         if reply.status < 400:
             # The client has authenticated, or its signed frame was served.
-            self._cancel_timer("authentication")
+            self._timers.cancel("authentication")
         identity = self.session.identity
         if identity is not None and not self._enter_project(identity.project):
             return False
-        expires = self.session.expires
-        if expires != self._armed_for:
-            self._armed_for = expires
-            self._watch_token(expires)
+        self._token_watch.look()
         return True
 
     def _enter_project(self, project: str | None) -> bool:
@@ -238,7 +282,7 @@ class Connection:
         if self._project is not None:
             connections.leave(self._project)
         self._project = project
-        for each in (self._requests, self._replies, self._socket):
+        for each in (self._requests, self._replies, self._streamed, self._socket):
             each.enter(project or STRANGERS)
         self._limit_frames()
         return True
@@ -260,7 +304,13 @@ class Connection:
         TooSlow if more than ``max_pending_push_size`` bytes are waiting or if earlier frames are not sent within
         ``write_timeout``, and Gone if the connection ends.
         """
-        size = sum(map(len, frames))
+        async with self.sending(sum(map(len, frames))) as send:
+            for frame in frames:
+                await send(frame)
+
+    @asynccontextmanager
+    async def sending(self, size: int) -> AsyncIterator[Callable[[str | bytes], Awaitable[None]]]:
+        """The right to send frames of ``size`` bytes in all, as a function that sends one. Raises as :meth:`push`."""
         settings = self._server.settings
         if self._closing is not None:
             raise Gone
@@ -277,9 +327,8 @@ class Connection:
                 if self._closing is not None:
                     raise Gone
                 async with asyncio.timeout(None) as self._pushing:
-                    for frame in frames:
-                        # If the client reads nothing, the protocol closes the connection, and this call raises.
-                        await self._socket.send(frame)
+                    # If the client reads nothing, the protocol closes the connection, and this call raises.
+                    yield self._socket.send
             except (ConnectionClosed, TimeoutError) as exc:
                 raise Gone from exc
             finally:
@@ -297,8 +346,10 @@ class Connection:
             self._start(self._close_in_turn())
 
     def _end_slow(self) -> None:
-        """The client is too slow: it may read what it was sent, and has no subscriptions any more."""
+        """The client is too slow: it may read what it was sent, and has no subscriptions and streams any more."""
         self._closing = Close(close_codes.TRY_AGAIN_LATER, "")
+        self._wait.look()
+        self._streams.close()
         self._replies.is_spare = True
         if self._pushing is not None:
             self._pushing.reschedule(self._socket.loop.time())
@@ -309,34 +360,19 @@ class Connection:
         self._socket.transport.abort()
 
     async def _close_in_turn(self) -> None:
-        async with self._turn:
-            if self._closing is not None:
-                await self._socket.close(*self._closing)
+        await self._wait.end()
+        await self._close()
 
-    def _tell_end(self) -> None:
-        """Log why the server has closed the connection, if it was the server; many clients show no code."""
-        protocol = self._socket.protocol
-        sent = protocol.close_sent
-        if sent is not None and not protocol.close_rcvd_then_sent and sent.code not in _NOT_TOLD:
-            _log.tell(
-                logging.INFO,
-                sent.code,
-                "Connection %s of project %s was closed with code %d: %s.",
-                self.id,
-                self._project or "-",
-                sent.code,
-                sent.reason.rstrip(".") or "no reason",
-            )
+    async def _close(self) -> None:
+        async with self._turn:
+            if self._closing is None:
+                return
+            for opened in self._streams.close():
+                if (reason := BYES.get(self._closing.code)) is not None:
+                    await self._socket.send(bye(opened, reason))
+            await self._socket.close(*self._closing)
 
     # -- timers ------------------------------------------------------------------------------------------------------
-
-    def _set_timer(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        self._cancel_timer(name)
-        self._timers[name] = self._socket.loop.call_later(min(seconds, _MAX_TIMER_SECONDS), call)
-
-    def _cancel_timer(self, name: str) -> None:
-        if (timer := self._timers.pop(name, None)) is not None:
-            timer.cancel()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._socket.loop.create_task(work)
@@ -345,53 +381,14 @@ class Connection:
 
     def _note_activity(self) -> None:
         if seconds := self._server.settings.idle_timeout:
-            self._set_timer("idle", seconds, self._end_idle)
+            self._timers.set("idle", seconds, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self._turn.locked() or self._server.is_subscribed(self.id):
+        is_waiting = self._turn.locked() or self._wait.is_waiting
+        if is_waiting or len(self.session.streams) or self._server.is_subscribed(self.id):
             self._note_activity()
         else:
             self.close(close_codes.IDLE, "No request for too long.")
 
     def _give_up_authentication(self) -> None:
         self.close(close_codes.NOT_AUTHENTICATED, "Not authenticated in time.")
-
-    def _watch_token(self, expires: float | None) -> None:
-        for name in ("expiry", "revalidation"):
-            self._cancel_timer(name)
-        if expires is not None:
-            self._look_at_expiry()
-            self._plan_revalidation()
-
-    def _look_at_expiry(self) -> None:
-        expires = self.session.expires
-        left = float("inf") if expires is None else expires - self._server.clock()
-        if left > 0:
-            self._set_timer("expiry", left, self._look_at_expiry)
-        else:
-            self.close(*close_codes.EXPIRED)
-
-    def _plan_revalidation(self) -> None:
-        # A random interval, because many clients may have authenticated at the same moment.
-        seconds = self._server.revalidation_seconds * random.uniform(1.0, 1.1)  # noqa: S311, no secret
-        self._set_timer("revalidation", seconds, lambda: self._start(self._revalidate()))
-
-    async def _revalidate(self) -> None:
-        # Without the turn, so requests and notifications do not wait for Keystone.
-        identity = self.session.identity
-        is_valid = True
-        # If Keystone does not answer, the token counts as valid until it does or until the token expires.
-        with suppress(StoreUnavailable):
-            is_valid = await self._server.admission.run(self._keystone_slot, self.session.revalidate)
-        # A newer token may have replaced this one meanwhile.
-        if is_valid or self.session.identity is not identity:
-            self._plan_revalidation()
-        else:
-            self.close(*close_codes.EXPIRED)
-
-
-def _is_answered(reply: Reply) -> bool | None:
-    """Whether the store has answered; None if the request failed because it waited for something else."""
-    if reply.is_outage:
-        return False
-    return True if reply.status != StoreUnavailable.status else None

@@ -22,6 +22,9 @@ from zaqar.transport.websocket.signed_frames import SignedFrames
 AUTHENTICATE = "authenticate"
 """The action that the session carries out itself."""
 
+MAX_WAITING_FRAME = 4 * 1024
+"""Bytes of the frame of a request that waits, because it is in memory for so long."""
+
 _MISSING_HEADER = "is required in the headers of the frame"
 """Authors of clients may have put it into the headers of the handshake, which do not count."""
 
@@ -88,6 +91,8 @@ class FrameChecks:
         if self._authenticates and identity is None and not request.signed:
             raise Forbidden("Not authentified.")
         self._read_action(request, operation, headers, frame, identity)
+        if request.fields.get("wait") and len(raw) > MAX_WAITING_FRAME:
+            raise InvalidInput("wait", f"a request that waits has at most {MAX_WAITING_FRAME} bytes in all")
 
     def _hint(self, typed: str) -> str:
         """The end of the sentence about an unknown action: the action with a similar name, "" if there is none."""
@@ -137,6 +142,7 @@ class FrameChecks:
             request.path = path_of(operation, request.address, request.fields)
         if request.signed:
             request.grant = self.signed.open(headers, action=operation.name, method=operation.method, path=request.path)
+            request.expires = self.signed.expires(headers)
         elif not self._authenticates:
             check_project(project)
             roles = headers.text("X-Roles")

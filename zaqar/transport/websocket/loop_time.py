@@ -22,7 +22,7 @@ _STEP_SECONDS = 0.0005
 
 
 class LoopTime:
-    """The time of one event loop. Use it on that loop only."""
+    """The time of one event loop. Use it on that loop only, except ``call_from_thread``."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,6 +30,9 @@ class LoopTime:
         """The time at which the work of this turn must stop."""
         self._is_planned = False
         self._waiting: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
+        self._arrived: deque[tuple[str, Callable[[], None]]] = deque()
+        self._is_told = False
+        """Whether the loop will look at the work that has arrived from threads."""
 
     def is_left(self) -> bool:
         """Whether work may be done now: this turn has time left, and no other work is waiting for it."""
@@ -62,6 +65,20 @@ class LoopTime:
 
         self.call(project, begin)
         await done
+
+    def call_from_thread(self, project: str, work: Callable[[], None]) -> None:
+        """The same as :meth:`call`, for any thread. It neither blocks nor calls ``work`` itself."""
+        self._arrived.append((project, work))
+        if not self._is_told:
+            # If two threads come here at the same time, the loop is told twice, which does no harm.
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._take_arrived)
+
+    def _take_arrived(self) -> None:
+        # First, so that a thread that comes after the last look tells the loop again.
+        self._is_told = False
+        while self._arrived:
+            self.call(*self._arrived.popleft())
 
     def _plan(self) -> None:
         if not self._is_planned:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 from zaqar.errors import ClientError, StoreUnavailable
 from zaqar.model import Address
 from zaqar.service.subscriptions import Grant
-from zaqar.transport.websocket.action import Action
+from zaqar.transport.websocket.action import Action, Pending
 from zaqar.transport.websocket.codec import Format, encode_reply
 
 _log = logging.getLogger(__name__)
@@ -30,14 +30,17 @@ _NO_MEMBERS: Mapping[str, Any] = {}
 class Reply:
     """A frame to send, and its status. If ``close`` has a code and a reason, the connection must be closed after it.
 
-    ``is_outage`` is true only if a store did not answer, and not if the request waited for something else. The repr()
-    does not show the frame.
+    ``is_outage`` is true only if a store did not answer, and not if the request waited for something else. ``undo`` is
+    to be called in a thread if the reply cannot be sent. The repr() does not show the frame.
     """
 
     frame: str | bytes = field(repr=False)
     status: int
     close: tuple[int, str] | None = None
     is_outage: bool = False
+    undo: Callable[[], None] | None = field(default=None, repr=False)
+    pending: Pending[Any] | None = field(default=None, repr=False)
+    """Set if this is no reply yet, because the request waits. ``frame`` is empty then."""
 
 
 @dataclass(slots=True)
@@ -59,6 +62,10 @@ class Request:
     roles: frozenset[str] = frozenset()
     user_id: str | None = None
     signed: bool = False
+    expires: float | None = None
+    """The time at which the signature expires."""
+    pending: Pending[Any] | None = field(default=None, repr=False)
+    """Set once the request waits."""
     path: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
     raw: bytes = field(default=b"{}", repr=False)

@@ -18,16 +18,18 @@ from zaqar.app import Parts
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
 from zaqar.transport.websocket.admission import Admission, Slot
-from zaqar.transport.websocket.connection import Connection, ServerContext
+from zaqar.transport.websocket.connection import Connection
 from zaqar.transport.websocket.connections import Connections
-from zaqar.transport.websocket.interface import Request, Session
+from zaqar.transport.websocket.interface import Addressed, Session
 from zaqar.transport.websocket.loop_time import LoopTime
 from zaqar.transport.websocket.memory import Memory
 from zaqar.transport.websocket.origins import OriginPolicy
 from zaqar.transport.websocket.protocol import BoundedConnection, Shared
 from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.refusals import explain, refuse
+from zaqar.transport.websocket.server_context import ServerContext
 from zaqar.transport.websocket.settings import Settings
+from zaqar.transport.websocket.stream_sending import StreamReads
 
 _log = logging.getLogger(__name__)
 _quiet_log = QuietLog(_log)
@@ -91,6 +93,7 @@ class WebSocketServer:
             _DECODERS, max_wait=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
         )
         self._loop_time = LoopTime()
+        self._stream_reads = StreamReads(self._admission, self._loop_time)
         self._memory = Memory(settings.max_buffered_size)
         self._shared = Shared(self._loop_time, self._memory.incoming)
         self._server: Server | None = None
@@ -119,6 +122,8 @@ class WebSocketServer:
             loop_time=self._loop_time,
             memory=self._memory,
             clock=parts.clock,
+            hub=parts.hub,
+            stream_reads=self._stream_reads,
             decode=self._decode,
             store_of=self._store_of,
             is_subscribed=parts.connection_subscriptions.has_any,
@@ -166,6 +171,7 @@ class WebSocketServer:
             connection.close_timeout = _LAST_CLOSE_SECONDS
             if isinstance(connection, BoundedConnection):
                 connection.stop_lingering(_LAST_CLOSE_SECONDS)
+        self._parts.hub.drain()
         for each in self.connections:
             each.close(close_codes.GOING_AWAY, _ENDS)
         try:
@@ -235,7 +241,7 @@ class WebSocketServer:
     async def _decode(self, project: str, read: Callable[[], Any]) -> Any:
         return await self._decoders.run(Slot(project, None, None), read)
 
-    def _store_of(self, request: Request) -> Hashable:
+    def _store_of(self, request: Addressed) -> Hashable:
         """The store of the queue if that is in the cache, otherwise the management store, which is asked first."""
         known = None if request.address is None else self._parts.queues.remembered(request.address)
         return MANAGEMENT if known is None else known.place

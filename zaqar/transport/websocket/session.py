@@ -8,6 +8,8 @@ A session does no I/O of its own. :meth:`Session.read` never blocks. :meth:`Sess
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from zaqar import context
@@ -21,6 +23,7 @@ from zaqar.transport.websocket.authentication import Authentication, TokenEnded,
 from zaqar.transport.websocket.codec import Format, encode
 from zaqar.transport.websocket.frame_checks import FrameChecks
 from zaqar.transport.websocket.replies import Reply, Request, reply_to
+from zaqar.transport.websocket.stream_table import StreamTable
 
 EXPIRED = (4003, "Authentication expired.")
 """Code and reason for closing a connection whose token has expired or was revoked."""
@@ -81,6 +84,7 @@ class Session:
         self._sessions = sessions or Sessions(actions)
         self._connection = connection
         self._authentication = Authentication(parts)
+        self.streams = StreamTable()
         self.push_format = Format.JSON
         """The format of notifications: that of the last request that subscribed this connection."""
         self._parts: Parts
@@ -92,6 +96,7 @@ class Session:
         """Use these parts from the next request on. Called after the configuration was reloaded."""
         self._parts, self._checks = parts, self._sessions.checks(parts)
         self._wants_caller = parts.pipelines.want_caller
+        self.streams.use(parts.streams)
         self._authentication.use(parts)
 
     @property
@@ -118,14 +123,19 @@ class Session:
         """The request in a frame. Never raises and never blocks; the time grows with the length of the frame."""
         return self._checks.read(frame, self.identity)
 
-    def answer(self, request: Request) -> Reply:
-        """Carry a request out and return its reply. Blocks and never raises. Run one at a time for each session."""
+    def answer(self, request: Request, version: int | None = None) -> Reply:
+        """Carry a request out and return its reply. Blocks and never raises. Run one at a time for each session.
+
+        If the reply is ``pending``, the request waits. Then call this again to try it again; ``version`` is that of the
+        queue from the waiter, None without one.
+        """
         if request.reply is not None:
             return request.reply
+        return self._reply(request, lambda: self._carry_out(request, version))
+
+    def _reply(self, request: Request, call: Callable[[], Reply]) -> Reply:
         try:
-            if request.token is not None:
-                return self._authenticate(request)
-            return self._carry_out(request)
+            return self._authenticate(request) if request.token is not None else call()
         except TokenEnded:
             return reply_to(request, 401, {"error": EXPIRED[1]}, close=EXPIRED)
         except TokenNotForAction as exc:
@@ -136,6 +146,15 @@ class Session:
             return replies.refuse(request, exc)
         except Exception as exc:  # noqa: BLE001, fail() logs it
             return replies.fail(request, exc)
+
+    def end_wait(self, request: Request, *, retry_after: int | None = None) -> Reply:
+        """The reply to a request that waits no more. Blocks if :attr:`Pending.ends_at_once` is false.
+
+        ``retry_after``: seconds after which to try again, if the request could not wait.
+        """
+        pending = request.pending
+        assert pending is not None
+        return self._reply(request, lambda: self._to_reply(request, pending.end(), retry_after))
 
     def refuse(self, request: Request, error: StoreUnavailable) -> Reply:
         """The reply to a request that the server cannot carry out now, such as one that waited too long."""
@@ -160,20 +179,45 @@ class Session:
         return replies.reply_without_echo(request, status, {"error": sentence})
 
     def _end_subscriptions(self) -> None:
+        self.streams.expire_all()
         if self._sessions.end_subscriptions is not None:
             self._sessions.end_subscriptions(self._connection)
 
-    def _carry_out(self, request: Request) -> Reply:
+    def _carry_out(self, request: Request, version: int | None) -> Reply:
         operation, parts = request.operation, self._parts
         assert operation is not None
         caller = self._caller_of(request, operation)
         if request.has_extra_spec:
             parts.extra_specs.check(request.extra_spec)
-        call = Call(caller, request.address, request.fields, request.raw, self._connection, request.grant)
-        answer = _handle_as(caller, operation, parts, call) if self._wants_caller else operation.handle(parts, call)
+        pending = request.pending
+        if pending is None:
+            act = partial(operation.handle, parts, self._call_of(request, caller))
+        else:
+            act = partial(pending.attempt, version)
+        answer = _act_as(caller, act) if self._wants_caller else act()
         if operation.name == SUBSCRIBE and "subscriber" not in request.fields and answer.status < 400:
             self.push_format = request.format
-        return reply_to(request, answer.status, answer.body)
+        return self._to_reply(request, answer)
+
+    def _call_of(self, request: Request, caller: Context) -> Call:
+        return Call(
+            caller,
+            request.address,
+            request.fields,
+            request.raw,
+            self._connection,
+            request.grant,
+            request.expires,
+            request.format,
+            self.streams,
+        )
+
+    def _to_reply(self, request: Request, answer: Answer, retry_after: int | None = None) -> Reply:
+        request.pending = answer.pending
+        if answer.pending is not None:
+            return Reply("", answer.status, pending=answer.pending)
+        reply = reply_to(request, answer.status, answer.body, retry_after=retry_after)
+        return reply if answer.undo is None else replace(reply, undo=answer.undo)
 
     def _caller_of(self, request: Request, operation: Action) -> Context:
         project = request.project or ""
@@ -196,10 +240,10 @@ class Session:
         )
 
 
-def _handle_as(caller: Context, operation: Action, parts: Parts, call: Call) -> Answer:
+def _act_as(caller: Context, act: Callable[[], Answer]) -> Answer:
     context.current.set(caller)
     try:
-        return operation.handle(parts, call)
+        return act()
     finally:
         # The caller has a token, which must not outlive the request.
         context.current.set(None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from zaqar.clock import Clock
 from zaqar.errors import Forbidden, InvalidInput, SignatureRefused
 from zaqar.service.subscriptions import Grant
-from zaqar.signed_urls import Claim, SignedUrls
+from zaqar.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.transport.refused_signatures import RefusedSignatures
 from zaqar.transport.websocket.headers import Headers
 
@@ -32,6 +32,11 @@ class SignedFrames:
         if grant is not None and action != CONFIRMATION:
             raise SignatureRefused("nothing is confirmed here")
         return grant
+
+    @staticmethod
+    def expires(headers: Headers) -> float | None:
+        """The time at which the signature of a frame that it has opened expires, in seconds since the epoch."""
+        return parse_time(headers.text("URL-Expires") or "")
 
     def refuse(self, refused: SignatureRefused) -> Forbidden:
         """Count a refusal for the log, and return the error for the client, which is the same for every reason."""

@@ -19,7 +19,10 @@ from zaqar.signed_urls import SignedUrls
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
-from zaqar.transport.wsgi.signed_requests import SignedRequests
+from zaqar.transport.wsgi.signed_requests import SignedRequests, take_signature
+
+EVENT_STREAM = "text/event-stream"
+"""The media type of a stream of messages."""
 
 _ANY_ACCEPT = frozenset({"*/*", "application/json"})
 _FORM = "application/x-www-form-urlencoded"
@@ -37,7 +40,9 @@ class RequestChecks:
     is mounted, or with ``req.context.base``, the path of that queue or topic as clients see it. A resource with
     ``open_to_all`` needs no Client-ID and no project; one ``for_browsers`` answers in HTML. A request with a signature
     (``req.context.signed``) is served only if the signature opens it. ``req.context.grant`` is None unless that is a
-    confirmation; only a resource that ``checks_grants`` is given one.
+    confirmation; only a resource that ``checks_grants`` is given one. ``req.context.wants_stream``: whether a GET asks
+    for a stream rather than for JSON; only a resource that ``has_streams`` serves one. The signature for a stream may
+    be in the query.
     """
 
     def __init__(
@@ -60,7 +65,8 @@ class RequestChecks:
         resp.set_header("X-OpenStack-Request-ID", request_id)
         req.context.prefix, req.context.grant = "", None
         env = req.env
-        req.context.signed = signed = "HTTP_URL_SIGNATURE" in env
+        in_query = _look_for_stream(req) if req.method == "GET" else None
+        req.context.signed = signed = in_query is not None or "HTTP_URL_SIGNATURE" in env
         if self._believes_proxy:
             believe_proxy(env)
         if env.get("SCRIPT_NAME"):
@@ -71,7 +77,9 @@ class RequestChecks:
                 raise NotFound("There is nothing at this path.")
             req.context.prefix = link_prefix(req.root_path)
             req.path = undo_repeated_prefix(req.path, req.root_path)
-        if signed:
+        if in_query is not None:
+            self._signed.open_stream(env, req.path, in_query)
+        elif signed:
             req.context.grant = self._signed.open(env, req.path)
 
     def process_resource(
@@ -83,7 +91,7 @@ class RequestChecks:
             raise SignatureRefused("nothing is confirmed here")
         accept = env.get("HTTP_ACCEPT") or "*/*"
         if accept not in _ANY_ACCEPT and not _accepts_json(accept):
-            _refuse_unless_for_browsers(resource)
+            _refuse_unless_served(req, resource)
         # A browser's preflight has none of the headers below, and is answered with methods only.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
             return
@@ -93,9 +101,10 @@ class RequestChecks:
             check_project(project)
             # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
             roles = None if signed else env.get("HTTP_X_ROLES")
+            client = env.get("HTTP_CLIENT_ID") or ""
             req.context.caller = Context(
                 project,
-                self._client_ids.parse(env.get("HTTP_CLIENT_ID") or ""),
+                self._client_ids.parse(client) if client or not _needs_no_client_id(req) else "",
                 roles_of(roles) if roles else frozenset(),
                 None if signed else env.get("HTTP_X_USER_ID"),
                 req.context.request_id,
@@ -146,7 +155,35 @@ def _accepts_json(accept: str) -> bool:
         return False
 
 
-def _refuse_unless_for_browsers(resource: object) -> None:
+def _look_for_stream(req: falcon.Request) -> dict[str, str] | None:
+    """Note whether a GET asks for a stream, and return the signature in its query if that counts."""
+    wants_stream = _prefers_stream(req.env.get("HTTP_ACCEPT") or "")
+    taken = take_signature(req) if "signature=" in req.query_string else None
+    req.context.wants_stream = wants_stream
+    req.context.is_signed_in_query = wants_stream and taken is not None
+    return taken if wants_stream else None
+
+
+def _needs_no_client_id(req: falcon.Request) -> bool:
+    """An EventSource can send no headers."""
+    return req.method == "GET" and bool(req.context.is_signed_in_query)
+
+
+def _prefers_stream(accept: str) -> bool:
+    if "event-stream" not in accept.lower():
+        return False
+    quality = falcon.mediatypes.quality
+    try:
+        return quality(EVENT_STREAM, accept.lower()) > quality(falcon.MEDIA_JSON, accept.lower())
+    except ValueError:
+        return False
+
+
+def _refuse_unless_served(req: falcon.Request, resource: object) -> None:
+    if getattr(resource, "has_streams", False):
+        if req.method == "GET" and req.context.wants_stream:
+            return
+        raise NotAcceptable(f"Accept: this is served as 'application/json', and to a GET as '{EVENT_STREAM}'")
     if not getattr(resource, "for_browsers", False):
         raise NotAcceptable("Accept: this service answers in 'application/json' only")
 

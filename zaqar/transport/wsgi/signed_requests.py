@@ -7,13 +7,58 @@ anything else about identity is read, so that a refusal looks the same whatever 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote_plus
+
+import falcon
 
 from zaqar.clock import Clock
 from zaqar.errors import SignatureRefused
-from zaqar.signed_urls import Claim, SignedUrls
+from zaqar.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.transport.refused_signatures import RefusedSignatures
+
+MAX_QUERY_SECONDS = 3600
+"""How far ahead the end of a signature in a query may be. A URL is shown and written down in more places than a header.
+"""
+
+_HEADERS = {
+    "signature": "HTTP_URL_SIGNATURE",
+    "paths": "HTTP_URL_PATHS",
+    "methods": "HTTP_URL_METHODS",
+    "expires": "HTTP_URL_EXPIRES",
+    "project": "HTTP_X_PROJECT_ID",
+}
+"""The header whose place each parameter takes."""
+
+_STREAM = re.compile(r"/v2/(?:queues|topics)/[^/]+/messages")
+
+
+def take_signature(req: falcon.Request) -> dict[str, str] | None:
+    """Remove a signature and what belongs to it from the query; return that, or None if the query has no signature.
+
+    What is removed is in no log: gunicorn writes its access log from the same environment, after the answer.
+    """
+    env = req.env
+    kept, taken, is_given_twice = [], {}, False
+    for pair in env["QUERY_STRING"].split("&"):
+        name, _, value = pair.partition("=")
+        name = unquote_plus(name)
+        if name in _HEADERS:
+            is_given_twice |= name in taken
+            taken[name] = unquote_plus(value)
+        else:
+            kept.append(pair)
+    if "signature" not in taken:
+        return None
+    env["QUERY_STRING"] = req.query_string = query = "&".join(kept)
+    for name in ("RAW_URI", "REQUEST_URI"):
+        if name in env:
+            path = env[name].partition("?")[0]
+            env[name] = f"{path}?{query}" if query else path
+    # A signature that is not there opens nothing.
+    return {"signature": ""} if is_given_twice else taken
 
 
 class SignedRequests:
@@ -39,6 +84,23 @@ class SignedRequests:
         )
         _check_spelling(env, path)
         return self._urls.open(claim, method=env["REQUEST_METHOD"], path=path, now=self._clock())
+
+    def open_stream(self, env: dict[str, Any], path: str, query: dict[str, str]) -> None:
+        """Return if a query that :func:`take_signature` has taken opens the request; raise SignatureRefused if not.
+
+        From then on its values count as the headers do, and are in their place.
+        """
+        if "HTTP_URL_SIGNATURE" in env:
+            raise SignatureRefused("a signature is in the headers and in the query")
+        if _STREAM.fullmatch(path) is None:
+            raise SignatureRefused("a signature in a query is for streams only")
+        for name, header in _HEADERS.items():
+            env[header] = query.get(name, "")
+        if self.open(env, path) is not None:
+            raise SignatureRefused("nothing is confirmed here")
+        end = parse_time(env["HTTP_URL_EXPIRES"])
+        if end is None or end > self._clock() + MAX_QUERY_SECONDS:
+            raise SignatureRefused("a signature in a query is valid for too long")
 
     def note(self, refused: SignatureRefused) -> None:
         """Count a refusal, and log the reasons since the last line if that was long enough ago."""

@@ -23,9 +23,11 @@ from zaqar.app import Parts
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Address
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.connection import Connection
 from zaqar.transport.websocket.server import WebSocketServer
 from zaqar.transport.websocket.settings import Settings
+from zaqar.transport.websocket.stream_table import StreamTable
 
 PATIENCE = 20.0
 PLAYED = 4
@@ -49,6 +51,7 @@ class Request:
     status: int = 200
     close: list[Any] | None = None
     asks_others: bool = False
+    expires: float | None = None
     reply: Reply | None = None
 
 
@@ -58,6 +61,8 @@ class Reply:
     status: int = 200
     close: tuple[int, str] | None = None
     is_outage: bool = False
+    undo: Callable[[], None] | None = None
+    pending: Pending[Any] | None = None
 
 
 @dataclass
@@ -71,6 +76,7 @@ class ScriptedSession:
     valid: bool = True
     answered: list[str] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
+    streams: StreamTable = field(default_factory=StreamTable)
 
     def asks_keystone(self, request: Request) -> bool:
         return request.action == "authenticate"
@@ -82,7 +88,7 @@ class ScriptedSession:
             request.reply = Reply(request.text, 400)
         return request
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Request, version: int | None = None) -> Reply:
         if request.action == "authenticate":
             expires = time.time() + (3600.0 if request.expires_in is None else request.expires_in)
             self.identity = Identity(request.project, "user", frozenset(), None, expires)

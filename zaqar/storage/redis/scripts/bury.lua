@@ -12,7 +12,7 @@ elseif ARGV[9] and #dead > 0 then
   -- include: remove
   -- include: append
   local grave_key = #KEYS == 2 and KEYS[2] or FENCE
-  local grave = call('HMGET', grave_key, 'g', 'n', 'a', 'b')
+  local grave = call('HMGET', grave_key, 'g', 'n', 'a', 'b', 'w')
   if grave[1] ~= ARGV[9] then
     return STALE_GRAVE
   end
@@ -33,11 +33,12 @@ elseif ARGV[9] and #dead > 0 then
   end
   remove(dead)
   append(sub(grave_key, 1, -2), tonumber(grave[2]), records, lives)
-  -- Note the timer in the dead letter queue, which may be this one.
+  -- Note the timer in the dead letter queue, which may be this one, and wake the clients that wait for it.
   do
-    local first, FENCE = soonest, grave_key
+    local first, FENCE, fence = soonest, grave_key, grave
     local due_from, on_agenda = tonumber(grave[3]) or huge, tonumber(grave[4]) or huge
     -- include: note
+    -- include: wake
   end
   if grave_key == FENCE then
     due_from, on_agenda = min(due_from, soonest), min(on_agenda, soonest)

@@ -1,5 +1,6 @@
 -- KEYS[1] is the fence of the queue. Its other keys have the same name but for the last letter, so the same hash tag:
---   f fence      hash: generation, last number, lower bounds of the next timer; of a dropped queue the end of its tombstone
+--   f fence      hash: generation, last number, lower bounds of the next timer, until when a client may be waiting;
+--                of a dropped queue the end of its tombstone
 --   m records    hash by number: what is written once      s states   hash by number: what changes, see states.lua
 --   r READY      by number                                 l lives    their numbers by when they expire
 --   c CLAIMED    by number

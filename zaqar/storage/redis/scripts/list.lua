@@ -3,6 +3,7 @@
 -- include: timers
 -- include: states
 -- include: rows
+-- include: delays
 -- include: ripen
 -- ARGV: generation, now, after, limit, '1' for claimed ones as well, '1' for delayed ones, client id to leave out (or no more)
 -- Answers where to go on, or false at the end, then the rows.
@@ -12,6 +13,12 @@ local ROWS = 2500 -- messages that one script reads at most
 local after, limit, without = ARGV[3], tonumber(ARGV[4]), ARGV[7]
 if not settle(BATCH) then
   return AGAIN
+end
+
+local function rows_of(reply, found)
+  local from = #reply + 3
+  add_rows(reply, found)
+  return ARGV[6] == '1' and add_delays(reply, from) or reply
 end
 
 local function page(size)
@@ -38,13 +45,13 @@ end
 
 if not without then
   local found = page(min(limit, ROWS))
-  return add_rows({ #found == ROWS and limit > ROWS and found[ROWS] }, found)
+  return rows_of({ #found == ROWS and limit > ROWS and found[ROWS] }, found)
 end
 
 local reply, passed = { false }, 0
 while true do
   local found = page(min(limit, CHUNK))
-  local rows = add_rows({}, found)
+  local rows = rows_of({}, found)
   for at = 1, 3 * #found, 3 do
     if #reply == 3 * limit + 1 then
       return reply

@@ -36,7 +36,7 @@ for at = 3, 3 * drafts, 3 do
   else
     due, delayed, states = due or {}, delayed or {}, states or {}
     states[#states + 1] = number
-    states[#states + 1] = pack_struct(STATE, moment, 0, 0)
+    states[#states + 1] = pack_struct(STATE, moment, tonumber(delay_ends), 0)
     moment = min(moment, tonumber(delay_ends))
     due[#due + 1] = moment
     due[#due + 1] = number
@@ -55,6 +55,7 @@ if due then
 end
 call('HSET', FENCE, 'n', format('%.0f', last))
 -- include: note
+-- include: wake
 if noted then
   call('HSET', PREFIX .. 'p', noted, ARGV[#ARGV])
   call('ZADD', PREFIX .. 'i', noted, noted)

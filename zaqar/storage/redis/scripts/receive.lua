@@ -19,6 +19,7 @@ end
 if #records > 0 then
   append(PREFIX, tonumber(fence[2]), records, lives)
   -- include: note
+  -- include: wake
   if posts[1] ~= '' then
     for place = 1, #posts do
       local number = format('%.0f', tonumber(fence[2]) + place)

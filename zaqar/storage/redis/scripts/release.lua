@@ -9,5 +9,7 @@ if not packed then
 end
 local removed = 0
 -- include: free
-free(ARGV[3], packed)
+if free(ARGV[3], packed) > 0 then
+  -- include: wake
+end
 return 1

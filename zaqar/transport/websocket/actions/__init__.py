@@ -16,12 +16,14 @@ from zaqar.transport.websocket.actions.messages import ACTIONS as MESSAGES
 from zaqar.transport.websocket.actions.pools import ACTIONS as POOLS
 from zaqar.transport.websocket.actions.queues import ACTIONS as QUEUES
 from zaqar.transport.websocket.actions.service import ACTIONS as SERVICE
+from zaqar.transport.websocket.actions.streams import ACTIONS as STREAMS
 from zaqar.transport.websocket.actions.subscriptions import ACTIONS as SUBSCRIPTIONS
 
 _TABLES = (
     QUEUES,
     MESSAGES,
     CLAIMS,
+    STREAMS,
     SUBSCRIPTIONS,
     POOLS,
     FLAVORS,

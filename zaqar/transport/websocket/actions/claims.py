@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from zaqar.app import Parts
 from zaqar.limits import MIN_CLAIM_GRACE, MIN_CLAIM_TTL
 from zaqar.schemas.claims import MOST_BYTES
@@ -16,7 +18,15 @@ from zaqar.transport.websocket.actions.messages import (
     show,
     wants_origin,
 )
-from zaqar.transport.websocket.actions.reading import check_size, limit_field, quoted, read_limit
+from zaqar.transport.websocket.actions.reading import (
+    WAIT,
+    answer_or_wait,
+    check_size,
+    limit_field,
+    quoted,
+    read_limit,
+    read_wait,
+)
 
 
 def _messages(call: Call, claimed: Claimed) -> list[ShownMessage]:
@@ -28,10 +38,15 @@ def _create(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "claims:create", call.target)
     check_size(call, MOST_BYTES)
     limit = read_limit(call, parts.limits.max_messages_per_claim_or_pop)
-    claimed = parts.claims.create(call.target, call.raw, limit=limit)
-    if not claimed.messages:
-        return Answer(204, {"claim_id": None})
-    return Answer(201, {"claim_id": claimed.claim.id, "messages": _messages(call, claimed)})
+    seconds = read_wait(parts, call)
+
+    def show_claim(claimed: Claimed) -> Answer:
+        if not claimed.messages:
+            return Answer(204, {"claim_id": None})
+        body = {"claim_id": claimed.claim.id, "messages": _messages(call, claimed)}
+        return Answer(201, body, undo=partial(parts.claims.give_back, call.target, claimed.claim.id))
+
+    return answer_or_wait(parts, parts.claims.prepare(call.target, call.raw, limit=limit), seconds, show_claim)
 
 
 def _get(parts: Parts, call: Call) -> Answer:
@@ -107,6 +122,7 @@ ACTIONS: tuple[Action, ...] = (
             **_OF,
             **_terms("the service has a default"),
             "limit": limit_field("messages"),
+            "wait": WAIT,
             "include_origin": INCLUDE_ORIGIN,
         },
         {

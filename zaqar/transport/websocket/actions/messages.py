@@ -12,8 +12,16 @@ from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.schemas.messages import MESSAGE, ORIGIN, POPPED
 from zaqar.schemas.strict_json import Document
+from zaqar.service.messages import MessagePage
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.reading import limit_field, list_of, read_limit
+from zaqar.transport.websocket.actions.reading import (
+    WAIT,
+    answer_or_wait,
+    limit_field,
+    list_of,
+    read_limit,
+    read_wait,
+)
 
 
 class ShownOrigin(msgspec.Struct):
@@ -74,16 +82,22 @@ def _post(parts: Parts, call: Call) -> Answer:
 def _list(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:get_all", call.target)
     body, with_origin = call.body, wants_origin(call)
-    page = parts.messages.list_page(
+    limit, seconds = read_limit(call, parts.limits.max_messages_per_page), read_wait(parts, call)
+    awaited = parts.messages.prepare_list(
         call.caller,
         call.target,
         marker=body.get("marker") or None,
-        limit=read_limit(call, parts.limits.max_messages_per_page),
+        limit=limit,
         echo=bool(body.get("echo")),
         include_claimed=bool(body.get("include_claimed")),
         include_delayed=bool(body.get("include_delayed")),
     )
-    return Answer(200, {"messages": [show(message, page.now, with_origin=with_origin) for message in page.messages]})
+
+    def show_page(page: MessagePage) -> Answer:
+        shown = [show(message, page.now, with_origin=with_origin) for message in page.messages]
+        return Answer(200, {"messages": shown})
+
+    return answer_or_wait(parts, awaited, seconds, show_page)
 
 
 def _get(parts: Parts, call: Call) -> Answer:
@@ -113,6 +127,8 @@ def _delete_many(parts: Parts, call: Call) -> Answer:
     body = call.body
     if ("message_ids" in body) == ("pop" in body):
         raise InvalidInput("message_ids", "give either 'message_ids' or 'pop'")
+    if "wait" in body and "pop" not in body:
+        raise InvalidInput("wait", "must not be given together with 'message_ids'")
     if "pop" in body:
         return _pop(parts, call)
     parts.messages.delete_many(call.target, body["message_ids"], claim_ids=body.get("claim_ids"), field="message_ids")
@@ -122,7 +138,11 @@ def _delete_many(parts: Parts, call: Call) -> Answer:
 def _pop(parts: Parts, call: Call) -> Answer:
     limit: int = call.body["pop"]
     check_range(limit, 1, parts.limits.max_messages_per_claim_or_pop, field="pop")
-    taken = parts.messages.pop(call.target, limit=limit)
+    seconds = read_wait(parts, call)
+    return answer_or_wait(parts, parts.messages.prepare_pop(call.target, limit=limit), seconds, _show_popped)
+
+
+def _show_popped(taken: MessagePage) -> Answer:
     shown = [show(message, taken.now, with_origin=False) for message in taken.messages]
     for entry, message in zip(shown, taken.messages, strict=True):
         entry.claim_count, entry.checksum = message.claim_count, None
@@ -213,6 +233,7 @@ ACTIONS: tuple[Action, ...] = (
             **_OF,
             "marker": Field("string", "The id of the message after which the page begins, even if it is gone by now."),
             "limit": limit_field("messages"),
+            "wait": WAIT,
             "echo": _flag("Whether to list messages that this Client-ID posted, too."),
             "include_claimed": _flag("Whether to list claimed messages, too."),
             "include_delayed": _flag("Whether to list messages whose delay is not over, too."),
@@ -277,6 +298,7 @@ ACTIONS: tuple[Action, ...] = (
                 "`[transport] max_messages_per_claim_or_pop`.",
                 schema={"minimum": 1},
             ),
+            "wait": WAIT,
         },
         {
             200: ("With `pop`: the messages that were taken.", list_of("messages", POPPED)),

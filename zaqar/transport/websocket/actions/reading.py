@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from zaqar.app import Parts
 from zaqar.errors import InvalidInput
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
-from zaqar.transport.websocket.action import Call, Field
+from zaqar.service.awaited import Awaited, check_wait
+from zaqar.transport.websocket.action import Answer, Call, Field, Pending
+from zaqar.waiting.registry import Kind
+
+T = TypeVar("T")
 
 
 def limit_field(what: str) -> Field:
@@ -31,13 +37,37 @@ def quoted(text: str) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
-def read_limit(call: Call, most: int) -> int:
-    """The ``limit`` of the body, by default 10. Raises InvalidInput unless it is from 1 to ``most``."""
+def read_limit(call: Call, most: int, *, default: int = 10) -> int:
+    """The ``limit`` of the body. Raises InvalidInput unless it is from 1 to ``most``."""
     limit = call.body.get("limit")
     if limit is None:
-        return min(10, most)
+        return min(default, most)
     check_range(limit, 1, most, field="limit")
     return int(limit)
+
+
+WAIT = Field(
+    "integer",
+    "How many seconds to wait if there is no message; up to `[transport] max_wait`. The reply comes as soon as there "
+    "is one, or without messages after this time.",
+    schema={"minimum": 0, "default": 0},
+)
+
+
+def read_wait(parts: Parts, call: Call) -> int:
+    """The ``wait`` of the body, in seconds, by default 0. Raises InvalidInput, which names it."""
+    return check_wait(call.body.get("wait", 0), parts.limits)
+
+
+def answer_or_wait(parts: Parts, awaited: Awaited[T], seconds: int, show: Callable[[T], Answer]) -> Answer:
+    """The answer to a request that may wait for so many seconds, or the pending request. ``show`` makes the answer."""
+    if not seconds:
+        return show(awaited.finish(awaited.attempt(None).answer))
+    pending = Pending(awaited, seconds, show)
+    if awaited.kind is Kind.TAKER and parts.hub.registry.has_takers(awaited.address):
+        # Others have waited for messages of this queue before.
+        return Answer(200, None, pending=pending)
+    return pending.attempt(None)
 
 
 def check_size(call: Call, most: int) -> None:

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that wait for messages, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.unit.transport.websocket.serving import (
+    PATIENCE,
+    STORES,
+    Peer,
+    Service,
+    make_parts,
+    reload_parts,
+    run,
+    wait_until,
+)
+from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket import close_codes
+from zaqar.transport.websocket.action import Pending
+from zaqar.transport.websocket.frame_checks import MAX_WAITING_FRAME
+
+WAITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "claim": ("claim_create", {}),
+    "list": ("message_list", {"echo": True}),
+    "pop": ("message_delete_many", {"pop": 1}),
+}
+"""An action of each kind that waits, with its body."""
+
+
+async def post(client: Peer, *bodies: Any, queue: str = "q", **fields: Any) -> None:
+    messages = [{"body": body, "ttl": 300, **fields} for body in bodies]
+    status, reply = await client.request("message_post", queue_name=queue, messages=messages)
+    assert status == 201, reply
+
+
+async def free(client: Peer, queue: str = "q") -> int:
+    """Number of free messages."""
+    _, stats = await client.request("queue_get_stats", queue_name=queue)
+    count: int = stats["messages"]["free"]
+    return count
+
+
+def bodies(answer: Any) -> list[Any]:
+    return [message["body"] for message in answer["messages"]]
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
+@pytest.mark.parametrize("kind", WAITS)
+def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client(packs=packs) as waiting, service.client() as poster:
+            action, body = WAITS[kind]
+            await waiting.send(action, queue_name="q", wait=20, **body)
+            await service.until_waiting(1)
+            await post(poster, {"n": 1})
+            began = time.monotonic()
+            status, answer = await waiting.reply()
+            assert status == (201 if kind == "claim" else 200)
+            assert bodies(answer) == [{"n": 1}]
+            # Long before the time is over.
+            assert time.monotonic() - began < 10
+            assert service.waiting() == 0
+
+    run(script, make_parts(tmp_path, store=store))
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_a_request_that_has_waited_in_vain_has_the_usual_answer(tmp_path: Path, kind: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            action, body = WAITS[kind]
+            began = time.monotonic()
+            waited = await client.request(action, queue_name="q", wait=1, **body)
+            assert time.monotonic() - began >= 1
+            assert waited == await client.request(action, queue_name="q", **body)
+
+    run(script, make_parts(tmp_path))
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_a_request_does_not_wait_for_messages_that_are_there(tmp_path: Path, kind: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            action, body = WAITS[kind]
+            await post(client, 1)
+            began = time.monotonic()
+            _, answer = await client.request(action, queue_name="q", wait=20, **body)
+            assert bodies(answer) == [1]
+            assert time.monotonic() - began < 10
+
+    run(script, make_parts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "sentence"),
+    [
+        ("claim_create", {"wait": 21}, "wait: must be from 0 to 20 seconds, not 21"),
+        ("message_list", {"wait": -1}, "wait: must be from 0 to 20 seconds, not -1"),
+        ("claim_create", {"wait": 1.5}, "wait: must be of type integer"),
+        ("claim_create", {"wait": True}, "wait: must be of type integer"),
+        ("claim_create", {"wait": None}, "wait: must be of type integer"),
+        (
+            "message_delete_many",
+            {"message_ids": ["x"], "wait": 1},
+            "wait: must not be given together with 'message_ids'",
+        ),
+        (
+            "claim_create",
+            {"wait": 1, "more": "x" * MAX_WAITING_FRAME},
+            "wait: a request that waits has at most 4096 bytes",
+        ),
+    ],
+)
+def test_a_wrong_wait_is_refused(tmp_path: Path, action: str, body: dict[str, Any], sentence: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            await post(client, 1)
+            status, answer = await client.request(action, queue_name="q", **body)
+            assert status == 400
+            assert answer["error"].startswith(sentence)
+            assert await free(client) == 1
+
+    run(script, make_parts(tmp_path))
+
+
+def test_the_operator_can_switch_waiting_off(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            assert (await client.request("claim_create", queue_name="q", wait=1))[0] == 400
+            assert (await client.request("claim_create", queue_name="q", wait=0))[0] == 204
+
+    run(script, make_parts(tmp_path, transport__max_wait=0))
+
+
+@pytest.mark.parametrize("option", ["max_waiting_clients", "max_waiting_clients_per_project"])
+def test_a_request_too_many_is_answered_at_once_and_truly(tmp_path: Path, option: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as first, service.client() as second, service.client() as poster:
+            await first.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(1)
+            await second.send("claim_create", queue_name="q", wait=20)
+            reply = await second.whole_reply()
+            assert reply["headers"] == {"status": 204, "Retry-After": 1}
+            assert reply["body"] == {"claim_id": None}
+            # If there is a message, it is not an empty answer, though others wait for the queue.
+            await post(poster, 1, 2)
+            assert bodies((await first.reply())[1]) == [1, 2]
+
+    run(script, make_parts(tmp_path, **{f"transport__{option}": 1}))
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_stages_see_the_answer_at_the_end(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the answer is made in a thread, because a stage may block."""
+    monkeypatch.setattr(Pending, "ends_at_once", False)
+    ended: list[str] = []
+    end = Pending.end
+
+    def note(pending: Pending[Any]) -> Any:
+        ended.append(threading.current_thread().name)
+        return end(pending)
+
+    monkeypatch.setattr(Pending, "end", note)
+
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            action, body = WAITS[kind]
+            assert (await client.request(action, queue_name="q", wait=1, **body))[0] in (200, 204)
+
+    run(script, make_parts(tmp_path))
+    (thread,) = ended
+    assert thread.startswith("request")
+
+
+# -- order and fairness ----------------------------------------------------------------------------------------------
+
+
+def test_waiting_claims_are_served_in_their_order_and_a_post_costs_one_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(tmp_path)
+    (place,) = parts.placement.places()
+    claims: list[float] = []
+    claim = place.store.claim
+    monkeypatch.setattr(place.store, "claim", lambda **named: claims.append(1) or claim(**named))
+
+    async def script(service: Service) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(service.client()) for _ in range(5)]
+            poster = await stack.enter_async_context(service.client())
+            for number, client in enumerate(clients, 1):
+                await client.send("claim_create", queue_name="q", wait=20, limit=2)
+                await service.until_waiting(number)
+            before = len(claims)
+            for number, client in enumerate(clients):
+                await post(poster, number)
+                assert bodies((await client.reply())[1]) == [number]
+                assert len(claims) == before + number + 1
+
+    run(script, parts)
+
+
+def test_requests_behind_one_that_waits_are_answered_after_it(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client, service.client() as poster:
+            await client.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(1)
+            for number in range(3):
+                await client.send("queue_create", queue_name=f"q{number}")
+            assert await client.is_quiet()
+            await post(poster, 1)
+            actions = [(await client.whole_reply())["request"]["action"] for _ in range(4)]
+            assert actions == ["claim_create", *3 * ["queue_create"]]
+
+    run(script, make_parts(tmp_path))
+
+
+def test_notifications_are_pushed_while_a_request_waits(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client, service.client() as poster:
+            await client.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(1)
+            (connection,) = (each for each in service.connections if each._wait.is_waiting)
+            await connection.push(['{"pushed": 1}', '{"pushed": 2}'])
+            assert [await client.frame(), await client.frame()] == [{"pushed": 1}, {"pushed": 2}]
+            await post(poster, 1)
+            assert bodies((await client.reply())[1]) == [1]
+
+    run(script, make_parts(tmp_path))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str) -> None:
+    async def script(service: Service) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(service.client()) for _ in range(300)]
+            for client in clients:
+                await client.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(300)
+            await wait_until(lambda: not service.server.is_busy)
+            # Another request on each of many connections of the same project, which may have 16 threads.
+            others = [await stack.enter_async_context(service.client()) for _ in range(50)]
+            answers = await asyncio.gather(*(each.request("queue_create", queue_name="other") for each in others))
+            assert {status for status, _ in answers} <= {201, 204}
+            await post(others[0], *range(5))
+            # One of them has them all, and the others still wait.
+            await service.until_waiting(299)
+            assert bodies((await clients[0].reply())[1]) == list(range(5))
+            ending = asyncio.ensure_future(service.server.stop())
+            for client in clients[1:]:
+                assert await client.reply() == (204, {"claim_id": None})
+                with pytest.raises(ConnectionClosed) as caught:
+                    await client.reply()
+                assert caught.value.rcvd is not None
+                assert caught.value.rcvd.code == close_codes.GOING_AWAY
+            await ending
+
+    run(script, make_parts(tmp_path, store=store), threads=64)
+
+
+# -- the end of the connection ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["close", "abort", "abort behind unread requests"])
+def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as poster:
+            async with service.client() as client:
+                await client.send("claim_create", queue_name="q", wait=20)
+                await service.until_waiting(1)
+                if way == "abort behind unread requests":
+                    # The server does not read these now, nor what is behind them.
+                    for _ in range(50):
+                        await client.send("queue_get_stats", queue_name="q", more="x" * 1000)
+                    await asyncio.sleep(0.1)
+                if way == "close":
+                    await client.library.close()
+                else:
+                    client.library.transport.close()
+                    await client.library.wait_closed()
+            if way != "abort behind unread requests":
+                # At once, and not when the time is over.
+                await service.until_waiting(0)
+            await post(poster, 1)
+            await service.until_waiting(0)
+            assert await free(poster) == 1
+
+    run(script, make_parts(tmp_path))
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("wait", [0, 20])
+def test_a_claim_that_the_client_cannot_be_told_is_released(
+    tmp_path: Path, wait: int, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(tmp_path, store=store)
+
+    async def script(service: Service) -> None:
+        (place,) = parts.placement.places()
+        loop, claim = asyncio.get_running_loop(), place.store.claim
+        has_claimed = threading.Event()
+
+        def claim_and_lose_the_client(**named: Any) -> Any:
+            taken = claim(**named)
+            if taken:
+                (connection,) = (each for each in service.connections if each.id != own)
+                loop.call_soon_threadsafe(connection.abort)
+                # Until the server knows.
+                while (
+                    service.server.connections.find(connection.id) and connection._socket.protocol.state.name == "OPEN"
+                ):
+                    time.sleep(0.001)
+                has_claimed.set()
+            return taken
+
+        async with service.client() as poster:
+            await free(poster)
+            own = service.connections[0].id
+            monkeypatch.setattr(place.store, "claim", claim_and_lose_the_client)
+            if not wait:
+                await post(poster, 1)
+            async with service.client() as client:
+                await client.send("claim_create", queue_name="q", wait=wait)
+                if wait:
+                    await service.until_waiting(1)
+                    await post(poster, 1)
+                with pytest.raises(ConnectionClosed):
+                    await client.reply()
+            await asyncio.to_thread(has_claimed.wait, PATIENCE)
+            while await free(poster) != 1:
+                await asyncio.sleep(0.01)
+
+    run(script, parts)
+
+
+def test_a_connection_whose_token_expires_has_its_answer_first(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            await client.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(1)
+            service.connections[0].close(*close_codes.EXPIRED)
+            assert await client.reply() == (204, {"claim_id": None})
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.reply()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == close_codes.AUTHENTICATION_EXPIRED
+
+    run(script, make_parts(tmp_path))
+
+
+def test_a_waiting_request_is_no_idle_connection(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            assert (await client.request("claim_create", queue_name="q", wait=1))[0] == 204
+
+    run(script, make_parts(tmp_path), idle_timeout=0.3)
+
+
+# -- a reload --------------------------------------------------------------------------------------------------------
+
+
+def test_waiters_outlive_a_reload(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+
+    async def script(service: Service) -> None:
+        async with service.client() as early, service.client() as late, service.client() as poster:
+            await early.send("claim_create", queue_name="q", wait=20, limit=1)
+            await service.until_waiting(1)
+            anew = reload_parts(parts, transport__max_waiting_clients=2)
+            service.server.use(anew, service.server._settings)
+            await late.send("claim_create", queue_name="q", wait=20, limit=1)
+            await service.until_waiting(2)
+            # The new limit counts those that waited before.
+            async with service.client() as third:
+                await third.send("claim_create", queue_name="q", wait=20)
+                assert (await third.whole_reply())["headers"]["Retry-After"] == 1
+            await post(poster, 1, 2)
+            assert bodies((await early.reply())[1]) == [1]
+            assert bodies((await late.reply())[1]) == [2]
+
+    run(script, parts)
+
+
+def test_the_address_of_a_waiter_is_that_of_the_request(tmp_path: Path) -> None:
+    """A queue and a topic of the same name, and of two projects, are not mixed up."""
+
+    async def script(service: Service) -> None:
+        async with service.client() as client, service.client(project="other") as other:
+            await client.send("message_list", topic_name="q", wait=20, echo=True)
+            await service.until_waiting(1)
+            assert not service.parts.hub.registry.has_takers(Address("p", QUEUE, "q"))
+            await post(other, 1)
+            await post(other, 2, queue="q2")
+            assert await client.is_quiet(0.3)
+
+    run(script, make_parts(tmp_path))

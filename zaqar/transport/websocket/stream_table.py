@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streams of one connection. It does no I/O: the actions open and close streams here, in threads, and
+:class:`~zaqar.transport.websocket.stream_sending.StreamSender` sends their frames on the event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zaqar.errors import Conflict, InvalidInput, NotFound
+from zaqar.model import Address
+from zaqar.service.streams import Stream, Streams
+from zaqar.transport.websocket.codec import Format
+from zaqar.waiting.registry import Waiter
+
+MAX_STREAMS = 20
+"""Streams that one connection may have."""
+
+MAX_CREDIT = 1_000_000
+"""Messages for which a client may have given credit and that were not sent yet."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenStream:
+    """One stream. ``limit`` is the number of messages of a batch, ``expires`` the end of the signature that opened it.
+
+    ``marker`` is that of the last frame that was sent. The position of ``stream`` may be behind frames not sent yet.
+    ``granted`` changes in threads only, and ``sent`` on the event loop only, so no lock is needed.
+    """
+
+    address: Address
+    stream: Stream
+    waiter: Waiter
+    format: Format
+    limit: int
+    with_origin: bool
+    expires: float | None
+    marker: str
+    granted: int
+    sent: int = 0
+    failures: int = 0
+    """Reads that the store has not answered since the last one that it has."""
+    retry_at: float = 0.0
+    """When to read again after such a failure, in the time of the event loop."""
+    is_open: bool = True
+
+    @property
+    def credit(self) -> int:
+        """Messages that may be sent."""
+        return self.granted - self.sent
+
+    def is_expired(self, now: float) -> bool:
+        return self.expires is not None and self.expires <= now
+
+
+class StreamTable:
+    """Any thread may use it. ``changed`` is called by any thread when there may be something to send."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: dict[Address, OpenStream] = {}
+        self._is_closed = False
+        self.changed: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def all(self) -> list[OpenStream]:
+        with self._lock:
+            return list(self._streams.values())
+
+    def use(self, streams: Streams) -> None:
+        """Have these read from now on, because the configuration was reloaded."""
+        for opened in self.all():
+            opened.stream.use(streams)
+
+    def check_room(self, address: Address) -> None:
+        """Raises Conflict if the connection follows this queue already, or has as many streams as it may."""
+        with self._lock:
+            self._check_room(address)
+
+    def _check_room(self, address: Address) -> None:
+        if self._is_closed:
+            raise Conflict("The connection is being closed.")
+        if address in self._streams:
+            raise Conflict(f"This connection has a stream of '{address.name}' already.")
+        if len(self._streams) >= MAX_STREAMS:
+            raise Conflict(f"This connection has {MAX_STREAMS} streams, and no more are allowed.")
+
+    def add(self, opened: OpenStream) -> None:
+        """Begin to send. Raises Conflict as :meth:`check_room` does; the caller then has to leave the waiter."""
+        with self._lock:
+            self._check_room(opened.address)
+            self._streams[opened.address] = opened
+        self.changed()
+
+    def grant(self, address: Address, credit: int) -> None:
+        """Allow so many messages more. Raises NotFound if there is no such stream, and InvalidInput."""
+        with self._lock:
+            opened = self._streams.get(address)
+            if opened is None:
+                raise NotFound(f"This connection has no stream of '{address.name}'.")
+            if opened.credit + credit > MAX_CREDIT:
+                raise InvalidInput("credit", f"would be more than {MAX_CREDIT} with the credit that is left")
+            opened.granted += credit
+        self.changed()
+
+    def expire_all(self) -> None:
+        """End all streams, because the rights with which they were opened have ended."""
+        for opened in self.all():
+            opened.expires = float("-inf")
+        self.changed()
+
+    def end(self, address: Address) -> None:
+        """End the stream of this queue, if there is one, so that nothing more is sent."""
+        with self._lock:
+            opened = self._streams.pop(address, None)
+        if opened is not None:
+            _leave(opened)
+
+    def end_if_open(self, opened: OpenStream) -> bool:
+        """End this stream. Returns False if it has ended already; another one may have its queue then."""
+        with self._lock:
+            is_open = self._streams.get(opened.address) is opened
+            if is_open:
+                del self._streams[opened.address]
+        if is_open:
+            _leave(opened)
+        return is_open
+
+    def close(self) -> list[OpenStream]:
+        """End all streams, and open no more. Returns those that were open."""
+        with self._lock:
+            self._is_closed = True
+            ended = list(self._streams.values())
+            self._streams.clear()
+        return [_leave(opened) for opened in ended]
+
+
+def _leave(opened: OpenStream) -> OpenStream:
+    opened.is_open = False
+    opened.waiter.leave()
+    return opened

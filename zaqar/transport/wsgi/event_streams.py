@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams of messages over HTTP, as server-sent events (HTML standard, section 9.2).
+
+:class:`~zaqar.transport.wsgi.messages.MessagesResource` has :class:`EventStreams` answer the requests that ask for one.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+import falcon
+import msgspec
+
+from zaqar.access.http_server import is_client_gone
+from zaqar.app import Parts
+from zaqar.clock import Clock
+from zaqar.errors import InvalidInput, NotAcceptable, StoreUnavailable
+from zaqar.limits import Limits
+from zaqar.model import TOPIC, Message
+from zaqar.schemas.fields import parse_boolean, parse_integer
+from zaqar.service.streams import Event, Reset, Stream, check_marker
+from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
+from zaqar.transport.wsgi.stream_access import StreamAccess
+from zaqar.waiting.registry import Waiter
+from zaqar.waiting.waiters import Kind, TooManyWaiting
+
+BEAT_SECONDS = 15.0
+"""After so long without an event a comment is sent, so that proxies do not take the connection for a dead one."""
+
+RETRY_MILLISECONDS = 2000
+"""How long a browser waits before it connects again. After a drain each one gets a time of its own around it."""
+
+MAX_OUTAGE_PAUSE = 5.0
+"""Longest time between two attempts to read while a store is away, in seconds."""
+
+_PIECE_BYTES = 16 * 1024
+"""About so many bytes are written at once. Other requests have their turn between two pieces."""
+
+_RETRY_AFTER = 5
+
+# A line break would end the line of the event. Outside of strings, where JSON escapes it, it is but white space.
+_NO_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+Render = Callable[[Message, float], object]
+"""What msgspec encodes of a message, with the age that it has at a time."""
+
+
+class _Asked(NamedTuple):
+    """What the query and the headers of a request ask for. ``field`` is the one that has the marker."""
+
+    marker: str | None
+    field: str
+    from_start: bool
+    echo: bool
+    limit: int
+
+    @classmethod
+    def of_request(cls, req: falcon.Request, query: Query, limits: Limits) -> _Asked:
+        most = limits.max_messages_per_page
+        if "ids" in query:
+            raise InvalidInput("ids", "cannot be asked for in a stream")
+        begin = query.get("from", "now")
+        if begin not in ("now", "oldest"):
+            raise InvalidInput("from", "must be 'now' or 'oldest'")
+        if "from" in query and "marker" in query:
+            raise InvalidInput("from", "cannot be given together with 'marker'")
+        field, marker = "marker", query.get("marker")
+        if marker is not None:
+            check_marker(marker, field=field)
+        # Where the client is by now, and not where it was when the URL was made.
+        if last := req.env.get("HTTP_LAST_EVENT_ID"):
+            field, marker = "Last-Event-ID", last
+            check_marker(marker, field=field)
+        echo = "echo" not in query or parse_boolean(query["echo"], field="echo")
+        if not echo and not req.context.caller.client_id:
+            raise InvalidInput("echo", "can be false only if the request has a Client-ID")
+        limit = parse_integer(query["limit"], 1, most, field="limit") if "limit" in query else most
+        return cls(marker, field, begin == "oldest", echo, limit)
+
+    @property
+    def is_resumed(self) -> bool:
+        return self.field == "Last-Event-ID"
+
+
+class EventStreams:
+    """Answers requests with streams. ``is_served``: whether the HTTP server can have many requests open at a time."""
+
+    def __init__(self, parts: Parts, *, is_served: bool) -> None:
+        self._parts = parts
+        self._is_served = is_served
+
+    def answer(self, req: falcon.Request, resp: falcon.Response, query: Query, render: Render) -> None:
+        """Make the response a stream, or 204 if the client is not to connect again because its topic was deleted."""
+        if not self._is_served:
+            raise NotAcceptable(
+                f"Accept: '{EVENT_STREAM}' is not served here, as this server needs a thread for each open request. "
+                "Ask zaqar-server with gunicorn, the WebSocket API, or for 'application/json'."
+            )
+        parts, address = self._parts, req.context.address
+        asked = _Asked.of_request(req, query, parts.limits)
+        access = StreamAccess.of_request(parts, req)
+        if asked.is_resumed and address.kind == TOPIC and parts.streams.is_deleted(address, asked.marker or ""):
+            resp.status = 204
+            return
+        resp.stream = self._open(req, asked, access, render)
+        resp.content_type = f"{EVENT_STREAM}; charset=utf-8"
+        resp.set_header("Cache-Control", "no-store")
+        # nginx passes on each event at once.
+        resp.set_header("X-Accel-Buffering", "no")
+
+    def _open(self, req: falcon.Request, asked: _Asked, access: StreamAccess, render: Render) -> EventStream:
+        caller, address, woken = req.context.caller, req.context.address, threading.Event()
+        try:
+            waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set)
+        except TooManyWaiting as exc:
+            _refuse(exc)
+        try:
+            stream = self._parts.streams.open(
+                caller,
+                address,
+                marker=asked.marker,
+                from_start=asked.from_start,
+                echo=asked.echo,
+                version=waiter.begin(),
+            )
+        except BaseException:
+            waiter.leave()
+            raise
+        return EventStream(
+            stream,
+            waiter,
+            woken,
+            access,
+            limit=asked.limit,
+            render=render,
+            clock=self._parts.clock,
+            is_gone=partial(is_client_gone, req.env),
+        )
+
+
+def _refuse(reason: TooManyWaiting) -> NoReturn:
+    if reason.of_project:
+        raise falcon.HTTPTooManyRequests(
+            title="Too many streams",
+            description="The project has as many streams here as it may have. Close one, or try again later.",
+            retry_after=_RETRY_AFTER,
+        )
+    raise falcon.HTTPServiceUnavailable(
+        title="Service unavailable",
+        description="This server has as many streams as it may have, or is about to stop. Try again later.",
+        retry_after=_RETRY_AFTER,
+    )
+
+
+class EventStream:
+    """The body of the response. The server iterates over it, and calls :meth:`close` whatever happens."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        waiter: Waiter,
+        woken: threading.Event,
+        access: StreamAccess,
+        *,
+        limit: int,
+        render: Render,
+        clock: Clock,
+        is_gone: Callable[[], bool],
+    ) -> None:
+        self._stream = stream
+        self._waiter = waiter
+        self._woken = woken
+        self._access = access
+        self._limit = limit
+        self._render = render
+        self._clock = clock
+        self._is_gone = is_gone
+        self._beat_at = 0.0
+        self._retry_at = 0.0
+        self._sent_marker = ""
+        self._pieces = self._run()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        self._beat_at = time.monotonic() + BEAT_SECONDS
+        return piece
+
+    def close(self) -> None:
+        """Wait no more. Nothing is left of the stream afterwards."""
+        self._pieces.close()
+        self._waiter.leave()
+
+    def _run(self) -> Generator[bytes, None, None]:
+        yield f"retry: {RETRY_MILLISECONDS}\n\n".encode() + self._open_event()
+        while True:
+            # Before anything is looked at, so that no wake-up is lost.
+            self._woken.clear()
+            reason = self._reason_to_end()
+            if reason is not None:
+                yield self._bye(reason)
+                return
+            is_beat, is_due = time.monotonic() >= self._beat_at, self._is_due()
+            if not (is_beat or is_due):
+                self._woken.wait(self._seconds_to_wait())
+            elif self._is_gone():
+                # A write tells too late: the first one after the client has gone still succeeds.
+                return
+            elif is_beat:
+                yield self._beat()
+            else:
+                yield from self._write(self._read())
+
+    def _reason_to_end(self) -> str | None:
+        if self._waiter.is_over:
+            return "drain"
+        if self._stream.is_deleted and self._stream.address.kind == TOPIC:
+            return "deleted"
+        return self._access.reason_to_end()
+
+    def _is_due(self) -> bool:
+        if time.monotonic() < self._retry_at:
+            return False
+        due = self._stream.next_due
+        return self._waiter.is_ready or self._stream.is_ready or (due is not None and due <= self._clock())
+
+    def _seconds_to_wait(self) -> float:
+        now = time.monotonic()
+        seconds = min(self._beat_at - now, self._access.seconds_left)
+        if now < self._retry_at:
+            seconds = min(seconds, self._retry_at - now)
+        elif self._stream.next_due is not None:
+            seconds = min(seconds, self._stream.next_due - self._clock())
+        return max(0.0, seconds)
+
+    def _read(self) -> list[Event]:
+        try:
+            return self._stream.read(version=self._waiter.begin(), limit=self._limit)
+        except StoreUnavailable as exc:
+            # The stream has lost nothing. It looks again, also if nothing wakes it.
+            self._stream.is_ready = True
+            pause = min(float(exc.retry_after), MAX_OUTAGE_PAUSE)
+            self._retry_at = time.monotonic() + pause * random.uniform(1.0, 1.5)  # noqa: S311, no secret
+            return []
+
+    def _write(self, events: list[Event]) -> Iterator[bytes]:
+        piece = bytearray()
+        for event in events:
+            piece += self._format(event)
+            self._sent_marker = event.marker
+            if len(piece) >= _PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+                # A fast client never makes the server wait, and gevent turns to others only then.
+                time.sleep(0)
+                if self._waiter.is_over:
+                    return
+        if piece:
+            yield bytes(piece)
+        time.sleep(0)
+
+    def _format(self, event: Event) -> bytes:
+        if isinstance(event, Reset):
+            return _frame("reset", {"reason": event.reason, "position": event.marker}, event.marker)
+        return _frame("message", self._render(event.message, event.now), event.marker)
+
+    def _open_event(self) -> bytes:
+        # With its id, a browser whose connection breaks before the first message resumes here.
+        marker = self._sent_marker = self._stream.marker
+        return _frame("open", {"queue": self._stream.address.name, "position": marker}, marker)
+
+    def _bye(self, reason: str) -> bytes:
+        frame = _frame("bye", {"reason": reason}, None)
+        if reason != "drain":
+            return frame
+        # So that not all clients of this server come back at the same moment.
+        milliseconds = random.randint(RETRY_MILLISECONDS // 4, RETRY_MILLISECONDS * 5 // 4)  # noqa: S311, no secret
+        return f"retry: {milliseconds}\n".encode() + frame
+
+    def _beat(self) -> bytes:
+        marker = self._stream.marker
+        if marker == self._sent_marker:
+            return b": beat\n\n"
+        # Messages that were skipped, or held back and deleted, need not be read again after a reconnect.
+        self._sent_marker = marker
+        return f": beat\nid: {marker}\n\n".encode()
+
+
+def _frame(event: str, data: object, marker: str | None) -> bytes:
+    """One event. A browser sends the last ``marker`` that it got as Last-Event-ID."""
+    head = f"event: {event}\ndata: " if marker is None else f"id: {marker}\nevent: {event}\ndata: "
+    return head.encode() + msgspec.json.encode(data).translate(_NO_LINE_BREAKS) + b"\n\n"
