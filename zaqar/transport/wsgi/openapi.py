@@ -335,7 +335,7 @@ def _render(path: str, operation: Operation) -> dict[str, Any]:
         for name, (text, schema) in operation.query.items()
     ]
     parameters += [
-        {"name": name, "in": "header", "description": text, "schema": schema}
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
         for name, (text, schema) in operation.headers.items()
     ]
     rendered: dict[str, Any] = {
