@@ -7,25 +7,27 @@ It is configured by the files and variables that :func:`zaqar.conf.load` names, 
 import sys
 
 from zaqar import app, conf
+from zaqar.app import Parts
 from zaqar.errors import StartupError
 from zaqar.transport.wsgi.app import WsgiApplication, make_app
+from zaqar.transport.wsgi.waits import WaitSlots
 
 _FAILED_APP = 22 if "uwsgi" in sys.modules else 4
 """The exit status by which a worker of uWSGI, or of gunicorn, tells its master to end instead of starting it again."""
 
 
-def _make_application() -> WsgiApplication:
+def _make_application() -> tuple[WsgiApplication, Parts]:
     try:
         loaded = conf.load()
         conf.set_up_log(loaded)
         parts = app.build(loaded)
-        made = make_app(parts)
+        made = make_app(parts, WaitSlots.of_server())
     except StartupError as exc:
         print(f"zaqar.wsgi: {exc}", file=sys.stderr, flush=True)
         sys.exit(_FAILED_APP)
     if parts.tokens is not None:
         parts.tokens.check_aside()
-    return made
+    return made, parts
 
 
-application = _make_application()
+application, parts = _make_application()

@@ -36,6 +36,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         "notification__require_confirmation": True,
         "notification__webhook_allowed_networks": ["192.0.2.0/24"],
         "signed_url__secret_key": "secret",
+        # Requests that wait would take their time.
+        "transport__max_wait": 0,
     }
     api = Api(driver, address, clock=FakeClock(), **options)
     yield api

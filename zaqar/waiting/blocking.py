@@ -36,8 +36,9 @@ def wait_for(
 ) -> Attempt[T] | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
-    ``attempt`` is called with the version of the queue, or with None when the time is over. Returns the last attempt,
-    or None if there was none because the process drains, or if the client ``is_gone``: then nothing was taken for it.
+    ``attempt`` is called with the version of the queue, or with None when the time is over; its errors are raised.
+    Returns the last attempt, or None if there was none because the process drains, or if the client ``is_gone``: then
+    nothing was taken for it.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()

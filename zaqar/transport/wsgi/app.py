@@ -41,13 +41,15 @@ from zaqar.transport.wsgi.subscriptions import (
     SubscriptionResource,
     SubscriptionsResource,
 )
+from zaqar.transport.wsgi.waits import Waits, WaitSlots
 
 WsgiApplication = Callable[..., Any]
 
 
-def routes(parts: Parts) -> dict[str, object]:
+def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
     """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
+    waits = Waits(parts.hub, limits, slots or WaitSlots())
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
     describe = partial(openapi.document, limits, admin_mode=admin_mode, pooling=pooling)
     table: dict[str, object] = {
@@ -56,10 +58,10 @@ def routes(parts: Parts) -> dict[str, object]:
         "/v2/openapi.json": OpenApiResource(describe),
         "/v2/asyncapi.json": AsyncApiResource(lambda: _websocket_api(parts, describe()["components"]["schemas"])),
         "/v2/ping": PingResource(parts.health, authorizer),
-        **_below(parts, "/v2/queues", "{queue_name}", QUEUE),
-        "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits),
+        **_below(parts, waits, "/v2/queues", "{queue_name}", QUEUE),
+        "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits, waits),
         "/v2/queues/{queue_name}/claims/{claim_id}": ClaimResource(parts.claims, authorizer),
-        **_below(parts, "/v2/topics", "{topic_name}", TOPIC),
+        **_below(parts, waits, "/v2/topics", "{topic_name}", TOPIC),
     }
     if admin_mode:
         table["/v2/health"] = HealthResource(parts.health, authorizer)
@@ -80,7 +82,7 @@ def _websocket_api(parts: Parts, schemas: Mapping[str, JsonSchema]) -> dict[str,
     )
 
 
-def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, object]:
+def _below(parts: Parts, waits: Waits, collection: str, name: str, kind: str) -> dict[str, object]:
     """What queues and topics have in common."""
     authorizer, limits = parts.authorizer, parts.limits
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
@@ -95,7 +97,7 @@ def _below(parts: Parts, collection: str, name: str, kind: str) -> dict[str, obj
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/share": ShareResource(shares, authorizer, limits),
-        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits, streams),
+        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits, streams, waits),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
         f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, rules, limits),
         subscription: SubscriptionResource(parts.subscriptions, rules),
@@ -112,8 +114,8 @@ def pages(parts: Parts) -> dict[str, object]:
     return {"/confirm": ConfirmationPage(parts.subscriptions, signed_urls=parts.signed_urls, clock=parts.clock)}
 
 
-def make_app(parts: Parts) -> WsgiApplication:
-    """The WSGI callable over the running parts."""
+def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
+    """The WSGI callable over the running parts. ``slots`` bound how many requests wait; None if nothing does."""
     signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
     checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
@@ -135,6 +137,6 @@ def make_app(parts: Parts) -> WsgiApplication:
         errors.answer_client_error(req, resp, error, params)
 
     app.add_error_handler(SignatureRefused, answer_refused)
-    for path, resource in (routes(parts) | pages(parts)).items():
+    for path, resource in (routes(parts, slots) | pages(parts)).items():
         app.add_route(path, resource)
     return profiler.wrap(app, parts.conf)

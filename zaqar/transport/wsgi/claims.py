@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/v2/queues/{queue_name}/claims`` and one claim below it."""
 
+from functools import partial
+
 import falcon
 import msgspec
 
+from zaqar.access.http_server import is_client_gone
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 from zaqar.schemas.claims import MOST_BYTES
@@ -11,6 +14,7 @@ from zaqar.schemas.fields import parse_integer
 from zaqar.service.claims import Claimed, Claims
 from zaqar.transport.wsgi.messages import WireMessage, flag, render
 from zaqar.transport.wsgi.requests import read_body, read_query
+from zaqar.transport.wsgi.waits import ReleasedUnlessWritten, Waits
 
 
 def _path(base: str, claimed: Claimed) -> str:
@@ -22,21 +26,32 @@ def _messages(base: str, claimed: Claimed, with_origin: bool) -> list[WireMessag
 
 
 class ClaimsResource:
-    def __init__(self, claims: Claims, authorizer: Authorizer, limits: Limits) -> None:
+    def __init__(self, claims: Claims, authorizer: Authorizer, limits: Limits, waits: Waits) -> None:
         self._claims = claims
         self._authorizer = authorizer
         self._limits = limits
+        self._waits = waits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "claims:create", req.context.address)
         query, base = read_query(req), req.context.base
         limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
-        claimed = self._claims.create(req.context.address, read_body(req, MOST_BYTES), limit=limit)
-        if not claimed.messages:
-            resp.status = 204
+        wait, raw = self._waits.seconds(query), read_body(req, MOST_BYTES)
+        claimed = self._waits.serve(req, resp, self._claims.prepare(req.context.address, raw, limit=limit), wait)
+        resp.status = 201 if claimed.messages else 204
+        if claimed.messages:
+            resp.location = _path(base, claimed)
+            body = msgspec.json.encode({"messages": _messages(base, claimed, with_origin)})
+            self._answer(req, resp, body, claimed.claim.id if wait else None)
+
+    def _answer(self, req: falcon.Request, resp: falcon.Response, body: bytes, waited_claim: str | None) -> None:
+        if waited_claim is None:
+            resp.data = body
             return
-        resp.status, resp.location = 201, _path(base, claimed)
-        resp.data = msgspec.json.encode({"messages": _messages(base, claimed, with_origin)})
+        # The client may have gone away while it waited. Then nobody knows of the claim.
+        release = partial(self._claims.give_back, req.context.address, waited_claim)
+        resp.stream = ReleasedUnlessWritten(body, release=release, is_gone=partial(is_client_gone, req.env))
+        resp.content_length = len(body)
 
     def _limit(self, text: str | None) -> int:
         most = self._limits.max_messages_per_claim_or_pop

@@ -10,13 +10,14 @@ import msgspec
 
 from zaqar.errors import InvalidInput
 from zaqar.limits import Limits
-from zaqar.model import Address, Message
+from zaqar.model import Message
 from zaqar.policies import Authorizer
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.messages import split_ids
 from zaqar.service.messages import MessagePage, Messages
 from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
+from zaqar.transport.wsgi.waits import Waits, refuse_wait
 
 _FLAGS = ("echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin")
 
@@ -80,11 +81,14 @@ def flag(query: Query, name: str) -> bool:
 class MessagesResource:
     has_streams = True
 
-    def __init__(self, messages: Messages, authorizer: Authorizer, limits: Limits, streams: EventStreams) -> None:
+    def __init__(
+        self, messages: Messages, authorizer: Authorizer, limits: Limits, streams: EventStreams, waits: Waits
+    ) -> None:
         self._messages = messages
         self._streams = streams
         self._authorizer = authorizer
         self._limits = limits
+        self._waits = waits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "messages:create", req.context.address)
@@ -102,20 +106,25 @@ class MessagesResource:
             with_origin = flag(query, "include_origin")
             self._streams.answer(req, resp, query, partial(render, req.context.base, with_origin=with_origin))
         else:
-            resp.data = self._list(req, query)
+            resp.data = self._list(req, resp, query)
 
-    def _list(self, req: falcon.Request, query: Query) -> bytes:
+    def _list(self, req: falcon.Request, resp: falcon.Response, query: Query) -> bytes:
         address, base, with_origin = req.context.address, req.context.base, flag(query, "include_origin")
-        found = self._messages.get_many(address, split_ids(query["ids"])) if "ids" in query else self._page(req, query)
+        refuse_wait(query, "ids")
+        found = (
+            self._messages.get_many(address, split_ids(query["ids"]))
+            if "ids" in query
+            else self._page(req, resp, query)
+        )
         messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
         return msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
         )
 
-    def _page(self, req: falcon.Request, query: Query) -> MessagePage:
-        most = self._limits.max_messages_per_page
+    def _page(self, req: falcon.Request, resp: falcon.Response, query: Query) -> MessagePage:
+        most, wait = self._limits.max_messages_per_page, self._waits.seconds(query)
         include_delayed, hide_delayed = flag(query, "include_delayed"), flag(query, "hide_delayed")
-        return self._messages.list_page(
+        awaited = self._messages.prepare_list(
             req.context.caller,
             req.context.address,
             marker=query.get("marker"),
@@ -124,22 +133,25 @@ class MessagesResource:
             include_claimed=flag(query, "include_claimed"),
             include_delayed=include_delayed and not hide_delayed,
         )
+        return self._waits.serve(req, resp, awaited, wait)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         query, address = read_query(req), req.context.address
         self._authorizer.check(req.context.caller, "messages:delete_all", req.context.address)
         if ("ids" in query) == ("pop" in query):
             raise InvalidInput("ids", "give either 'ids' or 'pop' in the query")
+        refuse_wait(query, "ids")
         if "ids" in query:
             claims = split_ids(query["claim_ids"]) if "claim_ids" in query else None
             self._messages.delete_many(address, split_ids(query["ids"]), claim_ids=claims)
             resp.status = 204
         else:
-            resp.data = msgspec.json.encode({"messages": self._popped(address, query["pop"])})
+            resp.data = msgspec.json.encode({"messages": self._popped(req, resp, query)})
 
-    def _popped(self, address: Address, text: str) -> list[WirePopped]:
-        limit = parse_integer(text, 1, self._limits.max_messages_per_claim_or_pop, field="pop")
-        taken = self._messages.pop(address, limit=limit)
+    def _popped(self, req: falcon.Request, resp: falcon.Response, query: Query) -> list[WirePopped]:
+        limit = parse_integer(query["pop"], 1, self._limits.max_messages_per_claim_or_pop, field="pop")
+        wait = self._waits.seconds(query)
+        taken = self._waits.serve(req, resp, self._messages.prepare_pop(req.context.address, limit=limit), wait)
         return [
             WirePopped(m.id, m.ttl, m.age(taken.now), msgspec.Raw(m.body), m.claim_id, m.claim_count)
             for m in taken.messages

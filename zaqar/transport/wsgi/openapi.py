@@ -15,7 +15,7 @@ from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
 from zaqar.schemas.stats import stats_schema
 from zaqar.transport.wsgi import openapi_pools, openapi_subscriptions
-from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref
+from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref, wait_of
 
 _QUEUE = "/v2/queues/{queue_name}"
 
@@ -168,8 +168,10 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
                 "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", BOOLEAN),
                 "ids": many,
                 **_ORIGIN,
+                **wait_of(limits),
             },
             errors=(400, 404),
+            may_be_early=(200,),
         ),
         (collection, "delete"): Operation(
             "deleteMessages",
@@ -182,7 +184,9 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
                 "ids": many,
                 "claim_ids": ("The claims that hold them.", STRING),
                 "pop": ("How many to take, instead of `ids`.", pop),
+                **wait_of(limits),
             },
+            may_be_early=(200,),
         ),
         **_single_message_operations(),
     }
@@ -215,8 +219,9 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             "createClaim",
             "Lease the first free messages.",
             {201: ("The messages.", list_of("messages", "Message")), 204: ("None was free.", None)},
-            {"limit": limit_of(limits.max_messages_per_claim_or_pop), **_ORIGIN},
+            {"limit": limit_of(limits.max_messages_per_claim_or_pop), **_ORIGIN, **wait_of(limits)},
             body=terms,
+            may_be_early=(204,),
         ),
         (single, "get"): Operation(
             "getClaim",
@@ -344,12 +349,21 @@ _ERRORS = {
 }
 
 
+_RETRY_AFTER: JsonSchema = {
+    "description": "Seconds. Only if `wait` was given, there are no messages, and the service did not let the client "
+    "wait, as too many others do.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
 def _responses(operation: Operation) -> dict[str, Any]:
     rendered: dict[str, Any] = {}
     for status, (text, schema) in operation.answers.items():
         rendered[str(status)] = {"description": text}
         if schema is not None:
             rendered[str(status)]["content"] = {operation.answer_type: {"schema": schema}}
+        if status in operation.may_be_early:
+            rendered[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER}
     for status in sorted({*operation.errors, 406, 503}):
         rendered[str(status)] = {
             "description": _ERRORS[status],

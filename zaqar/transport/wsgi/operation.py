@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from zaqar.limits import Limits
 from zaqar.schemas.fields import JsonSchema
 
 JSON = "application/json"
@@ -27,6 +28,8 @@ class Operation:
     answer_type: str = JSON
     errors: tuple[int, ...] = (400,)
     open_to_all: bool = False
+    may_be_early: tuple[int, ...] = ()
+    """Statuses of answers that have ``Retry-After`` if the service could not let the client wait."""
 
 
 def ref(name: str) -> JsonSchema:
@@ -48,3 +51,9 @@ def list_of(member: str, name: str) -> JsonSchema:
 def limit_of(most: int) -> tuple[str, JsonSchema]:
     schema = {"type": "integer", "minimum": 1, "maximum": most, "default": min(10, most)}
     return "How many at most.", schema
+
+
+def wait_of(limits: Limits) -> dict[str, tuple[str, JsonSchema]]:
+    """The parameter of requests that may wait for messages."""
+    schema = {"type": "integer", "minimum": 0, "maximum": limits.max_wait, "default": 0}
+    return {"wait": ("How many seconds to wait at most if there are no messages yet.", schema)}

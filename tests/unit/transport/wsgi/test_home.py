@@ -16,7 +16,7 @@ from zaqar.transport.wsgi import openapi
 from zaqar.transport.wsgi.home import HomeResource, OpenApiResource, VersionsResource
 
 # Parameters that only some clients know of, and that a template does not need.
-UNLISTED = {"include_origin", "hide_delayed"}
+UNLISTED = {"include_origin", "hide_delayed", "wait"}
 
 
 def served(resource: Any, path: str, *, mounted_at: str = "") -> testing.Result:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests over HTTP that wait for messages: the parameter ``wait``, and the thread or greenlet that waits.
+
+A server that holds a thread for each request must keep one for requests that do not wait; :class:`WaitSlots` does that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import falcon
+
+from zaqar.access.http_server import count_threads, is_client_gone, is_loaded_before_fork
+from zaqar.errors import InvalidInput
+from zaqar.limits import Limits
+from zaqar.schemas.fields import parse_integer
+from zaqar.service.awaited import Awaited
+from zaqar.transport.wsgi.requests import Query
+from zaqar.waiting.blocking import Attempt, wait_for
+from zaqar.waiting.hub import Hub
+from zaqar.waiting.registry import Kind, TooManyWaiting
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+THREAD_SECONDS = 5
+"""How long a request may wait if it holds a thread of the server."""
+
+_RETRY_AFTER = "1"
+
+
+class WaitSlots:
+    """How many requests may wait at a time, and how long, because of the HTTP server. Any thread may use it."""
+
+    def __init__(self, count: Callable[[], int | None] = lambda: None) -> None:
+        """``count`` tells the threads of the worker, None if a waiting request holds none; it is asked once."""
+        self._count = count
+        self._lock = threading.Lock()
+        self._is_counted = False
+        self._most: int | None = None
+        self._taken = 0
+
+    @classmethod
+    def of_server(cls) -> WaitSlots:
+        """Those of the server that this process is a worker of. Says in the log how many they are."""
+        slots = cls(count_threads)
+        if not is_loaded_before_fork():
+            with slots._lock:
+                slots._find_most()
+        return slots
+
+    @contextmanager
+    def hold(self) -> Iterator[float]:
+        """Hold a slot; yields how many seconds a request may wait. Raises TooManyWaiting if no slot is left."""
+        with self._lock:
+            most = self._find_most()
+            if most is not None and self._taken >= most:
+                raise TooManyWaiting(of_project=False)
+            self._taken += 1
+        try:
+            yield float("inf") if most is None else THREAD_SECONDS
+        finally:
+            with self._lock:
+                self._taken -= 1
+
+    def _find_most(self) -> int | None:
+        if not self._is_counted:
+            threads = self._count()
+            self._most = None if threads is None else max(0, threads - 1)
+            self._is_counted = True
+            if self._most is not None:
+                _log.info(
+                    "This server holds a thread for each request, and a worker has %d. At most %d requests of a worker "
+                    "wait for messages at a time, each for at most %d s; further ones are answered at once.",
+                    threads,
+                    self._most,
+                    THREAD_SECONDS,
+                )
+        return self._most
+
+
+class Waits:
+    """Serves the requests that have the parameter ``wait``."""
+
+    def __init__(self, hub: Hub, limits: Limits, slots: WaitSlots) -> None:
+        self._hub = hub
+        self._limits = limits
+        self._slots = slots
+
+    def seconds(self, query: Query) -> int:
+        """The parameter ``wait``, 0 if it is absent. Raises InvalidInput, which names it."""
+        return parse_integer(query["wait"], 0, self._limits.max_wait, field="wait") if "wait" in query else 0
+
+    def serve(self, req: falcon.Request, resp: falcon.Response, awaited: Awaited[T], seconds: int) -> T:
+        """The answer, as soon as it has messages, or at the end of the time.
+
+        If the request may not wait, because too many others do or because the process drains, it is answered at once;
+        an answer without messages then has the header ``Retry-After``. A client that has gone away gets no messages.
+        """
+        if not seconds:
+            return awaited.finish(awaited.attempt(None).answer)
+        last: Attempt[T] | None = None
+        is_gone = partial(is_client_gone, req.env)
+        if not self._has_to_queue(awaited) and (awaited.is_over or not is_gone()):
+            last = awaited.attempt(None)
+        if last is None or not last.is_served:
+            try:
+                last = self._wait(awaited, seconds, is_gone) or last
+            except TooManyWaiting:
+                # Those that wait have had no messages; but an answer without messages must be true now.
+                last = last or awaited.attempt(None)
+                if not last.is_served:
+                    resp.set_header("Retry-After", _RETRY_AFTER)
+        return awaited.finish(awaited.nothing() if last is None else last.answer)
+
+    def _has_to_queue(self, awaited: Awaited[T]) -> bool:
+        """Whether others have waited for messages of this queue before."""
+        return awaited.kind is Kind.TAKER and self._hub.registry.has_takers(awaited.address)
+
+    def _wait(self, awaited: Awaited[T], seconds: int, is_gone: Callable[[], bool]) -> Attempt[T] | None:
+        if is_gone():
+            return None
+        with self._slots.hold() as most:
+            return wait_for(
+                self._hub,
+                awaited.address,
+                awaited.kind,
+                seconds=min(seconds, most),
+                attempt=awaited.attempt,
+                is_gone=is_gone,
+            )
+
+
+def refuse_wait(query: Query, other: str) -> None:
+    """Raises InvalidInput if the query has ``wait`` beside another parameter, with which there is nothing to wait."""
+    if "wait" in query and other in query:
+        raise InvalidInput("wait", f"must not be given together with '{other}'")
+
+
+class ReleasedUnlessWritten:
+    """The body of an answer that names a claim. If it cannot be written, the claim is released.
+
+    The server calls ``close`` at the end in any case (PEP 3333). If it has not come to the end of the body by then, it
+    could not write it.
+    """
+
+    def __init__(self, body: bytes, *, release: Callable[[], None], is_gone: Callable[[], bool]) -> None:
+        self._parts = [body]
+        self._release = release
+        self._is_gone = is_gone
+        self._is_written = False
+
+    def __iter__(self) -> ReleasedUnlessWritten:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._parts:
+            self._is_written = True
+            raise StopIteration
+        if self._is_gone():
+            # The first bytes to a connection that the other end has closed are accepted by the system and then lost.
+            self.close()
+        return self._parts.pop()
+
+    def close(self) -> None:
+        if not self._is_written:
+            self._is_written = True
+            self._release()
