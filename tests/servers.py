@@ -395,8 +395,8 @@ def _ask_mongod(member: Program, command: str, value: Any = 1) -> dict[str, Any]
 class MongoSet:
     """A replica set that elects a new primary within a few seconds."""
 
-    def __init__(self, size: int = 3) -> None:
-        self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64") for _ in range(size)]
+    def __init__(self, size: int = 3, *options: str) -> None:
+        self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64", *options) for _ in range(size)]
         for member in self.members:
             member.start()
         for member in self.members:  # each has to agree to the set

@@ -50,9 +50,9 @@ CATALOGUE = {
     "drivers:management_store:mongodb": _MONGODB,
     "drivers:management_store:redis": _REDIS,
     "drivers:management_store:sqlalchemy": f"uri (Str, sqlite:///:memory:, secret); {_SYNCHRONOUS}",
-    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2)",
+    "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2); change_stream (Bool, False)",
     "drivers:message_store:redis": _REDIS,
-    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}",
+    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}; listen (Bool, False)",
     "drivers:transport:websocket": """
         bind (HostAddress, 127.0.0.1); port (Port, 9000); external-port (Port); notification-bind (HostAddress);
         notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);

@@ -231,8 +231,8 @@ def test_members_of_classes_that_are_named_are_there(page: Path) -> None:
 
 
 def test_the_proxy_of_the_sample_lets_go_of_idle_connections_before_the_service_does() -> None:
-    nginx = (ROOT / "etc" / "nginx.conf").read_text()
-    upstream = re.search(r"^upstream .*?^}", nginx, flags=re.MULTILINE | re.DOTALL)
+    nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
+    upstream = re.search(r"^upstream zaqar {.*?^}", nginx, flags=re.MULTILINE | re.DOTALL)
     assert upstream is not None
     (proxy_seconds,) = re.findall(r"^ *keepalive_timeout (\d+)s;", upstream[0], flags=re.MULTILINE)
     sample = re.search(r"^keepalive = (\d+)$", (ROOT / "etc" / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)

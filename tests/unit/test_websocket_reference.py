@@ -23,7 +23,7 @@ from zaqar.transport.wsgi import openapi
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "websocket.rst").read_text()
-NGINX = (ROOT / "etc" / "nginx-websocket.conf").read_text()
+NGINX = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
 ALL_ACTIONS = asyncapi.all_actions(ACTIONS)
 
 
@@ -139,7 +139,8 @@ def test_errors_are_as_described(described: dict[str, Any], status: int, action:
 
 
 def test_the_proxy_of_the_sample_waits_longer_than_a_ping() -> None:
-    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", NGINX)
+    location = NGINX[NGINX.index("location = /websocket {") :]
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", location)
     options = conf.load([], default_config_files=[])["drivers:transport:websocket"]
     assert int(seconds) > options.ping_interval
 

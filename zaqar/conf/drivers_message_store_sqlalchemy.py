@@ -21,7 +21,7 @@ OPTS = [
         "listen",
         default=False,
         help="Wake clients that wait for messages by LISTEN and NOTIFY of PostgreSQL if a message is posted or "
-        "released in another process. The server then commits one post after the other, of all databases, and each "
-        "process keeps one more connection while clients wait. Without it such clients wait up to a second longer.",
+        "released in another process; without it they may notice that up to a second later. Each post and release then "
+        "takes one more round trip to the server, and each process one more connection. Not for SQLite.",
     ),
 ]

@@ -60,6 +60,15 @@ class Background:
         """Forget all threads: a child process has none of its parent."""
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, Job] = {}
+        self._lingers = True
+
+    def end(self) -> None:
+        """Have each thread end as soon as nobody needs it."""
+        self._lingers = False
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.nudge()
 
     def get(self, key: Hashable) -> Job | None:
         """The job if its thread runs."""
@@ -87,7 +96,7 @@ class Background:
                     now = time.monotonic()
                     if job.is_needed():
                         last_needed = now
-                    elif now >= last_needed + LINGER_SECONDS:
+                    elif not self._lingers or now >= last_needed + LINGER_SECONDS:
                         del jobs[key]
                         return
                 try:

@@ -113,6 +113,7 @@ class Hub:
     def drain(self) -> None:
         """Have every client that waits answered now, and let no other one wait."""
         self.registry.drain()
+        self._background.end()
 
     def adopt(self, before: Hub) -> None:
         """Go on with the waiters of ``before``, because the process has reloaded. Both share them from now on.

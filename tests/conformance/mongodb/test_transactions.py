@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -26,13 +27,15 @@ from zaqar.storage.mongodb.transactions import Turns, _batches
 
 
 class Commands(monitoring.CommandListener):
-    """The names of the commands that were sent."""
+    """The names of the commands that were sent, and the last command of each name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.last: dict[str, Mapping[str, Any]] = {}
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         self.names.append(event.command_name)
+        self.last[event.command_name] = event.command
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         return

@@ -51,9 +51,23 @@ def serves(store: RedisMessageStore) -> None:
     store.sweep(now=scene.now, limit=100)
     store.ping()
     assert store.durability()["appendonly"] == "yes"
+    wakes(scene)
     for each in (scene, grave):
         each.drop()
     notifies(store)
+
+
+def wakes(scene: Scene) -> None:
+    wakeups = scene.store.wakeups()
+    assert wakeups is not None
+    scene.store.positions(uids=[scene.queue.uid], now=scene.now)
+    scene.post("f")
+    assert wakeups.receive(20) == [scene.queue.uid]
+    closing = threading.Timer(0.05, wakeups.close)
+    closing.start()
+    with pytest.raises(StoreUnavailable):
+        wakeups.receive(20)
+    closing.join()
 
 
 def notifies(store: RedisMessageStore) -> None:

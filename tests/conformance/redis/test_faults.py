@@ -239,9 +239,14 @@ def test_sentinel_fail_over(open_store: OpenStore) -> None:
         group.replica.program.wait_until(
             lambda: group.master.client().info("replication")["master_link_status"] == "up"
         )
+        wakeups = scene.store.wakeups()
+        assert wakeups is not None
         when_back(lambda: demote(group))
         when_back(lambda: scene.post("last"))
         assert bodies(scene.listing())[-1] == "last"
+        with pytest.raises(StoreUnavailable):
+            wakeups.receive(PATIENCE)
+        wakeups.close()
     finally:
         group.stop()
 

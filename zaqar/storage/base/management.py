@@ -32,10 +32,9 @@ class ManagementStore(ABC):
     @abstractmethod
     def get_queue(self, *, project: str, kind: str, name: str) -> Queue | None: ...
 
+    @abstractmethod
     def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
         """The queues of these names that exist, in one call to the server; at most 500 ``addresses``."""
-        found = {address: self.get_queue(**address._asdict()) for address in addresses}
-        return {address: queue for address, queue in found.items() if queue is not None}
 
     @abstractmethod
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:

@@ -180,6 +180,7 @@ class MessageStore(DeliveryStore, SealedBodyStore):
     def purge(self, *, queue: Queue, now: float) -> None:
         """Remove every message and claim in one step, claimed and delayed ones as well; deliveries go on."""
 
+    @abstractmethod
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
         """How far queues are, by uid; one that is dropped or was never opened is not in the result.
 
@@ -189,7 +190,6 @@ class MessageStore(DeliveryStore, SealedBodyStore):
         that of a message that expires before it. The caller asks because clients wait for these queues: the store
         may note that for some seconds, and tell of posts meanwhile. The generation of the queues does not matter.
         """
-        return {}
 
     def wakeups(self) -> Wakeups | None:
         """A new connection that tells of posts to, and releases in, queues whose ``positions`` somebody asked for.

@@ -17,7 +17,8 @@ class Wakeups(ABC):
     def receive(self, seconds: float) -> list[str]:
         """The uids of queues to look at; waits up to ``seconds`` for the first one. Empty: nothing has happened.
 
-        Raises StoreUnavailable if the connection is lost. It is then of no more use, except that it must be closed.
+        Raises StoreUnavailable if the connection is lost, or is closed by another thread. It is then of no more use,
+        except that it must be closed.
         """
 
     @abstractmethod

@@ -304,8 +304,12 @@ def _make_client(settings: Mapping[str, Any], application: str) -> MongoClient[D
         raise StartupError("The MongoDB store has no uri; it is mongodb://host:port,host:port/?replicaSet=name.")
     try:
         given = parse_uri(uri)["options"]
-        own = {**_OWN_OPTIONS, "maxPoolSize": settings.get("connections") or CONNECTIONS}
+        most = given.get("maxPoolSize", settings.get("connections") or CONNECTIONS)
+        own = {**_OWN_OPTIONS, "maxPoolSize": most}
         options: dict[str, Any] = {name: value for name, value in own.items() if name not in given}
+        if settings.get("change_stream") and most:
+            # One for the change stream, which has it nearly all the time. 0 is no limit.
+            options["maxPoolSize"] = most + 1
         with _tls_options(settings, encrypted=bool(given.get("tls") or given.get("ssl"))) as tls:
             return MongoClient(uri, appname=application, tz_aware=False, **options, **tls)
     except (PyMongoError, ValueError, TypeError, OSError) as exc:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from bson import ObjectId
 
@@ -82,6 +82,12 @@ class Hint:
     gone: int = 0
 
 
+def open_replica_set(settings: Mapping[str, Any]) -> ReplicaSet:
+    """With the collections that the message store needs. Raises StartupError."""
+    beside = {DELIVERIES: DELIVERY_INDEXES, DROPPED: DROPPED_INDEXES}
+    return ReplicaSet.open(settings, COLLECTION, INDEXES, beside)
+
+
 class Look(NamedTuple):
     """The fence as it was at the moment of a read, and the documents that were read with it."""
 
@@ -98,11 +104,6 @@ class FenceStore(OutboxStore):
         self._hints: dict[str, Hint] = {}
         self._hints_lock = threading.Lock()
         self._desks: dict[Hashable, Desk[Any]] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        beside = {DELIVERIES: DELIVERY_INDEXES, DROPPED: DROPPED_INDEXES}
-        return cls(ReplicaSet.open(settings, COLLECTION, INDEXES, beside))
 
     def open_queue(self, *, queue: Queue, now: float) -> int:
         key = {"_id": fence_id(queue.uid)}
@@ -249,20 +250,22 @@ class FenceStore(OutboxStore):
 
     # -- what time does ----------------------------------------------------------------------------------------------
 
-    def _ripen(self, uid: str, segment: ObjectId, now: float, *, brief: bool = False) -> None:
+    def _ripen(self, uid: str, segment: ObjectId, now: float) -> None:
         """Bring one batch of what is due where it belongs; also done when others did, or the segment was purged."""
+        for turn in self._turns():
+            if self._try_to_ripen(turn, uid, segment, now):
+                return
+
+    def _try_to_ripen(self, turn: Turns, uid: str, segment: ObjectId, now: float) -> bool:
+        """One attempt at that; False if others were faster."""
         first = {"$match": {"s": segment, "d": {"$lte": now}}}
         batch = [first, {"$sort": {"d": 1}}, {"$limit": BATCH}, {"$project": {"q": 1, "t": 1, "x": 1}}]
         pipeline: list[Document] = [
             {"$match": {"_id": fence_id(uid), "seg": segment}},
             {"$unionWith": {"coll": COLLECTION, "pipeline": batch}},
         ]
-        for turn in self._turns(brief=brief):
-            fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
-            if not due or "seg" not in fence:
-                return
-            if turn.write(ripening(uid, segment, due, now), expect=2 + len(due)):
-                return
+        fence, *due = turn.peek(pipeline, expect=BATCH + 2) or [{}]
+        return not due or "seg" not in fence or turn.write(ripening(uid, segment, due, now), expect=2 + len(due))
 
     def _expire(self, uid: str, segment: ObjectId, now: float, *, limit: int, brief: bool = False) -> int:
         """Remove up to ``limit`` expired messages of a queue; how many."""
@@ -288,6 +291,13 @@ class FenceStore(OutboxStore):
         Whoever brings messages back adds to ``back``, which is read before they are looked for and may not have changed
         when ``from`` does. Posts only add above ``next``, which is read before that.
         """
+        with suppress(StoreUnavailable):  # this only makes others faster
+            for turn in self._turns(brief=True):
+                if self._try_to_move_ready_from(turn, seen, now):
+                    return
+
+    def _try_to_move_ready_from(self, turn: Turns, seen: Document, now: float) -> bool:
+        """One attempt at that; False if others were faster."""
         segment, begin = seen["seg"], seen["from"]
         fence = {"_id": seen["_id"], "seg": segment, "from": begin}
         ready = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
@@ -297,17 +307,14 @@ class FenceStore(OutboxStore):
             {"$unionWith": {"coll": COLLECTION, "pipeline": [{"$match": {"_id": counts_id(segment, BACK)}}]}},
             {"$unionWith": {"coll": COLLECTION, "pipeline": first}},
         ]
-        with suppress(StoreUnavailable):  # this only makes others faster
-            for turn in self._turns(brief=True):
-                found = turn.peek(pipeline, expect=4)
-                if len(found) < 2 or "gen" not in found[0]:
-                    return
-                end = found[2]["q"] if len(found) > 2 else found[0]["next"]
-                if end <= begin + FAR:
-                    return
-                nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
-                if turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2):
-                    return
+        found = turn.peek(pipeline, expect=4)
+        if len(found) < 2 or "gen" not in found[0]:
+            return True
+        end = found[2]["q"] if len(found) > 2 else found[0]["next"]
+        if end <= begin + FAR:
+            return True
+        nobody_back = statement({"_id": found[1]["_id"], "back": found[1]["back"]}, {"$inc": {"back": 1}})
+        return turn.write([nobody_back, statement(fence, {"$set": {"from": end}})], expect=2)
 
     # -- what is left behind -----------------------------------------------------------------------------------------
 

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, Self
+
+from bson import ObjectId
 
 from zaqar.errors import StoreUnavailable
 from zaqar.model import QueuePosition
+from zaqar.storage.base import Wakeups
+from zaqar.storage.mongodb.changes import ChangeStream, NotAllowed
+from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.documents import COLLECTION, READY, Document, fence_id
-from zaqar.storage.mongodb.fences import FAR
+from zaqar.storage.mongodb.fences import BRIEF, FAR, MOST_HINTS, open_replica_set
 from zaqar.storage.mongodb.sealed import SealedBodyStore
+
+_log = logging.getLogger(__name__)
 
 MOST_TIDIED = 4
 """Queues with expired messages in the way that one look tidies up. The following looks do the same for the others."""
@@ -19,21 +28,63 @@ MOST_TIDIED = 4
 class PositionStore(SealedBodyStore):
     """The part of the message store that is about clients that wait."""
 
+    def __init__(self, replica_set: ReplicaSet, *, change_stream: bool = False) -> None:
+        super().__init__(replica_set)
+        self._change_stream = change_stream
+        self._waited: dict[ObjectId, str] = {}
+        """Queues that somebody waits for, or did, by segment: a release changes only documents of the segment."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(open_replica_set(settings), change_stream=bool(settings.get("change_stream")))
+
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
-        """One command; one more if a delay or claim of a message that has expired is over and was not tidied up."""
+        """One command; a few more if expired messages are in the way, which are tidied up then."""
         if not uids:
             return {}
         found = self._fences_and_firsts(uids, now)
-        unclear = [uid for uid, fence in found.items() if _is_unclear(fence, now)]
-        with suppress(StoreUnavailable):  # tidying up makes this exact and later looks fast, but is not the answer
-            for uid in unclear[:MOST_TIDIED]:
-                self._ripen(uid, found[uid]["seg"], now, brief=True)
-            if unclear:
-                found |= self._fences_and_firsts(unclear, now)
-            for fence in [each for each in found.values() if _passed_many(each)][:MOST_TIDIED]:
-                self._move_ready_from(fence, now)
+        with suppress(StoreUnavailable):  # the positions are known; tidying up makes them exact, and later looks fast
+            self._tidy_up(found, now)
+        if self._change_stream:
+            self._note_waited(found)
         # A queue that is still unclear counts as free: a claim tidies it up, and finds what is left.
         return {uid: _position_of(fence) for uid, fence in found.items()}
+
+    def _tidy_up(self, found: dict[str, Document], now: float) -> None:
+        """Do what a claim would do about expired messages that are in the way, for a few queues and a short time.
+
+        There is one attempt for each queue: if others are faster, they do the same.
+        """
+        turn = next(self._turns(brief=True))
+        unclear = [uid for uid, fence in found.items() if _is_unclear(fence, now)][:MOST_TIDIED]
+        for uid in unclear:
+            if turn.remaining > BRIEF / 2:
+                self._try_to_ripen(turn, uid, found[uid]["seg"], now)
+        if unclear:
+            found.update(self._fences_and_firsts(unclear, now))
+        for fence in [each for each in found.values() if _passed_many(each)][:MOST_TIDIED]:
+            if turn.remaining > BRIEF / 2:
+                self._try_to_move_ready_from(turn, fence, now)
+
+    def _note_waited(self, found: Mapping[str, Document]) -> None:
+        with self._hints_lock:
+            if len(self._waited) >= MOST_HINTS:
+                self._waited.clear()  # the next looks note those that are waited for now
+            self._waited.update((fence["seg"], uid) for uid, fence in found.items())
+
+    def wakeups(self) -> Wakeups | None:
+        if not self._change_stream:
+            return None
+        try:
+            return ChangeStream(self._set, self._waited.get)
+        except NotAllowed:
+            _log.warning(
+                "The user of the MongoDB database '%s' may not open a change stream, so clients that wait learn of"
+                " messages that other processes store up to a second later. The role readWrite allows it.",
+                self._set.name,
+            )
+            self._change_stream = False
+            return None
 
     def _fences_and_firsts(self, uids: Collection[str], now: float) -> dict[str, Document]:
         """By uid. They are what a majority has, as in listings: a number that was seen never belongs to another message

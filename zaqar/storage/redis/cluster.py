@@ -117,16 +117,21 @@ class ClusterRoute:
 
     def open_apart(self) -> Wire:
         """A connection to any master that is none of those for commands. Processes spread over the masters."""
-        self._master_of(0)
+        if not self._nodes:
+            self._look()
         nodes = [*{node for _, _, node in self._masters}]
         random.shuffle(nodes)
+        last: Exception | None = None
         end = time.monotonic() + BOUND / 2
-        while True:
+        for node in nodes:
             try:
-                return self._open(nodes.pop())
+                return self._open(node)
             except ERRORS as exc:
-                if not nodes or is_refusal(exc) or time.monotonic() > end:
-                    raise
+                self._nodes = ()
+                last = exc
+                if is_refusal(exc) or time.monotonic() > end:
+                    break
+        raise redis.ConnectionError("no master of the Cluster answers") from last
 
     def leads_to(self, wire: Wire) -> bool:
         """Whether it leads to a master as the map of slots says."""

@@ -6,6 +6,7 @@ Scripts publish the uid of a queue if the queue has a note that somebody waits; 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,6 @@ _QUIET_SECONDS = 10.0
 
 _NOT_SUPPORTED = ("NOPERM", "ERR unknown command")
 
-_ENDED = (*ERRORS, ValueError)
-"""A TLS connection that is shut while it is read may raise ValueError."""
-
 
 class NotSupported(Exception):
     """The server does not let this user subscribe. Trying again does not help."""
@@ -39,6 +37,7 @@ class RedisWakeups(Wakeups):
         self._is_current = is_current
         self._reply_seconds = reply_seconds
         self._is_closed = False
+        self._pid = os.getpid()
         self._in_use = threading.Lock()
         """Held while the connection is read, because a file descriptor that is closed then may soon be another's."""
         self._asked_at: float | None = None
@@ -59,7 +58,7 @@ class RedisWakeups(Wakeups):
                     self._check()
                     pushed = self._wire.receive(max(0.001, min(end, self._next_check()) - time.monotonic()))
                     uids = _uids_in(pushed)
-                except _ENDED as exc:
+                except ERRORS as exc:
                     raise StoreUnavailable from exc
                 if pushed:
                     self._heard_at, self._asked_at = time.monotonic(), None
@@ -87,6 +86,8 @@ class RedisWakeups(Wakeups):
         return self._heard_at + _QUIET_SECONDS
 
     def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # it is the parent's, of which another thread may hold the lock for ever in this process
         self._is_closed = True
         self._wire.shut()
         with self._in_use:

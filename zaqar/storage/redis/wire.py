@@ -139,7 +139,8 @@ class Wire:
     def shut(self) -> None:
         """End a call of another thread that waits for data. The connection must still be closed."""
         with suppress(OSError):  # the server may have ended it already
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # Without TLS's own shutdown, which would change what the other thread is using.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.disconnect()

@@ -84,7 +84,6 @@ class ClaimStore(DeadLetterStore):
             for (end,) in connection.execute(sql.delete, key).fetchall():
                 freed = connection.execute(sql.release, {**key, "held_until": end}).fetchall()
                 if freed:
-                    self._tell(connection, queue.uid)
                     ready_from = min(fence.ready_from, min(freed)[0])
                     self._count(connection, queue.uid, ready=len(freed), claimed=-len(freed), ready_from=ready_from)
 

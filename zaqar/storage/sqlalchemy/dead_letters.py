@@ -167,7 +167,6 @@ class DeadLetterStore(OutboxStore):
         if not rows:
             raise StaleQueue(queue.uid)
         ((segment, end),) = rows
-        self._tell(connection, queue.uid)
         return int(segment), int(end) - count
 
 

@@ -225,9 +225,6 @@ class FenceStore(MessageStore):
             self._count(connection, uid, ready=-gone[READY], claimed=-gone[CLAIMED], delayed=-gone[DELAYED])
         return len(rows)
 
-    def _tell(self, connection: Connection, uid: str) -> None:
-        """Wake those that wait for the queue when this transaction commits, if the database can do that."""
-
     def _new_segment(self, connection: Connection) -> int:
         ((number,),) = connection.execute(self._statements.fences.add_segment).fetchall()
         return int(number)

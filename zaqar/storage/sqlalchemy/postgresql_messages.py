@@ -14,7 +14,6 @@ from typing import Any, Final
 from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import Wakeups, pack_posted
-from zaqar.storage.sqlalchemy.connection import Connection
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase
@@ -66,18 +65,26 @@ class PostgresqlMessageStore(SqlMessageStore):
             "each_checksum": [draft.checksum for draft in drafts],
             "each_body": [draft.body for draft in drafts],
         }
+        statement = self._warm.post
         if queue.notify:
-            values["content"] = pack_posted(drafts, client_id, now)
-        statement = self._warm.post(noting=queue.notify, telling=self._database.listen)
-        ((segment, end, *_),) = self._run(statement, queue, values)
+            statement, values["content"] = self._warm.post_and_note, pack_posted(drafts, client_id, now)
+        ((segment, end),) = self._run(statement, queue, values)
+        self._tell(queue)
         rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
         if rounds:
             self._tidy(queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)
         return range(end - count, end)
 
-    def _tell(self, connection: Connection, uid: str) -> None:
+    def _tell(self, queue: Queue) -> None:
+        """Wake those that wait for the queue, in a transaction of its own after that which they wait for.
+
+        In the same one it would hold the server's lock of notifications while the disk writes, so that the posts to all
+        queues would be written one by one. If this fails, waiting clients find out within a second by themselves; the
+        operation before is done and must not be repeated.
+        """
         if self._database.listen:
-            connection.execute(self._warm.tell, {"uid": uid})
+            with suppress(StoreUnavailable), self._database.alone() as connection:
+                connection.execute(self._warm.tell, {"uid": queue.uid})
 
     def wakeups(self) -> Wakeups | None:
         return self._database.wakeups() if self._database.listen else None
@@ -212,7 +219,9 @@ class PostgresqlMessageStore(SqlMessageStore):
         texts = (sql.take_fresh, sql.take_fresh_waiting) if passing_over else (sql.take, sql.take_waiting)
         taken, worn = self._take(*texts, queue, values, now)
         if worn:
-            return super().claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
+            taken = super().claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
+            if dead_letters is not None and dead_letters.queue is not None:
+                self._tell(dead_letters.queue)
         return taken
 
     def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
@@ -230,13 +239,18 @@ class PostgresqlMessageStore(SqlMessageStore):
     @repeated
     def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
         super().release_claim(queue=queue, claim_id=_claim_key(claim_id), now=now)
+        self._tell(queue)
+
+    @repeated
+    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+        super().receive(queue=queue, letters=letters, now=now)
+        self._tell(queue)
 
     # -- as on any SQL database, but begun anew where two were in each other's way -------------------------------------
 
     open_queue = repeated(SqlMessageStore.open_queue)
     drop_queue = repeated(SqlMessageStore.drop_queue)
     set_aside = repeated(SqlMessageStore.set_aside)
-    receive = repeated(SqlMessageStore.receive)
     forget_set_aside = repeated(SqlMessageStore.forget_set_aside)
     purge = repeated(SqlMessageStore.purge)
     sweep = repeated(SqlMessageStore.sweep)

@@ -80,6 +80,10 @@ class WarmStatements(Texts):
         self._define_taking()
         self._define_deletes()
         self._define_reads()
+        # A commit that notifies waits for all others of the server that do. This one does not wait for the disk.
+        relaxed = sa.func.set_config(*(sa.literal_column(text) for text in ("'synchronous_commit'", "'off'", "true")))
+        told: Any = sa.func.pg_notify(sa.literal_column(f"'{CHANNEL}'"), param("uid", sa.Text))
+        self.tell = self._text(sa.select(relaxed, told))
 
     def _define_post(self) -> None:
         f = fences.c
@@ -123,14 +127,9 @@ class WarmStatements(Texts):
         rows = sa.select(*values.values()).select_from(fence.join(drafts, _TRUE))
         stored = sa.insert(messages).inline().from_select(list(values), rows).cte("stored")
         answer = sa.select(fence.c.segment, fence.c.next_sequence).add_cte(stored)
-        told: Any = sa.func.pg_notify(sa.literal_column(f"'{CHANNEL}'"), param("uid", sa.Text))
-        self.tell = self._text(sa.select(told))
-        # Texts of their own, so that a post pays nothing if the queue has no subscribers, or if nobody may listen.
-        self._posts = {}
-        for noting in (False, True):
-            for telling in (False, True):
-                post = answer.add_columns(told) if telling else answer
-                self._posts[noting, telling] = self._text(post.add_cte(_noted(fence)) if noting else post)
+        self.post = self._text(answer)
+        # A text of its own, so that a post to a queue without subscribers pays nothing.
+        self.post_and_note = self._text(answer.add_cte(_noted(fence)))
 
     def _define_taking(self) -> None:
         self.take = self._text(_claim(skipping=True, passing_over=False))
@@ -174,9 +173,6 @@ class WarmStatements(Texts):
         self.get_claim = self._text(_held())
         self.stats = self._text(_stats(patient=False))
         self.patient_stats = self._text(_stats(patient=True))
-
-    def post(self, *, noting: bool, telling: bool) -> str:
-        return self._posts[noting, telling]
 
     def listing(self, *, claimed: bool, delayed: bool, excluding: bool) -> str:
         return self._lists[claimed, delayed, excluding]

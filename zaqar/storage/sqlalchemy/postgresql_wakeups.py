@@ -32,7 +32,7 @@ class PostgresqlWakeups(Wakeups):
         self._outage = outage
         self._receiving = threading.Lock()
         """Held while the connection is in use: libpq frees a connection that is closed, also if it is being read."""
-        self._is_closed = False
+        self._is_closed = self._is_inherited = False
         self._ends, self._end = socket.socketpair()
         """What is sent to the second one ends a wait in ``receive``."""
         self._end.setblocking(False)
@@ -69,13 +69,17 @@ class PostgresqlWakeups(Wakeups):
         with suppress(OSError):  # closed before, or so many have closed it that its buffer is full
             self._end.send(b"x")
         with self._receiving:
-            self._link.close()
+            if not self._is_inherited:
+                self._link.close()
             self._ends.close()
             self._end.close()
 
     def renew_in_child(self) -> None:
         """The connection is the parent's. Here it is as if it was closed."""
-        self._is_closed = True
+        self._is_closed = self._is_inherited = True
         self._receiving = threading.Lock()
+        # They are the child's own descriptors, but what is sent here would end a wait of the parent.
+        self._ends.close()
+        self._end.close()
         if not self._link.closed:
             postgresql_link.leave_to_parent([self._link])

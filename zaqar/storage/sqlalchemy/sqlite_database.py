@@ -100,8 +100,8 @@ class SqliteDatabase(Database):
         path = _path_of(uri)
         if listen:
             raise StartupError(
-                "listen of [drivers:message_store:sqlalchemy], or of a pool, must be false with an SQLite database: "
-                "only PostgreSQL has LISTEN."
+                "listen of [drivers:message_store:sqlalchemy], or of the options of a pool, must be false with an "
+                "SQLite database: only PostgreSQL has LISTEN."
             )
         if synchronous not in _SYNCHRONOUS[1:]:
             raise StartupError(f"synchronous of an SQLite database is NORMAL, FULL or EXTRA, not '{synchronous}'.")

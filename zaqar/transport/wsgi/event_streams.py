@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import falcon
 import msgspec
 
+from zaqar.access.http_server import is_client_gone
 from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotAcceptable, StoreUnavailable
@@ -23,7 +24,6 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC, Message
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.service.streams import Event, Reset, Stream, check_marker
-from zaqar.transport.wsgi.client_socket import has_client_gone
 from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
 from zaqar.transport.wsgi.stream_access import StreamAccess
 from zaqar.waiting.registry import Waiter
@@ -139,7 +139,7 @@ class EventStreams:
             limit=asked.limit,
             render=render,
             clock=self._parts.clock,
-            is_gone=partial(has_client_gone, req.env),
+            is_gone=partial(is_client_gone, req.env),
         )
 
 

@@ -88,6 +88,9 @@ def test_no_password_in_a_repr() -> None:
         ("", {"connections": 7}, 7, 60),
         ("?maxPoolSize=9", {"connections": 7}, 9, 60),
         ("?maxPoolSize=9&maxIdleTimeMS=5000", {}, 9, 5),
+        ("", {"connections": 7, "change_stream": True}, 8, 60),
+        ("?maxpoolsize=9", {"change_stream": True}, 10, 60),
+        ("?maxPoolSize=0", {"change_stream": True}, 0, 60),
     ],
 )
 def test_connections_are_bounded_unless_the_uri_says_otherwise(

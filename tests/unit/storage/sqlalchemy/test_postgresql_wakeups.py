@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -22,6 +23,10 @@ from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import DeadLetters, Message, Origin
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+
+if TYPE_CHECKING:
+    from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
+    from zaqar.storage.sqlalchemy.postgresql_wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -102,8 +107,6 @@ def test_a_release_is_told(scene: Scene, wakeups: Wakeups) -> None:
     assert all_told(wakeups, scene.beside()) == [scene.queue.uid]
     scene.release(claim_id)
     assert wakeups.receive(SOON) == [scene.queue.uid]
-    scene.release(claim_id)  # there is no such claim any more, so nothing is free that was not
-    assert all_told(wakeups, scene.beside()) == []
 
 
 def test_dead_letters_are_told_to_those_that_wait_for_them(scene: Scene, wakeups: Wakeups) -> None:
@@ -115,8 +118,7 @@ def test_dead_letters_are_told_to_those_that_wait_for_them(scene: Scene, wakeups
     assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
     origin = Origin("orders", f"{scene.queue.uid}{1:012x}", 1)
     letter = Message(scene.queue.uid, 1, b"x", scene.now, scene.now + 60, "producer", claim_count=1, origin=origin)
-    for _ in range(2):  # the second time it is there already
-        dead.store.receive(queue=dead.queue, letters=[letter], now=scene.now)
+    dead.store.receive(queue=dead.queue, letters=[letter], now=scene.now)
     assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
 
 
@@ -162,6 +164,29 @@ def test_nothing_is_told_and_heard_unless_it_is_switched_on(address: str, wakeup
     assert all_told(wakeups, scene) == []
     quiet.drop()
     silent.close()
+
+
+def test_a_post_that_cannot_be_told_is_done_once(
+    store: MessageStore, scene: Scene, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(cast("PostgresqlMessageStore", store)._warm, "tell", "SELECT 1 / 0, %(uid)s::text")
+        assert scene.post("a") == [1]
+        claim_id, _ = scene.claim()
+        scene.release(claim_id)
+    assert [message.sequence for message in scene.listing()] == [1]
+    assert all_told(wakeups, scene.beside()) == []
+
+
+def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: MessageStore, scene: Scene) -> None:
+    sql = cast("PostgresqlMessageStore", store)
+    ask = "SELECT current_setting('synchronous_commit')"
+    with sql._database.write as connection:
+        connection.execute(sql._warm.tell, {"uid": scene.queue.uid})
+        assert connection.execute(ask).fetchone() == ("off",)
+    scene.post("a")
+    with sql._database.alone() as connection:
+        assert connection.execute(ask).fetchone() == ("on",)
 
 
 # -- the connection ---------------------------------------------------------------------------------------------------
@@ -217,15 +242,20 @@ def test_a_server_that_is_away_is_store_unavailable() -> None:
 
 
 def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, scene: Scene) -> None:
-    pid = os.fork()
-    if not pid:
+    child = os.fork()
+    if child == 0:
+        ended = 1
         try:
             wakeups.receive(0)
         except StoreUnavailable:
             wakeups.close()
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
+            ended = 0
+        finally:
+            os._exit(ended)
+    assert os.waitpid(child, 0)[1] == 0
+    poll = select.poll()
+    poll.register(cast("PostgresqlWakeups", wakeups)._ends, select.POLLIN)
+    assert poll.poll(0) == []  # the close there ends no wait here
     scene.post("a")
     assert wakeups.receive(SOON) == [scene.queue.uid]
 

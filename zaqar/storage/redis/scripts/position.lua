@@ -1,11 +1,11 @@
 -- include: keys
 -- include: states
--- include: held
 -- ARGV: whatever, now, until when somebody counts as waiting for the queue, and how far such a note has to reach to be left as it is.
 -- Answers the last number, 1 if a message is free, and when the next claim or delay ends; or nothing if there is no such queue.
 -- Beside the note it changes nothing: messages and claims that are due stay where they are. Where very many are dead and nobody
 -- has removed them, a message may count as free, and a claim as holding one.
-local LOOK = 100 -- claims or messages that are looked at at most
+local LOOK = 100 -- claims, or messages of one command, that are looked at at most
+local left = 10 * LOOK -- messages of claims that are looked at at most
 local fence = call('HMGET', FENCE, 'g', 'n', 'w')
 if not fence[1] then
   return false
@@ -16,22 +16,39 @@ if (tonumber(fence[3]) or 0) < tonumber(ARGV[4]) then
   call('HSET', FENCE, 'w', ARGV[3])
 end
 
-local function any_lives(states)
+-- Whether any of these messages lives and, if an id is given, is under that claim.
+local function any_lives(numbers, claim_id)
+  local states = call('HMGET', PREFIX .. 's', unpack(numbers))
   for place = 1, #states do
     local state = states[place]
-    if state and unpack_struct(STATE, state) > now then
+    if state and unpack_struct(STATE, state) > now and (not claim_id or sub(state, 21) == claim_id) then
       return true
     end
   end
   return false
 end
 
+local function holds_any(claim_id)
+  local numbers = {}
+  for number in string.gmatch(sub(call('HGET', PREFIX .. 'k', claim_id) or '', 17), '%d+') do
+    numbers[#numbers + 1] = number
+    if #numbers == LOOK then
+      left = left - LOOK
+      if left <= 0 or any_lives(numbers, claim_id) then
+        return true
+      end
+      numbers = {}
+    end
+  end
+  left = left - #numbers
+  return #numbers > 0 and (left <= 0 or any_lives(numbers, claim_id))
+end
+
 -- The end of the first claim in a range of ends that holds a message.
 local function first_end(from, to)
   local ends = call('ZRANGEBYSCORE', PREFIX .. 'e', from, to, 'WITHSCORES', 'LIMIT', 0, LOOK)
   for at = 1, #ends, 2 do
-    local _, states = held_by(ends[at], call('HGET', PREFIX .. 'k', ends[at]) or '')
-    if any_lives(states) then
+    if holds_any(ends[at]) then
       return ends[at + 1]
     end
   end
@@ -43,7 +60,7 @@ local is_free = #call('ZRANGEBYSCORE', PREFIX .. 'l', after, '+inf', 'LIMIT', 0,
 local next_due = call('ZRANGEBYSCORE', PREFIX .. 'd', after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or false
 if not is_free then
   local due = call('ZRANGEBYSCORE', PREFIX .. 'd', '-inf', now, 'LIMIT', 0, LOOK)
-  is_free = #due == LOOK or (#due > 0 and any_lives(call('HMGET', PREFIX .. 's', unpack(due))))
+  is_free = #due == LOOK or (#due > 0 and any_lives(due))
 end
 if call('EXISTS', PREFIX .. 'c') == 1 then
   is_free = is_free or first_end('-inf', now)

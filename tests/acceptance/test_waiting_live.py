@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims that wait, on each store, while clients and processes of the service are killed.
+
+Eight workers wait for what eight producers post, on a busy queue and on a quiet one. Each client is a process. What
+they noted is judged as the history of a store is, and no claim may come back empty while a message was free for more
+than a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.acceptance import waiting_client
+from tests.acceptance.backends import Backend
+from tests.acceptance.crowd import Client, Ledger
+from tests.acceptance.test_streams_live import Service, each_store, everything, number_of, serving
+from tests.conformance.history import Lease, Post, Record, Release
+from tests.conformance.test_history import (
+    History,
+    a_claim_is_in_order,
+    each_message_is_consumed_once,
+    each_post_has_its_own_numbers,
+    no_message_is_under_two_live_claims,
+    producers_are_in_order,
+)
+
+SECONDS = float(os.environ.get("ZAQAR_WAITING_SECONDS", "6"))
+"""How long it goes on; the promise is about 20 seconds."""
+
+KILL_SECONDS = 0.5
+KILLED = ("work", "produce", "work", "produce", "service")
+"""In turn: clients of a role, and a worker of the service, which takes longer to be there again."""
+
+FREE_SECONDS = 1.0
+"""How long a message may be free while a claim waits for it."""
+
+LEEWAY_SECONDS = 0.3
+"""Beside that: what a request and a look at the store take. What a slow machine needs longer is measured in the run."""
+
+LOOK_SECONDS = 0.05
+
+PROJECT = "shop"
+
+
+class Group(NamedTuple):
+    """The clients of one queue. ``pace`` is the mean pause of a producer and of a worker."""
+
+    queue: str
+    producers: int
+    workers: int
+    pace: float
+
+
+GROUPS = (Group("busy", 7, 5, 0.1), Group("quiet", 1, 3, 1.2))
+
+
+class Kin:
+    """The clients of one role and number, one after the other: one that is killed is followed by another."""
+
+    def __init__(self, role: str, group: Group, number: int, address: tuple[str, int], folder: Path) -> None:
+        self.role, self.group, self.number = role, group, number
+        self._address = address
+        self._folder = folder
+        self.files: list[Path] = []
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.files.append(self._folder / f"{self.role}-{self.group.queue}-{self.number}-{len(self.files)}")
+        host, port = self._address
+        words = (self.role, host, port, PROJECT, self.group.queue, self.number, self.group.pace, self.files[-1])
+        # -S: without the packages of the environment, which take longer to load than the client.
+        command = [sys.executable, "-S", waiting_client.__file__, *map(str, words)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process = self._start()
+
+    def end(self) -> int:
+        return self.process.wait(60)
+
+
+class Slowness(threading.Thread):
+    """When the machine was slow: this thread was not run when it could have been, or a plain request took long."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._spans: list[tuple[float, float]] = []
+        self._client = client
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            began = time.monotonic()
+            if self._ending.wait(LOOK_SECONDS):
+                return
+            self._client.ask("GET", "/v2/queues/busy/stats")
+            self._spans.append((began, time.monotonic()))
+
+    def end(self) -> None:
+        self._ending.set()
+        self.join()
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds that were lost in this time."""
+        lost = (min(end, until) - max(begin, since) - 2 * LOOK_SECONDS for since, until in self._spans)
+        return sum(seconds for seconds in lost if seconds > 0)
+
+
+# -- what the clients noted -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim that was asked for. ``returned`` is None if there was no answer, ``id`` if it was empty."""
+
+    asked: float
+    wait: int
+    returned: float | None
+    id: str | None
+    messages: list[tuple[str, str]]
+    """Ids and bodies."""
+
+
+@dataclass
+class Notes:
+    """Of all clients of one queue."""
+
+    posts: list[Post] = field(default_factory=list)
+    free_from: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When a body was certainly free: after its post was acknowledged and its delay had ended, and after releases."""
+    maybe_posted: list[tuple[int, list[str]]] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
+    wrong: list[Any] = field(default_factory=list)
+
+    def read(self, kin: Kin) -> None:
+        for file in kin.files:
+            lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+            for note, following in itertools.zip_longest(lines, lines[1:]):
+                if note["kind"] == "wrong":
+                    self.wrong.append(note["answer"])
+                elif kin.role == "produce":
+                    self._note_post(kin.number, note, following)
+                else:
+                    self._note_work(note, following)
+
+    def _note_post(self, producer: int, note: Any, following: Any) -> None:
+        if note["kind"] != "post":
+            return
+        if following is None or following["kind"] != "posted":
+            self.maybe_posted.append((producer, note["bodies"]))
+            return
+        self.posts.append(Post("work", producer, note["bodies"], [number_of(id_) for id_ in following["ids"]]))
+        for body in note["bodies"]:
+            self.free_from[body].append(following["at"] + note["delay"])
+
+    def _note_work(self, note: Any, following: Any) -> None:
+        kind, then = note["kind"], None if following is None else following["kind"]
+        if kind == "claim":
+            answered = then in ("claimed", "empty")
+            claimed = following if then == "claimed" else {"claim": None, "messages": []}
+            messages = [(id_, body) for id_, body in claimed["messages"]]
+            returned = following["at"] if answered else None
+            claim = Claim(note["at"], note["wait"], returned, claimed["claim"], messages)
+            self.claims.append(claim)
+            if claim.id is not None:
+                numbers, bodies = [number_of(id_) for id_, _ in messages], [body for _, body in messages]
+                ends = claim.asked + waiting_client.TTL
+                self.record.leases.append(Lease(claim.id, ends, following["at"], numbers, bodies))
+        elif kind == "release":
+            self.record.releases.append(Release(note["claim"], note["at"]))
+        elif kind == "released":
+            (lease,) = [each for each in self.record.leases if each.claim_id == note["claim"]]
+            for body in lease.bodies:
+                self.free_from[body].append(note["at"])
+        elif kind == "delete":
+            (self.record.consumed if then == "deleted" else self.record.late).append(note["body"])
+
+
+@dataclass
+class Story:
+    """A queue: what was noted of it, what is left in it, and when the machine was slow."""
+
+    notes: Notes
+    left: dict[str, Any]
+    slowness: Slowness
+
+    def history(self) -> History:
+        """As a history of a store. A post whose answer was lost took place if one of its messages was ever seen."""
+        ids = {body: id_ for id_, body in self.left.items()}
+        ids.update((body, id_) for claim in self.notes.claims for id_, body in claim.messages)
+        posts = list(self.notes.posts)
+        for producer, bodies in self.notes.maybe_posted:
+            if any(body in ids for body in bodies):
+                posts.append(Post("work", producer, bodies, [number_of(ids[body]) for body in bodies]))
+        posts.sort(key=lambda post: post.sequences)
+        return History([Record(posts=posts), self.notes.record], left=list(self.left.values()))
+
+    def free_times(self) -> Iterator[tuple[str, float, float]]:
+        """A body, and two times between which its message was certainly free."""
+        taken: dict[str, list[Claim]] = defaultdict(list)
+        for claim in self.notes.claims:
+            for _, body in claim.messages:
+                taken[body].append(claim)
+        for body, times in self.notes.free_from.items():
+            for begin in times:
+                # A claim that was not answered may have it. But then no other claim gets it in the time of this run.
+                later = [claim for claim in taken[body] if claim.returned is not None and claim.returned > begin]
+                if later:
+                    first = min(later, key=lambda claim: claim.returned or 0.0)
+                    assert first.returned is not None
+                    yield body, begin, max(first.asked, first.returned - LEEWAY_SECONDS)
+
+
+# -- the judgement ----------------------------------------------------------------------------------------------------
+
+
+def no_false_empty_answer(story: Story) -> None:
+    """No claim came back empty although a message was free for more than a second while it waited."""
+    empty = [(claim, claim.returned) for claim in story.notes.claims if claim.returned is not None and claim.id is None]
+    for body, since, until in story.free_times():
+        for claim, returned in empty:
+            begin, end = max(since, claim.asked), min(until, returned)
+            if end - begin > FREE_SECONDS + LEEWAY_SECONDS:
+                slow = story.slowness.between(begin, end)
+                free = f"{body} was free for {end - begin:.2f} s, {slow:.2f} of them slow, while {claim} waited"
+                assert end - begin < FREE_SECONDS + LEEWAY_SECONDS + slow, free
+
+
+def an_empty_answer_comes_after_the_time_that_was_asked_for(story: Story) -> None:
+    for claim in story.notes.claims:
+        if claim.returned is not None and claim.id is None:
+            assert claim.returned - claim.asked >= claim.wait - 0.01, claim
+
+
+JUDGEMENT = (
+    each_message_is_consumed_once,
+    no_message_is_under_two_live_claims,
+    each_post_has_its_own_numbers,
+    a_claim_is_in_order,
+    producers_are_in_order,
+)
+
+
+@contextmanager
+def clients(address: tuple[str, int], folder: Path) -> Iterator[list[Kin]]:
+    folder.mkdir()
+    all_kin: list[Kin] = []
+    try:
+        for group in GROUPS:
+            all_kin += [Kin("produce", group, n, address, folder) for n in range(group.producers)]
+            all_kin += [Kin("work", group, n, address, folder) for n in range(group.workers)]
+        yield all_kin
+    finally:
+        for kin in all_kin:
+            kin.process.kill()
+            kin.process.wait()
+
+
+def suffer(service: Service, all_kin: list[Kin]) -> int:
+    """Kill a client, or a worker of the service, twice a second; returns how many clients were killed."""
+    kills, end = 0, time.monotonic() + SECONDS
+    for kind in itertools.cycle(KILLED):
+        time.sleep(KILL_SECONDS)
+        if time.monotonic() > end:
+            return kills
+        if kind == "service":
+            service.kill_worker()
+        else:
+            random.choice([kin for kin in all_kin if kin.role == kind]).kill()
+            kills += 1
+    raise AssertionError
+
+
+def run(backend: Backend | None, folder: Path) -> tuple[dict[str, Story], int]:
+    """What came of it, by queue, and how many clients were killed."""
+    with serving(backend, folder) as service:
+        server = service.server
+        with closing(Client(server, PROJECT, Ledger())) as client:
+            slowness = Slowness(client)
+            slowness.start()
+            try:
+                with clients((server.host, server.port), folder / "notes") as all_kin:
+                    kills = suffer(service, all_kin)
+                    for kin in all_kin:
+                        kin.process.send_signal(signal.SIGTERM)
+                    for kin in all_kin:
+                        assert kin.end() in (0, -signal.SIGTERM), kin.files[-1]
+            finally:
+                slowness.end()
+            # The last messages may be delayed.
+            time.sleep(waiting_client.DELAY)
+            return {group.queue: told(client, group, all_kin, slowness) for group in GROUPS}, kills
+
+
+def told(client: Client, group: Group, all_kin: list[Kin], slowness: Slowness) -> Story:
+    notes = Notes()
+    for kin in all_kin:
+        if kin.group is group:
+            notes.read(kin)
+    return Story(notes, everything(client, group.queue), slowness)
+
+
+@each_store
+def test_claims_that_wait_lose_nothing_and_are_not_empty_in_vain(tmp_path: Path, backend: Backend | None) -> None:
+    began = time.monotonic()
+    stories, kills = run(backend, tmp_path)
+    for queue, story in stories.items():
+        assert story.notes.wrong == []
+        history = story.history()
+        for judge in JUDGEMENT:
+            judge(history)
+        no_false_empty_answer(story)
+        an_empty_answer_comes_after_the_time_that_was_asked_for(story)
+        report(queue, story)
+    print(f"{kills} clients killed; {time.monotonic() - began:.1f} s in all")
+    quiet = stories["quiet"].notes
+    assert any(claim.id is None and claim.returned is not None for claim in quiet.claims), "no claim was in vain"
+    assert any(claim.id and claim.returned and claim.returned - claim.asked > 0.2 for claim in quiet.claims)
+    assert stories["busy"].notes.maybe_posted or any(claim.returned is None for claim in stories["busy"].notes.claims)
+
+
+def report(queue: str, story: Story) -> None:
+    """Print the figures of a run, for ``pytest -s``."""
+    delays = sorted(
+        1000 * (claim.returned - begin)
+        for body, begin, _ in story.free_times()
+        for claim in story.notes.claims
+        if claim.returned is not None
+        and claim.asked < begin < claim.returned
+        and any(b == body for _, b in claim.messages)
+    )
+    notes = story.notes
+    empty = sum(claim.id is None and claim.returned is not None for claim in notes.claims)
+    lost = sum(claim.returned is None for claim in notes.claims)
+    print(
+        f"{queue}: {len(notes.posts)} posts acknowledged, {len(notes.maybe_posted)} not; {len(notes.claims)} claims, "
+        f"{empty} empty, {lost} not answered; {len(story.left)} messages left"
+    )
+    if len(delays) > 1:
+        print(f"  free to waiting claim: {statistics.median(delays):.0f} ms median, {delays[-1]:.0f} ms most")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often the stores are asked while clients wait, at any number of them, and while nobody waits."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.waiting.processes import ADDRESS, CALLER, Process
+from zaqar import app, conf
+from zaqar.model import UID_LENGTH
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.waiting.polling import PlacePoller
+from zaqar.waiting.registry import Waiter
+from zaqar.waiting.waiters import Kind, Located
+
+WAITING = 1000
+MOST = 4
+
+
+class Counted:
+    """A process on stores whose calls are counted."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        loaded = conf.load([], default_config_files=[])
+        loaded.set_override("state_dir", str(tmp_path))
+        for option in ("max_waiting_clients", "max_streams"):
+            loaded.set_override(option, WAITING, "transport")
+            loaded.set_override(f"{option}_per_project", WAITING, "transport")
+        stores: dict[str, Any] = {}
+        if kind == "memory":
+            stores = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+        self.parts = app.build(loaded, **stores)
+        self.process = Process(self.parts)
+        self.calls: list[str] = []
+        place = self.parts.placement.places()[0]
+        for store, contract in ((place.store, MessageStore), (self.parts.management, ManagementStore)):
+            for name in contract.__abstractmethods__ | {"positions", "find_queues"}:
+                found = getattr(store, name, None)
+                if callable(found):
+                    monkeypatch.setattr(store, name, self._counted(name, found))
+        self.uid = self.process.post("x")[0][:UID_LENGTH]
+        self.process.claim()
+        self.registry = self.parts.hub.registry
+        self.poller = PlacePoller(place, self.registry, self.parts.clock, lost=lambda: None)
+        # The test looks at the store itself, and not a thread meanwhile.
+        monkeypatch.setattr(self.parts.hub, "_watch", lambda _: None)
+        self.ready: deque[Waiter] = deque()
+        self.located = Located(self.uid, place)
+
+    def _counted(self, name: str, method: Any) -> Any:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            return method(*args, **kwargs)
+
+        return call
+
+    def join(self, kind: Kind) -> Waiter:
+        waiter: Waiter
+        waiter = self.registry.join(ADDRESS, self.located, kind, wake=lambda: self.ready.append(waiter))
+        self.parts.hub.check_at = 0.0
+        return waiter
+
+    def look(self) -> None:
+        """What the thread of the store does once a second."""
+        self.poller._next_full = float("-inf")
+        self.poller.step()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def counted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    made = Counted(tmp_path, monkeypatch, request.param)
+    yield made
+    made.parts.close()
+
+
+def test_takers(counted: Counted) -> None:
+    """A post is claimed once, a second claim finds nothing more, and no other taker tries."""
+    served = []
+
+    def attempts() -> None:
+        while counted.ready:
+            waiter = counted.ready.popleft()
+            waiter.begin()
+            found = counted.process.attempt()
+            waiter.finish(is_full=found.is_full, is_served=found.is_served)
+            if found.is_served:
+                served.append(waiter)
+                waiter.leave()
+
+    waiters = [counted.join(Kind.TAKER) for _ in range(WAITING)]
+    counted.ready.append(waiters[0])
+    attempts()
+    counted.look()
+    for number in range(3):
+        counted.calls.clear()
+        counted.process.post(str(number))
+        attempts()
+        counted.look()
+        assert len(counted.calls) <= MOST, counted.calls
+        assert sorted(counted.calls) == ["claim", "claim", "positions", "post"]
+    assert served == waiters[:3]
+
+
+def test_readers_of_a_stream(counted: Counted) -> None:
+    """All of them get the message of a post by one read."""
+    streams = {}
+    for _ in range(WAITING):
+        waiter = counted.join(Kind.READER)
+        streams[waiter] = counted.parts.streams.open(
+            CALLER, ADDRESS, marker=None, from_start=False, echo=True, version=waiter.begin()
+        )
+
+    def read() -> list[int]:
+        seen = []
+        while counted.ready:
+            waiter = counted.ready.popleft()
+            stream, version = streams[waiter], waiter.begin()
+            stream.is_ready = True
+            while stream.is_ready:
+                seen.append(len(stream.read(version=version, limit=10)))
+        return seen
+
+    counted.look()
+    read()
+    for number in range(3):
+        counted.calls.clear()
+        counted.process.post(str(number))
+        assert read() == [1] * WAITING
+        counted.look()
+        # The look has found nothing that the readers have not seen.
+        assert read() == []
+        assert len(counted.calls) <= MOST, counted.calls
+        assert sorted(counted.calls) == ["list_messages", "positions", "post"]
+
+
+def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
+    for number in range(50):
+        address = ADDRESS._replace(name=f"q{number}")
+        known = counted.parts.queues.ensure(address)
+        counted.registry.join(address, Located(known.queue.uid, known.place), Kind.TAKER, wake=lambda: None)
+    counted.calls.clear()
+    counted.look()
+    assert counted.calls == ["positions"]
+
+
+def test_nobody_waits(counted: Counted) -> None:
+    counted.calls.clear()
+    counted.process.post("x")
+    claim_id, _ = counted.process.claim()
+    counted.parts.claims.release(ADDRESS, claim_id)
+    assert counted.calls == ["post", "claim", "release_claim"]
+    assert not counted.parts.hub._background._jobs

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The change stream tells of what other clients of the store do, and ends when it is closed or its server is lost."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.errors import AutoReconnect
+
+from tests import servers
+from tests.conformance.mongodb.test_transactions import overheard
+from tests.conformance.scene import Scene
+from zaqar.errors import StoreUnavailable
+from zaqar.storage.base import Wakeups
+from zaqar.storage.mongodb import changes
+from zaqar.storage.mongodb.fences import FAR
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 30.0
+LEAST_SHARE = 0.5
+
+
+@contextmanager
+def opened(uri: str, **settings: Any) -> Iterator[MongoMessageStore]:
+    store = MongoMessageStore.from_settings({"uri": uri, "change_stream": True, **settings})
+    yield store
+    store.close()
+
+
+@contextmanager
+def listening_to(store: MongoMessageStore) -> Iterator[Wakeups]:
+    wakeups = store.wakeups()
+    assert wakeups is not None
+    yield wakeups
+    wakeups.close()
+
+
+@pytest.fixture
+def other(members: servers.MongoSet) -> Iterator[Scene]:
+    """A queue as another process sees it, in a database of its own."""
+    store = MongoMessageStore.from_settings({"uri": members.uri, "database": f"stream_{secrets.token_hex(4)}"})
+    yield Scene(store)
+    store._set.opened.client.drop_database(store._set.name)
+    store.close()
+
+
+@pytest.fixture
+def store(members: servers.MongoSet, other: Scene) -> Iterator[MongoMessageStore]:
+    """The store of the process that waits."""
+    with opened(members.uri, database=name_of(other)) as store:
+        yield store
+
+
+@pytest.fixture
+def wakeups(store: MongoMessageStore) -> Iterator[Wakeups]:
+    with listening_to(store) as wakeups:
+        yield wakeups
+
+
+def name_of(scene: Scene) -> str:
+    assert isinstance(scene.store, MongoMessageStore)
+    return scene.store._set.name
+
+
+def received(wakeups: Wakeups, last: Scene) -> list[str]:
+    """What it tells up to and with a post to ``last``, which is made now."""
+    last.post("the last")
+    uids: list[str] = []
+    end = time.monotonic() + PATIENCE
+    while last.queue.uid not in uids:
+        assert time.monotonic() < end, "nothing is told"
+        uids += wakeups.receive(1.0)
+    return uids[: uids.index(last.queue.uid)]
+
+
+def test_without_the_option_there_is_none(other: Scene) -> None:
+    assert other.store.wakeups() is None
+
+
+def test_a_post_is_told(other: Scene, wakeups: Wakeups) -> None:
+    second = other.beside("second")
+    other.post("a", "b")
+    second.post("a", delay=60)
+    assert received(wakeups, other.beside("last")) == [other.queue.uid, second.queue.uid]
+
+
+def test_posts_that_come_together_are_told_of_once(other: Scene, wakeups: Wakeups) -> None:
+    for _ in range(20):
+        other.post("a")
+    last = other.beside("last")
+    last.post("a")
+    assert len(received(wakeups, last)) < 20
+
+
+def test_a_release_is_told_if_somebody_waits_for_the_queue(
+    other: Scene, store: MongoMessageStore, wakeups: Wakeups
+) -> None:
+    unknown = other.beside("unknown")
+    for scene in (other, unknown):
+        scene.post("a")
+    assert list(store.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
+    received(wakeups, other.beside("before"))
+    for scene in (unknown, other):
+        claim_id, _ = scene.claim()
+        scene.release(claim_id)
+    assert received(wakeups, other.beside("last")) == [other.queue.uid]
+
+
+def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.positions(uids=[other.queue.uid], now=other.now)
+    other.purge()
+    store.positions(uids=[other.queue.uid], now=other.now)
+    other.post("a")
+    claim_id, _ = other.claim()
+    received(wakeups, other.beside("before"))
+    other.release(claim_id)
+    assert received(wakeups, other.beside("last")) == [other.queue.uid]
+
+
+def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.positions(uids=[other.queue.uid], now=other.now)
+    numbers = other.post(*["a"] * 5)
+    received(wakeups, other.beside("before"))
+    claim_id, (first,) = other.claim(1)
+    other.renew(claim_id)
+    other.delete(first.sequence, claim_id)
+    other.delete(numbers[-1])
+    other.pop(1)
+    other.purge()
+    assert received(wakeups, other.beside("last")) == []
+
+
+def test_tidying_up_in_a_look_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    other.post(*["a"] * (FAR + 1), ttl=60)
+    received(wakeups, other.beside("before"))
+    other.clock.advance(60)
+    store.positions(uids=[other.queue.uid], now=other.now)
+    assert received(wakeups, other.beside("last")) == []
+
+
+def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
+    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
+        scene = Scene(store)
+        scene.post("a")
+        assert commands.of(lambda: scene.post("b")) == ["update", "commitTransaction"]
+
+
+# -- its end ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
+    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
+        for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
+            assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
+            assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
+
+
+def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
+    wakeups = store.wakeups()
+    assert wakeups is not None
+    ends: list[type[BaseException]] = []
+
+    def wait() -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            wakeups.receive(3600)
+        ends.append(caught.type)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not wakeups._receiving.locked():  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    wakeups.close()
+    wakeups.close()
+    thread.join(PATIENCE)
+    assert ends == [StoreUnavailable]
+    with pytest.raises(StoreUnavailable):
+        wakeups.receive(0)
+    assert cursors(members, store) == 0, "it is still open on the server"
+
+
+def test_closing_it_closes_it_on_the_server(members: servers.MongoSet, store: MongoMessageStore) -> None:
+    with listening_to(store) as wakeups:
+        wakeups.receive(0)
+        assert cursors(members, store) == 1
+    assert cursors(members, store) == 0
+
+
+def test_dropping_the_database_ends_it(store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store._set.opened.client.drop_database(store._set.name)
+    with pytest.raises(StoreUnavailable):
+        wakeups.receive(3600)
+
+
+def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
+    """Open cursors of the store on the primary that no command uses at the moment."""
+    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store._set.name}[.]"}}
+    with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
+        return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[servers.MongoSet]:
+    """A set that these tests may hurt."""
+    members = servers.own(lambda: servers.MongoSet(1, "--setParameter", "enableTestCommands=1"))
+    yield members
+    members.stop()
+
+
+def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
+    own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (member,) = own.members
+    with opened(own.uri) as store:
+        with listening_to(store) as wakeups:
+            scene = Scene(store)
+            received(wakeups, scene)
+            member.kill()
+            with pytest.raises(StoreUnavailable):
+                wakeups.receive(3600)
+        with monkeypatch.context() as patched:
+            patched.setattr(changes, "PATIENCE", 0.3)
+            with pytest.raises(StoreUnavailable):
+                store.wakeups()
+        member.start()
+        own.await_primary()
+        with listening_to(store) as wakeups:
+            assert received(wakeups, scene) == []
+
+
+def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+    with opened(own.uri) as store, listening_to(store) as wakeups:
+        scene = Scene(store)
+        received(wakeups, scene)
+        client = pymongo.MongoClient[dict[str, Any]](own.uri, directConnection=True)
+        with client, suppress(AutoReconnect):  # it may close all connections
+            client.admin.command({"replSetStepDown": 1, "force": True})
+        own.await_primary()
+        try:
+            assert received(wakeups, scene) == []
+        except StoreUnavailable:
+            with listening_to(store) as following:
+                assert received(following, scene) == []
+
+
+def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "ANSWER_SECONDS", 0.25)
+    (member,) = own.members
+    with opened(own.uri) as store, listening_to(store) as wakeups:
+        member.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable):
+                wakeups.receive(3600)
+            wakeups.close()
+        finally:
+            member.signal(signal.SIGCONT)
+
+
+def test_a_user_who_may_not_open_one_is_told_in_the_log(
+    own: servers.MongoSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:
+        Scene(store)
+        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store._set.application}
+        client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse})
+        assert store.wakeups() is None
+        assert store.wakeups() is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "may not open a change stream" in caplog.text
+
+
+WORKER = """
+from gevent import monkey
+monkey.patch_all()
+import sys, time
+import gevent
+from tests.conformance.scene import Scene
+from tests.greenlets import Pulse
+from zaqar.storage.mongodb.messages import MongoMessageStore
+
+store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
+wakeups = store.wakeups()
+scene = Scene(store)
+pulse = Pulse()
+post = gevent.spawn_later(0.6, scene.post, "a")
+uids = wakeups.receive(30)
+assert uids == [scene.queue.uid], uids
+share = pulse.share()
+post.get()
+gevent.spawn_later(0.3, wakeups.close)
+try:
+    wakeups.receive(3600)
+except Exception as exc:
+    print(type(exc).__name__)
+store.close()
+print(share)
+"""
+
+
+def test_under_gevent_others_run_while_one_waits(members: servers.MongoSet) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WORKER, members.uri],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    error, share = ended.stdout.split()
+    assert error == "StoreUnavailable"
+    assert float(share) > LEAST_SHARE, "nobody else in the worker could run meanwhile"
