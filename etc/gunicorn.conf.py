@@ -12,6 +12,9 @@ workers = 2
 # client goes on serving the others, so no proxy has to stand in front for that.
 worker_class = "zaqar.cmd.worker.BoundedWorker"
 
+# Connections of a worker. 0: as many as [transport] max_waiting_clients and max_streams need.
+worker_connections = 0
+
 # Seconds. How long a client may take to send the headers, and may leave a connection unused.
 keepalive = 30
 # How long running requests have to end after SIGTERM.

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import servers
+
+# The processes of one run would wake each other's clients in a common state directory, which is also the user's own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="zaqar-tests-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 # A shared machine has slow moments: no test is judged by the time one example takes.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])

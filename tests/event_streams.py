@@ -74,10 +74,17 @@ class Reader:
     """One request for a stream, in this thread. ``status`` and ``headers`` are those of the answer."""
 
     def __init__(
-        self, application: Callable[..., Any], path: str, headers: Mapping[str, str], *, accept: str = ACCEPT
+        self,
+        application: Callable[..., Any],
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        accept: str = ACCEPT,
+        environ: Mapping[str, Any] | None = None,
     ) -> None:
         path, _, query = path.partition("?")
         self.environ = testing.create_environ(path, query_string=query, headers={"Accept": accept, **headers})
+        self.environ |= environ or {}
         self.status, self.headers = 0, {}
         self._body = application(self.environ, self._start)
         self._pieces = iter(self._body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,11 +36,13 @@ class StreamingApi(Api):
         super().__init__(DRIVERS["memory"], "", clock=FakeClock(), **options)
         self.application = make_app(self.parts)
 
-    def stream(self, path: str = MESSAGES, *, accept: str = ACCEPT, **headers: str) -> Reader:
+    def stream(
+        self, path: str = MESSAGES, *, accept: str = ACCEPT, environ: dict[str, Any] | None = None, **headers: str
+    ) -> Reader:
         """Ask for a stream. ``Last_Event_ID=...`` is the header Last-Event-ID."""
         sent = {"Client-ID": ALICE, "X-Project-ID": self.project}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return Reader(self.application, path, {name: value for name, value in sent.items() if value}, accept=accept)
+        return Reader(self.application, path, sent, accept=accept, environ=environ)
 
     def look(self) -> None:
         """Have the hub do at once what it does every second."""
@@ -493,6 +496,25 @@ def test_nothing_is_left_of_a_client_that_has_gone(api: StreamingApi, pieces: in
     reader.close()
     reader.close()
     assert api.counted == (0, 0, 0)
+
+
+@pytest.mark.parametrize("is_posted", [False, True])
+def test_a_client_that_has_gone_is_noticed_before_anything_is_written(
+    api: StreamingApi, monkeypatch: pytest.MonkeyPatch, *, is_posted: bool
+) -> None:
+    api.send("q", 0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, api.stream(environ={"gunicorn.socket": ours}) as reader:
+        opened(reader)
+        api.send("q", 1)
+        assert reader.bodies(1) == [1]
+        theirs.close()
+        if is_posted:
+            api.send("q", 2)
+        else:
+            monkeypatch.setattr(event_streams, "BEAT_SECONDS", 0.0)
+            reader._body._beat_at = 0.0
+        assert reader.piece() == b""
 
 
 def test_a_stream_that_cannot_begin_leaves_nothing(api: StreamingApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,12 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def wait_until_all_have_looked(api: Api) -> None:
+    """Until those that wait for queue "q" have made the attempt that is due when they have joined."""
+    queue = api.parts.hub.registry._queues[Address(api.project, QUEUE, "q")]
+    wait_until(lambda: queue.turn is None and not any(reader.is_ready for reader in queue.readers))
+
+
 class Clients:
     """Clients that wait, each in a thread, in the order in which they were started."""
 
@@ -238,8 +244,7 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
     api: Api, clients: Clients, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = [clients.start(method, f"/v2/queues/q/{path}wait={LONG}") for _ in range(20)]
-    # The first of them has looked after it had joined.
-    wait_until(lambda: api.parts.hub.registry._queues[Address(api.project, QUEUE, "q")].turn is None)
+    wait_until_all_have_looked(api)
     calls = count_calls(api, monkeypatch, "claim", "pop")
     api.send("q", 1)
     assert bodies(waiting[0].result()) == [1]
@@ -394,6 +399,7 @@ def test_a_client_that_is_gone_gets_nothing(
     gone = threading.Event()
     monkeypatch.setattr("zaqar.transport.wsgi.waits.is_client_gone", lambda _: gone.is_set())
     waiting = clients.start(method, f"/v2/queues/q/{path}wait={LONG}")
+    wait_until_all_have_looked(api)
     gone.set()
     api.send("q", 1)
     assert bodies(waiting.result()) == []
@@ -407,22 +413,27 @@ def test_the_next_one_is_served_if_the_first_is_gone(
     monkeypatch.setattr("zaqar.transport.wsgi.waits.is_client_gone", lambda env: env["HTTP_CLIENT_ID"] in gone)
     first = clients.start("POST", f"/v2/queues/q/claims?wait={LONG}", client=ALICE)
     second = clients.start("POST", f"/v2/queues/q/claims?wait={LONG}", client=BOB)
+    wait_until_all_have_looked(api)
     gone.add(ALICE)
     api.send("q", 1)
     assert bodies(second.result()) == [1]
     assert bodies(first.result()) == []
 
 
+def go_away_with_a_claim(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the client go away between the attempt and the write."""
+    monkeypatch.setattr("zaqar.transport.wsgi.waits.is_client_gone", lambda _: api.counts("q")[1] > 0)
+
+
 def test_a_claim_whose_answer_is_not_written_is_released(
     api: Api, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client has gone between the attempt and the write."""
-    monkeypatch.setattr("zaqar.transport.wsgi.claims.is_client_gone", lambda _: True)
+    go_away_with_a_claim(api, monkeypatch)
     waiting = clients.start("POST", f"/v2/queues/q/claims?wait={LONG}")
     api.send("q", 1)
     assert waiting.result().status_code == 201
     assert api.counts("q") == (1, 0, 1)
-    monkeypatch.setattr("zaqar.transport.wsgi.claims.is_client_gone", lambda _: False)
+    monkeypatch.undo()
     assert bodies(api.post("/v2/queues/q/claims")) == [1]
 
 
@@ -430,7 +441,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
     def away(*_: Any, **__: Any) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr("zaqar.transport.wsgi.claims.is_client_gone", lambda _: True)
+    go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
     store = type(api.parts.placement.places()[0].store)
     monkeypatch.setattr(store, "release_claim", away)
@@ -509,8 +520,8 @@ def test_a_stage_that_answers_ends_the_wait_before_it_begins(recorder: Recorder,
 def test_a_claim_that_is_given_back_passes_no_stage(
     recorder: Recorder, make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zaqar.transport.wsgi.claims.is_client_gone", lambda _: True)
     api = make_api()
+    go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
     assert bodies(api.post(f"/v2/queues/q/claims?wait={LONG}")) == [1]
     assert api.counts("q") == (1, 0, 1)

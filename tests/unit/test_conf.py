@@ -96,7 +96,9 @@ CATALOGUE = {
         max_message_delay (Int, 900); max_claim_ttl (Int, 43200); max_claim_grace (Int, 43200);
         subscriber_types (List, [http https mailto trust+http trust+https]); max_flavors_per_page (Int, 20);
         max_pools_per_page (Int, 20); client_id_uuid_safe (Str, strict, choices: strict off);
-        min_length_client_id (Int, 10); max_length_client_id (Int, 36); message_delete_with_claim_id (Bool, False);
+        min_length_client_id (Int, 10); max_length_client_id (Int, 36); max_wait (Int, 20);
+        max_waiting_clients (Int, 2000); max_waiting_clients_per_project (Int, 500); max_streams (Int, 5000);
+        max_streams_per_project (Int, 500); message_delete_with_claim_id (Bool, False);
         message_encryption_algorithms (Str, AES256); message_encryption_key (Str, secret);
         message_encryption_old_keys (List, [], secret); message_encryption_key_file (Str);
         message_encryption_key_ids (List, [])

@@ -11,6 +11,9 @@ keepalive = 30
 graceful_timeout = 8
 timeout = 60
 
+# 0: the worker takes as many as [transport] max_waiting_clients and max_streams need.
+worker_connections = 0
+
 # By default gunicorn believes SCRIPT_NAME, PATH_INFO and X-Forwarded-Proto in requests from this host, where a proxy
 # may pass on what its clients send. With [oslo_middleware] enable_proxy_headers_parsing the service itself believes.
 forwarder_headers = ""

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,7 +20,7 @@ from oslo_config import cfg
 
 from zaqar import app
 from zaqar import conf as configuration
-from zaqar.cmd import failures
+from zaqar.cmd import failures, open_files
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
@@ -238,10 +237,7 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
     """The configured limits; fewer connections if the process may not have as many open files."""
     settings = Settings.from_conf(conf)
     wanted = settings.open_files
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = hard if hard != resource.RLIM_INFINITY else wanted
-    if soft != resource.RLIM_INFINITY and soft < min(wanted, most):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
+    most = open_files.allow(wanted)
     if most >= wanted:
         return settings
     fewer = settings.within(most)

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.monkey import get_original
@@ -20,7 +21,12 @@ from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
+from zaqar.cmd import open_files
 from zaqar.cmd.signals import let_sigterm_end_new_children
+
+if TYPE_CHECKING:
+    # gunicorn's master imports this module too, and an import of the application comes too early there for gevent.
+    from zaqar.app import Parts
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +35,9 @@ BODY_SECONDS = 30.0
 
 SEND_SECONDS = 30.0
 """How long a client may take to read an answer."""
+
+CONNECTIONS_BESIDE = 1000
+"""Connections that a worker may have besides those of clients that wait for messages or follow a stream."""
 
 _PlainSocket = get_original("socket", "socket")
 
@@ -77,6 +86,18 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
             # There is no request to finish, and loading the application may take long, such as while a store is silent.
             os._exit(0)
         super().handle_exit(sig, frame)
+        # Not here: the signal may have interrupted a greenlet that changes what the drain looks at.
+        gevent.spawn(self._drain)
+
+    def run(self) -> None:
+        self.worker_connections = _allow_connections(self.cfg.worker_connections or _count_connections())
+        super().run()
+
+    def _drain(self) -> None:
+        """Have all requests that wait for messages answered now, and let no other one wait."""
+        parts = _find_parts()
+        if parts is not None and not parts.hub.registry.is_draining:
+            parts.hub.drain()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         self._waiting.add(client)
@@ -102,6 +123,8 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
     def notify(self) -> None:
         super().notify()
         if not self.alive:
+            # Not every end begins with a signal: gunicorn's setting max_requests ends a worker too.
+            self._drain()
             for client in list(self._waiting):
                 _stop_reading(client)
 
@@ -129,6 +152,36 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
             gevent.sleep(0)
         else:
             _stop_reading(sock)
+
+
+def _find_parts() -> Parts | None:
+    """The parts of the application that this worker has loaded; None if it is another application."""
+    loaded = sys.modules.get("zaqar.wsgi")
+    return None if loaded is None else loaded.parts
+
+
+def _count_connections() -> int:
+    parts = _find_parts()
+    held = 0 if parts is None else parts.limits.max_waiting_clients + parts.limits.max_streams
+    return held + CONNECTIONS_BESIDE
+
+
+def _allow_connections(wanted: int) -> int:
+    """As many of these connections as this process may have open files for, at least one."""
+    files = wanted + open_files.OTHER_FILES
+    most = open_files.allow(files)
+    if most >= files:
+        return wanted
+    fewer = max(1, most - open_files.OTHER_FILES)
+    _log.warning(
+        "[transport] max_waiting_clients, max_streams: %d connections need %d open files, and a worker may have %d "
+        "(ulimit -Hn); it has at most %d connections.",
+        wanted,
+        files,
+        most,
+        fewer,
+    )
+    return fewer
 
 
 def _refuse(status: str, description: str) -> bytes:

@@ -166,8 +166,8 @@ class Messages:
             page = self._read(listing, excluded) if version is None else self._read_shared(listing, excluded, version)
             return Attempt(page, is_served=bool(page.messages), is_full=False)
 
-        kind = Kind.READER if include_claimed and include_delayed else Kind.FREE_READER
-        return Awaited(address, kind, attempt, lambda: MessagePage([], self._clock()), unchanged)
+        # Also if it shows all messages: READERs are limited as streams.
+        return Awaited(address, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
 
     def _read_shared(self, listing: _Listing, excluded: str | None, version: int) -> MessagePage:
         """The same as :meth:`_read`. All that wait at the same position are served by one read."""

@@ -89,9 +89,8 @@ class ClusterRoute:
         All may be sent again.
         """
         answers: dict[int, Any] = {}
-        end = (
-            time.monotonic() + _PATIENCE
-        )  # of all of them together, or each slot that nobody serves would take that long
+        # One end for all of them, or each slot that nobody serves would take that long.
+        end = time.monotonic() + _PATIENCE
         by_node: dict[Node, list[int]] = {}
         for place, (slot, _) in enumerate(requests):
             by_node.setdefault(self._master_of(slot), []).append(place)

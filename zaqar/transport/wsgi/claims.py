@@ -6,7 +6,6 @@ from functools import partial
 import falcon
 import msgspec
 
-from zaqar.access.http_server import is_client_gone
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 from zaqar.schemas.claims import MOST_BYTES
@@ -50,7 +49,7 @@ class ClaimsResource:
             return
         # The client may have gone away while it waited. Then nobody knows of the claim.
         release = partial(self._claims.give_back, req.context.address, waited_claim)
-        resp.stream = ReleasedUnlessWritten(body, release=release, is_gone=partial(is_client_gone, req.env))
+        resp.stream = ReleasedUnlessWritten(body, release=release, is_gone=partial(self._waits.is_client_gone, req))
         resp.content_length = len(body)
 
     def _limit(self, text: str | None) -> int:

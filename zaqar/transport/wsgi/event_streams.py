@@ -207,14 +207,16 @@ class EventStream:
             if reason is not None:
                 yield self._bye(reason)
                 return
-            if time.monotonic() >= self._beat_at:
-                if self._is_gone():
-                    return
-                yield self._beat()
-            elif self._is_due():
-                yield from self._write(self._read())
-            else:
+            is_beat, is_due = time.monotonic() >= self._beat_at, self._is_due()
+            if not (is_beat or is_due):
                 self._woken.wait(self._seconds_to_wait())
+            elif self._is_gone():
+                # A write tells too late: the first one after the client has gone still succeeds.
+                return
+            elif is_beat:
+                yield self._beat()
+            else:
+                yield from self._write(self._read())
 
     def _reason_to_end(self) -> str | None:
         if self._waiter.is_over:

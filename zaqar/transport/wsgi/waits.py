@@ -97,6 +97,11 @@ class Waits:
         """The parameter ``wait``, 0 if it is absent. Raises InvalidInput, which names it."""
         return parse_integer(query["wait"], 0, self._limits.max_wait, field="wait") if "wait" in query else 0
 
+    def is_client_gone(self, req: falcon.Request) -> bool:
+        """Whether the client has closed its connection, as far as the server can tell. It does not block."""
+        # A worker that drains stops to read from its connections, which looks the same from here.
+        return not self._hub.registry.is_draining and is_client_gone(req.env)
+
     def serve(self, req: falcon.Request, resp: falcon.Response, awaited: Awaited[T], seconds: int) -> T:
         """The answer, as soon as it has messages, or at the end of the time.
 
@@ -106,7 +111,7 @@ class Waits:
         if not seconds:
             return awaited.finish(awaited.attempt(None).answer)
         last: Attempt[T] | None = None
-        is_gone = partial(is_client_gone, req.env)
+        is_gone = partial(self.is_client_gone, req)
         if not self._has_to_queue(awaited) and (awaited.is_over or not is_gone()):
             last = awaited.attempt(None)
         if last is None or not last.is_served:

@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that wait for messages on each HTTP server: who waits, clients that go away, and the end of a worker."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.server import Server, free_port, running, wait_until
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+LONG = 20
+"""Seconds for which clients ask to wait. A test in which nothing ends the wait early takes them, and fails."""
+
+MOST_SECONDS, MOST_TIMES = 0.5, 5.0
+"""The time that requests may take beside a crowd: at most so long, or so many times what they take alone."""
+
+THREADS = 4
+CLAIMS = "/v2/queues/q/claims"
+APPLICATION = """
+import time
+from zaqar.service.claims import Claims
+from zaqar.wsgi import application
+
+attempt = Claims._attempt
+
+def slow(*arguments):
+    # A client has time to go away between the attempt and the answer.
+    found = attempt(*arguments)
+    if found.is_served and found.answer.claim.ttl == 61:
+        time.sleep(1)
+    return found
+
+Claims._attempt = slow
+"""
+
+
+def _gunicorn(port: int, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--bind", f"127.0.0.1:{port}"]
+    return [*command, *more, "slow_claims:application"]
+
+
+def _bounded(port: int, *more: str) -> list[str]:
+    return _gunicorn(port, "--config", str(ROOT / "etc" / "gunicorn.conf.py"), *more)
+
+
+def _gthread(port: int, *more: str) -> list[str]:
+    return _gunicorn(port, "--worker-class", "gthread", "--threads", str(THREADS), *more)
+
+
+def _sync(port: int, *more: str) -> list[str]:
+    return _gunicorn(port, "--worker-class", "sync", *more)
+
+
+def _granian(port: int, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", "1"]
+    return [*command, "--blocking-threads", str(THREADS), *more, "slow_claims:application"]
+
+
+def _uwsgi(port: int, *more: str) -> list[str]:
+    command = [str(Path(sys.executable).parent / "uwsgi"), "--http-socket", f"127.0.0.1:{port}", "--master"]
+    command += ["--processes", "1", "--threads", str(THREADS), "--lazy-apps", "--need-app"]
+    # As in etc/uwsgi.ini: SIGTERM lets running requests end.
+    command += ["--worker-reload-mercy", "8", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
+    return [*command, "--module", "slow_claims:application", *more]
+
+
+COMMANDS = {"gunicorn": _bounded, "gthread": _gthread, "sync": _sync, "granian": _granian, "uwsgi": _uwsgi}
+WITH_THREADS = ("gthread", "granian", "uwsgi")
+
+
+@contextmanager
+def serving(name: str, folder: Path, *more: str, lines: str = "", ulimit: str = "") -> Iterator[Server]:
+    """One worker of the service under this server; ``ulimit`` are arguments of that command of the shell."""
+    folder.mkdir(exist_ok=True)
+    port, log = free_port(), folder / "log"
+    (folder / "zaqar.conf").write_text(f"[DEFAULT]\ndefault_log_levels = zaqar=INFO\n{lines}")
+    (folder / "slow_claims.py").write_text(APPLICATION)
+    environment = {
+        **os.environ,
+        "ZAQAR_CONFIG_FILE": str(folder / "zaqar.conf"),
+        "ZAQAR_STATE_DIR": str(folder / "state"),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+    }
+    command = COMMANDS[name](port, *more)
+    if ulimit:
+        command = ["/bin/sh", "-c", f'ulimit {ulimit} && exec "$@"', "sh", *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=folder)
+    server = Server("127.0.0.1", port, folder / "state", log, process)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """One of each, started together."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(COMMANDS)) as pool:
+        folder = tmp_path_factory.mktemp("waits")
+
+        def start(name: str) -> Server:
+            return stack.enter_context(serving(name, folder / name))
+
+        yield dict(zip(COMMANDS, pool.map(start, COMMANDS), strict=True))
+
+
+@dataclass
+class Client:
+    """A client of one project."""
+
+    server: Server
+    project: str
+
+    def headers(self) -> dict[str, str]:
+        return {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": self.project}
+
+    def open(self, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:
+        """Send a request, and leave it to others to read the answer."""
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=PATIENCE)
+        connection.request(method, path, None if body is None else json.dumps(body), self.headers())
+        return connection
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[http.client.HTTPResponse, Any]:
+        return read(self.open(method, path, body))
+
+    def post(self, *bodies: Any, queue: str = "q") -> None:
+        messages = [{"body": body, "ttl": 300} for body in bodies]
+        response, _ = self.ask("POST", f"/v2/queues/{queue}/messages", {"messages": messages})
+        assert response.status == 201
+
+    def counts(self) -> tuple[int, int]:
+        """Free and claimed messages."""
+        messages = self.ask("GET", "/v2/queues/q/stats")[1]["messages"]
+        return messages["free"], messages["claimed"]
+
+
+def read(connection: http.client.HTTPConnection) -> tuple[http.client.HTTPResponse, Any]:
+    """The whole answer."""
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    return response, json.loads(text) if text else None
+
+
+def bodies(answer: tuple[http.client.HTTPResponse, Any]) -> list[Any]:
+    response, document = answer
+    assert response.status in (200, 201, 204), document
+    return [message["body"] for message in document["messages"]] if document else []
+
+
+# -- who waits, and who does not ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
+def test_a_post_ends_the_wait(servers: dict[str, Server], name: str) -> None:
+    client = Client(servers[name], f"wakes-{name}")
+    opened = [
+        client.open("POST", f"{CLAIMS}?wait={LONG}"),
+        client.open("GET", f"/v2/queues/other/messages?echo=true&wait={LONG}"),
+    ]
+    client.post(1)
+    client.post(2, queue="other")
+    assert [bodies(read(each)) for each in opened] == [[1], [2]]
+
+
+@pytest.mark.parametrize("name", WITH_THREADS)
+def test_all_threads_but_one_wait(servers: dict[str, Server], name: str) -> None:
+    """Others are served meanwhile, and one more that would wait is answered at once."""
+    client = Client(servers[name], f"threads-{name}")
+    text = f"a worker has {THREADS}. At most {THREADS - 1} requests"
+    wait_until(lambda: text in servers[name].log.read_text())
+    began = time.monotonic()
+    waiting = [client.open("POST", f"{CLAIMS}?wait={LONG}") for _ in range(THREADS - 1)]
+
+    # A request that came too early would take the place of one of these.
+    wait_until_held(servers[name], THREADS - 1)
+    response, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
+    assert (response.status, response.getheader("Retry-After")) == (204, "1")
+    for _ in range(20):
+        assert client.ask("GET", "/v2/queues/q")[0].status == 200
+    assert time.monotonic() - began < 5, "the machine is too slow to show it"
+    answers = [read(each)[0] for each in waiting]
+    assert [(each.status, each.getheader("Retry-After")) for each in answers] == [(204, None)] * (THREADS - 1)
+    assert 5 <= time.monotonic() - began < LONG
+
+
+def test_a_worker_that_serves_one_request_at_a_time_does_not_wait(servers: dict[str, Server]) -> None:
+    client = Client(servers["sync"], "sync")
+    response, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
+    assert (response.status, response.getheader("Retry-After")) == (204, "1")
+
+
+# -- clients that go away ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "gthread", "uwsgi"])
+def test_a_client_that_has_gone_is_given_nothing(servers: dict[str, Server], name: str) -> None:
+    client = Client(servers[name], f"gone-{name}")
+    gone = client.open("POST", f"{CLAIMS}?wait={LONG}")
+    time.sleep(0.3)
+    there = client.open("POST", f"{CLAIMS}?wait={LONG}")
+    time.sleep(0.3)
+    gone.close()
+    client.post(1)
+    assert bodies(read(there)) == [1]
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "gthread", "uwsgi"])
+def test_a_client_that_has_sent_its_next_request_already_is_there(servers: dict[str, Server], name: str) -> None:
+    client = Client(servers[name], f"pipelines-{name}")
+    head = "".join(f"{header}: {value}\r\n" for header, value in client.headers().items())
+    with socket.create_connection((client.server.host, client.server.port), PATIENCE) as sock:
+        request = f"POST {CLAIMS}?wait={LONG} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n{head}\r\n"
+        sock.sendall((request + f"GET /v2/queues/q HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{head}\r\n").encode())
+        time.sleep(0.3)
+        client.post(1)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        assert bodies((response, json.loads(response.read()))) == [1]
+
+
+@pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
+def test_a_claim_whose_client_has_its_answer_stays(servers: dict[str, Server], name: str) -> None:
+    client = Client(servers[name], f"served-{name}")
+    for number in range(20):
+        if number % 2:
+            client.post(number)
+            assert bodies(client.ask("POST", f"{CLAIMS}?wait={LONG}")) == [number]
+        else:
+            opened = client.open("POST", f"{CLAIMS}?wait={LONG}")
+            client.post("x" * 50_000)
+            assert bodies(read(opened)) == ["x" * 50_000]
+    time.sleep(0.3)
+    assert client.counts() == (0, 20)
+
+
+@pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
+def test_a_claim_whose_client_goes_away_before_the_answer_is_released(servers: dict[str, Server], name: str) -> None:
+    client = Client(servers[name], f"late-{name}")
+    gone = client.open("POST", f"{CLAIMS}?wait={LONG}", {"ttl": 61, "grace": 60})
+    client.post(1)
+    wait_until(lambda: client.counts() == (0, 1))
+    gone.close()
+    wait_until(lambda: client.counts() == (1, 0))
+
+
+# -- the end of a worker -----------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Clients that wait, each on a connection of its own."""
+
+    def __init__(self, client: Client, count: int) -> None:
+        self._threads = [threading.Thread(target=self._ask, args=(client, n)) for n in range(count)]
+        self.answers: list[tuple[int, Any]] = []
+        self.errors: list[Exception] = []
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, client: Client, number: int) -> None:
+        try:
+            response, document = client.ask("POST", f"/v2/queues/q{number % 7}/claims?wait={LONG}")
+        except (OSError, http.client.HTTPException) as exc:
+            self.errors.append(exc)
+        else:
+            self.answers.append((response.status, document))
+
+    def end(self) -> list[tuple[int, Any]]:
+        """All answers; fails if a connection was cut."""
+        for thread in self._threads:
+            thread.join()
+        assert self.errors == []
+        return self.answers
+
+
+def wait_until_held(server: Server, connections: int) -> None:
+    """Until the workers have so many connections, and have read what came on them."""
+    port = f":{server.port:04X}"
+
+    def count() -> int:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        # Established (01), at the end of the server, and with nothing left to read.
+        return sum(
+            each[1].endswith(port) and each[3] == "01" and each[4].endswith(":00000000") and each[9] != "0"
+            for each in lines
+        )
+
+    wait_until(lambda: count() >= connections)
+    time.sleep(0.5)
+
+
+def test_a_reload_and_sigterm_answer_all_that_wait_at_once(tmp_path: Path) -> None:
+    with running(tmp_path / "state", options=("--workers", "2")) as server:
+        client = Client(server, "drained")
+        before = server.workers()
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            waiting = Waiting(client, 200)
+            wait_until_held(server, 200)
+            began = time.monotonic()
+            server.process.send_signal(number)
+            assert waiting.end() == [(204, None)] * 200
+            assert time.monotonic() - began < LONG / 2, "they were not answered before their time"
+            if number == signal.SIGHUP:
+                # New workers let others wait.
+                wait_until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
+                opened = client.open("POST", f"{CLAIMS}?wait={LONG}")
+                client.post(1)
+                assert bodies(read(opened)) == [1]
+        assert server.process.wait(PATIENCE) == 0
+    assert "killed" not in server.log.read_text()
+
+
+def test_a_worker_that_ends_after_its_last_request_answers_all_that_wait(tmp_path: Path) -> None:
+    with serving("gunicorn", tmp_path / "served", "--max-requests", "30") as server:
+        client = Client(server, "counted")
+        waiting = Waiting(client, 20)
+        wait_until_held(server, 20)
+        began = time.monotonic()
+        while len(waiting.answers) < 20 and time.monotonic() - began < LONG / 2:
+            assert client.ask("GET", "/v2/queues/q")[0].status == 200
+        assert waiting.end() == [(204, None)] * 20
+        assert time.monotonic() - began < LONG / 2
+
+
+# -- a neighbour -------------------------------------------------------------------------------------------------------
+
+
+def test_clients_of_one_project_that_wait_delay_no_request_of_another(tmp_path: Path) -> None:
+    """Their connections need more open files than the server has been given, so it raises its limit."""
+    with serving("gunicorn", tmp_path / "served", ulimit="-Sn 256") as server:
+        crowd, quiet = Client(server, "crowd"), Client(server, "quiet")
+
+        def slowest() -> float:
+            """Seconds that 99 of 100 posts and claims take at most."""
+            taken = []
+            for number in range(100):
+                began = time.monotonic()
+                quiet.post(number)
+                assert bodies(quiet.ask("POST", CLAIMS)) == [number]
+                taken.append(time.monotonic() - began)
+            return sorted(taken)[98]
+
+        alone = slowest()
+        waiting = [crowd.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
+        try:
+            # One more of that project may not wait, but others may.
+            wait_until(lambda: crowd.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
+            beside = slowest()
+            opened = quiet.open("POST", f"{CLAIMS}?wait={LONG}")
+            quiet.post("last")
+            assert bodies(read(opened)) == ["last"]
+        finally:
+            for each in waiting:
+                each.close()
+        assert beside <= max(MOST_SECONDS, MOST_TIMES * alone), (beside, alone)
+
+
+# -- the end of the servers of this module -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["granian", "uwsgi"])
+def test_a_server_with_threads_ends_in_time(servers: dict[str, Server], name: str) -> None:
+    """The last test of these servers."""
+    server = servers[name]
+    waiting = Waiting(Client(server, "drained"), THREADS - 1)
+    wait_until_held(server, THREADS - 1)
+    server.process.send_signal(signal.SIGTERM)
+    assert waiting.end() == [(204, None)] * (THREADS - 1)
+    server.process.wait(LONG / 2)
