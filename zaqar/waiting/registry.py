@@ -143,6 +143,10 @@ class Registry:
         self._by_digest[queue.digest] = queue
         return queue
 
+    def is_waited_by_digest(self, digest: str) -> bool:
+        """Whether anybody waits for a queue whose name has this digest."""
+        return digest in self._by_digest
+
     def begin(self, waiter: Waiter) -> int:
         with self._lock:
             if waiter.kind is Kind.TAKER:
