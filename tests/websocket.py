@@ -151,7 +151,7 @@ class WebSocket:
     # -- pushes and the end -------------------------------------------------------------------------------------------
 
     def push(self, *, seconds: float = SECONDS) -> Any:
-        """The next notification; TimeoutError if none comes in this time."""
+        """The next notification or frame of a stream; TimeoutError if none comes in this time."""
         if self.pushes:
             return self.pushes.popleft()
         _, document = self._receive(seconds)
@@ -177,4 +177,4 @@ class WebSocket:
 
 
 def _is_push(document: Any) -> bool:
-    return isinstance(document, dict) and document.get("Message_Type") == "Notification"
+    return isinstance(document, dict) and document.get("Message_Type") in ("Notification", "Stream")

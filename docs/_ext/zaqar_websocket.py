@@ -29,6 +29,7 @@ GROUPS = {
     "Topics": ("topic_",),
     "Messages": ("message_",),
     "Claims": ("claim_",),
+    "Streams": ("stream_",),
     "Subscriptions and deliveries": ("subscription_", "delivery_"),
     "Pools and flavors": ("pool_", "flavor_"),
     "The service": ("get_home_doc", "check_node_health", "ping_node"),

@@ -61,7 +61,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 def test_every_action_is_there() -> None:
-    assert {row.action for row in ROWS + OF_DEPLOYMENT} == set(ACTIONS)
+    # Streams are no requests over HTTP. Their own tests compare them with lists.
+    streams = {name for name in ACTIONS if name.startswith("stream_")}
+    assert {row.action for row in ROWS + OF_DEPLOYMENT} == set(ACTIONS) - streams
 
 
 # -- headers -----------------------------------------------------------------------------------------------------------

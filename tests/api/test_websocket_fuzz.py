@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.api.client import ALICE, Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
+from tests.sessions import answer
 from zaqar.model import UID_LENGTH, message_id
 from zaqar.schemas.fields import Validator
 from zaqar.storage.base.nodes import Node
@@ -42,6 +43,11 @@ class Fuzzed:
         parts.management.nodes.add(node=Node(NODE, "here", "127.0.0.1", 1, "", api.clock.now + 86_400, b"key"))
         parts.connection_subscriptions.serve_as(NODE)
         self._session = Session(parts, connection=CONNECTION)
+
+    def close(self) -> None:
+        """End the streams that the frames have opened."""
+        self._session.streams.close()
+        assert self.api.parts.hub.registry.waiting == 0
 
     def seed(self) -> None:
         """Have something there that frames can be about."""
@@ -67,7 +73,7 @@ class Fuzzed:
 
     def send(self, frame: str | bytes) -> tuple[int, Any]:
         """What a frame is answered with: the status and the body; the reply has the form of replies."""
-        reply = self._session.answer(self._session.read(frame))
+        reply = answer(self._session, frame)
         assert isinstance(reply.frame, type(frame))
         document = json.loads(reply.frame) if isinstance(reply.frame, str) else msgpack.unpackb(reply.frame)
         assert set(document) == {"request", "body", "headers"}
@@ -92,7 +98,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
         "oslo_policy__policy_file": str(policy),
     }
     api = Api(driver, address, clock=FakeClock(), **options)
-    yield Fuzzed(api, tmp_path_factory.mktemp("pool"))
+    made = Fuzzed(api, tmp_path_factory.mktemp("pool"))
+    yield made
+    made.close()
     api.close()
 
 
@@ -146,11 +154,14 @@ OF_NAME: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.just(name[0]) | st.just(name[0]) | texts for name in ("queue_name", "pool_name", "flavor_name")},
     "topic_name": st.just("t"),
     **IDS,
+    "marker": IDS["message_id"],
     "message_ids": st.lists(IDS["message_id"], max_size=22),
     "claim_ids": st.lists(IDS["claim_id"], max_size=22),
     "messages": MESSAGES | OF_TYPE["array"],
     "limit": st.integers(0, 21),
     "pop": st.integers(0, 21),
+    "wait": st.integers(-1, 21),
+    "credit": st.integers(0, 100),
     "uri": st.just("<uri>") | texts,
     "pool_list": st.lists(st.just("p") | texts, max_size=2),
 }

@@ -90,7 +90,7 @@ def blocks(page: str) -> list[Any]:
 
 
 def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
-    request, reply, authentication, push = blocks(PAGE)
+    request, reply, authentication, push, waiting, opening, frame = blocks(PAGE)
     with examples.service() as made:
         answer = made.session.answer(made.session.read(json.dumps(request)))
         authenticated = made.session.answer(made.session.read(json.dumps(authentication)))
@@ -100,6 +100,12 @@ def test_the_frames_of_the_page_are_real(described: dict[str, Any]) -> None:
     payload = described["channels"]["connection"]["messages"]["notification"]["payload"]
     jsonschema.validate(push, payload)
     assert set(push) == set(payload["properties"])
+    with examples.service() as made:
+        assert made.session.answer(made.session.read(json.dumps(waiting))).pending is not None
+        opened = json.loads(made.session.answer(made.session.read(json.dumps(opening))).frame)
+    assert set(opened["body"]) == {"position"}
+    schema = described["channels"]["connection"]["messages"]["stream.message"]["payload"]
+    jsonschema.Draft202012Validator({"allOf": [schema], "components": described["components"]}).validate(frame)
 
 
 def test_the_error_of_the_description_is_real(described: dict[str, Any]) -> None:

@@ -52,5 +52,5 @@ def answered(address: Address, answer: T) -> Awaited[T]:
 
 def check_wait(seconds: int, limits: Limits) -> int:
     """The time that a request may wait, in seconds. Raises InvalidInput, which names ``wait``, if it is too long."""
-    check_range(seconds, 0, limits.max_wait, field="wait", unit=" seconds")
+    check_range(seconds, 0, limits.max_wait, field="wait")
     return seconds

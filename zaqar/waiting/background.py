@@ -14,6 +14,9 @@ from zaqar.errors import StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
+_random = random.Random()  # noqa: S311, no secret
+"""Not the one of the module, whose sequence programs may have fixed."""
+
 LINGER_SECONDS = 5.0
 """How long a thread goes on after nobody needs it, as clients that wait again and again come back in a moment."""
 
@@ -124,4 +127,4 @@ def _tell(job: Job, exc: Exception, *, is_first: bool) -> None:
 
 def _back_off(failures: int) -> float:
     longest: float = min(LONGEST_BACK_OFF_SECONDS, 0.25 * 2.0 ** min(failures, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311, no secret
+    return longest * _random.uniform(0.5, 1.0)

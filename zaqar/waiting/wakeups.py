@@ -19,6 +19,9 @@ from zaqar.waiting.polling import POLL_SECONDS
 from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Wake
 
+_random = random.Random()  # noqa: S311, no secret
+"""Not the one of the module, whose sequence programs may have fixed."""
+
 SPREAD_SECONDS = 0.003
 """Takers of several processes that are woken at the same time try within this time, in random order.
 
@@ -68,7 +71,7 @@ class Spread:
 
     def add(self, told: Told) -> None:
         if not self._told:
-            self._at = time.monotonic() + random.uniform(0.0, SPREAD_SECONDS)  # noqa: S311, no secret
+            self._at = time.monotonic() + _random.uniform(0.0, SPREAD_SECONDS)
         self._told[told.uid] = told
 
     def seconds(self, most: float) -> float:

@@ -24,6 +24,7 @@ import msgpack
 
 from tests.api.agreement.subscribed import MAIL, add_deliveries, subscriptions_of
 from tests.api.client import ALICE, BOB, Api
+from tests.sessions import answer as answer_frame
 from zaqar.transport.websocket.session import Session
 
 HTTP, JSON, MESSAGEPACK = "HTTP", "JSON frames", "MessagePack frames"
@@ -208,7 +209,7 @@ def over_websocket(world: World, row: Row, headers: Mapping[str, str], *, packs:
         "body": world.with_ids(row.body),
     }
     session = Session(world.api.parts, connection="c0ffee")
-    reply = session.answer(session.read(msgpack.packb(frame) if packs else json.dumps(frame)))
+    reply = answer_frame(session, msgpack.packb(frame) if packs else json.dumps(frame))
     document = msgpack.unpackb(reply.frame) if isinstance(reply.frame, bytes) else json.loads(reply.frame)
     assert document["headers"]["status"] == reply.status
     answer = document["body"]

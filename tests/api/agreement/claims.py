@@ -69,6 +69,14 @@ def _rows() -> dict[str, Row]:
         rows[f"claim, limit {limit}"] = _create({"limit": limit}, 400, f"limit={limit}")
     for bad, spelt in (("x", "x"), (1.5, "1.5"), ([], "[]")):
         rows[f"claim, limit {bad}"] = _create({"limit": bad}, 400, f"limit={spelt}", same_text=False)
+    rows["claim, wait"] = _create({"wait": 20, "limit": 1}, 201, "wait=20&limit=1")
+    rows["claim, wait 0"] = Row(
+        "claim_create", {"queue_name": "quiet", "wait": 0}, "POST", "/v2/queues/quiet/claims?wait=0", {}, 204
+    )
+    for wait in (21, -1, _BIG, 2**63 - 1):
+        rows[f"claim, wait {wait}"] = _create({"wait": wait}, 400, f"wait={wait}")
+    for bad, spelt in (("x", "x"), (1.5, "1.5"), ([], "[]")):
+        rows[f"claim, wait {bad}"] = _create({"wait": bad}, 400, f"wait={spelt}", same_text=False)
     for field in ("ttl", "grace"):
         for value in (*_BAD_SECONDS, 43201):
             rows[f"claim, {field} {value}"] = _create({field: value}, 400)

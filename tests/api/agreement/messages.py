@@ -99,6 +99,12 @@ def _lists(name: dict[str, str], at: str, first: str) -> dict[str, Row]:
         "list, echo": listing({"echo": True}, "echo=true"),
         "list, everything": listing(dict.fromkeys(flags, True), "&".join(f"{flag}=true" for flag in flags)),
         "list, limit": listing({"echo": True, "limit": 2}, "echo=true&limit=2"),
+        "list, wait": listing({"echo": True, "wait": 20}, "echo=true&wait=20"),
+        "list, wait 0": listing({"echo": True, "wait": 0}, "echo=true&wait=0"),
+        **{
+            f"list, wait {wait}": listing({"echo": True, "wait": wait}, f"echo=true&wait={wait}", 400)
+            for wait in (21, -1, 2**63 - 1)
+        },
         "list, marker": listing({"echo": True, "marker": f"<{first}>"}, f"echo=true&marker=<{first}>"),
         "list, empty marker": listing({"echo": True, "marker": ""}, "echo=true&marker="),
         "list, a foreign marker": listing(
@@ -170,8 +176,11 @@ def _deletes(name: dict[str, str], at: str, first: str) -> dict[str, Row]:
             path += f"&claim_ids={spelt_claims}"
         return Row("message_delete_many", body, "DELETE", path, status=status, renamed=_IDS, changes=status == 204)
 
-    def pop(value: Any, spelt: str, status: int, **more: Any) -> Row:
+    def pop(value: Any, spelt: str, status: int, *, wait: int | None = None, **more: Any) -> Row:
         body = {**name, "pop": value}
+        if wait is not None:
+            body["wait"] = wait
+            spelt += f"&wait={wait}"
         return Row(
             "message_delete_many",
             body,
@@ -211,6 +220,8 @@ def _deletes(name: dict[str, str], at: str, first: str) -> dict[str, Row]:
             renamed=renamed,
         ),
         "pop": pop(1, "1", 200),
+        "pop, wait": pop(1, "1", 200, wait=20),
+        "pop, wait 21": pop(1, "1", 400, wait=21),
         "pop, the rest": pop(20, "20", 200),
     }
     for value in (0, 21, -1, _BIG, 2**63 - 1):

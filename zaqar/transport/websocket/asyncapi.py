@@ -30,10 +30,11 @@ _SIGNED = re.compile(r"/v2/(queues|topics)/{\w+}/(messages|claims|subscriptions)
 _CONFIRM = re.compile(r"/v2/(queues|topics)/{\w+}/subscriptions/{\w+}/confirm")
 
 _DESCRIPTION = (
-    "One connection carries requests, replies and notifications. A request is a frame with an action; each has one "
-    "reply frame, and replies come in the order of the requests. Text frames are JSON, binary frames MessagePack; a "
-    "reply has the format of its request, and a notification that of the request that subscribed. A notification "
-    "never comes between a request and its reply."
+    "One connection carries requests, replies, notifications and the frames of streams. A request is a frame with an "
+    "action; each has one reply frame, and replies come in the order of the requests. Text frames are JSON, binary "
+    "frames MessagePack; a reply has the format of its request, and a notification or the frame of a stream that of "
+    "the request that subscribed or opened the stream. Neither of them comes between a request and its reply, unless "
+    "the request waits for messages."
 )
 
 
@@ -87,6 +88,7 @@ def document(
             frames[f"{action.name}.{status}"] = asyncapi_messages.reply(action, status)
     frames["error"] = asyncapi_messages.error()
     frames["notification"] = asyncapi_messages.notification()
+    frames |= asyncapi_messages.stream_frames()
     frames = {name: {**each, "payload": _shared(each["payload"], schemas)} for name, each in frames.items()}
     channel = {
         "address": "/",
@@ -157,6 +159,13 @@ def _operations(actions: Iterable[Action], *, keystone: bool) -> Json:
     for action in actions if keystone else ():
         if schemes := list(_schemes(action)):
             operations[action.name]["security"] = [{"$ref": f"#/components/securitySchemes/{name}"} for name in schemes]
+    operations["stream"] = {
+        "action": "send",
+        "title": "stream",
+        "summary": "The frames of a stream that the connection has opened.",
+        "channel": _CHANNEL,
+        "messages": [_message(name) for name in asyncapi_messages.stream_frames()],
+    }
     operations["notification"] = {
         "action": "send",
         "title": "notification",

@@ -11,6 +11,7 @@ from zaqar.limits import MIN_CLAIM_GRACE, MIN_CLAIM_TTL, Limits
 from zaqar.schemas import messages
 from zaqar.schemas.fields import JsonSchema
 from zaqar.transport.websocket.action import Action, Answer, Call
+from zaqar.transport.websocket.actions.messages import SHOWN_MESSAGE
 
 Json = dict[str, Any]
 
@@ -32,7 +33,10 @@ STATUSES = {
 
 _TEXT: JsonSchema = {"type": "string"}
 
-_RETRY_AFTER: JsonSchema = {"type": "integer", "description": "Seconds; with a 429 and a 503."}
+_RETRY_AFTER: JsonSchema = {
+    "type": "integer",
+    "description": "Seconds. With a 429 or 503, and if a request with `wait` could not wait, as too many others do.",
+}
 _NO_BODY: JsonSchema = {"type": "object", "maxProperties": 0}
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "Client-ID": (
@@ -163,7 +167,12 @@ def reply(action: Action, status: int) -> Json:
         "name": f"{action.name}.{status}",
         "title": f"Reply {status} to {action.name}",
         "summary": text,
-        "payload": _envelope(action.name, {"const": status}, body if body is not None else _NO_BODY),
+        "payload": _envelope(
+            action.name,
+            {"const": status},
+            body if body is not None else _NO_BODY,
+            may_be_busy="wait" in action.fields,
+        ),
     }
 
 
@@ -192,7 +201,7 @@ def error() -> Json:
         "title": "Error",
         "summary": "Nothing was changed.",
         "description": lines,
-        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, refused, zeros]}),
+        "payload": _envelope(None, {"enum": list(STATUSES)}, {"oneOf": [body, refused, zeros]}, may_be_busy=True),
         "examples": [
             {
                 "name": "badName",
@@ -206,8 +215,11 @@ def error() -> Json:
     }
 
 
-def _envelope(action: str | None, status: JsonSchema, body: JsonSchema) -> Json:
-    """The JSON schema of a reply. ``action`` is None for errors, which any frame may get."""
+def _envelope(action: str | None, status: JsonSchema, body: JsonSchema, *, may_be_busy: bool) -> Json:
+    """The JSON schema of a reply. ``action`` is None for errors, which any frame may get.
+
+    ``may_be_busy``: whether the reply may say when to try again.
+    """
     named: JsonSchema = {"type": ["string", "null"]} if action is None else {"const": action}
     return {
         "type": "object",
@@ -223,7 +235,7 @@ def _envelope(action: str | None, status: JsonSchema, body: JsonSchema) -> Json:
             "headers": {
                 "type": "object",
                 "required": ["status"],
-                "properties": {"status": status, **({"Retry-After": _RETRY_AFTER} if action is None else {})},
+                "properties": {"status": status, **({"Retry-After": _RETRY_AFTER} if may_be_busy else {})},
             },
         },
     }
@@ -258,4 +270,71 @@ def notification() -> Json:
                 },
             }
         ],
+    }
+
+
+_EVENTS: Mapping[str, tuple[str, JsonSchema, Json]] = {
+    "message": (
+        "A message, as `message_list` shows it. Claimed messages come too, and delayed ones when they are due.",
+        SHOWN_MESSAGE,
+        {"id": "3f6c2a9e51d84b07a1c95e2d000000000001", "ttl": 3600, "age": 0, "body": {"to": "ann"}, "claim_id": None},
+    ),
+    "reset": (
+        "The queue was deleted and created anew. The messages of the new queue follow, from its first one on.",
+        {
+            "type": "object",
+            "required": ["reason", "position"],
+            "properties": {
+                "reason": {"const": "recreated"},
+                "position": {**_TEXT, "description": "The same as `id` of the frame."},
+            },
+        },
+        {"reason": "recreated", "position": "3f6c2a9e51d84b07a1c95e2d000000000000"},
+    ),
+    "bye": (
+        "The last frame of a stream that the client has not closed.",
+        {
+            "type": "object",
+            "required": ["reason"],
+            "properties": {
+                "reason": {
+                    "enum": ["drain", "expired", "deleted", "error"],
+                    "description": "`drain`: the server ends; connect again and resume. `expired`: the token or the "
+                    "signature that opened the stream counts no more. `deleted`: the topic was deleted. `error`: the "
+                    "service has a fault, and the log has it; resume a little later.",
+                }
+            },
+        },
+        {"reason": "drain"},
+    ),
+}
+"""The frames of streams by event, each with a summary, the schema of ``data`` and an example of it."""
+
+
+def stream_frames() -> dict[str, Json]:
+    """The messages of the frames of streams, by name."""
+    return {f"stream.{event}": _stream_frame(event, *described) for event, described in _EVENTS.items()}
+
+
+def _stream_frame(event: str, summary: str, data: JsonSchema, example: Json) -> Json:
+    marker = example.get("position") or example.get("id") or "3f6c2a9e51d84b07a1c95e2d000000000001"
+    frame = {"Message_Type": "Stream", "event": event, "queue_name": "greetings", "id": marker, "data": example}
+    return {
+        "name": f"stream.{event}",
+        "title": f"Frame {event} of a stream",
+        "summary": summary,
+        "payload": {
+            "type": "object",
+            "required": ["Message_Type", "event", "id", "data"],
+            "properties": {
+                "Message_Type": {"const": "Stream"},
+                "event": {"const": event},
+                "queue_name": {**_TEXT, "description": "The queue of the stream."},
+                "topic_name": {**_TEXT, "description": "The topic of the stream, instead of `queue_name`."},
+                "id": {**_TEXT, "description": "The `marker` with which a stream goes on after this frame."},
+                "data": data,
+            },
+            "oneOf": [{"required": ["queue_name"]}, {"required": ["topic_name"]}],
+        },
+        "examples": [{"name": event, "payload": frame}],
     }

@@ -42,7 +42,7 @@ MEANINGS: dict[int, str] = {
     "the server is too busy. Connect again.",
     AUTHENTICATION_EXPIRED: "The token has expired or was revoked. Connect and authenticate with a new one.",
     NOT_AUTHENTICATED: "The client did not authenticate in time.",
-    IDLE: "The client sent no request for too long and has no subscription.",
+    IDLE: "The client sent no request for too long, and has no subscription and no stream.",
     TOO_MANY_CONNECTIONS: "The project has too many connections to this server.",
 }
 """The meaning of each code, for the documentation."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 
 from tests.clock import FakeClock
+from tests.sessions import answer
 from zaqar import app, conf
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action
@@ -62,13 +63,13 @@ class Client:
     def send(self, frame: Any) -> Any:
         """The reply to a frame; one that is neither text nor bytes is encoded first."""
         sent = frame if isinstance(frame, str | bytes) else pack(self.format, frame)
-        reply = self.session.answer(self.session.read(sent))
+        reply = answer(self.session, sent)
         assert type(reply.frame) is type(sent)
-        answer = unpack(reply.frame)
-        assert answer["headers"]["status"] == reply.status
-        assert set(answer) == {"request", "body", "headers"}
-        assert set(answer["request"]) == {"action", "body", "api", "headers"}
-        return answer
+        document = unpack(reply.frame)
+        assert document["headers"]["status"] == reply.status
+        assert set(document) == {"request", "body", "headers"}
+        assert set(document["request"]) == {"action", "body", "api", "headers"}
+        return document
 
     def call(self, action: str, body: Any = None, **headers: Any) -> Any:
         """The reply to an action of the usual client; a header is called ``X_Auth_Token`` here, None leaves it out."""

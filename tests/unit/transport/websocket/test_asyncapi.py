@@ -18,7 +18,7 @@ from zaqar import conf
 from zaqar.transport.websocket import asyncapi
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.asyncapi import Served, all_actions
-from zaqar.transport.websocket.asyncapi_messages import AUTHENTICATE, CLIENT, body_schema
+from zaqar.transport.websocket.asyncapi_messages import AUTHENTICATE, CLIENT, body_schema, stream_frames
 from zaqar.transport.wsgi import openapi
 
 SCHEMA = Path(__file__).parent / "asyncapi" / "3.0.0.json"
@@ -93,7 +93,10 @@ def test_every_reference_leads_somewhere(whole: dict[str, Any]) -> None:
 def test_one_operation_for_each_action(whole: dict[str, Any]) -> None:
     received = {name: each for name, each in whole["operations"].items() if each["action"] == "receive"}
     assert set(received) == set(ALL_ACTIONS)
-    assert [name for name, each in whole["operations"].items() if each["action"] == "send"] == ["notification"]
+    assert [name for name, each in whole["operations"].items() if each["action"] == "send"] == [
+        "stream",
+        "notification",
+    ]
     for name, operation in received.items():
         assert operation["messages"] == [{"$ref": f"{CHANNEL}/messages/{name}"}]
         replies = [f"{name}.{status}" for status in ALL_ACTIONS[name].answers] + ["error"]
@@ -115,7 +118,7 @@ def test_schemas_are_those_of_the_http_api(whole: dict[str, Any]) -> None:
         assert schema == shared[name]
 
 
-@pytest.mark.parametrize("name", [*ALL_ACTIONS, "error", "notification"])
+@pytest.mark.parametrize("name", [*ALL_ACTIONS, "error", "notification", *stream_frames()])
 def test_examples_keep_to_their_schemas(whole: dict[str, Any], name: str) -> None:
     message = messages(whole)[name]
     assert message["examples"]

@@ -107,6 +107,8 @@ def check(parts: Parts, session: Session, frame: str | bytes) -> int:
     """Send a frame, and look at the reply; its status."""
     request = session.read(frame)
     reply = session.answer(request)
+    if reply.pending is not None:
+        reply = session.end_wait(request)
     assert type(reply.frame) is type(frame)
     answer = unpack(reply.frame)
     assert answer["headers"]["status"] == reply.status

@@ -30,7 +30,14 @@ PROJECT = "9b0c4b8a6e8b4d0f"
 ID = "0123456789abcdef01234567"
 
 OPENED: Mapping[tuple[str, str], set[str]] = {
-    ("messages", "GET"): {"message_list", "message_get", "message_get_many"},
+    ("messages", "GET"): {
+        "message_list",
+        "message_get",
+        "message_get_many",
+        "stream_open",
+        "stream_credit",
+        "stream_close",
+    },
     ("messages", "POST"): {"message_post"},
     ("messages", "DELETE"): {"message_delete", "message_delete_many"},
     ("claims", "POST"): {"claim_create"},

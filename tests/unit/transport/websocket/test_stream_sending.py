@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many streams of one process: what they cost the store, the threads and the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.transport.websocket.serving import make_parts, wait_until
+from zaqar.app import Parts
+from zaqar.context import Context
+from zaqar.errors import StoreUnavailable
+from zaqar.model import QUEUE, Address
+from zaqar.transport.websocket import stream_sending
+from zaqar.transport.websocket.admission import Admission
+from zaqar.transport.websocket.codec import Format
+from zaqar.transport.websocket.loop_time import LoopTime
+from zaqar.transport.websocket.memory import Account, Pool
+from zaqar.transport.websocket.stream_sending import StreamReads, StreamSender
+from zaqar.transport.websocket.stream_table import OpenStream, StreamTable
+from zaqar.waiting.waiters import Kind
+
+ADDRESS = Address("p", QUEUE, "q")
+CALLER = Context("p", "client")
+STREAMS = 1000
+
+
+@dataclass
+class Server:
+    """The part of the server that the senders share."""
+
+    parts: Parts
+    admission: Admission = field(default_factory=lambda: Admission(64))
+    loop_time: LoopTime = field(default_factory=LoopTime)
+    pool: Pool = field(default_factory=lambda: Pool(100_000_000))
+
+    def __post_init__(self) -> None:
+        self.stream_reads = StreamReads(self.admission, self.loop_time)
+        self.clock = self.parts.clock
+
+    def store_of(self, stream: Any) -> Any:
+        return "store"
+
+
+class Connection:
+    """Takes the frames of one connection with one stream."""
+
+    def __init__(self, server: Server, *, credit: int = 1000) -> None:
+        self.frames: list[Any] = []
+        self.table = StreamTable()
+        self.account = Account(server.pool)
+        loop = asyncio.get_running_loop()
+        self.sender = StreamSender(self, self.table, self.account, lambda: server, loop)
+        self.table.changed = lambda: server.loop_time.call_from_thread("p", self.sender.look)
+        waiter = server.parts.hub.join(ADDRESS, Kind.READER, wake=self.table.changed)
+        stream = server.parts.streams.open(
+            CALLER, ADDRESS, marker=None, from_start=True, echo=True, version=waiter.begin()
+        )
+        self.table.add(
+            OpenStream(ADDRESS, stream, waiter, Format.JSON, 20, False, None, marker=stream.marker, granted=credit)
+        )
+
+    @asynccontextmanager
+    async def sending(self, size: int) -> AsyncIterator[Callable[[str | bytes], Awaitable[None]]]:
+        async def send(frame: str | bytes) -> None:
+            self.frames.append(json.loads(frame))
+
+        yield send
+
+    def abort(self) -> None:
+        raise AssertionError("memory is not short")
+
+    @property
+    def bodies(self) -> list[Any]:
+        return [frame["data"]["body"] for frame in self.frames]
+
+
+def post(parts: Parts, *bodies: Any) -> None:
+    parts.messages.post(CALLER, ADDRESS, json.dumps({"messages": [{"body": body} for body in bodies]}).encode())
+
+
+def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads in which the store is read, one for each read."""
+    (place,) = parts.placement.places()
+    reads: list[str] = []
+    read = place.store.list_messages
+
+    def count(**named: Any) -> Any:
+        reads.append("read")
+        return read(**named)
+
+    monkeypatch.setattr(place.store, "list_messages", count)
+    return reads
+
+
+def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make_parts(tmp_path, transport__max_streams_per_project=STREAMS)
+
+    async def script() -> None:
+        server = Server(parts)
+        post(parts, 0)
+        connections = [Connection(server) for _ in range(STREAMS)]
+        await wait_until(lambda: all(each.bodies == [0] for each in connections))
+        reads = count_reads(parts, monkeypatch)
+        began = asyncio.get_running_loop().time()
+        await asyncio.to_thread(post, parts, 1)
+        await wait_until(lambda: all(each.bodies == [0, 1] for each in connections))
+        took = asyncio.get_running_loop().time() - began
+        # One, and one more for each second in which it went on, as results are shared for that long.
+        assert len(reads) <= 2 + took
+        # Clients with different credit share their reads too, and go on from where they were.
+        for number, connection in enumerate(connections):
+            connection.table.all()[0].granted = 2 + 16 + number % 16
+        del reads[:]
+        await asyncio.to_thread(post, parts, *range(2, 18))
+        await wait_until(lambda: all(each.bodies == list(range(18)) for each in connections))
+        assert len(reads) <= 10
+        assert all(each.account.held == 0 for each in connections)
+        for connection in connections:
+            connection.sender.close()
+        assert parts.hub.registry.waiting == 0
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_sending, "_RETRY_SECONDS", 0.2)
+    parts = make_parts(tmp_path)
+    (place,) = parts.placement.places()
+    read, failures = place.store.list_messages, []
+
+    def fail(**named: Any) -> Any:
+        failures.append(1)
+        raise StoreUnavailable
+
+    async def script() -> None:
+        server = Server(parts)
+        connections = [Connection(server) for _ in range(200)]
+        await wait_until(lambda: not any(each.sender._is_running for each in connections))
+        monkeypatch.setattr(place.store, "list_messages", fail)
+        await asyncio.to_thread(post, parts, 1)
+        await wait_until(lambda: all(each.table.all()[0].failures for each in connections))
+        assert len(failures) <= 5
+        monkeypatch.setattr(place.store, "list_messages", read)
+        await wait_until(lambda: all(each.bodies == [1] for each in connections))
+        for connection in connections:
+            connection.sender.close()
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_a_stream_without_credit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make_parts(tmp_path)
+
+    async def script() -> None:
+        server = Server(parts)
+        connection = Connection(server, credit=1)
+        post(parts, 1, 2, 3)
+        await wait_until(lambda: connection.bodies == [1])
+        reads = count_reads(parts, monkeypatch)
+        post(parts, 4)
+        await asyncio.sleep(0.1)
+        assert not reads
+        connection.table.grant(ADDRESS, 3)
+        await wait_until(lambda: connection.bodies == [1, 2, 3, 4])
+        connection.sender.close()
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
