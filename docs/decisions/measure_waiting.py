@@ -217,7 +217,7 @@ class Client:
 
 
 def quantiles(seconds: list[float]) -> str:
-    marks = statistics.quantiles(seconds, n=100)
+    marks = statistics.quantiles(seconds, n=100, method="inclusive")
     p50, p99, most = (1000 * each for each in (marks[49], marks[98], max(seconds)))
     return f"{p50:8.1f} {p99:8.1f} {most:8.1f}"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -17,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.acceptance.programs import find
 from tests.servers import end_with_parent
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -27,14 +26,8 @@ SECONDS = 60.0
 
 
 def find_chromium() -> str:
-    """The program on PATH; the test is skipped without one, but where it has to be there."""
-    for name in NAMES:
-        if found := shutil.which(name):
-            return found
-    reason = "no chromium on PATH; Debian has it as the package chromium"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """The program; the test is skipped without one, but not in CI."""
+    return find(*NAMES, package="chromium")
 
 
 class Browser:

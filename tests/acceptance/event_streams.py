@@ -206,24 +206,28 @@ class Readers:
 
     async def _read_websocket(self, reader: Reader, connection: Connection) -> None:
         assert self._websocket_url is not None
-        loop = asyncio.get_running_loop()
-        url = await loop.run_in_executor(None, self._websocket_url)
+        url = await asyncio.to_thread(self._websocket_url)
         async with connect(url, compression=None, ping_interval=None, max_size=None, proxy=None) as socket:
-            body: dict[str, Any] = {"queue_name": self._queue, "credit": CREDIT}
+            begin = {"from": "oldest" if reader.from_start else "now"} if reader.marker is None else {}
+            body = {"queue_name": self._queue, "credit": CREDIT, **begin}
             if reader.marker is not None:
                 body["marker"] = reader.marker
-            elif reader.from_start:
-                body["from"] = "oldest"
-            await socket.send(json.dumps({"action": "stream_open", "headers": self._headers, "body": body}))
+            await socket.send(self._request("stream_open", body))
+            reply = json.loads(await socket.recv())
+            if reply["headers"]["status"] != 200:
+                raise Refused(reply["headers"]["status"], reply["body"])
+            position = reply["body"]["position"]
+            reader.note(connection, Event("open", position, {"position": position}))
             numbers = itertools.count(1)
-            async for frame in socket:
-                event = self._event(json.loads(frame))
-                if event is None:
+            async for text in socket:
+                frame = json.loads(text)
+                if frame.get("Message_Type") != "Stream":
+                    assert frame["headers"]["status"] == 204, frame
                     continue
-                reader.note(connection, event)
-                if event.kind == "message" and next(numbers) % (CREDIT // 2) == 0:
-                    asked = {"queue_name": self._queue, "credit": CREDIT // 2}
-                    await socket.send(json.dumps({"action": "stream_credit", "headers": self._headers, "body": asked}))
+                reader.note(connection, Event(frame["event"], frame["id"], frame["data"]))
+                if frame["event"] == "message" and next(numbers) % (CREDIT // 2) == 0:
+                    grant = {"queue_name": self._queue, "credit": CREDIT // 2}
+                    await socket.send(self._request("stream_credit", grant))
 
-    def _event(self, frame: Any) -> Event | None:
-        raise NotImplementedError
+    def _request(self, action: str, body: dict[str, Any]) -> str:
+        return json.dumps({"action": action, "headers": self._headers, "body": body})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -16,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-
+from tests.acceptance.programs import find
 from tests.acceptance.test_keystone_certificates import Authority
 from tests.servers import end_with_parent, free_port
 
@@ -47,18 +45,6 @@ http {{
 """
 
 
-def find_nginx() -> str:
-    """The program; the test is skipped without it, but not in CI, where it has to be there."""
-    # Debian has it in a folder that is not on everybody's PATH.
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
-    if found := shutil.which("nginx", path=path):
-        return found
-    reason = "no nginx on PATH; Debian has it as the package nginx-light"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 class Nginx:
     """One nginx, in front of these two addresses (host and port).
 
@@ -66,7 +52,7 @@ class Nginx:
     """
 
     def __init__(self, http: str, websocket: str, folder: Path, changes: Mapping[str, str]) -> None:
-        program = find_nginx()
+        program = find("nginx", package="nginx-light")
         self.port = free_port()
         self.folder = folder
         authority = Authority("nginx")

@@ -207,7 +207,7 @@ def run(backend: Backend | None, folder: Path) -> Run:
         with Readers(
             server.host,
             server.port,
-            websocket_url=None,
+            websocket_url=lambda: service.server.websocket_url,
             project=PROJECT,
             queue=QUEUE,
             count=READERS,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
 import subprocess
 import threading
 import time
@@ -21,10 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import pytest
 from zaqarclient.queues import client as zaqarclient
 
 from tests.acceptance.browser import Browser, Page, find_chromium
+from tests.acceptance.programs import find
 from tests.acceptance.server import Server, running, wait_until
 from tests.event_streams import Parser
 from tests.servers import end_with_parent
@@ -81,10 +79,18 @@ class Curl:
 
     def __init__(self, server: Server, output: Path) -> None:
         self._output = output
-        headers = [word for name, value in HEADERS.items() for word in ("-H", f"{name}: {value}")]
+        sent = {"Accept": "text/event-stream", **HEADERS}
+        headers = [word for name, value in sent.items() for word in ("-H", f"{name}: {value}")]
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                [find_curl(), "-sN", "-H", "Accept: text/event-stream", *headers, f"{server.url}{PATH}/messages"],
+                [
+                    find("curl", package="curl"),
+                    "-sN",
+                    "-H",
+                    "Accept: text/event-stream",
+                    *headers,
+                    f"{server.url}{PATH}/messages",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 preexec_fn=end_with_parent,
@@ -95,15 +101,6 @@ class Curl:
 
     def bodies(self) -> list[Any]:
         return [data["body"] for data in self.events("message")]
-
-
-def find_curl() -> str:
-    """The program; the test is skipped without it, but not in CI, where it has to be there."""
-    if found := shutil.which("curl"):
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("no curl on PATH")
-    pytest.skip("no curl on PATH")
 
 
 class Poller(threading.Thread):

@@ -212,8 +212,9 @@ def test_a_worker_that_serves_one_request_at_a_time_does_not_wait(servers: dict[
 # -- clients that go away ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gunicorn", "gthread", "uwsgi"])
+@pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
 def test_a_client_that_has_gone_is_given_nothing(servers: dict[str, Server], name: str) -> None:
+    """granian does not tell before the answer; then the claim is released, and the next client gets the message."""
     client = Client(servers[name], f"gone-{name}")
     gone = client.open("POST", f"{CLAIMS}?wait={LONG}")
     time.sleep(0.3)

@@ -28,6 +28,7 @@ NOTIFICATIONS = (ROOT / "docs" / "notifications.rst").read_text()
 SIGNED_URLS = (ROOT / "docs" / "signed_urls.rst").read_text()
 TOUR = (ROOT / "docs" / "tour_openstacksdk.py").read_text()
 PUSH = (ROOT / "docs" / "websocket_push.rst").read_text()
+LIVE = (ROOT / "docs" / "live_updates.rst").read_text()
 SUBSCRIBE = (ROOT / "docs" / "examples" / "subscribe.py").read_text()
 PAGES = sorted(
     path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
@@ -106,9 +107,10 @@ def test_the_readme_has_the_tour_with_openstacksdk() -> None:
     assert textwrap.indent(code, "   ") in README
 
 
-def test_the_post_of_the_guide_on_pushes_works() -> None:
+@pytest.mark.parametrize("guide", [PUSH, LIVE], ids=["push", "live"])
+def test_the_post_of_the_guides_to_browsers_works(guide: str) -> None:
     terminal = Terminal()
-    (command,) = commands(PUSH.replace("\\\n", " "))
+    (command,) = commands(guide.replace("\\\n", " "))
     posted = terminal.run(command)
     assert posted is not None and posted.status_code == 201
 

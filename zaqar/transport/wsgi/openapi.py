@@ -14,7 +14,7 @@ from zaqar.model import TOPIC
 from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
 from zaqar.schemas.stats import stats_schema
-from zaqar.transport.wsgi import openapi_pools, openapi_subscriptions
+from zaqar.transport.wsgi import openapi_pools, openapi_streams, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref, wait_of
 
 _QUEUE = "/v2/queues/{queue_name}"
@@ -155,24 +155,7 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             body=messages.post_schema(limits),
             body_required=True,
         ),
-        (collection, "get"): Operation(
-            "listMessages",
-            "A page of messages in queue order, or those of `ids`.",
-            {200: ("The messages; `next` wherever a page is not empty.", list_of("messages", "Message"))},
-            {
-                "marker": ("The id of the message after which the page begins.", STRING),
-                "limit": limit_of(limits.max_messages_per_page),
-                "echo": ("With those that this Client-ID posted.", BOOLEAN),
-                "include_claimed": ("With those under a claim.", BOOLEAN),
-                "include_delayed": ("With those whose delay is not over.", BOOLEAN),
-                "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", BOOLEAN),
-                "ids": many,
-                **_ORIGIN,
-                **wait_of(limits),
-            },
-            errors=(400, 404),
-            may_be_early=(200,),
-        ),
+        (collection, "get"): _list_operation(limits, many),
         (collection, "delete"): Operation(
             "deleteMessages",
             "Delete the messages of `ids`, or take the first free ones out with `pop`.",
@@ -190,6 +173,33 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
         ),
         **_single_message_operations(),
     }
+
+
+def _list_operation(limits: Limits, many: tuple[str, JsonSchema]) -> Operation:
+    return Operation(
+        "listMessages",
+        "A page of messages in queue order, or those of `ids`; or a stream of them.",
+        {
+            200: ("The messages; `next` wherever a page is not empty.", list_of("messages", "Message")),
+            204: (openapi_streams.NO_CONTENT, None),
+        },
+        {
+            "marker": ("The id of the message after which the page begins.", STRING),
+            "limit": limit_of(limits.max_messages_per_page),
+            "echo": ("With those that this Client-ID posted; in a stream the default is true.", BOOLEAN),
+            "include_claimed": ("With those under a claim.", BOOLEAN),
+            "include_delayed": ("With those whose delay is not over.", BOOLEAN),
+            "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", BOOLEAN),
+            "ids": many,
+            **_ORIGIN,
+            **wait_of(limits),
+            **openapi_streams.QUERY,
+        },
+        errors=(400, 404, 429),
+        may_be_early=(200,),
+        headers=openapi_streams.HEADERS,
+        more_content=openapi_streams.CONTENT,
+    )
 
 
 def _single_message_operations() -> dict[tuple[str, str], Operation]:
@@ -324,6 +334,10 @@ def _render(path: str, operation: Operation) -> dict[str, Any]:
         {"name": name, "in": "query", "description": text, "schema": schema}
         for name, (text, schema) in operation.query.items()
     ]
+    parameters += [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in operation.headers.items()
+    ]
     rendered: dict[str, Any] = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -345,6 +359,7 @@ _ERRORS = {
     406: "The client does not accept JSON.",
     409: "It contradicts what is there.",
     415: "The body has another media type.",
+    429: openapi_streams.TOO_MANY,
     503: "A store does not answer; Retry-After says when to try again.",
 }
 
@@ -362,6 +377,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         rendered[str(status)] = {"description": text}
         if schema is not None:
             rendered[str(status)]["content"] = {operation.answer_type: {"schema": schema}}
+        if status == 200 and operation.more_content:
+            rendered["200"]["content"] |= operation.more_content
         if status in operation.may_be_early:
             rendered[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER}
     for status in sorted({*operation.errors, 406, 503}):

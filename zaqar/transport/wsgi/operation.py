@@ -30,6 +30,9 @@ class Operation:
     open_to_all: bool = False
     may_be_early: tuple[int, ...] = ()
     """Statuses of answers that have ``Retry-After`` if the service could not let the client wait."""
+    headers: Mapping[str, tuple[str, JsonSchema]] = field(default_factory=dict)
+    more_content: Mapping[str, JsonSchema] = field(default_factory=dict)
+    """Other media types of the answer 200."""
 
 
 def ref(name: str) -> JsonSchema:

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promise 13 on each store: a reader that resumes with the last marker misses nothing. The unit tests have a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clock import FakeClock
+from tests.unit.workers import make_limits
+from zaqar.context import Context
+from zaqar.message_encryption import NO_KEYS
+from zaqar.model import QUEUE, UID_LENGTH, Address
+from zaqar.service.bodies import Bodies
+from zaqar.service.messages import Messages
+from zaqar.service.queues import Queues
+from zaqar.service.streams import MAX_BATCH_BYTES, Reset, Stream, StreamMessage, Streams
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.placement import Placement
+from zaqar.waiting.hub import Hub
+
+
+class Service:
+    """A queue and its streams on the stores of one driver."""
+
+    def __init__(self, management: ManagementStore, messages: MessageStore) -> None:
+        self.clock, limits = FakeClock(), make_limits()
+        self.address = Address(uuid.uuid4().hex, QUEUE, "q")
+        self.caller = Context(self.address.project, "producer")
+        self.queues = Queues(management=management, placement=Placement(messages), limits=limits, clock=self.clock)
+        hub = Hub(
+            folder=Path(os.devnull) / "waiters",
+            remembered=lambda _: None,
+            find_queues=lambda _: {},
+            clock=self.clock,
+            limits=limits,
+        )
+        common: dict[str, Any] = {"queues": self.queues, "bodies": Bodies(NO_KEYS), "clock": self.clock, "hub": hub}
+        self.messages = Messages(limits=limits, stages=[], **common)
+        self.streams = Streams(**common)
+        self._version = 0
+
+    def post(self, *bodies: Any, delay: int = 0) -> list[str]:
+        messages = [{"body": body, "ttl": 300, "delay": delay} for body in bodies]
+        return self.messages.post(self.caller, self.address, json.dumps({"messages": messages}).encode())
+
+    def open(self, marker: str | None = None, *, from_start: bool = False) -> Stream:
+        return self.streams.open(
+            self.caller, self.address, marker=marker, from_start=from_start, echo=True, version=self._next_version()
+        )
+
+    def read(self, stream: Stream) -> list[StreamMessage | Reset]:
+        """All there is, as after a wake-up."""
+        events = stream.read(version=self._next_version(), limit=20)
+        while stream.is_ready:
+            events += stream.read(version=self._next_version(), limit=20)
+        return events
+
+    def bodies(self, stream: Stream) -> list[Any]:
+        events = self.read(stream)
+        assert all(isinstance(event, StreamMessage) for event in events)
+        return [json.loads(event.message.body) for event in events if isinstance(event, StreamMessage)]
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+
+@pytest.fixture
+def service(management: ManagementStore, messages: MessageStore) -> Iterator[Service]:
+    service = Service(management, messages)
+    yield service
+    service.queues.delete(service.address)
+
+
+def test_a_stream_begins_after_the_newest_message(service: Service) -> None:
+    waiting = service.open()
+    assert service.read(waiting) == []
+    service.post(0)
+    stream = service.open()
+    assert service.bodies(stream) == []
+    service.post(1, 2)
+    assert service.bodies(stream) == [1, 2]
+    assert service.bodies(waiting) == [0, 1, 2]
+    assert service.bodies(service.open(from_start=True)) == [0, 1, 2]
+
+
+def test_a_stream_that_begins_in_an_emptied_queue_sees_what_comes(service: Service) -> None:
+    service.post(0, 1)
+    service.queues.purge(service.address, b'{"resource_types": ["messages"]}')
+    stream = service.open()
+    service.post(2)
+    assert service.bodies(stream) == [2]
+
+
+def test_a_reader_resumes_behind_a_message_that_is_gone(service: Service) -> None:
+    ids = service.post(*range(5))
+    service.messages.delete(service.address, ids[2], claim_id=None)
+    assert service.bodies(service.open(ids[2])) == [3, 4]
+    assert service.bodies(service.open(ids[4])) == []
+
+
+def test_a_delayed_message_holds_the_marker_back(service: Service) -> None:
+    first = service.post("first")[0]
+    service.post("late", delay=30)
+    newest = service.post("prompt")[0]
+    stream = service.open(first)
+    assert service.bodies(stream) == ["prompt"]
+    assert (stream.marker, stream.next_due) == (first, service.clock.now + 30)
+    cut = service.open(stream.marker)
+    assert service.bodies(cut) == ["prompt"]
+    service.clock.advance(30)
+    assert service.bodies(stream) == service.bodies(cut) == ["late"]
+    assert stream.marker == cut.marker == newest
+
+
+def test_a_queue_that_is_created_anew_is_read_from_its_start(service: Service) -> None:
+    last = service.post(0, 1)[-1]
+    stream = service.open(last)
+    assert service.read(stream) == []
+    service.queues.delete(service.address)
+    assert service.read(stream) == []
+    assert stream.is_deleted
+    id_ = service.post(2)[0]
+    for reader in (stream, service.open(last)):
+        reset, message = service.read(reader)
+        assert reset == Reset("recreated", id_[:UID_LENGTH] + "0" * 12)
+        assert isinstance(message, StreamMessage)
+        assert (message.message.id, message.marker) == (id_, id_)
+
+
+def test_large_messages_are_read_in_small_batches(service: Service) -> None:
+    bodies = [f"{number}{'x' * 100_000}" for number in range(7)]
+    for body in bodies:
+        service.post(body)
+    stream, seen = service.open(from_start=True), []
+    while stream.is_ready:
+        batch = stream.read(version=0, limit=20)
+        assert sum(len(event.message.body) for event in batch if isinstance(event, StreamMessage)) <= MAX_BATCH_BYTES
+        seen += [json.loads(event.message.body) for event in batch if isinstance(event, StreamMessage)]
+    assert seen == bodies
