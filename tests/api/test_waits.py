@@ -167,10 +167,10 @@ def test_a_release_ends_the_wait_of_a_claim_and_of_a_page(api: Api, clients: Cli
 
 
 @ALL
-@pytest.mark.parametrize("value", ["-1", "21", "1.5", "x", "9" * 5000, "1e1", "%D9%A1", "%201", "true"])
-def test_a_bad_value_is_refused_and_nothing_is_taken(api: Api, method: str, path: str, value: str) -> None:
+def test_a_bad_value_is_refused_and_nothing_is_taken(api: Api, method: str, path: str) -> None:
     api.send("q", 1)
-    assert_error(api.request(method, f"/v2/queues/q/{path}wait={value}"), 400, "wait")
+    for value in ("-1", "21", "1.5", "x", "9" * 5000, "1e1", "%D9%A1", "%201", "true"):
+        assert_error(api.request(method, f"/v2/queues/q/{path}wait={value}"), 400, "wait")
     assert api.counts("q") == (1, 0, 1)
 
 

@@ -131,8 +131,8 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     pair.there.post("two", "three")
     assert own.bodies == ["two"]
     assert elsewhere.bodies == ["three"]
-    # The taker that took all it could told the other process, which found nothing the first time.
-    assert elsewhere.attempts <= before + 2
+    # Each taker that took all it could told the other process, and the first look at the store may have come just then.
+    assert elsewhere.attempts <= before + 3
 
 
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
