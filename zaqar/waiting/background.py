@@ -85,8 +85,16 @@ class Background:
         with self._lock:
             if key in self._jobs:
                 return
-            job = self._jobs[key] = make()
-        threading.Thread(target=self._run, args=(key, job), name=job.name, daemon=True).start()
+            job = make()
+            thread = threading.Thread(target=self._run, args=(key, job), name=job.name, daemon=True)
+            self._jobs[key] = job
+            try:
+                # It begins as soon as this lock is free.
+                thread.start()
+            except BaseException:
+                # The next client that waits tries again.
+                del self._jobs[key]
+                raise
 
     def _run(self, key: Hashable, job: Job) -> None:
         jobs = self._jobs

@@ -65,14 +65,19 @@ class Hub:
     def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
         waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
-        with self._lock:
-            self.check_at = 0.0
-        located = waiter.queue.located
-        if located is None:
-            self._background.start(_NAMES, self._make_name_poller)
-        else:
-            self._watch(located)
-        self._background.start(_HOST, self._make_listener)
+        try:
+            with self._lock:
+                self.check_at = 0.0
+            located = waiter.queue.located
+            if located is None:
+                self._background.start(_NAMES, self._make_name_poller)
+            else:
+                self._watch(located)
+            self._background.start(_HOST, self._make_listener)
+        except BaseException:
+            # No thread could be started. The turn of this waiter goes to the next one.
+            waiter.leave()
+            raise
         return waiter
 
     # -- what this process does --------------------------------------------------------------------------------------
