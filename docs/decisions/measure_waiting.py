@@ -82,6 +82,8 @@ class Service:
                 [*command, "-b", f"127.0.0.1:{self.port}", application],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # Not the current directory, whose package would be imported whatever PYTHONPATH says.
+                cwd=folder,
                 env=environment,
                 preexec_fn=servers.end_with_parent,
             )

@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -158,11 +158,6 @@ class Readers:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._main.cancel)
         self._thread.join()
-
-    def connections(self) -> Iterator[tuple[Reader, Connection]]:
-        for reader in self.all:
-            for connection in reader.connections:
-                yield reader, connection
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

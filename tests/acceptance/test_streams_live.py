@@ -12,9 +12,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,24 @@ import pytest
 
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, Backend, started
 from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.event_streams import Readers
+from tests.acceptance.event_streams import Connection, Reader, Readers, Seen
 from tests.acceptance.server import Server, kill, start, wait_until
+from tests.acceptance.stream_judge import (
+    JUDGEMENT,
+    Posts,
+    Run,
+    a_connection_repeats_nothing,
+    a_marker_is_behind_only_while_a_message_is_held_back,
+    delayed_messages_come_when_they_are_due,
+    each_reader_sees_each_message,
+    is_delayed,
+    markers_grow,
+    messages_come_in_order,
+    missing,
+    no_message_is_lost,
+)
 
-SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "6"))
+SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "5"))
 """How long messages are posted."""
 
 WRITERS, CLAIMERS, READERS = 8, 3, 50
@@ -33,26 +47,12 @@ CUT_SECONDS = 2.0
 DELAYS = (0, 0, 0, 1, 2)
 PROJECT, QUEUE = "shop", "orders"
 OPTIONS = ("--workers", "2")
-NUMBER_LENGTH = 12
-"""Of the number of a message, at the end of its id."""
 PATIENCE_SECONDS = 60.0
-CLOCK_SECONDS = 0.01
-"""By which two clocks of a host may differ."""
 
 STORES = (None, POSTGRESQL, REDIS, CLUSTER, MONGODB)
 each_store = pytest.mark.parametrize(
     "backend", STORES, ids=lambda backend: backend.name if backend is not None else "sqlite"
 )
-
-
-@dataclass
-class Posts:
-    """What the writers posted. ``not_before`` is the earliest time at which a delayed body may be seen."""
-
-    not_before: dict[tuple[int, int], float] = field(default_factory=dict)
-    acknowledged: set[str] = field(default_factory=set)
-    deleted: set[str] = field(default_factory=set)
-    """Ids whose delete was asked for."""
 
 
 class Traffic:
@@ -150,16 +150,6 @@ def serving(backend: Backend | None, folder: Path) -> Iterator[Service]:
         yield service
 
 
-@dataclass
-class Run:
-    """What the readers have seen, and what was in the queue in the end."""
-
-    readers: Readers
-    posts: Posts
-    left: dict[str, Any]
-    """The bodies of the messages by their ids, in order."""
-
-
 def suffer(service: Service) -> None:
     """Kill workers, the whole service and the store, for about ``SECONDS``."""
     strikes = (
@@ -185,16 +175,6 @@ def everything(client: Client, queue: str = QUEUE) -> dict[str, Any]:
             return found
         found.update((message["id"], message["body"]) for message in answer[1]["messages"])
         path = answer[1]["links"][0]["href"]
-
-
-def missing(readers: Readers, left: dict[str, Any]) -> dict[str, list[str]]:
-    """The messages that a reader should have seen and has not, by the name of the reader."""
-    found = {}
-    for reader in readers.all:
-        begin = "" if reader.from_start else reader.connections[0].position or ""
-        if lacking := [id_ for id_ in left if id_ > begin and id_ not in reader.ids]:
-            found[reader.name] = lacking
-    return found
 
 
 def run(backend: Backend | None, folder: Path) -> Run:
@@ -223,88 +203,12 @@ def run(backend: Backend | None, folder: Path) -> Run:
             left = everything(client)
             readers.is_cutting = False
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while missing(readers, left) and time.monotonic() < deadline:
+            while missing(readers.all, left) and time.monotonic() < deadline:
                 time.sleep(0.05)
         client.close()
     assert traffic.ledger.wrong_answers == []
     assert traffic.ledger.lost_answers, "nobody was disturbed"
-    return Run(readers, traffic.posts, left)
-
-
-# -- the judgement ----------------------------------------------------------------------------------------------------
-
-
-def number_of(id_: str) -> int:
-    return int(id_[-NUMBER_LENGTH:], 16)
-
-
-def is_delayed(body: Any) -> bool:
-    return bool(body["delay"])
-
-
-def no_message_is_lost(run: Run) -> None:
-    assert run.posts.acknowledged - run.posts.deleted <= run.left.keys()
-
-
-def each_reader_sees_each_message(run: Run) -> None:
-    """Of the messages that lived the whole time, each reader has seen each one, as it was posted."""
-    assert missing(run.readers, run.left) == {}
-    for _, connection in run.readers.connections():
-        assert all(run.left.get(seen.id, seen.body) == seen.body for seen in connection.seen)
-
-
-def messages_come_in_order(run: Run) -> None:
-    """Each reader sees messages without a delay for the first time in the order of their numbers."""
-    for reader in run.readers.all:
-        first = dict.fromkeys(seen.id for each in reader.connections for seen in each.seen if not is_delayed(seen.body))
-        assert list(first) == sorted(first), reader.name
-
-
-def delayed_messages_come_when_they_are_due(run: Run) -> None:
-    early = [
-        seen
-        for _, connection in run.readers.connections()
-        for seen in connection.seen
-        if is_delayed(seen.body) and seen.at < run.posts.not_before[seen.body["w"], seen.body["n"]] - CLOCK_SECONDS
-    ]
-    assert early == []
-
-
-def a_connection_repeats_nothing(run: Run) -> None:
-    """It sends what comes after its marker, each message once."""
-    for reader, connection in run.readers.connections():
-        ids = [seen.id for seen in connection.seen]
-        assert len(set(ids)) == len(ids), reader.name
-        assert connection.start is None or all(id_ > connection.start for id_ in ids), reader.name
-
-
-def markers_grow(run: Run) -> None:
-    """A marker is never behind the one before it, nor after its own message unless that one was held back."""
-    for reader, connection in run.readers.connections():
-        markers = [seen.marker for seen in connection.seen]
-        assert markers == sorted(markers), reader.name
-        assert all(seen.marker <= seen.id or is_delayed(seen.body) for seen in connection.seen), reader.name
-
-
-def a_marker_is_behind_only_while_a_message_is_held_back(run: Run) -> None:
-    """If a reader that is cut now would see messages again, the first one after its marker is a delayed one."""
-    bodies = {number_of(id_): body for id_, body in run.left.items()}
-    for reader, connection in run.readers.connections():
-        for seen in connection.seen:
-            if seen.marker < seen.id:
-                held = bodies.get(number_of(seen.marker) + 1)
-                assert held is None or is_delayed(held), f"{reader.name}: {seen}"
-
-
-JUDGEMENT = (
-    no_message_is_lost,
-    each_reader_sees_each_message,
-    messages_come_in_order,
-    delayed_messages_come_when_they_are_due,
-    a_connection_repeats_nothing,
-    markers_grow,
-    a_marker_is_behind_only_while_a_message_is_held_back,
-)
+    return Run(readers.all, traffic.posts, left)
 
 
 @each_store
@@ -313,7 +217,7 @@ def test_readers_that_are_cut_resume_without_a_gap(tmp_path: Path, backend: Back
     story = run(backend, tmp_path)
     for judge in JUDGEMENT:
         judge(story)
-    for reader in story.readers.all:
+    for reader in story.readers:
         assert reader.faults == []
         assert len(reader.connections) > 1, "it was never cut"
         assert {event.kind for each in reader.connections for event in each.other} <= {"open", "bye"}
@@ -323,10 +227,98 @@ def test_readers_that_are_cut_resume_without_a_gap(tmp_path: Path, backend: Back
 
 def report(story: Run, seconds: float) -> None:
     """Print the figures of a run, for ``pytest -s``."""
-    sent = [seen.id for _, connection in story.readers.connections() for seen in connection.seen]
-    distinct = sum(len(reader.ids) for reader in story.readers.all)
-    connections = sum(len(reader.connections) for reader in story.readers.all)
+    sent = [seen.id for _, connection in story.connections() for seen in connection.seen]
+    distinct = sum(len(reader.ids) for reader in story.readers)
+    connections = sum(len(reader.connections) for reader in story.readers)
     print(
         f"{len(story.left)} messages left, {len(story.posts.deleted)} deleted; {READERS} readers, {connections} "
         f"connections, {len(sent)} messages sent, {len(sent) - distinct} of them again, in {seconds:.1f} s"
     )
+
+
+# -- the judgement finds what it is for -------------------------------------------------------------------------------
+
+
+def id_of(number: int) -> str:
+    return f"{'a' * 24}{number:012x}"
+
+
+def body_of(number: int) -> dict[str, int]:
+    """Number 3 is delayed, and due after number 5."""
+    return {"w": 0, "n": number, "delay": int(number == 3)}
+
+
+def seen(number: int, marker: int, at: float = 0.0) -> Seen:
+    return Seen(id_of(marker), id_of(number), body_of(number), at)
+
+
+def good_run() -> Run:
+    """A reader that is cut after number 4, while number 3 is held back."""
+    first = Connection(None, id_of(0), [seen(1, 1), seen(2, 2), seen(4, 2)])
+    second = Connection(id_of(2), id_of(2), [seen(4, 2), seen(5, 2), seen(3, 5, at=9.0)])
+    reader = Reader("r", False, True, connections=[first, second], ids={id_of(number) for number in range(1, 6)})
+    posts = Posts({(0, 3): 8.0}, {id_of(number) for number in range(1, 6)})
+    return Run([reader], posts, {id_of(number): body_of(number) for number in range(1, 6)})
+
+
+def test_a_good_run_is_found_good() -> None:
+    for judge in JUDGEMENT:
+        judge(good_run())
+
+
+def lose_one(run: Run) -> None:
+    del run.left[id_of(2)]
+
+
+def skip_one(run: Run) -> None:
+    run.readers[0].ids.remove(id_of(2))
+
+
+def change_a_body(run: Run) -> None:
+    run.left[id_of(2)] = body_of(1)
+
+
+def swap_two(run: Run) -> None:
+    first = run.readers[0].connections[0].seen
+    first[0], first[1] = first[1], first[0]
+
+
+def show_one_early(run: Run) -> None:
+    run.posts.not_before[0, 3] = 9.5
+
+
+def repeat_one(run: Run) -> None:
+    run.readers[0].connections[1].seen.append(seen(5, 5))
+
+
+def begin_before_the_marker(run: Run) -> None:
+    run.readers[0].connections[1].seen.insert(0, seen(2, 2))
+
+
+def go_back(run: Run) -> None:
+    run.readers[0].connections[1].seen[1] = seen(5, 1)
+
+
+def stay_behind(run: Run) -> None:
+    run.readers[0].connections[0].seen[1] = seen(2, 1)
+
+
+FAULTS = [
+    (lose_one, no_message_is_lost),
+    (skip_one, each_reader_sees_each_message),
+    (change_a_body, each_reader_sees_each_message),
+    (swap_two, messages_come_in_order),
+    (show_one_early, delayed_messages_come_when_they_are_due),
+    (repeat_one, a_connection_repeats_nothing),
+    (begin_before_the_marker, a_connection_repeats_nothing),
+    (go_back, markers_grow),
+    (stay_behind, a_marker_is_behind_only_while_a_message_is_held_back),
+]
+
+
+@pytest.mark.parametrize(("spoil", "judge"), FAULTS, ids=[spoil.__name__ for spoil, _ in FAULTS])
+def test_a_fault_is_found(spoil: Callable[[Run], None], judge: Callable[[Run], None]) -> None:
+    story = good_run()
+    spoil(story)
+    with pytest.raises(AssertionError):
+        judge(story)

@@ -25,10 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.acceptance import waiting_client
 from tests.acceptance.backends import Backend
 from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.test_streams_live import Service, each_store, everything, number_of, serving
+from tests.acceptance.stream_judge import number_of
+from tests.acceptance.test_streams_live import Service, each_store, everything, serving
 from tests.conformance.history import Lease, Post, Record, Release
 from tests.conformance.test_history import (
     History,
@@ -74,6 +77,8 @@ class Kin:
 
     def __init__(self, role: str, group: Group, number: int, address: tuple[str, int], folder: Path) -> None:
         self.role, self.group, self.number = role, group, number
+        # The one producer of the quiet queue is left alone, so that there is something to wait for.
+        self.is_killed = role == "work" or group.producers > 1
         self._address = address
         self._folder = folder
         self.files: list[Path] = []
@@ -284,7 +289,7 @@ def suffer(service: Service, all_kin: list[Kin]) -> int:
         if kind == "service":
             service.kill_worker()
         else:
-            random.choice([kin for kin in all_kin if kin.role == kind]).kill()
+            random.choice([kin for kin in all_kin if kin.role == kind and kin.is_killed]).kill()
             kills += 1
     raise AssertionError
 
@@ -356,3 +361,40 @@ def report(queue: str, story: Story) -> None:
     )
     if len(delays) > 1:
         print(f"  free to waiting claim: {statistics.median(delays):.0f} ms median, {delays[-1]:.0f} ms most")
+
+
+# -- the judgement finds what it is for -------------------------------------------------------------------------------
+
+
+class Quick(Slowness):
+    def __init__(self) -> None:
+        """A machine that was never slow."""
+
+    def between(self, begin: float, end: float) -> float:
+        return 0.0
+
+
+def told_of(free: float, taken: float) -> Story:
+    """A message that was free from ``free`` to ``taken``, while a claim waited from 10 to 13 and came back empty."""
+    taker = Claim(taken, 1, taken + 0.01, "c", [("a" * 35 + "1", "x")])
+    notes = Notes(claims=[Claim(10.0, 3, 13.0, None, []), taker])
+    notes.free_from["x"].append(free)
+    return Story(notes, {}, Quick())
+
+
+@pytest.mark.parametrize(("free", "taken"), [(10.5, 11.4), (12.0, 20.0), (5.0, 10.9), (14.0, 20.0)])
+def test_a_moment_is_no_fault(free: float, taken: float) -> None:
+    no_false_empty_answer(told_of(free, taken))
+
+
+@pytest.mark.parametrize(("free", "taken"), [(10.5, 12.0), (11.0, 20.0), (5.0, 11.5), (5.0, 20.0)])
+def test_a_false_empty_answer_is_found(free: float, taken: float) -> None:
+    with pytest.raises(AssertionError):
+        no_false_empty_answer(told_of(free, taken))
+
+
+def test_an_answer_before_the_time_is_found() -> None:
+    with pytest.raises(AssertionError):
+        an_empty_answer_comes_after_the_time_that_was_asked_for(
+            Story(Notes(claims=[Claim(10.0, 3, 12.0, None, [])]), {}, Quick())
+        )

@@ -14,7 +14,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from zaqar.bell import LISTING_SECONDS, Bell
+from zaqar import bell
+from zaqar.bell import LISTING_SECONDS, Bell, Listener
 from zaqar.clock import Clock
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue
@@ -28,6 +29,9 @@ from zaqar.waiting.wakeups import Channel, HostListener, Told
 
 Remembered = Callable[[Address], Located | None]
 """Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
+
+BIND_AGAIN_SECONDS = 60.0
+"""When a process tries again to make its socket if it could not. Each time is logged."""
 
 _MOST_PERHAPS = 1000
 """Queues for which is remembered when others were told that messages may have come into them."""
@@ -57,6 +61,7 @@ class Hub:
         self.shared = SharedReads()
         self._background = Background()
         self._lock = threading.Lock()
+        self._bind_at = float("-inf")
         self._perhaps: dict[str, float] = {}
         self.check_at = 0.0
         """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
@@ -65,19 +70,14 @@ class Hub:
     def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
         waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
-        try:
-            with self._lock:
-                self.check_at = 0.0
-            located = waiter.queue.located
-            if located is None:
-                self._background.start(_NAMES, self._make_name_poller)
-            else:
-                self._watch(located)
-            self._background.start(_HOST, self._make_listener)
-        except BaseException:
-            # No thread could be started. The turn of this waiter goes to the next one.
-            waiter.leave()
-            raise
+        with self._lock:
+            self.check_at = 0.0
+        located = waiter.queue.located
+        if located is None:
+            self._background.start(_NAMES, self._make_name_poller)
+        else:
+            self._watch(located)
+        self._background.start(_HOST, self._make_listener)
         return waiter
 
     # -- what this process does --------------------------------------------------------------------------------------
@@ -202,12 +202,21 @@ class Hub:
 
     def _make_listener(self) -> HostListener:
         return HostListener(
-            self._folder,
             self.registry,
+            bind=self._bind,
             hear=self._hear,
             look_at_all=self._look_at_all,
             tidy=lambda: self.shared.drop_old(),
         )
+
+    def _bind(self) -> Listener | None:
+        now = time.monotonic()
+        if now < self._bind_at:
+            return None
+        listener = bell.listen(self._folder)
+        if listener is None:
+            self._bind_at = now + BIND_AGAIN_SECONDS
+        return listener
 
     def _make_name_poller(self) -> NamePoller:
         # Not the function itself, because a reload replaces it.

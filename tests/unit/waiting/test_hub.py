@@ -131,8 +131,8 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     pair.there.post("two", "three")
     assert own.bodies == ["two"]
     assert elsewhere.bodies == ["three"]
-    # The taker that took all it could told the other process, which found nothing the first time.
-    assert elsewhere.attempts <= before + 2
+    # Each taker that took all it could told the other process, and the first look at the store may have come just then.
+    assert elsewhere.attempts <= before + 3
 
 
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,25 +271,6 @@ def test_a_drain_between_two_looks_of_a_waiter_is_not_lost(pair: Pair) -> None:
     thread.join(SECONDS)
     assert answers == [empty]
     assert pair.here.parts.hub.registry.waiting == 0
-
-
-@pytest.mark.parametrize("kind", Kind)
-def test_a_process_that_can_start_no_thread_keeps_no_waiter(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: Kind
-) -> None:
-    hub = pair.here.parts.hub
-
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError):
-            hub.join(ADDRESS, kind, wake=lambda: None)
-    assert (hub.registry.waiting, hub.registry.streams, hub.registry.missing()) == (0, 0, [])
-    waiting = pair.wait()
-    pair.there.post("new")
-    assert waiting.bodies == ["new"]
 
 
 def test_an_attempt_that_fails_leaves_the_turn_to_the_next(pair: Pair) -> None:
