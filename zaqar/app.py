@@ -125,7 +125,7 @@ def build(
         messages=pipelines.make_messages(limits=limits, **reading),
         claims=pipelines.make_claims(limits=limits, **reading),
         hub=hub,
-        streams=Streams(**reading),
+        streams=pipelines.make_streams(**reading),
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),

@@ -23,9 +23,11 @@ from zaqar.service.staged.claims import StagedClaims
 from zaqar.service.staged.controllers import QueueController, SubscriptionController
 from zaqar.service.staged.messages import StagedMessages
 from zaqar.service.staged.queues import ImpliedCreation, StagedQueues
+from zaqar.service.staged.streams import StagedStreams
 from zaqar.service.staged.subscriptions import StagedConnectionSubscriptions, StagedSubscriptions
+from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, SUBSCRIPTIONS, CreateQueue
+from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, SUBSCRIPTIONS, CreateQueue, ListMessages
 from zaqar.stages.pipeline import Pipeline
 from zaqar.stages.published.adapters import make_stage
 
@@ -76,6 +78,10 @@ class Pipelines:
         queues = StagedQueues(pipelines=staged, **parts) if self.queues or self.topics else Queues(**parts)
         self.queue_controller.bind(queues)
         return queues
+
+    def make_streams(self, **parts: Any) -> Streams:
+        staged = self.messages.has(ListMessages)
+        return StagedStreams(pipeline=self.messages, **parts) if staged else Streams(**parts)
 
     def make_messages(self, *, queues: Queues, **parts: Any) -> Messages:
         stages = self.messages.stages

@@ -54,7 +54,7 @@ class Server:
 
     def parts(self, module: str) -> list[int]:
         """The same, none while the part is being started again."""
-        return [part for part in _children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
+        return [part for part in children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
 
     def processes(self) -> list[int]:
         """The started process and everything below it, parents first."""
@@ -62,12 +62,12 @@ class Server:
 
     def workers(self) -> list[int]:
         """The processes that serve requests."""
-        below_parts = [pid for part in _children(self.process.pid) for pid in _children(part)]
+        below_parts = [pid for part in children(self.process.pid) for pid in children(part)]
         return [pid for pid in below_parts if "resource_tracker" not in _command_line(pid)]
 
     def masters(self) -> list[int]:
         """The processes that look after those."""
-        return [part for part in _children(self.process.pid) if _children(part)]
+        return [part for part in children(self.process.pid) if children(part)]
 
     def resident_bytes(self) -> int:
         """Memory of the whole tree."""
@@ -177,12 +177,12 @@ def wait_until_gone(pids: list[int]) -> None:
 
 def _descendants(pid: int) -> list[int]:
     found = []
-    for child in _children(pid):
+    for child in children(pid):
         found += [child, *_descendants(child)]
     return found
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     try:
         tasks = [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
     except FileNotFoundError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.server import Server, free_port, running, wait_until
+from tests.acceptance.server import Server, children, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -34,17 +35,17 @@ MOST_SECONDS, MOST_TIMES = 0.5, 5.0
 THREADS = 4
 CLAIMS = "/v2/queues/q/claims"
 APPLICATION = """
-import time
+import os, time
 from zaqar.service.claims import Claims
 from zaqar.wsgi import application
 
 attempt = Claims._attempt
 
 def slow(*arguments):
-    # A client has time to go away between the attempt and the answer.
+    # The test has the client go away between the attempt and the answer.
     found = attempt(*arguments)
-    if found.is_served and found.answer.claim.ttl == 61:
-        time.sleep(1)
+    while found.is_served and found.answer.claim.ttl == 61 and not os.path.exists("gone"):
+        time.sleep(0.05)
     return found
 
 Claims._attempt = slow
@@ -64,10 +65,6 @@ def _gthread(port: int, *more: str) -> list[str]:
     return _gunicorn(port, "--worker-class", "gthread", "--threads", str(THREADS), *more)
 
 
-def _sync(port: int, *more: str) -> list[str]:
-    return _gunicorn(port, "--worker-class", "sync", *more)
-
-
 def _granian(port: int, *more: str) -> list[str]:
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", "1"]
     return [*command, "--blocking-threads", str(THREADS), *more, "slow_claims:application"]
@@ -81,7 +78,7 @@ def _uwsgi(port: int, *more: str) -> list[str]:
     return [*command, "--module", "slow_claims:application", *more]
 
 
-COMMANDS = {"gunicorn": _bounded, "gthread": _gthread, "sync": _sync, "granian": _granian, "uwsgi": _uwsgi}
+COMMANDS = {"gunicorn": _bounded, "gthread": _gthread, "granian": _granian, "uwsgi": _uwsgi}
 WITH_THREADS = ("gthread", "granian", "uwsgi")
 
 
@@ -118,7 +115,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
         folder = tmp_path_factory.mktemp("waits")
 
         def start(name: str) -> Server:
-            return stack.enter_context(serving(name, folder / name))
+            return stack.enter_context(serving(name, folder / name, ulimit="-Sn 256"))
 
         yield dict(zip(COMMANDS, pool.map(start, COMMANDS), strict=True))
 
@@ -188,25 +185,22 @@ def test_all_threads_but_one_wait(servers: dict[str, Server], name: str) -> None
     client = Client(servers[name], f"threads-{name}")
     text = f"a worker has {THREADS}. At most {THREADS - 1} requests"
     wait_until(lambda: text in servers[name].log.read_text())
-    began = time.monotonic()
-    waiting = [client.open("POST", f"{CLAIMS}?wait={LONG}") for _ in range(THREADS - 1)]
-
-    # A request that came too early would take the place of one of these.
-    wait_until_held(servers[name], THREADS - 1)
-    response, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
-    assert (response.status, response.getheader("Retry-After")) == (204, "1")
-    for _ in range(20):
-        assert client.ask("GET", "/v2/queues/q")[0].status == 200
-    assert time.monotonic() - began < 5, "the machine is too slow to show it"
-    answers = [read(each)[0] for each in waiting]
+    for _ in range(5):
+        began = time.monotonic()
+        waiting = [client.open("POST", f"{CLAIMS}?wait={LONG}") for _ in range(THREADS - 1)]
+        # A request that came too early would take the place of one of these.
+        wait_until_held(servers[name], THREADS - 1)
+        refused, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
+        assert [client.ask("GET", "/v2/queues/q")[0].status for _ in range(20)] == [200] * 20
+        all_wait = not select.select([each.sock for each in waiting], [], [], 0)[0]
+        answers = [read(each)[0] for each in waiting]
+        assert 5 <= time.monotonic() - began < LONG
+        if all_wait:
+            break
+        # On a busy machine that took the 5 s for which they wait.
+    assert all_wait
+    assert (refused.status, refused.getheader("Retry-After")) == (204, "1")
     assert [(each.status, each.getheader("Retry-After")) for each in answers] == [(204, None)] * (THREADS - 1)
-    assert 5 <= time.monotonic() - began < LONG
-
-
-def test_a_worker_that_serves_one_request_at_a_time_does_not_wait(servers: dict[str, Server]) -> None:
-    client = Client(servers["sync"], "sync")
-    response, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
-    assert (response.status, response.getheader("Retry-After")) == (204, "1")
 
 
 # -- clients that go away ----------------------------------------------------------------------------------------------
@@ -261,6 +255,7 @@ def test_a_claim_whose_client_goes_away_before_the_answer_is_released(servers: d
     client.post(1)
     wait_until(lambda: client.counts() == (0, 1))
     gone.close()
+    (client.server.log.parent / "gone").touch()
     wait_until(lambda: client.counts() == (1, 0))
 
 
@@ -309,73 +304,61 @@ def wait_until_held(server: Server, connections: int) -> None:
     time.sleep(0.5)
 
 
-def test_a_reload_and_sigterm_answer_all_that_wait_at_once(tmp_path: Path) -> None:
-    with running(tmp_path / "state", options=("--workers", "2")) as server:
-        client = Client(server, "drained")
-        before = server.workers()
-        for number in (signal.SIGHUP, signal.SIGTERM):
-            waiting = Waiting(client, 200)
-            wait_until_held(server, 200)
-            began = time.monotonic()
-            server.process.send_signal(number)
-            assert waiting.end() == [(204, None)] * 200
-            assert time.monotonic() - began < LONG / 2, "they were not answered before their time"
-            if number == signal.SIGHUP:
-                # New workers let others wait.
-                wait_until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
-                opened = client.open("POST", f"{CLAIMS}?wait={LONG}")
-                client.post(1)
-                assert bodies(read(opened)) == [1]
-        assert server.process.wait(PATIENCE) == 0
-    assert "killed" not in server.log.read_text()
-
-
-def test_a_worker_that_ends_after_its_last_request_answers_all_that_wait(tmp_path: Path) -> None:
-    with serving("gunicorn", tmp_path / "served", "--max-requests", "30") as server:
-        client = Client(server, "counted")
-        waiting = Waiting(client, 20)
-        wait_until_held(server, 20)
-        began = time.monotonic()
-        while len(waiting.answers) < 20 and time.monotonic() - began < LONG / 2:
-            assert client.ask("GET", "/v2/queues/q")[0].status == 200
-        assert waiting.end() == [(204, None)] * 20
-        assert time.monotonic() - began < LONG / 2
-
-
 # -- a neighbour -------------------------------------------------------------------------------------------------------
 
 
-def test_clients_of_one_project_that_wait_delay_no_request_of_another(tmp_path: Path) -> None:
-    """Their connections need more open files than the server has been given, so it raises its limit."""
-    with serving("gunicorn", tmp_path / "served", ulimit="-Sn 256") as server:
-        crowd, quiet = Client(server, "crowd"), Client(server, "quiet")
+def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: dict[str, Server]) -> None:
+    """Their connections need more open files than the server has been given, so it has raised its limit."""
+    server = servers["gunicorn"]
+    crowd, quiet = Client(server, "crowd"), Client(server, "quiet")
 
-        def slowest() -> float:
-            """Seconds that 99 of 100 posts and claims take at most."""
-            taken = []
-            for number in range(100):
-                began = time.monotonic()
-                quiet.post(number)
-                assert bodies(quiet.ask("POST", CLAIMS)) == [number]
-                taken.append(time.monotonic() - began)
-            return sorted(taken)[98]
+    def slowest() -> float:
+        """Seconds that 99 of 100 posts and claims take at most."""
+        taken = []
+        for number in range(100):
+            began = time.monotonic()
+            quiet.post(number)
+            assert bodies(quiet.ask("POST", CLAIMS)) == [number]
+            taken.append(time.monotonic() - began)
+        return sorted(taken)[98]
 
-        alone = slowest()
-        waiting = [crowd.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
-        try:
-            # One more of that project may not wait, but others may.
-            wait_until(lambda: crowd.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
-            beside = slowest()
-            opened = quiet.open("POST", f"{CLAIMS}?wait={LONG}")
-            quiet.post("last")
-            assert bodies(read(opened)) == ["last"]
-        finally:
-            for each in waiting:
-                each.close()
-        assert beside <= max(MOST_SECONDS, MOST_TIMES * alone), (beside, alone)
+    alone = slowest()
+    waiting = [crowd.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
+    try:
+        # One more of that project may not wait, but others may.
+        wait_until(lambda: crowd.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
+        beside = slowest()
+        opened = quiet.open("POST", f"{CLAIMS}?wait={LONG}")
+        quiet.post("last")
+        assert bodies(read(opened)) == ["last"]
+    finally:
+        for each in waiting:
+            each.close()
+    assert beside <= max(MOST_SECONDS, MOST_TIMES * alone), (beside, alone)
 
 
 # -- the end of the servers of this module -----------------------------------------------------------------------------
+
+
+def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Server]) -> None:
+    """The last test of this server."""
+    server = servers["gunicorn"]
+    client = Client(server, "drained")
+    (before,) = children(server.process.pid)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        waiting = Waiting(client, 200)
+        wait_until_held(server, 200)
+        began = time.monotonic()
+        server.process.send_signal(number)
+        assert waiting.end() == [(204, None)] * 200
+        assert time.monotonic() - began < LONG / 2, "they were not answered before their time"
+        if number == signal.SIGHUP:
+            # The new worker lets others wait.
+            wait_until(lambda: len(now := children(server.process.pid)) == 1 and now != [before])
+            opened = client.open("POST", f"{CLAIMS}?wait={LONG}")
+            client.post(1)
+            assert bodies(read(opened)) == [1]
+    assert server.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("name", ["granian", "uwsgi"])

@@ -27,6 +27,9 @@ MAX_BATCH_BYTES = 256 * 1024
 _FIRST_BATCH = 20
 """Messages of the first read. Later ones have more, or fewer if the messages are large."""
 
+_MOST_OF_BATCH = 100
+"""However small they were: the store returns all of them before it is known how large they are."""
+
 _NO_QUEUE = "0" * UID_LENGTH
 """The uid in the marker of a reader that waits for its queue to be created. No queue has it."""
 
@@ -66,6 +69,9 @@ class _Page(NamedTuple):
 class Streams:
     """Opens streams. Readers of a queue at one position cost one read."""
 
+    most = _MOST_OF_BATCH
+    """Messages that one read returns at most."""
+
     def __init__(self, *, queues: Queues, bodies: Bodies, clock: Clock, hub: Hub) -> None:
         self.queues = queues
         self.bodies = bodies
@@ -81,16 +87,15 @@ class Streams:
         from_start: bool,
         echo: bool,
         version: int,
-        field: str = "marker",
     ) -> Stream:
         """A stream of the messages after ``marker``.
 
         Without one, of those that are posted from now on, or with ``from_start`` of all. Without ``echo`` messages of
         the caller's Client-ID are left out. ``version`` is that of the waiter; see :meth:`Stream.read`. Raises
-        InvalidInput, about ``field``, if ``marker`` is not the id of a message.
+        InvalidInput if ``marker`` is not the id of a message.
         """
         if marker is not None:
-            check_marker(marker, field=field)
+            check_marker(marker)
             own = marker[:UID_LENGTH]
             uid, last = (None, 0) if own == _NO_QUEUE else (own, sequence_of(own, marker) or 0)
         else:
@@ -122,9 +127,9 @@ class Streams:
         return None if position is None else position.last
 
 
-def check_marker(marker: str, *, field: str) -> None:
+def check_marker(marker: str, *, field: str = "marker") -> None:
     """Raise InvalidInput, about ``field``, if ``marker`` cannot be that of a stream."""
-    if not is_message_id(marker):
+    if not isinstance(marker, str) or not is_message_id(marker):
         raise InvalidInput(field, "must be the id of a message")
 
 
@@ -139,6 +144,8 @@ class Stream:
         self._streams = streams
         self._tail = Tail(position)
         self._excluded_client = excluded_client
+        self.tell: Callable[[Sequence[Message]], None] | None = None
+        """Called with the messages of each batch, if stages want to know."""
         self._fitting = _FIRST_BATCH
         self._is_blocking = True
         self.is_ready = True
@@ -189,7 +196,7 @@ class Stream:
         if page.is_cut:
             self._fitting = len(page.messages)
         elif self.is_ready and most == self._fitting:
-            self._fitting *= 2
+            self._fitting = min(2 * most, _MOST_OF_BATCH)
         return [*events, *self._events(self._tail.take(page.messages), page.now)]
 
     def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
@@ -258,11 +265,10 @@ class Stream:
     def _events(self, shown: list[Shown], now: float) -> list[Event]:
         assert self.uid is not None
         uid = self.uid
-        return [
-            StreamMessage(message_id(uid, each.resume), each.message, now)
-            for each in shown
-            if each.message.client_id != self._excluded_client
-        ]
+        sent = [each for each in shown if each.message.client_id != self._excluded_client]
+        if self.tell is not None and sent:
+            self.tell([each.message for each in sent])
+        return [StreamMessage(message_id(uid, each.resume), each.message, now) for each in sent]
 
 
 def _fitting(messages: Sequence[Message]) -> int:

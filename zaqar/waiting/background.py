@@ -78,7 +78,10 @@ class Background:
         return self._jobs.get(key)
 
     def start(self, key: Hashable, make: Callable[[], Job]) -> None:
-        """Have a thread for this job unless there is one. The job must be needed already."""
+        """Have a thread for this job unless there is one. The job must be needed already.
+
+        If the system refuses a thread, the log says so, and the next call tries again.
+        """
         # A thread that is about to end has either removed its key, or finds the job needed and goes on.
         if key in self._jobs:
             return
@@ -86,7 +89,13 @@ class Background:
             if key in self._jobs:
                 return
             job = self._jobs[key] = make()
-        threading.Thread(target=self._run, args=(key, job), name=job.name, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(key, job), name=job.name, daemon=True).start()
+        except RuntimeError as exc:
+            with self._lock:
+                del self._jobs[key]
+            # Not raised: a post that has found it must not fail, and clients are still woken by what this process does.
+            _log.error("%s: there is no thread for it, so clients that wait are answered late: %s", job.name, exc)
 
     def _run(self, key: Hashable, job: Job) -> None:
         jobs = self._jobs

@@ -14,7 +14,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from zaqar.bell import LISTING_SECONDS, Bell
+from zaqar import bell
+from zaqar.bell import LISTING_SECONDS, Bell, Listener
 from zaqar.clock import Clock
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue
@@ -28,6 +29,9 @@ from zaqar.waiting.wakeups import Channel, HostListener, Told
 
 Remembered = Callable[[Address], Located | None]
 """Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
+
+BIND_AGAIN_SECONDS = 60.0
+"""When a process tries again to make its socket if it could not. Each time is logged."""
 
 _MOST_PERHAPS = 1000
 """Queues for which is remembered when others were told that messages may have come into them."""
@@ -57,6 +61,7 @@ class Hub:
         self.shared = SharedReads()
         self._background = Background()
         self._lock = threading.Lock()
+        self._bind_at = float("-inf")
         self._perhaps: dict[str, float] = {}
         self.check_at = 0.0
         """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
@@ -197,12 +202,21 @@ class Hub:
 
     def _make_listener(self) -> HostListener:
         return HostListener(
-            self._folder,
             self.registry,
+            bind=self._bind,
             hear=self._hear,
             look_at_all=self._look_at_all,
             tidy=lambda: self.shared.drop_old(),
         )
+
+    def _bind(self) -> Listener | None:
+        now = time.monotonic()
+        if now < self._bind_at:
+            return None
+        listener = bell.listen(self._folder)
+        if listener is None:
+            self._bind_at = now + BIND_AGAIN_SECONDS
+        return listener
 
     def _make_name_poller(self) -> NamePoller:
         # Not the function itself, because a reload replaces it.

@@ -9,6 +9,7 @@ that more may be free, the next taker gets the turn. So a post costs one attempt
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from itertools import count
 from zaqar.model import Address, QueuePosition
 from zaqar.storage.placement import Place
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, WaitedQueue, Wake, digest_of
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Kind", "Located", "Registry", "TooManyWaiting", "WaitedQueue", "Waiter", "Wake"]
 
@@ -143,6 +146,10 @@ class Registry:
         self._by_digest[queue.digest] = queue
         return queue
 
+    def is_waited_by_digest(self, digest: str) -> bool:
+        """Whether anybody waits for a queue whose name has this digest."""
+        return digest in self._by_digest
+
     def begin(self, waiter: Waiter) -> int:
         with self._lock:
             if waiter.kind is Kind.TAKER:
@@ -219,7 +226,7 @@ class Registry:
     def _ready(self, waiter: Waiter) -> None:
         waiter.is_ready = True
         self.woken += 1
-        waiter.wake()
+        _wake_up(waiter)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -336,7 +343,7 @@ class Registry:
             for queue in self._queues.values():
                 for waiter in (*queue.takers, *queue.readers):
                     waiter.is_over = True
-                    waiter.wake()
+                    _wake_up(waiter)
 
     # -- what to ask the stores --------------------------------------------------------------------------------------
 
@@ -363,3 +370,11 @@ class Registry:
         """The names that are waited for and that no queue is known by."""
         with self._lock:
             return list(self._missing)
+
+
+def _wake_up(waiter: Waiter) -> None:
+    try:
+        waiter.wake()
+    except Exception:  # noqa: BLE001, it is another one's code
+        # Such as one whose event loop is closed. It must neither keep others asleep nor fail a post that is stored.
+        _log.exception("A client that waits cannot be woken.")

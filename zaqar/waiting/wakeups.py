@@ -7,10 +7,8 @@ import random
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, Self
 
-from zaqar import bell
 from zaqar.bell import Listener
 from zaqar.storage.base import Wakeups
 from zaqar.storage.placement import Place
@@ -92,23 +90,25 @@ class HostListener(Job):
 
     def __init__(
         self,
-        folder: Path,
         registry: Registry,
         *,
+        bind: Callable[[], Listener | None],
         hear: Callable[[Told], None],
         look_at_all: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
-        """``look_at_all`` is called if datagrams may have been lost, ``tidy`` once a second at least."""
+        """``bind`` makes the socket; None if it cannot be made now.
+
+        ``look_at_all`` is called if datagrams may have been lost, ``tidy`` once a second at least.
+        """
         super().__init__()
-        self._folder = folder
+        self._bind = bind
         self._registry = registry
         self._hear = hear
         self._look_at_all = look_at_all
         self._tidy = tidy
         self._spread = Spread()
         self._listener: Listener | None = None
-        self._is_refused = False
 
     @property
     def socket_name(self) -> str | None:
@@ -121,18 +121,15 @@ class HostListener(Job):
     def step(self) -> float:
         self._tidy()
         if self._listener is None:
-            if self._is_refused:
-                return POLL_SECONDS
-            self._listener = bell.listen(self._folder)
-            self._is_refused = self._listener is None
-            return 0.0
+            self._listener = self._bind()
+            return 0.0 if self._listener is not None else POLL_SECONDS
         listener, count = self._listener, 0
         seconds = self._spread.seconds(POLL_SECONDS)
         while count < MANY and (datagram := listener.receive(seconds)) is not None:
             seconds = 0.0
             count += 1
             told = Told.decode(datagram)
-            if told is not None:
+            if told is not None and self._registry.is_waited_by_digest(told.digest):
                 self._note(told)
         for told in self._spread.take_due():
             self._hear(told)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket as plain
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -204,3 +206,29 @@ def test_what_is_no_request_is_refused_as_json(raw: bytes, status: int) -> None:
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Length: %d\r\n" % len(body) in head
     assert set(json.loads(body)) == {"title", "description"}
+
+
+def test_a_worker_that_ends_drains_once_and_whatever_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal and gunicorn's setting max_requests both only say that it is no longer alive."""
+
+    class Parts:
+        def __init__(self) -> None:
+            self.hub = self
+            self.registry = self
+            self.is_draining = False
+            self.drains = 0
+
+        def drain(self) -> None:
+            self.is_draining = True
+            self.drains += 1
+
+    parts = Parts()
+    monkeypatch.setattr(worker, "_find_parts", lambda: parts)
+    bare = Bare()
+    bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
+    bare.notify()
+    assert parts.drains == 0
+    bare.alive = False
+    bare.notify()
+    bare.notify()
+    assert parts.drains == 1

@@ -379,6 +379,24 @@ def test_nothing_is_kept_of_queues_that_nobody_waits_for(clients: Clients) -> No
     assert (registry.waiting, registry.streams) == (0, 0)
 
 
+def test_a_waiter_that_cannot_be_woken_disturbs_no_other_one(
+    clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("Event loop is closed")
+
+    broken = clients.registry.join(ADDRESS, LOCATED, Kind.READER, wake=fail)
+    broken.begin()
+    reader, taker = clients.join(Kind.READER), clients.join()
+    for waiter in (reader, taker):
+        attempt(waiter, found=0)
+    assert clients.registry.wake(UID)
+    assert ready([reader, taker]) == [True, True]
+    clients.registry.drain()
+    assert reader.is_over
+    assert "Event loop is closed" in caplog.text
+
+
 def test_counters(clients: Clients) -> None:
     first, _ = clients.takers(2)
     clients.join(Kind.READER)

@@ -131,21 +131,21 @@ class Session:
         """
         if request.reply is not None:
             return request.reply
-        return self._reply(request, lambda: self._carry_out(request, version))
-
-    def _reply(self, request: Request, call: Callable[[], Reply]) -> Reply:
         try:
-            return self._authenticate(request) if request.token is not None else call()
-        except TokenEnded:
+            return self._authenticate(request) if request.token is not None else self._carry_out(request, version)
+        except Exception as exc:  # noqa: BLE001, _reply_to_error() logs it
+            return self._reply_to_error(request, exc)
+
+    def _reply_to_error(self, request: Request, error: Exception) -> Reply:
+        if isinstance(error, TokenEnded):
             return reply_to(request, 401, {"error": EXPIRED[1]}, close=EXPIRED)
-        except TokenNotForAction as exc:
-            return reply_to(request, 401, {"error": str(exc)})
-        except SignatureRefused as exc:
-            return replies.refuse(request, self._checks.signed.refuse(exc) if request.signed else exc)
-        except (ClientError, StoreUnavailable) as exc:
-            return replies.refuse(request, exc)
-        except Exception as exc:  # noqa: BLE001, fail() logs it
-            return replies.fail(request, exc)
+        if isinstance(error, TokenNotForAction):
+            return reply_to(request, 401, {"error": str(error)})
+        if isinstance(error, SignatureRefused) and request.signed:
+            return replies.refuse(request, self._checks.signed.refuse(error))
+        if isinstance(error, ClientError | StoreUnavailable):
+            return replies.refuse(request, error)
+        return replies.fail(request, error)
 
     def end_wait(self, request: Request, *, retry_after: int | None = None) -> Reply:
         """The reply to a request that waits no more. Blocks if :attr:`Pending.ends_at_once` is false.
@@ -154,7 +154,10 @@ class Session:
         """
         pending = request.pending
         assert pending is not None
-        return self._reply(request, lambda: self._to_reply(request, pending.end(), retry_after))
+        try:
+            return self._to_reply(request, pending.end(), retry_after)
+        except Exception as exc:  # noqa: BLE001, _reply_to_error() logs it
+            return self._reply_to_error(request, exc)
 
     def refuse(self, request: Request, error: StoreUnavailable) -> Reply:
         """The reply to a request that the server cannot carry out now, such as one that waited too long."""

@@ -107,8 +107,8 @@ def test_a_request_does_not_wait_for_messages_that_are_there(tmp_path: Path, kin
 @pytest.mark.parametrize(
     ("action", "body", "sentence"),
     [
-        ("claim_create", {"wait": 21}, "wait: must be from 0 to 20 seconds, not 21"),
-        ("message_list", {"wait": -1}, "wait: must be from 0 to 20 seconds, not -1"),
+        ("claim_create", {"wait": 21}, "wait: must be from 0 to 20, not 21"),
+        ("message_list", {"wait": -1}, "wait: must be from 0 to 20, not -1"),
         ("claim_create", {"wait": 1.5}, "wait: must be of type integer"),
         ("claim_create", {"wait": True}, "wait: must be of type integer"),
         ("claim_create", {"wait": None}, "wait: must be of type integer"),
@@ -344,6 +344,47 @@ def test_a_claim_that_the_client_cannot_be_told_is_released(
                 await asyncio.sleep(0.01)
 
     run(script, parts)
+
+
+def test_a_claim_is_released_if_the_write_of_the_reply_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks while the claim is made, and the protocol does not know yet."""
+    parts = make_parts(tmp_path)
+
+    async def script(service: Service) -> None:
+        async with service.client() as poster, service.client() as client:
+            await post(poster, 1)
+            await client.request("queue_create", queue_name="q")
+            (connection,) = (
+                each
+                for each in service.connections
+                if each._socket.remote_address[1] == client.library.local_address[1]
+            )
+            send = connection._socket.send
+
+            async def lose_and_send(frame: Any) -> None:
+                connection.abort()
+                await send(frame)
+
+            monkeypatch.setattr(connection._socket, "send", lose_and_send)
+            with pytest.raises(ConnectionClosed):
+                await client.request("claim_create", queue_name="q")
+            while await free(poster) != 1:
+                await asyncio.sleep(0.01)
+
+    run(script, parts)
+
+
+def test_a_client_that_closes_after_its_reply_keeps_its_claim(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        async with service.client() as poster:
+            await post(poster, 1)
+            async with service.client() as client:
+                status, _ = await client.request("claim_create", queue_name="q")
+                assert status == 201
+            await wait_until(lambda: len(service.connections) == 1)
+            assert await free(poster) == 0
+
+    run(script, make_parts(tmp_path))
 
 
 def test_a_connection_whose_token_expires_has_its_answer_first(tmp_path: Path) -> None:

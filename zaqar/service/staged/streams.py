@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams whose beginning passes the stages of ``message_pipeline``, as a listing of messages does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zaqar.context import Context
+from zaqar.errors import NotAcceptable
+from zaqar.model import Address
+from zaqar.service.streams import Stream, Streams
+from zaqar.stages.base import Done
+from zaqar.stages.operations import ListMessages
+from zaqar.stages.pipeline import Changed, Pipeline
+
+
+class StagedStreams(Streams):
+    """The ``before_`` hooks are called once for each stream; the ``after_`` hooks see each batch of its messages."""
+
+    def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
+        """``parts`` are those of :class:`Streams`."""
+        super().__init__(**parts)
+        self._pipeline = pipeline
+
+    def open(
+        self, context: Context, address: Address, *, marker: str | None, from_start: bool, echo: bool, version: int
+    ) -> Stream:
+        request = ListMessages(address, marker, self.most, echo, include_claimed=True, include_delayed=True)
+        wanted = self._pipeline.prepare(context, request)
+        if isinstance(wanted, Done):
+            # What a stage puts in the place of a page has no position that a stream could go on from.
+            raise NotAcceptable("Accept: a stage answers for these messages, so they can be listed, but not followed.")
+
+        def begin(changed: Changed[ListMessages]) -> Stream:
+            return super(StagedStreams, self).open(
+                context,
+                address,
+                marker=changed.request.marker,
+                from_start=from_start,
+                echo=bool(changed.request.echo),
+                version=version,
+            )
+
+        stream = self._pipeline.serve(wanted, begin)
+        stream.tell = lambda messages: self._pipeline.tell(context, wanted.request, messages)
+        return stream
