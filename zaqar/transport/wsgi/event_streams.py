@@ -26,6 +26,7 @@ from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.service.streams import Event, Reset, Stream, check_marker
 from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
 from zaqar.transport.wsgi.stream_access import StreamAccess
+from zaqar.transport.wsgi.stream_turns import StreamTurns
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind, TooManyWaiting
 
@@ -93,6 +94,7 @@ class EventStreams:
     def __init__(self, parts: Parts, *, is_served: bool) -> None:
         self._parts = parts
         self._is_served = is_served
+        self._turns = StreamTurns()
 
     def answer(self, req: falcon.Request, resp: falcon.Response, query: Query, render: Render) -> None:
         """Make the response a stream, or 204 if the client is not to connect again because its topic was deleted."""
@@ -139,6 +141,7 @@ class EventStreams:
             limit=asked.limit,
             render=render,
             clock=self._parts.clock,
+            wait_for_turn=partial(self._turns.wait, address.project),
             is_gone=partial(is_client_gone, req.env),
         )
 
@@ -170,6 +173,7 @@ class EventStream:
         limit: int,
         render: Render,
         clock: Clock,
+        wait_for_turn: Callable[[], None],
         is_gone: Callable[[], bool],
     ) -> None:
         self._stream = stream
@@ -179,6 +183,7 @@ class EventStream:
         self._limit = limit
         self._render = render
         self._clock = clock
+        self._wait_for_turn = wait_for_turn
         self._is_gone = is_gone
         self._beat_at = 0.0
         self._retry_at = 0.0
@@ -216,6 +221,7 @@ class EventStream:
             elif is_beat:
                 yield self._beat()
             else:
+                self._wait_for_turn()
                 yield from self._write(self._read())
 
     def _reason_to_end(self) -> str | None:
@@ -259,12 +265,11 @@ class EventStream:
                 yield bytes(piece)
                 piece.clear()
                 # A fast client never makes the server wait, and gevent turns to others only then.
-                time.sleep(0)
+                self._wait_for_turn()
                 if self._waiter.is_over:
                     return
         if piece:
             yield bytes(piece)
-        time.sleep(0)
 
     def _format(self, event: Event) -> bytes:
         if isinstance(event, Reset):
