@@ -101,6 +101,8 @@ class RequestChecks:
         caller = env.get(CALLER)
         if caller is None:
             project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
+            if not project and req.method == "GET" and req.context.ignores_signature:
+                raise InvalidInput("signature", f"counts in a query only together with 'Accept: {EVENT_STREAM}'")
             check_project(project)
             # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
             roles = None if signed else env.get("HTTP_X_ROLES")
@@ -163,6 +165,7 @@ def _look_for_stream(req: falcon.Request, taken: dict[str, str] | None) -> dict[
     wants_stream = _prefers_stream(req.env.get("HTTP_ACCEPT") or "")
     req.context.wants_stream = wants_stream
     req.context.is_signed_in_query = wants_stream and taken is not None
+    req.context.ignores_signature = taken is not None and not wants_stream
     return taken if wants_stream else None
 
 
