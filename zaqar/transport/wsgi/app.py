@@ -19,6 +19,7 @@ from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import errors, openapi, profiler
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
+from zaqar.transport.wsgi.client_watch import ClientWatch
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
 from zaqar.transport.wsgi.event_streams import EventStreams
@@ -49,9 +50,10 @@ WsgiApplication = Callable[..., Any]
 def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
     """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
-    waits = Waits(parts.hub, limits, slots or WaitSlots())
+    watch = ClientWatch()
+    waits = Waits(parts.hub, limits, slots or WaitSlots(), watch)
     # Another server needs a thread for each open request.
-    streams = EventStreams(parts, is_served=find_http_server() is HttpServer.GEVENT)
+    streams = EventStreams(parts, watch, is_served=find_http_server() is HttpServer.GEVENT)
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
     describe = partial(openapi.document, limits, admin_mode=admin_mode, pooling=pooling)
     table: dict[str, object] = {

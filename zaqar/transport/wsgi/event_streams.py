@@ -24,6 +24,7 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC, Message
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.service.streams import Event, Reset, Stream, check_marker
+from zaqar.transport.wsgi.client_watch import ClientWatch
 from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
 from zaqar.transport.wsgi.stream_access import StreamAccess
 from zaqar.transport.wsgi.stream_turns import StreamTurns
@@ -89,9 +90,10 @@ class _Asked(NamedTuple):
 class EventStreams:
     """Answers requests with streams. ``is_served``: whether the HTTP server can have many requests open at a time."""
 
-    def __init__(self, parts: Parts, *, is_served: bool) -> None:
+    def __init__(self, parts: Parts, watch: ClientWatch, *, is_served: bool) -> None:
         self._parts = parts
         self._is_served = is_served
+        self._watch = watch
         self._turns = StreamTurns()
 
     def answer(self, req: falcon.Request, resp: falcon.Response, query: Query, render: Render) -> None:
@@ -141,6 +143,7 @@ class EventStreams:
             clock=self._parts.clock,
             wait_for_turn=partial(self._turns.wait, address.project),
             is_gone=partial(is_client_gone, req.env),
+            unwatch=self._watch.add(req.env, woken.set),
         )
 
 
@@ -159,6 +162,7 @@ class EventStream:
         clock: Clock,
         wait_for_turn: Callable[[], None],
         is_gone: Callable[[], bool],
+        unwatch: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._waiter = waiter
@@ -169,6 +173,7 @@ class EventStream:
         self._clock = clock
         self._wait_for_turn = wait_for_turn
         self._is_gone = is_gone
+        self._unwatch = unwatch
         self._beat_at = 0.0
         self._retry_at = 0.0
         self._sent_marker = ""
@@ -185,6 +190,7 @@ class EventStream:
     def close(self) -> None:
         """Wait no more. Nothing is left of the stream afterwards."""
         self._pieces.close()
+        self._unwatch()
         self._waiter.leave()
 
     def _run(self) -> Generator[bytes, None, None]:
@@ -198,7 +204,8 @@ class EventStream:
                 return
             is_beat, is_due = time.monotonic() >= self._beat_at, self._is_due()
             if not (is_beat or is_due):
-                self._woken.wait(self._seconds_to_wait())
+                if self._woken.wait(self._seconds_to_wait()) and self._is_gone():
+                    return
             elif self._is_gone():
                 # A write tells too late: the first one after the client has gone still succeeds.
                 return
