@@ -210,6 +210,16 @@ def test_no_log_shows_the_signature(api: StreamingApi, caplog: pytest.LogCapture
         assert reader.environ["QUERY_STRING"] == "from=now&x=1"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "FOO"])
+@pytest.mark.parametrize("name", ["signature", "%73ignature", "sig%6Eature"])
+def test_no_log_shows_a_signature_that_counts_for_nothing(api: StreamingApi, method: str, name: str) -> None:
+    secret = grant(api)["signature"]
+    changed = {"REQUEST_METHOD": method}
+    with Reader(api.application, f"{MESSAGES}?x=1&{name}={secret}", {}, accept="*/*", environ=changed) as reader:
+        assert secret not in str([value for name, value in reader.environ.items() if not name.startswith("HTTP_")])
+        assert reader.environ["QUERY_STRING"] == "x=1"
+
+
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
 def test_the_path_is_compared_as_it_was_sent_and_then_shown_without_the_signature(api: StreamingApi, name: str) -> None:
     values = grant(api)
