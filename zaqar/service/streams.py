@@ -221,7 +221,8 @@ class Stream:
         """
         if not self._tail.position:
             return None
-        last = self._share(("last",), version, now, self._ask_last)
+        # With the position, because an answer from before that message was posted would look like a loss.
+        last = self._share(("last", self._tail.position), version, now, self._ask_last)
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:
