@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def post(parts: Parts, *bodies: Any) -> None:
 
 
 def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the threads in which the store is read, one for each read."""
+    """A list that gets one entry for each read of messages from the store."""
     (place,) = parts.placement.places()
     reads: list[str] = []
     read = place.store.list_messages
@@ -126,6 +127,28 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         for connection in connections:
             connection.sender.close()
         assert parts.hub.registry.waiting == 0
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
+    """Also those of a stream that is sent what another one has read."""
+    parts = make_parts(tmp_path)
+    threads: list[int] = []
+
+    async def script() -> None:
+        server = Server(parts)
+        connections = [Connection(server) for _ in range(5)]
+        for connection in connections:
+            connection.table.all()[0].stream.tell = lambda _: threads.append(threading.get_ident())
+        await asyncio.to_thread(post, parts, 1, 2)
+        await wait_until(lambda: all(each.bodies == [1, 2] for each in connections))
+        assert len(threads) == len(connections)
+        assert threading.get_ident() not in threads
+        for connection in connections:
+            connection.sender.close()
         server.admission.close()
 
     asyncio.run(script())
