@@ -154,7 +154,7 @@ class Stream:
         self._tail = Tail(position)
         self._excluded_client = excluded_client
         self.tell: Callable[[Sequence[Message]], None] | None = None
-        """Called with the messages of each batch, if stages want to know. It may block, and so may ``read_kept`` then."""
+        """Called with the messages of each batch, if stages want to know. It may block, also in ``read_kept``."""
         self._fitting = _FIRST_BATCH
         self._is_blocking = True
         self.is_ready = True
