@@ -171,6 +171,11 @@ class StreamSender:
         except Gone:
             # The connection ends, and closes the streams.
             return
+        except Exception:  # noqa: BLE001, it is logged
+            # Such as a message that cannot be encoded. The client resumes on another connection, if it is told.
+            _log.exception("The streams of a connection cannot be sent.")
+            self._target.abort()
+            return
         finally:
             self._is_running = False
         self._plan()

@@ -55,6 +55,7 @@ class Connection:
 
     def __init__(self, server: Server, *, credit: int = 1000) -> None:
         self.frames: list[Any] = []
+        self.is_aborted = False
         self.table = StreamTable()
         self.account = Account(server.pool)
         loop = asyncio.get_running_loop()
@@ -76,7 +77,7 @@ class Connection:
         yield send
 
     def abort(self) -> None:
-        raise AssertionError("memory is not short")
+        self.is_aborted = True
 
     @property
     def bodies(self) -> list[Any]:
@@ -123,7 +124,7 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         await asyncio.to_thread(post, parts, *range(2, 18))
         await wait_until(lambda: all(each.bodies == list(range(18)) for each in connections))
         assert len(reads) <= 10
-        assert all(each.account.held == 0 for each in connections)
+        assert all(each.account.held == 0 and not each.is_aborted for each in connections)
         for connection in connections:
             connection.sender.close()
         assert parts.hub.registry.waiting == 0
@@ -149,6 +150,30 @@ def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
         assert threading.get_ident() not in threads
         for connection in connections:
             connection.sender.close()
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_a_frame_that_cannot_be_made_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client whose stream is silent for ever would not find out."""
+    parts = make_parts(tmp_path)
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("such a body")
+
+    async def script() -> None:
+        server = Server(parts)
+        connection = Connection(server)
+        monkeypatch.setattr(stream_sending, "frame_of", fail)
+        await asyncio.to_thread(post, parts, 1)
+        await wait_until(lambda: connection.is_aborted)
+        assert connection.account.held == 0
+        assert "such a body" in caplog.text
+        connection.sender.close()
         server.admission.close()
 
     asyncio.run(script())
