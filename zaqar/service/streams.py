@@ -154,7 +154,7 @@ class Stream:
         self._tail = Tail(position)
         self._excluded_client = excluded_client
         self.tell: Callable[[Sequence[Message]], None] | None = None
-        """Called with the messages of each batch, if stages want to know."""
+        """Called with the messages of each batch, if stages want to know. It may block, also in ``read_kept``."""
         self._fitting = _FIRST_BATCH
         self._is_blocking = True
         self.is_ready = True
@@ -221,7 +221,8 @@ class Stream:
         """
         if not self._tail.position:
             return None
-        last = self._share(("last",), version, now, self._ask_last)
+        # With the position, because an answer from before that message was posted would look like a loss.
+        last = self._share(("last", self._tail.position), version, now, self._ask_last)
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:

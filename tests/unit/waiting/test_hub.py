@@ -170,6 +170,24 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting.bodies == ["not told"]
 
 
+def test_datagrams_that_may_be_lost_cost_a_store_little(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, looked = pair.here.parts.hub, []
+    monkeypatch.setattr(hub, "_look", lambda uid, place: looked.append(uid))
+    place = pair.here.parts.placement.places()[0]
+    waiters = []
+    for number in range(101):
+        address = ADDRESS._replace(name=f"q{number}")
+        located = Located(f"{number:024x}", place)
+        waiters.append(hub.registry.join(address, located, Kind.READER, wake=lambda: None))
+    hub._look_at_all()
+    assert looked == []
+    waiters.pop().leave()
+    hub._look_at_all()
+    assert len(looked) == 100
+    for waiter in waiters:
+        waiter.leave()
+
+
 def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     pair.there.post("x")
     pair.there.claim()
