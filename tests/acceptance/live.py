@@ -16,6 +16,7 @@ from tests.acceptance.crowd import Client
 from tests.acceptance.server import Server, kill, start, wait_until
 
 OPTIONS = ("--workers", "2")
+WEBSOCKET = "zaqar.cmd.websocket"
 STORES = (None, POSTGRESQL, REDIS, CLUSTER, MONGODB)
 each_store = pytest.mark.parametrize(
     "backend", STORES, ids=lambda backend: backend.name if backend is not None else "sqlite", scope="session"
@@ -38,6 +39,13 @@ class Service:
 
     def kill_worker(self) -> None:
         kill(self.server.workers()[:1])
+
+    def kill_websocket(self) -> None:
+        kill(self.server.parts(WEBSOCKET))
+
+    def kill_servers(self) -> None:
+        """Kill all processes that serve clients, at the same time."""
+        kill([*self.server.workers(), *self.server.parts(WEBSOCKET)])
 
     def restart_store(self) -> None:
         """Kill the server of the store, or one of several, and start it again. The embedded one dies with its user."""

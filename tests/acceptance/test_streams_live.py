@@ -108,15 +108,10 @@ class Traffic:
 
 
 def suffer(service: Service) -> None:
-    """Kill workers, the whole service and the store, for about ``SECONDS``."""
-    strikes = (
-        service.kill_worker,
-        service.kill_worker,
-        service.restart,
-        service.kill_worker,
-        service.restart_store,
-        service.kill_worker,
-    )
+    """Kill workers, the WebSocket process, all of the service or all that serves clients, and the store."""
+    # A start of all of it takes much CPU, so it is done on the store that dies with it.
+    kill_all = service.restart if service.backend is None else service.kill_servers
+    strikes = (service.kill_worker, service.kill_websocket, kill_all, service.restart_store, service.kill_worker)
     for strike in strikes:
         time.sleep(SECONDS / len(strikes))
         strike()
