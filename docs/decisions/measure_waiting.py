@@ -8,7 +8,7 @@ of the stores as the tests do, so it needs what the extra ``test`` installs. It 
 ``hosts``   the same if the claim waits at another service, with its own state directory, on the same store: without and
             with what tells processes of posts
 ``calls``   calls to the store for each post while many claims wait for one queue, or streams follow it
-``idle``    many claims that wait in one worker: memory for each, CPU of the worker, and how long it takes to wake all
+``idle``    many claims that wait in one worker: memory for each, and CPU of the worker
 ``post``    CPU of a POST while nobody waits, beside another copy of the repository (``--before FOLDER``)
 """
 
@@ -233,8 +233,12 @@ async def measure_delays(post_to: int, wait_at: int, options: argparse.Namespace
         client = Client(wait_at)
         while True:
             for message in await client.claim(queue):
-                delays.append(time.monotonic() - message["body"])
+                if message["body"] is not None:
+                    delays.append(time.monotonic() - message["body"])
 
+    # A queue that a post creates is found by the look once a second.
+    with contextlib.closing(Client(post_to)) as poster:
+        await poster.post(queue, None)
     waiters = [asyncio.create_task(wait()) for _ in range(options.waiters)]
     await asyncio.sleep(2.0)
     with contextlib.closing(Client(post_to)) as poster:
@@ -291,7 +295,8 @@ async def open_all(count: int, make: Callable[[], Any]) -> list[asyncio.Task[Any
 
 
 async def measure_calls(options: argparse.Namespace) -> None:
-    print("Calls to the message store for each post, on SQLite, without the look that is made once a second.\n")
+    print("Calls to the message store and CPU of the worker for each post, on SQLite.")
+    print("Not counted are the calls of the look that is made once a second.\n")
     async with serving(CONFIG, application="measure_waiting:counted()") as (service,):
         with contextlib.closing(Client(service.port)) as client:
             for what in ("claims that wait", "streams"):
@@ -305,14 +310,17 @@ async def measure_calls(options: argparse.Namespace) -> None:
                 else:
                     tasks = await open_all(options.clients, lambda: Client(service.port).claim(queue))  # noqa: B023
                     await asyncio.sleep(2.0)
-                before = Counter(await client.ask("GET", "/calls"))
+                before, used = Counter(await client.ask("GET", "/calls")), cpu.read_usage([service.worker])
                 for number in range(10):
                     await client.post(queue, number)
-                    await asyncio.sleep(0.5)
+                    await asyncio.sleep(1.0)
+                spent = cpu.spent(used, cpu.read_usage([service.worker]))
                 calls = Counter(await client.ask("GET", "/calls")) - before
                 calls.pop("positions", None)
                 named = ", ".join(f"{name} {number / 10:.1f}" for name, number in calls.most_common())
-                print(f"{options.clients} {what}: {calls.total() / 10:.1f} ({named})")
+                print(f"{options.clients} {what}: {calls.total() / 10:.1f} ({named}), {spent * 100:.1f} ms of CPU")
+                if what == "streams":
+                    print(f"  {seen['event'] - options.clients} messages were sent")
                 for each in tasks:
                     each.cancel()
                 await asyncio.wait(tasks)

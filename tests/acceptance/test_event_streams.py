@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
-from tests.acceptance.server import Server, running, start, wait_until
+from tests.acceptance.server import Server, start, wait_until
 from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATES, post, shown
 from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
@@ -77,31 +78,44 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+@dataclass
+class Service:
+    """A server with one worker and an access log. It lets the page in that is at PAGE."""
+
+    state: Path
+    config: Path
+    port: int
+    server: Server = field(init=False)
+
+    def start(self) -> Server:
+        options = ("--config-file", str(self.config), "--workers", "1")
+        environment = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
+        self.server = start(self.state, port=self.port, options=options, environment=environment)
+        return self.server
+
+
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Those of a server with one worker. It lets the page in that is at PAGE."""
-    file = tmp_path_factory.mktemp("config") / "zaqar.conf"
-    file.write_text(
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    config = folder / "zaqar.conf"
+    config.write_text(
         f"[signed_url]\nsecret_key = {KEY}\n[cors]\nallowed_origin = http://127.0.0.1:{PAGE}\n"
         f"[transport]\nmax_streams_per_project = {MAX_STREAMS}\n"
     )
-    return ("--config-file", str(file), "--workers", "1")
+    service = Service(folder / "state", config, free_port())
+    service.start()
+    yield service
+    service.server.close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...]) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server") / "state", options=options) as server:
-        yield server
+@pytest.fixture
+def server(service: Service) -> Server:
+    return service.server
 
 
-def test_curl_and_a_page_follow_a_queue_through_a_restart(
-    browser: Browser, tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    state, port = tmp_path / "state", free_port()
+def test_curl_and_a_page_follow_a_queue_through_a_restart(browser: Browser, tmp_path: Path, service: Service) -> None:
+    server = service.server
     with ExitStack() as stack:
-        environment = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
-        server = start(state, port=port, options=options, environment=environment)
-        stack.callback(server.close)
         page = browser.open(stack.enter_context(site(server, 600)))
         page.wait_for_text("#state", "following")
         page.run(NOTE_STATES)
@@ -121,8 +135,7 @@ def test_curl_and_a_page_follow_a_queue_through_a_restart(
         assert f'"GET {MESSAGES} HTTP/1.1" 200' in log
         assert "signature" not in log
 
-        server = start(state, port=port, options=options)
-        stack.callback(server.close)
+        server = service.start()
         post(server, PROJECT, {"to": "eve"})
         # The browser remembers by itself what it has seen last.
         wait_for_bodies(page, [{"to": "ann"}, {"to": "<b>bob</b>"}, {"to": "eve"}])
@@ -132,6 +145,7 @@ def test_curl_and_a_page_follow_a_queue_through_a_restart(
         events = again.events
         assert [event.json["body"]["to"] for event in events if event.type == "message"] == ["<b>bob</b>", "eve"]
         assert events[-1].json == {"reason": "expired"}
+        page.run("location = 'about:blank'")
 
 
 def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, server: Server) -> None:

@@ -111,13 +111,39 @@ def test_what_it_writes_is_for_its_owner_only(tmp_path: Path) -> None:
 
 
 def test_the_lines_to_paste_work(server: Server) -> None:
-    lines = re.findall(r"^ +(curl .*)$", banner(server), flags=re.MULTILINE)
+    *lines, follow = re.findall(r"^ +(curl .*)$", banner(server), flags=re.MULTILINE)
     answers = [_paste(line) for line in lines]
     posted, claimed, listed = answers
     (href,) = posted["resources"]
     assert claimed["messages"][0]["body"] == "hello"
     assert claimed["messages"][0]["href"].startswith(f"{href}?claim_id=")
     assert [message["body"] for message in listed["messages"]] == ["hello"]
+    assert _first_message(follow)["body"] == "hello"
+
+
+@pytest.mark.parametrize("page", ["README.rst", "docs/getting_started.rst"])
+def test_the_stream_of_a_page_works(server: Server, page: str) -> None:
+    text = (ROOT / page).read_text()
+    (stream,) = re.findall(r"^ +(?:\$ )?(curl .*text/event-stream.*)$", text, flags=re.MULTILINE)
+    url = f"{server.url}/v2/queues/{page.partition('.')[0].replace('/', '-')}"
+    variables = f"H='-H Client-ID:{uuid.uuid4()} -H X-Project-ID:demo -H Content-Type:application/json'; Q={url}; "
+    posted = _paste(f"""{variables} curl -s $H $Q/messages -d '{{"messages": [{{"body": {{"to": "ann"}}}}]}}'""")
+    assert "resources" in posted
+    assert _first_message(stream, variables)["body"] == {"to": "ann"}
+
+
+def _first_message(stream: str, variables: str = "") -> Any:
+    """The first message that a command shows, which goes on until it is killed."""
+    command = f"{variables}exec {stream} --max-time {PATIENCE}"
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            lines = iter(process.stdout.readline, b"")
+            while next(lines) != b"event: message\n":
+                pass
+            return json.loads(next(lines).removeprefix(b"data: "))
+        finally:
+            process.kill()
 
 
 def _paste(line: str) -> Any:

@@ -444,6 +444,7 @@ def test_there_is_a_bound_on_streams(make_api: Callable[..., StreamingApi]) -> N
             refused = api.stream(X_Project_ID="another")
             assert (refused.status, refused.headers["retry-after"]) == (503, "5")
             assert refused.headers["content-type"] == "application/json"
+            assert "This server" in json.loads(refused.content)["description"]
     assert api.counted == (0, 0, 0)
     with api.stream() as reader:
         opened(reader)

@@ -145,3 +145,18 @@ def test_large_messages_are_read_in_small_batches(service: Service) -> None:
         assert sum(len(event.message.body) for event in batch if isinstance(event, StreamMessage)) <= MAX_BATCH_BYTES
         seen += [json.loads(event.message.body) for event in batch if isinstance(event, StreamMessage)]
     assert seen == bodies
+
+
+def test_a_queue_that_has_lost_its_newest_messages(service: Service) -> None:
+    """As after a restore from a backup, or a fail-over: new messages get the numbers that the reader has seen."""
+    [first] = service.post("kept")
+    [delayed] = service.post("kept and delayed", delay=60)
+    uid, seen = first[:UID_LENGTH], int(delayed[UID_LENGTH:], 16) + 2
+    stream = service.open(f"{uid}{seen:012x}")
+    [reset] = service.read(stream)
+    assert reset == Reset("lost", delayed)
+    assert stream.marker == delayed
+    assert service.bodies(stream) == []
+    [new] = service.post("new")
+    assert int(new[UID_LENGTH:], 16) < seen
+    assert service.bodies(stream) == ["new"]

@@ -18,9 +18,11 @@ from standardwebhooks import WebhookVerificationError
 
 from zaqar import app, conf, signatures
 from zaqar.cmd import gunicorn_settings
+from zaqar.conf import transport
 from zaqar.schemas.filters import compile_filter
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
+from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
@@ -86,20 +88,22 @@ class Terminal:
 
 
 def commands(page: str) -> Iterator[str]:
+    """The commands of a page, without those that open a stream, which needs a server."""
     for line in page.splitlines():
         text = line.strip().removeprefix("$ ")
-        if text.startswith("curl ") or re.match(r"[A-Z]=", text):
+        if (text.startswith("curl ") and "text/event-stream" not in text) or re.match(r"[A-Z]=", text):
             yield text
 
 
 def test_the_tour_with_curl_works() -> None:
     terminal = Terminal()
     results = [result for command in commands(README) if (result := terminal.run(command)) is not None]
-    assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200, 201]
+    assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200, 201, 201]
     assert [message["body"]["to"] for message in results[2].json["messages"]] == ["ann", "bob"]
     assert [message["body"]["to"] for message in results[3].json["messages"]] == ["ann"]
     assert results[5].json["messages"]["total"] == 1
     assert results[6].json["secret"].startswith("whsec_")
+    assert [message["body"]["to"] for message in results[7].json["messages"]] == ["bob"]
 
 
 def test_the_readme_has_the_tour_with_openstacksdk() -> None:
@@ -240,3 +244,14 @@ def test_the_proxy_of_the_sample_lets_go_of_idle_connections_before_the_service_
     sample = re.search(r"^keepalive = (\d+)$", (ROOT / "etc" / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)
     assert sample is not None
     assert int(proxy_seconds) < min(gunicorn_settings.keepalive, int(sample[1]))
+
+
+def test_the_proxy_of_the_sample_waits_longer_than_the_service() -> None:
+    nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
+    locations = re.findall(r"^    location (.*?) {$(.*?)^    }$", nginx, flags=re.MULTILINE | re.DOTALL)
+    seconds = {path: re.findall(r"^ *proxy_read_timeout (\d+)s;", text, flags=re.MULTILINE) for path, text in locations}
+    waits = [*seconds.pop("/"), *seconds.pop(r"~ ^/v2/(queues|topics)/[^/]+/messages$")]
+    assert list(seconds) == ["= /websocket"]
+    assert len(waits) == 2
+    (most,) = [option.type.max for option in transport.OPTS if option.name == "max_wait"]
+    assert all(int(each) >= 2 * max(most, BEAT_SECONDS) for each in waits)

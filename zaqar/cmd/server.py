@@ -267,11 +267,12 @@ def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[s
     hosts = {address.host for address in served if address is not None}
     if not conf.auth_strategy and not hosts <= {"127.0.0.1", "::1"}:
         lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
-    lines += _first_steps(conf, served)
+    # granian serves no streams.
+    lines += _first_steps(conf, served, has_streams=how.startswith("gunicorn"))
     return "\n".join([*lines, "", "Ctrl-C ends the server."])
 
 
-def _first_steps(conf: cfg.ConfigOpts, served: Endpoints) -> list[str]:
+def _first_steps(conf: cfg.ConfigOpts, served: Endpoints, *, has_streams: bool) -> list[str]:
     """Commands to paste."""
     lines: list[str] = []
     client = str(uuid.uuid4())
@@ -289,12 +290,18 @@ def _first_steps(conf: cfg.ConfigOpts, served: Endpoints) -> list[str]:
             f"  {base} -X POST {queue}/claims",
             f"  {base} '{queue}/messages?echo=true&include_claimed=true'",
         ]
+        if has_streams:
+            lines += [
+                "",
+                "Follow the queue: this shows each message as it is posted, until Ctrl-C:",
+                f"  {base} -N -H Accept:text/event-stream '{queue}/messages?from=oldest'",
+            ]
     if served.websocket is not None and not conf.auth_strategy:
         headers = {"Client-ID": client, "X-Project-ID": "demo"}
         frame = json.dumps({"action": "subscription_create", "headers": headers, "body": {"queue_name": "greetings"}})
         lines += [
             "",
-            "Watch the queue: start this program, and enter the second line in it:",
+            "Subscribe over WebSocket: start this program, and enter the second line in it:",
             f"  {sys.executable} -m websockets ws://{served.websocket.reachable}",
             f"  {frame}",
         ]

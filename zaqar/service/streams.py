@@ -44,10 +44,18 @@ class StreamMessage(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """The queue was created anew. What follows are the messages of the new queue from its start."""
+    """The numbers of the queue do not go on from those that the reader has seen. ``marker`` says where it goes on.
+
+    ``reason`` is RECREATED or LOST. The messages of a queue that was created anew follow from its start. If the store
+    has lost the newest messages, the messages that were posted after the loss follow.
+    """
 
     reason: str
     marker: str
+
+
+RECREATED = "recreated"
+LOST = "lost"
 
 
 Event = StreamMessage | Reset
@@ -111,17 +119,18 @@ class Streams:
 
         def ask() -> tuple[str | None, int]:
             known = self.queues.find(address, create=False)
-            last = None if known is None else self._last(known)
+            last = None if known is None else self.last(known)
             if last is None:
                 # The queue that is remembered may be gone, and another one may have its name.
                 self.queues.reopen(address, create=False)
                 known = self.queues.find(address, create=False)
-                last = None if known is None else self._last(known)
+                last = None if known is None else self.last(known)
             return (None if known is None else known.queue.uid), last or 0
 
         return self.shared.read(("now", address), version, ask)
 
-    def _last(self, known: Known) -> int | None:
+    def last(self, known: Known) -> int | None:
+        """The number of the newest message that was ever in a queue; None if the store does not have the queue."""
         uid = known.queue.uid
         position = known.place.store.positions(uids=[uid], now=self.clock()).get(uid)
         return None if position is None else position.last
@@ -190,14 +199,34 @@ class Stream:
         events: list[Event] = []
         if page.uid != self.uid:
             if self.uid is not None:
-                events.append(Reset("recreated", message_id(page.uid, 0)))
+                events.append(Reset(RECREATED, message_id(page.uid, 0)))
             self.uid, self._tail = page.uid, Tail(0)
+        elif not page.messages and (last := self._lost_after(version, now)) is not None:
+            # Held numbers that are not lost are read again.
+            self._tail = Tail(min(last, self._tail.resume))
+            self.is_ready = True
+            return [Reset(LOST, self.marker)]
         self.is_ready = page.is_cut or len(page.messages) == most
         if page.is_cut:
             self._fitting = len(page.messages)
         elif self.is_ready and most == self._fitting:
             self._fitting = min(2 * most, _MOST_OF_BATCH)
         return [*events, *self._events(self._tail.take(page.messages), page.now)]
+
+    def _lost_after(self, version: int, now: float) -> int | None:
+        """The number of the newest message, if it is smaller than the position; else None.
+
+        Then the store was restored from a backup, or its fail-over has lost what was written last, and it gives the
+        lost numbers to new messages. A queue that has nothing new is asked for this.
+        """
+        if not self._tail.position:
+            return None
+        last = self._share(("last",), version, now, self._ask_last)
+        return last if last is not None and last < self._tail.position else None
+
+    def _ask_last(self) -> int | None:
+        known = self._streams.queues.find(self.address, create=False)
+        return None if known is None or known.queue.uid != self.uid else self._streams.last(known)
 
     def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
         """The same as :meth:`read` if the result of another reader can be used, else None. It does not block."""

@@ -45,11 +45,14 @@ def wait_for(
     last: Attempt[T] | None = None
     waiter = hub.join(address, kind, wake=event.set)
     try:
-        while not waiter.is_over:
+        while True:
+            # Before anything is looked at, so that no wake-up is lost.
+            event.clear()
+            if waiter.is_over:
+                return last
             if waiter.is_ready:
                 if is_gone():
                     return None
-                event.clear()
                 version = waiter.begin()
                 try:
                     last = attempt(version)
@@ -63,7 +66,6 @@ def wait_for(
             left = deadline - time.monotonic()
             if left <= 0 or not (waiter.is_ready or event.wait(left)):
                 return _try_last(waiter, last, attempt, is_gone)
-        return last
     finally:
         waiter.leave()
 

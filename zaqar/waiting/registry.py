@@ -301,8 +301,10 @@ class Registry:
             self._wake(queue, Wake.READERS)
             return
         wake = Wake(0)
-        if position.last > queue.last:
+        if position.last != queue.last:
+            # Smaller if the store has lost messages, or if a post was noted after the store was asked.
             wake |= Wake.READERS
+            queue.last = position.last
         if position.free:
             if queue.turn is None:
                 # Takers that have the turn at this moment find the same.

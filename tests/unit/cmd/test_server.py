@@ -247,19 +247,28 @@ def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
 # -- the banner --------------------------------------------------------------------------------------------------------
 
 
-def banner(conf: cfg.ConfigOpts, host: str = "127.0.0.1", websocket: Address | None = None) -> str:
+def banner(
+    conf: cfg.ConfigOpts, host: str = "127.0.0.1", websocket: Address | None = None, how: str = "gunicorn, 2 workers"
+) -> str:
     served = Endpoints(Address(host, 8888), websocket)
-    return server._banner(conf, served, "gunicorn, 2 workers", {"survives": "a power cut"})
+    return server._banner(conf, served, how, {"survives": "a power cut"})
 
 
 def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     text = banner(conf)
     for word in ("http://127.0.0.1:8888", f"{tmp_path}/zaqar.db", "survives: a power cut", "2 workers", "Ctrl-C"):
         assert word in text
-    assert text.count("  curl ") == 3
+    assert text.count("  curl ") == 4
+    assert text.count("text/event-stream") == 1
     assert "Subscribers" not in text
     assert "not authenticated" not in text
     assert "ws://" not in text
+
+
+def test_banner_of_a_server_that_serves_no_streams(conf: cfg.ConfigOpts) -> None:
+    text = banner(conf, how="granian, 2 workers")
+    assert text.count("  curl ") == 3
+    assert "text/event-stream" not in text
 
 
 def test_banner_with_a_websocket_server(conf: cfg.ConfigOpts) -> None:
@@ -300,6 +309,6 @@ def test_banner_of_another_store(conf: cfg.ConfigOpts) -> None:
 def test_banner_of_a_server_with_keystone(conf: cfg.ConfigOpts) -> None:
     conf.set_override("auth_strategy", "keystone")
     text = banner(conf, "0.0.0.0", Address("0.0.0.0", 9000))
-    assert text.count("-H X-Auth-Token:$(openstack token issue -f value -c id)") == 3
+    assert text.count("-H X-Auth-Token:$(openstack token issue -f value -c id)") == 4
     assert "X-Project-ID" not in text
     assert "not authenticated" not in text

@@ -262,6 +262,25 @@ def test_a_drain(pair: Pair) -> None:
 # -- attempts that fail ----------------------------------------------------------------------------------------------
 
 
+def test_a_drain_between_two_looks_of_a_waiter_is_not_lost(pair: Pair) -> None:
+    """The waiter has seen that its time is not over yet, and has not begun its attempt."""
+
+    def drain() -> bool:
+        pair.here.parts.hub.drain()
+        return False
+
+    answers: list[Attempt | None] = []
+    empty = Attempt([], is_served=False, is_full=False)
+    keywords: dict[str, Any] = {"seconds": 3600.0, "attempt": lambda _: empty, "is_gone": drain}
+    thread = threading.Thread(
+        target=lambda: answers.append(wait_for(pair.here.parts.hub, ADDRESS, Kind.TAKER, **keywords)), daemon=True
+    )
+    thread.start()
+    thread.join(SECONDS)
+    assert answers == [empty]
+    assert pair.here.parts.hub.registry.waiting == 0
+
+
 def test_an_attempt_that_fails_leaves_the_turn_to_the_next(pair: Pair) -> None:
     pair.here.post("x")
     pair.here.claim()

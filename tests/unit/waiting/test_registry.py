@@ -406,3 +406,14 @@ def test_counters(clients: Clients) -> None:
     assert (registry.waiting, registry.streams, registry.attempts, registry.empty_attempts) == (2, 1, 2, 1)
     # The first taker, the second one, whose turn it is now, and no reader, as it has not begun yet.
     assert registry.woken == 2
+
+
+def test_a_position_wakes_readers_if_the_store_has_lost_messages(clients: Clients) -> None:
+    reader = clients.join(Kind.READER)
+    note(clients, position(5))
+    attempt(reader, found=0)
+    note(clients, position(3))
+    assert reader.is_ready
+    attempt(reader, found=0)
+    note(clients, position(3))
+    assert not reader.is_ready

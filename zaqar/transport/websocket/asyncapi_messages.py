@@ -10,6 +10,7 @@ from zaqar.app import Parts
 from zaqar.limits import MIN_CLAIM_GRACE, MIN_CLAIM_TTL, Limits
 from zaqar.schemas import messages
 from zaqar.schemas.fields import JsonSchema
+from zaqar.service.streams import LOST, RECREATED
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.actions.messages import SHOWN_MESSAGE
 
@@ -280,12 +281,16 @@ _EVENTS: Mapping[str, tuple[str, JsonSchema, Json]] = {
         {"id": "3f6c2a9e51d84b07a1c95e2d000000000001", "ttl": 3600, "age": 0, "body": {"to": "ann"}, "claim_id": None},
     ),
     "reset": (
-        "The queue was deleted and created anew. The messages of the new queue follow, from its first one on.",
+        (
+            "The stream goes on at another position. Either the queue was deleted and created anew, and its messages "
+            "follow from the first one on. Or the store has lost the newest messages, such as by a restore from a "
+            "backup, and the messages that were posted since follow."
+        ),
         {
             "type": "object",
             "required": ["reason", "position"],
             "properties": {
-                "reason": {"const": "recreated"},
+                "reason": {"enum": [RECREATED, LOST]},
                 "position": {**_TEXT, "description": "The same as `id` of the frame."},
             },
         },

@@ -167,9 +167,9 @@ class Connection:
         is_sent = False
         try:
             await self._socket.send(reply.frame)
-            # If the write has failed, the protocol learns of it in the next turn of the loop. A client that has closed
-            # the connection after it has read the reply keeps its claim.
-            is_sent = not self._socket.transport.is_closing() or self._socket.protocol.state is not State.OPEN
+            # If the write has failed, no exception says so. A client that has closed the connection, as it may after it
+            # has read the reply, keeps its claim.
+            is_sent = not self._socket.transport.is_closing() or self._socket.protocol.close_rcvd is not None
         finally:
             if not is_sent and reply.undo is not None:
                 await self._undo(reply.undo)

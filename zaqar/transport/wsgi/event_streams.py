@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import falcon
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from zaqar.access.http_server import is_client_gone
 from zaqar.app import Parts
 from zaqar.clock import Clock
-from zaqar.errors import InvalidInput, NotAcceptable, StoreUnavailable
+from zaqar.errors import InvalidInput, NotAcceptable, StoreUnavailable, TooManyStreams
 from zaqar.limits import Limits
 from zaqar.model import TOPIC, Message
 from zaqar.schemas.fields import parse_boolean, parse_integer
@@ -40,8 +40,6 @@ MAX_OUTAGE_PAUSE = 5.0
 
 _PIECE_BYTES = 16 * 1024
 """About so many bytes are written at once. Other requests have their turn between two pieces."""
-
-_RETRY_AFTER = 5
 
 # A line break would end the line of the event. Outside of strings, where JSON escapes it, it is but white space.
 _NO_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
@@ -98,8 +96,8 @@ class EventStreams:
         """Make the response a stream, or 204 if the client is not to connect again because its topic was deleted."""
         if not self._is_served:
             raise NotAcceptable(
-                f"Accept: '{EVENT_STREAM}' is not served here, as this server needs a thread for each open request. "
-                "Ask zaqar-server with gunicorn, the WebSocket API, or for 'application/json'."
+                f"Accept: this server cannot serve '{EVENT_STREAM}', because it needs a thread for each open request. "
+                "Use zaqar-server with gunicorn or the WebSocket API, or ask for 'application/json' with 'wait'."
             )
         parts, address = self._parts, req.context.address
         asked = _Asked.of_request(req, query, parts.limits)
@@ -118,7 +116,7 @@ class EventStreams:
         try:
             waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set)
         except TooManyWaiting as exc:
-            _refuse(exc)
+            raise TooManyStreams(of_project=exc.of_project) from None
         try:
             stream = self._parts.streams.open(
                 caller,
@@ -141,20 +139,6 @@ class EventStreams:
             clock=self._parts.clock,
             is_gone=partial(is_client_gone, req.env),
         )
-
-
-def _refuse(reason: TooManyWaiting) -> NoReturn:
-    if reason.of_project:
-        raise falcon.HTTPTooManyRequests(
-            title="Too many streams",
-            description="The project has as many streams here as it may have. Close one, or try again later.",
-            retry_after=_RETRY_AFTER,
-        )
-    raise falcon.HTTPServiceUnavailable(
-        title="Service unavailable",
-        description="This server has as many streams as it may have, or is about to stop. Try again later.",
-        retry_after=_RETRY_AFTER,
-    )
 
 
 class EventStream:

@@ -356,7 +356,7 @@ _ERRORS = {
     400: "The request breaks a rule; the description names the field.",
     403: "Not allowed.",
     404: "There is no such thing.",
-    406: "The client does not accept JSON.",
+    406: "The client accepts no media type that is served here.",
     409: "It contradicts what is there.",
     415: "The body has another media type.",
     429: openapi_streams.TOO_MANY,

@@ -65,7 +65,10 @@ class RequestChecks:
         resp.set_header("X-OpenStack-Request-ID", request_id)
         req.context.prefix, req.context.grant = "", None
         env = req.env
-        in_query = _look_for_stream(req) if req.method == "GET" else None
+        query = req.query_string
+        # Whatever the request is, as it is logged in any case. The name may be percent-encoded.
+        taken = take_signature(req) if "signature=" in query or "%" in query else None
+        in_query = _look_for_stream(req, taken) if req.method == "GET" else None
         req.context.signed = signed = in_query is not None or "HTTP_URL_SIGNATURE" in env
         if self._believes_proxy:
             believe_proxy(env)
@@ -98,6 +101,8 @@ class RequestChecks:
         caller = env.get(CALLER)
         if caller is None:
             project = env.get("HTTP_X_PROJECT_ID") or env.get("HTTP_X_TENANT_ID") or ""
+            if not project and req.method == "GET" and req.context.ignores_signature:
+                raise InvalidInput("signature", f"counts in a query only together with 'Accept: {EVENT_STREAM}'")
             check_project(project)
             # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
             roles = None if signed else env.get("HTTP_X_ROLES")
@@ -155,12 +160,12 @@ def _accepts_json(accept: str) -> bool:
         return False
 
 
-def _look_for_stream(req: falcon.Request) -> dict[str, str] | None:
-    """Note whether a GET asks for a stream, and return the signature in its query if that counts."""
+def _look_for_stream(req: falcon.Request, taken: dict[str, str] | None) -> dict[str, str] | None:
+    """Note whether a GET asks for a stream, and return the signature that was in its query if that counts."""
     wants_stream = _prefers_stream(req.env.get("HTTP_ACCEPT") or "")
-    taken = take_signature(req) if "signature=" in req.query_string else None
     req.context.wants_stream = wants_stream
     req.context.is_signed_in_query = wants_stream and taken is not None
+    req.context.ignores_signature = taken is not None and not wants_stream
     return taken if wants_stream else None
 
 

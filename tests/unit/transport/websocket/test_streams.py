@@ -263,6 +263,22 @@ def test_a_wrong_stream_is_refused_and_leaves_nothing(tmp_path: Path, body: dict
     run(script, make_parts(tmp_path))
 
 
+def test_streams_have_the_policy_of_a_list(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text('"messages:get_all": "role:reader"\n')
+
+    async def script(service: Service) -> None:
+        async with service.client() as client:
+            for action in ("stream_open", "stream_credit", "stream_close", "message_list"):
+                fields = {} if action in ("stream_close", "message_list") else {"credit": 1}
+                assert (await client.request(action, queue_name="q", **fields))[0] == 403
+                status, _ = await client.request(action, {"X-Roles": "reader"}, queue_name="q", **fields)
+                assert status in (200, 204)
+            assert service.waiting() == 0
+
+    run(script, make_parts(tmp_path, oslo_policy__policy_file=str(policy)))
+
+
 def test_credit_has_a_limit(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         async with service.client() as client:
@@ -301,7 +317,8 @@ def test_a_stream_too_many_is_told_when_to_try_again(tmp_path: Path, option: str
             await other.send("stream_open", queue_name="q", credit=1)
             reply = await other.whole_reply()
             assert reply["headers"] == {"status": status, "Retry-After": 5}
-            assert reply["body"]["error"].endswith("has too many streams. Try again later.")
+            owner = "The project" if status == 429 else "This server"
+            assert reply["body"]["error"].startswith(f"{owner} has as many streams")
             assert (await third.request("stream_open", queue_name="q", credit=1))[0] == (503 if status == 503 else 200)
             await client.library.close()
             await wait_until(lambda: service.waiting() == (status == 429))
