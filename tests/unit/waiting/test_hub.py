@@ -16,12 +16,13 @@ import pytest
 
 from tests.clock import FakeClock
 from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, WaitingClaim, build, until
-from zaqar import conf, socket_files
+from zaqar import bell, conf, socket_files
 from zaqar.errors import StoreUnavailable
 from zaqar.model import UID_LENGTH, QueuePosition
 from zaqar.storage.base import Wakeups
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting import background, polling, wakeups
+from zaqar.waiting import hub as waiting_hub
 from zaqar.waiting.blocking import Attempt, wait_for
 from zaqar.waiting.polling import PlacePoller
 from zaqar.waiting.registry import Registry
@@ -170,6 +171,24 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting.bodies == ["not told"]
 
 
+def test_datagrams_that_may_be_lost_cost_a_store_little(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, looked = pair.here.parts.hub, []
+    monkeypatch.setattr(hub, "_look", lambda uid, place: looked.append(uid))
+    place = pair.here.parts.placement.places()[0]
+    waiters = []
+    for number in range(101):
+        address = ADDRESS._replace(name=f"q{number}")
+        located = Located(f"{number:024x}", place)
+        waiters.append(hub.registry.join(address, located, Kind.READER, wake=lambda: None))
+    hub._look_at_all()
+    assert looked == []
+    waiters.pop().leave()
+    hub._look_at_all()
+    assert len(looked) == 100
+    for waiter in waiters:
+        waiter.leave()
+
+
 def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     pair.there.post("x")
     pair.there.claim()
@@ -188,7 +207,14 @@ def test_told() -> None:
     assert Told.decode(nothing.encode()) == nothing
 
 
-def test_nobody_waits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second in which a post does not list the folder again has not passed, however slow the machine is."""
+    for module in (bell, waiting_hub):
+        monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
+
+
+def test_nobody_waits(rare_listings: None, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then a post lists the folder once a second, and does nothing else."""
     hub = pair.here.parts.hub
     listed: list[Path] = []
@@ -209,7 +235,7 @@ def test_nobody_waits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not waiters.exists()
 
 
-def test_a_post_is_noted_from_the_moment_somebody_waits(pair: Pair) -> None:
+def test_a_post_is_noted_from_the_moment_somebody_waits(rare_listings: None, pair: Pair) -> None:
     pair.here.post("x")
     pair.here.claim()
     hub = pair.here.parts.hub

@@ -107,8 +107,9 @@ class Waits:
     def serve(self, req: falcon.Request, resp: falcon.Response, awaited: Awaited[T], seconds: int) -> T:
         """The answer, as soon as it has messages, or at the end of the time.
 
-        If the request may not wait, because too many others do or because the process drains, it is answered at once;
-        an answer without messages then has the header ``Retry-After``. A client that has gone away gets no messages.
+        If the request may not wait, or no longer, because too many others do or because the process drains, it is
+        answered at once; an answer without messages then has the header ``Retry-After``. A client that has gone away
+        gets no messages.
         """
         if not seconds:
             return awaited.finish(awaited.attempt(None).answer)
@@ -119,11 +120,13 @@ class Waits:
         if last is None or not last.is_served:
             try:
                 last = self._wait(req, awaited, seconds, is_gone) or last
+                is_early = self._hub.registry.is_draining
             except TooManyWaiting:
-                # Those that wait have had no messages; but an answer without messages must be true now.
+                # Nobody has got messages for the clients that wait; but an answer without messages must be true now.
                 last = last or awaited.attempt(None)
-                if not last.is_served:
-                    resp.set_header("Retry-After", _RETRY_AFTER)
+                is_early = True
+            if is_early and (last is None or not last.is_served):
+                resp.set_header("Retry-After", _RETRY_AFTER)
         return awaited.finish(awaited.nothing() if last is None else last.answer)
 
     def _has_to_queue(self, awaited: Awaited[T]) -> bool:
