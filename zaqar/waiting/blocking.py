@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import MessagesUnreadable, StoreUnavailable
 from zaqar.model import Address
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.registry import Waiter
@@ -61,9 +61,10 @@ def wait_for(
                 version = waiter.begin()
                 try:
                     last = attempt(version)
-                except StoreUnavailable:
-                    # The others would fail as well, one after the other. They try when the store answers again.
-                    waiter.finish(is_full=False, is_served=False)
+                except StoreUnavailable as exc:
+                    # The others would fail as well, one after the other. They try when the store answers again; or at
+                    # once, if it has answered and this attempt has met only messages that cannot be read.
+                    waiter.finish(is_full=isinstance(exc, MessagesUnreadable), is_served=False)
                     raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)
                 if last.is_served:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from tests.clock import FakeClock
 from tests.unit.transport.websocket.frames import PROJECT
@@ -24,7 +23,7 @@ from tests.unit.transport.websocket.serving import (
     run,
     wait_until,
 )
-from tests.unit.transport.websocket.test_waiting import bodies, post
+from tests.unit.transport.websocket.test_waiting import bodies, close_code, post
 from tests.unit.transport.websocket.tokens import Tokens, with_tokens
 from zaqar.access.identity import Identity
 from zaqar.errors import StoreUnavailable
@@ -49,16 +48,6 @@ async def messages(client: Peer, count: int) -> list[Any]:
     frames = [await client.frame() for _ in range(count)]
     assert {frame["event"] for frame in frames} <= {"message"}, frames
     return [frame["data"]["body"] for frame in frames]
-
-
-async def close_code(client: Peer) -> int:
-    """The code with which the server closes; frames that come before are dropped."""
-    async with asyncio.timeout(PATIENCE):
-        with suppress(ConnectionClosed):
-            async for _ in client.library:
-                pass
-        await client.library.wait_closed()
-    return client.library.close_code or 0
 
 
 # -- frames ----------------------------------------------------------------------------------------------------------
@@ -149,21 +138,24 @@ def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: st
 
 
 def test_a_delayed_message_comes_when_it_is_due(tmp_path: Path) -> None:
+    clock = FakeClock()
+
     async def script(service: Service) -> None:
         async with service.client() as client:
             await follow(client)
-            began = time.time()
             await post(client, "late", delay=1)
             await post(client, "early")
             early = await client.frame()
+            assert await client.is_quiet()
+            # Nothing wakes the stream but its timer, which has the second of the delay.
+            clock.advance(1)
             late = await client.frame()
             assert (early["data"]["body"], late["data"]["body"]) == ("early", "late")
-            assert time.time() - began >= 1
             # A reader that had seen the early one only would have resumed before the late one.
             assert early["id"] < late["data"]["id"] < early["data"]["id"]
             assert late["id"] == early["data"]["id"]
 
-    run(script, make_parts(tmp_path))
+    run(script, make_parts(tmp_path, clock=clock))
 
 
 def test_a_recreated_queue_resets_its_streams_and_a_deleted_topic_ends_them(tmp_path: Path) -> None:
@@ -394,11 +386,12 @@ def test_the_marker_of_a_bye_is_that_of_the_last_frame(tmp_path: Path) -> None:
 
 
 def test_a_stream_ends_with_the_signature_that_opened_it(tmp_path: Path) -> None:
-    parts = make_parts(tmp_path, signed_url__secret_key=KEY)
-    parts = with_tokens(parts, Tokens({"alice": Identity("p", "user", frozenset({"member"}), None, time.time() + 999)}))
+    clock = FakeClock()
+    parts = make_parts(tmp_path, clock=clock, signed_url__secret_key=KEY)
+    parts = with_tokens(parts, Tokens({"alice": Identity("p", "user", frozenset({"member"}), None, clock() + 999)}))
 
     def signed(seconds: float) -> dict[str, Any]:
-        expires = format_time(int(time.time() + seconds))
+        expires = format_time(clock() + seconds)
         signature = parts.signed_urls.sign(project="p", paths=[PATH], methods=["GET"], expires=expires)
         return {"URL-Signature": signature, "URL-Paths": [PATH], "URL-Methods": ["GET"], "URL-Expires": expires}
 
@@ -406,29 +399,35 @@ def test_a_stream_ends_with_the_signature_that_opened_it(tmp_path: Path) -> None
         async with service.client() as client, service.client() as poster:
             await poster.request("authenticate", {"X-Auth-Token": "alice"})
             assert (await client.request("stream_open", queue_name="q", credit=2))[0] == 403
-            began, headers = time.time(), signed(2)
+            headers = signed(1)
             for name, status in (("other", 403), ("q", 200)):
                 answer = await client.request("stream_open", headers, queue_name=name, credit=2)
                 assert answer[0] == status
             await post(poster, 1)
             assert await messages(client, 1) == [1]
             assert (await client.request("stream_credit", headers, queue_name="q", credit=2))[0] == 204
+            assert await client.is_quiet()
+            # Nothing wakes the stream but its timer, which has the second of the signature.
+            clock.advance(1)
             bye = await client.frame()
             assert (bye["event"], bye["data"]) == ("bye", {"reason": "expired"})
-            assert time.time() - began > 0.9
             await post(poster, 2)
             assert await client.is_quiet()
             # The connection stays, and so does the reader's position.
             await client.send("stream_open", signed(60), queue_name="q", credit=1, marker=bye["id"])
             assert (await client.reply())[0] == 200
             assert await messages(client, 1) == [2]
-            # A request that waits ends with the signature as well.
             status, answer = await client.request(
-                "message_list", signed(2), queue_name="q", wait=20, marker=bye["id"], echo=False
+                "message_list", signed(60), queue_name="q", wait=20, marker=bye["id"], echo=False
             )
             assert bodies(answer) == [2]
-            status, answer = await client.request("message_list", signed(2), queue_name="none", wait=20)
+            status, _ = await client.request("message_list", signed(60), queue_name="none", wait=20)
             assert status == 403
+            # A request that waits ends with the signature as well.
+            newest, began = answer["messages"][-1]["id"], time.monotonic()
+            waited = await client.request("message_list", signed(1), queue_name="q", wait=20, marker=newest)
+            assert (waited[0], waited[1]["messages"]) == (200, [])
+            assert time.monotonic() - began < 20
 
     run(script, parts)
 
@@ -459,16 +458,17 @@ def test_streams_end_when_the_client_authenticates_for_another_project(tmp_path:
 
 def test_a_connection_with_a_stream_is_not_idle(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
-        async with service.client() as client, service.client() as poster:
+        async with service.client() as client:
             await follow(client)
-            assert await close_code(poster) == close_codes.IDLE
-            async with service.client() as other:
-                await post(other, 1)
+            # One that is idle for less time than this one is closed.
+            async with service.client() as idle:
+                assert await close_code(idle) == close_codes.IDLE
+            await service.post(1)
             assert await messages(client, 1) == [1]
             await client.request("stream_close", queue_name="q")
             assert await close_code(client) == close_codes.IDLE
 
-    run(script, make_parts(tmp_path), idle_timeout=1.0)
+    run(script, make_parts(tmp_path), idle_timeout=0.8)
 
 
 @pytest.mark.parametrize("reads_again", [False, True])
@@ -491,7 +491,7 @@ def test_a_client_that_does_not_read_is_closed_and_holds_nothing(tmp_path: Path,
                 assert await close_code(client) == close_codes.TRY_AGAIN_LATER
             await wait_until(lambda: not account.total)
 
-    run(script, make_parts(tmp_path), write_timeout=5.0 if reads_again else 0.5)
+    run(script, make_parts(tmp_path), write_timeout=PATIENCE if reads_again else 0.5)
 
 
 # -- stores and reloads ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,16 @@ async def free(client: Peer, queue: str = "q") -> int:
 
 def bodies(answer: Any) -> list[Any]:
     return [message["body"] for message in answer["messages"]]
+
+
+async def close_code(client: Peer) -> int:
+    """The code with which the server closes; frames that come before are dropped."""
+    async with asyncio.timeout(PATIENCE):
+        with suppress(ConnectionClosed):
+            async for _ in client.library:
+                pass
+        await client.library.wait_closed()
+    return client.library.close_code or 0
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -405,9 +415,15 @@ def test_a_connection_whose_token_expires_has_its_answer_first(tmp_path: Path) -
 def test_a_waiting_request_is_no_idle_connection(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         async with service.client() as client:
-            assert (await client.request("claim_create", queue_name="q", wait=1))[0] == 204
+            await client.send("claim_create", queue_name="q", wait=20)
+            await service.until_waiting(1)
+            # One that is idle for less time than this one is closed.
+            async with service.client() as idle:
+                assert await close_code(idle) == close_codes.IDLE
+            await service.post(1)
+            assert bodies((await client.reply())[1]) == [1]
 
-    run(script, make_parts(tmp_path), idle_timeout=0.3)
+    run(script, make_parts(tmp_path), idle_timeout=1.0)
 
 
 # -- a reload --------------------------------------------------------------------------------------------------------
