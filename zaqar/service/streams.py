@@ -218,8 +218,8 @@ class Stream:
         """The number of the newest message, if it is smaller than the position; else None.
 
         Then the store was restored from a backup, or its fail-over has lost what was written last, and it gives the
-        lost numbers to new messages. A queue that has nothing new is asked for this, unless the last page was full: after
-        such a page an empty one is usual.
+        lost numbers to new messages. A queue that has nothing new is asked for this, unless the last page was full:
+        after such a page an empty one is usual.
         """
         if not self._tail.position or self._follows_full_page:
             return None
