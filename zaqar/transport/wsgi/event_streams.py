@@ -141,6 +141,7 @@ class EventStreams:
             limit=asked.limit,
             render=render,
             clock=self._parts.clock,
+            reads=self._turns.reads(address.project),
             wait_for_turn=partial(self._turns.wait, address.project),
             is_gone=partial(is_client_gone, req.env),
             unwatch=self._watch.add(req.env, woken.set),
@@ -160,6 +161,7 @@ class EventStream:
         limit: int,
         render: Render,
         clock: Clock,
+        reads: threading.Semaphore,
         wait_for_turn: Callable[[], None],
         is_gone: Callable[[], bool],
         unwatch: Callable[[], None],
@@ -171,6 +173,7 @@ class EventStream:
         self._limit = limit
         self._render = render
         self._clock = clock
+        self._reads = reads
         self._wait_for_turn = wait_for_turn
         self._is_gone = is_gone
         self._unwatch = unwatch
@@ -212,8 +215,10 @@ class EventStream:
             elif is_beat:
                 yield self._beat()
             else:
-                self._wait_for_turn()
-                yield from self._write(self._read())
+                with self._reads:
+                    self._wait_for_turn()
+                    events = self._read()
+                yield from self._write(events)
 
     def _reason_to_end(self) -> str | None:
         if self._waiter.is_over:

@@ -7,6 +7,10 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+MAX_READS = 4
+"""How many streams of a project a worker lets read at a time. What they read may arrive at the same moment."""
 
 
 class StreamTurns:
@@ -20,6 +24,15 @@ class StreamTurns:
         self._lock = threading.Lock()
         self._is_taken = False
         self._lines: OrderedDict[str, deque[threading.Event]] = OrderedDict()
+        self._reads: WeakValueDictionary[str, threading.Semaphore] = WeakValueDictionary()
+
+    def reads(self, project: str) -> threading.Semaphore:
+        """To be held during a read. The same object for all streams of a project, as long as one of them keeps it."""
+        with self._lock:
+            found = self._reads.get(project)
+            if found is None:
+                found = self._reads[project] = threading.Semaphore(MAX_READS)
+            return found
 
     def wait(self, project: str) -> None:
         """Return when a stream of the project may work: read once, or write one piece. Projects take turns."""

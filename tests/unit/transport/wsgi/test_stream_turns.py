@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+from zaqar.transport.wsgi.stream_turns import MAX_READS, StreamTurns
+
 SCRIPT = """
 import sys
 from gevent import monkey
@@ -39,6 +41,16 @@ is_over = True
 gevent.joinall(streams)
 json.dump({"asked": asked, "kept": bool(turns._lines or turns._is_taken)}, sys.stdout)
 """
+
+
+def test_a_project_has_so_many_reads_at_a_time() -> None:
+    turns = StreamTurns()
+    reads, others = turns.reads("many"), turns.reads("few")
+    assert turns.reads("many") is reads
+    assert [reads.acquire(blocking=False) for _ in range(MAX_READS + 1)] == [True] * MAX_READS + [False]
+    assert others.acquire(blocking=False)
+    del reads
+    assert turns.reads("many").acquire(blocking=False), "nothing is kept of a project without streams"
 
 
 def run() -> dict[str, Any]:
