@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.server import Server, children, free_port, wait_until
+from tests.acceptance.server import Server, children, wait_until
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
