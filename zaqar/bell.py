@@ -3,8 +3,8 @@
 
 Each process that listens has a Unix datagram socket in one folder; to ring is to send each a datagram. There is a
 folder for running notifiers, whose datagrams are empty, and one for processes in which clients wait for messages, whose
-datagrams say for which queue; see :mod:`zaqar.waiting.wakeups`. A ring that is lost costs a second at most, as those
-who listen look once a second by themselves. So nothing here waits for anything.
+datagrams say for which queue; see :mod:`zaqar.waiting.wakeups`. A ring that is lost costs a second at most, as each of
+these processes looks once a second by itself. So nothing here waits for anything.
 """
 
 from __future__ import annotations

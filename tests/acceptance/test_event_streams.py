@@ -23,6 +23,7 @@ from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
 from tests.servers import free_port
 from zaqar.signed_urls import format_time, sign
+from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
 
 KEY = "a-key-for-signatures-of-the-tests-only"
 PROJECT = {"X-Project-ID": "demo"}
@@ -166,6 +167,16 @@ def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, se
             time.sleep(0.2)
         wait_for_bodies(page, expected)
         page.run("location = 'about:blank'")
+
+
+def test_a_stream_whose_client_has_gone_is_released_before_there_is_something_to_send(server: Server) -> None:
+    with ExitStack() as stack:
+        connections = open_streams(server, stack, MAX_STREAMS)
+        assert len(connections) == MAX_STREAMS
+        for connection in connections:
+            connection.close()
+        # A beat would notice it, too.
+        wait_until(lambda: open_streams(server, stack, 1), seconds=BEAT_SECONDS / 2)
 
 
 def test_streams_of_clients_that_have_gone_are_released(server: Server) -> None:

@@ -12,18 +12,16 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, Backend, started
 from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.event_streams import Connection, Reader, Readers, Seen
-from tests.acceptance.server import Server, kill, start, wait_until
+from tests.acceptance.live import Service, each_store, everything
+from tests.acceptance.server import Server, wait_until
 from tests.acceptance.stream_judge import (
     JUDGEMENT,
     Posts,
@@ -45,14 +43,9 @@ SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "4"))
 WRITERS, CLAIMERS, READERS = 8, 3, 50
 CUT_SECONDS = 2.0
 DELAYS = (0, 0, 0, 1, 2)
+RUNS_WITH = "live"
 PROJECT, QUEUE = "shop", "orders"
-OPTIONS = ("--workers", "2")
 PATIENCE_SECONDS = 60.0
-
-STORES = (None, POSTGRESQL, REDIS, CLUSTER, MONGODB)
-each_store = pytest.mark.parametrize(
-    "backend", STORES, ids=lambda backend: backend.name if backend is not None else "sqlite"
-)
 
 
 class Traffic:
@@ -114,42 +107,6 @@ class Traffic:
                 client.ask("DELETE", f"/v2/queues/{QUEUE}/claims/{messages[0]['href'].rpartition('=')[2]}")
 
 
-@dataclass
-class Service:
-    """The service on a store, which may be started again, at the same port. ``store`` is the server of the store."""
-
-    server: Server
-    backend: Backend | None
-    store: Any
-    options: tuple[str, ...]
-
-    def restart(self) -> None:
-        """Kill all of it, and start it again."""
-        self.server.kill()
-        self.server = start(self.server.state_dir, port=self.server.port, options=self.options)
-
-    def kill_worker(self) -> None:
-        kill(self.server.workers()[:1])
-
-    def restart_store(self) -> None:
-        """Kill the server of the store, or one of several, and start it again. The embedded one dies with its user."""
-        if self.backend is not None:
-            self.backend.hurt(self.store)
-
-
-@contextmanager
-def serving(backend: Backend | None, folder: Path) -> Iterator[Service]:
-    """A service with this store behind it."""
-    with ExitStack() as stack:
-        store, options = None, OPTIONS
-        if backend is not None:
-            store = stack.enter_context(started(backend))
-            options += ("--config-file", str(backend.write_config(store, folder / "zaqar.conf")))
-        service = Service(start(folder / "state", options=options), backend, store, options)
-        stack.callback(lambda: service.server.close())
-        yield service
-
-
 def suffer(service: Service) -> None:
     """Kill workers, the whole service and the store, for about ``SECONDS``."""
     strikes = (service.kill_worker, service.restart, service.kill_worker, service.restart_store)
@@ -158,23 +115,10 @@ def suffer(service: Service) -> None:
         strike()
 
 
-def everything(client: Client, queue: str = QUEUE) -> dict[str, Any]:
-    """The bodies of all messages of the queue, claimed ones too, by their ids and in order."""
-    found: dict[str, Any] = {}
-    path = f"/v2/queues/{queue}/messages?echo=true&include_claimed=true&limit=20"
-    while True:
-        answer = wait_until(lambda path=path: client.ask("GET", path))  # type: ignore[misc]
-        if not answer[1]["messages"]:
-            return found
-        found.update((message["id"], message["body"]) for message in answer[1]["messages"])
-        path = answer[1]["links"][0]["href"]
-
-
-def run(backend: Backend | None, folder: Path) -> Run:
-    with serving(backend, folder) as service:
-        server = service.server
-        traffic = Traffic(server)
-        client = traffic.client()
+def run(service: Service) -> Run:
+    server = service.server
+    traffic = Traffic(server)
+    with closing(traffic.client()) as client:
         first = {"messages": [{"body": {"w": -1, "n": 0, "delay": 0}, "ttl": 3600}]}
         assert client.ask("POST", f"/v2/queues/{QUEUE}/messages", first) is not None
         with Readers(
@@ -193,21 +137,20 @@ def run(backend: Backend | None, folder: Path) -> Run:
             finally:
                 traffic.stop()
             time.sleep(max(DELAYS))
-            left = everything(client)
+            left = everything(client, QUEUE)
             readers.is_cutting = False
             deadline = time.monotonic() + PATIENCE_SECONDS
             while missing(readers.all, left) and time.monotonic() < deadline:
                 time.sleep(0.05)
-        client.close()
     assert traffic.ledger.wrong_answers == []
     assert traffic.ledger.lost_answers, "nobody was disturbed"
     return Run(readers.all, traffic.posts, left)
 
 
 @each_store
-def test_readers_that_are_cut_resume_without_a_gap(tmp_path: Path, backend: Backend | None) -> None:
+def test_readers_that_are_cut_resume_without_a_gap(service_on: Service) -> None:
     began = time.monotonic()
-    story = run(backend, tmp_path)
+    story = run(service_on)
     for judge in JUDGEMENT:
         judge(story)
     for reader in story.readers:

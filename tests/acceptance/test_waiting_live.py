@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.acceptance import waiting_client
-from tests.acceptance.backends import Backend
 from tests.acceptance.crowd import Client, Ledger
+from tests.acceptance.live import Service, each_store, everything
 from tests.acceptance.stream_judge import number_of
-from tests.acceptance.test_streams_live import Service, each_store, everything, serving
 from tests.conformance.history import Lease, Post, Record, Release
 from tests.conformance.test_history import (
     History,
@@ -57,6 +56,7 @@ LEEWAY_SECONDS = 0.3
 
 LOOK_SECONDS = 0.05
 
+RUNS_WITH = "live"
 PROJECT = "shop"
 
 
@@ -294,25 +294,24 @@ def suffer(service: Service, all_kin: list[Kin]) -> int:
     raise AssertionError
 
 
-def run(backend: Backend | None, folder: Path) -> tuple[dict[str, Story], int]:
+def run(service: Service, folder: Path) -> tuple[dict[str, Story], int]:
     """What came of it, by queue, and how many clients were killed."""
-    with serving(backend, folder) as service:
-        server = service.server
-        with closing(Client(server, PROJECT, Ledger())) as client:
-            slowness = Slowness(client)
-            slowness.start()
-            try:
-                with clients((server.host, server.port), folder / "notes") as all_kin:
-                    kills = suffer(service, all_kin)
-                    for kin in all_kin:
-                        kin.process.send_signal(signal.SIGTERM)
-                    for kin in all_kin:
-                        assert kin.end() in (0, -signal.SIGTERM), kin.files[-1]
-            finally:
-                slowness.end()
-            # The last messages may be delayed.
-            time.sleep(waiting_client.DELAY)
-            return {group.queue: told(client, group, all_kin, slowness) for group in GROUPS}, kills
+    server = service.server
+    with closing(Client(server, PROJECT, Ledger())) as client:
+        slowness = Slowness(client)
+        slowness.start()
+        try:
+            with clients((server.host, server.port), folder / "notes") as all_kin:
+                kills = suffer(service, all_kin)
+                for kin in all_kin:
+                    kin.process.send_signal(signal.SIGTERM)
+                for kin in all_kin:
+                    assert kin.end() in (0, -signal.SIGTERM), kin.files[-1]
+        finally:
+            slowness.end()
+        # The last messages may be delayed.
+        time.sleep(waiting_client.DELAY)
+        return {group.queue: told(client, group, all_kin, slowness) for group in GROUPS}, kills
 
 
 def told(client: Client, group: Group, all_kin: list[Kin], slowness: Slowness) -> Story:
@@ -324,9 +323,9 @@ def told(client: Client, group: Group, all_kin: list[Kin], slowness: Slowness) -
 
 
 @each_store
-def test_claims_that_wait_lose_nothing_and_are_not_empty_in_vain(tmp_path: Path, backend: Backend | None) -> None:
+def test_claims_that_wait_lose_nothing_and_are_not_empty_in_vain(tmp_path: Path, service_on: Service) -> None:
     began = time.monotonic()
-    stories, kills = run(backend, tmp_path)
+    stories, kills = run(service_on, tmp_path)
     for queue, story in stories.items():
         assert story.notes.wrong == []
         history = story.history()

@@ -160,3 +160,15 @@ def test_a_queue_that_has_lost_its_newest_messages(service: Service) -> None:
     [new] = service.post("new")
     assert int(new[UID_LENGTH:], 16) < seen
     assert service.bodies(stream) == ["new"]
+
+
+def test_a_message_that_nobody_has_told_of_is_no_loss(service: Service) -> None:
+    """It was posted on another host. One reader has asked for the newest number before, another one reads on after."""
+    service.post(0)
+    idle, behind = service.open(), service.open(from_start=True)
+    assert idle.read(version=9, limit=2) == []
+    service.post(1)
+    events = behind.read(version=9, limit=2)
+    assert [json.loads(event.message.body) for event in events if isinstance(event, StreamMessage)] == [0, 1]
+    assert behind.is_ready
+    assert behind.read(version=9, limit=2) == []

@@ -90,17 +90,18 @@ def is_client_gone(environ: Mapping[str, Any]) -> bool:
     is there already, or the end of a TLS session, stays to be read. False with a server that shows no socket, such as
     granian.
     """
-    fd = _client_fd(environ)
+    fd = client_fd(environ)
     if fd is None:
         return False
     if fd < 0:
         return True
-    poll = _make_poll()
+    poll = make_poll()
     poll.register(fd, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
-def _client_fd(environ: Mapping[str, Any]) -> int | None:
+def client_fd(environ: Mapping[str, Any]) -> int | None:
+    """The socket of the client of this request; None if the server does not show it, negative if it is closed."""
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         return int(sock.fileno())
@@ -108,7 +109,8 @@ def _client_fd(environ: Mapping[str, Any]) -> int | None:
     return None if uwsgi is None else int(uwsgi.connection_fd())
 
 
-def _make_poll() -> Any:
+def make_poll() -> Any:
+    """A poll object of the system, also in a process that gevent has patched."""
     # gevent's own poll() knows no POLLRDHUP, and would turn to other greenlets.
     monkey = sys.modules.get("gevent.monkey")
     return select.poll() if monkey is None else monkey.get_original("select", "poll")()

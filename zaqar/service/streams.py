@@ -154,8 +154,9 @@ class Stream:
         self._tail = Tail(position)
         self._excluded_client = excluded_client
         self.tell: Callable[[Sequence[Message]], None] | None = None
-        """Called with the messages of each batch, if stages want to know."""
+        """Called with the messages of each batch, if stages want to know. It may block, also in ``read_kept``."""
         self._fitting = _FIRST_BATCH
+        self._follows_full_page = False
         self._is_blocking = True
         self.is_ready = True
         """Whether there may be more to read at once, without waiting for anything."""
@@ -194,7 +195,7 @@ class Stream:
         page = self._share(("page", self._tail.position, most), version, now, lambda: self._read_page(most, now))
         self.is_deleted = page is None and self.uid is not None
         if page is None:
-            self.is_ready = False
+            self.is_ready = self._follows_full_page = False
             return []
         events: list[Event] = []
         if page.uid != self.uid:
@@ -206,7 +207,7 @@ class Stream:
             self._tail = Tail(min(last, self._tail.resume))
             self.is_ready = True
             return [Reset(LOST, self.marker)]
-        self.is_ready = page.is_cut or len(page.messages) == most
+        self.is_ready = self._follows_full_page = page.is_cut or len(page.messages) == most
         if page.is_cut:
             self._fitting = len(page.messages)
         elif self.is_ready and most == self._fitting:
@@ -217,11 +218,13 @@ class Stream:
         """The number of the newest message, if it is smaller than the position; else None.
 
         Then the store was restored from a backup, or its fail-over has lost what was written last, and it gives the
-        lost numbers to new messages. A queue that has nothing new is asked for this.
+        lost numbers to new messages. A queue that has nothing new is asked for this, unless the last page was full:
+        after such a page an empty one is usual.
         """
-        if not self._tail.position:
+        if not self._tail.position or self._follows_full_page:
             return None
-        last = self._share(("last",), version, now, self._ask_last)
+        # With the position, because an answer from before that message was posted would look like a loss.
+        last = self._share(("last", self._tail.position), version, now, self._ask_last)
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:

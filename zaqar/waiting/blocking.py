@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import MessagesUnreadable, StoreUnavailable
 from zaqar.model import Address
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind
 
 T = TypeVar("T")
+
+Watch = Callable[[Callable[[], None]], Callable[[], None]]
+"""Is given a function to call when the client may have gone, and returns one that ends this."""
 
 
 class Attempt(NamedTuple, Generic[T]):
@@ -33,32 +36,35 @@ def wait_for(
     seconds: float,
     attempt: Callable[[int | None], Attempt[T]],
     is_gone: Callable[[], bool],
+    watch: Watch | None = None,
 ) -> Attempt[T] | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
     ``attempt`` is called with the version of the queue, or with None when the time is over; its errors are raised.
     Returns the last attempt, or None if there was none because the process drains, or if the client ``is_gone``: then
-    nothing was taken for it.
+    nothing was taken for it. With ``watch`` a client that has gone waits no more.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()
     last: Attempt[T] | None = None
     waiter = hub.join(address, kind, wake=event.set)
+    unwatch = None if watch is None else watch(event.set)
     try:
         while True:
             # Before anything is looked at, so that no wake-up is lost.
             event.clear()
             if waiter.is_over:
                 return last
+            if is_gone():
+                return None
             if waiter.is_ready:
-                if is_gone():
-                    return None
                 version = waiter.begin()
                 try:
                     last = attempt(version)
-                except StoreUnavailable:
-                    # The others would fail as well, one after the other. They try when the store answers again.
-                    waiter.finish(is_full=False, is_served=False)
+                except StoreUnavailable as exc:
+                    # The others would fail as well, one after the other. They try when the store answers again; or at
+                    # once, if it has answered and this attempt has met only messages that cannot be read.
+                    waiter.finish(is_full=isinstance(exc, MessagesUnreadable), is_served=False)
                     raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)
                 if last.is_served:
@@ -67,6 +73,8 @@ def wait_for(
             if left <= 0 or not (waiter.is_ready or event.wait(left)):
                 return _try_last(waiter, last, attempt, is_gone)
     finally:
+        if unwatch is not None:
+            unwatch()
         waiter.leave()
 
 

@@ -36,6 +36,9 @@ BIND_AGAIN_SECONDS = 60.0
 _MOST_PERHAPS = 1000
 """Queues for which is remembered when others were told that messages may have come into them."""
 
+_MOST_LOOKED_AT = 100
+"""Queues of one store that are looked at before the time because datagrams may have been lost."""
+
 _HOST, _NAMES, _CHANNEL = "host", "names", "channel"
 
 
@@ -178,10 +181,15 @@ class Hub:
             names.nudge()
 
     def _look_at_all(self) -> None:
-        """Datagrams may have been lost."""
+        """Datagrams may have been lost. If many queues are waited for, the look once a second is soon enough.
+
+        Posts to any queue can cause this, up to ten times a second, and it must not cost a store much.
+        """
         for place in self.registry.places():
-            for uid in self.registry.uids_of(place):
-                self._look(uid, place)
+            uids = self.registry.uids_of(place)
+            if len(uids) <= _MOST_LOOKED_AT:
+                for uid in uids:
+                    self._look(uid, place)
 
     def _look(self, uid: str, place: Place) -> None:
         poller = self._background.get(place)

@@ -86,7 +86,8 @@ class WaitedQueue:
 
         A release of one claim among several may leave the position as it was, so that in a while it counts as news.
         """
-        is_news = position != self.position or now >= self.looked_at + UNCHANGED_SECONDS
+        # Also if the clock was set back.
+        is_news = position != self.position or not 0.0 <= now - self.looked_at < UNCHANGED_SECONDS
         if is_news:
             self.position, self.looked_at = position, now
         return is_news

@@ -312,6 +312,8 @@ def test_readers_of_free_messages_are_not_woken_each_time(clients: Clients) -> N
     assert not is_woken(position(6, free=True, next_due=90.0), 4.0)
     assert is_woken(position(6, free=True, next_due=90.0), 3.0 + UNCHANGED_SECONDS)
     assert is_woken(position(6, free=True), 90.0)
+    assert is_woken(position(6, free=True), 30.0), "the clock was set back"
+    assert not is_woken(position(6, free=True), 31.0)
 
 
 def test_a_queue_that_its_store_does_not_have_is_looked_up_again(clients: Clients) -> None:

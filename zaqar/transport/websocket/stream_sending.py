@@ -76,6 +76,9 @@ class StreamReads:
 
     async def read(self, slot: Slot, stream: Stream, *, version: int, limit: int) -> list[Event]:
         """The same as :meth:`Stream.read`. Raises StoreUnavailable."""
+        if stream.tell is not None:
+            # The hooks of stages may block, so they are called in a thread, for each stream.
+            return await self._admission.run(slot, partial(stream.read, version=version, limit=limit))
         while (events := stream.read_kept(version=version, limit=limit)) is None:
             key = (stream.address, stream.marker, limit)
             running = self._running.get(key)
@@ -167,6 +170,11 @@ class StreamSender:
                     await self._serve(opened)
         except Gone:
             # The connection ends, and closes the streams.
+            return
+        except Exception:  # noqa: BLE001, it is logged
+            # Such as a message that cannot be encoded. The client resumes on another connection, if it is told.
+            _log.exception("The streams of a connection cannot be sent.")
+            self._target.abort()
             return
         finally:
             self._is_running = False

@@ -19,6 +19,7 @@ from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.wsgi import errors, openapi, profiler
 from zaqar.transport.wsgi.authentication import Authentication
 from zaqar.transport.wsgi.claims import ClaimResource, ClaimsResource
+from zaqar.transport.wsgi.client_watch import ClientWatch
 from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
 from zaqar.transport.wsgi.event_streams import EventStreams
@@ -49,7 +50,10 @@ WsgiApplication = Callable[..., Any]
 def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
     """Path template -> resource, of what the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
-    waits = Waits(parts.hub, limits, slots or WaitSlots())
+    watch = ClientWatch()
+    waits = Waits(parts.hub, limits, slots or WaitSlots(), watch)
+    # Another server needs a thread for each open request.
+    streams = EventStreams(parts, watch, is_served=find_http_server() is HttpServer.GEVENT)
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
     describe = partial(openapi.document, limits, admin_mode=admin_mode, pooling=pooling)
     table: dict[str, object] = {
@@ -58,10 +62,10 @@ def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
         "/v2/openapi.json": OpenApiResource(describe),
         "/v2/asyncapi.json": AsyncApiResource(lambda: _websocket_api(parts, describe()["components"]["schemas"])),
         "/v2/ping": PingResource(parts.health, authorizer),
-        **_below(parts, waits, "/v2/queues", "{queue_name}", QUEUE),
+        **_below(parts, streams, waits, "/v2/queues", "{queue_name}", QUEUE),
         "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits, waits),
         "/v2/queues/{queue_name}/claims/{claim_id}": ClaimResource(parts.claims, authorizer),
-        **_below(parts, waits, "/v2/topics", "{topic_name}", TOPIC),
+        **_below(parts, streams, waits, "/v2/topics", "{topic_name}", TOPIC),
     }
     if admin_mode:
         table["/v2/health"] = HealthResource(parts.health, authorizer)
@@ -82,13 +86,13 @@ def _websocket_api(parts: Parts, schemas: Mapping[str, JsonSchema]) -> dict[str,
     )
 
 
-def _below(parts: Parts, waits: Waits, collection: str, name: str, kind: str) -> dict[str, object]:
+def _below(
+    parts: Parts, streams: EventStreams, waits: Waits, collection: str, name: str, kind: str
+) -> dict[str, object]:
     """What queues and topics have in common."""
     authorizer, limits = parts.authorizer, parts.limits
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
     rules = SubscriptionRules(authorizer, parts.subscriptions, limits)
-    # Another server needs a thread for each open request.
-    streams = EventStreams(parts, is_served=find_http_server() is HttpServer.GEVENT)
     single = f"{collection}/{name}"
     subscription = f"{single}/subscriptions/{{subscription_id}}"
     return {

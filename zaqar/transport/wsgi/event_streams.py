@@ -24,8 +24,10 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC, Message
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.service.streams import Event, Reset, Stream, check_marker
+from zaqar.transport.wsgi.client_watch import ClientWatch
 from zaqar.transport.wsgi.requests import EVENT_STREAM, Query
 from zaqar.transport.wsgi.stream_access import StreamAccess
+from zaqar.transport.wsgi.stream_turns import StreamTurns
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind, TooManyWaiting
 
@@ -88,9 +90,11 @@ class _Asked(NamedTuple):
 class EventStreams:
     """Answers requests with streams. ``is_served``: whether the HTTP server can have many requests open at a time."""
 
-    def __init__(self, parts: Parts, *, is_served: bool) -> None:
+    def __init__(self, parts: Parts, watch: ClientWatch, *, is_served: bool) -> None:
         self._parts = parts
         self._is_served = is_served
+        self._watch = watch
+        self._turns = StreamTurns()
 
     def answer(self, req: falcon.Request, resp: falcon.Response, query: Query, render: Render) -> None:
         """Make the response a stream, or 204 if the client is not to connect again because its topic was deleted."""
@@ -137,7 +141,9 @@ class EventStreams:
             limit=asked.limit,
             render=render,
             clock=self._parts.clock,
+            wait_for_turn=partial(self._turns.wait, address.project),
             is_gone=partial(is_client_gone, req.env),
+            unwatch=self._watch.add(req.env, woken.set),
         )
 
 
@@ -154,7 +160,9 @@ class EventStream:
         limit: int,
         render: Render,
         clock: Clock,
+        wait_for_turn: Callable[[], None],
         is_gone: Callable[[], bool],
+        unwatch: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._waiter = waiter
@@ -163,7 +171,9 @@ class EventStream:
         self._limit = limit
         self._render = render
         self._clock = clock
+        self._wait_for_turn = wait_for_turn
         self._is_gone = is_gone
+        self._unwatch = unwatch
         self._beat_at = 0.0
         self._retry_at = 0.0
         self._sent_marker = ""
@@ -180,6 +190,7 @@ class EventStream:
     def close(self) -> None:
         """Wait no more. Nothing is left of the stream afterwards."""
         self._pieces.close()
+        self._unwatch()
         self._waiter.leave()
 
     def _run(self) -> Generator[bytes, None, None]:
@@ -193,13 +204,15 @@ class EventStream:
                 return
             is_beat, is_due = time.monotonic() >= self._beat_at, self._is_due()
             if not (is_beat or is_due):
-                self._woken.wait(self._seconds_to_wait())
+                if self._woken.wait(self._seconds_to_wait()) and self._is_gone():
+                    return
             elif self._is_gone():
                 # A write tells too late: the first one after the client has gone still succeeds.
                 return
             elif is_beat:
                 yield self._beat()
             else:
+                self._wait_for_turn()
                 yield from self._write(self._read())
 
     def _reason_to_end(self) -> str | None:
@@ -243,12 +256,11 @@ class EventStream:
                 yield bytes(piece)
                 piece.clear()
                 # A fast client never makes the server wait, and gevent turns to others only then.
-                time.sleep(0)
+                self._wait_for_turn()
                 if self._waiter.is_over:
                     return
         if piece:
             yield bytes(piece)
-        time.sleep(0)
 
     def _format(self, event: Event) -> bytes:
         if isinstance(event, Reset):

@@ -366,7 +366,7 @@ _ERRORS = {
 
 _RETRY_AFTER: JsonSchema = {
     "description": "Seconds. Only if `wait` was given, there are no messages, and the service did not let the client "
-    "wait, as too many others do.",
+    "wait, because too many others do or because it is about to stop.",
     "schema": {"type": "integer", "minimum": 1},
 }
 

@@ -20,6 +20,7 @@ from zaqar.errors import InvalidInput
 from zaqar.limits import Limits
 from zaqar.schemas.fields import parse_integer
 from zaqar.service.awaited import Awaited
+from zaqar.transport.wsgi.client_watch import ClientWatch
 from zaqar.transport.wsgi.requests import Query
 from zaqar.waiting.blocking import Attempt, wait_for
 from zaqar.waiting.hub import Hub
@@ -88,10 +89,11 @@ class WaitSlots:
 class Waits:
     """Serves the requests that have the parameter ``wait``."""
 
-    def __init__(self, hub: Hub, limits: Limits, slots: WaitSlots) -> None:
+    def __init__(self, hub: Hub, limits: Limits, slots: WaitSlots, watch: ClientWatch) -> None:
         self._hub = hub
         self._limits = limits
         self._slots = slots
+        self._watch = watch
 
     def seconds(self, query: Query) -> int:
         """The parameter ``wait``, 0 if it is absent. Raises InvalidInput, which names it."""
@@ -105,8 +107,9 @@ class Waits:
     def serve(self, req: falcon.Request, resp: falcon.Response, awaited: Awaited[T], seconds: int) -> T:
         """The answer, as soon as it has messages, or at the end of the time.
 
-        If the request may not wait, because too many others do or because the process drains, it is answered at once;
-        an answer without messages then has the header ``Retry-After``. A client that has gone away gets no messages.
+        If the request may not wait, or no longer, because too many others do or because the process drains, it is
+        answered at once; an answer without messages then has the header ``Retry-After``. A client that has gone away
+        gets no messages.
         """
         if not seconds:
             return awaited.finish(awaited.attempt(None).answer)
@@ -116,19 +119,23 @@ class Waits:
             last = awaited.attempt(None)
         if last is None or not last.is_served:
             try:
-                last = self._wait(awaited, seconds, is_gone) or last
+                last = self._wait(req, awaited, seconds, is_gone) or last
+                is_early = self._hub.registry.is_draining
             except TooManyWaiting:
-                # Those that wait have had no messages; but an answer without messages must be true now.
+                # Nobody has got messages for the clients that wait; but an answer without messages must be true now.
                 last = last or awaited.attempt(None)
-                if not last.is_served:
-                    resp.set_header("Retry-After", _RETRY_AFTER)
+                is_early = True
+            if is_early and (last is None or not last.is_served):
+                resp.set_header("Retry-After", _RETRY_AFTER)
         return awaited.finish(awaited.nothing() if last is None else last.answer)
 
     def _has_to_queue(self, awaited: Awaited[T]) -> bool:
         """Whether others have waited for messages of this queue before."""
         return awaited.kind is Kind.TAKER and self._hub.registry.has_takers(awaited.address)
 
-    def _wait(self, awaited: Awaited[T], seconds: int, is_gone: Callable[[], bool]) -> Attempt[T] | None:
+    def _wait(
+        self, req: falcon.Request, awaited: Awaited[T], seconds: int, is_gone: Callable[[], bool]
+    ) -> Attempt[T] | None:
         if is_gone():
             return None
         with self._slots.hold() as most:
@@ -139,6 +146,7 @@ class Waits:
                 seconds=min(seconds, most),
                 attempt=awaited.attempt,
                 is_gone=is_gone,
+                watch=partial(self._watch.add, req.env),
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Connection:
 
     def __init__(self, server: Server, *, credit: int = 1000) -> None:
         self.frames: list[Any] = []
+        self.is_aborted = False
         self.table = StreamTable()
         self.account = Account(server.pool)
         loop = asyncio.get_running_loop()
@@ -76,7 +78,7 @@ class Connection:
         yield send
 
     def abort(self) -> None:
-        raise AssertionError("memory is not short")
+        self.is_aborted = True
 
     @property
     def bodies(self) -> list[Any]:
@@ -88,7 +90,7 @@ def post(parts: Parts, *bodies: Any) -> None:
 
 
 def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the threads in which the store is read, one for each read."""
+    """A list that gets one entry for each read of messages from the store."""
     (place,) = parts.placement.places()
     reads: list[str] = []
     read = place.store.list_messages
@@ -122,10 +124,56 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         await asyncio.to_thread(post, parts, *range(2, 18))
         await wait_until(lambda: all(each.bodies == list(range(18)) for each in connections))
         assert len(reads) <= 10
-        assert all(each.account.held == 0 for each in connections)
+        assert all(each.account.held == 0 and not each.is_aborted for each in connections)
         for connection in connections:
             connection.sender.close()
         assert parts.hub.registry.waiting == 0
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
+    """Also those of a stream that is sent what another one has read."""
+    parts = make_parts(tmp_path)
+    threads: list[int] = []
+
+    async def script() -> None:
+        server = Server(parts)
+        connections = [Connection(server) for _ in range(5)]
+        for connection in connections:
+            connection.table.all()[0].stream.tell = lambda _: threads.append(threading.get_ident())
+        await asyncio.to_thread(post, parts, 1, 2)
+        await wait_until(lambda: all(each.bodies == [1, 2] for each in connections))
+        assert len(threads) == len(connections)
+        assert threading.get_ident() not in threads
+        for connection in connections:
+            connection.sender.close()
+        server.admission.close()
+
+    asyncio.run(script())
+    parts.close()
+
+
+def test_a_frame_that_cannot_be_made_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client whose stream is silent for ever would not find out."""
+    parts = make_parts(tmp_path)
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("such a body")
+
+    async def script() -> None:
+        server = Server(parts)
+        connection = Connection(server)
+        monkeypatch.setattr(stream_sending, "frame_of", fail)
+        await asyncio.to_thread(post, parts, 1)
+        await wait_until(lambda: connection.is_aborted)
+        assert connection.account.held == 0
+        assert "such a body" in caplog.text
+        connection.sender.close()
         server.admission.close()
 
     asyncio.run(script())
