@@ -89,18 +89,25 @@ def end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
     # Below the ephemeral range, so that no outgoing connection takes it between this look and the server's bind, and
     # low enough that the port of a Redis Cluster's bus, 10,000 above, is a port as well.
     for _ in range(1000):
         port = 12_000 + int.from_bytes(os.urandom(2)) % 10_000
+        if port in _given:
+            continue
         with socket.socket() as probe, socket.socket() as bus:
             try:
                 probe.bind(("127.0.0.1", port))
                 bus.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue
-            return port
+        # granian and others share a port with whoever has asked for the same, so no two servers of a run may do so.
+        _given.add(port)
+        return port
     raise RuntimeError("no free port")
 
 

@@ -7,7 +7,6 @@ import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from tests.servers import free_port
 
 COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.0.1:0")
 """Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
@@ -109,12 +110,6 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(

@@ -37,7 +37,7 @@ from tests.acceptance.stream_judge import (
     no_message_is_lost,
 )
 
-SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "5"))
+SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "4"))
 """How long messages are posted."""
 
 WRITERS, CLAIMERS, READERS = 8, 3, 50

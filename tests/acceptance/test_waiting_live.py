@@ -41,7 +41,7 @@ from tests.conformance.test_history import (
     producers_are_in_order,
 )
 
-SECONDS = float(os.environ.get("ZAQAR_WAITING_SECONDS", "6"))
+SECONDS = float(os.environ.get("ZAQAR_WAITING_SECONDS", "5"))
 """How long it goes on; the promise is about 20 seconds."""
 
 KILL_SECONDS = 0.5

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.server import Server, children, free_port, wait_until
+from tests.acceptance.server import Server, children, wait_until
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -179,17 +180,30 @@ def test_a_post_ends_the_wait(servers: dict[str, Server], name: str) -> None:
     assert [bodies(read(each)) for each in opened] == [[1], [2]]
 
 
-@pytest.mark.parametrize("name", WITH_THREADS)
-def test_all_threads_but_one_wait(servers: dict[str, Server], name: str) -> None:
+def test_all_threads_but_one_wait(servers: dict[str, Server]) -> None:
     """Others are served meanwhile, and one more that would wait is answered at once."""
-    client = Client(servers[name], f"threads-{name}")
+    on_each(all_threads_but_one_wait, servers, WITH_THREADS)
+
+
+def on_each(check: Callable[[Server, str], None], servers: dict[str, Server], names: Sequence[str]) -> None:
+    """Check these servers at the same time, because most of it is waiting."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        checks = {name: pool.submit(check, servers[name], name) for name in names}
+    failed = {name: error for name, running in checks.items() if (error := running.exception()) is not None}
+    for name, error in failed.items():
+        error.add_note(f"the server is {name}; failed: {', '.join(failed)}")
+        raise error
+
+
+def all_threads_but_one_wait(server: Server, name: str) -> None:
+    client = Client(server, f"threads-{name}")
     text = f"a worker has {THREADS}. At most {THREADS - 1} requests"
-    wait_until(lambda: text in servers[name].log.read_text())
+    wait_until(lambda: text in server.log.read_text())
     for _ in range(5):
         began = time.monotonic()
         waiting = [client.open("POST", f"{CLAIMS}?wait={LONG}") for _ in range(THREADS - 1)]
         # A request that came too early would take the place of one of these.
-        wait_until_held(servers[name], THREADS - 1)
+        wait_until_held(server, THREADS - 1)
         refused, _ = client.ask("POST", f"{CLAIMS}?wait={LONG}")
         assert [client.ask("GET", "/v2/queues/q")[0].status for _ in range(20)] == [200] * 20
         all_wait = not select.select([each.sock for each in waiting], [], [], 0)[0]
@@ -363,11 +377,13 @@ def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Se
     assert server.process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("name", ["granian", "uwsgi"])
-def test_a_server_with_threads_ends_in_time(servers: dict[str, Server], name: str) -> None:
+def test_servers_with_threads_end_in_time(servers: dict[str, Server]) -> None:
     """The last test of these servers."""
-    server = servers[name]
-    waiting = Waiting(Client(server, "drained"), THREADS - 1)
+    on_each(ends_in_time, servers, ("granian", "uwsgi"))
+
+
+def ends_in_time(server: Server, name: str) -> None:
+    waiting = Waiting(Client(server, f"drained-{name}"), THREADS - 1)
     wait_until_held(server, THREADS - 1)
     server.process.send_signal(signal.SIGTERM)
     assert waiting.end() == [(204, None)] * (THREADS - 1)

@@ -123,6 +123,9 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     pair.there.post("x")
     pair.there.claim()
     elsewhere = pair.wait()
+    # Its process has looked at the store, and does not do so while the posts are made.
+    place, jobs = pair.here.parts.placement.places()[0], pair.here.parts.hub._background
+    until(lambda: (job := jobs.get(place)) is not None and job._known)  # type: ignore[attr-defined]
     own = WaitingClaim(pair.there)
     before = elsewhere.attempts
     pair.there.post("one")

@@ -26,6 +26,7 @@ from zaqar.transport.websocket.loop_time import LoopTime
 from zaqar.transport.websocket.memory import Account, Pool
 from zaqar.transport.websocket.stream_sending import StreamReads, StreamSender
 from zaqar.transport.websocket.stream_table import OpenStream, StreamTable
+from zaqar.waiting import shared_reads
 from zaqar.waiting.waiters import Kind
 
 ADDRESS = Address("p", QUEUE, "q")
@@ -103,6 +104,8 @@ def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine a thousand streams may take longer than a result is kept.
+    monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
     parts = make_parts(tmp_path, transport__max_streams_per_project=STREAMS)
 
     async def script() -> None:
@@ -111,12 +114,9 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         connections = [Connection(server) for _ in range(STREAMS)]
         await wait_until(lambda: all(each.bodies == [0] for each in connections))
         reads = count_reads(parts, monkeypatch)
-        began = asyncio.get_running_loop().time()
         await asyncio.to_thread(post, parts, 1)
         await wait_until(lambda: all(each.bodies == [0, 1] for each in connections))
-        took = asyncio.get_running_loop().time() - began
-        # One, and one more for each second in which it went on, as results are shared for that long.
-        assert len(reads) <= 2 + took
+        assert len(reads) <= 2
         # Clients with different credit share their reads too, and go on from where they were.
         for number, connection in enumerate(connections):
             connection.table.all()[0].granted = 2 + 16 + number % 16
@@ -181,7 +181,9 @@ def test_a_frame_that_cannot_be_made_ends_the_connection(
 
 
 def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_sending, "_RETRY_SECONDS", 0.2)
+    # No stream asks a second time until all have been told.
+    for name in ("_RETRY_SECONDS", "_MAX_RETRY_SECONDS"):
+        monkeypatch.setattr(stream_sending, name, 3600.0)
     parts = make_parts(tmp_path)
     (place,) = parts.placement.places()
     read, failures = place.store.list_messages, []
@@ -199,6 +201,9 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         await wait_until(lambda: all(each.table.all()[0].failures for each in connections))
         assert len(failures) <= 5
         monkeypatch.setattr(place.store, "list_messages", read)
+        for connection in connections:
+            connection.table.all()[0].retry_at = 0.0
+            connection.sender.look()
         await wait_until(lambda: all(each.bodies == [1] for each in connections))
         for connection in connections:
             connection.sender.close()
