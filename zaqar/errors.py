@@ -23,7 +23,8 @@
     |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
     |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
     |   |-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
-    |   `-- TooBusy                 the process has too many requests of the project, queue or store under way
+    |   |-- TooBusy                 the process has too many requests of the project, queue or store under way
+    |   `-- TooManyStreams          the process, or the project in it (429), has as many streams as it may
     |-- AddressRefused              a webhook leads to an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client

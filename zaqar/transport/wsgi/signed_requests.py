@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 import falcon
 
 from zaqar.clock import Clock
-from zaqar.errors import SignatureRefused
+from zaqar.errors import InvalidInput, SignatureRefused
 from zaqar.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.transport.refused_signatures import RefusedSignatures
 
@@ -38,7 +38,8 @@ _STREAM = re.compile(r"/v2/(?:queues|topics)/[^/]+/messages")
 def take_signature(req: falcon.Request) -> dict[str, str] | None:
     """Remove a signature and what belongs to it from the query; return that, or None if the query has no signature.
 
-    What is removed is in no log: gunicorn writes its access log from the same environment, after the answer.
+    What is removed is in no log: gunicorn writes its access log from the same environment, after the answer. Raises
+    InvalidInput if one of the values holds U+0000 or is not valid UTF-8.
     """
     env = req.env
     kept, taken, is_given_twice = [], {}, False
@@ -47,7 +48,7 @@ def take_signature(req: falcon.Request) -> dict[str, str] | None:
         name = unquote_plus(name)
         if name in _HEADERS:
             is_given_twice |= name in taken
-            taken[name] = unquote_plus(value)
+            taken[name] = value
         else:
             kept.append(pair)
     if "signature" not in taken:
@@ -57,8 +58,20 @@ def take_signature(req: falcon.Request) -> dict[str, str] | None:
         if name in env:
             path = env[name].partition("?")[0]
             env[name] = f"{path}?{query}" if query else path
+    decoded = {name: _decode(value, field=name) for name, value in taken.items()}
     # A signature that is not there opens nothing.
-    return {"signature": ""} if is_given_twice else taken
+    return {"signature": ""} if is_given_twice else decoded
+
+
+def _decode(value: str, *, field: str) -> str:
+    try:
+        # WSGI hands over bytes that the client did not escape as Latin-1 (PEP 3333).
+        text = unquote_to_bytes(value.replace("+", " ").encode("latin-1")).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(field, "is not valid UTF-8") from exc
+    if "\0" in text:
+        raise InvalidInput(field, "must not hold the character U+0000")
+    return text
 
 
 class SignedRequests:
