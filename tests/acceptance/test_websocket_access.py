@@ -62,6 +62,12 @@ message_get                topic   tenant  reader  200 404 messages
 message_get_many           topic   tenant  reader  200 200 messages
 message_delete             topic   tenant  member  204 204 messages
 message_delete_many        topic   tenant  member  200 200 messages
+stream_open                queue   tenant  reader  200 200 messages
+stream_credit              queue   tenant  reader  204 204 messages
+stream_close               queue   tenant  reader  204 204 messages
+stream_open                topic   tenant  reader  200 200 messages
+stream_credit              topic   tenant  reader  204 204 messages
+stream_close               topic   tenant  reader  204 204 messages
 claim_create               queue   tenant  member  201 204 claims
 claim_get                  queue   tenant  reader  200 404 claims
 claim_update               queue   tenant  member  204 404 claims
@@ -201,6 +207,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "message_get_many": {"message_ids": ["{message}"]},
     "message_delete": {"message_id": "{message}"},
     "message_delete_many": {"pop": 1},
+    "stream_open": {"credit": 5},
+    "stream_credit": {"credit": 5},
     "claim_get": {"claim_id": "{claim}"},
     "claim_update": {"claim_id": "{claim}", "ttl": 400, "grace": 400},
     "claim_delete": {"claim_id": "{claim}"},
@@ -254,6 +262,9 @@ class Connection:
 
     def ask(self, action: str, body: Any = None, headers: Mapping[str, Any] | None = None) -> Reply:
         """The reply. A header that is None is left out; X-Project-ID is the connection's unless there is one."""
+        if action == "stream_credit" and body is not None:
+            # A connection can allow more only for a stream that it has. If this is refused, so is the rest.
+            self.ask("stream_open", body, headers)
         given = {name.lower() for name in headers or {}}
         own = {"Client-ID": self._client, "X-Project-ID": self.project}
         named = {k: v for k, v in own.items() if k.lower() not in given} | dict(headers or {})
