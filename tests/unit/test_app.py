@@ -45,7 +45,7 @@ def test_the_parts_know_each_other() -> None:
     (id_,) = parts.messages.post(CALLER, ADDRESS, POST)
     page = parts.messages.get(ADDRESS, id_)
     assert (page.now, page.messages[0].ttl) == (clock.now, 77)
-    assert len(parts.claims.create(ADDRESS, b"", limit=1).messages) == 1
+    assert len(parts.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages) == 1
     assert parts.queues.stats(ADDRESS)[0].claimed == 1
     assert parts.health.report()["message_volume"]["claimed"] == 1
     assert management.count_queues(project="shop", kind="queue") == 1

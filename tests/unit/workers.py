@@ -121,9 +121,9 @@ class Worker:
         return self.messages.post(CALLER, address, json.dumps(document).encode())
 
     def bodies(self, address: Address = ADDRESS) -> list[str]:
-        page = self.messages.list_page(
+        page = self.messages.prepare_list(
             CALLER, address, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
-        )
+        ).answer_now()
         return [json.loads(message.body) for message in page.messages]
 
 

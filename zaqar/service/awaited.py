@@ -38,6 +38,10 @@ class Awaited(Generic[T]):
     is_over: bool = False
     """Whether a stage has answered already: the first attempt has the answer, and there is nothing to wait for."""
 
+    def answer_now(self) -> T:
+        """The answer of one attempt, for a request that does not wait."""
+        return self.finish(self.attempt(None).answer)
+
 
 def unchanged(answer: T) -> T:
     """The ``finish`` of a request without stages."""

@@ -45,18 +45,13 @@ class Claims:
         self._clock = clock
         self._settled: dict[str, tuple[int, str]] = {}
 
-    def create(self, address: Address, raw: bytes, *, limit: int) -> Claimed:
-        """Lease the first free messages; without messages where none is free or the queue is missing.
-
-        Messages that were claimed as often as the queue allows go to its dead letter queue instead. Those that cannot
-        be decrypted stay leased for a while and are not in the answer. Raises MessagesUnreadable if they are so
-        many that the next request has to go on behind them.
-        """
-        awaited = self.prepare(address, raw, limit=limit)
-        return awaited.finish(awaited.attempt(None).answer)
-
     def prepare(self, address: Address, raw: bytes, *, limit: int) -> Awaited[Claimed]:
-        """A claim as :meth:`create` makes it, which may wait for messages. Its TTL starts when it is made."""
+        """A lease of the first free messages, or an answer without messages if none is free or the queue is missing.
+
+        The TTL of the claim starts when it is made. Messages that were claimed as often as the queue allows go to its
+        dead letter queue instead. Those that cannot be decrypted stay leased for a while and are not in the answer.
+        An attempt raises MessagesUnreadable if they are so many that the next request has to go on behind them.
+        """
         ttl, grace = self._terms(raw)
         return Awaited(
             address,

@@ -118,33 +118,6 @@ class Messages:
         # PERF: ``message_id`` of each, without a call of our own for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
-    def list_page(
-        self,
-        context: Context,
-        address: Address,
-        *,
-        marker: str | None,
-        limit: int,
-        echo: bool,
-        include_claimed: bool,
-        include_delayed: bool,
-    ) -> MessagePage:
-        """A page after the message that ``marker`` was the id of; empty for a missing queue.
-
-        A marker of another queue, or of an earlier one of this name, is no position in this queue: the page begins at
-        its start, so that a consumer that follows a queue through its re-creation misses nothing.
-        """
-        awaited = self.prepare_list(
-            context,
-            address,
-            marker=marker,
-            limit=limit,
-            echo=echo,
-            include_claimed=include_claimed,
-            include_delayed=include_delayed,
-        )
-        return awaited.finish(awaited.attempt(None).answer)
-
     def prepare_list(
         self,
         context: Context,
@@ -156,7 +129,11 @@ class Messages:
         include_claimed: bool,
         include_delayed: bool,
     ) -> Awaited[MessagePage]:
-        """A page as :meth:`list_page` returns it, which may wait for messages."""
+        """A page after the message that ``marker`` was the id of; empty for a missing queue.
+
+        A marker of another queue, or of an earlier one of this name, is no position in this queue: the page begins at
+        its start, so that a consumer that follows a queue through its re-creation misses nothing.
+        """
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a message")
         listing = _Listing(address, marker, limit, include_claimed, include_delayed)
@@ -266,16 +243,12 @@ class Messages:
             ),
         )
 
-    def pop(self, address: Address, *, limit: int) -> MessagePage:
+    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
         """Take the first free messages out for good; empty for a missing queue.
 
-        Raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on behind them.
+        An attempt raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on
+        behind them.
         """
-        awaited = self.prepare_pop(address, limit=limit)
-        return awaited.finish(awaited.attempt(None).answer)
-
-    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
-        """A pop as :meth:`pop` does it, which may wait for messages."""
         return Awaited(
             address,
             Kind.TAKER,

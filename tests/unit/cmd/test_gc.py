@@ -296,7 +296,10 @@ def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest
     assert f"Every encrypted body has the key {newest}." in told
     # The old key can go.
     parts = app.build(conf.load(configure(state_dir, f"message_encryption_key = {new}")))
-    assert [message.body for message in parts.messages.pop(address, limit=10).messages] == [b"1", b"2"]
+    assert [message.body for message in parts.messages.prepare_pop(address, limit=10).answer_now().messages] == [
+        b"1",
+        b"2",
+    ]
     parts.close()
     post(lost, rotated)
     assert gc.main(["--reencrypt", *rotated]) == 1

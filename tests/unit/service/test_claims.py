@@ -34,7 +34,7 @@ def worker(cluster: Cluster) -> Worker:
 )
 def test_what_the_client_leaves_open_is_the_default(worker: Worker, raw: bytes, ttl: int, grace: int) -> None:
     worker.post("a")
-    claim = worker.claims.create(ADDRESS, raw, limit=1).claim
+    claim = worker.claims.prepare(ADDRESS, raw, limit=1).answer_now().claim
     assert (claim.ttl, claim.grace) == (ttl, grace)
     found = worker.claims.get(ADDRESS, claim.id)
     assert (found.claim, len(found.messages)) == (claim, 1)
@@ -42,7 +42,7 @@ def test_what_the_client_leaves_open_is_the_default(worker: Worker, raw: bytes, 
 
 def test_each_claim_has_an_id_of_its_own(worker: Worker) -> None:
     worker.post("a", "b")
-    ids = {worker.claims.create(ADDRESS, b"", limit=1).claim.id for _ in range(2)}
+    ids = {worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id for _ in range(2)}
     assert len(ids) == 2
     assert all(len(id_) == 24 for id_ in ids)
 
@@ -52,7 +52,7 @@ def test_bad_terms_claim_nothing(cluster: Cluster, worker: Worker, raw: bytes) -
     worker.post("a")
     cluster.forget_counts()
     with pytest.raises(InvalidInput):
-        worker.claims.create(ADDRESS, raw, limit=1)
+        worker.claims.prepare(ADDRESS, raw, limit=1).answer_now()
     with pytest.raises(InvalidInput):
         worker.claims.renew(ADDRESS, "0" * 24, raw)
     assert not cluster.fences.calls
@@ -61,7 +61,7 @@ def test_bad_terms_claim_nothing(cluster: Cluster, worker: Worker, raw: bytes) -
 
 def test_a_renewal_leaves_what_it_does_not_name(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
-    claim = worker.claims.create(ADDRESS, b"", limit=1).claim
+    claim = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim
     cluster.clock.advance(100)
     for raw, ttl, grace in ((b"{}", 111, 222), (b'{"ttl":300}', 300, 222), (b'{"grace":400}', 300, 400)):
         worker.claims.renew(ADDRESS, claim.id, raw)
@@ -85,7 +85,7 @@ def test_a_retried_claim_is_one_claim(cluster: Cluster, worker: Worker) -> None:
     cluster.fences.before(
         "claim", lambda: other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
     )
-    claimed = worker.claims.create(ADDRESS, b"", limit=1)
+    claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
     assert cluster.fences.calls["claim"] == 2
     assert [message.claim_id for message in claimed.messages] == [claimed.claim.id]
     assert worker.queues.stats(ADDRESS)[0].claimed == 1
@@ -100,13 +100,13 @@ def prepare(worker: Worker, *bodies: str, count: int = 1, **metadata: Any) -> No
     worker.queues.create(ADDRESS, json.dumps(reserved).encode())
     worker.post(*bodies)
     for _ in range(count):
-        claimed = worker.claims.create(ADDRESS, b"", limit=10)
+        claimed = worker.claims.prepare(ADDRESS, b"", limit=10).answer_now()
         assert len(claimed.messages) == len(bodies)
         worker.claims.release(ADDRESS, claimed.claim.id)
 
 
 def claim(worker: Worker) -> list[Message]:
-    return worker.claims.create(ADDRESS, b"", limit=10).messages
+    return worker.claims.prepare(ADDRESS, b"", limit=10).answer_now().messages
 
 
 @pytest.mark.parametrize("metadata", [{"_max_claim_count": 1}, {"_dead_letter_queue": "dead"}])
@@ -231,7 +231,7 @@ def test_the_ttl_of_dead_letters_is_bounded_by_the_operator(cluster: Cluster, wo
     prepare(worker, "a", _dead_letter_queue_messages_ttl=5000)
     lowered = cluster.worker(limits=make_limits(max_message_ttl=1000, default_message_ttl=600))
     assert claim(lowered) == []
-    page = lowered.messages.list_page(
+    page = lowered.messages.prepare_list(
         CALLER, DEAD, marker=None, limit=1, echo=True, include_claimed=False, include_delayed=False
-    )
+    ).answer_now()
     assert [message.ttl for message in page.messages] == [1000]

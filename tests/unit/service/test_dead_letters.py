@@ -32,28 +32,30 @@ def prepare(cluster: PooledCluster, *bodies: str, **metadata: Any) -> Worker:
     cluster.next_pool = "two"
     worker.queues.create(DEAD, b"")
     worker.post(*bodies)
-    claimed = worker.claims.create(ADDRESS, b"", limit=len(bodies))
+    claimed = worker.claims.prepare(ADDRESS, b"", limit=len(bodies)).answer_now()
     assert len(claimed.messages) == len(bodies)
     worker.claims.release(ADDRESS, claimed.claim.id)
     return worker
 
 
 def claim(worker: Worker, limit: int = 10) -> list[str]:
-    return [json.loads(message.body) for message in worker.claims.create(ADDRESS, b"", limit=limit).messages]
+    return [
+        json.loads(message.body) for message in worker.claims.prepare(ADDRESS, b"", limit=limit).answer_now().messages
+    ]
 
 
 def letters(worker: Worker) -> list[Message]:
-    page = worker.messages.list_page(
+    page = worker.messages.prepare_list(
         CALLER, DEAD, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
-    )
+    ).answer_now()
     return page.messages
 
 
 def test_they_arrive_with_their_origin(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a", "b")
-    ids = [message.id for message in worker.messages.list_page(
+    ids = [message.id for message in worker.messages.prepare_list(
         CALLER, ADDRESS, marker=None, limit=10, echo=True, include_claimed=True, include_delayed=True
-    ).messages]  # fmt: skip
+    ).answer_now().messages]  # fmt: skip
     worker.post("c")
     assert claim(worker) == ["c"]
     arrived = letters(worker)
@@ -94,7 +96,7 @@ def test_in_one_store_the_claim_moves_them_itself(cluster: PooledCluster) -> Non
     before = cluster.wires["one"].calls["set_aside"]
     for _ in range(3):
         worker.post("x")
-        claimed = worker.claims.create(ADDRESS, b"", limit=1)
+        claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
         worker.claims.release(ADDRESS, claimed.claim.id)
         assert claim(worker) == []
     assert cluster.wires["one"].calls["set_aside"] == before

@@ -48,7 +48,7 @@ def failed(report: dict[str, dict[str, dict[str, object]]]) -> set[str]:
 def test_all_is_well(cluster: Cluster, health: Health) -> None:
     worker = cluster.worker()
     worker.post("a", "b", "c")
-    worker.claims.create(ADDRESS, b"", limit=1)
+    worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
     report = health.report()
     assert report["storage_reachable"] is report["catalog_reachable"] is True
     assert set(report["operation_status"]) == set(OPERATIONS)

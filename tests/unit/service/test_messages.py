@@ -26,7 +26,7 @@ def worker(cluster: Cluster) -> Worker:
 
 def page(worker: Worker, *, caller: Context = CALLER, **changes: Any) -> MessagePage:
     wanted = {"marker": None, "limit": 10, "echo": True, "include_claimed": False, "include_delayed": False, **changes}
-    return worker.messages.list_page(caller, ADDRESS, **wanted)
+    return worker.messages.prepare_list(caller, ADDRESS, **wanted).answer_now()
 
 
 def bodies(found: MessagePage) -> list[str]:
@@ -159,7 +159,7 @@ def guarded(cluster: Cluster) -> Worker:
 
 def test_a_delete_needs_a_claim_where_that_is_the_rule(guarded: Worker) -> None:
     held, free = guarded.post("held", "free")
-    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
     with pytest.raises(ClaimOver):
         guarded.messages.delete(ADDRESS, free, claim_id=None)
     with pytest.raises(Forbidden):
@@ -175,7 +175,7 @@ def test_a_delete_needs_a_claim_where_that_is_the_rule(guarded: Worker) -> None:
 
 def test_what_is_absent_needs_no_claim(guarded: Worker) -> None:
     (id_,) = guarded.post("a")
-    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
     guarded.messages.delete(ADDRESS, id_, claim_id=claim_id)
     guarded.messages.delete(ADDRESS, id_, claim_id=None)
     guarded.messages.delete(ADDRESS, "nonsense", claim_id=None)
@@ -185,7 +185,7 @@ def test_what_is_absent_needs_no_claim(guarded: Worker) -> None:
 def test_a_message_released_while_its_delete_is_judged_stays(cluster: Cluster, guarded: Worker) -> None:
     """The look and the delete are two steps, so no delete without a claim may follow from the look."""
     (id_,) = guarded.post("a")
-    claim_id = guarded.claims.create(ADDRESS, b"", limit=1).claim.id
+    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
     cluster.fences.after("get_messages", lambda: guarded.claims.release(ADDRESS, claim_id))
     with pytest.raises(Forbidden):
         guarded.messages.delete(ADDRESS, id_, claim_id=None)

@@ -51,18 +51,18 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
     """Each is one call of the message store and none of the management store."""
     worker = cluster.worker()
     (kept, _) = worker.post("kept", "other")
-    claimed = worker.claims.create(ADDRESS, b"", limit=1)
+    claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
     operations: dict[str, Callable[[], object]] = {
         "post": lambda: worker.post("more"),
         "list_messages": worker.bodies,
         "get_messages": lambda: worker.messages.get(ADDRESS, kept),
-        "claim": lambda: worker.claims.create(ADDRESS, b"", limit=1),
+        "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
         "get_claim": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
         "renew_claim": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
         "delete_message": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
         "delete_messages": lambda: worker.messages.delete_many(ADDRESS, [kept], claim_ids=None),
         "release_claim": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
-        "pop": lambda: worker.messages.pop(ADDRESS, limit=1),
+        "pop": lambda: worker.messages.prepare_pop(ADDRESS, limit=1).answer_now(),
         "stats": lambda: worker.queues.stats(ADDRESS),
         "purge": lambda: worker.queues.purge(ADDRESS, b'{"resource_types":["messages"]}'),
     }
@@ -95,8 +95,8 @@ def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
 def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> None:
     worker = cluster.worker()
     assert worker.bodies() == []
-    assert worker.claims.create(ADDRESS, b"", limit=1).messages == []
-    assert worker.messages.pop(ADDRESS, limit=1).messages == []
+    assert worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages == []
+    assert worker.messages.prepare_pop(ADDRESS, limit=1).answer_now().messages == []
     assert worker.queues.stats(ADDRESS)[0].total == 0
     worker.queues.purge(ADDRESS, b"")
     worker.queues.delete(ADDRESS)
@@ -262,9 +262,9 @@ def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
     assert cluster.rows.all_sprung
     (message,) = one.messages.get(ADDRESS, one.post("b")[0]).messages
     assert message.ttl == 77
-    page = two.messages.list_page(
+    page = two.messages.prepare_list(
         CALLER, ADDRESS, marker=None, limit=9, echo=True, include_claimed=False, include_delayed=False
-    )
+    ).answer_now()
     assert [message.ttl for message in page.messages] == [77, 77]
 
 
@@ -362,8 +362,8 @@ def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, opera
     cluster.fences.before(points[operation], lambda: two.queues.delete(ADDRESS))
     found: dict[str, Callable[[], object]] = {
         "list": one.bodies,
-        "pop": lambda: one.messages.pop(ADDRESS, limit=1).messages,
-        "claim": lambda: one.claims.create(ADDRESS, b"", limit=1).messages,
+        "pop": lambda: one.messages.prepare_pop(ADDRESS, limit=1).answer_now().messages,
+        "claim": lambda: one.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages,
         "delete": lambda: one.messages.delete(ADDRESS, id_, claim_id=None),
     }
     assert not found[operation]()
@@ -677,7 +677,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
         "post": lambda: worker.post("a"),
         "patch": lambda: worker.queues.patch(ADDRESS, patch(n=1)),
         "put": lambda: worker.queues.create(ADDRESS, b""),
-        "claim": lambda: worker.claims.create(ADDRESS, b"", limit=1),
+        "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
     }
     operations[operation]()
     # The change itself is a write too.

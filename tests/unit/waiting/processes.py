@@ -37,7 +37,7 @@ class Process:
         return self.parts.messages.post(CALLER, address, raw)
 
     def claim(self, limit: int = 1, address: Address = ADDRESS) -> tuple[str, list[str]]:
-        claimed = self.parts.claims.create(address, b"", limit=limit)
+        claimed = self.parts.claims.prepare(address, b"", limit=limit).answer_now()
         return claimed.claim.id, [json.loads(message.body) for message in claimed.messages]
 
     def attempt(self, limit: int = 1, address: Address = ADDRESS) -> Attempt:

@@ -510,7 +510,7 @@ def test_the_ends_of_claims(tmp_path: Path) -> None:
     waited.process.post("one", "two")
     for ttl in (60, 90):
         raw = json.dumps({"ttl": ttl, "grace": 60}).encode()
-        assert waited.process.parts.claims.create(ADDRESS, raw, limit=1).messages
+        assert waited.process.parts.claims.prepare(ADDRESS, raw, limit=1).answer_now().messages
     waited.rest()
     assert waited.poller.step() <= polling.POLL_SECONDS
     for seconds in (59.5, 29.5):

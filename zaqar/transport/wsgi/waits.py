@@ -112,7 +112,7 @@ class Waits:
         gets no messages.
         """
         if not seconds:
-            return awaited.finish(awaited.attempt(None).answer)
+            return awaited.answer_now()
         last: Attempt[T] | None = None
         is_gone = partial(self.is_client_gone, req)
         if not self._has_to_queue(awaited) and (awaited.is_over or not is_gone()):

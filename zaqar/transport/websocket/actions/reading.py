@@ -62,7 +62,7 @@ def read_wait(parts: Parts, call: Call) -> int:
 def answer_or_wait(parts: Parts, awaited: Awaited[T], seconds: int, show: Callable[[T], Answer]) -> Answer:
     """The answer to a request that may wait for so many seconds, or the pending request. ``show`` makes the answer."""
     if not seconds:
-        return show(awaited.finish(awaited.attempt(None).answer))
+        return show(awaited.answer_now())
     pending = Pending(awaited, seconds, show)
     if awaited.kind is Kind.TAKER and parts.hub.registry.has_takers(awaited.address):
         # Others have waited for messages of this queue before.
