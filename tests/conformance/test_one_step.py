@@ -94,14 +94,23 @@ def test_a_claim_and_its_release(scene: Scene) -> None:
 def test_a_move_to_the_dead_letters(driver: Driver, scene: Scene) -> None:
     """At each moment the message is in exactly one of the two queues: the sum over all queues stays.
 
-    Where two queues cannot change together it may for a moment be in neither, but never in both.
+    If two queues cannot change together, it may for a moment be in neither, but never in both. Then nobody sees both at
+    one moment either: who looks at the source first counts a message twice that moves meanwhile, so this test looks at
+    the dead letters first.
     """
     dead = scene.beside()
     scene.post(*["x"] * SIZE)
     scene.wear_out(SIZE, times=1)
     before = scene.volume().total
     bury = partial(scene.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
-    seen = seen_during(bury, lambda: scene.volume().total)
+
+    def count() -> int:
+        if driver.one_step_across_queues:
+            return scene.volume().total
+        others = before - SIZE
+        return others + dead.stats().total + scene.stats().total
+
+    seen = seen_during(bury, count)
     assert max(seen) == before
     assert len(seen) == 1 or not driver.one_step_across_queues
     assert scene.volume().total == before
