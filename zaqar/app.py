@@ -10,14 +10,13 @@ from typing import Any
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import encryption_keys, extraspec, plugins
+from zaqar import encryption_keys, entry_points, extraspec
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.access.trusts import RequestTrusts, open_trustee
 from zaqar.addresses import AddressGuard
 from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
-from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.errors import StartupError
 from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
@@ -46,7 +45,8 @@ from zaqar.service.subscriptions import Subscriptions
 from zaqar.signed_urls import SignedUrls
 from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Place, Placement, PoolPlacement
+from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
+from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
 
@@ -84,7 +84,7 @@ class Parts:
 
     def stores(self) -> Iterator[MessageStore]:
         """Every message store in use, opened; StoreUnavailable where one cannot be."""
-        return (place.store for place in self.placement.places_in_use())
+        return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
         self.placement.close()
@@ -106,8 +106,8 @@ def build(
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    drivers, management = Drivers(conf), management or open_management_store(conf)
-    placement = _place(conf, management, messages, drivers)
+    drivers, management = DriverRegistry(conf), management or open_management_store(conf)
+    placement = _make_placement(conf, management, messages, drivers)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     ring, changes = Bell(configuration.notifiers_dir(conf)).ring, CatalogChanges(management, placement)
@@ -157,11 +157,11 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
 
     def remembered(address: Address) -> Located | None:
         known = queues.remembered(address)
-        return None if known is None else Located(known.queue.uid, known.place)
+        return None if known is None else Located(known.queue.uid, known.store_ref)
 
     def find_queues(addresses: Collection[Address]) -> dict[Address, Located]:
         found = management.find_queues(addresses=addresses)
-        return {address: Located(queue.uid, placement.place_of(queue)) for address, queue in found.items()}
+        return {address: Located(queue.uid, placement.store_of(queue)) for address, queue in found.items()}
 
     return Hub(
         folder=configuration.waiters_dir(conf),
@@ -181,9 +181,9 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         caller = Context(project, dead_letters.CLIENT_ID)
         own_messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
 
-    def find_place(project: str, queue: str) -> Place | None:
+    def find_store(project: str, queue: str) -> StoreRef | None:
         known = parts.queues.find(Address(project, QUEUE, queue), create=False)
-        return None if known is None else known.place
+        return None if known is None else known.store_ref
 
     trustee = open_trustee(parts.conf)
     return Dispatcher(
@@ -194,7 +194,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         tasks={**_make_tasks(parts.conf), CONNECTION_SCHEME: ConnectionTask(parts.management.nodes)},
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
-        find_place=find_place,
+        find_store=find_store,
         post_dead_letter=post_dead_letter,
         delete_trust=None if trustee is None else trustee.delete,
         node_removal=NodeRemoval(
@@ -209,8 +209,8 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
     made: dict[type[Task], Task] = {}
     tasks = {}
     allowed = {scheme.lower() for scheme in conf.transport.subscriber_types}
-    for scheme in sorted(set(plugins.installed(group)).intersection(allowed)):
-        plugin = plugins.load(group, scheme)
+    for scheme in sorted(set(entry_points.installed(group)).intersection(allowed)):
+        plugin = entry_points.load(group, scheme)
         if not (isinstance(plugin, type) and issubclass(plugin, Task)):
             raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")
         if plugin not in made:
@@ -221,7 +221,7 @@ def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
 
 def _make_extra_specs() -> ExtraSpecs:
     group = extraspec.GROUP
-    return ExtraSpecs({scheme: plugins.load(group, scheme) for scheme in plugins.installed(group)})
+    return ExtraSpecs({scheme: entry_points.load(group, scheme) for scheme in entry_points.installed(group)})
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
@@ -230,8 +230,8 @@ def _check(conf: cfg.ConfigOpts) -> None:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 
 
-def _place(
-    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: Drivers
+def _make_placement(
+    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: DriverRegistry
 ) -> Placement:
     if not conf.pooling:
         return Placement(messages or open_message_store(conf))

@@ -12,7 +12,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from zaqar import plugins
+from zaqar import entry_points
 from zaqar.clock import Clock
 from zaqar.model import QUEUE, TOPIC
 from zaqar.service.claims import Claims
@@ -114,7 +114,7 @@ def _load(
             make_stage(
                 option,
                 name,
-                plugins.load(GROUP, name, option=f"[storage] {option}"),
+                entry_points.load(GROUP, name, option=f"[storage] {option}"),
                 resource=resource,
                 conf=conf,
                 clock=clock,

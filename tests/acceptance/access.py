@@ -188,7 +188,7 @@ class Scene:
         parts = self._service.parts
         known = parts.queues.find(Address(self._service.project, kind, name), create=False)
         assert known is not None
-        store, now = known.place.store, parts.clock()
+        store, now = known.store_ref.store, parts.clock()
         for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
             deliveries = []
             if posted.queue_uid == known.queue.uid:

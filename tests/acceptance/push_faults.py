@@ -145,7 +145,7 @@ class Watch(threading.Thread):
             self._parts = app.build(conf.load([f"--config-file={self._config}"]))
         finally:
             del os.environ["ZAQAR_STATE_DIR"]
-        self._store = self._parts.placement.places()[0].store
+        self._store = self._parts.placement.all_stores()[0].store
         row = self._parts.queues.row(Address(PROJECT, QUEUE, QUEUE_NAME))
         assert row is not None
         self._uid = row.uid

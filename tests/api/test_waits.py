@@ -277,7 +277,7 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
 
 def count_calls(api: Api, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
     """Calls of these methods of the message store, from now on."""
-    store, calls = api.parts.placement.places()[0].store, []
+    store, calls = api.parts.placement.all_stores()[0].store, []
     for name in names:
         original = getattr(type(store), name)
 
@@ -464,7 +464,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
 
     go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
-    store = type(api.parts.placement.places()[0].store)
+    store = type(api.parts.placement.all_stores()[0].store)
     monkeypatch.setattr(store, "release_claim", away)
     assert bodies(api.post(f"/v2/queues/q/claims?wait={LONG}")) == [1]
     assert api.counts("q") == (0, 1, 1)
@@ -564,7 +564,7 @@ def test_a_message_that_cannot_be_read_does_not_end_the_wait(
     known = api.parts.queues.ensure(Address(api.project, QUEUE, "q"))
     sealed = poster.seal(b'"lost"', queue_uid=known.queue.uid, project=api.project, now=api.clock.now)
     api.parts.messages._bodies._keys = keys
-    known.place.store.post(queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now)
-    api.parts.hub.received(known.queue, known.place)
+    known.store_ref.store.post(queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now)
+    api.parts.hub.received(known.queue, known.store_ref)
     api.send("q", "read")
     assert bodies(waiting.result()) == ["read"]

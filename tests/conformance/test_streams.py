@@ -22,7 +22,7 @@ from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
 from zaqar.service.streams import MAX_BATCH_BYTES, Reset, Stream, StreamMessage, Streams
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 from zaqar.waiting.hub import Hub
 
 

@@ -25,7 +25,7 @@ from zaqar.service.queues import Queues
 from zaqar.stages.base import Stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
-from zaqar.storage.placement import Placement, PoolPlacement
+from zaqar.storage.pools import Placement, PoolPlacement
 from zaqar.waiting.hub import Hub
 
 Step = Callable[[], object]

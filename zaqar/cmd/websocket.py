@@ -216,7 +216,7 @@ class _Process:
         conf = configuration.load(self._arguments)
         configuration.set_up_log(conf)
         before = self.parts
-        messages = None if before.placement.spreads else before.placement.places()[0].store
+        messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
         return _build(conf, management=before.management, messages=messages)

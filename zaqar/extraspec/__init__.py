@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zaqar.entry_points import is_from_outside
 from zaqar.errors import ClientError, Forbidden, InvalidInput, StartupError, StoreUnavailable
-from zaqar.plugins import is_from_outside
 
 GROUP = "zaqar.extraspec.tasks"
 HEADER = "EXTRA-SPEC"

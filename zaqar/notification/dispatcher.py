@@ -22,13 +22,13 @@ from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
 from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.pump import Pump
-from zaqar.notification.sending import EndSubscription, FindPlace, PostDeadLetter, Sender
+from zaqar.notification.sending import EndSubscription, FindStore, PostDeadLetter, Sender
 from zaqar.notification.store import label_of
 from zaqar.notification.subscribers import Subscribers
 from zaqar.notification.tasks.base import Task
 from zaqar.notification.trust_removal import TrustRemoval
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Dispatcher:
         bounds: Bounds,
         keys: MessageKeys = NO_KEYS,
         end_subscription: EndSubscription,
-        find_place: FindPlace,
+        find_store: FindStore,
         post_dead_letter: PostDeadLetter,
         delete_trust: Callable[[str], None] | None = None,
         node_removal: NodeRemoval | None = None,
@@ -88,14 +88,14 @@ class Dispatcher:
             calls=self._calls,
             calls_aside=self._calls_aside,
             end_subscription=end_subscription,
-            find_place=find_place,
+            find_store=find_store,
             post_dead_letter=post_dead_letter,
         )
         self._removals: list[TrustRemoval | NodeRemoval] = [] if node_removal is None else [node_removal]
         if delete_trust is not None:
             self._removals.append(TrustRemoval(delete_trust, management=management, calls=self._calls, clock=clock))
-        self._aside: dict[Place | None, GuardedCalls] = {}
-        self._pumps: dict[Place, tuple[Pump, asyncio.Task[None]]] = {}
+        self._aside: dict[StoreRef | None, GuardedCalls] = {}
+        self._pumps: dict[StoreRef, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self.counts = self._sender.counts
         """How often each became of a delivery since the start."""
@@ -111,7 +111,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         if listener is not None:
             loop.add_reader(listener.fileno(), self._rung, listener)
-        watching = asyncio.create_task(self._watch_places())
+        watching = asyncio.create_task(self._watch_stores())
         stopping = asyncio.create_task(stop.wait())
         removing = [asyncio.create_task(removal.run()) for removal in self._removals]
         try:
@@ -134,44 +134,46 @@ class Dispatcher:
 
     # -- the stores --------------------------------------------------------------------------------------------------
 
-    async def _watch_places(self) -> None:
+    async def _watch_stores(self) -> None:
         """Have a pump for each store there is."""
         while True:
             try:
-                places = await self._calls.run(lambda: (self._placement.places(), self._placement.places_in_use()))
+                store_refs = await self._calls.run(
+                    lambda: (self._placement.all_stores(), self._placement.stores_in_use())
+                )
             except StoreUnavailable:
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
-            self._adjust(*places)
+            self._adjust(*store_refs)
             await asyncio.sleep(_PLACES_SECONDS)
 
-    def _adjust(self, places: list[Place], in_use: list[Place]) -> None:
-        for place in places:
-            if place not in self._pumps:
-                pump = self._pump(place, in_use=place in in_use)
-                self._pumps[place] = (pump, asyncio.create_task(pump.run()))
+    def _adjust(self, store_refs: list[StoreRef], in_use: list[StoreRef]) -> None:
+        for store_ref in store_refs:
+            if store_ref not in self._pumps:
+                pump = self._pump(store_ref, in_use=store_ref in in_use)
+                self._pumps[store_ref] = (pump, asyncio.create_task(pump.run()))
         # The store of a pool that was removed is closed by the placement; no queue was on it any more.
-        for place in [place for place in self._pumps if place not in places]:
-            retiring = asyncio.create_task(_finish(*self._pumps.pop(place)))
+        for store_ref in [store_ref for store_ref in self._pumps if store_ref not in store_refs]:
+            retiring = asyncio.create_task(_finish(*self._pumps.pop(store_ref)))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
-            if place in self._aside:
-                self._aside.pop(place).close()
+            if store_ref in self._aside:
+                self._aside.pop(store_ref).close()
 
-    def _calls_aside(self, place: Place | None) -> GuardedCalls:
+    def _calls_aside(self, store_ref: StoreRef | None) -> GuardedCalls:
         """For what a delivery leads to besides: it waits for the store it concerns, and for no other one.
 
         None stands for the stores of queues that are to be created.
         """
-        calls = self._aside.get(place)
+        calls = self._aside.get(store_ref)
         if calls is None:
-            label = "A store for a new dead letter queue" if place is None else label_of(place)
-            calls = self._aside[place] = GuardedCalls(label, _ASIDE_THREADS)
+            label = "A store for a new dead letter queue" if store_ref is None else label_of(store_ref)
+            calls = self._aside[store_ref] = GuardedCalls(label, _ASIDE_THREADS)
         return calls
 
-    def _pump(self, place: Place, *, in_use: bool) -> Pump:
+    def _pump(self, store_ref: StoreRef, *, in_use: bool) -> Pump:
         return Pump(
-            place,
+            store_ref,
             owner=self.owner,
             clock=self._clock,
             capacity=self._capacity,

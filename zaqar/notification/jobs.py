@@ -131,7 +131,7 @@ class Jobs:
         if put_off is not None:
             return put_off
         try:
-            verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+            verdict, reached = await self._sender.send(job.delivery, subscription, self._store.store_ref)
         except OutOfTurn as exc:
             self._note(job, exc.reached)
             return await self._put_back(job.delivery)

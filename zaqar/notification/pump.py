@@ -19,7 +19,7 @@ from zaqar.notification.posts import FIRST_PIECES, LATER_PIECES, LeasedPosts
 from zaqar.notification.sending import Sender
 from zaqar.notification.store import LeasedStore
 from zaqar.notification.subscribers import Subscribers
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Pump:
 
     def __init__(
         self,
-        place: Place,
+        store_ref: StoreRef,
         *,
         owner: str,
         clock: Clock,
@@ -54,7 +54,7 @@ class Pump:
         self._capacity = capacity
         self._sender = sender
         self._away_seconds = away_seconds
-        self._store = LeasedStore(place, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
+        self._store = LeasedStore(store_ref, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
         self._lanes = Lanes(capacity)
         self._jobs = Jobs(
             self._store,

@@ -26,7 +26,7 @@ from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, 
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.tasks.base import Outcome, Task
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ It is False, and the subscription stays, if it has another subscriber by now.
 It blocks, and raises StoreUnavailable.
 """
 
-FindPlace = Callable[[str, str], Place | None]
+FindStore = Callable[[str, str], StoreRef | None]
 """Where the queue of that name in that project is; None if there is none. It asks the management store only.
 
 It blocks, and raises StoreUnavailable.
@@ -102,9 +102,9 @@ class Sender:
         keys: MessageKeys = NO_KEYS,
         clock: Clock,
         calls: Calls,
-        calls_aside: Callable[[Place | None], GuardedCalls],
+        calls_aside: Callable[[StoreRef | None], GuardedCalls],
         end_subscription: EndSubscription,
-        find_place: FindPlace,
+        find_store: FindStore,
         post_dead_letter: PostDeadLetter,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -117,7 +117,7 @@ class Sender:
         self._calls = calls
         self._calls_aside = calls_aside
         self._end_subscription = end_subscription
-        self._find_place = find_place
+        self._find_store = find_store
         self._post_dead_letter = post_dead_letter
         self._draw = draw
         self.counts: Counter[str] = Counter()
@@ -185,24 +185,26 @@ class Sender:
 
     # -- the attempt -------------------------------------------------------------------------------------------------
 
-    async def send(self, delivery: Delivery, subscription: Subscription, place: Place) -> tuple[Delivery, bool | None]:
+    async def send(
+        self, delivery: Delivery, subscription: Subscription, store_ref: StoreRef
+    ) -> tuple[Delivery, bool | None]:
         """Make one attempt; return the delivery as it is to be written, and whether somebody answered.
 
-        ``place`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was away,
-        or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
+        ``store_ref`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was
+        away, or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
         Raises OutOfTurn.
         """
         if not is_sealed(delivery.body):
-            return await self._send(delivery, subscription, place, encrypted=False)
+            return await self._send(delivery, subscription, store_ref, encrypted=False)
         try:
             plain = replace(delivery, body=self._keys.open(delivery.body, project=subscription.project))
         except Unreadable as exc:
             return self._judge_unreadable(delivery, exc), None
-        verdict, reached = await self._send(plain, subscription, place, encrypted=True)
+        verdict, reached = await self._send(plain, subscription, store_ref, encrypted=True)
         return replace(verdict, body=delivery.body), reached
 
     async def _send(
-        self, delivery: Delivery, subscription: Subscription, place: Place, *, encrypted: bool
+        self, delivery: Delivery, subscription: Subscription, store_ref: StoreRef, *, encrypted: bool
     ) -> tuple[Delivery, bool | None]:
         """The same for a delivery with a plain body; ``encrypted`` says that it is stored otherwise."""
         if await self._is_exhausted(delivery, subscription):
@@ -232,7 +234,7 @@ class Sender:
         )
         if outcome.delivered:
             return self._settled(tried, DONE, "delivered"), outcome.reached
-        judging = self._judge_failure(tried, subscription, outcome, place, encrypted)
+        judging = self._judge_failure(tried, subscription, outcome, store_ref, encrypted)
         return await self._go_on(judging, tried), outcome.reached
 
     async def _go_on(self, judging: Coroutine[Any, Any, Delivery], delivery: Delivery) -> Delivery:
@@ -294,10 +296,10 @@ class Sender:
         return self._settled(noted, DEAD, "dead")
 
     async def _judge_failure(
-        self, tried: Delivery, subscription: Subscription, outcome: Outcome, place: Place, encrypted: bool
+        self, tried: Delivery, subscription: Subscription, outcome: Outcome, store_ref: StoreRef, encrypted: bool
     ) -> Delivery:
         if outcome.gone:
-            ended = await self._calls_aside(place).run(partial(self._end_subscription, subscription))
+            ended = await self._calls_aside(store_ref).run(partial(self._end_subscription, subscription))
             self._subscribers.forget(subscription)
             if not ended:
                 # That was the word of a subscriber that it had before. The new one gets the delivery.
@@ -350,10 +352,10 @@ class Sender:
         if queue is None:
             return
         letter = dead_letters.compose(tried, subscription)
-        place = await self._calls.run(partial(self._find_place, subscription.project, queue))
+        store_ref = await self._calls.run(partial(self._find_store, subscription.project, queue))
         try:
             post = partial(self._post_dead_letter, subscription.project, queue, letter, encrypt=encrypted)
-            await self._calls_aside(place).run(post)
+            await self._calls_aside(store_ref).run(post)
         except ClientError as exc:
             _log.warning("The dead letter queue '%s' of subscription %s refused: %s", queue, subscription.id, exc)
 

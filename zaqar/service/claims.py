@@ -94,7 +94,7 @@ class Claims:
         def take(known: Known) -> list[Message]:
             dead_letters = self._bury(address, known, limit, now)
             try:
-                taken = known.place.store.claim(
+                taken = known.store_ref.store.claim(
                     queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
@@ -102,7 +102,7 @@ class Claims:
                     self._queues.reopen(address._replace(name=dead_letters.queue.name), create=True)
                 raise
             if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
-                self._hub.perhaps_received(dead_letters.queue, known.place)
+                self._hub.perhaps_received(dead_letters.queue, known.store_ref)
             return taken
 
         return self._queues.serve(address, take) or []
@@ -130,10 +130,10 @@ class Claims:
         except StoreUnavailable:
             _log.debug("The dead letter queue '%s' is away.", dead_letters.name)
             return passed_over
-        in_one_store = target.place is known.place
+        in_one_store = target.store_ref is known.store_ref
         if in_one_store and self._is_settled(known, target):
             return DeadLetters(target.queue, rules.max_claim_count, ttl)
-        if target.place.away:
+        if target.store_ref.away:
             return passed_over
         try:
             brought = hand_over(
@@ -171,7 +171,7 @@ class Claims:
             raise _no_claim(address)
         now = self._clock()
         found = self._queues.serve(
-            address, lambda known: known.place.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
+            address, lambda known: known.store_ref.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
         )
         if found is None:
             raise _no_claim(address)
@@ -185,7 +185,7 @@ class Claims:
             raise _no_claim(address)
 
         def start_anew(known: Known) -> bool:
-            known.place.store.renew_claim(
+            known.store_ref.store.renew_claim(
                 queue=known.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
             )
             return True
@@ -199,7 +199,7 @@ class Claims:
             return
 
         def release(known: Known) -> None:
-            known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock())
+            known.store_ref.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock())
             self._hub.freed(known.queue)
 
         self._queues.serve(address, release)

@@ -142,8 +142,8 @@ class ConnectionSubscriptions:
         known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
             return False
-        with self._guard.asking(known.place):
-            return known.place.store.has_undelivered_before(
+        with self._guard.asking(known.store_ref):
+            return known.store_ref.store.has_undelivered_before(
                 queue_uid=queue_uid,
                 subscription_id=live.id,
                 number=number,

@@ -12,7 +12,7 @@ from zaqar.model import WAITING, Address, Delivery, DeliveryKey, is_message_id, 
 from zaqar.schemas.deliveries import check_state, parse_resend
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 _BATCH = 500
 _MOST_BATCHES = 20
@@ -92,4 +92,4 @@ class Deliveries:
 
     def _find(self, address: Address, subscription_id: str) -> tuple[str, MessageStore]:
         row, _ = self._subscriptions.find(address, subscription_id, self._clock())
-        return row.uid, self._placement.place_of(row).store
+        return row.uid, self._placement.store_of(row).store

@@ -14,7 +14,7 @@ from zaqar.schemas.fields import check_name
 from zaqar.schemas.pools import apply_patch, parse_patch, parse_pool
 from zaqar.service.catalog import CatalogChanges
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import PoolDrivers
+from zaqar.storage.pools import PoolDrivers
 
 _log = logging.getLogger(__name__)
 

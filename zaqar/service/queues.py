@@ -22,7 +22,7 @@ from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
 from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, show_metadata
 from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ _DROPPED_AT_ONCE = 500
 
 
 class Known(NamedTuple):
-    """A queue, the rules its metadata set, and the place whose store serves it."""
+    """A queue, the rules its metadata set, and the store that serves it."""
 
     queue: Queue
     rules: QueueRules
-    place: Place
+    store_ref: StoreRef
 
 
 class Queues:
@@ -139,7 +139,7 @@ class Queues:
         if not create:
             return None
         queue = _make_queue(address, {}, pool=None)
-        return Known(queue, rules_of({}, self._limits), self._placement.place_before_creation(queue.uid))
+        return Known(queue, rules_of({}, self._limits), self._placement.provisional(queue.uid))
 
     def row(self, address: Address) -> Queue | None:
         """The queue as the management store has it now; None where there is none."""
@@ -151,7 +151,7 @@ class Queues:
     def _insert(self, queue: Queue) -> Queue | None:
         """The row in place afterwards; None where there is none, as the pool was removed at this moment."""
         row = self._management.create_queue(queue=queue)
-        if row.uid == queue.uid and not self._placement.still_stands(row):
+        if row.uid == queue.uid and not self._placement.pool_is_registered(row):
             self._management.delete_queue(queue=row)
             return None
         return row
@@ -161,7 +161,7 @@ class Queues:
 
         A dropped queue's row is a left-over of a delete that did not end, which is ended here.
         """
-        store = self._placement.place_of(row).store
+        store = self._placement.store_of(row).store
         try:
             fence = store.open_queue(queue=row, now=self._clock())
             if fence > row.generation:
@@ -192,7 +192,7 @@ class Queues:
             self._management.trusts.hasten(queue_uid=row.uid, now=self._clock())
 
     def _remember(self, address: Address, row: Queue) -> Known:
-        known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
+        known = Known(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
         strings = (address, row.uid, row.project, row.kind, row.name, row.pool, known.rules.dead_letter_queue)
         self._cache.put(address, known, _KNOWN_BYTES + size_of(strings) + size_of(row.metadata))
         return known
@@ -260,7 +260,7 @@ class Queues:
         row = self.row(address)
         if row is not None:
             # The store forgets the queue first: an acknowledged message is never in a queue without a row.
-            self._placement.place_of(row).store.drop_queue(queue=row, now=self._clock())
+            self._placement.store_of(row).store.drop_queue(queue=row, now=self._clock())
             self._remove(row)
         self._forget(address)
 
@@ -287,14 +287,14 @@ class Queues:
     def stats(self, address: Address) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.place.store.stats(queue=known.queue, now=now))
+        stats = self.serve(address, lambda known: known.store_ref.store.stats(queue=known.queue, now=now))
         return stats or Stats(), now
 
     def purge(self, address: Address, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
         types = self.schemas.parse_purge(raw)
         if "messages" in types:
-            self.serve(address, lambda known: known.place.store.purge(queue=known.queue, now=self._clock()))
+            self.serve(address, lambda known: known.store_ref.store.purge(queue=known.queue, now=self._clock()))
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
             removed = self._subscription_ids(row.uid)
@@ -348,9 +348,9 @@ class Queues:
             changed = replace(row, notify=False, generation=row.generation + 1)
             if self._management.replace_queue(queue=changed):
                 self._forget(address)
-                place = self._placement.place_of(changed)
+                store_ref = self._placement.store_of(changed)
                 # While the store is away, others may go on to note posts that nobody gets, until they read the row.
-                _try(place, partial(self._open, changed))
+                _try(store_ref, partial(self._open, changed))
                 # One whose creator was killed before it could change the row.
                 if self._has_subscriptions(uid):
                     self.mark_subscribed(address, uid, anew=False)
@@ -365,28 +365,30 @@ class Queues:
         row = self.row(address)
         if row is None or row.uid != uid:
             return  # They went with the queue.
-        place = self._placement.place_of(row)
+        store_ref = self._placement.store_of(row)
         for start in range(0, len(subscription_ids), _DROPPED_AT_ONCE):
-            _try(place, partial(self._drop_some, place, uid, subscription_ids[start : start + _DROPPED_AT_ONCE]))
+            _try(
+                store_ref, partial(self._drop_some, store_ref, uid, subscription_ids[start : start + _DROPPED_AT_ONCE])
+            )
 
-    def _drop_some(self, place: Place, uid: str, subscription_ids: Sequence[str]) -> None:
-        place.store.drop_deliveries(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
+    def _drop_some(self, store_ref: StoreRef, uid: str, subscription_ids: Sequence[str]) -> None:
+        store_ref.store.drop_deliveries(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
 
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
 
 
-def _try(place: Place, step: Callable[[], object]) -> None:
+def _try(store_ref: StoreRef, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
     try:
-        if place.away:
+        if store_ref.away:
             return
     except StoreUnavailable:
         return  # Its pool is not registered.
     try:
         step()
     except StoreUnavailable:
-        place.note_failure()
+        store_ref.note_failure()
 
 
 def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:

@@ -42,7 +42,7 @@ from zaqar.service.subscription_changes import changed, new_subscription, way_to
 from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
 from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 _log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Subscriptions:
             due=now,
             kind=kind,
         )
-        self._placement.place_of(row).store.put_delivery(delivery=delivery)
+        self._placement.store_of(row).store.put_delivery(delivery=delivery)
         self._ring()
 
     # -- changes -----------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from zaqar.bell import LISTING_SECONDS, Bell, Listener
 from zaqar.clock import Clock
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Background
-from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, PlacePoller
+from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, StorePoller
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
@@ -85,18 +85,18 @@ class Hub:
 
     # -- what this process does --------------------------------------------------------------------------------------
 
-    def posted(self, queue: Queue, place: Place, ids: list[str]) -> None:
+    def posted(self, queue: Queue, store_ref: StoreRef, ids: list[str]) -> None:
         """Messages with these ids were posted to the queue. PERF: called only if it is time, see ``check_at``."""
         if self._is_nobody_waiting():
             return
         address = Address(queue.project, queue.kind, queue.name)
         last = int(ids[-1][UID_LENGTH:], 16) if ids else 0
-        self._post(address, Located(queue.uid, place), last)
+        self._post(address, Located(queue.uid, store_ref), last)
 
-    def received(self, queue: Queue, place: Place) -> None:
+    def received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages were put into the queue by this process, in another way than by a post."""
         if not self._is_nobody_waiting():
-            self._post(Address(queue.project, queue.kind, queue.name), Located(queue.uid, place), 0)
+            self._post(Address(queue.project, queue.kind, queue.name), Located(queue.uid, store_ref), 0)
 
     def freed(self, queue: Queue) -> None:
         """Messages of the queue are free again."""
@@ -106,11 +106,11 @@ class Hub:
         wake = Wake.FREE_READERS if here else Wake.FREED
         self._tell(wake, Address(queue.project, queue.kind, queue.name), queue.uid)
 
-    def perhaps_received(self, queue: Queue, place: Place) -> None:
+    def perhaps_received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages may have been put into the queue, which only the store knows. It is asked if somebody waits."""
         if self._is_nobody_waiting():
             return
-        self._look(queue.uid, place)
+        self._look(queue.uid, store_ref)
         now = time.monotonic()
         if now >= self._perhaps.get(queue.uid, 0.0) + SOON_SECONDS:
             if len(self._perhaps) >= _MOST_PERHAPS:
@@ -169,9 +169,9 @@ class Hub:
         if self.registry.note_foreign(told.digest, told.uid, told.wake, told.last):
             self._look_up()
         elif not told.wake:
-            place = self.registry.place_of(told.uid)
-            if place is not None:
-                self._look(told.uid, place)
+            store_ref = self.registry.store_of(told.uid)
+            if store_ref is not None:
+                self._look(told.uid, store_ref)
 
     def _look_up(self) -> None:
         """Have the queues looked up that are waited for and not known."""
@@ -185,23 +185,23 @@ class Hub:
 
         Posts to any queue can cause this, up to ten times a second, and it must not cost a store much.
         """
-        for place in self.registry.places():
-            uids = self.registry.uids_of(place)
+        for store_ref in self.registry.store_refs():
+            uids = self.registry.uids_of(store_ref)
             if len(uids) <= _MOST_LOOKED_AT:
                 for uid in uids:
-                    self._look(uid, place)
+                    self._look(uid, store_ref)
 
-    def _look(self, uid: str, place: Place) -> None:
-        poller = self._background.get(place)
-        if isinstance(poller, PlacePoller):
+    def _look(self, uid: str, store_ref: StoreRef) -> None:
+        poller = self._background.get(store_ref)
+        if isinstance(poller, StorePoller):
             poller.look(uid)
 
     def _watch(self, located: Located) -> None:
         """Have the store asked for this queue from now on."""
-        self._background.start(located.place, lambda: self._make_poller(located.place))
-        self._background.start((_CHANNEL, located.place), lambda: Channel(located.place, self.registry))
-        poller = self._background.get(located.place)
-        if isinstance(poller, PlacePoller):
+        self._background.start(located.store_ref, lambda: self._make_poller(located.store_ref))
+        self._background.start((_CHANNEL, located.store_ref), lambda: Channel(located.store_ref, self.registry))
+        poller = self._background.get(located.store_ref)
+        if isinstance(poller, StorePoller):
             poller.look_if_new(located.uid)
 
     def _found(self, address: Address, located: Located) -> None:
@@ -230,8 +230,8 @@ class Hub:
         # Not the function itself, because a reload replaces it.
         return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
 
-    def _make_poller(self, place: Place) -> PlacePoller:
-        return PlacePoller(place, self.registry, self._clock, lost=self._look_up)
+    def _make_poller(self, store_ref: StoreRef) -> StorePoller:
+        return StorePoller(store_ref, self.registry, self._clock, lost=self._look_up)
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

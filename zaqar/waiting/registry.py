@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from zaqar.model import Address, QueuePosition
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, WaitedQueue, Wake, digest_of
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Registry:
         self._queues: dict[Address, WaitedQueue] = {}
         self._by_uid: dict[str, WaitedQueue] = {}
         self._by_digest: dict[str, WaitedQueue] = {}
-        self._of_places: dict[Place, dict[str, WaitedQueue]] = {}
+        self._by_store: dict[StoreRef, dict[str, WaitedQueue]] = {}
         self._missing: dict[Address, WaitedQueue] = {}
         self._of_projects: Counter[tuple[bool, str]] = Counter()
         self._versions = count(1)
@@ -316,20 +316,20 @@ class Registry:
 
     def _locate(self, queue: WaitedQueue, located: Located | None) -> None:
         if queue.located is not None:
-            uid, place = queue.located
+            uid, store_ref = queue.located
             if self._by_uid.get(uid) is queue:
                 del self._by_uid[uid]
-            of_place = self._of_places[place]
-            of_place.pop(uid, None)
-            if not of_place:
-                del self._of_places[place]
+            of_store = self._by_store[store_ref]
+            of_store.pop(uid, None)
+            if not of_store:
+                del self._by_store[store_ref]
         queue.located, queue.last, queue.position = located, 0, None
         if located is None:
             self._missing[queue.address] = queue
         else:
             self._missing.pop(queue.address, None)
             self._by_uid[located.uid] = queue
-            self._of_places.setdefault(located.place, {})[located.uid] = queue
+            self._by_store.setdefault(located.store_ref, {})[located.uid] = queue
 
     def use(self, other: Registry) -> None:
         """Take over the limits of ``other``, and forget where the queues are, so that they are looked up again."""
@@ -349,24 +349,24 @@ class Registry:
 
     # -- what to ask the stores --------------------------------------------------------------------------------------
 
-    def places(self) -> list[Place]:
-        """The places of the queues that are waited for and known to exist."""
+    def store_refs(self) -> list[StoreRef]:
+        """The stores of the queues that are waited for and known to exist."""
         with self._lock:
-            return list(self._of_places)
+            return list(self._by_store)
 
-    def is_waited_at(self, place: Place) -> bool:
-        return place in self._of_places
+    def is_waited_at(self, store_ref: StoreRef) -> bool:
+        return store_ref in self._by_store
 
-    def place_of(self, uid: str) -> Place | None:
+    def store_of(self, uid: str) -> StoreRef | None:
         """Where the queue of this uid is, if it is waited for."""
         with self._lock:
             queue = self._by_uid.get(uid)
-            return None if queue is None or queue.located is None else queue.located.place
+            return None if queue is None or queue.located is None else queue.located.store_ref
 
-    def uids_of(self, place: Place) -> list[str]:
-        """The uids of the queues of this place that are waited for."""
+    def uids_of(self, store_ref: StoreRef) -> list[str]:
+        """The uids of the queues of this store that are waited for."""
         with self._lock:
-            return list(self._of_places.get(place, ()))
+            return list(self._by_store.get(store_ref, ()))
 
     def missing(self) -> list[Address]:
         """The names that are waited for and that no queue is known by."""

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from zaqar.model import Address, QueuePosition
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 if TYPE_CHECKING:
     from zaqar.waiting.registry import Waiter
@@ -40,10 +40,10 @@ class Wake(Flag):
 
 
 class Located(NamedTuple):
-    """The uid of a queue that exists, and the place of the store that serves it."""
+    """The uid of a queue that exists, and the reference to the store that serves it."""
 
     uid: str
-    place: Place
+    store_ref: StoreRef
 
 
 class TooManyWaiting(Exception):

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from zaqar import app, conf, encryption_keys, plugins
+from zaqar import app, conf, encryption_keys, entry_points
 from zaqar.cmd import gc
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Address, Draft, Queue
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
@@ -63,7 +63,7 @@ class Store(MemoryMessageStore):
         return limit if self.each is None else self.each
 
 
-class Pool(Place):
+class Pool(StoreRef):
     store: MessageStore = None  # type: ignore[assignment]
 
     def __init__(self, name: str, store: MessageStore) -> None:
@@ -75,7 +75,7 @@ def make_sweeper(*stores: MessageStore, share: float = 0.2, tidied: tuple[int, b
     pools = [Pool(f"p{number}", store) for number, store in enumerate(stores)]
     return gc.Sweeper(
         tidy=lambda: tidied,
-        places=lambda: pools,
+        store_refs=lambda: pools,
         clock=FakeClock(),
         pause=lambda: None,
         share_seconds=share,
@@ -230,12 +230,12 @@ class Away(MemoryMessageStore):
 
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = plugins.load
+    load = entry_points.load
 
     def load_away(group: str, name: str, **more: str) -> Any:
         return Away if group == "zaqar.data.storage" else load(group, name, **more)
 
-    monkeypatch.setattr(plugins, "load", load_away)
+    monkeypatch.setattr(entry_points, "load", load_away)
 
 
 @pytest.mark.usefixtures("away")

@@ -653,7 +653,7 @@ def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
         scene.subscribe("s1", project="other", expires=scene.clock() + 10**6)
         link = Link(MemoryMessageStore())
         async with scene.notifier(task, link) as notifier:
-            scene.place_of_letters = {"of the deliveries": notifier.link, "of others": link, "none yet": None}[place]
+            scene.store_of_letters = {"of the deliveries": notifier.link, "of others": link, "none yet": None}[place]
             # All that is tried once is exhausted.
             monkeypatch.setattr("zaqar.notification.retry.BACKOFF_RETRIES", 0)
             scene.post(1)

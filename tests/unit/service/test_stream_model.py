@@ -175,15 +175,15 @@ class Streaming(RuleBasedStateMachine):
     def tell(self) -> None:
         row = self.cluster.row()
         if row is not None:
-            self.hub.registry.note_queue(ADDRESS, Located(row.uid, self.placement.place_of(row)))
+            self.hub.registry.note_queue(ADDRESS, Located(row.uid, self.placement.store_of(row)))
 
     @rule()
     def look(self) -> None:
         """What happens once a second while anybody waits."""
         registry = self.hub.registry
-        for place in registry.places():
-            uids = registry.uids_of(place)
-            positions = place.store.positions(uids=uids, now=self.clock.now)
+        for store_ref in registry.store_refs():
+            uids = registry.uids_of(store_ref)
+            positions = store_ref.store.positions(uids=uids, now=self.clock.now)
             registry.note_positions(uids, positions, self.clock.now)
         for address in registry.missing():
             if address == ADDRESS:

@@ -24,7 +24,7 @@ from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting import background, polling, wakeups
 from zaqar.waiting import hub as waiting_hub
 from zaqar.waiting.blocking import Attempt, wait_for
-from zaqar.waiting.polling import PlacePoller
+from zaqar.waiting.polling import StorePoller
 from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, Wake, digest_of
 from zaqar.waiting.wakeups import Told
@@ -124,8 +124,8 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     pair.there.claim()
     elsewhere = pair.wait()
     # Its process has looked at the store, and does not do so while the posts are made.
-    place, jobs = pair.here.parts.placement.places()[0], pair.here.parts.hub._background
-    until(lambda: (job := jobs.get(place)) is not None and job._known)  # type: ignore[attr-defined]
+    store_ref, jobs = pair.here.parts.placement.all_stores()[0], pair.here.parts.hub._background
+    until(lambda: (job := jobs.get(store_ref)) is not None and job._known)  # type: ignore[attr-defined]
     own = WaitingClaim(pair.there)
     before = elsewhere.attempts
     pair.there.post("one")
@@ -178,12 +178,12 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_datagrams_that_may_be_lost_cost_a_store_little(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, looked = pair.here.parts.hub, []
-    monkeypatch.setattr(hub, "_look", lambda uid, place: looked.append(uid))
-    place = pair.here.parts.placement.places()[0]
+    monkeypatch.setattr(hub, "_look", lambda uid, store_ref: looked.append(uid))
+    store_ref = pair.here.parts.placement.all_stores()[0]
     waiters = []
     for number in range(101):
         address = ADDRESS._replace(name=f"q{number}")
-        located = Located(f"{number:024x}", place)
+        located = Located(f"{number:024x}", store_ref)
         waiters.append(hub.registry.join(address, located, Kind.READER, wake=lambda: None))
     hub._look_at_all()
     assert looked == []
@@ -454,7 +454,7 @@ def test_a_silent_store_delays_no_other_one(process: Process, tmp_path: Path, mo
         address = ADDRESS._replace(name=f"queue {id(store)}")
         known = pool.queues.ensure(address)
         hub.registry.join(address, None, Kind.READER, wake=lambda: None)
-        hub._found(address, Located(known.queue.uid, known.place))
+        hub._found(address, Located(known.queue.uid, known.store_ref))
     until(lambda: len(other.looks) > 5)
     assert len(silent.looks) == 1
     silent.is_silent = False
@@ -465,13 +465,13 @@ def test_a_silent_store_delays_no_other_one(process: Process, tmp_path: Path, mo
 def test_one_call_for_all_queues(process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "CHUNK", 10)
     registry = process.parts.hub.registry
-    place = process.parts.placement.places()[0]
+    store_ref = process.parts.placement.all_stores()[0]
     for number in range(25):
         uid = f"{number:024x}"
         for kind in Kind:
-            registry.join(ADDRESS._replace(name=uid), Located(uid, place), kind, wake=lambda: None)
+            registry.join(ADDRESS._replace(name=uid), Located(uid, store_ref), kind, wake=lambda: None)
     lost: list[bool] = []
-    poller = PlacePoller(place, registry, time.time, lost=lambda: lost.append(True))
+    poller = StorePoller(store_ref, registry, time.time, lost=lambda: lost.append(True))
     poller.step()
     assert [len(uids) for uids in store.looks] == [10, 10, 5]
     # The store has none of them.
@@ -495,9 +495,9 @@ class Waited:
             passed_on=lambda *_: None,
         )
         known = parts.queues.ensure(ADDRESS)
-        self.located = Located(known.queue.uid, known.place)
+        self.located = Located(known.queue.uid, known.store_ref)
         self.waiter = self.registry.join(ADDRESS, self.located, Kind.TAKER, wake=lambda: None)
-        self.poller = PlacePoller(known.place, self.registry, self.clock, lost=lambda: None)
+        self.poller = StorePoller(known.store_ref, self.registry, self.clock, lost=lambda: None)
 
     def rest(self) -> None:
         """The taker finds nothing."""
@@ -531,7 +531,9 @@ def test_a_queue_that_was_not_waited_for_is_looked_at_soon(tmp_path: Path, monke
     waited = Waited(tmp_path)
     waited.poller.step()
     new = waited.process.parts.queues.ensure(ADDRESS._replace(name="new"))
-    waited.registry.join(ADDRESS._replace(name="new"), Located(new.queue.uid, new.place), Kind.TAKER, wake=lambda: None)
+    waited.registry.join(
+        ADDRESS._replace(name="new"), Located(new.queue.uid, new.store_ref), Kind.TAKER, wake=lambda: None
+    )
     waited.poller.look_if_new(waited.located.uid)
     assert waited.poller.step() > 0
     assert len(waited.store.looks) == 1

@@ -9,15 +9,15 @@ import pytest
 
 from zaqar.model import QUEUE, Address, QueuePosition
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.waiters import UNCHANGED_SECONDS, Kind, Located, TooManyWaiting, Wake, digest_of
 
 ADDRESS = Address("shop", QUEUE, "orders")
 UID = "a" * 24
 NEWER_UID = "b" * 24
-PLACE: Place = Placement(MemoryMessageStore()).places()[0]
-LOCATED = Located(UID, PLACE)
+STORE_REF: StoreRef = Placement(MemoryMessageStore()).all_stores()[0]
+LOCATED = Located(UID, STORE_REF)
 
 
 class Clients:
@@ -216,13 +216,13 @@ def test_a_queue_that_did_not_exist(clients: Clients) -> None:
     taker = clients.join(located=None)
     attempt(taker, found=0)
     assert clients.registry.missing() == [ADDRESS]
-    assert not clients.registry.is_waited_at(PLACE)
+    assert not clients.registry.is_waited_at(STORE_REF)
     assert clients.registry.note_queue(ADDRESS, LOCATED)
     assert taker.is_ready
     assert clients.registry.missing() == []
-    assert clients.registry.uids_of(PLACE) == [UID]
+    assert clients.registry.uids_of(STORE_REF) == [UID]
     taker.leave()
-    assert clients.registry.places() == []
+    assert clients.registry.store_refs() == []
 
 
 def test_a_queue_that_another_process_created(clients: Clients) -> None:
@@ -241,9 +241,9 @@ def test_a_queue_that_was_created_anew(clients: Clients) -> None:
     assert taker.is_ready
     attempt(taker, found=0)
     # Its old uid is not asked for any more.
-    assert clients.registry.uids_of(PLACE) == []
-    clients.registry.note_queue(ADDRESS, Located(NEWER_UID, PLACE))
-    assert clients.registry.uids_of(PLACE) == [NEWER_UID]
+    assert clients.registry.uids_of(STORE_REF) == []
+    clients.registry.note_queue(ADDRESS, Located(NEWER_UID, STORE_REF))
+    assert clients.registry.uids_of(STORE_REF) == [NEWER_UID]
     assert not clients.registry.wake(UID)
 
 
@@ -251,7 +251,7 @@ def test_what_others_tell_of_queues_that_nobody_waits_for_is_ignored(clients: Cl
     clients.join()
     other = Address("shop", QUEUE, "other")
     assert not clients.registry.note_foreign(digest_of(other), NEWER_UID, Wake.POSTED, 1)
-    assert not clients.registry.note_queue(other, Located(NEWER_UID, PLACE))
+    assert not clients.registry.note_queue(other, Located(NEWER_UID, STORE_REF))
     assert not clients.registry.wake(NEWER_UID)
 
 
@@ -372,10 +372,10 @@ def test_nothing_is_kept_of_queues_that_nobody_waits_for(clients: Clients) -> No
     for number in range(50):
         address = Address(f"p{number}", QUEUE, "q")
         waiters = [clients.join(kind, address, None) for kind in Kind]
-        registry.note_queue(address, Located(f"{number:024x}", PLACE))
+        registry.note_queue(address, Located(f"{number:024x}", STORE_REF))
         for waiter in waiters:
             waiter.leave()
-    kept = (registry._queues, registry._by_uid, registry._by_digest, registry._of_places, registry._missing)
+    kept = (registry._queues, registry._by_uid, registry._by_digest, registry._by_store, registry._missing)
     assert not any(kept)
     assert not registry._of_projects
     assert (registry.waiting, registry.streams) == (0, 0)

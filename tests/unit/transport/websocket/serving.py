@@ -135,9 +135,9 @@ def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clo
 
 def reload_parts(before: Parts, **options: Any) -> Parts:
     """Parts with other options, as a process makes them when it reloads."""
-    (place,) = before.placement.places()
+    (store_ref,) = before.placement.all_stores()
     loaded = _configure({"state_dir": before.conf.state_dir, **options})
-    parts = app.build(loaded, clock=before.clock, management=before.management, messages=place.store)
+    parts = app.build(loaded, clock=before.clock, management=before.management, messages=store_ref.store)
     parts.hub.adopt(before.hub)
     return parts
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from zaqar import conf as configuration
-from zaqar.drivers import open_management_store, open_message_store
 from zaqar.errors import StartupError
+from zaqar.storage.registry import open_management_store, open_message_store
 
 LONG_LABEL = "x" * 64
 

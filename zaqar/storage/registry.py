@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from oslo_config import cfg
 
-from zaqar import plugins
+from zaqar import entry_points
 from zaqar.conf import sqlalchemy_uri
 from zaqar.conf.opts import list_opts
 from zaqar.errors import InvalidInput, StartupError
@@ -53,7 +53,7 @@ def open_message_store(conf: cfg.ConfigOpts) -> MessageStore:
 
 def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
     name = conf.drivers[which]
-    store = plugins.load(namespace, name)
+    store = entry_points.load(namespace, name)
     settings = _settings(conf, f"drivers:{which}:{name}")
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
@@ -67,8 +67,8 @@ def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:
     return dict(conf[group]) if group in conf else {}
 
 
-class Drivers:
-    """The installed message store drivers, for pools; what ``storage.placement`` asks for as PoolDrivers."""
+class DriverRegistry:
+    """The installed message store drivers, for pools; what :mod:`zaqar.storage.pools` asks for as PoolDrivers."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._conf = conf
@@ -79,7 +79,7 @@ class Drivers:
         if not scheme or not separator:
             raise InvalidInput("uri", "must begin with the scheme of a store, such as redis://")
         name = self._driver(pool)
-        installed = plugins.installed(MESSAGE_STORES)
+        installed = entry_points.installed(MESSAGE_STORES)
         if name not in installed:
             raise InvalidInput("uri", f"no installed driver serves its scheme; installed: {', '.join(installed)}")
         if scheme.partition("+")[0] == "sqlite" and rest.partition("?")[0].removeprefix("/") in _IN_MEMORY:
@@ -110,7 +110,7 @@ class Drivers:
 
     def _load(self, name: str) -> type[MessageStore]:
         if name not in self._loaded:
-            self._loaded[name] = plugins.load(MESSAGE_STORES, name)
+            self._loaded[name] = entry_points.load(MESSAGE_STORES, name)
         return self._loaded[name]
 
     def _driver(self, pool: Pool) -> str:

@@ -14,10 +14,9 @@ import pytest
 from tests.clock import FakeClock
 from zaqar.errors import InvalidInput, NoPool, StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import TOPIC, Catalog, Pool, Queue
-from zaqar.storage import placement as module
-from zaqar.storage.lazy import AWAY_SECONDS, REOPEN_SECONDS, LazyStore
+from zaqar.storage import pools as module
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
-from zaqar.storage.placement import CATALOG_SECONDS, Placement, PoolPlacement
+from zaqar.storage.pools import AWAY_SECONDS, CATALOG_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
@@ -29,12 +28,17 @@ QUEUE = Queue(uid="0" * 24, project="p", name="q")
 def test_without_pools_one_store_serves_every_queue(queue: Queue) -> None:
     store = MemoryMessageStore()
     placement = Placement(store)
-    place = placement.place_of(queue)
-    assert place.store is placement.place_before_creation("0" * 24).store is store
-    assert placement.places() == placement.places_in_use() == [place]
-    assert (place.name, place.away, placement.choose(None), placement.still_stands(queue)) == (None, False, None, True)
-    place.note_failure()
-    assert not place.away
+    store_ref = placement.store_of(queue)
+    assert store_ref.store is placement.provisional("0" * 24).store is store
+    assert placement.all_stores() == placement.stores_in_use() == [store_ref]
+    assert (store_ref.name, store_ref.away, placement.choose(None), placement.pool_is_registered(queue)) == (
+        None,
+        False,
+        None,
+        True,
+    )
+    store_ref.note_failure()
+    assert not store_ref.away
 
 
 @pytest.mark.parametrize("flavor", [None, "gold", ""])
@@ -121,7 +125,7 @@ class World:
         self.draws = iter(points)
 
     def store(self, pool: str | None) -> Store:
-        found = self.placement.place_of(replace(QUEUE, pool=pool)).store
+        found = self.placement.store_of(replace(QUEUE, pool=pool)).store
         assert isinstance(found, Store)
         return found
 
@@ -238,20 +242,20 @@ def test_the_virtual_pool_stands_in_for_a_kind_without_pools() -> None:
     assert world.placement.choose("empty") is None
     with pytest.raises(NoPool):
         world.placement.choose(None)
-    assert [place.name for place in world.placement.places_in_use()] == ["a", None]
+    assert [store_ref.name for store_ref in world.placement.stores_in_use()] == ["a", None]
 
 
 def test_the_configured_store_counts_once_it_is_used(world: World) -> None:
     world.write(pool("a"))
-    assert [place.name for place in world.placement.places_in_use()] == ["a"]
-    assert [place.name for place in world.placement.places()] == ["a", None]
+    assert [store_ref.name for store_ref in world.placement.stores_in_use()] == ["a"]
+    assert [store_ref.name for store_ref in world.placement.all_stores()] == ["a", None]
     assert world.store(None) is world.configured
-    assert [place.name for place in world.placement.places_in_use()] == ["a", None]
+    assert [store_ref.name for store_ref in world.placement.stores_in_use()] == ["a", None]
 
 
 def test_what_is_tried_before_creation_is_stale(world: World) -> None:
     with pytest.raises(StaleQueue) as caught:
-        _ = world.placement.place_before_creation("1" * 24).store
+        _ = world.placement.provisional("1" * 24).store
     assert caught.value.uid == "1" * 24
 
 
@@ -301,20 +305,20 @@ def test_messages_are_served_without_the_management_store(world: World) -> None:
     world.clock.advance(100)
     assert world.store("a") is store
     with pytest.raises(StoreUnavailable):
-        world.placement.still_stands(replace(QUEUE, pool="a"))
+        world.placement.pool_is_registered(replace(QUEUE, pool="a"))
     world.management.away = False
-    assert world.placement.still_stands(replace(QUEUE, pool="a"))
-    assert not world.placement.still_stands(replace(QUEUE, pool="b"))
+    assert world.placement.pool_is_registered(replace(QUEUE, pool="a"))
+    assert not world.placement.pool_is_registered(replace(QUEUE, pool="b"))
 
 
 def test_a_changed_uri_leads_to_another_store(world: World) -> None:
     world.write(pool("a"), pool("b"))
     old, kept = world.store("a"), world.store("b")
-    place = world.placement.place_of(replace(QUEUE, pool="a"))
+    store_ref = world.placement.store_of(replace(QUEUE, pool="a"))
     world.write(pool("a", uri="y://a"), pool("b", 7))
     world.clock.advance(CATALOG_SECONDS)
     assert world.store("a").uri == "y://a"
-    assert place.store is world.store("a"), "what a queue remembers follows"
+    assert store_ref.store is world.store("a"), "what a queue remembers follows"
     assert world.store("b") is kept
     assert old.closed == 0, "a request may still be at work with it"
     world.clock.advance(module._RETIREMENT_SECONDS)

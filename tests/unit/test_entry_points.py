@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stevedore.extension import ExtensionManager
 
-from zaqar import plugins
+from zaqar import entry_points
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
@@ -38,41 +38,41 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_our_own_drivers_are_installed() -> None:
-    assert "sqlalchemy" in plugins.installed("zaqar.data.storage")
-    assert plugins.load("zaqar.data.storage", "sqlalchemy") is SqlMessageStore
+    assert "sqlalchemy" in entry_points.installed("zaqar.data.storage")
+    assert entry_points.load("zaqar.data.storage", "sqlalchemy") is SqlMessageStore
 
 
 @pytest.mark.parametrize("group", ["zaqar.control.storage", "zaqar.data.storage", "zaqar.transport"])
 def test_every_entry_point_of_ours_can_be_loaded(group: str) -> None:
-    names = plugins.installed(group)
+    names = entry_points.installed(group)
     assert names
     for name in names:
-        assert callable(plugins.load(group, name))
+        assert callable(entry_points.load(group, name))
 
 
 def test_what_is_missing_is_told_with_what_is_there() -> None:
     with pytest.raises(StartupError) as caught:
-        plugins.load("zaqar.data.storage", "nosuch")
+        entry_points.load("zaqar.data.storage", "nosuch")
     assert str(caught.value).startswith("[drivers] message_store: there is no driver 'nosuch'; installed: ")
     assert "sqlalchemy" in str(caught.value)
 
 
 def test_an_unknown_group_has_nothing() -> None:
     with pytest.raises(StartupError, match=r"^zaqar\.nosuch: there is no plug-in 'x'; installed: none"):
-        plugins.load("zaqar.nosuch", "x")
+        entry_points.load("zaqar.nosuch", "x")
 
 
 def test_what_is_installed_and_removed_meanwhile_is_seen(install: Install, tmp_path: Path) -> None:
-    before = plugins.installed(GROUP)
+    before = entry_points.installed(GROUP)
     install("pack_late", "late")
-    assert plugins.installed(GROUP) == sorted([*before, "late"])
+    assert entry_points.installed(GROUP) == sorted([*before, "late"])
     shutil.rmtree(tmp_path / "pack_late-1.dist-info")
-    assert plugins.installed(GROUP) == before
+    assert entry_points.installed(GROUP) == before
 
 
 def test_a_plugin_of_another_package(install: Install) -> None:
     install("pack_fine", "shout", "plugin = 'the plug-in'\n")
-    assert plugins.load(GROUP, "shout") == "the plug-in"
+    assert entry_points.load(GROUP, "shout") == "the plug-in"
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_a_plugin_of_another_package(install: Install) -> None:
 def test_a_broken_plugin_stops_the_start(install: Install, package: str, source: str, complaint: str) -> None:
     install(package, "shout", source)
     with pytest.raises(StartupError, match=rf"message_pipeline: the stage 'shout' cannot be loaded: .*{complaint}"):
-        plugins.load(GROUP, "shout")
+        entry_points.load(GROUP, "shout")
 
 
 def test_two_packages_with_one_name(install: Install) -> None:
     install("pack_one", "shout")
     install("pack_two", "shout")
     with pytest.raises(StartupError, match="several installed packages have a stage 'shout'"):
-        plugins.load(GROUP, "shout")
+        entry_points.load(GROUP, "shout")
 
 
 @pytest.mark.parametrize(("name", "extra"), [("redis", "redis"), ("mongodb.fifo", "mongodb")])
 def test_a_driver_without_its_library_says_what_to_install(name: str, extra: str) -> None:
     entry_point = EntryPoint(name, "zaqar.storage.some:Store", GROUP)
-    with pytest.raises(plugins._BrokenPlugin, match=rf"No module named 'lib' \(pip install 'zaqar\[{extra}\]'\)"):
-        plugins._refuse(None, entry_point, ModuleNotFoundError("No module named 'lib'"))
+    with pytest.raises(entry_points._BrokenPlugin, match=rf"No module named 'lib' \(pip install 'zaqar\[{extra}\]'\)"):
+        entry_points._refuse(None, entry_point, ModuleNotFoundError("No module named 'lib'"))
