@@ -13,21 +13,21 @@ from zaqar import conf as configuration
 from zaqar import encryption_keys, entry_points, extraspec
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.access.trusts import RequestTrusts, open_trustee
-from zaqar.addresses import AddressGuard
-from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
 from zaqar.errors import StartupError
 from zaqar.extraspec import ExtraSpecs
+from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
 from zaqar.message_encryption import MessageKeys
 from zaqar.model import QUEUE, Address
-from zaqar.notification import dead_letters
+from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
 from zaqar.notification.node_removal import NodeRemoval
-from zaqar.notification.tasks.base import Task
-from zaqar.notification.tasks.connection import ConnectionTask
+from zaqar.notification.senders.base import Sender
+from zaqar.notification.senders.connection import ConnectionSender
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.policies import Authorizer
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
@@ -110,11 +110,13 @@ def build(
     placement = _make_placement(conf, management, messages, drivers)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
-    ring, changes = Bell(configuration.notifiers_dir(conf)).ring, CatalogChanges(management, placement)
+    changes, wake_notifiers = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub = _make_hub(conf, queues, common)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
-    subscriptions = pipelines.make_subscriptions(**common, **_settings_of_subscriptions(conf), queues=queues, ring=ring)
+    subscriptions = pipelines.make_subscriptions(
+        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake_notifiers
+    )
     return Parts(
         **common,
         conf=conf,
@@ -128,7 +130,9 @@ def build(
         streams=pipelines.make_streams(**reading),
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
-        deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
+        deliveries=Deliveries(
+            subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake_notifiers
+        ),
         pools=Pools(**catalog),
         flavors=Flavors(**catalog),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
@@ -138,13 +142,17 @@ def build(
     )
 
 
+def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
+    return WakeupSender(configuration.notifiers_dir(conf))
+
+
 def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:
     return Bodies(keys, enable_checksum=limits.enable_checksum)
 
 
 def _settings_of_subscriptions(conf: cfg.ConfigOpts) -> dict[str, Any]:
     return {
-        "guard": AddressGuard(conf.notification.webhook_allowed_networks),
+        "target_policy": WebhookTargetPolicy(conf.notification.webhook_allowed_networks),
         "notifying": NOTIFIER in conf.storage.message_pipeline,
         "require_confirmation": conf.notification.require_confirmation,
         "trusts": RequestTrusts.from_conf(conf),
@@ -178,7 +186,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
     own_messages = parts.messages.without_stages()
 
     def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
-        caller = Context(project, dead_letters.CLIENT_ID)
+        caller = Context(project, failed_deliveries.CLIENT_ID)
         own_messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_store(project: str, queue: str) -> StoreRef | None:
@@ -191,7 +199,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         placement=parts.placement,
         clock=parts.clock,
         keys=parts.keys,
-        tasks={**_make_tasks(parts.conf), CONNECTION_SCHEME: ConnectionTask(parts.management.nodes)},
+        senders={**_make_senders(parts.conf), CONNECTION_SCHEME: ConnectionSender(parts.management.nodes)},
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
         find_store=find_store,
@@ -203,20 +211,22 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
     )
 
 
-def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
+def _make_senders(conf: cfg.ConfigOpts) -> dict[str, Sender]:
     """The plug-ins of the types of subscribers that are allowed, by scheme; one object of each class."""
     group = "zaqar.notification.tasks"
-    made: dict[type[Task], Task] = {}
-    tasks = {}
+    made: dict[type[Sender], Sender] = {}
+    senders = {}
     allowed = {scheme.lower() for scheme in conf.transport.subscriber_types}
     for scheme in sorted(set(entry_points.installed(group)).intersection(allowed)):
         plugin = entry_points.load(group, scheme)
-        if not (isinstance(plugin, type) and issubclass(plugin, Task)):
-            raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")
+        if not (isinstance(plugin, type) and issubclass(plugin, Sender)):
+            raise StartupError(
+                f"The entry point '{scheme}' of {group} is not a subclass of {Sender.__module__}.Sender."
+            )
         if plugin not in made:
             made[plugin] = plugin.from_conf(conf)
-        tasks[scheme] = made[plugin]
-    return tasks
+        senders[scheme] = made[plugin]
+    return senders
 
 
 def _make_extra_specs() -> ExtraSpecs:

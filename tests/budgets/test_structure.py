@@ -29,18 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.clock": set(),
     "zaqar.context": set(),
     "zaqar.limits": {"zaqar.errors"},
-    "zaqar.addresses": {"zaqar.errors"},
+    "zaqar.entry_points": {"zaqar.errors"},
     "zaqar.private_files": {"zaqar.errors"},
-    "zaqar.socket_files": {"zaqar", "zaqar.private_files"},
-    "zaqar.bell": {"zaqar", "zaqar.socket_files", "zaqar.errors"},
-    "zaqar.push_protocol": set(),
-    "zaqar.keep_alive": set(),
-    "zaqar.signatures": set(),
+    "zaqar.daemon_threads": set(),
+    "zaqar.ipc": {"zaqar.private_files", "zaqar.errors"},
     "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
     "zaqar.message_encryption": {"zaqar.model", "zaqar.errors"},
     "zaqar.encryption_keys": {"zaqar.message_encryption", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
-    "zaqar.entry_points": {"zaqar.errors"},
     "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"}
     | {"zaqar.model", "zaqar.private_files"},
     "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
@@ -48,30 +44,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.storage.registry": FOUNDATION | {"zaqar.entry_points", "zaqar.conf", "zaqar.storage.base"},
     "zaqar.storage.pools": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
-    "zaqar.storage": {
-        "zaqar",
-        "zaqar.private_files",
-        "zaqar.storage.base",
-        "zaqar.model",
-        "zaqar.errors",
-        "zaqar.uris",
-    },
-    "zaqar.waiting": FOUNDATION | {"zaqar.bell", "zaqar.storage.base", "zaqar.storage.pools"},
-    "zaqar.stages": FOUNDATION | {"zaqar.bell", "zaqar.conf", "zaqar.entry_points"},
+    "zaqar.storage": {"zaqar", "zaqar.private_files", "zaqar.storage.base"}
+    | {"zaqar.model", "zaqar.errors", "zaqar.uris"},
+    "zaqar.waiting": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.storage.base", "zaqar.storage.pools"},
+    "zaqar.stages": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.conf", "zaqar.entry_points"},
     "zaqar.extraspec": {"zaqar.errors", "zaqar.entry_points"},
     "zaqar.staging": FOUNDATION | {"zaqar.entry_points", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
-    | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas"}
-    | {"zaqar.addresses", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption", "zaqar.waiting"},
+    | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas", "zaqar.waiting"}
+    | {"zaqar.signed_urls", "zaqar.message_encryption"}
+    # A subscription is checked when it is made, by the same policy as each connect, and gets its secret.
+    | {"zaqar.notification.webhook_targets", "zaqar.notification.webhook_signatures"},
+    "zaqar.notification.webhook_targets": {"zaqar.daemon_threads", "zaqar.errors"},
+    "zaqar.notification.webhook_signatures": set(),
     "zaqar.notification": FOUNDATION
-    | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.schemas", "zaqar.conf", "zaqar.entry_points"}
-    | {"zaqar.addresses", "zaqar.bell", "zaqar.signatures", "zaqar.signed_urls", "zaqar.message_encryption"}
-    | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.socket_files", "zaqar.push_protocol"}
-    | {"zaqar.keep_alive"},
+    | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.schemas", "zaqar.conf", "zaqar.ipc"}
+    | {"zaqar.daemon_threads", "zaqar.signed_urls", "zaqar.message_encryption"}
+    | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
     "zaqar.bench": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
-    | {"zaqar.extraspec", "zaqar.socket_files", "zaqar.push_protocol", "zaqar.keep_alive", "zaqar.waiting"},
+    | {"zaqar.extraspec", "zaqar.ipc", "zaqar.waiting"},
 }
 
 

@@ -11,9 +11,9 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from zaqar import bell
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
+from zaqar.ipc.wakeup_socket import WakeupSocket, open_wakeup_socket
 from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
@@ -22,10 +22,10 @@ from zaqar.notification.expansion import Expander
 from zaqar.notification.jobs import AWAY_SECONDS
 from zaqar.notification.node_removal import NodeRemoval
 from zaqar.notification.pump import Pump
-from zaqar.notification.sending import EndSubscription, FindStore, PostDeadLetter, Sender
+from zaqar.notification.senders.base import Sender
+from zaqar.notification.sending import Attempts, EndSubscription, FindStore, PostDeadLetter
 from zaqar.notification.store import label_of
 from zaqar.notification.subscribers import Subscribers
-from zaqar.notification.tasks.base import Task
 from zaqar.notification.trust_removal import TrustRemoval
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef
@@ -58,7 +58,7 @@ class Dispatcher:
         management: ManagementStore,
         placement: Placement,
         clock: Clock,
-        tasks: Mapping[str, Task],
+        senders: Mapping[str, Sender],
         bounds: Bounds,
         keys: MessageKeys = NO_KEYS,
         end_subscription: EndSubscription,
@@ -71,7 +71,7 @@ class Dispatcher:
         self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
         self._placement = placement
         self._clock = clock
-        self._tasks = tasks
+        self._senders = senders
         self._calls = Calls("management", _MANAGEMENT_THREADS)
         self._capacity = Capacity(
             overall=bounds.most, per_project=bounds.most_per_project, per_target=bounds.most_per_target
@@ -79,9 +79,9 @@ class Dispatcher:
         self._largest_post = bounds.largest_post
         self._expander = Expander(require_confirmation=bounds.require_confirmation, keys=keys, clock=clock)
         self._subscribers = Subscribers(management, self._calls, clock)
-        self._sender = Sender(
+        self._sender = Attempts(
             subscribers=self._subscribers,
-            tasks=tasks,
+            senders=senders,
             bounds=bounds,
             keys=keys,
             clock=clock,
@@ -100,17 +100,17 @@ class Dispatcher:
         self.counts = self._sender.counts
         """How often each became of a delivery since the start."""
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """There is new work in a store."""
         for pump, _ in self._pumps.values():
-            pump.ring()
+            pump.wake()
 
     async def run(self, stop: asyncio.Event, *, folder: Path | None = None) -> None:
-        """Work until ``stop`` is set, then end in order, in under 10 s; ``folder`` is where the bell is to be hung."""
-        listener = None if folder is None else bell.listen(folder)
+        """Work until ``stop`` is set, then end in order, in under 10 s; ``folder`` is that of its wakeup socket."""
+        listener = None if folder is None else open_wakeup_socket(folder)
         loop = asyncio.get_running_loop()
         if listener is not None:
-            loop.add_reader(listener.fileno(), self._rung, listener)
+            loop.add_reader(listener.fileno(), self._on_wakeup, listener)
         watching = asyncio.create_task(self._watch_stores())
         stopping = asyncio.create_task(stop.wait())
         removing = [asyncio.create_task(removal.run()) for removal in self._removals]
@@ -128,9 +128,9 @@ class Dispatcher:
                 listener.close()
             await self._end()
 
-    def _rung(self, listener: bell.Listener) -> None:
+    def _on_wakeup(self, listener: WakeupSocket) -> None:
         listener.drain()
-        self.ring()
+        self.wake()
 
     # -- the stores --------------------------------------------------------------------------------------------------
 
@@ -193,8 +193,8 @@ class Dispatcher:
 
     async def _end(self) -> None:
         await asyncio.gather(*(_finish(pump, running) for pump, running in self._pumps.values()), *self._retiring)
-        for task in set(self._tasks.values()):
-            await task.close()
+        for sender in set(self._senders.values()):
+            await sender.close()
         self._calls.close()
         for calls in self._aside.values():
             calls.close()

@@ -17,14 +17,14 @@ from zaqar.clock import Clock
 from zaqar.errors import ClientError, StoreUnavailable
 from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
 from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription, is_sealed
-from zaqar.notification import dead_letters
+from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Seat
 from zaqar.notification.pauses import pauses_of
 from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, next_attempt
+from zaqar.notification.senders.base import Outcome, Sender
 from zaqar.notification.subscribers import Subscribers, wants
-from zaqar.notification.tasks.base import Outcome, Task
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
 from zaqar.storage.pools import StoreRef
 
@@ -87,7 +87,7 @@ class PostDeadLetter(Protocol):
     def __call__(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None: ...
 
 
-class Sender:
+class Attempts:
     """Whatever a subscriber, a plug-in or the management store does leads to a verdict on the delivery.
 
     ``counts`` says how often each verdict was given since the start.
@@ -97,7 +97,7 @@ class Sender:
         self,
         *,
         subscribers: Subscribers,
-        tasks: Mapping[str, Task],
+        senders: Mapping[str, Sender],
         bounds: Bounds,
         keys: MessageKeys = NO_KEYS,
         clock: Clock,
@@ -109,7 +109,7 @@ class Sender:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._subscribers = subscribers
-        self._tasks = tasks
+        self._senders = senders
         self._bounds = bounds
         self._keys = keys
         self._unreadable = UnreadableLog()
@@ -174,11 +174,11 @@ class Sender:
     def seat_of(self, subscription: Subscription) -> Seat:
         """What an attempt to reach it takes room of."""
         scheme = _scheme(subscription)
-        task = self._tasks.get(scheme)
-        if task is None:
+        sender = self._senders.get(scheme)
+        if sender is None:
             return Seat(subscription.project, scheme)
         try:
-            return Seat(subscription.project, task.target(subscription))
+            return Seat(subscription.project, sender.target(subscription))
         except Exception:  # noqa: BLE001, it is logged
             self._log_bug(scheme, subscription)
             return Seat(subscription.project, scheme)
@@ -266,11 +266,11 @@ class Sender:
 
     async def _attempt(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
         scheme = _scheme(subscription)
-        task = self._tasks.get(scheme)
-        if task is None:
+        sender = self._senders.get(scheme)
+        if sender is None:
             return Outcome(False, None, f"this notifier cannot send to '{scheme}:'")
         try:
-            return await task.send(delivery, subscription, now=now)
+            return await sender.send(delivery, subscription, now=now)
         except Exception as exc:  # noqa: BLE001, it is logged
             self._log_bug(scheme, subscription)
             return Outcome(False, None, f"error of the notifier: {type(exc).__name__}")
@@ -318,9 +318,9 @@ class Sender:
     ) -> float | None:
         """When to make the next attempt after so many that failed; None if there is none."""
         now, jitter = self._clock(), self._draw()
-        task = self._tasks.get(_scheme(subscription))
-        if task is not None and task.delays is not None:
-            return next_after(tries, task.delays, now=now, jitter=jitter)
+        sender = self._senders.get(_scheme(subscription))
+        if sender is not None and sender.delays is not None:
+            return next_after(tries, sender.delays, now=now, jitter=jitter)
         policy = effective_policy(
             await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
         )
@@ -342,7 +342,7 @@ class Sender:
 
     def _dead_letter_queue_of(self, delivery: Delivery, subscription: Subscription) -> str | None:
         """The queue that gets this delivery if it is given up; None for none."""
-        if delivery.kind != NOTIFICATION or delivery.client_id == dead_letters.CLIENT_ID:
+        if delivery.kind != NOTIFICATION or delivery.client_id == failed_deliveries.CLIENT_ID:
             return None
         queue: str | None = subscription.options.get("dead_letter_queue")
         return queue
@@ -351,7 +351,7 @@ class Sender:
         queue = self._dead_letter_queue_of(tried, subscription)
         if queue is None:
             return
-        letter = dead_letters.compose(tried, subscription)
+        letter = failed_deliveries.compose(tried, subscription)
         store_ref = await self._calls.run(partial(self._find_store, subscription.project, queue))
         try:
             post = partial(self._post_dead_letter, subscription.project, queue, letter, encrypt=encrypted)

@@ -29,12 +29,12 @@ class DeliveryPage:
 
 class Deliveries:
     def __init__(
-        self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, ring: Callable[[], None]
+        self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, wake_notifiers: Callable[[], None]
     ) -> None:
         self._subscriptions = subscriptions
         self._placement = placement
         self._clock = clock
-        self._ring = ring
+        self._wake_notifiers = wake_notifiers
 
     def list_page(
         self, address: Address, subscription_id: str, *, state: str | None, marker: str | None, limit: int
@@ -72,7 +72,7 @@ class Deliveries:
             )
         if not sent:
             raise Conflict("The delivery is under way, or waits for its next attempt.")
-        self._ring()
+        self._wake_notifiers()
 
     def resend_many(self, address: Address, subscription_id: str, raw: bytes) -> int:
         """Send again what was given up, as a request body says; return how many."""
@@ -87,7 +87,7 @@ class Deliveries:
             if batch == 0:
                 break
         if sent:
-            self._ring()
+            self._wake_notifiers()
         return sent
 
     def _find(self, address: Address, subscription_id: str) -> tuple[str, MessageStore]:

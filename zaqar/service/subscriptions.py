@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from zaqar.addresses import AddressGuard
 from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, SignatureRefused, StoreUnavailable
@@ -28,6 +27,8 @@ from zaqar.model import (
     Secret,
     Subscription,
 )
+from zaqar.notification.webhook_signatures import new_secret
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
 from zaqar.schemas.subscriptions import (
     check_end,
@@ -40,7 +41,6 @@ from zaqar.schemas.subscriptions import (
 from zaqar.service.queues import TRIES, Queues
 from zaqar.service.subscription_changes import changed, new_subscription, way_to
 from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
-from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement
 
@@ -75,10 +75,10 @@ class Subscriptions:
         queues: Queues,
         limits: Limits,
         clock: Clock,
-        guard: AddressGuard,
+        target_policy: WebhookTargetPolicy,
         notifying: bool,
         require_confirmation: bool,
-        ring: Callable[[], None],
+        wake_notifiers: Callable[[], None],
         trusts: TrustTokens | None = None,
     ) -> None:
         """``notifying``: whether messages of queues with subscribers are to be notified at all."""
@@ -87,10 +87,10 @@ class Subscriptions:
         self._queues = queues
         self._limits = limits
         self._clock = clock
-        self._guard = guard
+        self._target_policy = target_policy
         self._notifying = notifying
         self._require_confirmation = require_confirmation
-        self._ring = ring
+        self._wake_notifiers = wake_notifiers
         self._trusts = SubscriptionTrusts(trusts, management.trusts, clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Subscriptions:
     def _check_target(self, subscriber: str) -> None:
         self._trusts.check_possible(subscriber)
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
-            self._guard.check_url(url_of(subscriber), field="subscriber")
+            self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
     def mark(self, address: Address, uid: str, *, anew: bool) -> bool:
         """Have the queue's messages notified, where that is done at all; False where the queue is gone."""
@@ -200,7 +200,7 @@ class Subscriptions:
             kind=kind,
         )
         self._placement.store_of(row).store.put_delivery(delivery=delivery)
-        self._ring()
+        self._wake_notifiers()
 
     # -- changes -----------------------------------------------------------------------------------------------------
 

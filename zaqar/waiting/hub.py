@@ -14,9 +14,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from zaqar import bell
-from zaqar.bell import LISTING_SECONDS, Bell, Listener
 from zaqar.clock import Clock
+from zaqar.ipc.wakeup_socket import LISTING_SECONDS, WakeupSender, WakeupSocket, open_wakeup_socket
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Address, Queue
 from zaqar.storage.pools import StoreRef
@@ -53,7 +52,7 @@ class Hub:
         self._remembered = remembered
         self._find_queues = find_queues
         self._clock = clock
-        self._bell = Bell(folder)
+        self._wakeup_sender = WakeupSender(folder)
         self.registry = Registry(
             max_waiting=limits.max_waiting_clients,
             max_waiting_per_project=limits.max_waiting_clients_per_project,
@@ -143,7 +142,7 @@ class Hub:
         self._tell(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
 
     def _is_nobody_waiting(self) -> bool:
-        if self.registry.waiting or self._bell.listeners():
+        if self.registry.waiting or self._wakeup_sender.listeners():
             return False
         with self._lock:
             # Not later than the listing is made anew; a waiter that joins at this moment sets it back.
@@ -158,9 +157,9 @@ class Hub:
         """Tell the other processes of this host."""
         job = self._background.get(_HOST)
         own = job.socket_name if isinstance(job, HostListener) else None
-        names = self._bell.listeners()
+        names = self._wakeup_sender.listeners()
         if names and names != (own,):
-            self._bell.ring(Told(wake, uid, last, digest_of(address)).encode(), but=own)
+            self._wakeup_sender.wake(Told(wake, uid, last, digest_of(address)).encode(), except_name=own)
 
     # -- what others do ----------------------------------------------------------------------------------------------
 
@@ -217,11 +216,11 @@ class Hub:
             tidy=lambda: self.shared.drop_old(),
         )
 
-    def _bind(self) -> Listener | None:
+    def _bind(self) -> WakeupSocket | None:
         now = time.monotonic()
         if now < self._bind_at:
             return None
-        listener = bell.listen(self._folder)
+        listener = open_wakeup_socket(self._folder)
         if listener is None:
             self._bind_at = now + BIND_AGAIN_SECONDS
         return listener

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-from zaqar.bell import Listener
+from zaqar.ipc.wakeup_socket import WakeupSocket
 from zaqar.storage.base import Wakeups
 from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Job
@@ -92,7 +92,7 @@ class HostListener(Job):
         self,
         registry: Registry,
         *,
-        bind: Callable[[], Listener | None],
+        bind: Callable[[], WakeupSocket | None],
         hear: Callable[[Told], None],
         look_at_all: Callable[[], None],
         tidy: Callable[[], None],
@@ -108,7 +108,7 @@ class HostListener(Job):
         self._look_at_all = look_at_all
         self._tidy = tidy
         self._spread = Spread()
-        self._listener: Listener | None = None
+        self._listener: WakeupSocket | None = None
 
     @property
     def socket_name(self) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.notification.scene import Scene, ScriptedTask
+from tests.unit.notification.scene import Scene, ScriptedSender
 from zaqar import entry_points
 from zaqar.cmd import notifier
 from zaqar.errors import StoreUnavailable
@@ -37,7 +37,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     found: dict[str, object] = {
         "zaqar.control.storage": type("Management", (), {"from_settings": lambda settings: scene.management}),
         "zaqar.data.storage": type("Messages", (), {"from_settings": lambda settings: scene.store}),
-        "zaqar.notification.tasks": ScriptedTask,
+        "zaqar.notification.tasks": ScriptedSender,
     }
     load = entry_points.load
     monkeypatch.setattr("zaqar.entry_points.load", lambda group, name, **kw: found.get(group) or load(group, name))

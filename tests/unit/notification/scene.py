@@ -20,7 +20,7 @@ from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
-from zaqar.notification.tasks.base import Outcome, Task
+from zaqar.notification.senders.base import Outcome, Sender
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.pools import Placement, StoreRef
@@ -43,7 +43,7 @@ class Sent:
     subscription: str
 
 
-class ScriptedTask(Task):
+class ScriptedSender(Sender):
     """Each subscriber answers as its script says; the host of its URL is the target."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Links(Placement):
 @dataclass
 class Notifier:
     dispatcher: Dispatcher
-    task: ScriptedTask
+    task: ScriptedSender
     link: Link
     stop: asyncio.Event
     running: asyncio.Task[None]
@@ -188,15 +188,15 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def notifier(
-        self, task: ScriptedTask | None = None, *others: Link, folder: Path | None = None
+        self, task: ScriptedSender | None = None, *others: Link, folder: Path | None = None
     ) -> AsyncIterator[Notifier]:
-        task = task or ScriptedTask()
+        task = task or ScriptedSender()
         link = Link(self.store)
         dispatcher = Dispatcher(
             management=self.management,
             placement=Links(link, *others),
             clock=self.clock,
-            tasks={"http": task},
+            senders={"http": task},
             bounds=self.bounds,
             keys=self.keys,
             end_subscription=self.end,

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from tests.unit.waiting.processes import ADDRESS, build, until
-from zaqar import conf, socket_files
+from zaqar import conf
 from zaqar.app import Parts
+from zaqar.ipc import socket_files
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting.waiters import Kind, Wake
 
@@ -43,7 +44,7 @@ def in_child(parts: Parts, sockets: Path) -> None:
     waiter = hub.join(ADDRESS, Kind.READER, wake=lambda: None)
     waiter.begin()
     until(lambda: len(socket_files.names(sockets)) == 2)
-    hub._bell._list_again = float("-inf")
+    hub._wakeup_sender._list_again = float("-inf")
     hub.posted(known.queue, known.store_ref, [known.queue.uid + "0" * 11 + "1"])
     assert waiter.is_ready
     assert hub.registry.wake(known.queue.uid, Wake.TAKERS) is False

@@ -16,8 +16,9 @@ import pytest
 
 from tests.clock import FakeClock
 from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, WaitingClaim, build, until
-from zaqar import bell, conf, socket_files
+from zaqar import conf
 from zaqar.errors import StoreUnavailable
+from zaqar.ipc import socket_files, wakeup_socket
 from zaqar.model import UID_LENGTH, QueuePosition
 from zaqar.storage.base import Wakeups
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -48,7 +49,7 @@ class Pair:
         hub = self.there.parts.hub
         until(self.is_listening)
         # The other process lists the folder at most once a second.
-        hub._bell._list_again = hub.check_at = float("-inf")
+        hub._wakeup_sender._list_again = hub.check_at = float("-inf")
 
     def is_listening(self) -> bool:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
@@ -171,7 +172,7 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Told(Wake.POSTED, "f" * 24, 1, digest_of(ADDRESS._replace(name="other"))).encode()
     while waiting.thread.is_alive():
         for _ in range(50):
-            pair.there.parts.hub._bell.ring(other)
+            pair.there.parts.hub._wakeup_sender.wake(other)
         waiting.thread.join(0.01)
     assert waiting.bodies == ["not told"]
 
@@ -200,7 +201,7 @@ def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     waiting = pair.wait()
     for datagram in (b"", b"\0" * 200, b"9" + b"a" * 52, b"7" + b"z" * 52):
         assert Told.decode(datagram) is None
-        pair.there.parts.hub._bell.ring(datagram)
+        pair.there.parts.hub._wakeup_sender.wake(datagram)
     pair.there.post("new")
     assert waiting.bodies == ["new"]
 
@@ -215,7 +216,7 @@ def test_told() -> None:
 @pytest.fixture
 def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second in which a post does not list the folder again has not passed, however slow the machine is."""
-    for module in (bell, waiting_hub):
+    for module in (wakeup_socket, waiting_hub):
         monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
 
 

@@ -14,12 +14,12 @@ from typing import Self
 from oslo_config import cfg
 
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.ipc.push_protocol import Push, Status
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
 from zaqar.notification.calls import Calls
-from zaqar.notification.link import Link, TooLarge, Unreachable
-from zaqar.notification.tasks.base import Outcome, Task
-from zaqar.push_protocol import Push, Status
+from zaqar.notification.senders.base import Outcome, Sender
+from zaqar.notification.senders.node_connection import Link, TooLarge, Unreachable
 from zaqar.schemas.subscribers import connection_of
 from zaqar.storage.base.nodes import Node, NodeStore
 
@@ -48,7 +48,7 @@ _OUTCOMES = {
 }
 
 
-class ConnectionTask(Task):
+class ConnectionSender(Sender):
     """Made for one event loop. ``app.build_dispatcher`` makes it; it is no entry point, as it asks a store."""
 
     delays = (_PAUSE_SECONDS,) * _TRIES
@@ -65,7 +65,7 @@ class ConnectionTask(Task):
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        raise StartupError("The task of WebSocket connections is not one that an entry point may name.")
+        raise StartupError("The sender of WebSocket connections is not one that an entry point may name.")
 
     def target(self, subscription: Subscription) -> str:
         return subscription.subscriber

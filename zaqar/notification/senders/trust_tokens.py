@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from zaqar import daemon_threads
 from zaqar.access.trust_answers import TrustGone, TrustRefused, TrustToken
 from zaqar.clock import Clock
 from zaqar.errors import KeystoneUnavailable
-from zaqar.notification import threads
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class TrustTokens:
         this, loop = object(), asyncio.get_running_loop()
         self._asking[this] = loop.time()
         try:
-            token = await threads.call(partial(self._fetch, trust_id), name="trust")
+            token = await daemon_threads.run(partial(self._fetch, trust_id), name="trust")
         except (TrustGone, TrustRefused) as exc:
             self._note_answer()
             if isinstance(exc, TrustRefused):

@@ -12,16 +12,15 @@ from typing import Self
 
 from oslo_config import cfg
 
-from zaqar import signatures
-from zaqar.addresses import AddressGuard
 from zaqar.conf import notification
 from zaqar.errors import AddressRefused, InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
-from zaqar.notification import payload
+from zaqar.notification import payload, webhook_signatures
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.http_answers import Answer, NoAnswer
-from zaqar.notification.http_client import HttpClient, origin_of
-from zaqar.notification.tasks.base import Outcome, Task, shown
+from zaqar.notification.senders.base import Outcome, Sender, shown
+from zaqar.notification.senders.http_answers import Answer, NoAnswer
+from zaqar.notification.senders.http_client import HttpClient, origin_of
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.schemas import post_headers
 from zaqar.schemas.subscribers import takes_token
 from zaqar.schemas.subscriptions import check_post_headers
@@ -32,18 +31,18 @@ TOTAL_SECONDS = 10.0
 _MOST_OF_A_DATE = 64
 
 
-class WebhookTask(Task):
+class WebhookSender(Sender):
     """Keeps connections alive between deliveries; TLS is verified, redirects, cookies and proxies are ignored."""
 
     def __init__(
         self,
-        guard: AddressGuard,
+        target_policy: WebhookTargetPolicy,
         confirmations: Confirmations,
         *,
         total_seconds: float = TOTAL_SECONDS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._guard = guard
+        self._target_policy = target_policy
         self._confirmations = confirmations
         self._total_seconds = total_seconds
         self._tls = tls
@@ -51,7 +50,7 @@ class WebhookTask(Task):
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        return cls(AddressGuard(conf[notification.GROUP].webhook_allowed_networks), Confirmations(conf))
+        return cls(WebhookTargetPolicy(conf[notification.GROUP].webhook_allowed_networks), Confirmations(conf))
 
     def target(self, subscription: Subscription) -> str:
         _, host, port = origin_of(http_url(subscription))
@@ -69,7 +68,7 @@ class WebhookTask(Task):
             return Outcome(False, None, "no confirmation can be made without [signed_url] secret_key")
         body = self._body(delivery, subscription, now)
         try:
-            self._guard.check_form(url, field="subscriber")
+            self._target_policy.check_form(url, field="subscriber")
             headers = _headers(subscription, extra)
             headers |= _signature_headers(delivery, subscription, body, now)
             return _outcome(await self._open_client().post(url, headers, body), now)
@@ -93,7 +92,7 @@ class WebhookTask(Task):
     def _open_client(self) -> HttpClient:
         # Not before the loop runs, which it belongs to.
         if self._client is None:
-            self._client = HttpClient(self._guard, total_seconds=self._total_seconds, tls=self._tls)
+            self._client = HttpClient(self._target_policy, total_seconds=self._total_seconds, tls=self._tls)
         return self._client
 
 
@@ -130,7 +129,7 @@ def _signature_headers(delivery: Delivery, subscription: Subscription, body: byt
         webhook_id += f"_{int(delivery.created * 1000)}"
     timestamp = int(now)
     headers = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
-    signature = signatures.sign(subscription.secrets, webhook_id, timestamp, body, now)
+    signature = webhook_signatures.sign(subscription.secrets, webhook_id, timestamp, body, now)
     return headers | ({"webhook-signature": signature} if signature else {})
 
 

@@ -18,10 +18,10 @@ import aiohappyeyeballs
 import aiosmtplib
 from oslo_config import cfg
 
+from zaqar import daemon_threads
 from zaqar.conf import notification
 from zaqar.errors import StartupError
-from zaqar.notification import threads
-from zaqar.notification.mail import Mail
+from zaqar.notification.senders.mail import Mail
 
 TOTAL_SECONDS = 30.0
 """Within which a mail has to be taken."""
@@ -189,10 +189,10 @@ class SmtpServer:
         """A connection that is secured as far as it is going to be."""
         tls = self.security == "tls" or (self.security == "auto" and self.port == _TLS_PORT)
         # The library would look names up in threads that the end of the event loop waits for.
-        found = await threads.call(
+        found = await daemon_threads.run(
             lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM), name="look-up"
         )
-        own_name = await threads.call(_own_name, name="look-up")
+        own_name = await daemon_threads.run(_own_name, name="look-up")
         server = aiosmtplib.SMTP(
             hostname=self.host,
             sock=await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS),

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.unit.notification.certificates import server_context
 from tests.unit.notification.sink import OK, Answer, Sink, receiving, saying
-from zaqar.addresses import AddressGuard
-from zaqar.notification import http_answers, http_client, pinned
-from zaqar.notification.http_answers import (
+from zaqar.notification import webhook_targets
+from zaqar.notification.senders import http_answers, http_client
+from zaqar.notification.senders.http_answers import (
     ANSWER_SECONDS,
     MOST_CHUNKS,
     MOST_INTERIM_ANSWERS,
@@ -27,10 +27,11 @@ from zaqar.notification.http_answers import (
     MOST_SHOWN,
     NoAnswer,
 )
-from zaqar.notification.http_answers import Answer as Received
-from zaqar.notification.http_client import IDLE_SECONDS, MOST_IDLE, HttpClient
+from zaqar.notification.senders.http_answers import Answer as Received
+from zaqar.notification.senders.http_client import IDLE_SECONDS, MOST_IDLE, HttpClient
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 
-LOOPBACK = AddressGuard(["127.0.0.0/8"])
+LOOPBACK = WebhookTargetPolicy(["127.0.0.0/8"])
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
@@ -404,14 +405,14 @@ def test_a_request_that_is_cancelled_leaves_no_connection(certificate: Path, sec
 def test_no_socket_is_opened_to_an_address_that_is_refused() -> None:
     """Whatever came past the checks before."""
 
-    class Fooled(AddressGuard):
+    class Fooled(WebhookTargetPolicy):
         def addresses_of(self, host: str) -> list[str]:
             return ["127.0.0.1"]
 
     async def run() -> None:
         async with receiving(saying(OK)) as sink:
             with pytest.raises(PermissionError):
-                await pinned.connect(Fooled([]), "a.example", sink.port, asyncio.Protocol, tls=None)
+                await webhook_targets.connect(Fooled([]), "a.example", sink.port, asyncio.Protocol, tls=None)
             assert sink.connections == 0
 
     asyncio.run(run())
@@ -420,8 +421,8 @@ def test_no_socket_is_opened_to_an_address_that_is_refused() -> None:
 def test_the_next_address_of_a_name_is_tried() -> None:
     async def run() -> None:
         async with receiving(saying(OK), host="127.0.0.3") as sink:
-            guard = AddressGuard(["127.0.0.0/8"], resolver=lambda _: ["127.0.0.2", "127.0.0.3"])
-            client = HttpClient(guard, total_seconds=60.0)
+            target_policy = WebhookTargetPolicy(["127.0.0.0/8"], resolver=lambda _: ["127.0.0.2", "127.0.0.3"])
+            client = HttpClient(target_policy, total_seconds=60.0)
             assert (await client.post(f"http://a.example:{sink.port}/", {}, b"{}")).status == 200
             client.close()
 
@@ -431,7 +432,7 @@ def test_the_next_address_of_a_name_is_tried() -> None:
 def test_the_addresses_that_one_attempt_tries_are_bounded() -> None:
     tried: list[str] = []
 
-    class Recording(AddressGuard):
+    class Recording(WebhookTargetPolicy):
         def check(self, address: object) -> None:
             tried.append(str(address))
 
@@ -439,14 +440,14 @@ def test_the_addresses_that_one_attempt_tries_are_bounded() -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-            guard = Recording([], resolver=lambda _: [f"127.0.1.{n}" for n in range(1, 101)])
-            client = HttpClient(guard, total_seconds=60.0)
+            target_policy = Recording([], resolver=lambda _: [f"127.0.1.{n}" for n in range(1, 101)])
+            client = HttpClient(target_policy, total_seconds=60.0)
             with pytest.raises(NoAnswer, match="no connection can be made"):
                 await client.post(f"http://a.example:{port}/", {}, b"{}")
 
     asyncio.run(run())
     # Each is checked when the name was resolved, and the first of them again when a socket is made.
-    assert len(tried) == 100 + pinned.MOST_ADDRESSES
+    assert len(tried) == 100 + webhook_targets.MOST_ADDRESSES
 
 
 @settings(max_examples=25, deadline=None)

@@ -19,7 +19,7 @@ from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
 from zaqar.errors import InvalidInput
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.mail import Mail, compose
+from zaqar.notification.senders.mail import Mail, compose
 from zaqar.schemas.mailboxes import parse_mailto
 
 
@@ -278,11 +278,11 @@ def test_a_domain_is_written_in_its_ascii_form(subscriber: str, recipient: str) 
 def test_what_would_have_another_structure_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last look at the bytes, should all before it have been wrong."""
     for wrong in ("x\r\nBcc: v@x", "x\nBcc: v@x", "x\r\n\r\nbody", "x\r\n \r\n", "x" * 1000, "x\x00"):
-        monkeypatch.setattr("zaqar.notification.mail._text", lambda text, wrong=wrong: wrong)
+        monkeypatch.setattr("zaqar.notification.senders.mail._text", lambda text, wrong=wrong: wrong)
         with pytest.raises(RuntimeError):
             written()
     monkeypatch.undo()
     for wrong in ("a@example.org, v@x", "v@x"):
-        monkeypatch.setattr("zaqar.notification.mail._mailbox", lambda mailbox, wrong=wrong: wrong)
+        monkeypatch.setattr("zaqar.notification.senders.mail._mailbox", lambda mailbox, wrong=wrong: wrong)
         with pytest.raises(RuntimeError):
             written()

@@ -14,9 +14,9 @@ from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
 from zaqar.access.trust_answers import TrustGone, TrustRefused, TrustToken
 from zaqar.errors import KeystoneUnavailable
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, Delivery
-from zaqar.notification.tasks.base import Outcome
-from zaqar.notification.tasks.trust import TrustTask
-from zaqar.notification.tasks.webhook import WebhookTask
+from zaqar.notification.senders.base import Outcome
+from zaqar.notification.senders.trust import TrustSender
+from zaqar.notification.senders.webhook import WebhookSender
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -59,12 +59,12 @@ def send(
 ) -> tuple[Outcome, Sink]:
     async def run() -> tuple[Outcome, Sink]:
         conf = a_conf(webhook_allowed_networks=["127.0.0.0/8"])
-        task = TrustTask(WebhookTask.from_conf(conf), tokens)
+        sender = TrustSender(WebhookSender.from_conf(conf), tokens)
         async with receiving(in_turn(*(answers or (OK,)))) as sink:
             subscription = a_subscription("trust+" + sink.url, options=options)
-            assert task.target(subscription) == f"127.0.0.1:{sink.port}"
-            outcome = await task.send(delivery or a_delivery(), subscription, now=START)
-            await task.close()
+            assert sender.target(subscription) == f"127.0.0.1:{sink.port}"
+            outcome = await sender.send(delivery or a_delivery(), subscription, now=START)
+            await sender.close()
             return outcome, sink
 
     return asyncio.run(run())
@@ -160,15 +160,15 @@ def test_what_keystone_says_after_a_token_was_not_accepted(
 
 def test_a_token_follows_no_redirect() -> None:
     async def run() -> None:
-        task = TrustTask(WebhookTask.from_conf(a_conf(webhook_allowed_networks=["127.0.0.0/8"])), Tokens())
+        sender = TrustSender(WebhookSender.from_conf(a_conf(webhook_allowed_networks=["127.0.0.0/8"])), Tokens())
         async with receiving(saying(OK)) as other:
             moved = f"HTTP/1.1 307 Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n".encode()
             async with receiving(saying(moved)) as sink:
                 subscription = a_subscription("trust+" + sink.url, options={"trust_id": "t"})
-                outcome = await task.send(a_delivery(), subscription, now=START)
+                outcome = await sender.send(a_delivery(), subscription, now=START)
                 assert (outcome.delivered, outcome.status) == (False, 307)
             assert other.connections == 0
-        await task.close()
+        await sender.close()
 
     asyncio.run(run())
 
@@ -181,6 +181,6 @@ def test_a_confirmation_carries_a_token_too() -> None:
 
 
 def test_a_service_without_keystone_has_no_tokens() -> None:
-    task = TrustTask.from_conf(a_conf())
-    outcome = asyncio.run(task.send(a_delivery(), a_subscription("trust+http://192.0.2.1/"), now=START))
+    sender = TrustSender.from_conf(a_conf())
+    outcome = asyncio.run(sender.send(a_delivery(), a_subscription("trust+http://192.0.2.1/"), now=START))
     assert not outcome.delivered

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.ipc.push_protocol import Push, Status
 from zaqar.model import CONFIRMED, UNSUBSCRIBE_CONFIRMATION, Attempt, Delivery, Subscription
-from zaqar.notification import link
-from zaqar.notification.tasks import connection as module
-from zaqar.notification.tasks.base import Outcome
-from zaqar.notification.tasks.connection import ConnectionTask
-from zaqar.push_protocol import Push, Status
+from zaqar.notification.senders import connection as module
+from zaqar.notification.senders import node_connection
+from zaqar.notification.senders.base import Outcome
+from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.schemas.subscribers import connection_subscriber
 from zaqar.storage.base import Node
 from zaqar.storage.memory.nodes import MemoryNodeStore
@@ -46,7 +46,7 @@ class CountingStore(MemoryNodeStore):
 class Process:
     """A WebSocket process that answers each notification with ``status``."""
 
-    task: ConnectionTask
+    sender: ConnectionSender
     store: CountingStore
     listener: Listener
     status: Status | None = Status.PUSHED
@@ -58,21 +58,21 @@ class Process:
             answer(self.status)
 
     async def send(self, delivery: Delivery = DELIVERY, subscription: Subscription = SUBSCRIPTION) -> Outcome:
-        return await self.task.send(delivery, subscription, now=0.0)
+        return await self.sender.send(delivery, subscription, now=0.0)
 
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Process]:
     store = CountingStore()
     listener = Listener(lambda push, answer: process.receive(push, answer))
-    process = Process(ConnectionTask(store, machine="m"), store, listener)
+    process = Process(ConnectionSender(store, machine="m"), store, listener)
     path = await listener.start(folder=folder / "nodes", host="127.0.0.1", port=0)
     listener.serve_as(NODE, b"k" * 32)
     store.add(node=Node(NODE, "m", "127.0.0.1", listener.port, str(path), 1e12, b"k" * 32))
     try:
         yield process
     finally:
-        await process.task.close()
+        await process.sender.close()
         listener.stop()
 
 
@@ -111,7 +111,7 @@ def test_what_the_process_says_is_how_the_attempt_ends(tmp_path: Path, status: S
 
 
 def test_a_message_that_is_too_large_is_dead_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MOST_TEXT_BYTES", 200)
+    monkeypatch.setattr(node_connection, "MOST_TEXT_BYTES", 200)
 
     async def go() -> None:
         async with running(tmp_path) as process:
@@ -158,7 +158,7 @@ def test_a_node_that_lives_and_cannot_be_reached_is_tried_again(tmp_path: Path) 
             # Neither addresses nor paths are for the tenant.
             assert "127.0.0.1" not in outcome.answer
             assert str(tmp_path) not in outcome.answer
-            assert process.task.delays
+            assert process.sender.delays
 
     asyncio.run(go())
 
@@ -203,7 +203,7 @@ def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 subscriber = connection_subscriber(letter * 24, "f00d")
                 outcome = await process.send(subscription=replace(SUBSCRIPTION, subscriber=subscriber))
                 assert not outcome.delivered
-                assert len(process.task._links) <= 3
+                assert len(process.sender._links) <= 3
             assert (await process.send()).delivered
 
     asyncio.run(go())
@@ -211,4 +211,4 @@ def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_no_entry_point_makes_it() -> None:
     with pytest.raises(StartupError):
-        ConnectionTask.from_conf(None)  # type: ignore[arg-type]
+        ConnectionSender.from_conf(None)  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from zaqar.addresses import AddressGuard
-from zaqar.notification import pinned
-from zaqar.notification.http_answers import Answer, Connection, NoAnswer, Status, exchange, rest
+from zaqar.notification import webhook_targets
+from zaqar.notification.senders.http_answers import Answer, Connection, NoAnswer, Status, exchange, rest
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 
 IDLE_SECONDS = 15.0
 """How long a connection is kept without a request."""
@@ -31,14 +31,16 @@ def origin_of(url: str) -> Origin:
 
 
 class HttpClient:
-    """Sends requests to addresses that the guard allows, and keeps connections for later requests.
+    """Sends requests to addresses that the target policy allows, and keeps connections for later requests.
 
     TLS is verified against ``tls``, or else the authorities of the system. The client follows no redirect, keeps no
     cookie and uses no proxy. The caller bounds how many requests are under way. One object belongs to one event loop.
     """
 
-    def __init__(self, guard: AddressGuard, *, total_seconds: float, tls: ssl.SSLContext | None = None) -> None:
-        self._guard = guard
+    def __init__(
+        self, target_policy: WebhookTargetPolicy, *, total_seconds: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._target_policy = target_policy
         self._total_seconds = total_seconds
         self._tls = tls or ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
@@ -92,8 +94,8 @@ class HttpClient:
         scheme, host, port = origin
         tls = self._tls if scheme == "https" else None
         try:
-            return await pinned.connect(self._guard, host, port, Connection, tls=tls)
-        except pinned.NameNotFound as exc:
+            return await webhook_targets.connect(self._target_policy, host, port, Connection, tls=tls)
+        except webhook_targets.NameNotFound as exc:
             raise NoAnswer("the name cannot be resolved") from exc
         except ssl.SSLCertVerificationError as exc:
             raise NoAnswer(f"the TLS certificate cannot be verified: {exc.verify_message}".rstrip(": ")) from exc

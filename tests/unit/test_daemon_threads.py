@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from zaqar.notification import threads
+from zaqar import daemon_threads
 
 
 def test_the_result_or_the_error_comes_back() -> None:
@@ -17,8 +17,8 @@ def test_the_result_or_the_error_comes_back() -> None:
 
     async def run() -> str:
         with pytest.raises(LookupError, match="x"):
-            await threads.call(fail, name="t")
-        return await threads.call(lambda: threading.current_thread().name, name="t")
+            await daemon_threads.run(fail, name="t")
+        return await daemon_threads.run(lambda: threading.current_thread().name, name="t")
 
     assert asyncio.run(run()) == "t"
 
@@ -28,8 +28,10 @@ def test_nobody_waits_for_one_that_hangs() -> None:
 
     async def run() -> None:
         # Far more than a pool would have threads.
-        hanging = [asyncio.create_task(threads.call(lambda: release.wait(60), name="hanging")) for _ in range(100)]
-        assert await threads.call(lambda: 1, name="t") == 1
+        hanging = [
+            asyncio.create_task(daemon_threads.run(lambda: release.wait(60), name="hanging")) for _ in range(100)
+        ]
+        assert await daemon_threads.run(lambda: 1, name="t") == 1
         for task in hanging:
             task.cancel()
         assert all(

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.schemas.refusals import refusal_of
-from zaqar.addresses import LONGEST_URL, AddressGuard, look_up
 from zaqar.errors import AddressRefused, InvalidInput
+from zaqar.notification.webhook_targets import LONGEST_URL, WebhookTargetPolicy, look_up
 
 NAMES = {
     "public.example": ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"],
@@ -35,8 +35,8 @@ def resolve(name: str) -> Sequence[str]:
         raise OSError("no such name") from exc
 
 
-def guard(*allowed: str) -> AddressGuard:
-    return AddressGuard(allowed, resolver=resolve)
+def target_policy(*allowed: str) -> WebhookTargetPolicy:
+    return WebhookTargetPolicy(allowed, resolver=resolve)
 
 
 def words(text: str) -> list[str]:
@@ -154,46 +154,46 @@ def test_there_are_many_spellings() -> None:
 @pytest.mark.parametrize("address", REFUSED_ADDRESSES)
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused):
-        guard().check(address)
+        target_policy().check(address)
     for url in (f"http://{bracketed(address)}/", f"https://user:pw@{bracketed(address)}:443/x?y#z"):
         with pytest.raises(InvalidInput, match=r"^subscriber: "):
-            guard().check_url(url, field="subscriber")
+            target_policy().check_url(url, field="subscriber")
     with pytest.raises(AddressRefused):
-        guard().addresses_of(bracketed(address))
+        target_policy().addresses_of(bracketed(address))
     with pytest.raises(AddressRefused):
-        AddressGuard([], resolver=lambda _: ["8.8.8.8", address]).addresses_of("public.example")
+        WebhookTargetPolicy([], resolver=lambda _: ["8.8.8.8", address]).addresses_of("public.example")
 
 
 @pytest.mark.parametrize("host", REFUSED_HOSTS)
 def test_an_odd_spelling_is_refused(host: str) -> None:
     for url in (f"http://{host}/", f"http://{host}:8080/x", f"trust+https://a:b@{host}", f"http://{host}?x"):
         with pytest.raises(InvalidInput, match=r"^subscriber: "):
-            guard().check_url(url, field="subscriber")
+            target_policy().check_url(url, field="subscriber")
     with pytest.raises((AddressRefused, OSError)):
-        guard().addresses_of(host)
+        target_policy().addresses_of(host)
 
 
 @pytest.mark.parametrize("url", REFUSED_URLS)
 def test_a_trick_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        guard().check_url(url, field="options.url")
+        target_policy().check_url(url, field="options.url")
     assert caught.value.field == "options.url"
 
 
 @pytest.mark.parametrize("url", ACCEPTED_URLS)
 def test_what_is_public_passes(url: str) -> None:
-    guard().check_url(url, field="subscriber")
+    target_policy().check_url(url, field="subscriber")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "2a00::1"])
 def test_a_public_address_passes(address: str) -> None:
-    guard().check(address)
-    assert guard().addresses_of(bracketed(address)) == [address]
+    target_policy().check(address)
+    assert target_policy().addresses_of(bracketed(address)) == [address]
 
 
 def test_the_refusal_does_not_say_where_a_name_leads() -> None:
     with pytest.raises(InvalidInput) as caught:
-        guard().check_url("http://private.example/", field="subscriber")
+        target_policy().check_url("http://private.example/", field="subscriber")
     assert "192.168" not in str(caught.value)
     assert "webhook_allowed_networks" in str(caught.value)
 
@@ -219,29 +219,29 @@ def test_the_refusal_does_not_say_where_a_name_leads() -> None:
 )
 def test_the_operator_can_allow_networks(allowed: str, address: str, passes: bool) -> None:
     if passes:
-        guard(allowed).check(address)
-        guard(allowed).check_url(f"http://{bracketed(address)}:8080/", field="subscriber")
+        target_policy(allowed).check(address)
+        target_policy(allowed).check_url(f"http://{bracketed(address)}:8080/", field="subscriber")
         return
     with pytest.raises(AddressRefused):
-        guard(allowed).check(address)
+        target_policy(allowed).check(address)
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "[::ffff:127.1]"])
 def test_what_is_allowed_has_one_spelling_too(host: str) -> None:
     with pytest.raises(InvalidInput):
-        guard("127.0.0.0/8", "0.0.0.0/0", "::/0").check_url(f"http://{host}/", field="subscriber")
+        target_policy("127.0.0.0/8", "0.0.0.0/0", "::/0").check_url(f"http://{host}/", field="subscriber")
 
 
 def test_all_addresses_of_a_name_have_to_be_allowed() -> None:
     with pytest.raises(InvalidInput):
-        guard("127.0.0.0/8").check_url("http://localhost/", field="subscriber")
-    guard("127.0.0.0/8", "::1/128").check_url("http://localhost/", field="subscriber")
-    assert guard("10.0.0.0/8").addresses_of("mixed.example") == ["93.184.215.14", "10.0.0.1"]
+        target_policy("127.0.0.0/8").check_url("http://localhost/", field="subscriber")
+    target_policy("127.0.0.0/8", "::1/128").check_url("http://localhost/", field="subscriber")
+    assert target_policy("10.0.0.0/8").addresses_of("mixed.example") == ["93.184.215.14", "10.0.0.1"]
 
 
 def test_a_name_that_leads_elsewhere_later_is_refused_then() -> None:
     answers = iter([["93.184.215.14"], ["127.0.0.1"]])
-    rebound = AddressGuard([], resolver=lambda _: next(answers))
+    rebound = WebhookTargetPolicy([], resolver=lambda _: next(answers))
     rebound.check_url("http://rebinding.example/", field="subscriber")
     with pytest.raises(AddressRefused):
         rebound.addresses_of("rebinding.example")
@@ -249,11 +249,11 @@ def test_a_name_that_leads_elsewhere_later_is_refused_then() -> None:
 
 def test_a_name_without_addresses_is_no_address() -> None:
     with pytest.raises(OSError, match="has no address"):
-        AddressGuard([], resolver=lambda _: []).addresses_of("empty.example")
+        WebhookTargetPolicy([], resolver=lambda _: []).addresses_of("empty.example")
 
 
 def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.addresses.LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr("zaqar.notification.webhook_targets.LOOK_UP_SECONDS", 0.01)
     answered, asked = threading.Event(), []
 
     def hang(name: str) -> list[str]:
@@ -261,7 +261,7 @@ def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.Monke
         answered.wait(60)
         return ["127.0.0.1"]
 
-    slow = AddressGuard([], resolver=hang)
+    slow = WebhookTargetPolicy([], resolver=hang)
     for _ in range(20):
         slow.check_url("http://slow.example/", field="subscriber")
     # The threads that hang are few.
@@ -269,7 +269,7 @@ def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.Monke
     answered.set()
     while any(thread.name == "look-up" for thread in threading.enumerate()):
         threading.Event().wait(0.001)
-    monkeypatch.setattr("zaqar.addresses.LOOK_UP_SECONDS", 60)
+    monkeypatch.setattr("zaqar.notification.webhook_targets.LOOK_UP_SECONDS", 60)
     with pytest.raises(InvalidInput):
         slow.check_url("http://slow.example/", field="subscriber")
 
@@ -284,5 +284,5 @@ def test_the_system_knows_the_names_of_its_own() -> None:
 @example(url="http://[::1")
 @example(url="http://[1.2.3.4]")
 def test_any_text_passes_or_is_refused(url: str) -> None:
-    refusal = refusal_of(lambda: guard().check_url(url, field="subscriber"))
+    refusal = refusal_of(lambda: target_policy().check_url(url, field="subscriber"))
     assert refusal is None or refusal.field == "subscriber"

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from zaqar import push_protocol, socket_files
-from zaqar.keep_alive import keep_alive
-from zaqar.push_protocol import HANDSHAKE_SECONDS, MOST_TEXT_BYTES, NotifierPeer, ProtocolError, Push, Status
+from zaqar.ipc import push_protocol, socket_files
+from zaqar.ipc.keep_alive import keep_alive
+from zaqar.ipc.push_protocol import HANDSHAKE_SECONDS, MOST_TEXT_BYTES, NotifierPeer, ProtocolError, Push, Status
 from zaqar.storage.base.nodes import Node
 
 _log = logging.getLogger(__name__)

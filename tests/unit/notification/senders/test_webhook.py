@@ -21,33 +21,33 @@ from tests.clock import START
 from tests.unit.notification.certificates import server_context
 from tests.unit.notification.sink import OK, Answer, Sink, answer_of, receiving, saying
 from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_delivery, a_subscription
-from zaqar.addresses import AddressGuard
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Secret
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.http_answers import MOST_READ
-from zaqar.notification.tasks.base import MOST_OF_AN_ANSWER, Outcome
-from zaqar.notification.tasks.webhook import WebhookTask
-from zaqar.signatures import new_secret
+from zaqar.notification.senders.base import MOST_OF_AN_ANSWER, Outcome
+from zaqar.notification.senders.http_answers import MOST_READ
+from zaqar.notification.senders.webhook import WebhookSender
+from zaqar.notification.webhook_signatures import new_secret
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 
 LOOPBACK = "127.0.0.0/8"
 
 
-def a_task(*allowed: str, resolver: Callable[[str], list[str]] | None = None, **settings: Any) -> WebhookTask:
-    guard = AddressGuard(allowed or (LOOPBACK,), **({"resolver": resolver} if resolver else {}))
-    return WebhookTask(guard, Confirmations(a_conf()), **settings)
+def a_sender(*allowed: str, resolver: Callable[[str], list[str]] | None = None, **settings: Any) -> WebhookSender:
+    target_policy = WebhookTargetPolicy(allowed or (LOOPBACK,), **({"resolver": resolver} if resolver else {}))
+    return WebhookSender(target_policy, Confirmations(a_conf()), **settings)
 
 
 def try_out(
-    use: Callable[[WebhookTask, Sink], Awaitable[Outcome | None]],
+    use: Callable[[WebhookSender, Sink], Awaitable[Outcome | None]],
     answer: Answer | None = None,
     *,
-    task: WebhookTask | None = None,
+    sender: WebhookSender | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> tuple[Outcome | None, Sink]:
     """What ``use`` returns, with a task and a receiver that gives this answer to each request."""
 
     async def run() -> tuple[Outcome | None, Sink]:
-        tried = task or a_task()
+        tried = sender or a_sender()
         async with receiving(answer or saying(OK), tls=tls) as sink:
             try:
                 return await use(tried, sink), sink
@@ -58,13 +58,13 @@ def try_out(
 
 
 def send_once(
-    answer: Answer | None = None, *, url: str = "", task: WebhookTask | None = None, **changes: Any
+    answer: Answer | None = None, *, url: str = "", sender: WebhookSender | None = None, **changes: Any
 ) -> tuple[Outcome, Sink]:
-    async def once(tried: WebhookTask, sink: Sink) -> Outcome:
+    async def once(tried: WebhookSender, sink: Sink) -> Outcome:
         subscriber = url.format(port=sink.port) or sink.url
         return await tried.send(a_delivery(), a_subscription(subscriber, **changes), now=START)
 
-    outcome, sink = try_out(once, answer, task=task)
+    outcome, sink = try_out(once, answer, sender=sender)
     assert outcome is not None
     return outcome, sink
 
@@ -97,10 +97,10 @@ def test_signatures_are_verified_by_the_reference_library_during_a_rotation() ->
     now = time.time()
     old, new = new_secret(), new_secret()
 
-    async def twice(task: WebhookTask, sink: Sink) -> None:
+    async def twice(sender: WebhookSender, sink: Sink) -> None:
         subscription = a_subscription(sink.url, secrets=(Secret(new), Secret(old, now + 60)))
-        await task.send(a_delivery(), subscription, now=now)
-        await task.send(a_delivery(), subscription, now=now + 1)
+        await sender.send(a_delivery(), subscription, now=now)
+        await sender.send(a_delivery(), subscription, now=now + 1)
 
     _, sink = try_out(twice)
     for request in sink.requests:
@@ -212,22 +212,22 @@ def test_when_the_subscriber_wants_the_next_attempt(status: int, value: str, sec
 
 def test_a_redirect_is_a_failure_and_not_followed() -> None:
     async def run() -> None:
-        task = a_task()
+        sender = a_sender()
         async with receiving(saying(OK)) as other:
             async with receiving(answer_of(302, f"Location: {other.url}\r\n")) as sink:
-                outcome = await task.send(a_delivery(), a_subscription(sink.url), now=START)
+                outcome = await sender.send(a_delivery(), a_subscription(sink.url), now=START)
                 assert (outcome.delivered, outcome.status) == (False, 302)
                 assert len(sink.requests) == 1
             assert other.connections == 0
-        await task.close()
+        await sender.close()
 
     asyncio.run(run())
 
 
 def test_connections_are_kept_and_cookies_are_not() -> None:
-    async def thrice(task: WebhookTask, sink: Sink) -> None:
+    async def thrice(sender: WebhookSender, sink: Sink) -> None:
         for _ in range(3):
-            await task.send(a_delivery(), a_subscription(sink.url), now=START)
+            await sender.send(a_delivery(), a_subscription(sink.url), now=START)
 
     _, sink = try_out(thrice, answer_of(200, "Set-Cookie: a=b\r\n", b"x" * 1000))
     assert (len(sink.requests), sink.connections) == (3, 1)
@@ -248,8 +248,8 @@ def test_a_large_answer_is_not_read_to_its_end() -> None:
             writer.write(b"10000\r\n" + b"\xc3\xa9" * 0x8000 + b"\r\n")
             await writer.drain()
 
-    async def once(task: WebhookTask, sink: Sink) -> Outcome:
-        outcome = await task.send(a_delivery(), a_subscription(sink.url), now=START)
+    async def once(sender: WebhookSender, sink: Sink) -> Outcome:
+        outcome = await sender.send(a_delivery(), a_subscription(sink.url), now=START)
         await asyncio.wait_for(sink.closed.wait(), 60)
         return outcome
 
@@ -259,9 +259,9 @@ def test_a_large_answer_is_not_read_to_its_end() -> None:
 
 @pytest.mark.parametrize(("size", "connections"), [(MOST_READ, 1), (16 * MOST_READ, 2)])
 def test_a_connection_is_used_again_where_the_answer_was_read(size: int, connections: int) -> None:
-    async def twice(task: WebhookTask, sink: Sink) -> None:
+    async def twice(sender: WebhookSender, sink: Sink) -> None:
         for _ in range(2):
-            outcome = await task.send(a_delivery(), a_subscription(sink.url), now=START)
+            outcome = await sender.send(a_delivery(), a_subscription(sink.url), now=START)
             assert outcome.delivered
 
     _, sink = try_out(twice, answer_of(200, "", b"x" * size))
@@ -290,7 +290,7 @@ async def drip(writer: asyncio.StreamWriter) -> None:
 
 @pytest.mark.parametrize("answer", [hang, drip])
 def test_a_subscriber_has_to_answer_in_time(answer: Answer) -> None:
-    outcome, _ = send_once(answer, task=a_task(total_seconds=0.2))
+    outcome, _ = send_once(answer, sender=a_sender(total_seconds=0.2))
     assert outcome == Outcome(False, None, "no answer within 0.2 seconds", reached=False)
 
 
@@ -313,8 +313,8 @@ def test_nobody_listens() -> None:
 
 
 def test_a_task_is_cancelled_at_once() -> None:
-    async def cancelled(task: WebhookTask, sink: Sink) -> None:
-        sending = asyncio.create_task(task.send(a_delivery(), a_subscription(sink.url), now=START))
+    async def cancelled(sender: WebhookSender, sink: Sink) -> None:
+        sending = asyncio.create_task(sender.send(a_delivery(), a_subscription(sink.url), now=START))
         while not sink.requests:
             await asyncio.sleep(0)
         sending.cancel()
@@ -328,7 +328,7 @@ def test_a_task_is_cancelled_at_once() -> None:
     "host", ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]", "a:b@127.0.0.1", "127.0.0.1."]
 )
 def test_loopback_is_refused_unless_it_is_allowed(host: str) -> None:
-    outcome, sink = send_once(url=f"http://{host}:{{port}}/", task=a_task("10.0.0.0/8"))
+    outcome, sink = send_once(url=f"http://{host}:{{port}}/", sender=a_sender("10.0.0.0/8"))
     assert not outcome.delivered
     assert not outcome.reached
     assert sink.connections == 0
@@ -341,7 +341,7 @@ def test_a_name_leads_to_the_address_that_was_checked() -> None:
         asked.append(name)
         return ["127.0.0.1"]
 
-    outcome, sink = send_once(url="http://hooks.example:{port}/x", task=a_task(resolver=resolve))
+    outcome, sink = send_once(url="http://hooks.example:{port}/x", sender=a_sender(resolver=resolve))
     assert outcome.delivered
     assert asked == ["hooks.example"]
     assert sink.requests[0].headers["host"] == f"hooks.example:{sink.port}"
@@ -349,20 +349,20 @@ def test_a_name_leads_to_the_address_that_was_checked() -> None:
 
 def test_a_name_that_is_rebound_is_refused_at_the_next_connect() -> None:
     answers = iter([["127.0.0.2"], ["127.0.0.2"], ["127.0.0.1"]])
-    allowed = AddressGuard(["127.0.0.2"], resolver=lambda _: next(answers))
-    task = WebhookTask(allowed, Confirmations(a_conf()))
+    allowed = WebhookTargetPolicy(["127.0.0.2"], resolver=lambda _: next(answers))
+    sender = WebhookSender(allowed, Confirmations(a_conf()))
     allowed.check_url("http://rebinding.example/", field="subscriber")
 
     async def run() -> None:
         async with receiving(answer_of(200, "Connection: close\r\n"), host="127.0.0.2") as sink:
             subscription = a_subscription(f"http://rebinding.example:{sink.port}/")
-            assert (await task.send(a_delivery(), subscription, now=START)).delivered
-            outcome = await task.send(a_delivery(), subscription, now=START)
+            assert (await sender.send(a_delivery(), subscription, now=START)).delivered
+            outcome = await sender.send(a_delivery(), subscription, now=START)
             assert not outcome.delivered
             assert "not public" in outcome.answer
             assert "127.0.0" not in outcome.answer
             assert sink.connections == 1
-        await task.close()
+        await sender.close()
 
     asyncio.run(run())
 
@@ -371,7 +371,7 @@ def test_a_name_without_address_is_a_failure() -> None:
     def resolve(name: str) -> list[str]:
         raise OSError("no such name")
 
-    outcome, _ = send_once(url="http://nowhere.example/", task=a_task(resolver=resolve))
+    outcome, _ = send_once(url="http://nowhere.example/", sender=a_sender(resolver=resolve))
     assert outcome == Outcome(False, None, "the name cannot be resolved", reached=False)
 
 
@@ -387,11 +387,11 @@ def test_a_name_without_address_is_a_failure() -> None:
 def test_certificates_are_verified(certificate: Path, host: str, trusted: bool, delivered: bool) -> None:
     authorities = ssl.create_default_context(cafile=str(certificate)) if trusted else None
 
-    async def once(task: WebhookTask, sink: Sink) -> Outcome:
-        return await task.send(a_delivery(), a_subscription(f"https://{host}:{sink.port}/"), now=START)
+    async def once(sender: WebhookSender, sink: Sink) -> Outcome:
+        return await sender.send(a_delivery(), a_subscription(f"https://{host}:{sink.port}/"), now=START)
 
     outcome, sink = try_out(
-        once, task=a_task(resolver=lambda _: ["127.0.0.1"], tls=authorities), tls=server_context(certificate)
+        once, sender=a_sender(resolver=lambda _: ["127.0.0.1"], tls=authorities), tls=server_context(certificate)
     )
     assert outcome is not None
     assert outcome.delivered is delivered
@@ -406,11 +406,11 @@ def test_a_server_without_tls() -> None:
         writer.close()
 
     async def run() -> Outcome:
-        task = a_task()
+        sender = a_sender()
         async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            outcome = await task.send(a_delivery(), a_subscription(f"https://127.0.0.1:{port}/"), now=START)
-        await task.close()
+            outcome = await sender.send(a_delivery(), a_subscription(f"https://127.0.0.1:{port}/"), now=START)
+        await sender.close()
         return outcome
 
     assert asyncio.run(run()) == Outcome(False, None, "no TLS connection can be made", reached=False)
@@ -418,11 +418,11 @@ def test_a_server_without_tls() -> None:
 
 @pytest.mark.parametrize("kind", [SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION])
 def test_confirmations_are_sent_without_template_and_with_an_id_of_their_own(kind: str) -> None:
-    async def thrice(task: WebhookTask, sink: Sink) -> None:
+    async def thrice(sender: WebhookSender, sink: Sink) -> None:
         subscription = a_subscription(sink.url, options={"post_data": "{}"}, secrets=(Secret(new_secret()),))
         for created in (START, START, START + 0.5):
             delivery = a_delivery(b"", kind=kind, number=0, created=created)
-            assert (await task.send(delivery, subscription, now=START)).delivered
+            assert (await sender.send(delivery, subscription, now=START)).delivered
 
     _, sink = try_out(thrice)
     assert all(json.loads(request.body)["Message_Type"] == kind for request in sink.requests)
@@ -433,14 +433,14 @@ def test_confirmations_are_sent_without_template_and_with_an_id_of_their_own(kin
 
 
 def test_no_confirmation_without_a_key() -> None:
-    task = WebhookTask(AddressGuard([LOOPBACK]), Confirmations(a_conf(secret_key=None)))
+    sender = WebhookSender(WebhookTargetPolicy([LOOPBACK]), Confirmations(a_conf(secret_key=None)))
 
-    async def once(tried: WebhookTask, sink: Sink) -> Outcome:
+    async def once(tried: WebhookSender, sink: Sink) -> Outcome:
         return await tried.send(
             a_delivery(b"", kind=SUBSCRIPTION_CONFIRMATION, number=0), a_subscription(sink.url), now=START
         )
 
-    outcome, sink = try_out(once, task=task)
+    outcome, sink = try_out(once, sender=sender)
     assert outcome is not None
     assert not outcome.delivered
     assert sink.connections == 0
@@ -458,4 +458,4 @@ def test_no_confirmation_without_a_key() -> None:
     ],
 )
 def test_the_target_is_host_and_port(url: str, target: str) -> None:
-    assert WebhookTask.from_conf(a_conf()).target(a_subscription(url)) == target
+    assert WebhookSender.from_conf(a_conf()).target(a_subscription(url)) == target

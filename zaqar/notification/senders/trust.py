@@ -13,27 +13,27 @@ from zaqar.access.trusts import open_trustee
 from zaqar.clock import system_clock
 from zaqar.errors import KeystoneUnavailable
 from zaqar.model import Delivery, Subscription
-from zaqar.notification import trust_tokens
-from zaqar.notification.tasks.base import Outcome, Task
-from zaqar.notification.tasks.webhook import WebhookTask
+from zaqar.notification.senders import trust_tokens
+from zaqar.notification.senders.base import Outcome, Sender
+from zaqar.notification.senders.webhook import WebhookSender
 
 
 class TrustTokens(Protocol):
-    """Gets tokens from Keystone; see :class:`zaqar.notification.trust_tokens.TrustTokens`."""
+    """Gets tokens from Keystone; see :class:`zaqar.notification.senders.trust_tokens.TrustTokens`."""
 
     async def token(self, trust_id: str, *, project: str) -> tuple[TrustToken, bool]: ...
 
     def drop(self, trust_id: str, token: TrustToken) -> None: ...
 
 
-class TrustTask(Task):
-    """The webhook task, which the header ``X-Auth-Token`` is given to.
+class TrustSender(Sender):
+    """The webhook sender with the header ``X-Auth-Token``.
 
-    The token goes to the URL of the subscriber only: the webhook task follows no redirect, and a header of the
+    The token goes to the URL of the subscriber only: the webhook sender follows no redirect, and a header of the
     subscriber's own cannot replace it.
     """
 
-    def __init__(self, webhook: WebhookTask, tokens: TrustTokens | None) -> None:
+    def __init__(self, webhook: WebhookSender, tokens: TrustTokens | None) -> None:
         """``tokens``: None in a service that uses no trusts."""
         self._webhook = webhook
         self._tokens = tokens
@@ -42,7 +42,7 @@ class TrustTask(Task):
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
         trustee = open_trustee(conf)
         tokens = None if trustee is None else trust_tokens.TrustTokens(trustee.token_of, system_clock)
-        return cls(WebhookTask.from_conf(conf), tokens)
+        return cls(WebhookSender.from_conf(conf), tokens)
 
     def target(self, subscription: Subscription) -> str:
         return self._webhook.target(subscription)

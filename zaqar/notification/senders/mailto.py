@@ -10,15 +10,15 @@ from oslo_config import cfg
 
 from zaqar.errors import InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
-from zaqar.notification import mail, mail_servers
 from zaqar.notification.confirmation import Confirmations
 from zaqar.notification.retry import MAIL_DELAYS
-from zaqar.notification.tasks.base import Outcome, Task, shown
+from zaqar.notification.senders import mail, mail_servers
+from zaqar.notification.senders.base import Outcome, Sender, shown
 
 _log = logging.getLogger(__name__)
 
 
-class MailTask(Task):
+class MailSender(Sender):
     """Hands mails to the operator's mail server or command, which takes them on from there.
 
     A mail that is refused for good is not tried again. One that is refused for now, or that nobody took, is tried again

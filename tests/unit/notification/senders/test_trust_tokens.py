@@ -14,8 +14,8 @@ import pytest
 from tests.clock import FakeClock
 from zaqar.access.trust_answers import TrustGone, TrustRefused, TrustToken
 from zaqar.errors import KeystoneUnavailable
-from zaqar.notification import trust_tokens
-from zaqar.notification.trust_tokens import (
+from zaqar.notification.senders import trust_tokens
+from zaqar.notification.senders.trust_tokens import (
     EARLY_SECONDS,
     QUESTIONS,
     QUESTIONS_OF_A_PROJECT,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that block for as long as somebody else likes, such as a name server.
+"""Runs a blocking call of unbounded length, such as a look-up by a name server, for code of an event loop.
 
-Each has a thread of its own: in a pool those that hang would keep the others waiting. It is a daemon, so that it does
-not keep the process from ending. How many there are is bounded by whoever awaits them.
+Each call has a thread of its own, because calls that hang in a pool of threads would keep the others waiting. It is a
+daemon thread, so that it does not keep the process from ending. The callers bound the number of threads. The senders of
+notifications and ``zaqar-websocket`` use it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def call(function: Callable[[], T], *, name: str) -> T:
-    """What the function returns or raises. Whoever is cancelled here leaves it to itself."""
+async def run(function: Callable[[], T], *, name: str) -> T:
+    """Return what the function returns, or raise what it raises. A cancelled caller leaves the thread alone."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
     def tell(settle: Callable[[], None]) -> None:
-        # Whoever asked may have given up, and so may the whole loop: then it is closed.
+        # The caller may be cancelled by now, or the whole loop closed.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(lambda: None if outcome.done() else settle())
 
-    def run() -> None:
+    def work() -> None:
         try:
             result = function()
         except Exception as exc:  # noqa: BLE001, it is raised where the call is awaited
@@ -35,5 +36,5 @@ async def call(function: Callable[[], T], *, name: str) -> T:
         else:
             tell(lambda: outcome.set_result(result))
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    threading.Thread(target=work, name=name, daemon=True).start()
     return await outcome

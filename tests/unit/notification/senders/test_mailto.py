@@ -24,10 +24,10 @@ from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
 from zaqar.errors import StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
-from zaqar.notification.mail_servers import Command, MailServer, SmtpServer
 from zaqar.notification.retry import MAIL_DELAYS
-from zaqar.notification.tasks.base import Outcome
-from zaqar.notification.tasks.mailto import MailTask
+from zaqar.notification.senders.base import Outcome
+from zaqar.notification.senders.mail_servers import Command, MailServer, SmtpServer
+from zaqar.notification.senders.mailto import MailSender
 
 TAKEN = Outcome(True, None, "the mail was taken")
 
@@ -96,9 +96,9 @@ def mail_by(server: MailServer, **changes: Any) -> Outcome:
 
 
 async def send_by(server: MailServer, **changes: Any) -> Outcome:
-    task = MailTask(server, Confirmations(a_conf()))
+    sender = MailSender(server, Confirmations(a_conf()))
     subscription = a_subscription(**({"subscriber": "mailto:a@example.org"} | changes))
-    return await task.send(a_delivery(), subscription, now=START)
+    return await sender.send(a_delivery(), subscription, now=START)
 
 
 def try_smtp(
@@ -290,14 +290,14 @@ def test_nobody_is_told_twice_that_no_mail_is_taken(caplog: pytest.LogCaptureFix
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-            task = MailTask(SmtpServer("127.0.0.1", port), Confirmations(a_conf()))
+            sender = MailSender(SmtpServer("127.0.0.1", port), Confirmations(a_conf()))
             for _ in range(3):
-                await task.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
+                await sender.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
         box = Mailbox({"RCPT": "550 no"})
         loop = asyncio.get_running_loop()
         async with await loop.create_server(lambda: SMTP(box, loop=loop, hostname="m"), "127.0.0.1", port):
             for _ in range(2):
-                await task.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
+                await sender.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
 
     asyncio.run(run())
     first, last = [record.getMessage() for record in caplog.records if record.name.startswith("zaqar")]
@@ -415,9 +415,9 @@ def test_a_command_that_hangs_is_ended_with_all_it_started() -> None:
 
 
 def test_a_confirmation_needs_a_key() -> None:
-    task = MailTask(Command(("false",)), Confirmations(a_conf(secret_key=None)))
+    sender = MailSender(Command(("false",)), Confirmations(a_conf(secret_key=None)))
     delivery = a_delivery(b"", kind=SUBSCRIPTION_CONFIRMATION, number=0)
-    outcome = asyncio.run(task.send(delivery, a_subscription("mailto:a@example.org"), now=START))
+    outcome = asyncio.run(sender.send(delivery, a_subscription("mailto:a@example.org"), now=START))
     assert not outcome.delivered
     assert "secret_key" in outcome.answer
 
@@ -432,7 +432,7 @@ def test_a_confirmation_needs_a_key() -> None:
     ],
 )
 def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) -> None:
-    assert MailTask.from_conf(a_conf(**options)).target(a_subscription("mailto:a@example.org")) == target
+    assert MailSender.from_conf(a_conf(**options)).target(a_subscription("mailto:a@example.org")) == target
 
 
 @pytest.mark.parametrize(
@@ -451,11 +451,11 @@ def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) 
 )
 def test_what_cannot_work_stops_the_start(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(StartupError, match=complaint):
-        MailTask.from_conf(a_conf(**options))
+        MailSender.from_conf(a_conf(**options))
 
 
 def test_mails_have_a_time_scale_of_their_own() -> None:
-    assert MailTask.from_conf(a_conf()).delays == MAIL_DELAYS
+    assert MailSender.from_conf(a_conf()).delays == MAIL_DELAYS
 
 
 def test_the_password_is_not_shown() -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bell: tells processes of this host that there is work, so that they need not wait for their next look.
+"""Wakes other processes of this host when there is work, so that they need not wait for their next poll.
 
-Each process that listens has a Unix datagram socket in one folder; to ring is to send each a datagram. There is a
-folder for running notifiers, whose datagrams are empty, and one for processes in which clients wait for messages, whose
-datagrams say for which queue; see :mod:`zaqar.waiting.wakeups`. A ring that is lost costs a second at most, as each of
-these processes looks once a second by itself. So nothing here waits for anything.
+Each process that can be woken has a Unix datagram socket in a folder; a wakeup is a datagram to each socket there. One
+folder is for running notifiers, whose datagrams are empty. Another one is for processes in which clients wait for
+messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A wakeup that is lost costs a second at
+most, because each of these processes also polls once a second. So nothing here blocks.
+
+The API processes and the waiting clients send wakeups, and notifiers and waiting clients receive them. So this belongs
+neither to ``zaqar.notification`` nor to ``zaqar.waiting``.
 """
 
 from __future__ import annotations
@@ -16,26 +19,29 @@ import time
 import weakref
 from pathlib import Path
 
-from zaqar import socket_files
 from zaqar.errors import StartupError
+from zaqar.ipc import socket_files
 
 _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 1.0
-"""How long the listing of the folder is remembered, and so how long a new listener may not be rung for."""
+"""How long the listing of the folder is remembered, and so how long a new socket may get no wakeups."""
 
 MOST_BYTES = 256
 """A longer datagram is cut."""
 
 
-class Bell:
-    """May be used by any number of threads, by greenlets, and by the children of a process that made it."""
+class WakeupSender:
+    """Sends wakeups to the sockets of a folder.
+
+    Any number of threads and greenlets may use it, and so may children of the process that made it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: tuple[str, ...] = ()
         self._list_again = float("-inf")
-        # One socket that belongs to nobody in particular: a datagram takes no state, so all may send by it at once.
+        # One unbound socket for all threads: sending a datagram changes no state of the socket.
         self._socket = socket_files.make(socket.SOCK_DGRAM)
         weakref.finalize(self, self._socket.close)
 
@@ -47,22 +53,22 @@ class Bell:
             self._list_again = now + LISTING_SECONDS
         return self._names
 
-    def ring(self, datagram: bytes = b"", *, but: str | None = None) -> None:
-        """Send to every listener of this host, except the one whose socket is named ``but``.
+    def wake(self, datagram: bytes = b"", *, except_name: str | None = None) -> None:
+        """Send a datagram to every socket of the folder, except the one named ``except_name``.
 
-        Never blocks and never fails: a process that is not reached looks by itself.
+        It never blocks and never fails: a process that is not reached finds the work at its next poll.
         """
         names = self.listeners()
-        if not names or names == (but,):
+        if not names or names == (except_name,):
             return
         # The folder may have gone, or belong to another user.
         with contextlib.suppress(OSError), socket_files.short(self._folder) as folder:
             for name in names:
-                if name != but:
+                if name != except_name:
                     self._send(datagram, folder, name)
 
     def _send(self, datagram: bytes, folder: str, name: str) -> None:
-        # A process that has not got round to the last rings is awake anyhow.
+        # If its buffer is full, the process has wakeups that it has not read yet, so it will look anyhow.
         with contextlib.suppress(OSError):
             try:
                 self._socket.sendto(datagram, f"{folder}/{name}")
@@ -70,8 +76,8 @@ class Bell:
                 socket_files.remove_dead(self._folder / name)
 
 
-class Listener:
-    """The socket of one process: ``fileno`` is readable when the bell was rung since ``drain``."""
+class WakeupSocket:
+    """The socket by which one process is woken. ``fileno()`` is readable if a wakeup came since ``drain()``."""
 
     def __init__(self, bound: socket.socket, path: Path) -> None:
         self._socket = bound
@@ -94,7 +100,7 @@ class Listener:
             return None
 
     def drain(self) -> None:
-        """Take all rings that are there."""
+        """Read all wakeups that are there."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)
@@ -108,14 +114,14 @@ class Listener:
         self._socket.close()
 
 
-def listen(folder: Path) -> Listener | None:
-    """Be rung from now on, in a folder that is made if it is missing; None, with a warning, if that cannot be.
+def open_wakeup_socket(folder: Path) -> WakeupSocket | None:
+    """Open a socket in the folder, which is made if it is missing. None, with a warning, if that fails.
 
     The sockets of killed processes in the folder are removed.
     """
     try:
         bound, path = socket_files.bind(folder, socket.SOCK_DGRAM)
     except (OSError, StartupError) as exc:
-        _log.warning("No bell in %s, so new work is found by looking once a second: %s", folder, exc)
+        _log.warning("No wakeup socket in %s, so new work is found by polling once a second: %s", folder, exc)
         return None
-    return Listener(bound, path)
+    return WakeupSocket(bound, path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is: it sends one delivery once, and says how that went. Retries are not its business.
+"""The base class of senders: a sender sends one delivery once, and tells how that went. It does not retry.
 
-A task is found by the scheme of the subscriber's URI, among the entry points of ``zaqar.notification.tasks``. A
+A sender is found by the scheme of the subscriber's URI, among the entry points of ``zaqar.notification.tasks``. A
 transport that pushes on connections of its own, such as WebSocket, registers one for its scheme in the same way: its
 ``target`` is the connection, ``send`` hands the delivery to the process that has it, and where the connection is gone
 the outcome is ``gone``, which ends the subscription.
@@ -56,7 +56,7 @@ class Outcome:
     waits: bool = False
 
 
-class Task(ABC):
+class Sender(ABC):
     """A plug-in of group ``zaqar.notification.tasks``; one object serves all deliveries of its scheme."""
 
     delays: tuple[float, ...] | None = None

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaqar import push_protocol
-from zaqar.push_protocol import Answered, NodePeer, NotifierPeer, ProtocolError, Push, Status
+from zaqar.ipc import push_protocol
+from zaqar.ipc.push_protocol import Answered, NodePeer, NotifierPeer, ProtocolError, Push, Status
 
 KEY = b"k" * 32
 NODE = "a" * 24

@@ -1,31 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where webhooks may lead: to public addresses, and to the networks that the operator names.
+"""Which hosts a webhook may have: public addresses, and the networks that the operator allows.
 
-A tenant chooses the URL, the service connects from inside the operator's network. So every address that a URL's host
-stands for is checked, when somebody subscribes and again at each connect, and the connection goes to an address that
-was checked. A host is taken only in the one plain spelling that all parsers read alike.
+A tenant chooses the URL, and the service connects from inside the operator's network. So every address of the URL's
+host is checked, when a subscription is made and again at each connect, and the connection goes to an address that was
+checked: after the check the name is not resolved again. A host is accepted only in the one plain spelling that all
+parsers read alike.
+
+``zaqar.app`` makes the policy. The service of subscriptions checks URLs with it, and the sender of webhooks connects
+by it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import ipaddress
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
+import aiohappyeyeballs
+
+from zaqar import daemon_threads
 from zaqar.errors import AddressRefused, InvalidInput
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str], Sequence[str]]
-"""From a name to the addresses it has now; OSError where it has none or nobody can say."""
+"""From a name to the addresses it has now; OSError if it has none, or if it cannot be resolved."""
 
 LONGEST_URL = 2048
 LOOK_UP_SECONDS = 2.0
-"""How long a subscriber waits for a name to be resolved. At a connect the time-out of the whole attempt counts."""
+"""Longest wait for a name when a subscription is made. At a connect the time-out of the whole attempt counts."""
 
 _LOOK_UPS = 8
+
+MOST_ADDRESSES = 8
+"""Most addresses of one name that one attempt tries, so that a hostile name server cannot make it try hundreds."""
+
+_NEXT_ADDRESS_SECONDS = 0.25
+"""Time after which the next address is tried in parallel with the one before (RFC 8305, section 5)."""
+
+_TLS_GOODBYE_SECONDS = 1.0
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 # Everything that may stand in a URL (RFC 3986), so no backslash, blank, control or non-ASCII character.
 _URL = re.compile(
@@ -68,7 +89,7 @@ def look_up(name: str) -> list[str]:
     return [str(entry[4][0]) for entry in found]
 
 
-class AddressGuard:
+class WebhookTargetPolicy:
     """Decides which addresses a webhook may reach. ``resolver`` may block; it is called in threads."""
 
     def __init__(self, allowed_networks: Iterable[str], *, resolver: Resolver = look_up) -> None:
@@ -77,7 +98,7 @@ class AddressGuard:
         self._look_ups = threading.BoundedSemaphore(_LOOK_UPS)
 
     def check_url(self, url: str, *, field: str) -> None:
-        """InvalidInput unless this is a plain http or https URL that leads to where webhooks may go.
+        """Raise InvalidInput unless this is a plain http or https URL whose host is allowed.
 
         A name that cannot be resolved in a short time passes: it is checked at each connect in any case.
         """
@@ -88,7 +109,7 @@ class AddressGuard:
             raise InvalidInput(field, str(exc)) from exc
 
     def check_form(self, url: str, *, field: str) -> str:
-        """As :meth:`check_url`, without looking a name up. The host of the URL, an IPv6 address in brackets."""
+        """As :meth:`check_url`, without looking a name up. Returns the host of the URL, an IPv6 address in brackets."""
         match = _URL.fullmatch(url) if len(url) <= LONGEST_URL else None
         if match is None:
             raise InvalidInput(
@@ -106,18 +127,18 @@ class AddressGuard:
         return match["host"]
 
     def check(self, address: str | IPAddress) -> None:
-        """AddressRefused unless connections to this address are allowed."""
+        """Raise AddressRefused unless connections to this address are allowed."""
         ip = _parse(address) if isinstance(address, str) else address
         if not self._is_allowed(ip):
-            # Which one it is, is for nobody to learn from the operator's name servers.
+            # The text does not tell the address: a tenant must not learn it from the operator's name servers.
             raise AddressRefused(
                 "the host leads to an address that is not public; the operator can allow it by webhook_allowed_networks"
             )
 
     def addresses_of(self, host: str) -> list[str]:
-        """The addresses that a host stands for now, all of them allowed; the one to connect to is to be among them.
+        """The addresses that a host has now, all of them allowed; connect only to one of them.
 
-        AddressRefused where one of them is not; OSError where there is none. It may block for long.
+        Raises AddressRefused if one of them is not allowed, and OSError if there is none. It may block for long.
         """
         literal = _literal(host)
         if literal is not None:
@@ -163,7 +184,7 @@ class AddressGuard:
 
 
 def _literal(host: str) -> IPAddress | None:
-    """The address that a host is, None for a name; AddressRefused for what is neither or only looks like a name."""
+    """The address, if the host is a literal one, or None for a name. Raises AddressRefused for everything else."""
     if host.startswith("[") and host.endswith("]"):
         return _parse(host[1:-1])
     if ":" in host:
@@ -206,3 +227,55 @@ def _is_public(ip: IPAddress) -> bool:
         and (ip.version == 4 or (ip in _UNICAST and (int(ip) >> 32) & 0xFDFF_FFFF != _ISATAP))
         and not any(ip in network for network in _NOT_PUBLIC)
     )
+
+
+async def connect(
+    target_policy: WebhookTargetPolicy,
+    host: str,
+    port: int,
+    make_protocol: Callable[[], P],
+    *,
+    tls: ssl.SSLContext | None,
+) -> P:
+    """Connect to one of the addresses that ``host``, a name or an address, has now; return the connection's protocol.
+
+    ``tls`` None is plain TCP. Raises AddressRefused if an address is not allowed; NameNotFound; and ssl.SSLError or
+    OSError if no connection can be made. The caller bounds the time.
+    """
+    try:
+        found = await daemon_threads.run(lambda: target_policy.addresses_of(host), name="look-up")
+    except OSError as exc:
+        raise NameNotFound from exc
+
+    def open_socket(info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
+        # The last moment before a connection is made, whatever led here.
+        try:
+            target_policy.check(str(info[4][0]))
+        except AddressRefused as exc:
+            raise PermissionError(errno.EACCES, str(exc)) from exc
+        return socket.socket(family=info[0], type=info[1], proto=info[2])
+
+    sock = await aiohappyeyeballs.start_connection(
+        [_address_info(address, port) for address in found[:MOST_ADDRESSES]],
+        happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,
+        socket_factory=open_socket,
+    )
+    _, protocol = await asyncio.get_running_loop().create_connection(
+        make_protocol,
+        sock=sock,
+        ssl=tls,
+        # A final dot is part of a name in DNS and not in certificates.
+        server_hostname=host.rstrip(".") if tls else None,
+        ssl_shutdown_timeout=_TLS_GOODBYE_SECONDS if tls else None,
+    )
+    return protocol
+
+
+class NameNotFound(Exception):
+    """The host has no address, or it cannot be resolved."""
+
+
+def _address_info(address: str, port: int) -> aiohappyeyeballs.AddrInfoType:
+    if ":" in address:
+        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0))
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))

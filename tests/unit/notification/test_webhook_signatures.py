@@ -9,7 +9,7 @@ import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from zaqar.signatures import new_secret, sign
+from zaqar.notification.webhook_signatures import new_secret, sign
 
 BODY = b'{"body":{"n":1},"id":"x"}'
 
