@@ -42,7 +42,7 @@ def stored(api: Api, queue: str = "q") -> list[Message]:
     """The messages as the store has them."""
     known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
     assert known is not None
-    return known.store_ref.store.list_messages(
+    return known.store_ref.store.messages.list_after(
         queue=known.queue,
         after=0,
         limit=1000,
@@ -67,7 +67,7 @@ def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
     assert known is not None
     body = stored(api, queue)[number].body
     (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == body]
-    known.store_ref.store.replace_bodies(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
+    known.store_ref.store.sealed_bodies.replace(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
 
 
 # -- what clients see --------------------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ def test_projects_cannot_read_each_others_bodies(api: Api) -> None:
     assert known is not None
     own = stored(api)[0].body
     (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == own]
-    assert known.store_ref.store.replace_bodies(replacements=[(this, body)]) == 1
+    assert known.store_ref.store.sealed_bodies.replace(replacements=[(this, body)]) == 1
     (shown,) = api.get("/v2/queues/q/messages?echo=true").json["messages"]
     assert shown["body"] is None
     assert "another project" in shown["error"]

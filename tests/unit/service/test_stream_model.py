@@ -183,7 +183,7 @@ class Streaming(RuleBasedStateMachine):
         registry = self.hub.registry
         for store_ref in registry.store_refs():
             uids = registry.uids_of(store_ref)
-            positions = store_ref.store.positions(uids=uids, now=self.clock.now)
+            positions = store_ref.store.queues.positions(uids=uids, now=self.clock.now)
             registry.note_positions(uids, positions, self.clock.now)
         for address in registry.missing():
             if address == ADDRESS:

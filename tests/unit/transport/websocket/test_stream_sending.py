@@ -93,7 +93,7 @@ def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that gets one entry for each read of messages from the store."""
     (store_ref,) = parts.placement.all_stores()
     reads: list[str] = []
-    read = store_ref.store.list_messages
+    read = store_ref.store.messages.list_after
 
     def count(**named: Any) -> Any:
         reads.append("read")
@@ -186,7 +186,7 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         monkeypatch.setattr(stream_sending, name, 3600.0)
     parts = make_parts(tmp_path)
     (store_ref,) = parts.placement.all_stores()
-    read, failures = store_ref.store.list_messages, []
+    read, failures = store_ref.store.messages.list_after, []
 
     def fail(**named: Any) -> Any:
         failures.append(1)
