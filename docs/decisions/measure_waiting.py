@@ -76,7 +76,15 @@ class Service:
             "ZAQAR_STATE_DIR": str(folder / "state"),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:zaqar.cmd.gunicorn_settings", "-w", str(workers)]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:zaqar.cmd.server.gunicorn_settings",
+            "-w",
+            str(workers),
+        ]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "-b", f"127.0.0.1:{self.port}", application],

@@ -17,7 +17,7 @@ from falcon import testing
 from standardwebhooks import WebhookVerificationError
 
 from zaqar import app, conf
-from zaqar.cmd import gunicorn_settings
+from zaqar.cmd.server import gunicorn_settings
 from zaqar.conf import transport
 from zaqar.notification import webhook_signatures
 from zaqar.schemas.filters import compile_filter

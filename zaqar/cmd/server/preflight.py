@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zaqar.cmd.failures import describe_bug
+from zaqar.cmd.server.supervisor import describe_status
 from zaqar.cmd.signals import end_with_parent
-from zaqar.cmd.supervisor import describe_status
 from zaqar.conf import POLICY_SNAPSHOT_VARIABLE
 from zaqar.errors import StartupError, StoreUnavailable
 

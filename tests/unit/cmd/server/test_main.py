@@ -13,9 +13,9 @@ import pytest
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar.cmd import server
 from zaqar.cmd.listening import Address, address_of, listen
-from zaqar.cmd.server import Endpoints
+from zaqar.cmd.server import main
+from zaqar.cmd.server.main import Endpoints
 from zaqar.errors import StartupError
 
 
@@ -34,7 +34,7 @@ def set_uri(conf: cfg.ConfigOpts, uri: str) -> None:
 
 
 def test_no_arguments() -> None:
-    options = server._parse([])
+    options = main._parse([])
     assert (options.config_file, options.state_dir, options.bind, options.workers) == (None, None, None, None)
     assert options.server == "gunicorn"
 
@@ -48,7 +48,7 @@ def test_no_arguments() -> None:
     ],
 )
 def test_bind(text: str, address: Address) -> None:
-    assert server._parse(["--bind", text]).bind == address
+    assert main._parse(["--bind", text]).bind == address
     assert str(address) == text
 
 
@@ -71,13 +71,13 @@ def test_bind(text: str, address: Address) -> None:
 )
 def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        server._parse(arguments)
+        main._parse(arguments)
     assert arguments[0] in capsys.readouterr().err
 
 
 def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        server._parse(["--help"])
+        main._parse(["--help"])
     text = capsys.readouterr().out
     for word in ("127.0.0.1:8888", "--config-file", "--state-dir", "--workers", "--server", "TERM", "HUP", "notifier"):
         assert word in text
@@ -85,7 +85,7 @@ def test_help_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        server._parse(["--version"])
+        main._parse(["--version"])
     assert re.fullmatch(r"zaqar-server \d\S+\n", capsys.readouterr().out)
 
 
@@ -93,9 +93,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_server_to_a_state_directory(tmp_path: Path) -> None:
-    with server._lock(tmp_path), pytest.raises(StartupError, match=rf"\(process \d+\) .* {tmp_path}"):
-        server._lock(tmp_path)
-    server._lock(tmp_path).close()
+    with main._lock(tmp_path), pytest.raises(StartupError, match=rf"\(process \d+\) .* {tmp_path}"):
+        main._lock(tmp_path)
+    main._lock(tmp_path).close()
 
 
 def test_one_server_to_a_port() -> None:
@@ -120,7 +120,7 @@ def test_an_address_of_somebody_else(host: str) -> None:
 
 
 def endpoints(conf: cfg.ConfigOpts, *arguments: str) -> Endpoints:
-    return server._endpoints(server._parse(arguments), conf)
+    return main._endpoints(main._parse(arguments), conf)
 
 
 HTTP, WEBSOCKET = Address("127.0.0.1", 8888), Address("127.0.0.1", 9000)
@@ -164,24 +164,24 @@ def test_the_port_of_the_websocket_server_is_taken(conf: cfg.ConfigOpts) -> None
     with listen(Address("127.0.0.1", 0)) as taken, ExitStack() as stack:
         wanted = Endpoints(Address("127.0.0.1", 0), address_of(taken))
         with pytest.raises(StartupError, match=r"Address already in use\. Give another port with --websocket-bind"):
-            server._listen(wanted, stack)
+            main._listen(wanted, stack)
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
 def test_as_many_workers_as_are_wanted(conf: cfg.ConfigOpts) -> None:
-    assert server._count_workers(conf, 7) == 7
-    assert server._count_workers(conf, None) in range(1, 5)
+    assert main._count_workers(conf, 7) == 7
+    assert main._count_workers(conf, None) in range(1, 5)
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_a_database_in_memory_has_one_worker(conf: cfg.ConfigOpts, uri: str) -> None:
     set_uri(conf, uri)
-    assert server._count_workers(conf, None) == 1
-    assert server._count_workers(conf, 1) == 1
+    assert main._count_workers(conf, None) == 1
+    assert main._count_workers(conf, 1) == 1
     with pytest.raises(StartupError, match="--workers: "):
-        server._count_workers(conf, 2)
+        main._count_workers(conf, 2)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_a_database_in_memory_has_one_worker(conf: cfg.ConfigOpts, uri: str) -> 
 
 def test_gunicorn_gets_the_socket() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
-        part = server._api("gunicorn", 3, listener, Address("127.0.0.1", 1))
+        part = main._api("gunicorn", 3, listener, Address("127.0.0.1", 1))
         assert part.pass_fds == (listener.fileno(),)
         assert f"--bind=fd://{listener.fileno()}" in part.command
         assert "--workers=3" in part.command
@@ -198,7 +198,7 @@ def test_gunicorn_gets_the_socket() -> None:
 
 def test_granian_gets_the_socket() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
-        part = server._api("granian", 3, listener, Address("127.0.0.1", 1234))
+        part = main._api("granian", 3, listener, Address("127.0.0.1", 1234))
         assert part.pass_fds == (listener.fileno(),)
         # Host and port are what granian says in its log.
         expected = {f"--fd={listener.fileno()}", "--host=127.0.0.1", "--port=1234", "--workers=3"}
@@ -208,7 +208,7 @@ def test_granian_gets_the_socket() -> None:
 
 def test_the_websocket_server_gets_its_socket() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
-        part = server._websocket(listener)
+        part = main._websocket(listener)
         assert part.pass_fds == (listener.fileno(),)
         assert f"--fd={listener.fileno()}" in part.command
     # It reloads by itself, so that connections stay open.
@@ -219,7 +219,7 @@ def test_a_port_stays_open_until_the_server_has_it() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
         address = Address(*listener.getsockname())
         for name in ("gunicorn", "granian"):
-            server._api(name, 1, listener, address)
+            main._api(name, 1, listener, address)
             with pytest.raises(StartupError, match="Address already in use"):
                 listen(address)
 
@@ -227,11 +227,11 @@ def test_a_port_stays_open_until_the_server_has_it() -> None:
 def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
-        server._api("granian", 1, listener, Address("127.0.0.1", 1))
+        main._api("granian", 1, listener, Address("127.0.0.1", 1))
 
 
 def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
-    parts = server._beside_api(conf)
+    parts = main._beside_api(conf)
     assert [part.name for part in parts] == ["sweeper", "notifier"]
     assert "zaqar.cmd.notifier" in parts[1].command
     # It has no configuration of its own to read anew: it ends in order and is started again.
@@ -240,7 +240,7 @@ def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
 
 def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
     set_uri(conf, "sqlite://")
-    assert [part.name for part in server._beside_api(conf)] == ["sweeper"]
+    assert [part.name for part in main._beside_api(conf)] == ["sweeper"]
     assert "Subscribers get no messages" in banner(conf)
 
 
@@ -251,7 +251,7 @@ def banner(
     conf: cfg.ConfigOpts, host: str = "127.0.0.1", websocket: Address | None = None, how: str = "gunicorn, 2 workers"
 ) -> str:
     served = Endpoints(Address(host, 8888), websocket)
-    return server._banner(conf, served, how, {"survives": "a power cut"})
+    return main._banner(conf, served, how, {"survives": "a power cut"})
 
 
 def test_banner(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_banner_with_a_websocket_server(conf: cfg.ConfigOpts) -> None:
 
 
 def test_banner_of_a_websocket_server_alone(conf: cfg.ConfigOpts) -> None:
-    text = server._banner(conf, Endpoints(None, Address("::", 9000)), "", {"survives": ""})
+    text = main._banner(conf, Endpoints(None, Address("::", 9000)), "", {"survives": ""})
     assert "listens on ws://[::]:9000.\n" in text
     assert " ws://[::1]:9000\n" in text
     assert "curl" not in text

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zaqar.cmd import supervisor
-from zaqar.cmd.supervisor import Part, Supervisor
+from zaqar.cmd.server import supervisor
+from zaqar.cmd.server.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
 
 PATIENCE = 30.0
@@ -297,7 +297,7 @@ def test_a_part_that_does_not_end_is_killed(
 def test_parts_do_not_outlive_a_supervisor_that_is_killed(journal: Journal) -> None:
     source = f"""
 import asyncio, os
-from zaqar.cmd.supervisor import Part, Supervisor
+from zaqar.cmd.server.supervisor import Part, Supervisor
 async def nothing(): pass
 asyncio.run(Supervisor([{journal.part()!r}], env=os.environ).run(nothing))
 """.replace("<Signals.SIGTERM: 15>", "15")

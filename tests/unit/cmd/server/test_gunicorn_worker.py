@@ -16,8 +16,8 @@ from gevent import socket
 from gunicorn.config import Config
 from gunicorn.http import errors, get_parser
 
-from zaqar.cmd import worker
-from zaqar.cmd.worker import BoundedReader, BoundedWorker
+from zaqar.cmd.server import gunicorn_worker
+from zaqar.cmd.server.gunicorn_worker import BoundedReader, BoundedWorker
 
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -116,7 +116,7 @@ def test_a_request_is_answered_and_its_connection_kept(pair: tuple[Any, Any]) ->
 
 
 def test_a_client_that_stops_in_the_body_is_let_go(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(gunicorn_worker, "BODY_SECONDS", 0.1)
     ours, theirs = pair
     serve(Bare(), ours)
     theirs.sendall(POST + b"012")
@@ -125,7 +125,7 @@ def test_a_client_that_stops_in_the_body_is_let_go(pair: tuple[Any, Any], monkey
 
 
 def test_a_client_that_does_not_read_is_let_go(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(gunicorn_worker, "SEND_SECONDS", 0.1)
     ours, theirs = pair
     bare = Bare()
     monkeypatch.setattr(bare, "wsgi", lambda _, start: (start("200 OK", []), [b"x" * 10_000_000])[1])
@@ -143,7 +143,7 @@ def test_at_its_end_a_worker_lets_waiting_clients_go(pair: tuple[Any, Any]) -> N
     assert theirs.recv(1000).startswith(b"HTTP/1.1 200")
     bare.alive = False
     for client in list(bare._waiting):
-        worker._stop_reading(client)
+        gunicorn_worker._stop_reading(client)
     assert read_all(theirs) == b""
     serving.join(30)
     # It has logged no error.
@@ -223,7 +223,7 @@ def test_a_worker_that_ends_drains_once_and_whatever_ends_it(monkeypatch: pytest
             self.drains += 1
 
     parts = Parts()
-    monkeypatch.setattr(worker, "_find_parts", lambda: parts)
+    monkeypatch.setattr(gunicorn_worker, "_find_parts", lambda: parts)
     bare = Bare()
     bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
     bare.notify()

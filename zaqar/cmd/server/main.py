@@ -25,8 +25,8 @@ from zaqar import conf as configuration
 from zaqar import private_files
 from zaqar.cmd import failures
 from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
-from zaqar.cmd.preflight import survey_stores
-from zaqar.cmd.supervisor import Part, Supervisor
+from zaqar.cmd.server.preflight import survey_stores
+from zaqar.cmd.server.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
 
 _SWEEP_SECONDS = 60
@@ -142,7 +142,9 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ[configuration.POLICY_SNAPSHOT_VARIABLE] = str(snapshot)
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
-        supervisor = Supervisor([*parts, *_beside_api(conf)], env=os.environ, check=_python("zaqar.cmd.preflight"))
+        supervisor = Supervisor(
+            [*parts, *_beside_api(conf)], env=os.environ, check=_python("zaqar.cmd.server.preflight")
+        )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
         banner = _banner(conf, served, how, stored)
@@ -215,11 +217,11 @@ def _api(server: str, workers: int, listener: socket.socket, address: Address) -
     if server == "granian":
         if importlib.util.find_spec("granian") is None:
             raise StartupError("--server granian: it is not installed; 'pip install zaqar[granian]' does that.")
-        command = ["zaqar.cmd.granian_server", f"--fd={listener.fileno()}", "--interface=wsgi"]
+        command = ["zaqar.cmd.server.granian_server", f"--fd={listener.fileno()}", "--interface=wsgi"]
         command += [f"--host={address.host}", f"--port={address.port}"]
         command += ["--respawn-failed-workers", "--workers-kill-timeout=8", "--log-level=warning"]
     else:
-        command = ["gunicorn", "--config=python:zaqar.cmd.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
+        command = ["gunicorn", "--config=python:zaqar.cmd.server.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
     # The port was opened once and stays open while the HTTP server is started again, so nobody can take it meanwhile.
     command += [f"--workers={workers}", "zaqar.wsgi:application"]
     return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)

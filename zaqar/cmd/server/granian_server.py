@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""granian on a socket that is open already, as ``python -m zaqar.cmd.granian_server --fd=N`` and granian's own options.
+"""granian on a socket that is already open: ``python -m zaqar.cmd.server.granian_server --fd=N`` and its own options.
 
 granian itself opens the port in each worker, long after ``zaqar-server`` found it free. A port that another program
 takes in between ends every worker at every attempt.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zaqar.cmd import preflight
+from zaqar.cmd.server import preflight
 from zaqar.errors import StartupError
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``zaqar-server`` tells gunicorn, as ``gunicorn -c python:zaqar.cmd.gunicorn_settings``.
+"""What ``zaqar-server`` tells gunicorn, as ``gunicorn -c python:zaqar.cmd.server.gunicorn_settings``.
 
 The names are those of gunicorn's own settings. Its command line and ``GUNICORN_CMD_ARGS`` win over them.
 """
 
-worker_class = "zaqar.cmd.worker.BoundedWorker"
+worker_class = "zaqar.cmd.server.gunicorn_worker.BoundedWorker"
 
 # Seconds. The wait for a request including its headers; a drain; a worker that a store blocks.
 keepalive = 30
