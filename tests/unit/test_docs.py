@@ -254,5 +254,5 @@ def test_the_proxy_of_the_sample_waits_longer_than_the_service() -> None:
     waits = [*seconds.pop("/"), *seconds.pop(r"~ ^/v2/(queues|topics)/[^/]+/messages$")]
     assert list(seconds) == ["= /websocket"]
     assert len(waits) == 2
-    (most,) = [option.type.max for option in transport.OPTS if option.name == "max_wait"]
+    (most,) = [option.type.max for option in transport.TRANSPORT if option.name == "max_wait"]
     assert all(int(each) >= 2 * max(most, BEAT_SECONDS) for each in waits)

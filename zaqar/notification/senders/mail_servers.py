@@ -19,7 +19,6 @@ import aiosmtplib
 from oslo_config import cfg
 
 from zaqar import daemon_threads
-from zaqar.conf import notification
 from zaqar.errors import StartupError
 from zaqar.notification.senders.mail import Mail
 
@@ -73,7 +72,7 @@ class MailServer(Protocol):
 
 def from_conf(conf: cfg.ConfigOpts) -> MailServer:
     """Raises StartupError where what is configured cannot work."""
-    if conf[notification.GROUP].smtp_mode == "self_local":
+    if conf.notification.smtp_mode == "self_local":
         return SmtpServer.from_conf(conf)
     return Command.from_conf(conf)
 
@@ -89,7 +88,7 @@ class Command:
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
         try:
-            argv = shlex.split(conf[notification.GROUP].smtp_command or "")
+            argv = shlex.split(conf.notification.smtp_command or "")
         except ValueError as exc:
             raise StartupError(f"[notification] smtp_command is not a command: {exc}.") from exc
         if not argv:
@@ -141,7 +140,7 @@ class SmtpServer:
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        options = conf[notification.GROUP]
+        options = conf.notification
         if not options.smtp_host:
             raise StartupError("[notification] smtp_mode=self_local needs smtp_host to be set.")
         if options.smtp_user_name and options.smtp_security == "none":

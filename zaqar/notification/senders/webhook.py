@@ -12,7 +12,6 @@ from typing import Self
 
 from oslo_config import cfg
 
-from zaqar.conf import notification
 from zaqar.errors import AddressRefused, InvalidInput
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload, webhook_signatures
@@ -50,7 +49,7 @@ class WebhookSender(Sender):
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        return cls(WebhookTargetPolicy(conf[notification.GROUP].webhook_allowed_networks), Confirmations(conf))
+        return cls(WebhookTargetPolicy(conf.notification.webhook_allowed_networks), Confirmations(conf))
 
     def target(self, subscription: Subscription) -> str:
         _, host, port = origin_of(http_url(subscription))

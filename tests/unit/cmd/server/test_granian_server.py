@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private parts of granian that zaqar.cmd.server.granian_server overrides: a release that changes one fails here."""
+"""The private parts of granian that zaqar.cmd.server.granian_server overrides: if a release changes one, a test fails."""
 
 from __future__ import annotations
 
