@@ -10,16 +10,19 @@ from typing import Any
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import encryption_keys, entry_points, extraspec
+from zaqar import entry_points
+from zaqar.access import extra_specs
+from zaqar.access.extra_specs import ExtraSpecs
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.signed_urls import SignedUrls
 from zaqar.access.trusts import RequestTrusts, open_trustee
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
+from zaqar.encryption import keys as encryption_keys
+from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
-from zaqar.extraspec import ExtraSpecs
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
-from zaqar.message_encryption import MessageKeys
 from zaqar.model import QUEUE, Address
 from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
@@ -40,10 +43,9 @@ from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.signed_urls import SignedUrls
-from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
 from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
@@ -230,7 +232,7 @@ def _make_senders(conf: cfg.ConfigOpts) -> dict[str, Sender]:
 
 
 def _make_extra_specs() -> ExtraSpecs:
-    group = extraspec.GROUP
+    group = extra_specs.GROUP
     return ExtraSpecs({scheme: entry_points.load(group, scheme) for scheme in entry_points.installed(group)})
 
 

@@ -16,7 +16,7 @@ from falcon import testing
 from tests.api.client import Api
 from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 from zaqar.model import (
     QUEUE,
     REFUSED,

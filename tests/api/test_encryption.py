@@ -15,7 +15,7 @@ from tests.api.client import Api
 from tests.api.test_common import assert_error
 from tests.api.test_placement import pool_of
 from tests.api.test_pools import Admin
-from zaqar.message_encryption import MessageKeys, key_id_of
+from zaqar.encryption.messages import MessageKeys, key_id_of
 from zaqar.model import QUEUE, Address, Message, is_sealed
 from zaqar.service.bodies import PASSED_OVER_SECONDS
 from zaqar.service.leases import POP_SECONDS

@@ -16,12 +16,12 @@ from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 from tests.clock import FakeClock
 from tests.conformance.drivers import Driver
-from zaqar import signed_urls
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import format_time, parse_time
 from zaqar.model import QUEUE, Address
 from zaqar.policies.share import granted_rules
 from zaqar.schemas.share import METHODS, Wanted
 from zaqar.service.share import Shares
-from zaqar.signed_urls import format_time, parse_time
 from zaqar.transport.wsgi import app
 
 KEY = "k" * 32

@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 from tests.api.authenticated import AuthenticatedApi
 from tests.keystone import Keystone
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 from zaqar.model import QUEUE, Address
 
 KEY = "k" * 32

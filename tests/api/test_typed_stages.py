@@ -14,11 +14,12 @@ from tests.api.client import ALICE, Api
 from tests.api.marks import on_one_store
 from tests.api.test_stages import MAIL, PIPELINES
 from tests.conformance.drivers import Driver
-from zaqar import app, staging
+from zaqar import app
 from zaqar.context import Context
 from zaqar.errors import Conflict, NotFound, StageFailed
 from zaqar.model import QUEUE, TOPIC, Address, Draft, Message, Queue
 from zaqar.service.nodes import Nodes
+from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import (
     MESSAGES,
@@ -53,7 +54,7 @@ def with_stages(make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -
     """Makes an application with these stages in every pipeline."""
 
     def make(*stages: Stage) -> Api:
-        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[3]))
+        monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline(stages, resource=_[3]))
         return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
     return make
@@ -376,7 +377,7 @@ def test_a_checksum_is_of_the_body_that_is_stored(
         def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
             return [*drafts, *(replace(draft, body=b'"other"', checksum="forged") for draft in drafts)]
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
     staged = make_api(enable_checksum=True)
     staged.send("q", "first")
     monkeypatch.undo()
@@ -448,7 +449,7 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
         def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
             return replace(request, metadata={"_enable_encrypt_messages": True})
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([See()], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([See()], resource=_[3]))
     api = make_api(transport__message_encryption_key="a long text that is the key of this test")
     assert api.put("/v2/queues/q").status_code == 201
     (id_,) = api.send("q", "secret")

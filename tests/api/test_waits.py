@@ -20,10 +20,10 @@ from falcon import testing
 from tests.api.client import ALICE, BOB, Api
 from tests.api.test_common import assert_error
 from tests.conformance.drivers import DRIVERS
-from zaqar import staging
+from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.message_encryption import MessageKeys
 from zaqar.model import QUEUE, Address, Draft, Message
+from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import CreateClaim, HeldClaim, ListMessages, PopMessages, ReleaseClaim
 from zaqar.stages.pipeline import Pipeline
@@ -508,7 +508,7 @@ class Recorder(Stage):
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([recorder], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([recorder], resource=_[3]))
     return recorder
 
 

@@ -33,13 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.private_files": {"zaqar.errors"},
     "zaqar.daemon_threads": set(),
     "zaqar.ipc": {"zaqar.private_files", "zaqar.errors"},
-    "zaqar.signed_urls": {"zaqar.bounded_cache", "zaqar.errors"},
-    "zaqar.message_encryption": {"zaqar.model", "zaqar.errors"},
-    "zaqar.encryption_keys": {"zaqar.message_encryption", "zaqar.errors"},
+    "zaqar.encryption": {"zaqar.model", "zaqar.errors"},
     "zaqar.conf": {"zaqar", "zaqar.private_files", "zaqar.errors", "zaqar.uris"},
     "zaqar.policies": {"zaqar", "zaqar.bounded_cache", "zaqar.conf", "zaqar.errors", "zaqar.context"}
     | {"zaqar.model", "zaqar.private_files"},
-    "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"},
+    "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"}
+    | {"zaqar.entry_points"},
     "zaqar.schemas": FOUNDATION,
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.storage.registry": FOUNDATION | {"zaqar.entry_points", "zaqar.conf", "zaqar.storage.base"},
@@ -48,23 +47,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.model", "zaqar.errors", "zaqar.uris"},
     "zaqar.waiting": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.storage.base", "zaqar.storage.pools"},
     "zaqar.stages": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.conf", "zaqar.entry_points"},
-    "zaqar.extraspec": {"zaqar.errors", "zaqar.entry_points"},
-    "zaqar.staging": FOUNDATION | {"zaqar.entry_points", "zaqar.service", "zaqar.stages"},
+    "zaqar.service.staged.pipelines": FOUNDATION | {"zaqar.entry_points", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas", "zaqar.waiting"}
-    | {"zaqar.signed_urls", "zaqar.message_encryption"}
+    | {"zaqar.access.signed_urls", "zaqar.encryption"}
     # A subscription is checked when it is made, by the same policy as each connect, and gets its secret.
     | {"zaqar.notification.webhook_targets", "zaqar.notification.webhook_signatures"},
     "zaqar.notification.webhook_targets": {"zaqar.daemon_threads", "zaqar.errors"},
     "zaqar.notification.webhook_signatures": set(),
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.schemas", "zaqar.conf", "zaqar.ipc"}
-    | {"zaqar.daemon_threads", "zaqar.signed_urls", "zaqar.message_encryption"}
+    | {"zaqar.daemon_threads", "zaqar.access.signed_urls", "zaqar.encryption"}
     | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
-    "zaqar.bench": set(),
+    "zaqar.benchmarks": set(),
     "zaqar.transport": FOUNDATION
-    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.signed_urls", "zaqar.access"}
-    | {"zaqar.extraspec", "zaqar.ipc", "zaqar.waiting"},
+    | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
+    | {"zaqar.ipc", "zaqar.waiting"},
 }
 
 
@@ -83,6 +81,27 @@ def imports_of(path: Path) -> Iterator[str]:
             for alias in node.names:
                 longer = f"{node.module}.{alias.name}"
                 yield longer if longer in known else node.module
+
+
+def imports_at_start(path: Path) -> set[str]:
+    """The project's modules that are imported while a file is imported.
+
+    Imports of a function come later, and those under TYPE_CHECKING never.
+    """
+    known, found = {module_of(each) for each in FILES}, set()
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            longer = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(longer & known or {node.module})
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            pending.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending.extend(ast.iter_child_nodes(node))
+    return (found & known) - {module_of(path)}
 
 
 def belongs(module: str, part: str) -> bool:
@@ -104,6 +123,23 @@ def test_import_rule(path: Path) -> None:
         assert belongs(imported, own) or any(
             imported == each if each == "zaqar" else belongs(imported, each) for each in allowed
         ), f"{module} must not import {imported}"
+
+
+def test_no_import_cycles() -> None:
+    """Every module can be read after those that it imports."""
+    imports = {module_of(path): imports_at_start(path) for path in FILES}
+    while ready := [module for module, needed in imports.items() if not needed & imports.keys()]:
+        for module in ready:
+            del imports[module]
+    assert not imports, "in cycles, or after one"
+
+
+def test_benchmarks_are_apart() -> None:
+    """The service works without the benchmarks. That they import nothing of it, test_import_rule shows."""
+    for path in FILES:
+        module = module_of(path)
+        if not belongs(module, "zaqar.benchmarks"):
+            assert not any(belongs(each, "zaqar.benchmarks") for each in imports_of(path)), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

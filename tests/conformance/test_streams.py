@@ -15,7 +15,7 @@ import pytest
 from tests.clock import FakeClock
 from tests.unit.workers import make_limits
 from zaqar.context import Context
-from zaqar.message_encryption import NO_KEYS
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.model import QUEUE, UID_LENGTH, Address
 from zaqar.service.bodies import Bodies
 from zaqar.service.messages import Messages

@@ -15,8 +15,8 @@ from typing import Any
 from tests.clock import FakeClock
 from zaqar import conf
 from zaqar.context import Context
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.limits import Limits
-from zaqar.message_encryption import NO_KEYS
 from zaqar.model import QUEUE, Address, Catalog, Pool, Queue
 from zaqar.service.bodies import Bodies
 from zaqar.service.claims import Claims

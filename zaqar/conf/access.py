@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of authentication and of signed URLs: ``[access]``, ``[keystone_authtoken]``, ``[trustee]`` and ``[signed_url]``.
+"""Options of authentication and signed URLs: [access], [keystone_authtoken], [trustee] and [signed_url].
 
 The options of ``[keystone_authtoken]`` are those of keystonemiddleware; some have other defaults here. ``[trustee]`` is
 the service user that subscribers of ``trust+http`` and ``trust+https`` trust. Its options are those of keystoneauth1,

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from oslo_config import cfg
 
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 from zaqar.errors import InvalidInput, StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, TOPIC, UNSUBSCRIBE_CONFIRMATION, Subscription
 from zaqar.schemas import mailboxes

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
 from zaqar.ipc.wakeup_socket import WakeupSocket, open_wakeup_socket
-from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Capacity

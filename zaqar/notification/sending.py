@@ -14,8 +14,8 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
 from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription, is_sealed
 from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEY
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.message_encryption import NO_KEY
 from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
 from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, show_metadata
 from zaqar.service.queue_listing import QueueListing, QueuePage

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zaqar.access.signed_urls import SignedUrls, format_time, is_project, parse_time
 from zaqar.clock import Clock
 from zaqar.errors import ClientError, InvalidInput
 from zaqar.model import Address
 from zaqar.schemas.share import Wanted
-from zaqar.signed_urls import SignedUrls, format_time, is_project, parse_time
 
 DAY = 86_400
 """Seconds for which a URL is valid unless the caller says otherwise."""

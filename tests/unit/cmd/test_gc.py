@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from zaqar import app, conf, encryption_keys, entry_points
+from zaqar import app, conf, entry_points
 from zaqar.cmd import gc
 from zaqar.context import Context
+from zaqar.encryption import keys as encryption_keys
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Address, Draft, Queue
 from zaqar.storage.base import MessageStore

@@ -15,8 +15,8 @@ from typing import Any, Self
 from oslo_config import cfg
 
 from tests.clock import FakeClock
+from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher

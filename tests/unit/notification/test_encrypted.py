@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.notification.scene import BROKEN, QUEUE, SILENT, UID, Scene, ScriptedSender, until
-from zaqar.message_encryption import UNREADABLE_SECONDS, MessageKeys
+from zaqar.encryption.messages import UNREADABLE_SECONDS, MessageKeys
 from zaqar.model import DEAD, Delivery, Draft, is_sealed
 from zaqar.notification.senders.base import Outcome
 from zaqar.notification.sending import NOT_KEPT, UNREADABLE_PAUSE_SECONDS

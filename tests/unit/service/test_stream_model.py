@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tests.unit.workers import ADDRESS, Cluster
 from zaqar.context import Context
-from zaqar.message_encryption import NO_KEYS
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.model import UID_LENGTH, Claim
 from zaqar.service import streams as streams_module
 from zaqar.service.bodies import Bodies

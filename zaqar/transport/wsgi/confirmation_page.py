@@ -16,11 +16,11 @@ from urllib.parse import parse_qs
 
 import falcon
 
+from zaqar.access.signed_urls import Claim, SignedUrls
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, SignatureRefused
 from zaqar.model import Address
 from zaqar.service.subscriptions import Grant, Subscriptions
-from zaqar.signed_urls import Claim, SignedUrls
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 _MOST_BYTES = 4096

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import falcon
 
+from zaqar.access.signed_urls import parse_time
 from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StoreUnavailable, Unauthorized
 from zaqar.model import Address
-from zaqar.signed_urls import parse_time
 from zaqar.transport.wsgi.authentication import CALLER
 
 RULE = "messages:get_all"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private parts of granian that zaqar.cmd.server.granian_server overrides: if a release changes one, a test fails."""
+"""The private parts of granian that zaqar.cmd.server.granian_server overrides, so that a change of them fails here."""
 
 from __future__ import annotations
 

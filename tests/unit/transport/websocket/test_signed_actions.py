@@ -16,9 +16,9 @@ import pytest
 from tests.clock import FakeClock
 from tests.websocket import JSON, MSGPACK, Format
 from zaqar import app, conf
+from zaqar.access.signed_urls import format_time, sign
 from zaqar.model import QUEUE, Address
 from zaqar.schemas.share import METHODS
-from zaqar.signed_urls import format_time, sign
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.actions import ACTIONS

@@ -12,9 +12,9 @@ import pytest
 from tests.clock import START, FakeClock
 from tests.unit.transport.websocket.frames import FORMATS, PROJECT, Client, make_parts
 from tests.unit.transport.websocket.tokens import ALICE, Tokens, with_tokens
+from zaqar.access.signed_urls import format_time, sign
 from zaqar.app import Parts
 from zaqar.model import QUEUE, Address
-from zaqar.signed_urls import format_time, sign
 from zaqar.transport.websocket.action import Answer, Call
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.codec import Format

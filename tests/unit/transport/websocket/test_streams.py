@@ -26,8 +26,8 @@ from tests.unit.transport.websocket.serving import (
 from tests.unit.transport.websocket.test_waiting import bodies, close_code, post
 from tests.unit.transport.websocket.tokens import Tokens, with_tokens
 from zaqar.access.identity import Identity
+from zaqar.access.signed_urls import format_time
 from zaqar.errors import StoreUnavailable
-from zaqar.signed_urls import format_time
 from zaqar.transport.websocket import close_codes, stream_sending
 from zaqar.transport.websocket.stream_table import MAX_CREDIT, MAX_STREAMS
 

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.workers import make_limits
-from zaqar import signed_urls
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import SignedUrls
 from zaqar.context import Context
 from zaqar.errors import InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.model import QUEUE, TOPIC, Address
-from zaqar.signed_urls import SignedUrls
 from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
 from zaqar.transport.wsgi.signed_requests import SignedRequests
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zaqar import conf, signed_urls
+from zaqar import conf
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import Claim, SignedUrls, format_time, parse_time
 from zaqar.errors import SignatureRefused, StartupError
-from zaqar.signed_urls import Claim, SignedUrls, format_time, parse_time
 
 KEY = "secret"
 NOW = 1_700_000_000.0

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zaqar.bench.figures import Figures, middle, ratio
-from zaqar.bench.spelling import MESSAGE_TTL, Draft, make_body
-from zaqar.bench.subject import Scene, Subject
+from zaqar.benchmarks.figures import Figures, middle, ratio
+from zaqar.benchmarks.spelling import MESSAGE_TTL, Draft, make_body
+from zaqar.benchmarks.subject import Scene, Subject
 
 SHORTEST_TTL = 60
 LONGEST_DELAY = 900

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from zaqar.bench.spelling import Spelling, encode, hrefs, make_body, make_name, next_page, resources
-from zaqar.bench.wire import Answer, Endpoint
+from zaqar.benchmarks.spelling import Spelling, encode, hrefs, make_body, make_name, next_page, resources
+from zaqar.benchmarks.wire import Answer, Endpoint
 
 ALICE = "3381af92-2b9e-11e3-b191-71861300734c"
 SPELLING = Spelling(Endpoint("http", "127.0.0.1", 8888), "project", client_id=ALICE)

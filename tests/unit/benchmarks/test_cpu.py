@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zaqar.bench.cpu import read_usage, spent, tree
+from zaqar.benchmarks.cpu import read_usage, spent, tree
 
 # A process that starts another one, both of which wait for a line, burn what it says, and say so.
 FAMILY = """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from zaqar.bench.wire import Answer, Endpoint
+from zaqar.benchmarks.wire import Answer, Endpoint
 
 Draft = Mapping[str, Any]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 
-from zaqar.bench.figures import MICROSECONDS, Figures, Tally, figures
-from zaqar.bench.spelling import Draft, Spelling, hrefs, next_page
-from zaqar.bench.subject import Reading, Subject
-from zaqar.bench.wire import Connection
+from zaqar.benchmarks.figures import MICROSECONDS, Figures, Tally, figures
+from zaqar.benchmarks.spelling import Draft, Spelling, hrefs, next_page
+from zaqar.benchmarks.subject import Reading, Subject
+from zaqar.benchmarks.wire import Connection
 
 _PAUSE = 0.01
 """Seconds a worker rests where there is nothing to do, or after an error."""

@@ -8,10 +8,10 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from zaqar.bench import cpu
-from zaqar.bench.figures import Figures, Tally, figures
-from zaqar.bench.spelling import Spelling, hrefs, make_name, resources
-from zaqar.bench.wire import Answer, Connection, Endpoint
+from zaqar.benchmarks import cpu
+from zaqar.benchmarks.figures import Figures, Tally, figures
+from zaqar.benchmarks.spelling import Spelling, hrefs, make_name, resources
+from zaqar.benchmarks.wire import Answer, Connection, Endpoint
 
 DEFAULT_URL = "http://127.0.0.1:8888"
 

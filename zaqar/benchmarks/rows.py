@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from zaqar.bench.figures import Figures, middle, ratio
-from zaqar.bench.spelling import Draft, next_page
-from zaqar.bench.subject import Scene, Subject
+from zaqar.benchmarks.figures import Figures, middle, ratio
+from zaqar.benchmarks.spelling import Draft, next_page
+from zaqar.benchmarks.subject import Scene, Subject
 
 _BATCH = 10
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from oslo_config import cfg
 
+from zaqar.encryption.messages import KEY_BYTES, MessageKeys
 from zaqar.errors import StartupError
-from zaqar.message_encryption import KEY_BYTES, MessageKeys
 
 NOT_A_KEY = "AES256"
 """The default of ``message_encryption_key`` in earlier releases and upstream. Everybody knows it."""

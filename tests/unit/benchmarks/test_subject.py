@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.bench.conftest import PROJECT, Service
-from zaqar.bench.subject import Scene
+from tests.unit.benchmarks.conftest import PROJECT, Service
+from zaqar.benchmarks.subject import Scene
 
 
 def test_what_cannot_be_prepared_is_said(service: Service) -> None:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from tests.unit.bench.conftest import PROJECT, Service
-from tests.unit.bench.serving import served
-from zaqar.bench import rows
-from zaqar.bench.subject import Subject
+from tests.unit.benchmarks.conftest import PROJECT, Service
+from tests.unit.benchmarks.serving import served
+from zaqar.benchmarks import rows
+from zaqar.benchmarks.subject import Subject
 
 DRAFTS = [{"body": "first", "ttl": 60}, {"body": "second", "ttl": 60}]
 

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from zaqar.errors import StartupError
-from zaqar.message_encryption import (
+from zaqar.encryption.messages import (
     NO_KEYS,
     OVERHEAD,
     PERIOD_BITS,
@@ -25,6 +24,7 @@ from zaqar.message_encryption import (
     key_id_of,
     project_tag,
 )
+from zaqar.errors import StartupError
 from zaqar.model import SEALED, is_sealed
 
 OLD, NEW = bytes(range(32)), bytes(range(100, 132))

@@ -7,9 +7,9 @@ from array import array
 
 import pytest
 
-from tests.unit.bench.serving import scripted
-from zaqar.bench.figures import Figures, Tally, figures, middle, percentile, ratio
-from zaqar.bench.wire import Connection, Endpoint
+from tests.unit.benchmarks.serving import scripted
+from zaqar.benchmarks.figures import Figures, Tally, figures, middle, percentile, ratio
+from zaqar.benchmarks.wire import Connection, Endpoint
 
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 

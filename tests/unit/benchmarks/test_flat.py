@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.bench.conftest import PROJECT, Service
-from zaqar.bench import flat
-from zaqar.bench.subject import Scene
+from tests.unit.benchmarks.conftest import PROJECT, Service
+from zaqar.benchmarks import flat
+from zaqar.benchmarks.subject import Scene
 from zaqar.model import QUEUE, Address
 
 EXTENT = flat.Extent(few=3, many=45, fill_bytes=100, rounds=2, count=4)

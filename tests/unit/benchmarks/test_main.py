@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.bench.conftest import Service, service  # noqa: F401
-from zaqar.bench import report
-from zaqar.bench.figures import Figures
-from zaqar.bench.flat import Step
-from zaqar.bench.load import Outcome
-from zaqar.bench.rows import ROWS, Measured
-from zaqar.bench.subject import Subject
-from zaqar.bench.wire import Endpoint
-from zaqar.cmd import bench
+from tests.unit.benchmarks.conftest import Service, service  # noqa: F401
+from zaqar.benchmarks import main, report
+from zaqar.benchmarks.figures import Figures
+from zaqar.benchmarks.flat import Step
+from zaqar.benchmarks.load import Outcome
+from zaqar.benchmarks.rows import ROWS, Measured
+from zaqar.benchmarks.subject import Subject
+from zaqar.benchmarks.wire import Endpoint
 
 FIGURES = Figures(100, 1234.4, 1500.0, 2500.0, 200.4, None, {"status 503": 2})
 
@@ -28,7 +27,7 @@ def url_of(service: Service) -> str:  # noqa: F811
 
 def test_rows_prints_a_table(service: Service, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     arguments = ["rows", "--url", url_of(service), "--name", "ours", "--rounds", "1", "--count", "2"]
-    assert bench.main(arguments) == 0
+    assert main.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "ours:"
     assert lines[2].split() == ["row", "requests/s", "p50", "ms", "p99", "ms", "CPU", "us", "store", "us", "errors"]
@@ -37,7 +36,7 @@ def test_rows_prints_a_table(service: Service, capsys: pytest.CaptureFixture[str
 
 def test_rows_prints_json(service: Service, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     arguments = ["rows", "--url", url_of(service), "--pid", str(os.getpid()), "--rounds", "1", "--count", "2", "--json"]
-    assert bench.main(arguments) == 0
+    assert main.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["machine"]) == {"date", "python", "cores"}
     first = found["measured"]["rows"][0]
@@ -49,15 +48,15 @@ def test_rows_prints_json(service: Service, capsys: pytest.CaptureFixture[str]) 
 def test_two_servers_are_compared(service: Service, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     one = ["--url", url_of(service), "--name", "one"]
     other = ["--plain-url", url_of(service), "--name", "other"]
-    assert bench.main(["rows", *one, *other, "--rounds", "1", "--count", "2"]) == 0
+    assert main.main(["rows", *one, *other, "--rounds", "1", "--count", "2"]) == 0
     assert "one / other, median of the ratios of each round:" in capsys.readouterr().out
 
 
 def test_messages_come_from_a_file(service: Service, tmp_path: Path) -> None:  # noqa: F811
     file = tmp_path / "messages.json"
     file.write_text('[{"body": "a", "ttl": 60}, {"event": 1}, 7]')
-    assert bench._read_drafts(str(file)) == [{"body": "a", "ttl": 60}, {"body": {"event": 1}}, {"body": 7}]
-    assert bench.main(["rows", "--url", url_of(service), "-m", str(file), "--rounds", "1", "--count", "3"]) == 0
+    assert main._read_drafts(str(file)) == [{"body": "a", "ttl": 60}, {"body": {"event": 1}}, {"body": 7}]
+    assert main.main(["rows", "--url", url_of(service), "-m", str(file), "--rounds", "1", "--count", "3"]) == 0
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "[1"])
@@ -68,7 +67,7 @@ def test_a_file_that_is_no_array_is_refused(
     file = tmp_path / "file.json"
     file.write_text(content)
     with pytest.raises(SystemExit) as stopped:
-        bench.main([option, str(file)])
+        main.main([option, str(file)])
     assert stopped.value.code == 2
     assert str(file) in capsys.readouterr().err
 
@@ -86,12 +85,12 @@ def test_a_file_that_is_no_array_is_refused(
 )
 def test_bad_options_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        bench.main(arguments)
+        main.main(arguments)
     assert stopped.value.code == 2
 
 
 def test_options_after_a_url_belong_to_that_server() -> None:
-    parsed = bench._rows_parser().parse_args(
+    parsed = main._rows_parser().parse_args(
         ["--url", "http://a:1", "--pid", "1", "2", "--plain-url", "http://b:2", "--pid", "3", "--store-pid", "4"]
     )
     assert parsed.subjects == [
@@ -101,7 +100,7 @@ def test_options_after_a_url_belong_to_that_server() -> None:
 
 
 def test_a_pid_without_a_url_belongs_to_the_default_server() -> None:
-    parsed = bench._load_parser().parse_args(["--pid", "1"])
+    parsed = main._load_parser().parse_args(["--pid", "1"])
     assert parsed.subjects == [Subject(Endpoint("http", "127.0.0.1", 8888), "127.0.0.1:8888", pids=(1,))]
 
 
@@ -125,19 +124,19 @@ def test_the_options_of_the_load_have_their_familiar_names() -> None:
         "8",
         "--noverbose",
     ]
-    parsed = vars(bench._load_parser().parse_args(arguments))
+    parsed = vars(main._load_parser().parse_args(arguments))
     names = [f"{role}_{what}" for role in ("producer", "consumer", "observer") for what in ("processes", "workers")]
     assert [parsed[name] for name in (*names, "time", "num_queues", "noverbose")] == [1, 2, 3, 4, 5, 6, 7.0, 8, True]
 
 
 def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["rows", "--url", "http://127.0.0.1:1"]) == 1
+    assert main.main(["rows", "--url", "http://127.0.0.1:1"]) == 1
     assert capsys.readouterr().err.startswith("zaqar-bench: ")
 
 
 def test_flat_and_load_measure_one_server(capsys: pytest.CaptureFixture[str]) -> None:
     for mode in ("flat", "load"):
-        assert bench.main([mode, "--url", "http://127.0.0.1:1", "--url", "http://127.0.0.1:2"]) == 1
+        assert main.main([mode, "--url", "http://127.0.0.1:1", "--url", "http://127.0.0.1:2"]) == 1
         assert "measures one server" in capsys.readouterr().err
 
 

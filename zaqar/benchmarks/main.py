@@ -23,11 +23,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from zaqar.bench import flat, load, report, rows
-from zaqar.bench.figures import Figures
-from zaqar.bench.spelling import MESSAGE_TTL, Draft, Spelling, make_body, make_name
-from zaqar.bench.subject import DEFAULT_URL, Subject
-from zaqar.bench.wire import Connection, Endpoint
+from zaqar.benchmarks import flat, load, report, rows
+from zaqar.benchmarks.figures import Figures
+from zaqar.benchmarks.spelling import MESSAGE_TTL, Draft, Spelling, make_body, make_name
+from zaqar.benchmarks.subject import DEFAULT_URL, Subject
+from zaqar.benchmarks.wire import Connection, Endpoint
 
 Command = Callable[[argparse.Namespace], int]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zaqar.bench.figures import Figures
-from zaqar.bench.flat import Step
-from zaqar.bench.load import Outcome
-from zaqar.bench.rows import Measured
-from zaqar.bench.subject import Subject
+from zaqar.benchmarks.figures import Figures
+from zaqar.benchmarks.flat import Step
+from zaqar.benchmarks.load import Outcome
+from zaqar.benchmarks.rows import Measured
+from zaqar.benchmarks.subject import Subject
 
 _HEAD = ("requests/s", "p50 ms", "p99 ms", "CPU us", "store us", "errors")
 

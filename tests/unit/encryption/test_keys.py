@@ -13,9 +13,10 @@ from castellan.common.exception import ManagedObjectNotFoundError
 from castellan.common.objects.symmetric_key import SymmetricKey
 from castellan.key_manager.key_manager import KeyManager
 
-from zaqar import conf, encryption_keys
+from zaqar import conf
+from zaqar.encryption import keys as encryption_keys
+from zaqar.encryption.messages import MessageKeys, key_id
 from zaqar.errors import StartupError
-from zaqar.message_encryption import MessageKeys, key_id
 
 FIRST, SECOND, THIRD, FOURTH = (bytes((number,)) * 32 for number in range(1, 5))
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.clock import FakeClock
-from tests.unit.bench.serving import served
+from tests.unit.benchmarks.serving import served
 from zaqar import app, conf
-from zaqar.bench.subject import Subject
+from zaqar.benchmarks.subject import Subject
 from zaqar.model import QUEUE
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app

@@ -68,3 +68,10 @@ def _executor(scheme: str, plugin: object) -> Callable[[str], Any]:
         raise StartupError(f"{place} makes an object without the method execute(value).")
     found: Callable[[str], Any] = execute
     return found
+
+
+class MessageCode:
+    """The plug-in ``messagecode``: an example that accepts everything, as OpenStack Zaqar ships it."""
+
+    def execute(self, value: str) -> None:
+        """Accept the header. A plug-in that checks something raises :class:`zaqar.errors.Forbidden` here."""
