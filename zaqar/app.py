@@ -23,7 +23,7 @@ from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
@@ -165,12 +165,12 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
     management: ManagementStore = common["management"]
     placement: Placement = common["placement"]
 
-    def remembered(address: Address) -> Located | None:
+    def remembered(address: QueueName) -> Located | None:
         known = queues.remembered(address)
         return None if known is None else Located(known.queue.uid, known.store_ref)
 
-    def find_queues(addresses: Collection[Address]) -> dict[Address, Located]:
-        found = management.queue_records.find(addresses=addresses)
+    def find_queues(names: Collection[QueueName]) -> dict[QueueName, Located]:
+        found = management.queue_records.find(names=names)
         return {address: Located(queue.uid, placement.store_of(queue)) for address, queue in found.items()}
 
     return Hub(
@@ -189,10 +189,10 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
 
     def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
         caller = Context(project, failed_deliveries.CLIENT_ID)
-        own_messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
+        own_messages.post(caller, QueueName(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_store(project: str, queue: str) -> StoreRef | None:
-        known = parts.queues.find(Address(project, QUEUE, queue), create=False)
+        known = parts.queues.find(QueueName(project, QUEUE, queue), create=False)
         return None if known is None else known.store_ref
 
     trustee = open_trustee(parts.conf)

@@ -16,7 +16,7 @@ from tests.api.test_common import assert_error
 from tests.api.test_placement import pool_of
 from tests.api.test_pools import Admin
 from zaqar.encryption.messages import MessageKeys, key_id_of
-from zaqar.model import QUEUE, Address, Message, is_sealed
+from zaqar.model import QUEUE, Message, QueueName, is_sealed
 from zaqar.service.bodies import PASSED_OVER_SECONDS
 from zaqar.service.leases import POP_SECONDS
 from zaqar.storage.base import MessageStore, SealedBody
@@ -40,7 +40,7 @@ def set_keys(api: Api, *masters: bytes) -> None:
 
 def stored(api: Api, queue: str = "q") -> list[Message]:
     """The messages as the store has them."""
-    known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, queue), create=False)
     assert known is not None
     return known.store_ref.store.messages.list_after(
         queue=known.queue,
@@ -63,7 +63,7 @@ def sealed_bodies(store: MessageStore) -> list[SealedBody]:
 
 def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
     """Store the first messages anew, that one with a changed byte."""
-    known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, queue), create=False)
     assert known is not None
     body = stored(api, queue)[number].body
     (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == body]
@@ -412,7 +412,7 @@ def test_projects_cannot_read_each_others_bodies(api: Api) -> None:
     api.project = mine + "2"
     api.put("/v2/queues/q", ENCRYPTED)
     api.send("q", "own")
-    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, "q"), create=False)
     assert known is not None
     own = stored(api)[0].body
     (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == own]

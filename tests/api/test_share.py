@@ -18,7 +18,7 @@ from tests.clock import FakeClock
 from tests.conformance.drivers import Driver
 from zaqar.access import signed_urls
 from zaqar.access.signed_urls import format_time, parse_time
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.policies.share import granted_rules
 from zaqar.schemas.share import METHODS, Wanted
 from zaqar.service.share import Shares
@@ -562,7 +562,7 @@ def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCa
     assert signature not in result.text + repr(result.headers) + caplog.text
     assert KEY not in caplog.text
     shares = Shares(api.parts.signed_urls, clock=api.clock, max_expiry=None)
-    made = shares.create(Address(api.project, QUEUE, "q"), Wanted(("messages",), ("GET",), None))
+    made = shares.create(QueueName(api.project, QUEUE, "q"), Wanted(("messages",), ("GET",), None))
     assert made.signature not in repr(made)
 
 

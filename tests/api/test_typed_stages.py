@@ -17,7 +17,7 @@ from tests.conformance.drivers import Driver
 from zaqar import app
 from zaqar.context import Context
 from zaqar.errors import Conflict, NotFound, StageFailed
-from zaqar.model import QUEUE, TOPIC, Address, Draft, Message, Queue
+from zaqar.model import QUEUE, TOPIC, Draft, Message, Queue, QueueName
 from zaqar.service.nodes import Nodes
 from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
@@ -168,7 +168,7 @@ def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
             if name == "post":
                 continue
             assert type(request) is kinds[name]
-            assert request.address == Address(script.api.project, QUEUE, request.address.name)
+            assert request.address == QueueName(script.api.project, QUEUE, request.address.name)
             assert request.address.name == {"create_queue": "new", "list_queues": ""}.get(name, "q")
         if name != "post":
             answer, kind = seen[-1][3], kinds[name].result
@@ -299,8 +299,8 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
     "a subscription without an end": ("update_subscription", UpdateSubscription, {"ttl": 10**15}),
     "a page of subscriptions without a limit": ("list_subscriptions", ListSubscriptions, {"limit": 10**9}),
     "a secret that never goes": ("rotate_secret", RotateSecret, {"grace": 10**9}),
-    "another queue": ("get_messages", GetMessages, {"address": Address("other", QUEUE, "q")}),
-    "another kind": ("pop_messages", PopMessages, {"address": Address("other", TOPIC, "q")}),
+    "another queue": ("get_messages", GetMessages, {"address": QueueName("other", QUEUE, "q")}),
+    "another kind": ("pop_messages", PopMessages, {"address": QueueName("other", TOPIC, "q")}),
 }
 
 
@@ -456,7 +456,7 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
     assert api.bodies("q") == ["changed"]
     assert [message["body"] for message in api.claim("q")[1]] == ["changed"]
     assert seen == [("post", b'"secret"'), ("list", b'"changed"'), ("claim", b'"changed"')]
-    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, "q"), create=False)
     assert known is not None
     (stored,) = known.store_ref.store.messages.get(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
     assert b"changed" not in stored.body
@@ -519,7 +519,7 @@ def test_the_fixture_speaks_of_all_pipelines(with_stages: WithStages) -> None:
 def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithStages, switch: Switch) -> None:
     """They see the connection as clients do, may change ``ttl`` and ``options``, and cannot send it elsewhere."""
     api = with_stages(switch.stage)
-    service, address = api.parts.connection_subscriptions, Address(api.project, QUEUE, "q")
+    service, address = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
     service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)
     seen: list[Any] = []
 

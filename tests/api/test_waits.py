@@ -22,7 +22,7 @@ from tests.api.test_common import assert_error
 from tests.conformance.drivers import DRIVERS
 from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.model import QUEUE, Address, Draft, Message
+from zaqar.model import QUEUE, Draft, Message, QueueName
 from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import CreateClaim, HeldClaim, ListMessages, PopMessages, ReleaseClaim
@@ -77,7 +77,7 @@ def note_attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def wait_until_all_have_looked(api: Api) -> None:
     """Until those that wait for queue "q" have ended the attempt that is due when they have joined."""
-    queue = api.parts.hub.registry._queues[Address(api.project, QUEUE, "q")]
+    queue = api.parts.hub.registry._queues[QueueName(api.project, QUEUE, "q")]
     wait_until(lambda: queue.turn is None and queue.readers.keys() <= _tried)
 
 
@@ -519,7 +519,7 @@ def test_stages_are_called_once(
     api = make_api()
     waiting = Clients(api, pool).start(method, f"/v2/queues/q/{path}wait={LONG}")
     assert recorder.seen == ["before"]
-    api.parts.hub.freed(api.parts.queues.ensure(Address(api.project, QUEUE, "q")).queue)
+    api.parts.hub.freed(api.parts.queues.ensure(QueueName(api.project, QUEUE, "q")).queue)
     api.send("q", 1)
     assert bodies(waiting.result()) == [1]
     assert recorder.seen == ["before", [b"1"]]
@@ -561,7 +561,7 @@ def test_a_message_that_cannot_be_read_does_not_end_the_wait(
     waiting = clients.start(method, f"/v2/queues/q/{path}wait={LONG}")
     poster = MessageKeys([b"y" * 32])
     api.parts.messages._bodies._keys = poster
-    known = api.parts.queues.ensure(Address(api.project, QUEUE, "q"))
+    known = api.parts.queues.ensure(QueueName(api.project, QUEUE, "q"))
     sealed = poster.seal(b'"lost"', queue_uid=known.queue.uid, project=api.project, now=api.clock.now)
     api.parts.messages._bodies._keys = keys
     known.store_ref.store.messages.post(

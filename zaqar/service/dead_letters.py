@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Message, Origin, Queue
-from zaqar.service.queues import Known
+from zaqar.service.queue_cache import ResolvedQueue
 from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ _MOST_BATCHES = 20
 
 
 def hand_over(
-    source: Known,
-    target: Known,
+    source: ResolvedQueue,
+    target: ResolvedQueue,
     *,
     most: int,
     ttl: int | None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zaqar.clock import Clock
 from zaqar.errors import Conflict, InvalidInput, NotFound
-from zaqar.model import WAITING, Address, Delivery, DeliveryKey, is_message_id, sequence_of
+from zaqar.model import WAITING, Delivery, DeliveryKey, QueueName, is_message_id, sequence_of
 from zaqar.schemas.deliveries import check_state, parse_resend
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import MessageStore
@@ -37,7 +37,7 @@ class Deliveries:
         self._wake_notifiers = wake_notifiers
 
     def list_page(
-        self, address: Address, subscription_id: str, *, state: str | None, marker: str | None, limit: int
+        self, address: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
     ) -> DeliveryPage:
         """At most ``limit`` in this state, older than the one that ``marker`` is the id of.
 
@@ -58,7 +58,7 @@ class Deliveries:
             store.delivery_log.count(queue_uid=uid, subscription_id=subscription_id),
         )
 
-    def resend(self, address: Address, subscription_id: str, delivery_id: str) -> None:
+    def resend(self, address: QueueName, subscription_id: str, delivery_id: str) -> None:
         """Send one again that was made or given up; NotFound where there is none, Conflict where it is under way."""
         uid, store = self._find(address, subscription_id)
         number = sequence_of(uid, delivery_id)
@@ -74,7 +74,7 @@ class Deliveries:
             raise Conflict("The delivery is under way, or waits for its next attempt.")
         self._wake_notifiers()
 
-    def resend_many(self, address: Address, subscription_id: str, raw: bytes) -> int:
+    def resend_many(self, address: QueueName, subscription_id: str, raw: bytes) -> int:
         """Send again what was given up, as a request body says; return how many."""
         parse_resend(raw)
         uid, store = self._find(address, subscription_id)
@@ -90,6 +90,6 @@ class Deliveries:
             self._wake_notifiers()
         return sent
 
-    def _find(self, address: Address, subscription_id: str) -> tuple[str, MessageStore]:
+    def _find(self, address: QueueName, subscription_id: str) -> tuple[str, MessageStore]:
         row, _ = self._subscriptions.find(address, subscription_id, self._clock())
         return row.uid, self._placement.store_of(row).store

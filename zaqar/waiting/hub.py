@@ -17,7 +17,7 @@ from pathlib import Path
 from zaqar.clock import Clock
 from zaqar.ipc.wakeup_socket import LISTING_SECONDS, WakeupSender, WakeupSocket, open_wakeup_socket
 from zaqar.limits import Limits
-from zaqar.model import UID_LENGTH, Address, Queue
+from zaqar.model import UID_LENGTH, Queue, QueueName
 from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Background
 from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, StorePoller
@@ -26,7 +26,7 @@ from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
 from zaqar.waiting.wakeups import Channel, HostListener, Told
 
-Remembered = Callable[[Address], Located | None]
+Remembered = Callable[[QueueName], Located | None]
 """Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
 
 BIND_AGAIN_SECONDS = 60.0
@@ -69,7 +69,7 @@ class Hub:
         """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
         _hubs.add(self)
 
-    def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(self, address: QueueName, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
         waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
         with self._lock:
@@ -88,14 +88,14 @@ class Hub:
         """Messages with these ids were posted to the queue. PERF: called only if it is time, see ``check_at``."""
         if self._is_nobody_waiting():
             return
-        address = Address(queue.project, queue.kind, queue.name)
+        address = QueueName(queue.project, queue.kind, queue.name)
         last = int(ids[-1][UID_LENGTH:], 16) if ids else 0
         self._post(address, Located(queue.uid, store_ref), last)
 
     def received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages were put into the queue by this process, in another way than by a post."""
         if not self._is_nobody_waiting():
-            self._post(Address(queue.project, queue.kind, queue.name), Located(queue.uid, store_ref), 0)
+            self._post(QueueName(queue.project, queue.kind, queue.name), Located(queue.uid, store_ref), 0)
 
     def freed(self, queue: Queue) -> None:
         """Messages of the queue are free again."""
@@ -103,7 +103,7 @@ class Hub:
             return
         here = self.registry.wake(queue.uid, Wake.FREED, is_own=True)
         wake = Wake.FREE_READERS if here else Wake.FREED
-        self._tell(wake, Address(queue.project, queue.kind, queue.name), queue.uid)
+        self._tell(wake, QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
     def perhaps_received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages may have been put into the queue, which only the store knows. It is asked if somebody waits."""
@@ -115,7 +115,7 @@ class Hub:
             if len(self._perhaps) >= _MOST_PERHAPS:
                 self._perhaps.clear()
             self._perhaps[queue.uid] = now
-            self._tell(Wake(0), Address(queue.project, queue.kind, queue.name), queue.uid)
+            self._tell(Wake(0), QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
     def drain(self) -> None:
         """Have every client that waits answered now, and let no other one wait."""
@@ -135,7 +135,7 @@ class Hub:
         if self.registry.waiting:
             self._look_up()
 
-    def _post(self, address: Address, located: Located, last: int) -> None:
+    def _post(self, address: QueueName, located: Located, last: int) -> None:
         here = self.registry.note_queue(address, located, is_own=True, last=last)
         if here:
             self._watch(located)
@@ -150,10 +150,10 @@ class Hub:
                 self.check_at = time.monotonic() + LISTING_SECONDS
         return True
 
-    def _pass_on(self, address: Address, uid: str) -> None:
+    def _pass_on(self, address: QueueName, uid: str) -> None:
         self._tell(Wake.TAKERS, address, uid)
 
-    def _tell(self, wake: Wake, address: Address, uid: str, last: int = 0) -> None:
+    def _tell(self, wake: Wake, address: QueueName, uid: str, last: int = 0) -> None:
         """Tell the other processes of this host."""
         job = self._background.get(_HOST)
         own = job.socket_name if isinstance(job, HostListener) else None
@@ -203,7 +203,7 @@ class Hub:
         if isinstance(poller, StorePoller):
             poller.look_if_new(located.uid)
 
-    def _found(self, address: Address, located: Located) -> None:
+    def _found(self, address: QueueName, located: Located) -> None:
         self.registry.note_queue(address, located)
         self._watch(located)
 

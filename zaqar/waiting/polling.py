@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from zaqar.clock import Clock
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Job
 from zaqar.waiting.registry import Registry
@@ -30,7 +30,7 @@ SOON_SECONDS = 0.1
 CHUNK = 500
 """Queues in one call of a store."""
 
-FindQueues = Callable[[Collection[Address]], Mapping[Address, Located]]
+FindQueues = Callable[[Collection[QueueName]], Mapping[QueueName, Located]]
 """Where the queues are that exist. Asks the management store; at most 500 names."""
 
 
@@ -135,7 +135,7 @@ class NamePoller(Job):
     name = "waiting for queues"
 
     def __init__(
-        self, registry: Registry, find_queues: FindQueues, found: Callable[[Address, Located], object]
+        self, registry: Registry, find_queues: FindQueues, found: Callable[[QueueName, Located], object]
     ) -> None:
         super().__init__()
         self._registry = registry

@@ -8,7 +8,7 @@ from enum import Enum, Flag
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from zaqar.model import Address, QueuePosition
+from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.pools import StoreRef
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class WaitedQueue:
     ``version`` grows with each change that readers may see; see :class:`~zaqar.waiting.shared_reads.SharedReads`.
     """
 
-    address: Address
+    address: QueueName
     digest: str
     located: Located | None = None
     takers: dict[Waiter, None] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class WaitedQueue:
         return is_news
 
 
-def digest_of(address: Address) -> str:
+def digest_of(address: QueueName) -> str:
     """Identifies the name of a queue among processes, in 16 characters."""
     # A tenant that finds two names with the same digest only delays and wakes its own waiters for these two queues.
     return blake2b("\0".join(address).encode(), digest_size=8).hexdigest()

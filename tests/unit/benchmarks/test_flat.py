@@ -8,7 +8,7 @@ import pytest
 from tests.unit.benchmarks.conftest import PROJECT, Service
 from zaqar.benchmarks import flat
 from zaqar.benchmarks.subject import Scene
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 
 EXTENT = flat.Extent(few=3, many=45, fill_bytes=100, rounds=2, count=4)
 
@@ -41,8 +41,8 @@ def test_a_queue_is_filled_with_messages_of_the_state(
     scene = Scene(service.subject, PROJECT)
     flat.fill(scene, state, free + claimed + delayed or 45, 100)
     service.clock.advance(flat.SHORTEST_TTL)
-    stats, _ = service.parts.queues.stats(Address(PROJECT, QUEUE, scene.queue))
+    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, scene.queue))
     assert (stats.free, stats.claimed) == (free, claimed)
     service.clock.advance(flat.LONGEST_DELAY - flat.SHORTEST_TTL)
-    stats, _ = service.parts.queues.stats(Address(PROJECT, QUEUE, scene.queue))
+    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, scene.queue))
     assert (stats.free, stats.claimed) == (free + delayed, claimed)

@@ -20,7 +20,7 @@ from zaqar.cmd import gc
 from zaqar.context import Context
 from zaqar.encryption import keys as encryption_keys
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Address, Draft, Queue
+from zaqar.model import Draft, Queue, QueueName
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.pools import StoreRef
@@ -191,7 +191,7 @@ def test_once(state_dir: Path) -> None:
 def test_subscriptions_that_are_over(state_dir: Path) -> None:
     parts = app.build(conf.load(), clock=lambda: 1000.0)
     body = b'{"subscriber":"mailto:a@example.org","ttl":60}'
-    address = Address("p", "queue", "q")
+    address = QueueName("p", "queue", "q")
     parts.subscriptions.create(Context("p", "c"), address, body)
     parts.close()
     assert gc.main([]) == 0
@@ -278,7 +278,7 @@ def configure(folder: Path, *lines: str) -> list[str]:
 
 def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new, lost = ("hex:" + digit * 64 for digit in "123")
-    address = Address("p", "queue", "q")
+    address = QueueName("p", "queue", "q")
 
     def post(key: str, arguments: list[str]) -> None:
         configuration = conf.load(arguments)

@@ -18,7 +18,7 @@ from tests.unit.transport.websocket.serving import make_parts, wait_until
 from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket import stream_sending
 from zaqar.transport.websocket.admission import Admission
 from zaqar.transport.websocket.codec import Format
@@ -29,7 +29,7 @@ from zaqar.transport.websocket.stream_table import OpenStream, StreamTable
 from zaqar.waiting import shared_reads
 from zaqar.waiting.waiters import Kind
 
-ADDRESS = Address("p", QUEUE, "q")
+ADDRESS = QueueName("p", QUEUE, "q")
 CALLER = Context("p", "client")
 STREAMS = 1000
 

@@ -23,7 +23,7 @@ from tests.unit.transport.websocket.serving import (
     run,
     wait_until,
 )
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.frame_checks import MAX_WAITING_FRAME
@@ -458,7 +458,7 @@ def test_the_address_of_a_waiter_is_that_of_the_request(tmp_path: Path) -> None:
         async with service.client() as client, service.client(project="other") as other:
             await client.send("message_list", topic_name="q", wait=20, echo=True)
             await service.until_waiting(1)
-            assert not service.parts.hub.registry.has_takers(Address("p", QUEUE, "q"))
+            assert not service.parts.hub.registry.has_takers(QueueName("p", QUEUE, "q"))
             await post(other, 1)
             await post(other, 2, queue="q2")
             assert await client.is_quiet(0.3)
