@@ -162,7 +162,7 @@ class Service:
         known = self._parts.queues.find(QueueName(PROJECT, QUEUE, "greetings"), create=False)
         if known is None:
             raise RuntimeError("the queue is gone")
-        store = known.place.store
+        store = known.store_ref.store
         (posted,) = store.take_posted(owner="n", until=NOW + 60, now=NOW, limit=10)
         draft, uid = posted.drafts[0], posted.queue_uid
         delivery = Delivery(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from keystonemiddleware.auth_token._request import _AuthTokenRequest
 
-from zaqar.access.headers import remove_identity
+from zaqar.transport.wsgi.authentication import remove_identity
 
 KEPT = {
     "REQUEST_METHOD": "GET",
