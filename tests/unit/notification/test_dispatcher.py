@@ -107,7 +107,7 @@ def test_nothing_is_kept_without_retention() -> None:
     asyncio.run(play())
 
 
-def test_without_a_bell_it_is_found_all_the_same(scene: Scene) -> None:
+def test_without_a_wakeup_socket_work_is_found_by_polling(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
@@ -118,7 +118,7 @@ def test_without_a_bell_it_is_found_all_the_same(scene: Scene) -> None:
     asyncio.run(play())
 
 
-def test_the_bell_wakes_it(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wakeup_wakes_the_notifier(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.notification.pump.LOOK_SECONDS", 600.0)
 
     async def play() -> None:
