@@ -76,14 +76,14 @@ def _redis_messages(address: str) -> MessageStore:
 
 
 def _mongodb_management(address: str) -> ManagementStore:
-    from zaqar.storage.mongodb.management import MongoManagementStore
+    from zaqar.storage.mongodb.queue_records import MongoManagementStore
 
     uri, _, database = address.partition(" ")
     return MongoManagementStore.from_settings({"uri": uri, "database": database})
 
 
 def _mongodb_messages(address: str) -> MessageStore:
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
     uri, _, database = address.partition(" ")
     return MongoMessageStore.from_settings({"uri": uri, "database": database})

@@ -143,8 +143,8 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
 def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import pymongo
 
-    from zaqar.storage.mongodb import connection
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.client import connection
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
     monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
     uri, _, database = address.partition(" ")
@@ -171,7 +171,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "redis.wire.PATIENCE",
         "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
-        "mongodb.transactions.PATIENCE",
+        "mongodb.client.transactions.PATIENCE",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 

@@ -24,9 +24,9 @@ from tests.conformance.mongodb.test_transactions import overheard
 from tests.conformance.scene import Scene
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
-from zaqar.storage.mongodb import changes
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.client import change_stream
+from zaqar.storage.mongodb.core import FAR
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
@@ -234,7 +234,7 @@ def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
             with pytest.raises(StoreUnavailable):
                 wakeups.receive(3600)
         with monkeypatch.context() as patched:
-            patched.setattr(changes, "PATIENCE", 0.3)
+            patched.setattr(change_stream, "PATIENCE", 0.3)
             with pytest.raises(StoreUnavailable):
                 store.wakeups()
         member.start()
@@ -259,7 +259,7 @@ def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
 
 
 def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "ANSWER_SECONDS", 0.25)
+    monkeypatch.setattr(change_stream, "ANSWER_SECONDS", 0.25)
     (member,) = own.members
     with opened(own.uri) as store, listening_to(store) as wakeups:
         member.signal(signal.SIGSTOP)
@@ -291,7 +291,7 @@ import sys, time
 import gevent
 from tests.conformance.scene import Scene
 from tests.greenlets import Pulse
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()

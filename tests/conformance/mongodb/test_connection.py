@@ -16,9 +16,9 @@ import pytest
 from tests import servers
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.mongodb import documents, management
-from zaqar.storage.mongodb.management import MongoManagementStore
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb import documents, queue_records
+from zaqar.storage.mongodb.queue_records import MongoManagementStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 SECRET = "s3cr%40t"
 SOON = 5.0
@@ -174,7 +174,7 @@ def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
         assert queues.count_queues(project="p", kind="queue") == 0
         for opened, indexes in (
             (store._set.opened, documents.INDEXES),
-            (queues._set.opened, management.INDEXES),
+            (queues._set.opened, queue_records.INDEXES),
         ):
             assert set(opened.collection.index_information()) == {"_id_", *(index.name for index in indexes)}
         store.close()

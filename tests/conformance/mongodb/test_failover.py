@@ -15,7 +15,7 @@ import pytest
 from tests import servers
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 WRITERS = 4
 MOST_SECONDS = 5.0

@@ -13,8 +13,8 @@ from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, bodies, new_claim_id
 from zaqar.model import Claim, DeadLetters
-from zaqar.storage.mongodb.messages import MongoMessageStore
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.client.transactions import Turns
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 MOST = 2
 """Claims after which a message is dead."""

@@ -14,8 +14,8 @@ from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import at_once
 from zaqar.storage.base import Node, NodeSubscription
-from zaqar.storage.mongodb.management import MongoManagementStore
 from zaqar.storage.mongodb.nodes import MongoNodeStore
+from zaqar.storage.mongodb.queue_records import MongoManagementStore
 
 NOW = 1_000_000.0
 

@@ -23,8 +23,8 @@ from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
 from zaqar.storage.base import MOST_PASSED, TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
 from zaqar.storage.mongodb.documents import COLLECTION
-from zaqar.storage.mongodb.dropped import DROPPED
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
+from zaqar.storage.mongodb.tombstones import DROPPED
 
 FEW, MANY = 100, 5000
 SLACK = 20

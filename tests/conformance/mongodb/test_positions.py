@@ -13,8 +13,8 @@ from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.mongodb.test_transactions import Commands, listening, overheard
 from tests.conformance.scene import Scene, new_queue
 from zaqar.model import Address, QueuePosition
-from zaqar.storage.mongodb.fences import BATCH, FAR
-from zaqar.storage.mongodb.management import MongoManagementStore
+from zaqar.storage.mongodb.core import BATCH, FAR
+from zaqar.storage.mongodb.queue_records import MongoManagementStore
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
-from zaqar.storage.mongodb import transactions
+from zaqar.storage.mongodb.client import transactions
+from zaqar.storage.mongodb.client.transactions import Turns, _batches
+from zaqar.storage.mongodb.core import FAR
 from zaqar.storage.mongodb.documents import fence_id
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
 from zaqar.storage.mongodb.statements import statement
-from zaqar.storage.mongodb.transactions import Turns, _batches
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 
 class Commands(monitoring.CommandListener):
@@ -203,9 +203,9 @@ def test_a_post_larger_than_a_command(scene: Scene) -> None:
 def test_queues_keep_apart_in_the_memory_of_a_process(
     store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zaqar.storage.mongodb import fences
+    from zaqar.storage.mongodb import core
 
-    monkeypatch.setattr(fences, "MOST_HINTS", 3)
+    monkeypatch.setattr(core, "MOST_HINTS", 3)
     scenes = [Scene(store) for _ in range(5)]
     for scene in scenes:
         scene.post("a")

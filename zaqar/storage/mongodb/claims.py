@@ -14,9 +14,10 @@ from bson import ObjectId
 
 from zaqar.errors import NotFound, SealedMessages, StaleQueue
 from zaqar.model import Claim, DeadLetters, Message, Queue, is_sealed
-from zaqar.storage.mongodb.desk import Request
+from zaqar.storage.mongodb.client.group_commit import Request
+from zaqar.storage.mongodb.client.transactions import Transaction, Turns
+from zaqar.storage.mongodb.core import FAR, FenceStore, Look
 from zaqar.storage.mongodb.documents import CLAIMED, COLLECTION, READY, Document, messages_of, segment_id
-from zaqar.storage.mongodb.fences import FAR, FenceStore, Look
 from zaqar.storage.mongodb.statements import (
     FREE,
     check,
@@ -30,7 +31,6 @@ from zaqar.storage.mongodb.statements import (
     slot,
     statement,
 )
-from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 _OVER = 0.0
 """The ``end`` of a claim that was released; a sweep removes it."""

@@ -21,12 +21,12 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.model import DEAD, WAITING, Attempt, Delivery, DeliveryKey
 from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.base.uncut import UncutMessageStore
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.client.connection import ReplicaSet
+from zaqar.storage.mongodb.client.transactions import Turns
 from zaqar.storage.mongodb.documents import COLLECTION, Document, Index
-from zaqar.storage.mongodb.dropped import DROPPED, deliveries_under, dropped_among, name_of, tombstone
-from zaqar.storage.mongodb.lanes import Found, Rotation
+from zaqar.storage.mongodb.round_robin import Found, Rotation
 from zaqar.storage.mongodb.statements import ids_of, put
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.tombstones import DROPPED, deliveries_under, dropped_among, name_of, tombstone
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import pymongo
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
-from zaqar.storage.mongodb.connection import PATIENCE, Opened, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, Opened, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 
 NODES = "nodes"

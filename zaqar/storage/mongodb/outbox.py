@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from zaqar.model import NOT_EXPANDED, WAITING, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.base.packed_posts import pack_posted, unpack_posted
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.client.connection import ReplicaSet
+from zaqar.storage.mongodb.client.transactions import Turns
 from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
 from zaqar.storage.mongodb.documents import COLLECTION, Document, fence_id
-from zaqar.storage.mongodb.dropped import DROPPED, any_of, dropped_among
-from zaqar.storage.mongodb.lanes import Found, Rotation
+from zaqar.storage.mongodb.round_robin import Found, Rotation
 from zaqar.storage.mongodb.statements import ids_of, statement
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.tombstones import DROPPED, any_of, dropped_among
 
 LARGEST = 12 * 1024 * 1024
 """Bytes of one document. The server takes 16 MiB; a larger post is noted as several."""

@@ -17,10 +17,10 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base.uncut import UncutManagementStore
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.transactions import Turns
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.nodes import MongoNodeStore
-from zaqar.storage.mongodb.transactions import Turns
 from zaqar.storage.mongodb.trusts import MongoTrustStore
 
 SUBSCRIPTIONS = "subscriptions"

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from zaqar.model import Stats
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.client.connection import ReplicaSet
+from zaqar.storage.mongodb.core import BATCH
+from zaqar.storage.mongodb.dead_letters import LetterStore
 from zaqar.storage.mongodb.documents import (
     AFTER_FENCES,
     AFTER_GARBAGE,
@@ -15,8 +17,6 @@ from zaqar.storage.mongodb.documents import (
     FIRST_GARBAGE,
     Document,
 )
-from zaqar.storage.mongodb.fences import BATCH
-from zaqar.storage.mongodb.letters import LetterStore
 from zaqar.storage.mongodb.statements import ids_of
 
 QUEUES_AT_ONCE = 50

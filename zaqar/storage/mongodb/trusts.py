@@ -12,7 +12,7 @@ from pymongo.collection import Collection
 
 from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 
 TRUSTS = "trusts"

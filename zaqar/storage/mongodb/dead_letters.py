@@ -12,11 +12,11 @@ from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Draft, Message, Origin, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.mongodb.claims import ClaimStore, Take, segment_in
+from zaqar.storage.mongodb.client.transactions import Lost, Transaction, Turns
+from zaqar.storage.mongodb.core import BATCH, Look
 from zaqar.storage.mongodb.documents import ASIDE, READY, Document, document_of, message_key, messages_of
-from zaqar.storage.mongodb.fences import BATCH, Look
 from zaqar.storage.mongodb.outbox import posted_documents
 from zaqar.storage.mongodb.statements import check, count, ids_of, in_force, put, remove, slot, statement
-from zaqar.storage.mongodb.transactions import Lost, Transaction, Turns
 
 _SET_ASIDE = {"$set": {"t": ASIDE}, "$rename": {"x": "y"}}
 """Without ``x`` it does not expire; ``y`` keeps when it would have."""

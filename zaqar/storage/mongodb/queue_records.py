@@ -20,7 +20,7 @@ from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import Address, Catalog, Pool, Queue
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.nodes import NODE_INDEXES, NODES
 from zaqar.storage.mongodb.subscriptions import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from zaqar.storage.mongodb import lanes
-from zaqar.storage.mongodb.lanes import MOST_PAGES, Rotation
+from zaqar.storage.mongodb import round_robin
+from zaqar.storage.mongodb.round_robin import MOST_PAGES, Rotation
 
 
 @dataclass
@@ -136,7 +136,7 @@ def test_dropped_lanes_are_not_remembered_for_long(monkeypatch: pytest.MonkeyPat
 
 def test_very_many_dropped_lanes_are_passed_in_bounded_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in {"MOST_PASSES": 20, "PASS_SIZE": 10, "_REMEMBERED": 25}.items():
-        monkeypatch.setattr(lanes, name, size)
+        monkeypatch.setattr(round_robin, name, size)
     shelf = Shelf({f"{lane:03}": ["x"] * 10 for lane in range(60)} | {"living": ["y"]})
     shelf.dropped = shelf.lanes.keys() - {"living"}
     rotation = Rotation()

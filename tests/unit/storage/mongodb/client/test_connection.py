@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from zaqar.errors import StartupError
-from zaqar.storage.mongodb import connection
-from zaqar.storage.mongodb.connection import ReplicaSet, Retries
+from zaqar.storage.mongodb.client import connection
+from zaqar.storage.mongodb.client.connection import ReplicaSet, Retries
 
 SECRET = "s3cr@t"
 

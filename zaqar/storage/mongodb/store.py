@@ -15,7 +15,9 @@ from bson import ObjectId
 from zaqar.errors import ClaimOver, Forbidden, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, Stats
 from zaqar.storage.mongodb.claims import Take, segment_in
-from zaqar.storage.mongodb.desk import Request
+from zaqar.storage.mongodb.client.group_commit import Request
+from zaqar.storage.mongodb.client.transactions import Transaction, Turns
+from zaqar.storage.mongodb.core import BATCH, BRIEF, FAR, Hint
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     DELAYED,
@@ -28,11 +30,9 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     within,
 )
-from zaqar.storage.mongodb.fences import BATCH, BRIEF, FAR, Hint
 from zaqar.storage.mongodb.outbox import posted_documents
-from zaqar.storage.mongodb.positions import PositionStore
+from zaqar.storage.mongodb.queues import PositionStore
 from zaqar.storage.mongodb.statements import check, count, counts_of, ids_of, in_force, put, remove, slot, statement
-from zaqar.storage.mongodb.transactions import Transaction, Turns
 
 TIDY_EVERY = 64
 """A post that passes a multiple of this number removes twice as many expired messages.

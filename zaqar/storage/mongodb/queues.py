@@ -13,11 +13,11 @@ from bson import ObjectId
 from zaqar.errors import StoreUnavailable
 from zaqar.model import QueuePosition
 from zaqar.storage.base import Wakeups
-from zaqar.storage.mongodb.changes import ChangeStream, NotAllowed
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.client.change_stream import ChangeStream, NotAllowed
+from zaqar.storage.mongodb.client.connection import ReplicaSet
+from zaqar.storage.mongodb.core import BRIEF, FAR, MOST_HINTS, open_replica_set
 from zaqar.storage.mongodb.documents import COLLECTION, READY, Document, fence_id
-from zaqar.storage.mongodb.fences import BRIEF, FAR, MOST_HINTS, open_replica_set
-from zaqar.storage.mongodb.sealed import SealedBodyStore
+from zaqar.storage.mongodb.sealed_bodies import SealedBodyStore
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from zaqar.errors import StaleQueue, StoreUnavailable
-from zaqar.storage.mongodb.desk import Desk, Request
+from zaqar.storage.mongodb.client.group_commit import Desk, Request
 
 
 class Counter:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from zaqar.storage.mongodb.connection import Opened
+from zaqar.storage.mongodb.client.connection import Opened
 from zaqar.storage.mongodb.documents import Document, Index
 
 DROPPED = "dropped"

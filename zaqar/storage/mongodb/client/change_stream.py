@@ -21,7 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import AFTER_FENCES, FIRST_FENCE, Document
 from zaqar.storage.mongodb.statements import BACK
 

@@ -20,9 +20,10 @@ from bson import ObjectId
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.connection import PATIENCE, ReplicaSet
+from zaqar.storage.mongodb.client.group_commit import Desk
+from zaqar.storage.mongodb.client.transactions import Turns
 from zaqar.storage.mongodb.deliveries import DELIVERIES, DELIVERY_INDEXES
-from zaqar.storage.mongodb.desk import Desk
 from zaqar.storage.mongodb.documents import (
     COLLECTION,
     INDEXES,
@@ -32,7 +33,6 @@ from zaqar.storage.mongodb.documents import (
     segment_id,
     within,
 )
-from zaqar.storage.mongodb.dropped import DROPPED, DROPPED_INDEXES, tombstone
 from zaqar.storage.mongodb.outbox import OutboxStore
 from zaqar.storage.mongodb.statements import (
     BACK,
@@ -48,7 +48,7 @@ from zaqar.storage.mongodb.statements import (
     slot,
     statement,
 )
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.tombstones import DROPPED, DROPPED_INDEXES, tombstone
 
 BATCH = 500
 """Messages that one transaction ripens, moves or removes at most."""

@@ -12,10 +12,10 @@ from pymongo import UpdateMany
 
 from zaqar.model import is_sealed
 from zaqar.storage.base import DELIVERY, MESSAGE, POST, Position, SealedBody, first_sealed
+from zaqar.storage.mongodb.client.transactions import Turns
 from zaqar.storage.mongodb.deliveries import DELIVERIES
 from zaqar.storage.mongodb.documents import COLLECTION, Document
 from zaqar.storage.mongodb.sweep import SweepStore
-from zaqar.storage.mongodb.transactions import Turns
 
 _WALKS = ((MESSAGE, COLLECTION, "m", "n"), (DELIVERY, DELIVERIES, "", "g"), (POST, COLLECTION, "p", "q"))
 """What lies where, and between which ids. Those of deliveries begin with a hexadecimal digit."""

@@ -26,7 +26,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
-from zaqar.storage.mongodb.connection import MAJORITY, PATIENCE, Opened, ReplicaSet
+from zaqar.storage.mongodb.client.connection import MAJORITY, PATIENCE, Opened, ReplicaSet
 from zaqar.storage.mongodb.documents import Document
 
 T = TypeVar("T")
