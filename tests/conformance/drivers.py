@@ -76,7 +76,7 @@ def _redis_messages(address: str) -> MessageStore:
 
 
 def _mongodb_management(address: str) -> ManagementStore:
-    from zaqar.storage.mongodb.queue_records import MongoManagementStore
+    from zaqar.storage.mongodb.management import MongoManagementStore
 
     uri, _, database = address.partition(" ")
     return MongoManagementStore.from_settings({"uri": uri, "database": database})

@@ -20,12 +20,12 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from tests import servers
-from tests.conformance.mongodb.test_transactions import overheard
+from tests.conformance.mongodb.test_transactions import recorded
 from tests.conformance.scene import Scene
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
 from zaqar.storage.mongodb.client import change_stream
-from zaqar.storage.mongodb.core import FAR
+from zaqar.storage.mongodb.housekeeping import MAX_SKIPPED
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +53,7 @@ def other(members: servers.MongoSet) -> Iterator[Scene]:
     """A queue as another process sees it, in a database of its own."""
     store = MongoMessageStore.from_settings({"uri": members.uri, "database": f"stream_{secrets.token_hex(4)}"})
     yield Scene(store)
-    store._set.opened.client.drop_database(store._set.name)
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     store.close()
 
 
@@ -72,7 +72,7 @@ def wakeups(store: MongoMessageStore) -> Iterator[Wakeups]:
 
 def name_of(scene: Scene) -> str:
     assert isinstance(scene.store, MongoMessageStore)
-    return scene.store._set.name
+    return scene.store.core.replica_set.name
 
 
 def received(wakeups: Wakeups, last: Scene) -> list[str]:
@@ -111,7 +111,7 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
     unknown = other.beside("unknown")
     for scene in (other, unknown):
         scene.post("a")
-    assert list(store.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
+    assert list(store.queues.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
     received(wakeups, other.beside("before"))
     for scene in (unknown, other):
         claim_id, _ = scene.claim()
@@ -120,9 +120,9 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
 
 
 def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.post("a")
     claim_id, _ = other.claim()
     received(wakeups, other.beside("before"))
@@ -131,7 +131,7 @@ def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore,
 
 
 def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     numbers = other.post(*["a"] * 5)
     received(wakeups, other.beside("before"))
     claim_id, (first,) = other.claim(1)
@@ -144,15 +144,15 @@ def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageS
 
 
 def test_tidying_up_in_a_look_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    other.post(*["a"] * (FAR + 1), ttl=60)
+    other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     assert received(wakeups, other.beside("last")) == []
 
 
 def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
         scene = Scene(store)
         scene.post("a")
         assert commands.of(lambda: scene.post("b")) == ["update", "commitTransaction"]
@@ -162,7 +162,7 @@ def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
 
 
 def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
         for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
             assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
             assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
@@ -199,14 +199,14 @@ def test_closing_it_closes_it_on_the_server(members: servers.MongoSet, store: Mo
 
 
 def test_dropping_the_database_ends_it(store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store._set.opened.client.drop_database(store._set.name)
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     with pytest.raises(StoreUnavailable):
         wakeups.receive(3600)
 
 
 def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
     """Open cursors of the store on the primary that no command uses at the moment."""
-    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store._set.name}[.]"}}
+    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store.core.replica_set.name}[.]"}}
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
 
@@ -234,7 +234,7 @@ def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
             with pytest.raises(StoreUnavailable):
                 wakeups.receive(3600)
         with monkeypatch.context() as patched:
-            patched.setattr(change_stream, "PATIENCE", 0.3)
+            patched.setattr(change_stream, "STEP_TIMEOUT", 0.3)
             with pytest.raises(StoreUnavailable):
                 store.wakeups()
         member.start()
@@ -276,7 +276,7 @@ def test_a_user_who_may_not_open_one_is_told_in_the_log(
 ) -> None:
     with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:
         Scene(store)
-        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store._set.application}
+        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store.core.replica_set.application}
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse})
         assert store.wakeups() is None
         assert store.wakeups() is None

@@ -17,7 +17,7 @@ from tests import servers
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.mongodb import documents, queue_records
-from zaqar.storage.mongodb.queue_records import MongoManagementStore
+from zaqar.storage.mongodb.management import MongoManagementStore
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 SECRET = "s3cr%40t"
@@ -96,9 +96,9 @@ def test_durability_says_how_many(store: MongoMessageStore) -> None:
 
 def test_majority_and_journal_whatever_the_uri_says(members: servers.MongoSet) -> None:
     store = MongoMessageStore.from_settings({"uri": members.uri + "&w=0&journal=false&readPreference=secondary"})
-    opened = store._set.opened
-    assert opened.collection.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
-    assert opened.collection.read_preference.mode == 0
+    opened = store.core.replica_set.connection
+    assert opened.main.majority.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
+    assert opened.main.majority.read_preference.mode == 0
     scene = Scene(store)
     scene.post("a")
     assert bodies(scene.listing()) == ["a"]
@@ -147,7 +147,7 @@ def test_a_set_that_is_away_is_no_obstacle_to_a_start(listening: bool) -> None:
             with soon(), pytest.raises(StoreUnavailable):
                 operation()
 
-        operations = (lambda: Scene(messages), lambda: Scene(messages), queues.get_catalog, messages.durability)
+        operations = (lambda: Scene(messages), lambda: Scene(messages), queues.catalog.get, messages.durability)
         at_once(*(partial(refused, operation) for operation in operations))
         messages.close()
         queues.close()
@@ -171,12 +171,12 @@ def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
         scene = Scene(store)
         scene.post("a")
         assert bodies(scene.listing()) == ["a"]
-        assert queues.count_queues(project="p", kind="queue") == 0
+        assert queues.queue_records.count(project="p", kind="queue") == 0
         for opened, indexes in (
-            (store._set.opened, documents.INDEXES),
-            (queues._set.opened, queue_records.INDEXES),
+            (store.core.replica_set.connection, documents.INDEXES),
+            (queues.replica_set.connection, queue_records.RECORD_INDEXES),
         ):
-            assert set(opened.collection.index_information()) == {"_id_", *(index.name for index in indexes)}
+            assert set(opened.main.majority.index_information()) == {"_id_", *(index.name for index in indexes)}
         store.close()
         queues.close()
     finally:

@@ -13,7 +13,7 @@ import pytest
 from tests import servers
 from tests.conformance.mongodb.test_flat import Meter
 from tests.conformance.mongodb.test_flat import meter as meter
-from tests.conformance.mongodb.test_transactions import listening
+from tests.conformance.mongodb.test_transactions import recorded_scene
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.test_dropped_deliveries import drop_lanes
@@ -21,10 +21,10 @@ from tests.conformance.test_sweep import sweep_clean
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
 from zaqar.storage.base import MOST_PASSED, TOMBSTONE_LIFETIME
-from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
-from zaqar.storage.mongodb.documents import COLLECTION
+from zaqar.storage.mongodb.delivery_documents import DELIVERIES, delivery_document
+from zaqar.storage.mongodb.documents import MESSAGES
 from zaqar.storage.mongodb.store import MongoMessageStore
-from zaqar.storage.mongodb.tombstones import DROPPED
+from zaqar.storage.mongodb.tombstones import TOMBSTONES
 
 FEW, MANY = 100, 5000
 SLACK = 20
@@ -34,7 +34,7 @@ SLACK = 20
 def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
     members: servers.MongoSet, notify: bool, size: int
 ) -> None:
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.queue = new_queue(notify=notify)
         scene.open()
         scene.post("warm")
@@ -53,7 +53,7 @@ def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
 
 
 def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.queue = new_queue(notify=True)
         scene.open()
         outbox = Outbox(scene.store, scene.clock)
@@ -70,7 +70,7 @@ def test_a_post_larger_than_a_document(store: MongoMessageStore, scene: Scene) -
     scene.open()
     outbox = Outbox(store, scene.clock)
     drafts = [Draft(bytes([65 + n]) * 5_000_000, 60) for n in range(3)]
-    assert store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now) == range(1, 4)
+    assert store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now) == range(1, 4)
     posts = outbox.take_posted()
     assert [(posted.first, len(posted.drafts)) for posted in posts] == [(1, 2), (3, 1)]
     assert [draft for posted in posts for draft in posted.drafts] == drafts
@@ -88,10 +88,10 @@ def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, 
     outbox = Outbox(store, scene.clock)
     scene.post("a")
     (posted,) = outbox.take_posted("killed")
-    opened = store._set.opened
+    opened = store.core.replica_set.connection
     session = opened.client.start_session()
     session.start_transaction()
-    opened.collection.delete_one({"queue": posted.queue_uid}, session=session)
+    opened.main.majority.delete_one({"queue": posted.queue_uid}, session=session)
     outbox.clock.advance(LEASE)
     begun = time.monotonic()
     assert outbox.take_posted("me") == [posted]
@@ -211,8 +211,8 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
 def left(meter: Meter) -> int:
     """Documents of posts, deliveries and tombstones."""
     database = meter.client["zaqar"]
-    outbox = database[COLLECTION].count_documents({"queue": {"$exists": True}})
-    return outbox + database[DELIVERIES].count_documents({}) + database[DROPPED].count_documents({})
+    outbox = database[MESSAGES].count_documents({"queue": {"$exists": True}})
+    return outbox + database[DELIVERIES].count_documents({}) + database[TOMBSTONES].count_documents({})
 
 
 def drop(lane: Lane, scene: Scene, what: str) -> None:
@@ -309,7 +309,7 @@ def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
     for lane in lanes:
         fill(meter, lane, 50, CHANGES["waiting"])
     scene.drop()
-    meter.client["zaqar"][DROPPED].delete_many({})
+    meter.client["zaqar"][TOMBSTONES].delete_many({})
     while taken := outbox.take(limit=1):
         drop_lanes(Lane(outbox, taken[0].queue_uid, taken[0].subscription_id))
     sweep_clean(meter.store, outbox.now)
@@ -326,15 +326,15 @@ def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
     scene.post("a", "b")
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id), to=PostPosition("", "x", 1))
-    opened = meter.store._set.opened
+    opened = meter.store.core.replica_set.connection
     session = opened.client.start_session()
     session.start_transaction()
     if killed == "drop":
-        opened.beside(DROPPED).collection.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
+        opened[TOMBSTONES].majority.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
     elif killed == "expansion":
-        opened.collection.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
+        opened.main.majority.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
     else:
-        opened.beside(DELIVERIES).collection.delete_one({"queue": scene.queue.uid}, session=session)
+        opened[DELIVERIES].majority.delete_one({"queue": scene.queue.uid}, session=session)
     begun = time.monotonic()
     scene.drop()
     sweep_clean(meter.store, outbox.now)

@@ -10,16 +10,16 @@ import pytest
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.mongodb.test_transactions import Commands, listening, overheard
+from tests.conformance.mongodb.test_transactions import Commands, recorded, recorded_scene
 from tests.conformance.scene import Scene, new_queue
 from zaqar.model import Address, QueuePosition
-from zaqar.storage.mongodb.core import BATCH, FAR
-from zaqar.storage.mongodb.queue_records import MongoManagementStore
+from zaqar.storage.mongodb.housekeeping import BATCH, MAX_SKIPPED
+from zaqar.storage.mongodb.management import MongoManagementStore
 
 
 @pytest.fixture
 def heard(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    with listening(members) as heard:
+    with recorded_scene(members) as heard:
         yield heard
 
 
@@ -76,27 +76,27 @@ def test_more_expired_messages_than_one_look_removes_count_as_free_for_a_moment(
 
 def test_a_look_moves_the_begin_of_what_is_free_past_expired_messages(heard: tuple[Scene, Commands]) -> None:
     scene, commands = heard
-    scene.post(*["x"] * (FAR + 1), ttl=60)
+    scene.post(*["x"] * (MAX_SKIPPED + 1), ttl=60)
     scene.clock.advance(60)
     assert commands.of(lambda: position_of(scene)) != ["aggregate"]
     assert commands.of(lambda: position_of(scene)) == ["aggregate"]
     scene.post("y")
-    assert position_of(scene) == QueuePosition(FAR + 2, True, None)
+    assert position_of(scene) == QueuePosition(MAX_SKIPPED + 2, True, None)
     assert len(scene.claim(1)[1]) == 1
 
 
 def test_many_names_take_one_command(members: servers.MongoSet) -> None:
-    with overheard() as commands:
+    with recorded() as commands:
         management = MongoManagementStore.from_settings({"uri": members.uri, "database": DATABASE})
     projects = [new_queue().uid for _ in range(2)]
     queues = [
-        management.create_queue(queue=new_queue(f"q{number}", project=project))
+        management.queue_records.create(queue=new_queue(f"q{number}", project=project))
         for project in projects
         for number in range(3)
     ]
     asked = [Address(project, "queue", f"q{number}") for project in projects for number in range(2, 252)]
     found: dict[Address, Any] = {}
-    assert commands.of(lambda: found.update(management.find_queues(addresses=asked))) == ["find"]
+    assert commands.of(lambda: found.update(management.queue_records.find(addresses=asked))) == ["find"]
     assert found == {Address(each.project, each.kind, each.name): each for each in queues if each.name == "q2"}
-    assert commands.of(lambda: management.find_queues(addresses=[])) == []
+    assert commands.of(lambda: management.queue_records.find(addresses=[])) == []
     management.close()

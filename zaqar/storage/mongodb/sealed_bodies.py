@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sealed bodies on MongoDB: messages and posts lie in one collection, deliveries in another, each walked by ``_id``.
+"""Sealed bodies. Messages, deliveries and posts are walked one kind after the other, each by ``_id``.
 
 MongoDB cannot compare the beginning of binary data, so a walk reads all bodies.
 """
@@ -7,66 +7,83 @@ MongoDB cannot compare the beginning of binary data, so a walk reads all bodies.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pymongo import UpdateMany
 
 from zaqar.model import is_sealed
-from zaqar.storage.base import DELIVERY, MESSAGE, POST, Position, SealedBody, first_sealed
-from zaqar.storage.mongodb.client.transactions import Turns
-from zaqar.storage.mongodb.deliveries import DELIVERIES
-from zaqar.storage.mongodb.documents import COLLECTION, Document
-from zaqar.storage.mongodb.sweep import SweepStore
-
-_WALKS = ((MESSAGE, COLLECTION, "m", "n"), (DELIVERY, DELIVERIES, "", "g"), (POST, COLLECTION, "p", "q"))
-"""What lies where, and between which ids. Those of deliveries begin with a hexadecimal digit."""
+from zaqar.storage.base import DELIVERY, MESSAGE, POST, Position, SealedBody, SealedBodyStore, first_sealed
+from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.statements import under
+from zaqar.storage.mongodb.core import Core
+from zaqar.storage.mongodb.delivery_documents import DELIVERIES
+from zaqar.storage.mongodb.documents import MESSAGES, Field
 
 
-class SealedBodyStore(SweepStore):
-    """The part of the message store that is about sealed bodies."""
+class _Walk(NamedTuple):
+    """Where the bodies of one kind are: the collection, a condition for the ids, and the field."""
 
-    def find_sealed_bodies(
-        self, *, without: bytes, after: Position | None, limit: int
-    ) -> tuple[list[SealedBody], Position | None]:
-        number, last = after or (0, _WALKS[0][2])
-        kind, collection, _, end = _WALKS[number]
+    kind: str
+    collection: str
+    ids: Document
+    field: str
+
+
+_WALKS = (
+    _Walk(MESSAGE, MESSAGES, under("message"), Field.BODY),
+    _Walk(DELIVERY, DELIVERIES, {"$gte": ""}, "body"),
+    _Walk(POST, MESSAGES, under("post"), "body"),
+)
+
+
+class MongoSealedBodies(SealedBodyStore):
+    """A position is the index of a walk and the last id that was read. The key of a body is made in the same way."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def find(self, *, without: bytes, after: Position | None, limit: int) -> tuple[list[SealedBody], Position | None]:
+        number, last = after or (0, None)
+        walk = _WALKS[number]
+        ids = walk.ids if last is None else {**walk.ids, "$gt": last}
         # A message that was deleted has no body.
-        these: Document = {"_id": {"$gt": last, "$lt": end}, "b": {"$exists": True}}
-        documents = Turns(self._set).look(
-            lambda opened: list(
-                opened.beside(collection).collection.find(
-                    these, {"b": 1}, sort={"_id": 1}, limit=limit, batch_size=limit
+        which: Document = {"_id": ids, walk.field: {"$exists": True}}
+        documents = self._core.read(
+            lambda connection: list(
+                connection[walk.collection].majority.find(
+                    which, {walk.field: 1}, sort={"_id": 1}, limit=limit, batch_size=limit
                 )
             )
         )
         found = []
         for each in documents:
-            body = each["b"]
-            sealed = first_sealed(body, without) if kind == POST else _wanted(body, without)
+            body = each[walk.field]
+            sealed = first_sealed(body, without) if walk.kind == POST else _if_sealed(body, without)
             if sealed is not None:
-                found.append(SealedBody(kind, (number, each["_id"]), sealed))
+                found.append(SealedBody(walk.kind, (number, each["_id"]), sealed))
         if len(documents) == limit:
             return found, (number, documents[-1]["_id"])
         following = number + 1
-        return found, (following, _WALKS[following][2]) if following < len(_WALKS) else None
+        return found, (following, None) if following < len(_WALKS) else None
 
-    def replace_bodies(self, *, replacements: Sequence[tuple[SealedBody, bytes]]) -> int:
+    def replace(self, *, replacements: Sequence[tuple[SealedBody, bytes]]) -> int:
         replaced = 0
-        for number, (kind, collection, _, _) in enumerate(_WALKS):
+        for number, walk in enumerate(_WALKS):
             changes = [
-                UpdateMany({"_id": old.key[1], "b": old.body}, {"$set": {"b": new}})
+                UpdateMany({"_id": old.key[1], walk.field: old.body}, {"$set": {walk.field: new}})
                 for old, new in replacements
-                if old.key[0] == number and kind != POST
+                if old.key[0] == number and walk.kind != POST
             ]
             if changes:
-                replaced += self._replace(collection, changes)
+                replaced += self._write(walk.collection, changes)
         return replaced
 
-    def _replace(self, collection: str, changes: list[UpdateMany]) -> int:
-        # What took effect before an answer was lost is not found the second time, and does not count.
-        return Turns(self._set).patiently(
-            lambda opened: opened.beside(collection).collection.bulk_write(changes, ordered=False).modified_count
+    def _write(self, collection: str, changes: list[UpdateMany]) -> int:
+        # If the answer is lost and the write is repeated, what took effect before is not found, and does not count.
+        return self._core.write(
+            lambda connection: connection[collection].majority.bulk_write(changes, ordered=False).modified_count
         )
 
 
-def _wanted(body: bytes, without: bytes) -> bytes | None:
+def _if_sealed(body: bytes, without: bytes) -> bytes | None:
     return body if is_sealed(body) and not (without and body.startswith(without)) else None

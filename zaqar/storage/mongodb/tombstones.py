@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tombstones of dropped queues and subscriptions, by which their posts and deliveries are out of reach at once.
+"""Tombstones of dropped queues and subscriptions, because of which their posts and deliveries are out of reach at once.
 
-They are in a collection of their own: an index of it is made in no time, however large the others are. The ``_id`` is
-the uid of a queue, or ``uid/subscription``. ``until`` is when it may be forgotten, and ``look`` when a sweep looks at
-it: first as soon as it can (0), then once more when it is to be forgotten, as what somebody stored at the moment of the
-drop may have come after the first look.
+They have a collection of their own. Its index is made in no time, however large the other collections are. The ``_id``
+is the uid of a queue, or ``uid/subscription``. ``until`` is when the tombstone may be removed, and ``look`` when a
+sweep looks at it: first as soon as it can (0), then once more at ``until``, because an operation that ran at the moment
+of the drop may have stored something after the first look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from zaqar.storage.mongodb.client.connection import Opened
-from zaqar.storage.mongodb.documents import Document, Index
+from zaqar.storage.mongodb.client.connection import Connection, Document, Index
+from zaqar.storage.mongodb.client.statements import under
 
-DROPPED = "dropped"
+TOMBSTONES = "tombstones"
 
-DROPPED_INDEXES = (Index("look", ("look",), "look"),)
-
-AFTER_SLASH = "0"
-"""The character after the one that ends the parts of an id."""
+TOMBSTONE_INDEXES = (Index("look", ("look",), "look"),)
 
 
 def name_of(queue_uid: str, subscription_id: str) -> str:
+    """The name of a subscription here, which is also how the ids of its deliveries begin."""
     return f"{queue_uid}/{subscription_id}"
 
 
@@ -31,20 +29,20 @@ def tombstone(name: str, until: float) -> Document:
 
 
 def any_of(names: Iterable[str]) -> Document:
-    """The tombstones of subscriptions, or of their queues."""
+    """A query for the tombstones of subscriptions, or of their queues."""
     subscriptions = set(names)
     return {"_id": {"$in": [*subscriptions, *{name.partition("/")[0] for name in subscriptions}]}}
 
 
-def dropped_among(opened: Opened, names: Collection[str]) -> set[str]:
-    """Which queues or subscriptions were dropped, as the primary knows; read from the index alone."""
+def dropped_among(connection: Connection, names: Collection[str]) -> set[str]:
+    """Which of these queues or subscriptions were dropped, as the primary knows. It reads the index alone."""
     if not names:
         return set()
-    found = opened.beside(DROPPED).latest.find(any_of(names), {"_id": 1}, batch_size=2 * len(names) + 1)
+    found = connection[TOMBSTONES].latest.find(any_of(names), {"_id": 1}, batch_size=2 * len(names) + 1)
     tombstones = {each["_id"] for each in found}
     return {name for name in names if name in tombstones or name.partition("/")[0] in tombstones}
 
 
 def deliveries_under(name: str) -> Document:
-    """The deliveries of a queue or a subscription, by their ids."""
-    return {"_id": {"$gte": f"{name}/", "$lt": f"{name}{AFTER_SLASH}"}}
+    """A query for the deliveries of a queue or a subscription, by their ids."""
+    return {"_id": under(name)}

@@ -7,11 +7,12 @@ from bson import ObjectId
 from zaqar.model import Message, Origin
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
+    Field,
+    claim_key,
     document_of,
     message_key,
     message_of,
     messages_of,
-    segment_id,
     within,
 )
 
@@ -24,8 +25,8 @@ def test_a_message_comes_back_as_it_was() -> None:
         assert message_of("", document_of(SEGMENT, message), now=0) == message
 
 
-def test_a_claim_is_shown_while_it_lives() -> None:
-    document = {**document_of(SEGMENT, MESSAGE), "t": CLAIMED, "k": "claim", "d": 10.0}
+def test_a_message_shows_a_claim_only_while_it_is_live() -> None:
+    document = {**document_of(SEGMENT, MESSAGE), Field.STATE: CLAIMED, Field.CLAIM: "claim", Field.DUE: 10.0}
     assert message_of("", document, now=9.999).claim_id == "claim"
     assert message_of("", document, now=10.0).claim_id is None
 
@@ -40,10 +41,10 @@ def test_keys_are_in_the_order_of_their_numbers() -> None:
     assert keys == sorted(keys)
 
 
-def test_a_segment_holds_its_own_and_nothing_else() -> None:
-    inside = within("c", SEGMENT)
+def test_the_ids_within_a_segment_are_those_of_its_kind_only() -> None:
+    inside = within("claim", SEGMENT)
     other = ObjectId()
     for claim_id in ("", "0", "zzz", "\u20ac"):
-        assert inside["$gte"] <= segment_id("c", SEGMENT, claim_id) < inside["$lt"]
-        assert not inside["$gte"] <= segment_id("c", other, claim_id) < inside["$lt"]
-        assert not inside["$gte"] <= segment_id("m", SEGMENT, claim_id) < inside["$lt"]
+        assert inside["$gte"] <= claim_key(SEGMENT, claim_id) < inside["$lt"]
+        assert not inside["$gte"] <= claim_key(other, claim_id) < inside["$lt"]
+        assert not inside["$gte"] <= message_key(SEGMENT, 7) < inside["$lt"]

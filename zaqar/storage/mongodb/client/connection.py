@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replica set: the client of this process, and the one seam where the library's errors are translated."""
+"""One MongoDB replica set: its client in this process, its collections, and the translation of pymongo's errors.
+
+Both stores open a :class:`ReplicaSet`. ``transactions`` reads and writes through its :class:`Connection`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import pymongo
 from pymongo import IndexModel, MongoClient
@@ -27,36 +30,47 @@ from pymongo.write_concern import WriteConcern
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
-from zaqar.storage.mongodb.documents import Document, Index
 
 _log = logging.getLogger(__name__)
 
-PATIENCE = 4.0
+Document: TypeAlias = dict[str, Any]
+"""A document, a query or an update of one, or a stage of an aggregation pipeline."""
+
+STEP_TIMEOUT = 4.0
 """Seconds that one step of an operation takes at most, retries included."""
 
-START_PATIENCE = 2.0
+START_TIMEOUT = 2.0
 """Seconds that a start waits for a primary. Without one the store is opened all the same, and checked later."""
 
-PING_PATIENCE = 2.5
-FIRST_PING_PATIENCE = 1.5
-"""While there was no contact yet: who registers a pool waits for a start and a ping, and should not do so for long."""
+PING_TIMEOUT = 2.5
+FIRST_PING_TIMEOUT = 1.5
+"""Seconds for a ping before the first contact: the registration of a pool waits for a start and a ping."""
 
-OLDEST = 17
+MIN_WIRE_VERSION = 17
 """The ``maxWireVersion`` of MongoDB 6.0."""
 
-MAJORITY = WriteConcern("majority", j=True, wtimeout=round(PATIENCE * 1000))
-"""What is acknowledged is in the journals of a majority, whatever the URI says."""
+MAJORITY = WriteConcern("majority", j=True, wtimeout=round(STEP_TIMEOUT * 1000))
+"""An acknowledged write is in the journals of a majority, whatever the URI says."""
 
-CONNECTIONS = 50
-"""To each member, unless the store is told otherwise."""
+MAX_CONNECTIONS = 50
+"""To each member, unless the settings have ``connections``."""
 
-_OWN_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000, "maxIdleTimeMS": 60_000}
-"""Where the URI does not set them."""
+_DEFAULT_OPTIONS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000, "maxIdleTimeMS": 60_000}
+"""Options of the client that apply if the URI does not set them."""
+
+
+class Index(NamedTuple):
+    """An index of a collection. A document without the field ``having`` is not in the index."""
+
+    name: str
+    fields: tuple[str, ...]
+    having: str
+    unique: bool = False
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how fast a step is tried again, from the options of the store; PATIENCE ends it in any case."""
+    """How often and how fast a step is retried, from the settings of the store. STEP_TIMEOUT ends it in any case."""
 
     attempts: int = 1000
     longest_pause: float = 0.1
@@ -76,10 +90,25 @@ class Retries:
         return cls(**{ours: settings[name] for ours, name in names.items() if settings.get(name) is not None})
 
 
-class Opened:
-    """A client, and the sessions that wait for their next transaction."""
+class CollectionViews:
+    """One collection with each combination of read and write concern that the driver uses."""
 
-    def __init__(self, client: MongoClient[Document], database: str, collection: str) -> None:
+    def __init__(self, database: Database[Document], name: str) -> None:
+        self.name = name
+        self.majority: Collection[Document] = database[name]
+        """Reads see what a majority has. Writes are journaled by a majority."""
+        self.snapshot = self.majority.with_options(read_concern=ReadConcern("snapshot"))
+        """An aggregation sees what a majority had at one moment."""
+        self.latest = self.majority.with_options(read_concern=ReadConcern("local"))
+        """Reads see what the primary has, which a fail-over may still roll back."""
+        self.primary_only = self.majority.with_options(write_concern=WriteConcern(1))
+        """Writes are acknowledged by the primary alone: for documents that no operation can reach any more."""
+
+
+class Connection:
+    """A client of one process, its collections, and the sessions that wait for their next transaction."""
+
+    def __init__(self, client: MongoClient[Document], database: str, main: str) -> None:
         self.client = client
         self.database: Database[Document] = client.get_database(
             database,
@@ -87,83 +116,66 @@ class Opened:
             read_concern=ReadConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
-        self.collection: Collection[Document] = self.database[collection]
-        self.snapshots = self.collection.with_options(read_concern=ReadConcern("snapshot"))
-        self.latest = self.collection.with_options(read_concern=ReadConcern("local"))
-        self.hasty = self.collection.with_options(write_concern=WriteConcern(1))
-        """For writes that nobody waits for."""
+        self.main = CollectionViews(self.database, main)
+        """The collection that a store uses most; see ``ReplicaSet``."""
         self.sessions: list[ClientSession] = []
-        self._beside: dict[str, Opened] = {}
+        self._collections = {main: self.main}
 
-    def beside(self, collection: str) -> Opened:
-        """The same for another collection of the database."""
-        opened = self._beside.get(collection)
-        if opened is None:
-            opened = Opened(self.client, self.database.name, collection)
-            opened.sessions = self.sessions
-            self._beside[collection] = opened
-        return opened
+    def __getitem__(self, collection: str) -> CollectionViews:
+        views = self._collections.get(collection)
+        if views is None:
+            # Two threads may both make one. They are equal, and it does not matter which of them stays.
+            views = self._collections[collection] = CollectionViews(self.database, collection)
+        return views
 
-    def give_back(self, session: ClientSession) -> None:
-        """Keep it for another transaction, as many as there are connections; those of a burst are let go."""
-        if len(self.sessions) < self.client.options.pool_options.max_pool_size:
-            self.sessions.append(session)
-        else:
-            session.end_session()
-
-    def session(self) -> ClientSession:
+    def take_session(self) -> ClientSession:
+        """A session for one transaction, from those that were returned before if there is one."""
         try:
             return self.sessions.pop()
         except IndexError:
             return self.client.start_session(causal_consistency=False)
 
+    def return_session(self, session: ClientSession) -> None:
+        """Keep the session for another transaction, but no more sessions than there are connections."""
+        if len(self.sessions) < self.client.options.pool_options.max_pool_size:
+            self.sessions.append(session)
+        else:
+            session.end_session()
+
 
 class ReplicaSet:
-    """One collection on a replica set, shared by threads. After a fork each process has a client of its own.
+    """The collections of one store on a replica set, shared by threads. After a fork each process has its own client.
 
-    The first contact sees that it is a replica set of a version that we know, and makes the collection and its indices,
-    and those ``beside`` it.
+    The first contact checks that the server is a replica set of a supported version, and makes the indexes.
     """
 
-    def __init__(
-        self,
-        settings: Mapping[str, Any],
-        collection: str,
-        indexes: Sequence[Index] = (),
-        beside: Mapping[str, Sequence[Index]] | None = None,
-    ) -> None:
+    def __init__(self, settings: Mapping[str, Any], indexes: Mapping[str, Sequence[Index]]) -> None:
+        """``indexes`` are those of each collection. The first collection is the main one of the store."""
         self._settings = dict(settings)
-        self._collection = collection
-        self._indexes = {collection: indexes, **(beside or {})}
+        self._indexes = indexes
         self.name: str = settings.get("database") or "zaqar"
         self.application = f"zaqar/{self.name}"
-        """What the server calls our sessions; see ``transactions.end_abandoned``."""
+        """The name of our sessions at the server; see ``transactions.end_abandoned``."""
         self._outage = Outage.of(f"The MongoDB replica set of database '{self.name}'")
         self.retries = Retries.from_settings(settings)
-        self._opened: Opened | None = None
-        self._opening = threading.Lock()
+        self._connection: Connection | None = None
+        self._connecting = threading.Lock()
         self._is_prepared = False
         _replica_sets.add(self)
 
     @classmethod
-    def open(
-        cls,
-        settings: Mapping[str, Any],
-        collection: str,
-        indexes: Sequence[Index],
-        beside: Mapping[str, Sequence[Index]] | None = None,
-    ) -> Self:
-        """StartupError for settings that cannot work and a server that is unfit; one that is away is no error."""
-        replica_set = cls(settings, collection, indexes, beside)
+    def open(cls, settings: Mapping[str, Any], indexes: Mapping[str, Sequence[Index]]) -> Self:
+        """Raises StartupError for settings that cannot work and for an unfit server; a server may be away."""
+        replica_set = cls(settings, indexes)
         try:
-            with pymongo.timeout(START_PATIENCE):
-                replica_set._wait_for_a_primary()
-                replica_set.opened  # noqa: B018
+            with pymongo.timeout(START_TIMEOUT):
+                replica_set._wait_for_primary()
+                replica_set.connection  # noqa: B018
         except PyMongoError as exc:
-            if not _is_away(exc):
+            if not _may_come_back(exc):
                 replica_set.close()
                 raise StartupError(f"The MongoDB replica set cannot be used: {_reason(exc)}.") from exc
-            replica_set.failed(exc)
+            replica_set.unavailable(exc)
         except StartupError:
             replica_set.close()
             raise
@@ -173,32 +185,32 @@ class ReplicaSet:
         return f"ReplicaSet({self.name!r})"
 
     @property
-    def opened(self) -> Opened:
-        opened = self._opened
-        return opened if opened is not None and self._is_prepared else self._open()
+    def connection(self) -> Connection:
+        connection = self._connection
+        return connection if connection is not None and self._is_prepared else self._connect()
 
-    def _open(self) -> Opened:
-        with self._opening:
-            opened = self._open_client()
+    def _connect(self) -> Connection:
+        with self._connecting:
+            connection = self._open_client()
             if not self._is_prepared:
-                _check(opened.client)
-                self._make_indexes(opened)
+                _check(connection.client)
+                self._make_indexes(connection)
                 self._is_prepared = True
-            return opened
+            return connection
 
-    def _open_client(self) -> Opened:
-        if self._opened is None:
+    def _open_client(self) -> Connection:
+        if self._connection is None:
             client = _make_client(self._settings, self.application)
-            self._opened = Opened(client, self.name, self._collection)
-        return self._opened
+            self._connection = Connection(client, self.name, next(iter(self._indexes)))
+        return self._connection
 
-    def _wait_for_a_primary(self) -> None:
-        """Unlike the library not for long where all that were asked refuse, or belong to no such set."""
-        with self._opening:
-            opened = self._open_client()
-        end = time.monotonic() + START_PATIENCE
+    def _wait_for_primary(self) -> None:
+        """Give up sooner than pymongo: as soon as all servers have refused, or none belongs to the set."""
+        with self._connecting:
+            connection = self._open_client()
+        end = time.monotonic() + START_TIMEOUT
         while True:
-            seen = opened.client.topology_description
+            seen = connection.client.topology_description
             servers = seen.server_descriptions().values()
             if seen.has_writable_server():
                 return
@@ -210,8 +222,8 @@ class ReplicaSet:
                 )
             time.sleep(0.005)
 
-    def _make_indexes(self, opened: Opened) -> None:
-        """The same again is fine, also from several processes at the same time."""
+    def _make_indexes(self, connection: Connection) -> None:
+        """Make the indexes that are missing. Idempotent, also if several processes do it at the same time."""
         for collection, indexes in self._indexes.items():
             models = [
                 IndexModel(
@@ -224,36 +236,43 @@ class ReplicaSet:
             ]
             if models:
                 # By default each member has to take part, so one that is down would hold up the first start.
-                opened.database[collection].create_indexes(models, commitQuorum="majority")
+                connection.database[collection].create_indexes(models, commitQuorum="majority")
 
     @contextmanager
-    def translated(self, *, answers: bool = True) -> Iterator[None]:
-        """Errors of the library as StoreUnavailable, which the log has.
+    def translate_errors(self, *, note_success: bool = True) -> Iterator[None]:
+        """Raise StoreUnavailable, which the outage log has noted, for an error of pymongo.
 
-        ``answers`` is False for a caller that keeps errors to itself and says by ``answered`` when there was none.
+        With ``note_success`` False the caller handles some errors itself, and calls ``note_success`` if there was none.
         """
         try:
             yield
         except (PyMongoError, StartupError) as exc:
-            raise self.failed(exc) from exc
-        if answers:
-            self.answered()
+            raise self.unavailable(exc) from exc
+        if note_success:
+            self.note_success()
 
-    def answered(self) -> None:
+    @contextmanager
+    def step(self) -> Iterator[Connection]:
+        """One step of an operation that is not retried, with the time limit of a step and with translated errors."""
+        with self.translate_errors(), pymongo.timeout(STEP_TIMEOUT):
+            yield self.connection
+
+    def note_success(self) -> None:
+        """Tell the outage log that the server has answered."""
         if self._outage.since is not None:
             self._outage.succeeded()
 
-    def failed(self, exc: Exception | None) -> StoreUnavailable:
-        """The error for an operation that failed for this reason; None if others were always faster."""
+    def unavailable(self, exc: Exception | None) -> StoreUnavailable:
+        """The error for an operation that failed because of ``exc``; None if each attempt met a conflict."""
         return self._outage.failed("others were faster at each attempt" if exc is None else _reason(exc))
 
     def ping(self) -> None:
-        with self.translated(), pymongo.timeout(PING_PATIENCE if self._is_prepared else FIRST_PING_PATIENCE):
-            self.opened.client.admin.command("ping")
+        with self.translate_errors(), pymongo.timeout(PING_TIMEOUT if self._is_prepared else FIRST_PING_TIMEOUT):
+            self.connection.client.admin.command("ping")
 
     def durability(self) -> Mapping[str, str]:
-        with self.translated(), pymongo.timeout(PATIENCE):
-            hello = self.opened.client.admin.command("hello")
+        with self.translate_errors(), pymongo.timeout(STEP_TIMEOUT):
+            hello = self.connection.client.admin.command("hello")
         voters = len(hello.get("hosts", ()))
         if voters > 1:
             survives = "process crash and power cut; loss of any member that leaves a majority"
@@ -267,24 +286,24 @@ class ReplicaSet:
         }
 
     def close(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            with suppress(PyMongoError):  # it is of no more use, however it ends
-                for session in opened.sessions:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(PyMongoError):  # The client is not used again, so it does not matter how it ends.
+                for session in connection.sessions:
                     session.end_session()
-                opened.client.close()
+                connection.client.close()
 
     def forget_client(self) -> None:
-        """In the child of a fork: the sockets and threads of the client are the parent's."""
-        self._opening = threading.Lock()
-        if self._opened is not None:
-            _of_the_parent.append(self._opened)
-            self._opened = None
+        """In the child of a fork: the sockets and threads of the client belong to the parent."""
+        self._connecting = threading.Lock()
+        if self._connection is not None:
+            _connections_of_parent.append(self._connection)
+            self._connection = None
 
 
 _replica_sets: weakref.WeakSet[ReplicaSet] = weakref.WeakSet()
-_of_the_parent: list[Opened] = []
-"""Kept, as collecting a client would close sockets that the parent works with."""
+_connections_of_parent: list[Connection] = []
+"""Kept for ever: if a client were garbage-collected, it would close sockets that the parent works with."""
 
 
 def _after_fork() -> None:
@@ -304,23 +323,23 @@ def _make_client(settings: Mapping[str, Any], application: str) -> MongoClient[D
         raise StartupError("The MongoDB store has no uri; it is mongodb://host:port,host:port/?replicaSet=name.")
     try:
         given = parse_uri(uri)["options"]
-        most = given.get("maxPoolSize", settings.get("connections") or CONNECTIONS)
-        own = {**_OWN_OPTIONS, "maxPoolSize": most}
-        options: dict[str, Any] = {name: value for name, value in own.items() if name not in given}
-        if settings.get("change_stream") and most:
-            # One for the change stream, which has it nearly all the time. 0 is no limit.
-            options["maxPoolSize"] = most + 1
+        connections = given.get("maxPoolSize", settings.get("connections") or MAX_CONNECTIONS)
+        defaults = {**_DEFAULT_OPTIONS, "maxPoolSize": connections}
+        options: dict[str, Any] = {name: value for name, value in defaults.items() if name not in given}
+        if settings.get("change_stream") and connections:
+            # The change stream uses one nearly all the time, so it gets one more. 0 is no limit.
+            options["maxPoolSize"] = connections + 1
         with _tls_options(settings, encrypted=bool(given.get("tls") or given.get("ssl"))) as tls:
             return MongoClient(uri, appname=application, tz_aware=False, **options, **tls)
     except (PyMongoError, ValueError, TypeError, OSError) as exc:
         raise StartupError(
-            f"The uri or the ssl options of the MongoDB store are wrong: {_misunderstood(exc, uri)}."
+            f"The uri or the ssl options of the MongoDB store are wrong: {_text_without_password(exc, uri)}."
         ) from exc
 
 
 @contextmanager
 def _tls_options(settings: Mapping[str, Any], *, encrypted: bool) -> Iterator[dict[str, Any]]:
-    """The ``ssl_`` options as those of the client, which reads the files while it is made."""
+    """The ``ssl_`` settings as options of the client. The client reads the files while it is made, inside of this."""
     options: dict[str, Any] = {}
     key, certificate = settings.get("ssl_keyfile"), settings.get("ssl_certfile")
     if settings.get("ssl_ca_certs"):
@@ -332,7 +351,7 @@ def _tls_options(settings: Mapping[str, Any], *, encrypted: bool) -> Iterator[di
     if not (certificate and key and certificate != key):
         yield options
         return
-    # The client wants both in one file. This one is readable to nobody else, and gone when the client is made.
+    # The client wants both in one file. No other user can read this one, and it is removed when the client is made.
     with NamedTemporaryFile(prefix="zaqar-", suffix=".pem") as both:
         for path in (certificate, key):
             with open(path, "rb") as part:  # noqa: PTH123
@@ -343,30 +362,30 @@ def _tls_options(settings: Mapping[str, Any], *, encrypted: bool) -> Iterator[di
 
 
 def _check(client: MongoClient[Document]) -> None:
-    """StartupError unless it is a replica set of a version that we know."""
-    # A client that is told nothing else takes a standalone server, and a router, for a primary.
+    """Raise StartupError unless the server belongs to a replica set of a supported version."""
+    # Unless the URI names a replica set, pymongo takes a standalone server, or a router, for a primary.
     hello = client.admin.command("hello")
     if "setName" not in hello:
-        what = "the router of a sharded cluster" if hello.get("msg") == "isdbgrid" else "a server of its own"
+        kind = "the router of a sharded cluster" if hello.get("msg") == "isdbgrid" else "a server of its own"
         raise StartupError(
-            f"MongoDB is {what} and not a replica set, which the store needs; one of a single member will do."
+            f"MongoDB is {kind} and not a replica set, which the store needs; one of a single member will do."
         )
-    if hello["maxWireVersion"] < OLDEST:
+    if hello["maxWireVersion"] < MIN_WIRE_VERSION:
         raise StartupError("MongoDB is too old; the store needs 6.0 or newer.")
 
 
-def _is_away(exc: PyMongoError) -> bool:
-    """Whether it may be back, as opposed to an answer that says no."""
+def _may_come_back(exc: PyMongoError) -> bool:
+    """Whether the server is only away, as opposed to an answer that refuses."""
     return isinstance(exc, ConnectionFailure) or exc.timeout
 
 
 def _reason(exc: Exception) -> str:
-    """What went wrong, in a few words that cannot hold a password."""
+    """The reason of the failure in a few words, without a password."""
     if isinstance(exc, OperationFailure):
         return (exc.details or {}).get("codeName") or f"error {exc.code}"
     return str(exc).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
 
 
-def _misunderstood(exc: Exception, uri: str) -> str:
-    # The text may quote a part of a URI that was not understood, and so a part of a password.
+def _text_without_password(exc: Exception, uri: str) -> str:
+    # The text may quote a part of the URI, and so a part of a password.
     return type(exc).__name__ if "@" in uri else str(exc).rstrip(".")

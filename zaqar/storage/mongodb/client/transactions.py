@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads of one moment, and transactions that are tried again.
+"""Transactions that are retried when they conflict with others, and reads of one moment.
 
-A write is a transaction with ``readConcern: local``, which in a replica set is one snapshot of what this primary has
-committed, and is committed by a journaled majority. What it read was committed earlier on the same primary, so it has
-a majority too by then: nothing that rests on a write which is rolled back later is ever acknowledged.
+The parts of both stores call :func:`retry_on_conflict` with a step: a function that reads and writes through the
+:class:`Attempt` that it gets, and that may run several times. It begins again whenever a transaction of it ends with
+:class:`TransactionConflict`.
 
-Of two transactions that write one document the second fails at once (a write conflict) and begins again. That also
-makes the order: who changes the fence commits after whoever changed it before, so its numbers become visible in order.
-Reads that answer a client see what a majority has, of one moment (``readConcern: snapshot``), so a number that was
-seen once never belongs to another message after a fail-over.
+Why a write is right
+    A transaction reads with the concern ``local``. Within a transaction that is one snapshot of what this primary has
+    committed. The commit is acknowledged when a majority has journaled it. A majority then also has everything that the
+    transaction has read, because that was committed earlier on the same primary. So no acknowledged write rests on one
+    that a fail-over rolls back.
+
+Why numbers become visible in order
+    If two transactions write the same document, the server refuses the second one at once (a write conflict), and the
+    second one begins again. So a transaction that changes a fence commits after the one that changed it before.
+
+Why a reader never sees a number that means another message later
+    A read that answers a client uses the concern ``snapshot``: what a majority has, of one moment. A fail-over does not
+    roll that back.
 """
 
 from __future__ import annotations
@@ -17,7 +26,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pymongo
 from pymongo import ReturnDocument
@@ -26,115 +35,150 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
-from zaqar.storage.mongodb.client.connection import MAJORITY, PATIENCE, Opened, ReplicaSet
-from zaqar.storage.mongodb.documents import Document
+from zaqar.storage.mongodb.client.connection import (
+    MAJORITY,
+    STEP_TIMEOUT,
+    CollectionViews,
+    Connection,
+    Document,
+    ReplicaSet,
+)
 
 T = TypeVar("T")
 
-ABANDONED = 1.0
-"""Seconds after which a transaction that does nothing counts as one of a process that was killed.
+ABANDONED_SECONDS = 1.0
+"""A transaction that does nothing for so long counts as abandoned by a process that was killed.
 
-It holds up everybody who wants to write the same documents, by itself until ``transactionLifetimeLimitSeconds``, a
-minute, are over. One that is only slow is told so by the server, and begins again.
+It holds up every operation that writes the same documents, until the server ends it after
+``transactionLifetimeLimitSeconds`` (a minute). See :func:`end_abandoned`.
 """
 
-FEWEST = 10
-"""Attempts that a step has in any case: the first may rest on what this process remembers, and be about the past."""
+MIN_ATTEMPTS = 10
+"""Attempts that a step has even if the setting ``max_attempts`` is smaller.
+
+The first attempt may use a cached fence that is stale already, and a queue that is busy costs a few more.
+"""
 
 _SNAPSHOT_ERRORS = (239, 246)
-"""The moment cannot be read any more, or not yet after the catalog changed."""
+"""SnapshotTooOld and SnapshotUnavailable: the moment cannot be read any more, or not yet after indexes were made."""
 
-MOST_BYTES = 8 * 1024 * 1024
-"""Of documents in one command; the server takes 16 MiB, and is told more than the bodies."""
+MAX_COMMAND_BYTES = 8 * 1024 * 1024
+"""Bytes of documents in one insert command. The server takes 16 MiB, with what else the command has."""
+
+_DOCUMENT_OVERHEAD = 400
+"""Bytes that are counted for a document besides its body."""
 
 _LOCAL = ReadConcern("local")
 
 
-class Lost(Exception):
-    """Somebody was faster: what the transaction rests on is not so any more. It ends without effect."""
+class TransactionConflict(Exception):
+    """The transaction ended without effect, because another operation was faster. The step has to begin again."""
+
+
+def retry_on_conflict(
+    replica_set: ReplicaSet, step: Callable[[Attempt], T], *, seconds: float | None = None, extra: float = 0.0
+) -> T:
+    """Call ``step`` until it returns, again after each TransactionConflict.
+
+    ``seconds`` is the time limit for all attempts together (STEP_TIMEOUT if it is None), and ``extra`` comes on top.
+    Raises StoreUnavailable when the time is over.
+    """
+    attempt = Attempt(replica_set, seconds=seconds, extra=extra)
+    while True:
+        attempt.begin()
+        with suppress(TransactionConflict):
+            return step(attempt)
 
 
 class Transaction:
-    """What an operation does inside of one. ``committed`` is whether it took place."""
+    """What a step does inside of a transaction, on the main collection of the store or on another one."""
 
-    def __init__(self, opened: Opened, session: ClientSession) -> None:
-        self._opened = opened
+    def __init__(self, connection: Connection, session: ClientSession, views: CollectionViews) -> None:
+        self._connection = connection
         self._session = session
+        self._views = views
         self.reads_only = False
-        """Set by who found that there is nothing to change."""
-        self.committed = False
+        """A step sets it if it has found nothing to change. Then nothing is committed."""
 
-    def beside(self, collection: str) -> Transaction:
-        """What the same transaction does in another collection."""
-        return Transaction(self._opened.beside(collection), self._session)
+    def on(self, collection: str) -> Transaction:
+        """The same transaction on another collection."""
+        return Transaction(self._connection, self._session, self._connection[collection])
 
     def update(self, statements: Sequence[Document], *, expect: int) -> None:
-        """Run the statements in their order; Lost unless they matched or inserted so many documents in all."""
-        command = {"update": self._opened.collection.name, "updates": list(statements), "ordered": True}
-        reply = self._opened.database.command(command, session=self._session)
+        """Run the statements in their order.
+
+        Raises TransactionConflict unless they matched or inserted exactly ``expect`` documents in all.
+        """
+        command = {"update": self._views.name, "updates": list(statements), "ordered": True}
+        reply = self._connection.database.command(command, session=self._session)
         if reply["n"] != expect or "writeErrors" in reply:
-            raise Lost
+            raise TransactionConflict
 
     def insert(self, documents: Sequence[Document]) -> None:
-        for batch in _batches(documents):
-            command = {"insert": self._opened.collection.name, "documents": batch, "ordered": True}
-            reply = self._opened.database.command(command, session=self._session)
+        """Insert the documents. Raises TransactionConflict if one of their ids exists."""
+        for batch in split_by_size(documents):
+            command = {"insert": self._views.name, "documents": batch, "ordered": True}
+            reply = self._connection.database.command(command, session=self._session)
             if reply["n"] != len(batch):
-                raise Lost
+                raise TransactionConflict
 
-    def change(self, query: Document, change: Any) -> Document | None:
-        """Change one document; as it is afterwards."""
-        return self._opened.latest.find_one_and_update(
+    def find_one_and_update(self, query: Document, change: Any) -> Document | None:
+        """Change one document, and return it as it is afterwards; None if there is none."""
+        return self._views.latest.find_one_and_update(
             query, change, return_document=ReturnDocument.AFTER, session=self._session
         )
 
-    def alter(self, query: Document, change: Document) -> int:
-        """Change one document without reading it; how many there were, 0 or 1."""
-        return self._opened.collection.update_one(query, change, session=self._session).matched_count
+    def update_one(self, query: Document, change: Document) -> int:
+        """Change one document without reading it; return how many there were, 0 or 1."""
+        return self._views.majority.update_one(query, change, session=self._session).matched_count
 
-    def get(self, query: Document) -> Document | None:
-        return self._opened.collection.find_one(query, session=self._session)
+    def find_one(self, query: Document) -> Document | None:
+        return self._views.majority.find_one(query, session=self._session)
 
-    def find(self, query: Document, *, limit: int = 0, order: str | None = None, fields: str = "") -> list[Document]:
-        """``fields`` are the letters of those wanted besides the id; all when there are none."""
+    def find(
+        self, query: Document, *, limit: int = 0, order: str | None = None, fields: Sequence[str] = ()
+    ) -> list[Document]:
+        """``fields`` are those that are returned besides the id; all if it is empty. A ``limit`` of 0 is none."""
         shown = dict.fromkeys(fields, 1) if fields else None
-        cursor = self._opened.collection.find(query, shown, limit=limit, batch_size=limit, session=self._session)
+        cursor = self._views.majority.find(query, shown, limit=limit, batch_size=limit, session=self._session)
         return list(cursor.sort(order, 1) if order else cursor)
 
-    def delete(self, query: Document) -> int:
-        return self._opened.collection.delete_many(query, session=self._session).deleted_count
+    def delete_many(self, query: Document) -> int:
+        return self._views.majority.delete_many(query, session=self._session).deleted_count
 
 
-class Turns:
-    """The attempts at one step of an operation: ``for turn in Turns(...)``, until it returns or patience is over."""
+class Attempt:
+    """The current attempt at one step of an operation. The object is the same for all attempts, and keeps their time.
 
-    def __init__(self, replica_set: ReplicaSet, *, more: float = 0.0) -> None:
+    A caller that needs a single attempt makes one and does not call ``begin``.
+    """
+
+    def __init__(self, replica_set: ReplicaSet, *, seconds: float | None = None, extra: float = 0.0) -> None:
+        """``seconds`` and ``extra`` as for :func:`retry_on_conflict`."""
         self._set = replica_set
-        self._patience = PATIENCE + more
+        self._time_limit = (STEP_TIMEOUT if seconds is None else seconds) + extra
         self._retries = replica_set.retries
         self._begun = time.monotonic()
         self._attempts = 0
         self._reconnects = 0
         self._looked_for_abandoned = self._begun
         self._cause: PyMongoError | None = None
+        """The error with which the server refused the last transaction; None if a count of documents did not fit."""
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Self:
+    def begin(self) -> None:
+        """Begin the next attempt, after a pause if it is not the first. StoreUnavailable when the time is over."""
         if self._attempts:
             self._pause()
         self._attempts += 1
-        return self
 
-    def begin_anew(self) -> None:
-        """After a step that did get on."""
+    def start_over(self) -> None:
+        """Give the step its whole time again, and no pause, because it has made progress."""
         self._begun = self._looked_for_abandoned = time.monotonic()
         self._attempts = 0
 
     @property
     def remaining(self) -> float:
-        return self._begun + self._patience - time.monotonic()
+        return self._begun + self._time_limit - time.monotonic()
 
     def _pause(self) -> None:
         retries = self._retries
@@ -143,72 +187,85 @@ class Turns:
         if lost_connection:
             pause = retries.reconnect_pause
         else:
-            # The longer somebody waits the sooner it tries again, or those who come last would win.
-            waited = 1 - self.remaining / self._patience
+            # Exponential back-off with jitter. A step that has waited for long pauses for less: otherwise steps that
+            # have just begun would always be faster, and it would never succeed.
+            waited = 1 - self.remaining / self._time_limit
             longest = retries.longest_pause * max(0.03, 1 - 2 * waited)
             pause = min(longest, 0.002 * 2 ** min(self._attempts - 1, 6)) * random.random()  # noqa: S311
         pause += retries.jitter * random.random() * min(1.0, self._attempts / 8) / 2  # noqa: S311
-        over = self._attempts >= max(FEWEST, retries.attempts) or self._reconnects > retries.reconnects
+        over = self._attempts >= max(MIN_ATTEMPTS, retries.attempts) or self._reconnects > retries.reconnects
         if over or self.remaining <= pause:
-            raise self._set.failed(self._cause) from self._cause
+            raise self._set.unavailable(self._cause) from self._cause
         time.sleep(pause)
-        if time.monotonic() - self._looked_for_abandoned > ABANDONED:
+        if time.monotonic() - self._looked_for_abandoned > ABANDONED_SECONDS:
+            # A live transaction ends within milliseconds. If conflicts last for so long, a killed process may have left
+            # one behind.
             self._looked_for_abandoned = time.monotonic()
-            with self._set.translated(), pymongo.timeout(max(0.1, self.remaining)):
-                end_abandoned(self._set.opened, self._set.application)
+            with self._set.translate_errors(), pymongo.timeout(max(0.1, self.remaining)):
+                end_abandoned(self._set.connection, self._set.application)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, pipeline: Sequence[Document], *, expect: int) -> list[Document]:
-        """What a majority has, as of one moment. ``expect`` sizes the batches, so that one round trip does."""
+    def read_snapshot(self, pipeline: Sequence[Document], *, expect: int) -> list[Document]:
+        """Run an aggregation on the main collection: what a majority has, as of one moment.
+
+        ``expect`` is the largest number of documents that the caller expects, so that they come in one round trip.
+        """
         return self._aggregate(pipeline, expect, latest=False)
 
-    def peek(self, pipeline: Sequence[Document], *, expect: int) -> list[Document]:
-        """What the primary has, for a transaction that checks all of it again."""
+    def read_latest(self, pipeline: Sequence[Document], *, expect: int) -> list[Document]:
+        """Run an aggregation on the main collection: what the primary has.
+
+        A fail-over may roll some of it back, and it need not be of one moment. So it is for a step whose transaction
+        checks all of it again.
+        """
         return self._aggregate(pipeline, expect, latest=True)
 
-    def look(self, read: Callable[[Opened], T]) -> T:
-        """Any other read. Unlike a write it is held up by nobody."""
-        with self._set.translated(), pymongo.timeout(max(0.001, self.remaining)):
-            return read(self._set.opened)
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run any other read. Unlike a write it waits for no transaction of others."""
+        with self._set.translate_errors(), pymongo.timeout(max(0.001, self.remaining)):
+            return query(self._set.connection)
 
     def _aggregate(self, pipeline: Sequence[Document], expect: int, *, latest: bool) -> list[Document]:
-        with self._set.translated(), pymongo.timeout(max(0.001, self.remaining)):
+        with self._set.translate_errors(), pymongo.timeout(max(0.001, self.remaining)):
             while True:
-                opened = self._set.opened
-                collection = opened.latest if latest else opened.snapshots
+                main = self._set.connection.main
+                collection = main.latest if latest else main.snapshot
                 try:
                     return list(collection.aggregate(pipeline, batchSize=expect))
                 except OperationFailure as exc:
-                    if exc.code not in _SNAPSHOT_ERRORS or self.remaining < PATIENCE / 9:
+                    if exc.code not in _SNAPSHOT_ERRORS or self.remaining < STEP_TIMEOUT / 9:
                         raise
                     time.sleep(0.01)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def write(self, statements: Sequence[Document], *, expect: int) -> bool:
-        """A transaction of one command; False when it did not take place, because others were faster."""
+    def update(self, statements: Sequence[Document], *, expect: int) -> None:
+        """A transaction of one update command on the main collection; see ``Transaction.update``."""
         with self.transaction() as transaction:
             transaction.update(statements, expect=expect)
-        return transaction.committed
 
-    def delete(self, query: Document) -> int:
-        """Remove what nobody can see, without waiting for a majority."""
-        return self.patiently(lambda opened: opened.hasty.delete_many(query).deleted_count)
+    def delete_unreachable(self, query: Document) -> int:
+        """Delete documents that no operation can reach any more, without waiting for a majority.
 
-    def patiently(self, write: Callable[[Opened], T]) -> T:
-        """Write without a transaction; ``write`` may be called again after it had its effect.
-
-        Documents that a transaction of a killed process has changed hold it up; that is ended, and it begins again.
+        If a fail-over brings them back, a sweep deletes them again.
         """
-        with self._set.translated():
+        return self.write(lambda connection: connection.main.primary_only.delete_many(query).deleted_count)
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Write without a transaction. ``change`` has to be idempotent: it may run again after it took effect.
+
+        Such a write waits for transactions that have changed the same documents. If it waits for ABANDONED_SECONDS, one
+        of them may be that of a killed process; then abandoned transactions are ended and the write begins again.
+        """
+        with self._set.translate_errors():
             while True:
-                opened = self._set.opened
+                connection = self._set.connection
                 try:
-                    with pymongo.timeout(max(0.001, min(ABANDONED, self.remaining))):
-                        return write(opened)
+                    with pymongo.timeout(max(0.001, min(ABANDONED_SECONDS, self.remaining))):
+                        return change(connection)
                 except PyMongoError as exc:
-                    if self.remaining < ABANDONED:
+                    if self.remaining < ABANDONED_SECONDS:
                         raise
                     if not exc.timeout:
                         self._reconnects += 1
@@ -217,92 +274,111 @@ class Turns:
                         time.sleep(self._retries.reconnect_pause)
                         continue
                 with pymongo.timeout(max(0.1, self.remaining)):
-                    end_abandoned(opened, self._set.application)
+                    end_abandoned(connection, self._set.application)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Commit at the end. A transaction that the server refused, or that is Lost, ends without an exception."""
-        with self._set.translated(answers=False), pymongo.timeout(max(0.001, self.remaining)):
-            opened = self._set.opened
-            session = opened.session()
+        """A transaction that is committed at the end of the block, or ended without effect if the block raises.
+
+        Raises TransactionConflict if the server refused it, if it was lost with the primary, or if the block did.
+        Raises StoreUnavailable for any other failure; then the caller does not know whether it was committed.
+        """
+        with self._set.translate_errors(note_success=False), pymongo.timeout(max(0.001, self.remaining)):
+            connection = self._set.connection
+            session = connection.take_session()
             session.start_transaction(_LOCAL, MAJORITY, ReadPreference.PRIMARY)
-            transaction = Transaction(opened, session)
-            settled = False
+            transaction = Transaction(connection, session, connection.main)
             try:
                 yield transaction
                 if transaction.reads_only:
-                    _abort(opened, session)
+                    _abort(connection, session)
                 else:
                     self._commit(session)
                     self._cause = None
-                transaction.committed = settled = True
+            except TransactionConflict:
+                self._cause = None
+                _abort(connection, session)
+                self._return(connection, session)
+                raise
             except PyMongoError as exc:
                 if not exc.has_error_label("TransientTransactionError"):
+                    _abort(connection, session)
                     raise
+                # The label says that the server has not committed it and never will.
                 self._cause = exc
-                _forget(session)
-                settled = True
-            except Lost:
-                self._cause = None
-                _abort(opened, session)
-                settled = True
-            finally:
-                if not settled:
-                    _abort(opened, session)
-            opened.give_back(session)
-            if self._cause is None:
-                self._set.answered()
+                _reset(session)
+                self._return(connection, session)
+                raise TransactionConflict from exc
+            except BaseException:
+                # An error of the operation, or a greenlet that is killed. Other operations must not wait for it.
+                _abort(connection, session)
+                raise
+            self._return(connection, session)
+
+    def _return(self, connection: Connection, session: ClientSession) -> None:
+        connection.return_session(session)
+        if self._cause is None:
+            self._set.note_success()
 
     def _commit(self, session: ClientSession) -> None:
-        """Until the answer is known: to commit what is committed changes nothing, also on another primary."""
+        """Commit, and repeat that until the answer is known.
+
+        To commit a transaction again that is committed already changes nothing, also on a new primary.
+        """
         while True:
             try:
                 session.commit_transaction()
             except PyMongoError as exc:
-                if not exc.has_error_label("UnknownTransactionCommitResult") or self.remaining < PATIENCE / 9:
+                if not exc.has_error_label("UnknownTransactionCommitResult") or self.remaining < STEP_TIMEOUT / 9:
                     raise
                 time.sleep(self._retries.reconnect_pause)
             else:
                 return
 
 
-def end_abandoned(opened: Opened, application: str) -> None:
-    """End the transactions of our own processes that do nothing for too long; see ABANDONED."""
+def end_abandoned(connection: Connection, application: str) -> None:
+    """End transactions of our own processes that have been idle for ABANDONED_SECONDS.
+
+    Nothing is lost. The process that has left such a transaction was killed before its commit, so its caller has no
+    answer. If the process is only slow, the server refuses what comes next in the transaction, and the step begins
+    again. Sessions of other applications are left alone.
+    """
     idle = {
         "type": "idleSession",
         "appName": application,
-        "transaction.timeInactiveMicros": {"$gt": ABANDONED * 1_000_000},
+        "transaction.timeInactiveMicros": {"$gt": ABANDONED_SECONDS * 1_000_000},
     }
     everything: Document = {"$currentOp": {"allUsers": False, "idleSessions": True}}
     try:
-        found = list(opened.client.admin.aggregate([everything, {"$match": idle}, {"$project": {"lsid": 1}}]))
+        found = list(connection.client.admin.aggregate([everything, {"$match": idle}, {"$project": {"lsid": 1}}]))
         if found:
-            opened.client.admin.command({"killSessions": [{"id": each["lsid"]["id"]} for each in found]})
+            connection.client.admin.command({"killSessions": [{"id": each["lsid"]["id"]} for each in found]})
     except OperationFailure:
-        return  # not allowed to: then the server ends them itself, later
+        return  # The user may not do that. Then the server ends the transactions itself, later.
 
 
-def _abort(opened: Opened, session: ClientSession) -> None:
-    """End it on the server too, but without waiting for a majority to know, as the library would."""
-    with suppress(PyMongoError):  # it is over already, or the server ends it
-        opened.client.admin.command({"abortTransaction": 1, "writeConcern": {"w": 1}}, session=session)
-    _forget(session)
+def _abort(connection: Connection, session: ClientSession) -> None:
+    """End the transaction on the server too. pymongo's own method would wait until a majority knows of it."""
+    with suppress(PyMongoError):  # It has ended already, or the server will end it.
+        connection.client.admin.command({"abortTransaction": 1, "writeConcern": {"w": 1}}, session=session)
+    _reset(session)
 
 
-def _forget(session: ClientSession) -> None:
-    """The next transaction of the session may start: its greater number ends what may be left of this one."""
+def _reset(session: ClientSession) -> None:
+    """Let the session start another transaction. Its number is greater, which ends what may be left of this one."""
     session._transaction.reset()
 
 
-def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
+def split_by_size(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """The documents in batches of at most MAX_COMMAND_BYTES, or of a single document."""
     batch: list[Document] = []
     size = 0
     for document in documents:
-        weight = len(document.get("b", b"")) + 400
-        if batch and size + weight > MOST_BYTES:
+        bodies = sum(len(value) for value in document.values() if isinstance(value, bytes))
+        if batch and size + bodies + _DOCUMENT_OVERHEAD > MAX_COMMAND_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(document)
-        size += weight
+        size += bodies + _DOCUMENT_OVERHEAD
     if batch:
         yield batch

@@ -17,7 +17,7 @@ SECRET = "s3cr@t"
 
 def start(**settings: Any) -> str:
     with pytest.raises(StartupError) as caught:
-        ReplicaSet.open(settings, "x", ())
+        ReplicaSet.open(settings, {"x": ()})
     return str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_retries_are_those_of_the_options() -> None:
 
 
 def test_no_password_in_a_repr() -> None:
-    replica_set = ReplicaSet({"uri": f"mongodb://u:{SECRET}@h/"}, "x")
+    replica_set = ReplicaSet({"uri": f"mongodb://u:{SECRET}@h/"}, {"x": ()})
     assert "s3cr" not in repr(replica_set)
 
 
