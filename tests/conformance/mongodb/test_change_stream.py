@@ -76,7 +76,7 @@ def name_of(scene: Scene) -> str:
 
 
 def received(wakeups: Wakeups, last: Scene) -> list[str]:
-    """What it tells up to and with a post to ``last``, which is made now."""
+    """The uids that are told before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
@@ -86,7 +86,7 @@ def received(wakeups: Wakeups, last: Scene) -> list[str]:
     return uids[: uids.index(last.queue.uid)]
 
 
-def test_without_the_option_there_is_none(other: Scene) -> None:
+def test_without_the_option_there_is_no_change_stream(other: Scene) -> None:
     assert other.store.wakeups() is None
 
 
@@ -130,7 +130,7 @@ def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore,
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_claims_deletions_and_purges_are_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
     numbers = other.post(*["a"] * 5)
     received(wakeups, other.beside("before"))
@@ -143,7 +143,7 @@ def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageS
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_tidying_up_in_a_look_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_housekeeping_of_positions_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
     other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
@@ -168,7 +168,7 @@ def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
             assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
 
 
-def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
     wakeups = store.wakeups()
     assert wakeups is not None
     ends: list[type[BaseException]] = []
@@ -191,14 +191,16 @@ def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, sto
     assert cursors(members, store) == 0, "it is still open on the server"
 
 
-def test_closing_it_closes_it_on_the_server(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_closes_its_cursor_on_the_server(
+    members: servers.MongoSet, store: MongoMessageStore
+) -> None:
     with listening_to(store) as wakeups:
         wakeups.receive(0)
         assert cursors(members, store) == 1
     assert cursors(members, store) == 0
 
 
-def test_dropping_the_database_ends_it(store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_dropping_the_database_ends_the_stream(store: MongoMessageStore, wakeups: Wakeups) -> None:
     store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     with pytest.raises(StoreUnavailable):
         wakeups.receive(3600)
@@ -222,7 +224,7 @@ def own() -> Iterator[servers.MongoSet]:
     members.stop()
 
 
-def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
+def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
     own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (member,) = own.members
@@ -243,7 +245,7 @@ def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
             assert received(wakeups, scene) == []
 
 
-def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
         scene = Scene(store)
         received(wakeups, scene)
@@ -258,7 +260,7 @@ def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
                 assert received(following, scene) == []
 
 
-def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_ends_the_stream(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(change_stream, "ANSWER_SECONDS", 0.25)
     (member,) = own.members
     with opened(own.uri) as store, listening_to(store) as wakeups:
@@ -271,7 +273,7 @@ def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatc
             member.signal(signal.SIGCONT)
 
 
-def test_a_user_who_may_not_open_one_is_told_in_the_log(
+def test_the_log_has_a_warning_if_the_user_may_not_open_a_stream(
     own: servers.MongoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:

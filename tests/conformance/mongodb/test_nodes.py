@@ -75,7 +75,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=NOW)
 
 
-def test_looking_for_what_was_left_behind_harms_no_node_that_begins(nodes: MongoNodes) -> None:
+def test_condemn_forgotten_harms_no_node_that_begins(nodes: MongoNodes) -> None:
     ids = [secrets.token_hex(12) for _ in range(10)]
 
     def begin(node_id: str) -> None:

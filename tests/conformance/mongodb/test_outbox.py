@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outbox and the deliveries cost on MongoDB, and what a killed notifier leaves in the way."""
+"""The cost of the outbox and of deliveries on MongoDB, and transactions that a killed notifier leaves behind."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def test_a_post_larger_than_a_document(store: MongoMessageStore, scene: Scene) -
     outbox.drain()
 
 
-def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, scene: Scene) -> None:
-    """Its transaction would keep the post from everybody for a minute."""
+def test_a_post_is_taken_after_a_notifier_was_killed_while_it_expanded(store: MongoMessageStore, scene: Scene) -> None:
+    """If its transaction were not ended, every notifier would wait for it for a minute."""
     scene.queue = new_queue(notify=True)
     scene.open()
     outbox = Outbox(store, scene.clock)
     scene.post("a")
     (posted,) = outbox.take_posted("killed")
-    opened = store.core.replica_set.connection
-    session = opened.client.start_session()
+    connection = store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
-    opened.main.majority.delete_one({"queue": posted.queue_uid}, session=session)
+    connection.main.majority.delete_one({"queue": posted.queue_uid}, session=session)
     outbox.clock.advance(LEASE)
     begun = time.monotonic()
     assert outbox.take_posted("me") == [posted]
@@ -100,8 +100,8 @@ def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, 
     outbox.expand(posted)
 
 
-def test_a_number_that_is_not_given_out_has_to_wait(store: MongoMessageStore) -> None:
-    """As of the moment that is seen: a member that is behind may show one before it was given out."""
+def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> None:
+    """A member that is behind may show a moment before the number was given out."""
     outbox = Outbox(store)
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
@@ -162,7 +162,7 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
 
 @pytest.mark.parametrize("later", [None, 60.0])
 def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, later: float | None) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries are settled before the number, wait after it, and are in the outbox."""
     outbox = Outbox(meter.store)
     seen = []
     soon = None if later is None else outbox.now + later
@@ -205,7 +205,7 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
     assert documents <= 5
 
 
-# -- what was dropped -------------------------------------------------------------------------------------------------
+# -- dropped queues and subscriptions ----------------------------------------------------------------------------------
 
 
 def left(meter: Meter) -> int:
@@ -223,7 +223,7 @@ def drop(lane: Lane, scene: Scene, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_dropped_costs_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
+def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
     outbox = Outbox(meter.store)
     seen = []
     for size in (FEW, MANY):
@@ -257,7 +257,7 @@ def test_what_was_dropped_costs_a_take_and_a_drop_nothing(meter: Meter, what: st
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_nothing_is_left_of_what_was_dropped(meter: Meter, what: str) -> None:
+def test_a_sweep_leaves_nothing_of_a_drop_but_the_tombstone(meter: Meter, what: str) -> None:
     outbox = Outbox(meter.store)
     outbox.drain()
     sweep_clean(meter.store, outbox.now + 10 * TOMBSTONE_LIFETIME)
@@ -280,7 +280,7 @@ def test_nothing_is_left_of_what_was_dropped(meter: Meter, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_stored_at_the_moment_of_a_drop_is_not_given_and_goes(meter: Meter, what: str) -> None:
+def test_deliveries_stored_at_the_moment_of_a_drop_are_not_taken_and_are_swept(meter: Meter, what: str) -> None:
     """A transaction that began before the drop may commit after it, and after the first look of a sweep."""
     outbox = Outbox(meter.store)
     outbox.drain()
@@ -300,8 +300,8 @@ def test_what_was_stored_at_the_moment_of_a_drop_is_not_given_and_goes(meter: Me
     assert left(meter) == before
 
 
-def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
-    """It wrote the tombstone of the queue alone. Notifiers find the subscriptions gone, and drop each."""
+def test_deliveries_of_a_queue_that_was_dropped_without_a_tombstone_are_swept(meter: Meter) -> None:
+    """An earlier version left no such document. Notifiers find the subscriptions gone, and drop each."""
     outbox = Outbox(meter.store)
     outbox.drain()
     scene = outbox.new_scene()
@@ -317,8 +317,8 @@ def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
-def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
-    """What it began is in the way of nobody for long, and what it did half others finish."""
+def test_a_transaction_of_a_killed_process_does_not_hold_up_a_drop(meter: Meter, killed: str) -> None:
+    """The drop ends the transaction, and a sweep finishes the rest."""
     outbox = Outbox(meter.store)
     outbox.drain()
     scene = outbox.new_scene()
@@ -326,15 +326,15 @@ def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
     scene.post("a", "b")
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id), to=PostPosition("", "x", 1))
-    opened = meter.store.core.replica_set.connection
-    session = opened.client.start_session()
+    connection = meter.store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
     if killed == "drop":
-        opened[TOMBSTONES].majority.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
+        connection[TOMBSTONES].majority.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
     elif killed == "expansion":
-        opened.main.majority.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
+        connection.main.majority.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
     else:
-        opened[DELIVERIES].majority.delete_one({"queue": scene.queue.uid}, session=session)
+        connection[DELIVERIES].majority.delete_one({"queue": scene.queue.uid}, session=session)
     begun = time.monotonic()
     scene.drop()
     sweep_clean(meter.store, outbox.now)

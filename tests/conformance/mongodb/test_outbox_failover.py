@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primary is killed while posts are noted, expanded and delivered: nothing acknowledged is lost."""
+"""The primary is killed while posts are stored, expanded and delivered: nothing acknowledged is lost."""
 
 from __future__ import annotations
 

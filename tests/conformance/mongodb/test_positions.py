@@ -18,17 +18,17 @@ from zaqar.storage.mongodb.management import MongoManagementStore
 
 
 @pytest.fixture
-def heard(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    with recorded_scene(members) as heard:
-        yield heard
+def recording(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
+    with recorded_scene(members) as recording:
+        yield recording
 
 
 def position_of(scene: Scene) -> QueuePosition:
     return scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid]
 
 
-def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
-    scene, commands = heard
+def test_many_queues_take_one_command(recording: tuple[Scene, Commands]) -> None:
+    scene, commands = recording
     scenes = [scene.beside(str(number)) for number in range(20)]
     for number, scene in enumerate(scenes):
         scene.post(*["x"] * number, delay=10 * (number % 2)) if number else None
@@ -41,13 +41,13 @@ def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
     }
 
 
-def test_no_queues_take_no_command(heard: tuple[Scene, Commands]) -> None:
-    scene, commands = heard
+def test_no_queues_take_no_command(recording: tuple[Scene, Commands]) -> None:
+    scene, commands = recording
     assert commands.of(lambda: scene.store.queues.positions(uids=[], now=scene.now)) == []
 
 
-def test_what_has_expired_under_a_claim_is_tidied_up_and_hides_no_free_message(heard: tuple[Scene, Commands]) -> None:
-    dead, commands = heard
+def test_messages_that_expired_under_a_claim_hide_no_free_message(recording: tuple[Scene, Commands]) -> None:
+    dead, commands = recording
     alive = dead.beside("alive")
     for scene in (dead, alive):
         scene.post("a", "b", ttl=60)
@@ -67,15 +67,15 @@ def test_what_has_expired_under_a_claim_is_tidied_up_and_hides_no_free_message(h
     assert commands.of(look) == ["aggregate"]
 
 
-def test_more_expired_messages_than_one_look_removes_count_as_free_for_a_moment(scene: Scene) -> None:
+def test_more_expired_messages_than_one_call_removes_count_as_free_until_the_next_one(scene: Scene) -> None:
     scene.post(*["x"] * (BATCH + 1), ttl=60)
     scene.claim(BATCH + 1, ttl=60, grace=0)
     scene.clock.advance(60)
     assert [position_of(scene).free for _ in range(3)] == [True, False, False]
 
 
-def test_a_look_moves_the_begin_of_what_is_free_past_expired_messages(heard: tuple[Scene, Commands]) -> None:
-    scene, commands = heard
+def test_positions_move_ready_from_past_expired_messages(recording: tuple[Scene, Commands]) -> None:
+    scene, commands = recording
     scene.post(*["x"] * (MAX_SKIPPED + 1), ttl=60)
     scene.clock.advance(60)
     assert commands.of(lambda: position_of(scene)) != ["aggregate"]

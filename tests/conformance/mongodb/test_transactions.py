@@ -133,10 +133,10 @@ def test_a_transaction_of_a_dead_process_is_ended(
     store: MongoMessageStore, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it were not ended, all operations on the queue would wait for it for a minute."""
-    opened = store.core.replica_set.connection
-    session = opened.client.start_session()
+    connection = store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
-    opened.main.majority.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
+    connection.main.majority.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
     begun = time.monotonic()
     assert scene.post("a") == [1]
     assert time.monotonic() - begun < 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private attributes of pymongo that ``client`` and the tests use: a release that changes one of them fails here."""
+"""Private attributes of pymongo that ``client`` and the tests use: a release that changes one of them fails here."""
 
 from __future__ import annotations
 
