@@ -18,7 +18,7 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
-from zaqar.model import Address, Queue
+from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
 from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet
 
@@ -26,7 +26,7 @@ RECORDS: Final = "management_store"
 """The main collection of the management store."""
 
 RECORD_INDEXES: Final = (
-    Index("address", ("project", "kind", "name"), "name", unique=True),
+    Index("queue_name", ("project", "kind", "name"), "name", unique=True),
     Index("pool", ("pool",), "pool"),
 )
 
@@ -36,14 +36,14 @@ class MongoQueueRecords(QueueRecordStore):
         self._set = replica_set
 
     def create(self, *, queue: Queue) -> Queue:
-        address = {"project": queue.project, "kind": queue.kind, "name": queue.name}
+        name = {"project": queue.project, "kind": queue.kind, "name": queue.name}
         document = _document_of(queue)
-        new = {name: value for name, value in document.items() if name not in address}
+        new = {field: value for field, value in document.items() if field not in name}
         with self._records() as records:
             while True:
                 try:
                     found: Document | None = records.find_one_and_update(
-                        address, {"$setOnInsert": new}, upsert=True, return_document=ReturnDocument.AFTER
+                        name, {"$setOnInsert": new}, upsert=True, return_document=ReturnDocument.AFTER
                     )
                 except DuplicateKeyError:
                     # Another call has inserted the record between the search and the insert of this one. It is there
@@ -57,18 +57,20 @@ class MongoQueueRecords(QueueRecordStore):
             document = records.find_one({"project": project, "kind": kind, "name": name})
         return None if document is None else _queue_of(document)
 
-    def find(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
-        names: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for project, kind, name in addresses:
-            names[project, kind].append(name)
-        if not names:
+    def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
+        by_kind: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for project, kind, name in names:
+            by_kind[project, kind].append(name)
+        if not by_kind:
             return {}
         # Each branch has its own bounds in the index, so the server reads only the names that are asked for.
-        groups = [{"project": project, "kind": kind, "name": {"$in": some}} for (project, kind), some in names.items()]
+        branches = [
+            {"project": project, "kind": kind, "name": {"$in": some}} for (project, kind), some in by_kind.items()
+        ]
         with self._records() as records:
-            found = list(records.find({"$or": groups}, limit=len(addresses), batch_size=len(addresses)))
+            found = list(records.find({"$or": branches}, limit=len(names), batch_size=len(names)))
         queues = map(_queue_of, found)
-        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
+        return {QueueName(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_after(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "name": {"$gt": after}}
