@@ -140,11 +140,11 @@ class Core:
         expect: int,
         latest: bool = False,
     ) -> Look:
-        """Read the fence and, with pipelines, something more, all at one moment.
+        """Read the fence and, with pipelines, something more, in one command.
 
-        ``expect`` is the number of documents besides the fence. With ``latest`` it reads what the primary has, for a
-        step whose transaction checks it again. Raises TransactionConflict, and forgets the fence, if ``known`` is
-        stale.
+        ``expect`` is the number of documents besides the fence. Everything is of one moment. With ``latest`` it is what
+        the primary has, perhaps of several moments, for a step whose transaction checks it again. Raises
+        TransactionConflict, and forgets the fence, if ``known`` is stale.
         """
         pipeline: list[Document] = [{"$match": {**in_force(queue), "segment": known.segment}}]
         pipeline += [{"$unionWith": {"coll": MESSAGES, "pipeline": list(part)}} for part in parts]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking the first free messages of a queue, for claims and for pops.
 
-:class:`FirstFree` serves ``MongoClaims.claim`` and ``MongoMessages.pop``. What comes at the same time in one process is
-taken in one transaction (``client.group_commit``), each request whole and in the order in which they came.
+:class:`FirstFree` serves ``MongoClaims.claim`` and ``MongoMessages.pop``. Requests that come at
+the same time in one process share a transaction (``client.group_commit``), each whole and in the order in which they
+came.
 
 A claim's transaction::
 
@@ -107,6 +108,8 @@ class Take(Request):
 
 
 class FirstFree:
+    """Claims and pops of the first free messages; the claims and the messages of a store share one."""
+
     def __init__(self, core: Core) -> None:
         self._core = core
 

@@ -39,6 +39,8 @@ MAX_SKIPPED = 500
 
 
 class Housekeeping:
+    """Bounded steps of housekeeping for one queue. Each raises StoreUnavailable like an operation."""
+
     def __init__(self, replica_set: ReplicaSet) -> None:
         self._set = replica_set
 
@@ -98,8 +100,7 @@ class Housekeeping:
         No READY message may end up below ``ready_from``. Messages become READY in two ways. A post adds one with the
         number ``next`` or greater, and ``next`` is read before the scan. An operation that brings messages back adds to
         ``returns`` in its transaction; ``returns`` is read before the scan too, and must be the same when
-        ``ready_from`` changes. Such an operation also lowers ``ready_from`` if necessary, for a change that was
-        committed before it.
+        ``ready_from`` changes. If such an operation commits after this one, it lowers ``ready_from`` again itself.
         """
         segment, begin = seen["segment"], seen["ready_from"]
         fence = {"_id": seen["_id"], "segment": segment, "ready_from": begin}

@@ -20,7 +20,7 @@ from zaqar.storage.mongodb.subscriptions import (
 )
 from zaqar.storage.mongodb.trusts import TRUST_INDEXES, TRUSTS, MongoTrusts
 
-_COLLECTIONS = {
+COLLECTIONS = {
     RECORDS: RECORD_INDEXES,
     SUBSCRIPTIONS: SUBSCRIPTION_INDEXES,
     PAUSES: PAUSE_INDEXES,
@@ -41,7 +41,7 @@ class MongoManagementStore(ManagementStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(ReplicaSet.open(settings, _COLLECTIONS))
+        return cls(ReplicaSet.open(settings, COLLECTIONS))
 
     def ping(self) -> None:
         self.replica_set.ping()

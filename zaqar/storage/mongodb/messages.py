@@ -41,15 +41,16 @@ So a queue that nobody reads takes bounded space without a sweep, and posts besi
 """
 
 MAX_GUESSED_MESSAGES = 50
-"""Messages that a post sends along with a guess of their numbers, at most."""
+"""Messages that a post stores with guessed numbers, at most."""
 
 MAX_GROUP_BYTES = 1024 * 1024
-"""Bytes of posts that are stored together, or with a guess of their numbers, at most."""
+"""Bytes of posts that are stored together, or with guessed numbers, at most."""
 
 _MESSAGE_OVERHEAD = 1024
 """Bytes that are counted for a message besides its body."""
 
 MAX_POSTS_WITHOUT_GUESS = 64
+"""Posts that read the fence first after wrong guesses, at most. The number doubles with each wrong guess."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ class MongoMessages(QueuedMessageStore):
             documents = _documents_of(known.segment, first, posts, uid_to_notify)
             fence = {**in_force(queue), "segment": known.segment, "next": first}
             try:
+                # An update command has no plain insert. To put a message replaces nothing: if the fence matches, its
+                # number was never given out.
                 attempt.update([statement(fence, growth), *map(put, documents)], expect=1 + len(documents))
             except TransactionConflict:
                 known.wrong_guesses = min(MAX_POSTS_WITHOUT_GUESS, 2 * known.wrong_guesses + 1)
@@ -179,18 +182,19 @@ class MongoMessages(QueuedMessageStore):
         def delete_one(attempt: Attempt) -> None:
             known = self._core.known_fence(attempt, queue)
             this: Document = {"_id": message_key(known.segment, sequence), Field.EXPIRES: {"$gt": now}}
-            # Nearly every delete is of a message that exists and may be deleted, which one command does. Otherwise a
-            # second transaction finds out what is the matter.
+            # Nearly every message that is deleted exists and may be deleted. One command does that. If it does not
+            # match, a second transaction finds out why.
             if claim_id is None:
                 this[Field.STATE], counted = READY, count(known.segment, ready=-1)
             else:
                 this |= {Field.STATE: CLAIMED, Field.CLAIM: claim_id, Field.DUE: {"$gt": now}}
                 counted = count(known.segment, claimed=-1)
             changes = [check_fence(queue, known.segment), delete(known.segment, this, many=False), counted]
-            try:
+            with suppress(TransactionConflict):
                 attempt.update(changes, expect=3)
-            except TransactionConflict:
-                self._examine_and_delete(attempt, queue, sequence, claim_id, now)
+                self._core.note_deleted(known, 1)
+                return
+            self._examine_and_delete(attempt, queue, sequence, claim_id, now)
             self._core.note_deleted(known, 1)
 
         self._core.retry(delete_one)

@@ -25,7 +25,7 @@ from zaqar.storage.mongodb.sweep import Sweep
 from zaqar.storage.mongodb.tombstones import TOMBSTONE_INDEXES, TOMBSTONES
 from zaqar.storage.mongodb.wakeups import WaitedQueues
 
-_COLLECTIONS = {MESSAGES: INDEXES, DELIVERIES: DELIVERY_INDEXES, TOMBSTONES: TOMBSTONE_INDEXES}
+COLLECTIONS = {MESSAGES: INDEXES, DELIVERIES: DELIVERY_INDEXES, TOMBSTONES: TOMBSTONE_INDEXES}
 """The collections with their indexes, the main one first."""
 
 
@@ -49,7 +49,7 @@ class MongoMessageStore(MessageStore):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        replica_set = ReplicaSet.open(settings, _COLLECTIONS)
+        replica_set = ReplicaSet.open(settings, COLLECTIONS)
         return cls(replica_set, change_stream=bool(settings.get("change_stream")))
 
     def volume(self, *, now: float) -> Stats:

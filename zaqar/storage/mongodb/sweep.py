@@ -32,6 +32,8 @@ _MAX_TOMBSTONES = 50
 
 
 class Sweep:
+    """The sweep of a store. It remembers where its search for expired messages goes on."""
+
     def __init__(self, core: Core) -> None:
         self._core = core
         self._last_fence = ALL_FENCES["$gte"]
@@ -49,7 +51,7 @@ class Sweep:
             self._old_deliveries,
         )
         for sweep_some in kinds:
-            # Each kind has a share, so that none waits for ever behind another one of which there is always more.
+            # Each kind has a share, so that no kind waits for ever behind another one that always has more.
             left = max(limit - removed, -(-limit // len(kinds)))
             while left > 0 and (more := sweep_some(now, min(BATCH, left))):
                 removed += more

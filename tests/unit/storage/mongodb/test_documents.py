@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Documents of the message store, and the page for contributors that describes them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from bson import ObjectId
 
 from zaqar.model import Message, Origin
+from zaqar.storage.mongodb import management, store
+from zaqar.storage.mongodb.delivery_documents import DELIVERY_INDEXES
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
+    INDEXES,
     Field,
     claim_key,
     document_of,
@@ -15,8 +20,13 @@ from zaqar.storage.mongodb.documents import (
     messages_of,
     within,
 )
+from zaqar.storage.mongodb.nodes import NODE_SUBSCRIPTIONS
+from zaqar.storage.mongodb.statements import delete
+from zaqar.storage.mongodb.tombstones import TOMBSTONE_INDEXES
 
 SEGMENT = ObjectId()
+PAGE = (Path(__file__).parents[4] / "docs" / "contributor" / "mongodb.rst").read_text()
+FIELDS = {name: letter for name, letter in vars(Field).items() if name.isupper()}
 MESSAGE = Message("", 7, b"{}", 1.5, 61.5, "client", None, 3, "MD5:x", Origin("orders", "id", 2))
 
 
@@ -48,3 +58,23 @@ def test_the_ids_within_a_segment_are_those_of_its_kind_only() -> None:
         assert inside["$gte"] <= claim_key(SEGMENT, claim_id) < inside["$lt"]
         assert not inside["$gte"] <= claim_key(other, claim_id) < inside["$lt"]
         assert not inside["$gte"] <= message_key(SEGMENT, 7) < inside["$lt"]
+
+
+def test_no_two_fields_have_the_same_letter() -> None:
+    assert len(set(FIELDS.values())) == len(FIELDS)
+
+
+def test_a_deleted_message_keeps_nothing_but_its_place() -> None:
+    deletion = delete(SEGMENT, {})["u"]
+    stored = {*document_of(SEGMENT, MESSAGE), Field.DUE, Field.CLAIM}
+    left = (stored - set(deletion["$unset"])) | set(deletion["$set"])
+    assert left == {"_id", Field.SEGMENT, Field.SEQUENCE, Field.DELETED}
+
+
+def test_the_page_names_each_field_index_and_collection() -> None:
+    for name, letter in FIELDS.items():
+        assert f"   * - ``{letter}``\n     - ``{name}``\n" in PAGE
+    for index in (*INDEXES, *DELIVERY_INDEXES, *TOMBSTONE_INDEXES):
+        assert f"``{', '.join(index.fields)}``\n     - ``{index.having}``" in PAGE, index
+    for collection in (*store.COLLECTIONS, *management.COLLECTIONS, NODE_SUBSCRIPTIONS):
+        assert f"   * - ``{collection}``\n" in PAGE

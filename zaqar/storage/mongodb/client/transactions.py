@@ -80,6 +80,7 @@ def retry_on_conflict(
 ) -> T:
     """Call ``step`` until it returns, again after each TransactionConflict.
 
+    So a step must not raise TransactionConflict after it has committed something, unless it may run a second time.
     ``seconds`` is the time limit for all attempts together (STEP_TIMEOUT if it is None), and ``extra`` comes on top.
     Raises StoreUnavailable when the time is over.
     """
