@@ -106,7 +106,8 @@ def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> No
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
     scene.post("a", "b")
-    assert outbox.expand(*[each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid])
+    (posted,) = [each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid]
+    assert outbox.expand(posted)
     assert [is_held(lane, number) for number in (1, 2, 3)] == [False, False, True]
     assert is_held(Lane(outbox), 1)
 

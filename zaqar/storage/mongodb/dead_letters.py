@@ -33,7 +33,7 @@ from zaqar.storage.mongodb.housekeeping import BATCH
 from zaqar.storage.mongodb.outbox import posted_documents
 from zaqar.storage.mongodb.statements import check_fence, count, in_force
 
-_ASIDE = {"$set": {Field.STATE: SET_ASIDE}, "$rename": {Field.EXPIRES: Field.EXPIRED_BEFORE}}
+_ASIDE = {"$set": {Field.STATE: SET_ASIDE}, "$rename": {Field.EXPIRES: Field.SAVED_EXPIRES}}
 
 
 class MongoDeadLetters(DeadLetterStore):
@@ -68,7 +68,7 @@ class MongoDeadLetters(DeadLetterStore):
                 transaction.update(changes, expect=expect)
                 if exhausted:
                     aside = transaction.find(are_aside, limit=BATCH, order=Field.SEQUENCE)
-            as_before = [{**each, Field.EXPIRES: each[Field.EXPIRED_BEFORE]} for each in aside]
+            as_before = [{**each, Field.EXPIRES: each[Field.SAVED_EXPIRES]} for each in aside]
             return messages_of(queue.uid, as_before, now)
 
         return self._core.retry(set_aside)
