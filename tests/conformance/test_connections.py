@@ -143,14 +143,14 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
 def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import pymongo
 
-    from zaqar.storage.mongodb import connection
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.client import connection
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
-    monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
+    monkeypatch.setitem(connection._DEFAULT_OPTIONS, "maxIdleTimeMS", 200)
     uri, _, database = address.partition(" ")
     store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
     stack.callback(store.close)
-    client: Any = store._set.opened.client
+    client: Any = store.core.replica_set.connection.client
     server = client._topology._servers[client.primary]
 
     def take() -> Callable[[], object]:
@@ -171,7 +171,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "redis.wire.PATIENCE",
         "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
-        "mongodb.transactions.PATIENCE",
+        "mongodb.client.transactions.STEP_TIMEOUT",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from zaqar.errors import StartupError
-from zaqar.storage.mongodb import connection
-from zaqar.storage.mongodb.connection import ReplicaSet, Retries
+from zaqar.storage.mongodb.client import connection
+from zaqar.storage.mongodb.client.connection import ReplicaSet, Retries
 
 SECRET = "s3cr@t"
 
 
 def start(**settings: Any) -> str:
     with pytest.raises(StartupError) as caught:
-        ReplicaSet.open(settings, "x", ())
+        ReplicaSet.open(settings, {"x": ()})
     return str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_retries_are_those_of_the_options() -> None:
 
 
 def test_no_password_in_a_repr() -> None:
-    replica_set = ReplicaSet({"uri": f"mongodb://u:{SECRET}@h/"}, "x")
+    replica_set = ReplicaSet({"uri": f"mongodb://u:{SECRET}@h/"}, {"x": ()})
     assert "s3cr" not in repr(replica_set)
 
 
