@@ -15,8 +15,8 @@ from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.subscribers import Subscribers
 from zaqar.model import Address, DeadLetters
+from zaqar.storage.redis.client.connection import Connection
 from zaqar.storage.redis.management import RedisManagementStore
-from zaqar.storage.redis.wire import Wire
 
 INSIDE = {"info", "config", "config|resetstat", "client", "client|setinfo", "hello", "select"}
 
@@ -104,12 +104,12 @@ def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str
 def test_a_queue_is_read_in_one_command(kind: str) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     queue = new_queue(project="round-trips")
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     counts = commands_of(
-        clients(kind), lambda: management.get_queue(project=queue.project, kind=queue.kind, name=queue.name)
+        clients(kind), lambda: management.queue_records.get(project=queue.project, kind=queue.kind, name=queue.name)
     )
     assert {name: count for name, count in counts.items() if name not in INSIDE} == {"hget": 1}
-    management.delete_queue(queue=queue)
+    management.queue_records.delete(queue=queue)
     management.close()
 
 
@@ -117,16 +117,18 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
 def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     addresses = [Address(f"project-{n}", "queue", "absent") for n in range(500)]
-    queue = management.create_queue(queue=new_queue(project="round-trips"))
+    queue = management.queue_records.create(queue=new_queue(project="round-trips"))
     addresses.append(Address(queue.project, queue.kind, queue.name))
     trips = []
-    exchange = Wire.exchange
+    exchange = Connection.exchange
     monkeypatch.setattr(
-        Wire, "exchange", lambda wire, data, replies: (trips.append(wire.peer()), exchange(wire, data, replies))[1]
+        Connection,
+        "exchange",
+        lambda connection, data, replies: (trips.append(connection.peer()), exchange(connection, data, replies))[1],
     )
-    assert management.find_queues(addresses=addresses) == {addresses[-1]: queue}
+    assert management.queue_records.find(addresses=addresses) == {addresses[-1]: queue}
     assert len(trips) == len(set(trips)) == (1 if kind == "redis" else 3)
-    management.delete_queue(queue=queue)
+    management.queue_records.delete(queue=queue)
     management.close()
 
 
@@ -139,7 +141,7 @@ def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers
         subscribers = Subscribers(management)
         numbers = iter(range(100))
         changes: dict[str, Callable[[], object]] = {
-            "create a queue on a pool": lambda: management.create_queue(
+            "create a queue on a pool": lambda: management.queue_records.create(
                 queue=replace(new_queue(f"q{next(numbers)}"), pool="one")
             ),
             "create a subscription": lambda: subscribers.create(f"http://{next(numbers)}.example"),

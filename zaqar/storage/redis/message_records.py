@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and claims as bytes. The Lua scripts read and write the same forms (``scripts/states.lua``).
+"""Messages and claims as bytes. The scripts read and write the same formats (``scripts/pieces/message_formats.lua``).
 
-Times are stored as they are, eight bytes each: a text of Lua's would lose digits.
+Times are stored as binary doubles, eight bytes each, because the decimal numbers of Lua would lose digits.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from zaqar.model import Claim, Draft, Message, Origin
 
 _RECORD = struct.Struct("<ddIII")
-"""created, expires as posted, and the lengths of client id, checksum and origin; then these, then the body."""
+"""created, expires as posted, lengths of client id, checksum and origin. These three and the body follow."""
 
 _STATE = struct.Struct("<ddI")
-"""expires, end of the claim or, without a claim id, of the delay, claims so far; then the claim id."""
+"""expires, end of the claim (or of the delay, if there is no claim id), claim count. The claim id follows."""
 
 _CLAIM = struct.Struct("<dII")
-"""started, ttl, grace; then the numbers of the messages it took."""
+"""started, ttl, grace. The numbers of the messages that it took follow."""
 
 _COUNT = struct.Struct("<I")
 _ORIGIN_NAME = 4 + 36
-"""An origin is the claims so far, the message id, then the name of the queue."""
+"""Where the name of the queue begins in an origin: claim count, message id, name."""
 
 
 def record_of(draft: Draft, client_id: bytes, now: float) -> bytes:
@@ -32,12 +32,12 @@ def record_of(draft: Draft, client_id: bytes, now: float) -> bytes:
     return b"".join((head, client_id, checksum, draft.body))
 
 
-def record_of_letter(letter: Message, origin: Origin) -> bytes:
+def record_of_dead_letter(letter: Message, origin: Origin) -> bytes:
     client_id = letter.client_id.encode()
     checksum = b"" if letter.checksum is None else letter.checksum.encode()
-    whence = _COUNT.pack(origin.claim_count) + origin.message_id.encode() + origin.queue.encode()
-    head = _RECORD.pack(letter.created, letter.expires, len(client_id), len(checksum), len(whence))
-    return b"".join((head, client_id, checksum, whence, letter.body))
+    origin_bytes = _COUNT.pack(origin.claim_count) + origin.message_id.encode() + origin.queue.encode()
+    head = _RECORD.pack(letter.created, letter.expires, len(client_id), len(checksum), len(origin_bytes))
+    return b"".join((head, client_id, checksum, origin_bytes, letter.body))
 
 
 def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now: float) -> Message:
@@ -70,7 +70,7 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
 
 
 def messages_of(uid: str, reply: Sequence[Any], now: float, start: int = 1) -> Iterator[Message]:
-    """Those rows of a reply (number, record, state) that are there at ``now``."""
+    """The messages of a reply, rows of number, record and state, that exist and live at ``now``."""
     rows = iter(reply[start:])
     for number, record, state in zip(rows, rows, rows, strict=True):
         if record is not None:
@@ -79,7 +79,8 @@ def messages_of(uid: str, reply: Sequence[Any], now: float, start: int = 1) -> I
                 yield message
 
 
-def set_aside_of(uid: str, reply: Sequence[Any], now: float) -> Iterator[Message]:
+def dead_letters_of(uid: str, reply: Sequence[Any], now: float) -> Iterator[Message]:
+    """The messages of a reply of ``dead_letters/set_aside``: number and letter, which is a claim count and a record."""
     rows = iter(reply[1:])
     for number, letter in zip(rows, rows, strict=True):
         (count,) = _COUNT.unpack_from(letter)
@@ -104,11 +105,11 @@ def _origin_of(packed: bytes) -> Origin:
 
 
 COUNT_SIZE = _COUNT.size
-"""By which a record that is set aside begins later than others."""
+"""Length of the claim count in front of the record of a message that is set aside."""
 
 
 def body_at(record: bytes, start: int = 0) -> int:
-    """Where the body begins in a record, counted from its start."""
+    """The offset of the body in a record that begins at ``start``, counted from there."""
     _, _, client, checksum, origin = _RECORD.unpack_from(record, start)
     return int(_RECORD.size + client + checksum + origin)
 

@@ -1,68 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far queues are that clients wait for, and how the processes in which they wait are woken.
+"""The fence of each queue, what concerns all its messages, and how far queues are that clients wait for.
 
-Asking for the position of a queue leaves a note with the queue that somebody waits. While it is fresh, scripts that
-make messages available publish the uid of the queue. Without such a note they publish nothing.
+To ask for the position of a queue leaves a note at its fence that a client waits, for WAITED_SECONDS. While the note
+holds, scripts that make messages available publish the uid of the queue. Without it they publish nothing.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
-from typing import Final
 
-from zaqar.model import QueuePosition
-from zaqar.storage.base import Wakeups
-from zaqar.storage.redis.keys import slot_of
-from zaqar.storage.redis.scripts import load
-from zaqar.storage.redis.sealed import SealedBodyStore
-from zaqar.storage.redis.wakeups import NotSupported
-from zaqar.storage.redis.wire import Word
+from zaqar.errors import QueueDropped
+from zaqar.model import Queue, QueuePosition, Stats
+from zaqar.storage.base import TOMBSTONE_LIFETIME, QueueStore
+from zaqar.storage.redis.client.connection import Argument
+from zaqar.storage.redis.client.scripts import load
+from zaqar.storage.redis.core import DROPPED, RedisCore
+from zaqar.storage.redis.message_records import messages_of
 
+_OPEN = load("queues/open", idempotent=True)
+_DROP = load("queues/drop", idempotent=True)
+_PURGE = load("queues/purge", idempotent=True)
+_STATS = load("queues/stats", idempotent=True, durable=False)
 # A note that is lost in a fail-over is written again within seconds, so it does not wait for replicas.
-_POSITION = load("position", again=True, writes=False)
-
-CHANNEL: Final = b"zaqar:wakeups"
-"""The one channel; ``scripts/wake.lua`` names it as well."""
+_POSITION = load("queues/position", idempotent=True, durable=False)
 
 WAITED_SECONDS = 5.0
-"""How long a queue counts as waited for after somebody asked for its position."""
+"""How long a queue counts as waited for after a process asked for its position."""
 
-_RENEWED_BELOW = 3.0
-"""A note that holds for longer is left as it is, because writing one is a write to the append-only file."""
-
-_log = logging.getLogger(__name__)
+_RENEWED_BELOW_SECONDS = 3.0
+"""A note that holds for longer is left as it is, because each note is a write to the append-only file."""
 
 
-class PositionStore(SealedBodyStore):
-    """The part of the message store that is about queues that clients wait for."""
+class RedisQueues(QueueStore):
+    """Fences, statistics and positions."""
 
-    _is_told = False
-    """Whether the log says that the server lets nobody subscribe."""
+    def __init__(self, core: RedisCore) -> None:
+        self._core = core
+
+    def open(self, *, queue: Queue, now: float) -> int:
+        self._core.slots.record_queue(queue.uid)
+        generation = self._core.run_fenced(_OPEN, queue, now)
+        if generation == DROPPED:
+            raise QueueDropped(queue.uid)
+        return int(generation)
+
+    def drop(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
+        self._core.slots.record_queue(queue.uid)  # the tombstone is a record that a sweep has to find
+        end = now + remember if remember > 0 else ""
+        self._core.run_fenced(_DROP, queue, now, end, more_keys=self._core.keys.dropped_of(queue.uid))
+
+    def purge(self, *, queue: Queue, now: float) -> None:
+        self._core.run_fenced(_PURGE, queue, now)
+
+    def stats(self, *, queue: Queue, now: float) -> Stats:
+        free, claimed, *rows = self._core.run_fenced(_STATS, queue, now)
+        return Stats(free, claimed, *messages_of(queue.uid, rows, now, start=0))
 
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
-        runs: list[tuple[int, tuple[Word, ...]]] = []
+        runs: list[tuple[int, tuple[Argument, ...]]] = []
         for uid in uids:
-            keys = self._keys.of(uid)
-            slot = slot_of(uid.encode()) if self._redis.is_cluster else 0
-            runs.append((slot, (len(keys), *keys, b"", now, now + WAITED_SECONDS, now + _RENEWED_BELOW)))
+            keys = self._core.keys.of(uid)
+            arguments = (b"", now, now + WAITED_SECONDS, now + _RENEWED_BELOW_SECONDS)
+            runs.append((self._core.slot_of(uid), (len(keys), *keys, *arguments)))
         found = {}
-        for uid, reply in zip(uids, self._redis.run_in_each(_POSITION, runs), strict=True):
+        for uid, reply in zip(uids, self._core.client.run_in_each_slot(_POSITION, runs), strict=True):
             if reply is not None:
                 last, is_free, next_due = reply
                 found[uid] = QueuePosition(int(last), bool(is_free), None if next_due is None else float(next_due))
         return found
-
-    def wakeups(self) -> Wakeups | None:
-        try:
-            return self._redis.subscribe(CHANNEL)
-        except NotSupported as exc:
-            if not self._is_told:
-                self._is_told = True
-                _log.warning(
-                    "Redis at %s does not let this user subscribe, so clients that wait learn of messages that other"
-                    " processes store up to a second later: %s.",
-                    self._redis.address,
-                    exc,
-                )
-            return None

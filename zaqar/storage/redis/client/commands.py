@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server, or the servers, behind a store; and the one seam where errors on the way there are translated."""
+"""Scripts and commands for the server, or the servers, behind a store. All parts of the driver call it.
+
+It is the one place of the driver that translates errors of redis-py and hiredis into StoreUnavailable.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,32 @@ from typing import Any, Protocol, Self
 import hiredis
 
 from zaqar.storage.base import Outage
-from zaqar.storage.redis import uri
-from zaqar.storage.redis.cluster import ClusterRoute
-from zaqar.storage.redis.scripts import Script
-from zaqar.storage.redis.server import Dialler, ServerRoute
-from zaqar.storage.redis.uri import RedisAddress
-from zaqar.storage.redis.wakeups import RedisWakeups
-from zaqar.storage.redis.wire import ERRORS, MOST, Wire, Word, pack
+from zaqar.storage.redis.client import uri
+from zaqar.storage.redis.client.cluster import ClusterRouter
+from zaqar.storage.redis.client.connection import CLIENT_ERRORS, Argument, Connection, pack
+from zaqar.storage.redis.client.pool import MAX_CONNECTIONS
+from zaqar.storage.redis.client.scripts import Script
+from zaqar.storage.redis.client.server import Connector, ServerRouter
+from zaqar.storage.redis.client.uri import RedisAddress
+from zaqar.storage.redis.client.wakeups import RedisWakeups
 
 
-class Route(Protocol):
-    """How commands come to where they belong."""
+class Router(Protocol):
+    """Sends packed commands to the server that has the slot; see ``client.server`` and ``client.cluster``."""
 
     is_cluster: bool
 
-    def exchange(self, data: bytes, replies: int, slot: int = 0, *, again: bool) -> list[Any]: ...
+    def exchange(self, data: bytes, replies: int, slot: int = 0, *, retry: bool) -> list[Any]: ...
     def exchange_many(self, requests: Sequence[tuple[int, bytes]]) -> list[Any]: ...
-    def each_node(self, data: bytes, replies: int) -> list[list[Any]]: ...
-    def open_apart(self) -> Wire: ...
-    def leads_to(self, wire: Wire) -> bool: ...
+    def exchange_with_each_master(self, data: bytes, replies: int) -> list[list[Any]]: ...
+    def open_extra_connection(self) -> Connection: ...
+    def leads_to_master(self, connection: Connection) -> bool: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
 
 
-class Redis:
-    """Safe for threads, and for processes that fork."""
+class RedisClient:
+    """One server, a master with Sentinels, or a Cluster. Safe for threads, and for processes that fork."""
 
     def __init__(
         self,
@@ -45,57 +49,59 @@ class Redis:
         pause: float = 1.0,
         replicas: int = 0,
         wait: float = 1.0,
-        connections: int = MOST,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
+        """Connect later. ``pause`` and ``wait`` are seconds; ``replicas`` is the number that must confirm a change."""
         self.address = address
         self._outage = Outage.of(f"Redis at {address}")
         self.replicas = replicas
-        make = ClusterRoute if address.cluster else ServerRoute
-        self._route: Route = make(address, Dialler(attempts=attempts, pause=pause), connections=connections)
-        self.is_cluster = self._route.is_cluster
+        make = ClusterRouter if address.cluster else ServerRouter
+        self._router: Router = make(address, Connector(attempts=attempts, pause=pause), connections=connections)
+        self.is_cluster = self._router.is_cluster
         self._wait = pack((b"WAIT", replicas, round(wait * 1000))) if replicas else b""
-        _open.add(self)
+        _open_clients.add(self)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """What the options of a store name; nothing is connected yet. StartupError for a URI that cannot be used."""
+        """A client as the options of a store say. Nothing is connected yet. Raises StartupError for a bad URI."""
         return cls(
             uri.parse(settings["uri"]),
             attempts=settings.get("max_reconnect_attempts", 10),
             pause=settings.get("reconnect_sleep", 1.0),
             replicas=settings.get("wait_replicas", 0),
             wait=settings.get("wait_timeout", 1.0),
-            connections=settings.get("connections", MOST),
+            connections=settings.get("connections", MAX_CONNECTIONS),
         )
 
-    def run(self, script: Script, keys: Sequence[bytes], words: Sequence[Word], slot: int = 0) -> Any:
-        """Run a script in one round trip; a second one where the server does not know it (any more)."""
-        waits = self._wait if script.writes else b""
+    def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument], slot: int = 0) -> Any:
+        """Run a script in one round trip; in two if the server does not know the script (any more)."""
+        waits = self._wait if script.durable else b""
         count = 2 if waits else 1
-        tail = (len(keys), *keys, *words)
+        tail = (len(keys), *keys, *arguments)
         data = pack((b"EVALSHA", script.sha, *tail))
         try:
-            answers = self._route.exchange(data + waits if waits else data, count, slot, again=script.again)
-            if _is_unknown(answers[0]):
+            answers = self._router.exchange(data + waits if waits else data, count, slot, retry=script.idempotent)
+            if _is_unknown_script(answers[0]):
+                # The server has run nothing, so the whole script may be sent even if it is not idempotent.
                 data = pack((b"EVAL", script.source, *tail))
-                answers = self._route.exchange(data + waits, count, slot, again=script.again)
-        except ERRORS as exc:
+                answers = self._router.exchange(data + waits, count, slot, retry=script.idempotent)
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise self._outage.failed(answer) from answer
         if waits and answers[1] < self.replicas:
-            # Not acknowledged, though it may well be there: as with a connection that was lost.
+            # The change may be stored, but it is not acknowledged: the same as if the connection was lost.
             raise self._outage.failed(f"only {answers[1]} of {self.replicas} replicas have a write in time")
         if self._outage.since is not None:
             self._outage.succeeded()
         return answers[0]
 
-    def command(self, *words: Word, slot: int = 0, again: bool = True) -> Any:
-        """One plain command; StoreUnavailable for an error reply as well."""
+    def command(self, *arguments: Argument, slot: int = 0) -> Any:
+        """Run one plain, idempotent command. Raises StoreUnavailable for an error reply as well."""
         try:
-            (answer,) = self._route.exchange(pack(words), 1, slot, again=again)
-        except ERRORS as exc:
+            (answer,) = self._router.exchange(pack(arguments), 1, slot, retry=True)
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         if isinstance(answer, hiredis.ReplyError):
             raise self._outage.failed(answer) from answer
@@ -103,69 +109,81 @@ class Redis:
             self._outage.succeeded()
         return answer
 
-    def in_each(self, slots: Sequence[int], requests: Sequence[tuple[Word, ...]]) -> list[Any]:
-        """One plain command, which only reads, in each of many slots."""
+    def command_in_each_slot(self, slots: Sequence[int], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Run one plain command that only reads in each of many slots: one pipeline to each server."""
         try:
-            answers = self._route.exchange_many([*zip(slots, map(pack, requests), strict=True)])
-        except ERRORS as exc:
+            answers = self._router.exchange_many([*zip(slots, map(pack, requests), strict=True)])
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise self._outage.failed(answer) from answer
         return answers
 
-    def run_in_each(self, script: Script, runs: Sequence[tuple[int, tuple[Word, ...]]]) -> list[Any]:
-        """Run a script many times, for each with its slot, its number of keys, and these and its words.
+    def run_in_each_slot(self, script: Script, runs: Sequence[tuple[int, tuple[Argument, ...]]]) -> list[Any]:
+        """Run a script many times, each with its slot and with: the number of keys, the keys, the arguments.
 
-        One round trip to each server; a second one to each that does not know the script (any more). The script may be
-        sent again, and none of the runs waits for replicas.
+        One round trip to each server; a second one to each that does not know the script (any more). The script must be
+        idempotent, and none of the runs waits for replicas.
         """
         answers: dict[int, Any] = {}
         missing = list(range(len(runs)))
         try:
             while missing:
-                requests = [(runs[place][0], pack((b"EVALSHA", script.sha, *runs[place][1]))) for place in missing]
-                answers.update(zip(missing, self._route.exchange_many(requests), strict=True))
-                missing = [place for place in missing if _is_unknown(answers[place])]
+                requests = [(runs[index][0], pack((b"EVALSHA", script.sha, *runs[index][1]))) for index in missing]
+                answers.update(zip(missing, self._router.exchange_many(requests), strict=True))
+                missing = [index for index in missing if _is_unknown_script(answers[index])]
                 if missing:
-                    # The server of the first one learns it, and maybe there are others that do not know it.
+                    # The whole script teaches it to the server of the first run. Others may not know it either, so go
+                    # round again: each round teaches one server, and there are no more rounds than servers.
                     first = missing.pop(0)
                     slot, tail = runs[first]
                     data = pack((b"EVAL", script.source, *tail))
-                    (answers[first],) = self._route.exchange(data, 1, slot, again=True)
-        except ERRORS as exc:
+                    (answers[first],) = self._router.exchange(data, 1, slot, retry=True)
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         for answer in answers.values():
             if isinstance(answer, hiredis.ReplyError):
                 raise self._outage.failed(answer) from answer
         if self._outage.since is not None:
             self._outage.succeeded()
-        return [answers[place] for place in range(len(runs))]
+        return [answers[index] for index in range(len(runs))]
+
+    def command_on_each_master(self, *arguments: Argument) -> list[Any]:
+        """The reply of every master to a plain command; None for an error reply, such as for lack of permission."""
+        try:
+            answers = self._router.exchange_with_each_master(pack(arguments), 1)
+        except CLIENT_ERRORS as exc:
+            raise self._outage.failed(exc) from exc
+        return [None if isinstance(answer, hiredis.ReplyError) else answer for (answer,) in answers]
 
     def subscribe(self, channel: bytes) -> RedisWakeups:
-        """A new connection of its own that receives what is published there.
+        """Open a connection of its own that receives what is published on ``channel``.
 
-        StoreUnavailable, and NotSupported if the server does not let this user subscribe.
+        Raises StoreUnavailable, and NotSupported if the server does not let this user subscribe.
         """
         try:
-            wire = self._route.open_apart()
-        except ERRORS as exc:
+            connection = self._router.open_extra_connection()
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         try:
             return RedisWakeups(
-                wire, channel, is_current=self._route.leads_to, reply_seconds=self.address.socket_timeout
+                connection,
+                channel,
+                is_current=self._router.leads_to_master,
+                reply_seconds=self.address.socket_timeout,
             )
         except BaseException as exc:
-            wire.close()
-            if isinstance(exc, ERRORS):
+            connection.close()
+            if isinstance(exc, CLIENT_ERRORS):
                 raise self._outage.failed(exc) from exc
             raise
 
     def ping(self) -> None:
-        """Return when every master answers."""
+        """Return if every master answers."""
         try:
-            answers = self._route.each_node(pack((b"PING",)), 1)
-        except ERRORS as exc:
+            answers = self._router.exchange_with_each_master(pack((b"PING",)), 1)
+        except CLIENT_ERRORS as exc:
             raise self._outage.failed(exc) from exc
         for (answer,) in answers:
             if isinstance(answer, hiredis.ReplyError):
@@ -173,33 +191,25 @@ class Redis:
         if self._outage.since is not None:
             self._outage.succeeded()
 
-    def ask_each(self, *words: Word) -> list[Any]:
-        """A plain command to every master; an error reply, such as for lack of permission, is None."""
-        try:
-            answers = self._route.each_node(pack(words), 1)
-        except ERRORS as exc:
-            raise self._outage.failed(exc) from exc
-        return [None if isinstance(answer, hiredis.ReplyError) else answer for (answer,) in answers]
-
     def close(self) -> None:
-        self._route.close()
+        self._router.close()
 
     def forget(self) -> None:
-        self._route.forget()
+        """Leave all connections to the parent, in a child process."""
+        self._router.forget()
 
 
-def _is_unknown(answer: Any) -> bool:
-    """Whether the server does not know the script."""
+def _is_unknown_script(answer: Any) -> bool:
     return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------
 
-_open: weakref.WeakSet[Redis] = weakref.WeakSet()
+_open_clients: weakref.WeakSet[RedisClient] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for each in list(_open):
+    for each in list(_open_clients):
         each.forget()
 
 

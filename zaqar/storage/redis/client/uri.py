@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Redis URI says. Pure: nothing is resolved or opened here.
+"""Parse the URI of a Redis store. Pure: nothing is resolved or opened here.
 
 ::
 
@@ -8,7 +8,7 @@
     redis://host[:port],host[:port]/?master=name        Sentinels
     redis://host[:port],host[:port]/?cluster=true       some nodes of a Cluster
 
-Whatever is wrong is a StartupError of one sentence that shows neither the password nor the URI.
+If anything is wrong, ``parse`` raises StartupError: one sentence that shows neither the password nor the URI.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOCKET_TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class Tls:
-    """How the server is checked and what it is shown; ``verify`` off accepts any certificate."""
+    """How the server's certificate is checked, and our own one. Without ``verify`` any certificate is accepted."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -40,7 +40,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where the server is and how to log in. ``hosts`` are Sentinels with ``master``, nodes with ``cluster``."""
+    """Where the server is and how to log in.
+
+    ``hosts`` are Sentinels if ``master`` is set, and nodes of a Cluster if ``cluster`` is.
+    """
 
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
@@ -55,7 +58,7 @@ class RedisAddress:
     tls: Tls | None = None
 
     def __str__(self) -> str:
-        """For logs: without anything that is secret."""
+        """The address for logs, without secrets."""
         if self.path is not None:
             return self.path
         where = ",".join(_spell(host, port) for host, port in self.hosts)
@@ -65,12 +68,12 @@ class RedisAddress:
 
 
 def parse(uri: str) -> RedisAddress:
-    """The address that a URI names; StartupError where it cannot be understood."""
+    """The address that a URI names. Raises StartupError if the URI cannot be used."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("redis", "rediss"):
         raise _refusal("it has to begin with redis:// or rediss://")
     try:
-        # The scheme is replaced by one that urlsplit does not treat in any special way.
+        # urlsplit does not treat the scheme "redis" in any special way.
         parts = urlsplit(f"//{rest}", scheme="redis")
     except ValueError as exc:
         raise _refusal("its host is malformed") from exc
@@ -103,7 +106,7 @@ def _query(text: str) -> dict[str, str]:
     for name in query:
         if name not in _OPTIONS:
             raise _refusal(f"it has no option '{name}'" if name.isidentifier() else "an option after '?' is unknown")
-    # Empty is as if it were not there: configuration files have been written from templates.
+    # An empty option counts as absent, because configuration files are written from templates.
     return {name: value for name, value in query.items() if value}
 
 
@@ -183,7 +186,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "tls_verify": ("verify", _truth, "true or false"),
     "tls_check_hostname": ("check_hostname", _truth, "true or false"),
 }
-"""By the name in the URI: the field, how its text is read, and what it has to be."""
+"""By the name in the URI: the field, the parser of its text, and what an error says that it has to be."""
 
 
 def _read_query(query: Mapping[str, str], values: dict[str, Any], *, tls: bool) -> None:

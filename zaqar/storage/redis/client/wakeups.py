@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection on which Redis tells a process of posts to queues that clients wait for.
+"""The connection on which Redis tells a process that messages became available in a queue that clients wait for.
 
-Scripts publish the uid of a queue if the queue has a note that somebody waits; see ``scripts/wake.lua``.
+``RedisMessageStore.wakeups`` opens it. Scripts publish the uid of the queue; see ``scripts/pieces/wake_clients.lua``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import hiredis
 
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
-from zaqar.storage.redis.wire import ERRORS, Wire
+from zaqar.storage.redis.client.connection import CLIENT_ERRORS, Connection
 
 _QUIET_SECONDS = 10.0
-"""After so long without anything from the server it is asked whether it is still there."""
+"""If the server has sent nothing for so long, it is asked whether it is still there."""
 
 _NOT_SUPPORTED = ("NOPERM", "ERR unknown command")
 
@@ -29,21 +29,27 @@ class NotSupported(Exception):
 
 
 class RedisWakeups(Wakeups):
-    """One subscription. ``is_current`` says whether the server of a connection is still one that commands go to."""
+    """One subscription on a connection of its own."""
 
-    def __init__(self, wire: Wire, channel: bytes, *, is_current: Callable[[Wire], bool], reply_seconds: float) -> None:
-        """Subscribe. Raises NotSupported, and what is among ERRORS."""
-        self._wire = wire
+    def __init__(
+        self, connection: Connection, channel: bytes, *, is_current: Callable[[Connection], bool], reply_seconds: float
+    ) -> None:
+        """Subscribe. Raises NotSupported, and one of CLIENT_ERRORS.
+
+        ``is_current`` tells whether commands still go to the server of a connection. ``reply_seconds`` is how long the
+        server may take to answer.
+        """
+        self._connection = connection
         self._is_current = is_current
         self._reply_seconds = reply_seconds
         self._is_closed = False
         self._pid = os.getpid()
         self._in_use = threading.Lock()
-        """Held while the connection is read, because a file descriptor that is closed then may soon be another's."""
+        """Held while the connection is read: if it was closed then, its file descriptor may soon be another's."""
         self._asked_at: float | None = None
-        """When the server was asked whether it is still there, if it has sent nothing since."""
+        """When the server was asked whether it is still there; None if it has sent something since."""
         try:
-            wire.command(b"SUBSCRIBE", channel)
+            connection.command(b"SUBSCRIBE", channel)
         except hiredis.ReplyError as exc:
             if str(exc).startswith(_NOT_SUPPORTED):
                 raise NotSupported(str(exc)) from exc
@@ -56,9 +62,9 @@ class RedisWakeups(Wakeups):
             while True:
                 try:
                     self._check()
-                    pushed = self._wire.receive(max(0.001, min(end, self._next_check()) - time.monotonic()))
+                    pushed = self._connection.receive(max(0.001, min(end, self._next_check()) - time.monotonic()))
                     uids = _uids_in(pushed)
-                except ERRORS as exc:
+                except CLIENT_ERRORS as exc:
                     raise StoreUnavailable from exc
                 if pushed:
                     self._heard_at, self._asked_at = time.monotonic(), None
@@ -66,18 +72,18 @@ class RedisWakeups(Wakeups):
                     return uids
 
     def _check(self) -> None:
-        """Raise ConnectionError if the connection is of no more use; ask the server if it has been quiet for long."""
+        """Raise ConnectionError if the connection is of no use any more; ask the server if it was quiet for long."""
         now = time.monotonic()
         if self._is_closed:
             raise ConnectionError("it was closed")
-        if not self._is_current(self._wire):
-            # A master that was demoted passes on what is published at the new one, but only while it replicates that.
+        if not self._is_current(self._connection):
+            # A demoted master passes on what is published at the new one, but only while it replicates from it.
             raise ConnectionError("another server is the master now")
         if now < self._next_check():
             return
         if self._asked_at is not None:
             raise ConnectionError("the server does not answer")
-        self._wire.send(b"PING", seconds=self._reply_seconds)
+        self._connection.send(b"PING", seconds=self._reply_seconds)
         self._asked_at = now
 
     def _next_check(self) -> float:
@@ -87,15 +93,16 @@ class RedisWakeups(Wakeups):
 
     def close(self) -> None:
         if os.getpid() != self._pid:
-            return  # it is the parent's, of which another thread may hold the lock for ever in this process
+            # The connection is the parent's. One of its threads may have held the lock at the fork, for ever here.
+            return
         self._is_closed = True
-        self._wire.shut()
+        self._connection.shut()
         with self._in_use:
-            self._wire.close()
+            self._connection.close()
 
 
 def _uids_in(pushed: Sequence[Any]) -> list[str]:
-    """The payloads of the messages among what was received, each once. Raises ReplyError."""
+    """The payloads of the published messages, each once. Raises ReplyError if the server sent an error."""
     uids: dict[str, None] = {}
     for each in pushed:
         if isinstance(each, hiredis.ReplyError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts are whole, and named by what they are."""
+"""Scripts are assembled from their pieces, and their flags say what they do."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pkgutil
 import re
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from zaqar.storage import redis
-from zaqar.storage.redis.scripts import Script, load
+from zaqar.storage.redis.client import scripts
+from zaqar.storage.redis.client.scripts import Script, assemble, load
 
 SCRIPTS = {
     script.name: script
@@ -21,38 +23,66 @@ SCRIPTS = {
     if isinstance(script, Script)
 }
 FOLDER = files("zaqar.storage.redis") / "scripts"
-FILES = {path.name.removesuffix(".lua") for path in FOLDER.iterdir()}
+TEXTS = {
+    f"{folder.name}/{file.name.removesuffix('.lua')}": file.read_text()
+    for folder in FOLDER.iterdir()
+    for file in folder.iterdir()
+}
 
 
-def test_every_file_is_a_script_or_a_piece_of_one() -> None:
-    named = {name for each in FILES for name in re.findall(r"include: (\w+)", (FOLDER / f"{each}.lua").read_text())}
-    assert SCRIPTS.keys() | named == FILES
-    assert not SCRIPTS.keys() & named
+def test_every_file_is_a_script_that_is_used_or_a_piece_of_one() -> None:
+    included = {f"pieces/{name}" for text in TEXTS.values() for name in re.findall(r"-- include: (\w+)", text)}
+    assert SCRIPTS.keys() | included == TEXTS.keys()
+    assert SCRIPTS.keys() == set(scripts.names())
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
-def test_it_is_whole(script: Script) -> None:
+def test_a_script_has_all_its_pieces_and_the_digest_of_its_text(script: Script) -> None:
     assert b"include:" not in script.source
     assert script.sha == hashlib.sha1(script.source).hexdigest().encode()
-    assert script == load(script.name, again=script.again, writes=script.writes)
+    assert script == load(script.name, idempotent=script.idempotent, durable=script.durable)
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
-def test_no_script_has_a_clock_or_dice_of_its_own(script: Script) -> None:
+def test_a_script_has_no_clock_and_no_random_numbers(script: Script) -> None:
     assert not re.search(rb"'(TIME|RANDOMKEY|SRANDMEMBER|SCAN|KEYS)'|math\.random", script.source)
 
 
-def test_what_would_happen_twice_is_never_sent_twice() -> None:
-    assert {name for name, script in SCRIPTS.items() if not script.again} == {
-        "post",
-        "claim",
-        "pop",
-        "queue_replace",
-        "catalog_replace",
-        "take_posted",
-        "take_deliveries",
-        "resend",
-        "subscription_replace",
-        "take_pauses",
-        "trust_replace",
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_begins_with_what_it_does_and_what_it_takes_and_replies(name: str) -> None:
+    header = re.match(r"(?:-- .*\n)+", TEXTS[name])
+    assert header is not None
+    assert re.match(r"-- [A-Z].*\.\n-- KEYS", header[0]), "first line: what it does; then its KEYS"
+    assert "Reply: " in header[0]
+    if "ARGV[" in TEXTS[name]:
+        assert "ARGV" in header[0]
+
+
+def test_every_piece_begins_with_a_comment_or_a_local_that_has_one() -> None:
+    for name, text in TEXTS.items():
+        if name.startswith("pieces/"):
+            assert re.match(r"-- |local removed = 0 -- ", text), name
+
+
+def test_scripts_that_are_not_idempotent_are_never_sent_twice() -> None:
+    assert {name for name, script in SCRIPTS.items() if not script.idempotent} == {
+        "messages/post",
+        "claims/claim",
+        "messages/pop",
+        "queue_records/replace",
+        "catalog/replace",
+        "outbox/take",
+        "deliveries/take",
+        "delivery_log/resend",
+        "subscriptions/replace",
+        "subscriptions/take_pauses",
+        "trusts/replace",
     }
+
+
+def test_the_assembled_scripts_are_written_into_a_folder(tmp_path: Path) -> None:
+    scripts.main([str(tmp_path)])
+    written = {
+        str(file.relative_to(tmp_path)).removesuffix(".lua"): file.read_text() for file in tmp_path.rglob("*.lua")
+    }
+    assert written == {name: assemble(name) for name in SCRIPTS}

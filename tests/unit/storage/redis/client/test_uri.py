@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zaqar.errors import StartupError
-from zaqar.storage.redis.uri import RedisAddress, Tls, parse
+from zaqar.storage.redis.client.uri import RedisAddress, Tls, parse
 
 SECRET = "s3cr3t"
 

@@ -1,33 +1,37 @@
--- include: keys
--- include: fence
+-- Lease the first free messages of a queue to a new claim.
+-- KEYS: see queue_keys; outside of a Cluster KEYS[2] may be the fence of the dead letter queue. In a Cluster only this queue can be
+-- its own one, because another queue is in another slot.
+-- ARGV: generation, now, limit, claim id, end of the claim, end plus grace, the claim packed. If exhausted messages matter: number of
+-- claims after which a message is exhausted, and what becomes of it, see move_to_dead_letter_queue.
+-- Reply: nil, then number, record and state of each; HAS_EXHAUSTED if the caller has to move messages first, then nothing was leased;
+-- STALE_DEAD_LETTER_QUEUE if the generation of that queue is another, then nothing was changed but what was due.
+-- The messages leave `ready` in the same script in which they get the claim id, so a second caller gets the messages after these. A
+-- second run would lease others, so it is never sent again after a lost answer; the lost claim ends by itself.
+-- include: queue_keys
+-- include: check_fence
 -- include: timers
--- include: states
--- include: many
--- include: rows
--- include: ripen
--- ARGV: generation, now, limit, claim id, end of the claim, end plus grace, the claim packed; with dead letters also the number
--- of claims that wears a message out, and what becomes of those: nothing for passing them over; 'tell' for answering WORN_OUT
--- when there are some; or the generation of their queue, the name of this one, and when they expire there ('' where they keep
--- their own end). Unless they are passed over the answer is WORN_OUT as well where some are set aside.
--- KEYS[2], outside of a Cluster, is the fence of the dead letter queue. In a Cluster it can only be this one.
+-- include: message_formats
+-- include: call_in_chunks
+-- include: add_rows
+-- include: promote_due
 local limit, claim_id, ends, until_grace = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-if not settle(BATCH) then
-  return AGAIN
+if not promote_due(BATCH) then
+  return MORE_IS_DUE
 end
 
-local living
+local usable
 if ARGV[8] then
-  -- include: bury
+  -- include: move_to_dead_letter_queue
 else
-  living = call('ZRANGE', PREFIX .. 'r', 0, limit - 1)
+  usable = call('ZRANGE', PREFIX .. 'ready', 0, limit - 1)
 end
-if #living == 0 then
+if #usable == 0 then
   return { false }
 end
 
-local reply = add_rows({ false }, living)
+local reply = add_rows({ false }, usable)
 local leased, claimed = {}, {}
-for at = 2, 3 * #living + 1, 3 do
+for at = 2, 3 * #usable + 1, 3 do
   local number, state, expires, count, _ = reply[at], reply[at + 2], nil, 0, nil
   if state then
     expires, _, count = unpack_struct(STATE, state)
@@ -44,12 +48,14 @@ for at = 2, 3 * #living + 1, 3 do
   claimed[#claimed + 1] = number
   claimed[#claimed + 1] = number
 end
-many('ZREM', PREFIX .. 'r', living)
-many('ZREM', PREFIX .. 'l', living)
-many('ZADD', PREFIX .. 'c', claimed)
-many('HSET', PREFIX .. 's', leased)
-call('HSET', PREFIX .. 'k', claim_id, ARGV[7] .. table.concat(living, ','))
-call('ZADD', PREFIX .. 'e', ends, claim_id)
+-- The removals come first: a server without free memory refuses a script whose first write may need some, and lets a script go on
+-- that began with a removal.
+call_in_chunks('ZREM', PREFIX .. 'ready', usable)
+call_in_chunks('ZREM', PREFIX .. 'expiry', usable)
+call_in_chunks('ZADD', PREFIX .. 'claimed', claimed)
+call_in_chunks('HSET', PREFIX .. 'states', leased)
+call('HSET', PREFIX .. 'claims', claim_id, ARGV[7] .. table.concat(usable, ','))
+call('ZADD', PREFIX .. 'claim_ends', ends, claim_id)
 local first = ends
--- include: note
+-- include: schedule
 return reply

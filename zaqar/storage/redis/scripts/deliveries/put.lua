@@ -1,15 +1,16 @@
+-- Store a delivery, in place of one with the same id.
+-- KEYS: see outbox_keys. ARGV: id, record, state. Reply: 1, or 0 if the queue or the subscription was dropped. Idempotent.
 -- include: outbox_keys
--- include: lanes
--- ARGV: id, record, state. Answers whether it is stored, which it is not if the queue or the subscription was dropped.
-if call('HEXISTS', FENCE, 't') == 1 or is_dropped((split(ARGV[1]))) then
+-- include: subscription_backlog
+if call('HEXISTS', FENCE, 'tombstone_until') == 1 or is_dropped((split(ARGV[1]))) then
   return 0
 end
-local before = call('HGET', PREFIX .. 'g', ARGV[1])
+local before = call('HGET', PREFIX .. 'delivery_states', ARGV[1])
 if before then
-  local letter, due = read(before)
-  take_out(ARGV[1], letter, due)
+  local code, due = read(before)
+  take_out(ARGV[1], code, due)
 end
-call('HSET', PREFIX .. 'b', ARGV[1], ARGV[2])
+call('HSET', PREFIX .. 'delivery_records', ARGV[1], ARGV[2])
 put_in(ARGV[1], ARGV[3])
-place()
+place_all()
 return 1

@@ -1,15 +1,16 @@
+-- Make all deliveries of subscriptions unreachable, and leave a tombstone for each subscription.
+-- KEYS: see outbox_keys. ARGV: the subscriptions. Reply: how many, or 0 if the queue was dropped.
+-- They lose their turns, so no notifier finds their deliveries. The score 0 of a tombstone makes a sweep look as soon as it can. The
+-- cost does not depend on the number of deliveries. Idempotent; a second run makes the sweep look once more.
 -- include: outbox_keys
--- include: lanes
--- ARGV: lanes of subscriptions that are gone. None of them has a turn from now on; a sweep looks at them as soon as it comes.
-if call('HEXISTS', FENCE, 't') == 1 then
-  -- The whole queue was dropped. There is nothing left, unless another version dropped it, which left its outbox.
-  -- include: clear_outbox
-  return 0
+-- include: subscription_backlog
+if call('HEXISTS', FENCE, 'tombstone_until') == 1 then
+  return 0 -- queues/drop has removed all deliveries, and no more can be stored
 end
-for _, lane in ipairs(ARGV) do
-  call('ZREM', PREFIX .. 'n', lane)
-  call('ZREM', PREFIX .. 'h', lane)
-  call('ZADD', PREFIX .. 'a', 0, lane)
+for _, subscription in ipairs(ARGV) do
+  call('ZREM', PREFIX .. 'backlogs_due', subscription)
+  call('ZREM', PREFIX .. 'backlogs_in_turn', subscription)
+  call('ZADD', PREFIX .. 'dropped_subscriptions', 0, subscription)
 end
 place_queue()
 place_kept()

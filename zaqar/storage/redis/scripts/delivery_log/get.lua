@@ -1,4 +1,5 @@
+-- Read one delivery.
+-- KEYS: see outbox_keys. ARGV: id. Reply: id, record and state, or an empty list. It only reads.
 -- include: outbox_keys
--- ARGV: id. Answers id, record and state, or nothing.
-local record = call('HGET', PREFIX .. 'b', ARGV[1])
-return record and { ARGV[1], record, call('HGET', PREFIX .. 'g', ARGV[1]) } or {}
+local record = call('HGET', PREFIX .. 'delivery_records', ARGV[1])
+return record and { ARGV[1], record, call('HGET', PREFIX .. 'delivery_states', ARGV[1]) } or {}

@@ -1,11 +1,14 @@
+-- Read deliveries of a subscription, the newest first.
+-- KEYS: see outbox_keys. ARGV: subscription, a number that theirs must be less than or '', limit, codes of the states in one word.
+-- Reply: id, record and state of each. It only reads.
 -- include: outbox_keys
--- ARGV: lane, less than this number or '', limit, letters of the states. Answers id, record and state of each, the newest first.
-local lane, numbers = ARGV[1], {}
-for letter in string.gmatch(ARGV[4], '.') do
-  local range = lane .. ':' .. letter
+local subscription, numbers = ARGV[1], {}
+for code in string.gmatch(ARGV[4], '.') do
+  local range = subscription .. ':' .. code
   local to = ARGV[2] == '' and '(' .. range .. ';' or '(' .. range .. ':' .. ARGV[2]
-  for _, listed in ipairs(call('ZREVRANGEBYLEX', PREFIX .. 'u', to, '[' .. range .. ':', 'LIMIT', 0, ARGV[3])) do
-    numbers[#numbers + 1] = sub(listed, -12)
+  local found = call('ZREVRANGEBYLEX', PREFIX .. 'deliveries_by_state', to, '[' .. range .. ':', 'LIMIT', 0, ARGV[3])
+  for _, member in ipairs(found) do
+    numbers[#numbers + 1] = sub(member, -12)
   end
 end
 table.sort(numbers, function(one, other)
@@ -13,8 +16,9 @@ table.sort(numbers, function(one, other)
 end)
 local reply = {}
 for place = 1, min(#numbers, tonumber(ARGV[3])) do
-  local id = lane .. ':' .. numbers[place]
+  local id = subscription .. ':' .. numbers[place]
   local at = 3 * place
-  reply[at - 2], reply[at - 1], reply[at] = id, call('HGET', PREFIX .. 'b', id), call('HGET', PREFIX .. 'g', id)
+  reply[at - 2], reply[at - 1] = id, call('HGET', PREFIX .. 'delivery_records', id)
+  reply[at] = call('HGET', PREFIX .. 'delivery_states', id)
 end
 return reply

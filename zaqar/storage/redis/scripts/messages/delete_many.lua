@@ -1,9 +1,11 @@
--- include: keys
--- include: fence
--- include: states
--- include: many
--- ARGV: generation, now, number of claim ids or '' where claims do not matter, the claim ids, numbers of messages
--- First all are looked at, then all are removed: nothing was written when one of them refuses.
+-- Delete messages, all or none.
+-- KEYS: see queue_keys. ARGV: generation, now, number of claim ids or '' if claims do not matter, the claim ids, the numbers.
+-- Reply: how many were there, or CLAIM_OVER if one that exists is not held by a live claim among these.
+-- First it checks all of them, then it removes all of them: if it refuses, nothing was written. Idempotent.
+-- include: queue_keys
+-- include: check_fence
+-- include: message_formats
+-- include: call_in_chunks
 local claims, from = nil, 4
 if ARGV[3] ~= '' then
   claims = {}
@@ -13,36 +15,36 @@ if ARGV[3] ~= '' then
   end
 end
 
-local free_ones, claimed = {}, {}
+local free, claimed = {}, {}
 for start = from, #ARGV, CHUNK do
   local to = min(start + CHUNK - 1, #ARGV)
-  local states = call('HMGET', PREFIX .. 's', unpack(ARGV, start, to))
-  local lives
+  local states = call('HMGET', PREFIX .. 'states', unpack(ARGV, start, to))
+  local expiries
   for place = 1, to - start + 1 do
     local number, state, holder = ARGV[start + place - 1], states[place], ''
     local expires, ends = 0, 0
     if state then
       expires, ends = unpack_struct(STATE, state)
-      holder = sub(state, 21)
+      holder = sub(state, HEAD_OF_STATE + 1)
     else
-      lives = lives or call('ZMSCORE', PREFIX .. 'l', unpack(ARGV, start, to))
-      expires = tonumber(lives[place] or 0)
+      expiries = expiries or call('ZMSCORE', PREFIX .. 'expiry', unpack(ARGV, start, to))
+      expires = tonumber(expiries[place] or 0)
     end
     if expires > now then
       if claims and not (now < ends and claims[holder]) then
-        return OVER
+        return CLAIM_OVER
       end
-      local list = holder ~= '' and claimed or free_ones
+      local list = holder ~= '' and claimed or free
       list[#list + 1] = number
     end
   end
 end
-many('ZREM', PREFIX .. 'c', claimed)
-for _, letter in ipairs({ 'r', 'l', 'o', 'd' }) do
-  many('ZREM', PREFIX .. letter, free_ones)
+call_in_chunks('ZREM', PREFIX .. 'claimed', claimed)
+for _, word in ipairs({ 'ready', 'expiry', 'delayed', 'due' }) do
+  call_in_chunks('ZREM', PREFIX .. word, free)
 end
-for _, list in ipairs({ claimed, free_ones }) do
-  many('HDEL', PREFIX .. 'm', list)
-  many('HDEL', PREFIX .. 's', list)
+for _, list in ipairs({ claimed, free }) do
+  call_in_chunks('HDEL', PREFIX .. 'messages', list)
+  call_in_chunks('HDEL', PREFIX .. 'states', list)
 end
-return #free_ones + #claimed
+return #free + #claimed

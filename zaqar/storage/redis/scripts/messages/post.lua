@@ -1,25 +1,30 @@
--- include: keys
--- include: fence
+-- Append messages to a queue, all or none.
+-- KEYS: see queue_keys; in a Cluster, if the queue is notified, KEYS[17] to KEYS[19] are posts, posts_free and POSTED of outbox_keys.
+-- ARGV: generation, now; for each draft its record, when it expires, and when its delay ends or ''; if the queue is notified, one
+-- more: the post as it is kept until its deliveries are made, see outbox_keys.
+-- Reply: the last number.
+-- A second run would store the messages a second time, so it is never sent again after a lost answer. All numbers of a queue are
+-- given here and in append_messages, inside of a script: in order, without gaps, each once.
+-- include: queue_keys
+-- include: check_fence
 -- include: timers
--- include: states
--- include: many
--- include: ripen
--- ARGV: generation, now, then for each draft its record, its end of life, and the end of its delay or ''. One more word is the
--- post as it is kept until its deliveries are made, see outbox_keys.lua; in a Cluster its keys are then KEYS[17] to KEYS[19].
--- Answers the last number. All numbers of a queue are given out here and in `append`, inside a script: in order, without gaps.
-local TIDY_EVERY = 64 -- a post that passes a multiple of this removes twice as many of the dead, so that nobody has to read
+-- include: message_formats
+-- include: call_in_chunks
+-- include: promote_due
+-- A post that passes a multiple of this number removes twice as many dead messages, so a queue that nobody reads stays small.
+local TIDY_EVERY = 64
 
 local last = tonumber(fence[2])
 local drafts = math.floor((#ARGV - 2) / 3)
-local noted = #ARGV > 3 * drafts + 2 and format('%.0f', last + 1)
+local posted = #ARGV > 3 * drafts + 2 and format('%.0f', last + 1) -- first number of the post, if the queue is notified
 local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
 if rounds > 0 then
   -- include: clear_expired
-  settle(2 * TIDY_EVERY * rounds)
+  promote_due(2 * TIDY_EVERY * rounds)
   clear_expired(2 * TIDY_EVERY * rounds)
 end
 
-local records, ready, life, first = {}, {}, {}, huge
+local records, ready, expiry, first = {}, {}, {}, huge
 local due, delayed, states
 for at = 3, 3 * drafts, 3 do
   last = last + 1
@@ -31,8 +36,8 @@ for at = 3, 3 * drafts, 3 do
   if delay_ends == '' then
     ready[#ready + 1] = number
     ready[#ready + 1] = number
-    life[#life + 1] = expires
-    life[#life + 1] = number
+    expiry[#expiry + 1] = expires
+    expiry[#expiry + 1] = number
   else
     due, delayed, states = due or {}, delayed or {}, states or {}
     states[#states + 1] = number
@@ -45,20 +50,20 @@ for at = 3, 3 * drafts, 3 do
   end
   first = min(first, moment)
 end
-many('HSET', PREFIX .. 'm', records)
-many('ZADD', PREFIX .. 'r', ready)
-many('ZADD', PREFIX .. 'l', life)
+call_in_chunks('HSET', PREFIX .. 'messages', records)
+call_in_chunks('ZADD', PREFIX .. 'ready', ready)
+call_in_chunks('ZADD', PREFIX .. 'expiry', expiry)
 if due then
-  many('HSET', PREFIX .. 's', states)
-  many('ZADD', PREFIX .. 'd', due)
-  many('ZADD', PREFIX .. 'o', delayed)
+  call_in_chunks('HSET', PREFIX .. 'states', states)
+  call_in_chunks('ZADD', PREFIX .. 'due', due)
+  call_in_chunks('ZADD', PREFIX .. 'delayed', delayed)
 end
-call('HSET', FENCE, 'n', format('%.0f', last))
--- include: note
--- include: wake
-if noted then
-  call('HSET', PREFIX .. 'p', noted, ARGV[#ARGV])
-  call('ZADD', PREFIX .. 'i', noted, noted)
+call('HSET', FENCE, 'last', format('%.0f', last))
+-- include: schedule
+-- include: wake_clients
+if posted then
+  call('HSET', PREFIX .. 'posts', posted, ARGV[#ARGV])
+  call('ZADD', PREFIX .. 'posts_free', posted, posted)
   call('ZADD', KEYS[19] or 'zaqar:posted', 'LT', now, string.match(FENCE, '{(.-)}'))
 end
 return last

@@ -1,3 +1,4 @@
+-- Remove notes of a node.
+-- KEYS: see node_keys. ARGV: the subscriptions. Reply: how many were there. Idempotent.
 -- include: node_keys
--- ARGV: subscriptions
 return call('ZREM', SUBSCRIPTIONS, unpack(ARGV))

@@ -1,21 +1,24 @@
+-- Lease posts of a queue to a notifier.
+-- KEYS: see outbox_keys. ARGV: now, end of the lease, limit. Reply: first number, post and position (or nil) of each.
+-- A post is either in posts_free or in posts_leased, so a second caller gets the posts after these. If the answer is lost, the posts
+-- come again when their leases are over. A queue that has more goes behind the queues that have waited since before `now`.
 -- include: outbox_keys
 -- include: place_posts
--- ARGV: now, end of the lease, limit. Answers first number, post and place (or nothing) of each that is taken.
--- A queue that has more goes behind those that have waited since before `now`.
 local now, until_ = tonumber(ARGV[1]), ARGV[2]
-local over = call('ZRANGEBYSCORE', PREFIX .. 'j', '-inf', ARGV[1], 'LIMIT', 0, CHUNK)
+local over = call('ZRANGEBYSCORE', PREFIX .. 'posts_leased', '-inf', ARGV[1], 'LIMIT', 0, CHUNK)
 for _, number in ipairs(over) do
-  call('ZREM', PREFIX .. 'j', number)
-  call('ZADD', PREFIX .. 'i', number, number)
+  call('ZREM', PREFIX .. 'posts_leased', number)
+  call('ZADD', PREFIX .. 'posts_free', number, number)
 end
-local numbers = call('ZRANGE', PREFIX .. 'i', 0, min(tonumber(ARGV[3]), CHUNK) - 1)
+local numbers = call('ZRANGE', PREFIX .. 'posts_free', 0, min(tonumber(ARGV[3]), CHUNK) - 1)
 local reply = {}
 if #numbers > 0 then
-  local posts, places = call('HMGET', PREFIX .. 'p', unpack(numbers)), call('HMGET', PREFIX .. 't', unpack(numbers))
-  call('ZREM', PREFIX .. 'i', unpack(numbers))
+  local posts = call('HMGET', PREFIX .. 'posts', unpack(numbers))
+  local positions = call('HMGET', PREFIX .. 'post_positions', unpack(numbers))
+  call('ZREM', PREFIX .. 'posts_free', unpack(numbers))
   for at, number in ipairs(numbers) do
-    call('ZADD', PREFIX .. 'j', until_, number)
-    reply[3 * at - 2], reply[3 * at - 1], reply[3 * at] = number, posts[at], places[at]
+    call('ZADD', PREFIX .. 'posts_leased', until_, number)
+    reply[3 * at - 2], reply[3 * at - 1], reply[3 * at] = number, posts[at], positions[at]
   end
 end
 place_posts(ARGV[1])

@@ -1,12 +1,12 @@
--- include: many
--- include: held
-local function note(first)
-  -- include: note
+-- include: call_in_chunks
+-- include: held_by_claim
+local function schedule(first)
+  -- include: schedule
 end
 
--- Make messages READY that were something else, as their states are; remove those that have expired.
+-- Make messages READY that were claimed or delayed; remove those that have expired.
 local function make_ready(numbers, states)
-  local ready, life, freed, gone, first = {}, {}, {}, {}, huge
+  local ready, expiry, freed, gone, first = {}, {}, {}, {}, huge
   for place = 1, #numbers do
     local number = numbers[place]
     local expires, _, count = unpack_struct(STATE, states[place])
@@ -15,30 +15,30 @@ local function make_ready(numbers, states)
     else
       ready[#ready + 1] = number
       ready[#ready + 1] = number
-      life[#life + 1] = expires
-      life[#life + 1] = number
+      expiry[#expiry + 1] = expires
+      expiry[#expiry + 1] = number
       freed[#freed + 1] = number
       freed[#freed + 1] = pack_struct(STATE, expires, 0, count)
       first = min(first, expires)
     end
   end
-  many('ZADD', PREFIX .. 'r', ready)
-  many('ZADD', PREFIX .. 'l', life)
-  many('HSET', PREFIX .. 's', freed)
-  many('HDEL', PREFIX .. 'm', gone)
-  many('HDEL', PREFIX .. 's', gone)
+  call_in_chunks('ZADD', PREFIX .. 'ready', ready)
+  call_in_chunks('ZADD', PREFIX .. 'expiry', expiry)
+  call_in_chunks('HSET', PREFIX .. 'states', freed)
+  call_in_chunks('HDEL', PREFIX .. 'messages', gone)
+  call_in_chunks('HDEL', PREFIX .. 'states', gone)
   removed = removed + #gone
-  note(first)
+  schedule(first)
 end
 
--- End a claim: what it holds is READY. How many that were.
-local function free(claim_id, packed)
-  local numbers, states = held_by(claim_id, packed)
+-- End a claim: the messages that it holds become READY. Returns how many these were.
+local function end_claim(claim_id, packed)
+  local numbers, states = held_by_claim(claim_id, packed)
   if #numbers > 0 then
-    many('ZREM', PREFIX .. 'c', numbers)
+    call_in_chunks('ZREM', PREFIX .. 'claimed', numbers)
     make_ready(numbers, states)
   end
-  call('HDEL', PREFIX .. 'k', claim_id)
-  call('ZREM', PREFIX .. 'e', claim_id)
+  call('HDEL', PREFIX .. 'claims', claim_id)
+  call('ZREM', PREFIX .. 'claim_ends', claim_id)
   return #numbers
 end

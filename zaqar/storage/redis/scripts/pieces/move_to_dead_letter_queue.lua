@@ -1,23 +1,27 @@
--- The first free messages that live, after the worn out before and between them went where they belong.
--- include: first_free
-local dead
-living, dead = first_free(limit, tonumber(ARGV[8]), ARGV[9] and BATCH or huge)
-if ARGV[9] and call('EXISTS', PREFIX .. 'x') == 1 then
-  return WORN_OUT
+-- Select the messages of a claim after the exhausted ones before and between them were moved.
+-- ARGV[9] is missing (pass over them), 'tell' (reply HAS_EXHAUSTED if there are some), or the generation of the dead letter queue;
+-- then ARGV[10] is the name of this queue, and ARGV[11] when they expire there ('' if they keep their own time).
+-- Messages that are set aside come before those that are not, so they are handed over first.
+-- include: select_ready
+local exhausted
+usable, exhausted = select_ready(limit, tonumber(ARGV[8]), ARGV[9] and BATCH or huge)
+if ARGV[9] and call('EXISTS', PREFIX .. 'set_aside') == 1 then
+  return HAS_EXHAUSTED
 elseif ARGV[9] == 'tell' then
-  if #dead > 0 then
-    return WORN_OUT
+  if #exhausted > 0 then
+    return HAS_EXHAUSTED
   end
-elseif ARGV[9] and #dead > 0 then
-  -- include: remove
-  -- include: append
-  local grave_key = #KEYS == 2 and KEYS[2] or FENCE
-  local grave = call('HMGET', grave_key, 'g', 'n', 'a', 'b', 'w')
-  if grave[1] ~= ARGV[9] then
-    return STALE_GRAVE
+elseif ARGV[9] and #exhausted > 0 then
+  -- include: remove_ready
+  -- include: append_messages
+  -- Both queues change in this one script, so a message is always in exactly one of them.
+  local target_fence = #KEYS == 2 and KEYS[2] or FENCE
+  local target = call('HMGET', target_fence, 'generation', 'last', 'due_from', 'agenda_from', 'waited_until')
+  if target[1] ~= ARGV[9] then
+    return STALE_DEAD_LETTER_QUEUE
   end
-  local rows, records, lives, soonest = add_rows({}, dead), {}, {}, huge
-  for at = 1, 3 * #dead, 3 do
+  local rows, records, expiries, soonest = add_rows({}, exhausted), {}, {}, huge
+  for at = 1, 3 * #exhausted, 3 do
     local record, state = rows[at + 1], rows[at + 2]
     local created, _, client, checksum, origin = unpack_struct(RECORD, record)
     local expires, _, count = unpack_struct(STATE, state)
@@ -25,25 +29,25 @@ elseif ARGV[9] and #dead > 0 then
       created, expires = now, tonumber(ARGV[11])
     end
     local from = pack_struct('<I4', count) .. string.match(FENCE, '{(.-)}') .. format('%012x', rows[at]) .. ARGV[10]
-    local named = 28 + client + checksum
+    local origin_at = HEAD_OF_RECORD + client + checksum
     records[#records + 1] = pack_struct(RECORD, created, expires, client, checksum, #from)
-      .. sub(record, 29, named) .. from .. sub(record, named + origin + 1)
-    lives[#lives + 1] = expires
+      .. sub(record, HEAD_OF_RECORD + 1, origin_at) .. from .. sub(record, origin_at + origin + 1)
+    expiries[#expiries + 1] = expires
     soonest = min(soonest, expires)
   end
-  remove(dead)
-  append(sub(grave_key, 1, -2), tonumber(grave[2]), records, lives)
-  -- Note the timer in the dead letter queue, which may be this one, and wake the clients that wait for it.
+  remove_ready(exhausted)
+  append_messages(sub(target_fence, 1, -6), tonumber(target[2]), records, expiries)
+  -- Schedule the expiry in the dead letter queue, which may be this one, and wake the clients that wait for it.
   do
-    local first, FENCE, fence = soonest, grave_key, grave
-    local due_from, on_agenda = tonumber(grave[3]) or huge, tonumber(grave[4]) or huge
-    -- include: note
-    -- include: wake
+    local first, FENCE, fence = soonest, target_fence, target
+    local due_from, agenda_from = tonumber(target[3]) or huge, tonumber(target[4]) or huge
+    -- include: schedule
+    -- include: wake_clients
   end
-  if grave_key == FENCE then
-    due_from, on_agenda = min(due_from, soonest), min(on_agenda, soonest)
+  if target_fence == FENCE then
+    due_from, agenda_from = min(due_from, soonest), min(agenda_from, soonest)
   end
-  if #dead == BATCH and #living < limit then
-    return AGAIN
+  if #exhausted == BATCH and #usable < limit then
+    return MORE_IS_DUE
   end
 end

@@ -1,8 +1,9 @@
--- Where the queue is among those with posts: since `free_since` if it has some that are free, else when a lease of one ends.
+-- Put the queue into POSTED: since `free_since` if it has a post that is free, else by the time when the first lease ends.
 local function place_posts(free_since)
-  local moment = call('EXISTS', PREFIX .. 'i') == 1 and free_since or call('ZRANGE', PREFIX .. 'j', 0, 0, 'WITHSCORES')[2]
-  if moment then
-    call('ZADD', POSTED, moment, UID)
+  local time = call('EXISTS', PREFIX .. 'posts_free') == 1 and free_since
+    or call('ZRANGE', PREFIX .. 'posts_leased', 0, 0, 'WITHSCORES')[2]
+  if time then
+    call('ZADD', POSTED, time, UID)
   else
     call('ZREM', POSTED, UID)
   end

@@ -1,7 +1,7 @@
--- Take READY messages out.
-local function remove(numbers)
-  many('ZREM', PREFIX .. 'r', numbers)
-  many('ZREM', PREFIX .. 'l', numbers)
-  many('HDEL', PREFIX .. 'm', numbers)
-  many('HDEL', PREFIX .. 's', numbers)
+-- Remove READY messages.
+local function remove_ready(numbers)
+  call_in_chunks('ZREM', PREFIX .. 'ready', numbers)
+  call_in_chunks('ZREM', PREFIX .. 'expiry', numbers)
+  call_in_chunks('HDEL', PREFIX .. 'messages', numbers)
+  call_in_chunks('HDEL', PREFIX .. 'states', numbers)
 end

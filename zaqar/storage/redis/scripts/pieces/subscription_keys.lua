@@ -1,25 +1,30 @@
--- KEYS, all of one queue: ids in order (scores all 0), rows by id, ids by subscriber.
--- A row is: version, when it is over, the length of the subscriber, a line feed, the subscriber, the whole as JSON.
--- One that is over stays until it is deleted, but gives way: its subscriber may then be another's.
-local function parts_of(row)
-  local version, over, length, head = string.match(row, '^(%S+) (%S+) (%d+)\n()')
-  return version, tonumber(over), string.sub(row, head, head + length - 1)
+-- KEYS, all of one queue: subscriptions (sorted set of ids, all scores 0), subscription_records (hash by id), subscribers (hash: id by
+-- subscriber).
+-- A record is: version, when it expires, length of the subscriber, a line feed, the subscriber, the whole as JSON.
+-- An expired subscription stays until it is deleted, but another one may have its subscriber then.
+local IDS, RECORDS, SUBSCRIBERS = KEYS[1], KEYS[2], KEYS[3]
+
+-- Returns version, when it expires, subscriber.
+local function parts_of(record)
+  local version, expires, length, head = string.match(record, '^(%S+) (%S+) (%d+)\n()')
+  return version, tonumber(expires), string.sub(record, head, head + length - 1)
 end
 
--- The id and the row of the live one with this subscriber, or nil.
+-- Returns id and record of the live subscription with this subscriber, or nil.
 local function live_with(subscriber, now)
-  local id = redis.call('HGET', KEYS[3], subscriber)
-  local row = id and redis.call('HGET', KEYS[2], id)
-  if row then
-    local _, over = parts_of(row)
-    if now < over then
-      return id, row
+  local id = redis.call('HGET', SUBSCRIBERS, subscriber)
+  local record = id and redis.call('HGET', RECORDS, id)
+  if record then
+    local _, expires = parts_of(record)
+    if now < expires then
+      return id, record
     end
   end
 end
 
-local function give_up(id, subscriber)
-  if redis.call('HGET', KEYS[3], subscriber) == id then
-    redis.call('HDEL', KEYS[3], subscriber)
+-- Release the subscriber, unless another subscription has it already.
+local function release_subscriber(id, subscriber)
+  if redis.call('HGET', SUBSCRIBERS, subscriber) == id then
+    redis.call('HDEL', SUBSCRIBERS, subscriber)
   end
 end

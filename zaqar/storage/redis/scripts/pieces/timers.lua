@@ -1,2 +1,2 @@
--- Nothing is due before `due_from`, so most operations need not look.
-local due_from, on_agenda = tonumber(fence[3]) or huge, tonumber(fence[4]) or huge
+-- Most operations are before `due_from`, so they need not look for what is due.
+local due_from, agenda_from = tonumber(fence[3]) or huge, tonumber(fence[4]) or huge

@@ -1,12 +1,14 @@
--- KEYS: names, rows, counts by pool; all of one project and kind. ARGV: name, row, pool or ''
--- A row is: uid, generation, pool (percent-encoded, or '-'), a line feed, the queue as JSON. Answers the row in place.
-local row = redis.call('HGET', KEYS[2], ARGV[1])
-if row then
-  return row
+-- Insert the record of a queue, unless the name is taken.
+-- KEYS: see queue_record_keys. ARGV: name, record, pool or ''. Reply: the record that is in place then.
+-- Idempotent. Of two callers with the same name the second gets the record of the first.
+-- include: queue_record_keys
+local record = redis.call('HGET', RECORDS, ARGV[1])
+if record then
+  return record
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[1], 0, ARGV[1])
+redis.call('HSET', RECORDS, ARGV[1], ARGV[2])
+redis.call('ZADD', NAMES, 0, ARGV[1])
 if ARGV[3] ~= '' then
-  redis.call('HINCRBY', KEYS[3], ARGV[3], 1)
+  redis.call('HINCRBY', POOLS, ARGV[3], 1)
 end
 return ARGV[2]

@@ -1,27 +1,29 @@
--- include: keys
--- include: states
--- ARGV: whatever, now, until when somebody counts as waiting for the queue, and how far such a note has to reach to be left as it is.
--- Answers the last number, 1 if a message is free, and when the next claim or delay ends; or nothing if there is no such queue.
--- Beside the note it changes nothing: messages and claims that are due stay where they are. Where very many are dead and nobody
--- has removed them, a message may count as free, and a claim as holding one.
-local LOOK = 100 -- claims, or messages of one command, that are looked at at most
-local left = 10 * LOOK -- messages of claims that are looked at at most
-local fence = call('HMGET', FENCE, 'g', 'n', 'w')
+-- Tell how far a queue is, and note that a client waits for it.
+-- KEYS: see queue_keys. ARGV: generation (ignored), now, until when a client counts as waiting, and the time up to which an earlier
+-- note has to reach to be left as it is.
+-- Reply: the last number, 1 if a message is free, and when the next claim or delay ends; nil if there is no such queue.
+-- It changes nothing but the note: messages and claims that are due stay where they are. So it looks at a bounded number of them. If
+-- very many are dead and nobody has removed them, a message may count as free, and a claim as one that holds a message. Idempotent.
+-- include: queue_keys
+-- include: message_formats
+local LOOKS = 100 -- number of claims, or of messages in one command, that are looked at
+local left = 10 * LOOKS -- number of messages of claims that are looked at
+local fence = call('HMGET', FENCE, 'generation', 'last', 'waited_until')
 if not fence[1] then
   return false
 end
 if (tonumber(fence[3]) or 0) < tonumber(ARGV[4]) then
-  -- A server without free memory refuses a script whose first change may need some, so that one comes second.
-  call('HDEL', FENCE, 'w')
-  call('HSET', FENCE, 'w', ARGV[3])
+  -- HDEL must be the first write: a server without free memory refuses a script whose first write may need some.
+  call('HDEL', FENCE, 'waited_until')
+  call('HSET', FENCE, 'waited_until', ARGV[3])
 end
 
--- Whether any of these messages lives and, if an id is given, is under that claim.
+-- Whether any of these messages lives and, if an id is given, is held by that claim.
 local function any_lives(numbers, claim_id)
-  local states = call('HMGET', PREFIX .. 's', unpack(numbers))
+  local states = call('HMGET', PREFIX .. 'states', unpack(numbers))
   for place = 1, #states do
     local state = states[place]
-    if state and unpack_struct(STATE, state) > now and (not claim_id or sub(state, 21) == claim_id) then
+    if state and unpack_struct(STATE, state) > now and (not claim_id or sub(state, HEAD_OF_STATE + 1) == claim_id) then
       return true
     end
   end
@@ -30,10 +32,11 @@ end
 
 local function holds_any(claim_id)
   local numbers = {}
-  for number in string.gmatch(sub(call('HGET', PREFIX .. 'k', claim_id) or '', 17), '%d+') do
+  local packed = call('HGET', PREFIX .. 'claims', claim_id) or ''
+  for number in string.gmatch(sub(packed, HEAD_OF_CLAIM + 1), '%d+') do
     numbers[#numbers + 1] = number
-    if #numbers == LOOK then
-      left = left - LOOK
+    if #numbers == LOOKS then
+      left = left - LOOKS
       if left <= 0 or any_lives(numbers, claim_id) then
         return true
       end
@@ -44,25 +47,25 @@ local function holds_any(claim_id)
   return #numbers > 0 and (left <= 0 or any_lives(numbers, claim_id))
 end
 
--- The end of the first claim in a range of ends that holds a message.
+-- The end of the first claim that holds a message, among those that end in this range.
 local function first_end(from, to)
-  local ends = call('ZRANGEBYSCORE', PREFIX .. 'e', from, to, 'WITHSCORES', 'LIMIT', 0, LOOK)
+  local ends = call('ZRANGEBYSCORE', PREFIX .. 'claim_ends', from, to, 'WITHSCORES', 'LIMIT', 0, LOOKS)
   for at = 1, #ends, 2 do
     if holds_any(ends[at]) then
       return ends[at + 1]
     end
   end
-  return #ends == 2 * LOOK and ends[#ends]
+  return #ends == 2 * LOOKS and ends[#ends]
 end
 
 local after = '(' .. ARGV[2]
-local is_free = #call('ZRANGEBYSCORE', PREFIX .. 'l', after, '+inf', 'LIMIT', 0, 1) > 0
-local next_due = call('ZRANGEBYSCORE', PREFIX .. 'd', after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or false
+local is_free = #call('ZRANGEBYSCORE', PREFIX .. 'expiry', after, '+inf', 'LIMIT', 0, 1) > 0
+local next_due = call('ZRANGEBYSCORE', PREFIX .. 'due', after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or false
 if not is_free then
-  local due = call('ZRANGEBYSCORE', PREFIX .. 'd', '-inf', now, 'LIMIT', 0, LOOK)
-  is_free = #due == LOOK or (#due > 0 and any_lives(due))
+  local due = call('ZRANGEBYSCORE', PREFIX .. 'due', '-inf', now, 'LIMIT', 0, LOOKS)
+  is_free = #due == LOOKS or (#due > 0 and any_lives(due))
 end
-if call('EXISTS', PREFIX .. 'c') == 1 then
+if call('EXISTS', PREFIX .. 'claimed') == 1 then
   is_free = is_free or first_end('-inf', now)
   local claim_ends = first_end(after, '+inf')
   if claim_ends and (not next_due or tonumber(claim_ends) < tonumber(next_due)) then

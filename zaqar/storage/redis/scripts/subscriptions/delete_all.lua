@@ -1,6 +1,8 @@
--- KEYS as in subscription_keys.lua. Answers the rows there were.
-local rows = redis.call('HVALS', KEYS[2])
-redis.call('DEL', KEYS[1])
-redis.call('DEL', KEYS[2])
-redis.call('DEL', KEYS[3])
-return rows
+-- Remove all subscriptions of a queue.
+-- KEYS: see subscription_keys. Reply: the records that were there. Idempotent.
+-- include: subscription_keys
+local records = redis.call('HVALS', RECORDS)
+redis.call('DEL', IDS)
+redis.call('DEL', RECORDS)
+redis.call('DEL', SUBSCRIBERS)
+return records

@@ -1,19 +1,20 @@
+-- Remove subscriptions whose subscribers are still the given ones.
+-- KEYS: see subscription_keys. ARGV: for each an id and a subscriber.
+-- Reply: for each the record that was removed, 0 if there was none, or -1 if it has another subscriber, and stays. Idempotent.
 -- include: subscription_keys
--- ARGV: for each an id and a subscriber. Answers for each the row that was removed, 0 where there was none, or -1 where
--- it has another subscriber, and stays.
 local answers = {}
 for at = 1, #ARGV, 2 do
   local id = ARGV[at]
-  local row = redis.call('HGET', KEYS[2], id)
-  if not row then
+  local record = redis.call('HGET', RECORDS, id)
+  if not record then
     answers[#answers + 1] = 0
   else
-    local _, _, subscriber = parts_of(row)
+    local _, _, subscriber = parts_of(record)
     if subscriber == ARGV[at + 1] then
-      give_up(id, subscriber)
-      redis.call('HDEL', KEYS[2], id)
-      redis.call('ZREM', KEYS[1], id)
-      answers[#answers + 1] = row
+      release_subscriber(id, subscriber)
+      redis.call('HDEL', RECORDS, id)
+      redis.call('ZREM', IDS, id)
+      answers[#answers + 1] = record
     else
       answers[#answers + 1] = -1
     end

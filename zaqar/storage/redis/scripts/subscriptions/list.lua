@@ -1,20 +1,21 @@
+-- Read live subscriptions of a queue in the order of their ids.
+-- KEYS: see subscription_keys. ARGV: the id after which to begin, limit, now. Reply: the records. It only reads.
 -- include: subscription_keys
--- ARGV: id to go on after, limit, now. Answers the rows of those that are live, by the order of their ids.
-local after, limit, now, rows = '(' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
+local after, limit, now, records = '(' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
 while true do
-  local size = math.min(limit - #rows, 1000)
-  local ids = redis.call('ZRANGEBYLEX', KEYS[1], after, '+', 'LIMIT', 0, size)
+  local size = math.min(limit - #records, 1000)
+  local ids = redis.call('ZRANGEBYLEX', IDS, after, '+', 'LIMIT', 0, size)
   if #ids == 0 then
-    return rows
+    return records
   end
-  for _, row in ipairs(redis.call('HMGET', KEYS[2], unpack(ids))) do
-    local _, over = parts_of(row)
-    if now < over then
-      rows[#rows + 1] = row
+  for _, record in ipairs(redis.call('HMGET', RECORDS, unpack(ids))) do
+    local _, expires = parts_of(record)
+    if now < expires then
+      records[#records + 1] = record
     end
   end
-  if #rows == limit or #ids < size then
-    return rows
+  if #records == limit or #ids < size then
+    return records
   end
   after = '(' .. ids[#ids]
 end

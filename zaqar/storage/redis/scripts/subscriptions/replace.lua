@@ -1,13 +1,16 @@
+-- Replace a live subscription.
+-- KEYS: see subscription_keys. ARGV: id, record, now, the version that has to be in place.
+-- Reply: when the one before was to expire; 0 if that version is not in place; -1 if another subscription has the subscriber.
+-- Of two callers that have read the same version one succeeds. If the first answer was lost, a second run would reply 0, so it is not
+-- sent again.
 -- include: subscription_keys
--- ARGV: id, row, now, the version that has to be in place. Answers when the one before was to be over,
--- 0 where that version is not in place, or -1 where another has the subscriber.
 local now = tonumber(ARGV[3])
-local old = redis.call('HGET', KEYS[2], ARGV[1])
+local old = redis.call('HGET', RECORDS, ARGV[1])
 if not old then
   return 0
 end
-local version, over, subscriber_before = parts_of(old)
-if version ~= ARGV[4] or now >= over then
+local version, expires, subscriber_before = parts_of(old)
+if version ~= ARGV[4] or now >= expires then
   return 0
 end
 local _, _, subscriber = parts_of(ARGV[2])
@@ -16,8 +19,8 @@ if other and other ~= ARGV[1] then
   return -1
 end
 if subscriber_before ~= subscriber then
-  give_up(ARGV[1], subscriber_before)
+  release_subscriber(ARGV[1], subscriber_before)
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[3], subscriber, ARGV[1])
+redis.call('HSET', RECORDS, ARGV[1], ARGV[2])
+redis.call('HSET', SUBSCRIBERS, subscriber, ARGV[1])
 return (string.match(old, '^%S+ (%S+)'))

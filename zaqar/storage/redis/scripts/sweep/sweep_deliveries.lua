@@ -1,9 +1,12 @@
+-- Remove deliveries that were kept long enough, and all deliveries of dropped subscriptions.
+-- KEYS: see outbox_keys. ARGV: now, limit, for how long a tombstone of a subscription stays. Reply: how many records were removed or
+-- moved. Each run does some, or KEPT has the queue at a later time; so a sweep that repeats it ends.
+-- It looks at a dropped subscription twice. First as soon as possible (score 0): it removes the deliveries, and moves the tombstone to
+-- the end of its lifetime. Then at that time: it looks once more, and removes the tombstone last. A crash in between leaves the
+-- tombstone, so the next sweep goes on.
 -- include: outbox_keys
--- include: lanes
--- ARGV: now, limit, how long dropped subscriptions are remembered. Removes what was kept long enough, and what is left of dropped
--- subscriptions. Those are looked at twice: first as soon as possible (their score is 0), then once more when they are forgotten.
--- Answers how many records it removed or moved; it always gets on, or KEPT names a later moment.
-local BATCH = 500 -- deliveries that one script removes; a server runs nothing else meanwhile
+-- include: subscription_backlog
+local BATCH = 500 -- number of deliveries that one script removes; a server runs nothing else meanwhile
 local now, most = tonumber(ARGV[1]), min(tonumber(ARGV[2]), BATCH)
 local limit = most
 
@@ -14,42 +17,44 @@ local function remove_from(command, key, list)
 end
 
 local function remove_all(ids)
-  local states = #ids > 0 and call('HMGET', PREFIX .. 'g', unpack(ids))
-  local waiting, settled, of_state = {}, {}, {}
+  local states = #ids > 0 and call('HMGET', PREFIX .. 'delivery_states', unpack(ids))
+  local waiting, settled, by_state = {}, {}, {}
   for place, id in ipairs(ids) do
-    local lane, number = split(id)
-    local letter, due = read(states[place])
-    if letter == 'w' then
-      waiting[#waiting + 1] = waits_as(lane, due, number)
+    local subscription, number = split(id)
+    local code, due = read(states[place])
+    if code == WAITING then
+      waiting[#waiting + 1] = waiting_member(subscription, due, number)
     else
       settled[#settled + 1] = id
     end
-    of_state[place] = listed_as(lane, letter, number)
+    by_state[place] = state_member(subscription, code, number)
   end
-  remove_from('ZREM', 'w', waiting)
-  remove_from('ZREM', 'q', settled)
-  remove_from('ZREM', 'u', of_state)
-  remove_from('HDEL', 'g', ids)
-  remove_from('HDEL', 'b', ids)
+  remove_from('ZREM', 'deliveries_waiting', waiting)
+  remove_from('ZREM', 'deliveries_kept', settled)
+  remove_from('ZREM', 'deliveries_by_state', by_state)
+  remove_from('HDEL', 'delivery_states', ids)
+  remove_from('HDEL', 'delivery_records', ids)
   limit = limit - #ids
 end
 
-remove_all(call('ZRANGEBYSCORE', PREFIX .. 'q', '-inf', ARGV[1], 'LIMIT', 0, limit))
-local dropped = call('ZRANGEBYSCORE', PREFIX .. 'a', '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, limit)
+remove_all(call('ZRANGEBYSCORE', PREFIX .. 'deliveries_kept', '-inf', ARGV[1], 'LIMIT', 0, limit))
+local dropped =
+  call('ZRANGEBYSCORE', PREFIX .. 'dropped_subscriptions', '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, limit)
 for at = 1, #dropped, 2 do
-  local lane, ids = dropped[at], {}
+  local subscription, ids = dropped[at], {}
   if limit <= 0 then
     break
   end
-  for place, listed in ipairs(call('ZRANGEBYLEX', PREFIX .. 'u', '[' .. lane .. ':', '(' .. lane .. ';', 'LIMIT', 0, limit)) do
-    ids[place] = lane .. ':' .. sub(listed, -12)
+  local from, to = '[' .. subscription .. ':', '(' .. subscription .. ';'
+  for place, member in ipairs(call('ZRANGEBYLEX', PREFIX .. 'deliveries_by_state', from, to, 'LIMIT', 0, limit)) do
+    ids[place] = subscription .. ':' .. sub(member, -12)
   end
   remove_all(ids)
   if limit > 0 then
-    -- Comes first: a server without free memory lets a script go on that began so.
-    call('ZREM', PREFIX .. 'a', lane)
+    -- ZREM must be the first write if there was no delivery: a server without free memory lets a script go on that began so.
+    call('ZREM', PREFIX .. 'dropped_subscriptions', subscription)
     if tonumber(dropped[at + 1]) == 0 then
-      call('ZADD', PREFIX .. 'a', now + tonumber(ARGV[3]), lane)
+      call('ZADD', PREFIX .. 'dropped_subscriptions', now + tonumber(ARGV[3]), subscription)
     end
     limit = limit - 1
   end

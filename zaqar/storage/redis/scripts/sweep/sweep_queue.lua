@@ -1,17 +1,17 @@
--- include: keys
+-- Remove what is dead of a queue that the agenda names, and put the queue there by the next time.
+-- KEYS: see queue_keys. ARGV: generation (ignored), now, limit.
+-- Reply: how many records were removed.
+-- Each run removes or moves something, or the agenda has the queue at a later time; so a sweep that repeats it ends. A run that is
+-- repeated, or that a second sweep makes, finds the rest.
+-- include: queue_keys
 -- include: store_keys
--- include: dropped_keys
--- include: any_fence
+-- include: read_fence
 -- include: timers
--- include: states
--- include: ripen
--- ARGV: whatever, now, limit. Removes what is dead of one queue that the agenda names, and puts its next moment there.
--- Answers how many records are gone. It always gets on: it removes or moves something, or the agenda names a later moment.
-local tombstone_ends = tonumber(call('HGET', FENCE, 't'))
+-- include: message_formats
+-- include: promote_due
+local tombstone_ends = tonumber(call('HGET', FENCE, 'tombstone_until'))
 if tombstone_ends then
   if tombstone_ends <= now then
-    -- There is nothing, unless another version dropped the queue, which left its outbox.
-    -- include: clear_outbox
     call('DEL', FENCE)
     call('ZREM', AGENDA, UID)
     return 1
@@ -24,29 +24,30 @@ elseif not fence[1] then
 end
 
 local limit = tonumber(ARGV[3])
-if not settle(limit) then
+if not promote_due(limit) then
   return removed
 end
 -- include: clear_expired
 if removed < limit then
   removed = removed + clear_expired(limit - removed)
 end
-if call('EXISTS', PREFIX .. 'z') == 1 then
+if call('EXISTS', PREFIX .. 'expired') == 1 then
   return removed
 end
-local forgotten = call('ZRANGEBYSCORE', PREFIX .. 'v', '-inf', now, 'LIMIT', 0, min(limit, CHUNK))
+local forgotten = call('ZRANGEBYSCORE', PREFIX .. 'received', '-inf', now, 'LIMIT', 0, min(limit, CHUNK))
 if #forgotten > 0 then
-  call('ZREM', PREFIX .. 'v', unpack(forgotten))
+  call('ZREM', PREFIX .. 'received', unpack(forgotten))
 end
-local next_moment = huge
-for _, letter in ipairs({ 'e', 'd', 'l', 'v' }) do
-  next_moment = min(next_moment, tonumber(call('ZRANGE', PREFIX .. letter, 0, 0, 'WITHSCORES')[2]) or huge)
+-- Nothing is due any more, so the agenda may have the exact next time, which may be later than the lower bound.
+local next_time = huge
+for _, word in ipairs({ 'claim_ends', 'due', 'expiry', 'received' }) do
+  next_time = min(next_time, tonumber(call('ZRANGE', PREFIX .. word, 0, 0, 'WITHSCORES')[2]) or huge)
 end
-if next_moment < huge then
-  call('HSET', FENCE, 'b', next_moment)
-  call('ZADD', AGENDA, next_moment, UID)
+if next_time < huge then
+  call('HSET', FENCE, 'agenda_from', next_time)
+  call('ZADD', AGENDA, next_time, UID)
 else
-  call('HDEL', FENCE, 'b')
+  call('HDEL', FENCE, 'agenda_from')
   call('ZREM', AGENDA, UID)
 end
 return removed + #forgotten
