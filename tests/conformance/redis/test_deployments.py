@@ -121,9 +121,8 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     management = RedisManagementStore.from_settings({"uri": uri})
     queue = new_queue()
     management.queue_records.create(queue=queue)
-    assert [
-        each.uid for each in management.queue_records.list_after(project="shop", kind="queue", after="", limit=9)
-    ] == [queue.uid]
+    listed = management.queue_records.list_after(project="shop", kind="queue", after="", limit=9)
+    assert [each.uid for each in listed] == [queue.uid]
     subscribers = Subscribers(management)
     first = subscribers.create("http://a.example")
     assert subscribers.replace(replace(first, version=2, expires=first.expires + 60))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -121,11 +122,12 @@ def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatc
     addresses.append(Address(queue.project, queue.kind, queue.name))
     trips = []
     exchange = Connection.exchange
-    monkeypatch.setattr(
-        Connection,
-        "exchange",
-        lambda connection, data, replies: (trips.append(connection.peer()), exchange(connection, data, replies))[1],
-    )
+
+    def counted(connection: Connection, data: bytes, replies: int) -> list[Any]:
+        trips.append(connection.peer())
+        return exchange(connection, data, replies)
+
+    monkeypatch.setattr(Connection, "exchange", counted)
     assert management.queue_records.find(addresses=addresses) == {addresses[-1]: queue}
     assert len(trips) == len(set(trips)) == (1 if kind == "redis" else 3)
     management.queue_records.delete(queue=queue)

@@ -123,14 +123,14 @@ class QueueKeys:
         return keys
 
     def posts_of(self, uid: str) -> tuple[bytes, ...]:
-        """What a script that stores a post to be notified uses beside ``of``: in a Cluster posts, free posts, POSTED."""
+        """For scripts that store a post to be notified, after ``of``: in a Cluster posts, free posts and POSTED."""
         if not self._cluster:
             return ()
         keys = self.outbox_of(uid)
         return keys[0], keys[OUTBOX_KEYS.index(b"posts_free")], keys[len(OUTBOX_KEYS) + POSTED]
 
     def dropped_of(self, uid: str) -> tuple[bytes, ...]:
-        """What a script that removes a queue uses beside ``of``, in a Cluster: the whole outbox."""
+        """For scripts that remove a queue, after ``of``: in a Cluster ``outbox_of``."""
         return self.outbox_of(uid) if self._cluster else ()
 
     def outbox(self, slot: int) -> tuple[bytes, bytes, bytes, bytes]:

@@ -65,8 +65,8 @@ class RedisSealedBodies(SealedBodyStore):
         for (kind, (slot, key, field, record), old), new in replacements:
             if kind == POST:
                 continue
-            # The script compares the whole record, so it leaves alone what another process deleted, moved or sealed anew
-            # meanwhile.
+            # The script compares the whole record, so it leaves a message alone that another process deleted, moved or
+            # sealed anew meanwhile.
             changed = with_delivery_body(record, new) if kind == DELIVERY else record[: -len(old)] + new
             replaced += int(self._core.client.run(_REPLACE, (key,), (field, record, changed), slot))
         return replaced
