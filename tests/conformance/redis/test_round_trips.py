@@ -15,7 +15,7 @@ from tests import servers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.subscribers import Subscribers
-from zaqar.model import Address, DeadLetters
+from zaqar.model import DeadLetters, QueueName
 from zaqar.storage.redis.client.connection import Connection
 from zaqar.storage.redis.management import RedisManagementStore
 
@@ -117,9 +117,9 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
 def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
-    addresses = [Address(f"project-{n}", "queue", "absent") for n in range(500)]
+    names = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
     queue = management.queue_records.create(queue=new_queue(project="round-trips"))
-    addresses.append(Address(queue.project, queue.kind, queue.name))
+    names.append(QueueName(queue.project, queue.kind, queue.name))
     trips = []
     exchange = Connection.exchange
 
@@ -128,7 +128,7 @@ def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatc
         return exchange(connection, data, replies)
 
     monkeypatch.setattr(Connection, "exchange", counted)
-    assert management.queue_records.find(addresses=addresses) == {addresses[-1]: queue}
+    assert management.queue_records.find(names=names) == {names[-1]: queue}
     assert len(trips) == len(set(trips)) == (1 if kind == "redis" else 3)
     management.queue_records.delete(queue=queue)
     management.close()

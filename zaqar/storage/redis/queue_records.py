@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote
 
-from zaqar.model import Address, Queue
+from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
 from zaqar.storage.redis.client.commands import RedisClient
 from zaqar.storage.redis.client.connection import Argument
@@ -45,13 +45,13 @@ class RedisQueueRecords(QueueRecordStore):
         row = self._command(tag, b"HGET", _keys(tag)[1], name)
         return None if row is None else _queue_of(project, kind, row)
 
-    def find(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
-        tags = [_tag(address.project, address.kind) for address in addresses]
-        commands = [(b"HGET", _keys(tag)[1], address.name) for tag, address in zip(tags, addresses, strict=True)]
+    def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
+        tags = [_tag(each.project, each.kind) for each in names]
+        commands = [(b"HGET", _keys(tag)[1], each.name) for tag, each in zip(tags, names, strict=True)]
         rows = self._client.command_in_each_slot([slot_of(tag) for tag in tags], commands)
         return {
-            address: _queue_of(address.project, address.kind, row)
-            for address, row in zip(addresses, rows, strict=True)
+            each: _queue_of(each.project, each.kind, row)
+            for each, row in zip(names, rows, strict=True)
             if row is not None
         }
 
