@@ -70,7 +70,7 @@ def _with_time(uri: str) -> str:
 
 
 def _redis_messages(address: str) -> MessageStore:
-    from zaqar.storage.redis.messages import RedisMessageStore
+    from zaqar.storage.redis.store import RedisMessageStore
 
     return RedisMessageStore.from_settings({"uri": address})
 
