@@ -35,7 +35,7 @@ def scene(address: str) -> Iterator[Scene]:
 
 def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -> int:
     """Each wait for an answer is a round trip."""
-    from zaqar.storage.sqlalchemy.postgresql_link import Link
+    from zaqar.storage.sqlalchemy.postgresql.connection import Link
 
     trips = 0
     wait = Link.wait

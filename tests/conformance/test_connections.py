@@ -46,8 +46,8 @@ def pool(driver: Driver, address: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _sqlite(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
-    from zaqar.storage.sqlalchemy import sqlite_database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.sqlite import database as sqlite_database
 
     monkeypatch.setattr(sqlite_database, "IDLE_SECONDS", 0.2)
     database = sqlite_database.SqliteDatabase.connect(address, embedded=True)
@@ -81,8 +81,8 @@ def _descriptors_of(address: str) -> int:
 def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import psycopg
 
-    from zaqar.storage.sqlalchemy import postgresql_database
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.postgresql import database as postgresql_database
 
     monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
@@ -170,7 +170,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations wait for a connection for a short time only."""
     for name in (
         "redis.wire.PATIENCE",
-        "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
+        "sqlalchemy.postgresql.database._FOR_A_CONNECTION",
         "mongodb.transactions.PATIENCE",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)

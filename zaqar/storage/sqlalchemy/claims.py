@@ -7,7 +7,7 @@ from typing import Any
 
 from zaqar.errors import NotFound
 from zaqar.model import Claim, DeadLetters, Message, Queue
-from zaqar.storage.sqlalchemy.connection import Connection
+from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.dead_letters import DeadLetterStore
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sql import json_array

@@ -9,7 +9,7 @@ from typing import Any
 from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters, Message, Queue, message_id
 from zaqar.storage.base import TOMBSTONE_LIFETIME, pack_letter
-from zaqar.storage.sqlalchemy.connection import Connection
+from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.deliveries import OutboxStore
 from zaqar.storage.sqlalchemy.fences import BATCH, Fence
 from zaqar.storage.sqlalchemy.rows import messages_of

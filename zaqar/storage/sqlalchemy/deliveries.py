@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from zaqar.model import DEAD, NOT_EXPANDED, WAITING, Attempt, Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.storage.base import DROPPED_LIFETIME, unpack_posted
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.delivery_statements import COLUMNS, delivery_statements_for
 from zaqar.storage.sqlalchemy.fences import FenceStore, dropped_row
 from zaqar.storage.sqlalchemy.sql import json_array

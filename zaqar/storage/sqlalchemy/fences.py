@@ -17,7 +17,7 @@ from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.base.uncut import UncutMessageStore
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY

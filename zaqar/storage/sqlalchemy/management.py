@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from zaqar.model import Address, Catalog, Pool, Queue
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.nodes import SqlNodeStore
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
 from zaqar.storage.sqlalchemy.subscriptions import SubscriptionStore

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn, Self, cast
 from zaqar.errors import ClaimOver, Forbidden, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Draft, Message, Queue, QueuePosition, Stats, is_sealed
 from zaqar.storage.base import pack_posted
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH, FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.sealed import SealedBodyStore

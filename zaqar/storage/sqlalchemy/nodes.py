@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
 from zaqar.storage.sqlalchemy.tables import node_subscriptions, nodes
-from zaqar.storage.sqlalchemy.undone import repeated
 
 _FIELDS = [field.name for field in fields(Node)]
 

@@ -14,14 +14,14 @@ from typing import Any, Final
 from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import Wakeups, pack_posted
+from zaqar.storage.sqlalchemy.client.conflicts import repeated
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
-from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase
+from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
 from zaqar.storage.sqlalchemy.postgresql_statements import warm_statements
 from zaqar.storage.sqlalchemy.rows import message_of, messages_of
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.tables import DELAYED, READY
-from zaqar.storage.sqlalchemy.undone import repeated
 
 _NEVER: Final = 2**31 - 1
 """No message is claimed that often."""

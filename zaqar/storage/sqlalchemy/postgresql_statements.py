@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from zaqar.model import SEALED
-from zaqar.storage.sqlalchemy.postgresql_wakeups import CHANNEL
+from zaqar.storage.sqlalchemy.postgresql.wakeups import CHANNEL
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     SHOWN,

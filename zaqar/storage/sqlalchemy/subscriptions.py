@@ -10,9 +10,9 @@ from typing import Any
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base.uncut import UncutManagementStore
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
-from zaqar.storage.sqlalchemy.undone import repeated
 
 _MOST_REMOVED = 100
 """Pauses that are over and removed by whoever begins one."""

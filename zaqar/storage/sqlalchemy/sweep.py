@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from zaqar.model import Stats
 from zaqar.storage.sqlalchemy.claims import ClaimStore
-from zaqar.storage.sqlalchemy.connection import Connection, Database
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH
 
 QUEUES_AT_ONCE = 50

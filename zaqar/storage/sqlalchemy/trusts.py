@@ -12,10 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
 from zaqar.storage.sqlalchemy.tables import trusts
-from zaqar.storage.sqlalchemy.undone import repeated
 
 _COLUMNS = list(trusts.c)
 

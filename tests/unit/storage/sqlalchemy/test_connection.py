@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tests.conformance.scene import Scene, at_once, bodies, new_queue
 from tests.unit.storage.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 

@@ -13,7 +13,7 @@ from zaqar.errors import ClientError
 from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.fences import SKEW
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY

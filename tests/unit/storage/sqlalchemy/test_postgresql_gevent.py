@@ -14,7 +14,7 @@ from gevent import monkey
 monkey.patch_all()
 import sys
 import gevent
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 
 database = Database.open(sys.argv[1], embedded=True)
 others = 0

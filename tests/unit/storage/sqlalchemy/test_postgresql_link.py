@@ -11,9 +11,9 @@ import pytest
 from tests import servers
 from tests.conformance.scene import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.postgresql_link import Address
+from zaqar.storage.sqlalchemy.postgresql.connection import Address
 
 
 @pytest.mark.parametrize(

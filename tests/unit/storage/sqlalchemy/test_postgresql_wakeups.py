@@ -25,8 +25,8 @@ from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 if TYPE_CHECKING:
+    from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
     from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
-    from zaqar.storage.sqlalchemy.postgresql_wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
 

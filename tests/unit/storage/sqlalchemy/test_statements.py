@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.nodes import NodeStatements

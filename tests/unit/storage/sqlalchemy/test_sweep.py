@@ -9,7 +9,7 @@ from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 TABLES = ("segments", "garbage", "fences", "messages", "claims")

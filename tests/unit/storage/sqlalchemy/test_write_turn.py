@@ -21,7 +21,7 @@ from tests.conformance.scene import Scene, new_queue
 from tests.unit.storage.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import Address, QueuePosition
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 

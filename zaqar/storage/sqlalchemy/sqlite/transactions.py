@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Final, cast
 from sqlalchemy.pool import PoolProxiedConnection
 
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Connection
-from zaqar.storage.sqlalchemy.write_turn import BRIEF, FRESH, LOCK_AT_ONCE, NAP, NOTE, PAUSE, TENURE, WriteTurn
+from zaqar.storage.sqlalchemy.client.database import Connection
+from zaqar.storage.sqlalchemy.sqlite.write_turn import BRIEF, FRESH, LOCK_AT_ONCE, NAP, NOTE, PAUSE, TENURE, WriteTurn
 
 if TYPE_CHECKING:
-    from zaqar.storage.sqlalchemy.sqlite_database import SqliteDatabase
+    from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
 
 
 _FIRST_SLEEP: Final = 0.001

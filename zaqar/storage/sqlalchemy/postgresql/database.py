@@ -23,11 +23,11 @@ from sqlalchemy.pool import NullPool
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
-from zaqar.storage.sqlalchemy import postgresql_link
-from zaqar.storage.sqlalchemy.connection import Connection, Database
-from zaqar.storage.sqlalchemy.postgresql_link import Address, Link
-from zaqar.storage.sqlalchemy.postgresql_wakeups import CHANNEL, PostgresqlWakeups
-from zaqar.storage.sqlalchemy.undone import Undone
+from zaqar.storage.sqlalchemy.client.conflicts import Undone
+from zaqar.storage.sqlalchemy.client.database import Connection, Database
+from zaqar.storage.sqlalchemy.postgresql import connection as postgresql_link
+from zaqar.storage.sqlalchemy.postgresql.connection import Address, Link
+from zaqar.storage.sqlalchemy.postgresql.wakeups import CHANNEL, PostgresqlWakeups
 
 PATIENCE = 4.5
 """Seconds that a transaction takes at most, the waiting for a connection included."""

@@ -18,9 +18,9 @@ from zaqar import private_files
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
 from zaqar.storage.base.outages import Unlogged
-from zaqar.storage.sqlalchemy.connection import Connection, Database, HasBody
-from zaqar.storage.sqlalchemy.sqlite_transactions import Opened, Reader, Writer, run_in_time
-from zaqar.storage.sqlalchemy.write_turn import WriteTurn
+from zaqar.storage.sqlalchemy.client.database import Connection, Database, HasBody
+from zaqar.storage.sqlalchemy.sqlite.transactions import Opened, Reader, Writer, run_in_time
+from zaqar.storage.sqlalchemy.sqlite.write_turn import WriteTurn
 
 PATIENCE = 5.0
 """Seconds that a write waits for its turn."""

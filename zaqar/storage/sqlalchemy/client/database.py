@@ -60,12 +60,12 @@ class Database(ABC):
         # Each of these modules needs this one, and the library of PostgreSQL is there only where it is used.
         backend = _backend_of(uri)
         if backend == "sqlite":
-            from zaqar.storage.sqlalchemy.sqlite_database import SqliteDatabase
+            from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
 
             return SqliteDatabase.connect(uri, embedded=embedded, **options)
         if backend == "postgresql":
             try:
-                from zaqar.storage.sqlalchemy.postgresql_database import PostgresqlDatabase
+                from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
             except ImportError as exc:
                 raise StartupError("PostgreSQL needs the library psycopg: install zaqar[postgresql].") from exc
 

@@ -14,8 +14,8 @@ import psycopg
 
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Outage, Wakeups
-from zaqar.storage.sqlalchemy import postgresql_link
-from zaqar.storage.sqlalchemy.postgresql_link import Link
+from zaqar.storage.sqlalchemy.postgresql import connection as postgresql_link
+from zaqar.storage.sqlalchemy.postgresql.connection import Link
 
 CHANNEL: Final = "zaqar_wakeups"
 """One for all queues: the server looks at every channel name of every listener at each commit that notifies."""
