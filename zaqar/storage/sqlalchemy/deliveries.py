@@ -19,8 +19,8 @@ from zaqar.storage.base import DROPPED_LIFETIME, unpack_posted
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.delivery_statements import COLUMNS, delivery_statements_for
 from zaqar.storage.sqlalchemy.fences import FenceStore, dropped_row
+from zaqar.storage.sqlalchemy.schema import DELIVERY_STATES
 from zaqar.storage.sqlalchemy.sql import json_array
-from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES
 
 T = TypeVar("T")
 

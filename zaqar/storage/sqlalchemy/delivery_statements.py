@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.base import MOST_PASSED
+from zaqar.storage.sqlalchemy.schema import DELIVERY_STATES, deliveries, dropped, outbox, unsent
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, rows_of, uid
-from zaqar.storage.sqlalchemy.tables import DELIVERY_STATES, deliveries, dropped, outbox, unsent
 
 _ONE: Any = sa.literal_column("1", sa.Integer)
 

@@ -18,9 +18,9 @@ from zaqar.model import Message, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.base.uncut import UncutMessageStore
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
+from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
-from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 
 BATCH = 500
 """Rows that one transaction ripens, moves or removes at most, so that it does not hold up other writers."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from zaqar.storage.sqlalchemy.schema import messages, received, set_aside
 from zaqar.storage.sqlalchemy.selections import first_free, inner
 from zaqar.storage.sqlalchemy.sql import NOTHING, READY, Texts, limit, param, segment, uid
-from zaqar.storage.sqlalchemy.tables import messages, received, set_aside
 
 _NO_CLAIM = sa.null()
 _NO_DELAY = sa.null()

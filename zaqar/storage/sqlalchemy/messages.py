@@ -14,9 +14,9 @@ from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.fences import BATCH, FAR
 from zaqar.storage.sqlalchemy.rows import messages_of
+from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.sealed import SealedBodyStore
 from zaqar.storage.sqlalchemy.sql import json_array
-from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
 
 TIDY_EVERY = 64
 """A post that passes a multiple of this number removes twice as many expired messages.

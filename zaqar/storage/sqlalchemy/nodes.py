@@ -14,8 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import node_subscriptions, nodes
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
-from zaqar.storage.sqlalchemy.tables import node_subscriptions, nodes
 
 _FIELDS = [field.name for field in fields(Node)]
 

@@ -20,8 +20,8 @@ from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
 from zaqar.storage.sqlalchemy.postgresql_statements import warm_statements
 from zaqar.storage.sqlalchemy.rows import message_of, messages_of
+from zaqar.storage.sqlalchemy.schema import DELAYED, READY
 from zaqar.storage.sqlalchemy.sql import json_array
-from zaqar.storage.sqlalchemy.tables import DELAYED, READY
 
 _NEVER: Final = 2**31 - 1
 """No message is claimed that often."""

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from zaqar.model import SEALED
 from zaqar.storage.sqlalchemy.postgresql.wakeups import CHANNEL
+from zaqar.storage.sqlalchemy.schema import claims, fences, messages, outbox, tallies
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     SHOWN,
@@ -30,7 +31,6 @@ from zaqar.storage.sqlalchemy.selections import (
     numbered,
 )
 from zaqar.storage.sqlalchemy.sql import CLAIMED, DELAYED, NOTHING, READY, Texts, chosen_once, now, param
-from zaqar.storage.sqlalchemy.tables import claims, fences, messages, outbox, tallies
 
 SLOTS = 8
 """Rows that the tallies of one queue are spread over."""

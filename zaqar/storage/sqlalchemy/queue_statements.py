@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import Address
+from zaqar.storage.sqlalchemy.schema import catalog, queues
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param, ping_of, uid
-from zaqar.storage.sqlalchemy.tables import catalog, queues
 
 
 class QueueStatements(Texts):

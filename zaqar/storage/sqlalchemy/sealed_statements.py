@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from zaqar.storage.base import DELIVERY, MESSAGE, POST
+from zaqar.storage.sqlalchemy.schema import deliveries, messages, outbox, set_aside
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param
-from zaqar.storage.sqlalchemy.tables import deliveries, messages, outbox, set_aside
 
 
 class SealedTable(NamedTuple):

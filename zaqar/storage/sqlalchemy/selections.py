@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from zaqar.storage.sqlalchemy.schema import fences, messages, tallies
 from zaqar.storage.sqlalchemy.sql import (
     CLAIMED,
     DELAYED,
@@ -21,7 +22,6 @@ from zaqar.storage.sqlalchemy.sql import (
     segment,
     uid,
 )
-from zaqar.storage.sqlalchemy.tables import fences, messages, tallies
 
 CROWD = 200
 """Expired messages that statistics count at each call. Where there are more, some are removed first."""

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.sqlalchemy.letter_statements import LetterStatements
+from zaqar.storage.sqlalchemy.schema import claims, dropped, fences, garbage, messages, segments
 from zaqar.storage.sqlalchemy.selections import (
     LEASE,
     LONGER,
@@ -42,7 +43,6 @@ from zaqar.storage.sqlalchemy.sql import (
     uid,
 )
 from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
-from zaqar.storage.sqlalchemy.tables import claims, dropped, fences, garbage, messages, segments
 
 
 class FenceStatements(Texts):

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from zaqar.storage.sqlalchemy.schema import pauses, subscriptions
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
-from zaqar.storage.sqlalchemy.tables import pauses, subscriptions
 
 COLUMNS = list(subscriptions.c)
 

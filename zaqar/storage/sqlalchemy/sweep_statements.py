@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from zaqar.storage.sqlalchemy.selections import exists, inner
-from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, segment, uid
-from zaqar.storage.sqlalchemy.tables import (
+from zaqar.storage.sqlalchemy.schema import (
     claims,
     deliveries,
     dropped,
@@ -20,6 +18,8 @@ from zaqar.storage.sqlalchemy.tables import (
     set_aside,
     tallies,
 )
+from zaqar.storage.sqlalchemy.selections import exists, inner
+from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param, segment, uid
 
 
 class SweepStatements(Texts):

@@ -14,8 +14,8 @@ from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import trusts
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
-from zaqar.storage.sqlalchemy.tables import trusts
 
 _COLUMNS = list(trusts.c)
 

@@ -16,7 +16,7 @@ from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.fences import SKEW
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
 
 
 @pytest.fixture

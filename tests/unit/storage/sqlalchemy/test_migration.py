@@ -22,7 +22,7 @@ from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import HEAD, metadata
+from zaqar.storage.sqlalchemy.schema import HEAD, metadata
 
 
 def schema_of(connection: sa.Connection) -> set[str]:

@@ -19,7 +19,7 @@ from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import HEAD, metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.schema import HEAD, metadata, postgresql_metadata
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -17,10 +17,10 @@ from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.nodes import NodeStatements
 from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
+from zaqar.storage.sqlalchemy.schema import fences
 from zaqar.storage.sqlalchemy.sql import compile_text
 from zaqar.storage.sqlalchemy.statements import Statements
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
-from zaqar.storage.sqlalchemy.tables import fences
 
 WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "QueueStatements.ping", "SweepStatements.garbage"}
 """Those that look at a table as a whole, which is what they are for, or at any one row of it."""
