@@ -82,19 +82,20 @@ def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack)
     import psycopg
 
     from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-    from zaqar.storage.sqlalchemy.postgresql import database as postgresql_database
+    from zaqar.storage.sqlalchemy.postgresql import pool as postgresql_pool
+    from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
 
-    monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(postgresql_pool, "IDLE_SECONDS", 0.2)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
-    database = postgresql_database.PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
+    database = PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
     store = SqlMessageStore.on(database)
     stack.callback(store.close)
     observer = stack.enter_context(psycopg.connect(address.replace("+psycopg", ""), autocommit=True))
     mine = "FROM pg_stat_activity WHERE application_name = 'test_connections'"
 
     def take() -> Callable[[], object]:
-        link = database.take()
-        return lambda: database.give(link)
+        connection = database.pool.acquire()
+        return lambda: database.pool.release(connection)
 
     def count() -> int:
         row = observer.execute(f"SELECT count(*) {mine}").fetchone()
@@ -170,7 +171,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations wait for a connection for a short time only."""
     for name in (
         "redis.wire.PATIENCE",
-        "sqlalchemy.postgresql.database._FOR_A_CONNECTION",
+        "sqlalchemy.postgresql.pool.ACQUIRE_SECONDS",
         "mongodb.transactions.PATIENCE",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)

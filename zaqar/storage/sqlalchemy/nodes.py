@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.storage.base import Node, NodeStore, NodeSubscription
-from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.schema import node_subscriptions, nodes
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
@@ -65,7 +65,7 @@ class SqlNodeStore(NodeStore):
         self._database = database
         self._statements = node_statements_for(database.dialect)
 
-    @repeated
+    @retry_on_conflict
     def add(self, *, node: Node) -> None:
         row = {f"new_{name}": getattr(node, name) for name in _FIELDS}
         with self._database.write as connection:
@@ -76,13 +76,13 @@ class SqlNodeStore(NodeStore):
             row = connection.execute(self._statements.get, {"node_id": node_id}).fetchone()
         return None if row is None else Node(**dict(zip(_FIELDS, row, strict=True)))
 
-    @repeated
+    @retry_on_conflict
     def renew(self, *, node_id: str, expires: float) -> bool:
         with self._database.write as connection:
             row = {"node_id": node_id, "expires": expires}
             return connection.execute(self._statements.renew, row).rowcount == 1
 
-    @repeated
+    @retry_on_conflict
     def condemn(self, *, node_id: str, now: float) -> bool:
         with self._database.write as connection:
             # The first statement decides. If it changes nothing, the node is condemned or absent, or its lease was not
@@ -96,14 +96,14 @@ class SqlNodeStore(NodeStore):
             rows = connection.execute(self._statements.list_expired, {"now": now, "limit": limit}).fetchall()
         return [node_id for (node_id,) in rows]
 
-    @repeated
+    @retry_on_conflict
     def remove(self, *, node_id: str) -> None:
         with self._database.write as connection:
             # Delete the node first. That waits for notes that are being made, so none is added after the second step.
             connection.execute(self._statements.remove, {"node_id": node_id})
             connection.execute(self._statements.forget_all, {"node_id": node_id})
 
-    @repeated
+    @retry_on_conflict
     def note(self, *, node_id: str, subscription: NodeSubscription) -> bool:
         with self._database.write as connection:
             if connection.execute(self._statements.keep_live, {"node_id": node_id}).fetchone() is None:
@@ -118,7 +118,7 @@ class SqlNodeStore(NodeStore):
             rows = connection.execute(self._statements.list_subscriptions, page).fetchall()
         return [NodeSubscription(*row) for row in rows]
 
-    @repeated
+    @retry_on_conflict
     def forget(self, *, node_id: str, subscriptions: Collection[NodeSubscription]) -> None:
         # Sorted, so that all transactions lock rows in the same order and none deadlock.
         rows = [{"node_id": node_id, **each._asdict()} for each in sorted(set(subscriptions))]

@@ -10,7 +10,7 @@ from typing import Any
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base.uncut import UncutManagementStore
-from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
 
@@ -23,7 +23,7 @@ class SubscriptionStore(UncutManagementStore):
         self._database = database
         self._subscriptions = subscription_statements_for(database.dialect)
 
-    @repeated
+    @retry_on_conflict
     def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
         with self._database.write as connection:
             self._make_way(connection, subscription, now)
@@ -55,7 +55,7 @@ class SubscriptionStore(UncutManagementStore):
             rows = connection.execute(self._subscriptions.list, page).fetchall()
         return [_subscription_of(row) for row in rows]
 
-    @repeated
+    @retry_on_conflict
     def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
         key = {"queue_uid": subscription.queue_uid, "id": subscription.id, "now": now}
         with self._database.write as connection:
@@ -79,7 +79,7 @@ class SubscriptionStore(UncutManagementStore):
         row = connection.execute(self._subscriptions.with_subscriber, same).fetchone()
         return None if row is None else _subscription_of(row)
 
-    @repeated
+    @retry_on_conflict
     def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         if not _may_be_an_id(subscription_id):
             return False
@@ -89,7 +89,7 @@ class SubscriptionStore(UncutManagementStore):
             done = connection.execute(statement, {"queue_uid": queue_uid, "id": subscription_id, "version": version})
             return bool(done.rowcount)
 
-    @repeated
+    @retry_on_conflict
     def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         sql = self._subscriptions
         gone = []
@@ -102,7 +102,7 @@ class SubscriptionStore(UncutManagementStore):
                     gone.append(each)
         return gone
 
-    @repeated
+    @retry_on_conflict
     def delete_subscriptions(self, *, queue_uid: str) -> None:
         with self._database.write as connection:
             connection.execute(self._subscriptions.delete_all, {"queue_uid": queue_uid})
@@ -112,7 +112,7 @@ class SubscriptionStore(UncutManagementStore):
             rows = connection.execute(self._subscriptions.expired, {"now": now, "limit": limit}).fetchall()
         return [_subscription_of(row) for row in rows]
 
-    @repeated
+    @retry_on_conflict
     def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
         sql = self._subscriptions
         try:

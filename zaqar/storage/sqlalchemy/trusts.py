@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
-from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.schema import trusts
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
@@ -57,7 +57,7 @@ class SqlTrustStore(TrustStore):
         self._database = database
         self._statements = trust_statements_for(database.dialect)
 
-    @repeated
+    @retry_on_conflict
     def put(self, *, trust: Trust) -> None:
         with self._database.write as connection:
             connection.execute(self._statements.put, _row_of(trust))
@@ -67,7 +67,7 @@ class SqlTrustStore(TrustStore):
             row = connection.execute(self._statements.get, {"id": trust_id}).fetchone()
         return None if row is None else _trust_of(row)
 
-    @repeated
+    @retry_on_conflict
     def hasten(self, *, queue_uid: str, subscription_id: str | None = None, now: float) -> None:
         sql = self._statements
         with self._database.write as connection:
@@ -82,13 +82,13 @@ class SqlTrustStore(TrustStore):
             rows = connection.execute(self._statements.list_due, {"now": now, "limit": limit}).fetchall()
         return [_trust_of(row) for row in rows]
 
-    @repeated
+    @retry_on_conflict
     def replace(self, *, trust: Trust, was_due: float) -> bool:
         with self._database.write as connection:
             row = {**_row_of(trust), "id": trust.id, "was_due": was_due}
             return connection.execute(self._statements.replace, row).rowcount == 1
 
-    @repeated
+    @retry_on_conflict
     def forget(self, *, trust_id: str) -> None:
         with self._database.write as connection:
             connection.execute(self._statements.forget, {"id": trust_id})

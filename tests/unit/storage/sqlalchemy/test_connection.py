@@ -335,11 +335,11 @@ def in_a_fork(work: Callable[[], None]) -> int:
 def test_a_fork_leaves_no_connection_to_the_child(database: Database, scene: Scene) -> None:
     scene.post("a")
     assert database.idle
-    parent = {Path(f"/proc/self/fd/{database.turn.descriptor}").readlink()}
+    parent = {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
 
     def work() -> None:
         assert database.idle == []
-        assert parent == {Path(f"/proc/self/fd/{database.turn.descriptor}").readlink()}
+        assert parent == {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
         assert scene.post("b") == [2]
 
     assert in_a_fork(work) == 0

@@ -185,7 +185,7 @@ def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: 
         connection.execute(sql._warm.tell, {"uid": scene.queue.uid})
         assert connection.execute(ask).fetchone() == ("off",)
     scene.post("a")
-    with sql._database.alone() as connection:
+    with sql._database.autocommit() as connection:
         assert connection.execute(ask).fetchone() == ("on",)
 
 
@@ -254,7 +254,7 @@ def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, scene: Sc
             os._exit(ended)
     assert os.waitpid(child, 0)[1] == 0
     poll = select.poll()
-    poll.register(cast("PostgresqlWakeups", wakeups)._ends, select.POLLIN)
+    poll.register(cast("PostgresqlWakeups", wakeups)._close_signal, select.POLLIN)
     assert poll.poll(0) == []  # the close there ends no wait here
     scene.post("a")
     assert wakeups.receive(SOON) == [scene.queue.uid]

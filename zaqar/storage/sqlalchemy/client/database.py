@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stores need of a database, whichever it is, and opening the one that a URI names."""
+"""The interface of a database: transactions, schema changes, durability. ``Database.open`` opens the one of a URI.
+
+The stores use it, and so do ``migration`` and the command ``zaqar-sql-db-manage``.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ Parameters = Mapping[str, Any]
 
 
 class Cursor(Protocol):
+    """The part of a DBAPI cursor that the stores use."""
+
     @property
     def rowcount(self) -> int: ...
     def fetchone(self) -> Any: ...
@@ -26,7 +31,7 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """What the stores use of a connection of the driver."""
+    """The part of a DBAPI connection that the stores use."""
 
     def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
     def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
@@ -41,23 +46,24 @@ class HasBody(Protocol):
 
 
 class Database(ABC):
-    """One database. Its transactions raise StoreUnavailable where it is away, within bounded time."""
+    """One database. Its transactions raise StoreUnavailable within bounded time if the database is unavailable."""
 
     dialect: str
-    """Name of the dialect of SQLAlchemy that its statements are compiled for."""
+    """The name that SQLAlchemy and the folders of SQL files have for this kind of database."""
     name: str
-    """What to call it in a sentence: never with a password."""
+    """The database in log lines and error texts. It never contains a password."""
     embedded: bool
-    """Whether the service itself makes the database and keeps its schema up to date."""
+    """Whether the service itself creates the database and keeps its schema up to date."""
     is_in_memory = False
 
     @classmethod
     def open(cls, uri: str, *, embedded: bool, **options: Any) -> Database:
-        """Open it, and raise StartupError, one sentence that names it and the reason, where that cannot be.
+        """Open the database of a URI.
 
-        ``options`` are those of the drivers' option groups; each kind of database takes its own and leaves others.
+        ``options`` are those of the drivers' option groups. Each kind of database uses its own and ignores the others.
+        Raises StartupError, one sentence that names the database and the reason, if it cannot be opened.
         """
-        # Each of these modules needs this one, and the library of PostgreSQL is there only where it is used.
+        # Import here: both modules need this one, and psycopg is installed only if PostgreSQL is used.
         backend = _backend_of(uri)
         if backend == "sqlite":
             from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
@@ -74,10 +80,11 @@ class Database(ABC):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Database:
-        """Open what the options of a store say, and prepare it now or, where it is away, when it is back.
+        """Open the database that the options of a store name, and prepare it.
 
-        StartupError where it cannot be opened, or has another schema. Without ``embedded`` the database is the
-        service's own, as that of a pool is.
+        A server that is away is prepared later, at the first request that reaches it. Without ``embedded`` in the
+        settings the service owns the schema, as it does for a pool. Raises StartupError if the database cannot be
+        opened or has another schema.
         """
         options = dict(settings)
         database = cls.open(options.pop("uri"), embedded=options.pop("embedded", True), **options)
@@ -85,8 +92,8 @@ class Database(ABC):
         return database
 
     def prepare(self) -> None:
-        """Bring the schema up to date where the service owns it; else raise StartupError unless it is."""
-        from zaqar.storage.sqlalchemy import migration  # which needs this module, and is needed once
+        """Upgrade the schema if the service owns it; else raise StartupError unless the schema is current."""
+        from zaqar.storage.sqlalchemy import migration  # needs this module, and is needed only here
 
         try:
             migration.prepare(self)
@@ -95,11 +102,15 @@ class Database(ABC):
             raise
 
     def prepare_once_there(self) -> None:
-        """The same, and log a warning where "stored" is less than it should be. One that can be away overrides it."""
+        """Prepare the database, and log a warning if an acknowledged write may be lost.
+
+        A database that can be away overrides this and prepares itself when it is reached.
+        """
         self.prepare()
         self.warn()
 
     def warn(self) -> None:
+        """Log the warning of ``durability``, if there is one."""
         if warning := self.durability().get("warning"):
             LOG.warning("%s: %s.", self.name, warning)
 
@@ -110,26 +121,26 @@ class Database(ABC):
 
     @abstractmethod
     def read(self) -> AbstractContextManager[Connection]:
-        """``with database.read() as connection``: a transaction that sees one moment."""
+        """``with database.read() as connection``: a transaction that reads one snapshot."""
 
     def read_once(self) -> AbstractContextManager[Connection]:
-        """The same for one statement, which sees one moment by itself."""
+        """A transaction of one statement, which reads one snapshot by itself."""
         return self.read()
 
     @abstractmethod
     def change_schema(self) -> AbstractContextManager[sa.Connection]:
-        """The same as ``write``, but alone, and with a connection of SQLAlchemy, for what is off the hot path."""
+        """A transaction for schema changes, with a connection of SQLAlchemy. Only one process at a time is in it."""
 
     def check_room(self, drafts: Sequence[HasBody]) -> None:
-        """StoreUnavailable if what would store these should leave the rest of the disk to what frees space.
+        """Raise StoreUnavailable if these would use disk space that deletes and claims need.
 
-        A server of its own has its own way with that.
+        Only an embedded database checks. A database server has its own answer to a full disk.
         """
         return
 
     @abstractmethod
     def durability(self) -> Mapping[str, str]:
-        """What "stored" survives, with a ``warning`` where an acknowledged write may be lost."""
+        """What an acknowledged write survives, with a ``warning`` if it may be lost."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to PostgreSQL: how it is made, how long it waits, and what becomes of it in a fork."""
+"""One connection to PostgreSQL: its parameters, its deadline, and what a fork does to it.
+
+``pool`` and ``wakeups`` open connections.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,18 @@ from zaqar.uris import is_host
 
 _READABLE, _WRITABLE = select.POLLIN, select.POLLOUT
 
+CONNECT_SECONDS = 3
+"""Seconds that opening a connection takes at most."""
+
+TRANSACTION_SECONDS = 4.5
+"""Seconds that a transaction takes at most, including the wait for a connection."""
+
 PLANS_LAST = 10.0
-"""Seconds that a plan is used. On an empty table any index looks as good as the right one."""
+"""Seconds that a query plan is used. On an empty table any index looks as good as the right one."""
 
 # Every statement is served by an index, so the planner need not choose by statistics, which lag behind a queue that
-# fills and empties within minutes; and a plan made once serves every queue. One that waits longer than its client
-# does is ended by the server, and so is a transaction whose client was stopped: its locks hold up others.
+# fills and empties within minutes; and a plan that was made once serves every queue. The server ends a statement that
+# outlasts the patience of its client, and a transaction whose client was stopped: its locks block other clients.
 _SETTINGS = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
@@ -44,24 +53,32 @@ _SETTINGS = {
 
 
 class _Integer(Int8BinaryDumper):
-    """Every integer as a bigint: the smallest type that fits would make other prepared statements of the same text."""
+    """Sends every integer as a bigint. psycopg would choose the smallest type that fits the value, and PostgreSQL
+    prepares the same text once more for each combination of types."""
 
 
 class TimedOut(psycopg.OperationalError):
     """The server does not answer."""
 
 
-class Link(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that waits until its ``deadline`` (``time.monotonic``) and no longer.
+class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection of psycopg that waits for the server until its ``deadline`` and no longer.
 
-    The server's own limits do not help where the server hangs, or the network between.
+    The time limits of the server (statement_timeout) do not help if the server hangs or the network drops packets.
     """
 
     deadline = math.inf
+    """When to give up, by ``time.monotonic``. The user sets it before each transaction."""
     planned = 0.0
-    """When its plans began to be made, by ``time.monotonic``."""
+    """The time from which its query plans are, by ``time.monotonic``."""
 
     def wait(self, gen: PQGen[Any], interval: float = 0.0, timeout: float | None = None) -> Any:
+        """Run a generator of psycopg, which yields when it needs the socket to be readable or writable.
+
+        Raises TimedOut at the deadline. The connection is then in the middle of an answer, and must be closed.
+        """
+        # psycopg's own loop wakes up every 0.1 s (``interval``) to look for signals, and has no deadline of this kind.
+        # gevent replaces select.poll, so that other greenlets run meanwhile.
         try:
             wanted = next(gen)
             poll = select.poll()
@@ -73,7 +90,7 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
                 if not events:
                     raise TimedOut("the server does not answer in time")
                 event = events[0][1]
-                # An error or the end of the connection counts as both: libpq will say what it is.
+                # An error or the end of the connection counts as both: libpq reads it and says what it is.
                 ready = (
                     wanted
                     if event & ~(_READABLE | _WRITABLE)
@@ -84,18 +101,19 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
             return stop.value
 
     def executemany(self, statement: str, parameters: Iterable[Any], /) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Run a statement once for each of the parameters, all in one round trip."""
         cursor = self.cursor()
-        cursor.executemany(statement, parameters)  # all in one round trip
+        cursor.executemany(statement, parameters)
         return cursor
 
     def keep_plans_fresh(self, now: float) -> None:
-        """Forget plans that may be from when the tables were small. They are made again at the size tables have now."""
+        """Discard plans that may be from a time when the tables were small. The server then plans anew."""
         if now - self.planned > PLANS_LAST:
             self.execute("DISCARD PLANS", prepare=False)
             self.planned = now
 
     def is_quiet(self) -> bool:
-        """Whether nothing came on it since it was used last. What would come is news of its end."""
+        """Whether nothing has arrived since the last use. On an idle connection only news of its end can arrive."""
         poll = select.poll()
         poll.register(self.pgconn.socket, _READABLE)
         return not poll.poll(0)
@@ -106,20 +124,22 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a database is and how to log in there; ``name`` is what may be shown of it."""
+class ConnectionParameters:
+    """What libpq needs to connect to one database."""
 
     name: str
-    parameters: str
-    plain_parameters: str
-    """Without the settings, for changes of the schema, which may take long."""
+    """The database in log lines and error texts, without a password."""
+    conninfo: str
+    plain_conninfo: str
+    """The same without the settings of this module, for schema changes, which may take long."""
 
     def __repr__(self) -> str:
-        return f"Address({self.name})"
+        return f"ConnectionParameters({self.name})"
 
     @classmethod
     def of(cls, uri: str) -> Self:
-        # SQLAlchemy reads the query as a form. libpq, whose parameters these are, takes "+" for a plus sign.
+        """Read them from a URI. Raises StartupError if it is malformed."""
+        # SQLAlchemy reads the query as a form, in which "+" is a space. For libpq it is a plus sign.
         place, mark, query = uri.partition("?")
         url = sa.make_url(place + mark + query.replace("+", "%2B"))
         if url.drivername not in ("postgresql", "postgresql+psycopg"):
@@ -147,45 +167,51 @@ class Address:
             raise StartupError(f"{name} cannot be opened: {' '.join(str(exc).split())}.") from exc
         return cls(name, made, plain)
 
-    def connect(self, patience: int) -> Link:
-        link = Link.connect(self.parameters, autocommit=True, connect_timeout=patience)
-        link.prepare_threshold = 1
-        link.planned = monotonic()
+    def connect(self) -> PostgresqlConnection:
+        """Open a connection within ``CONNECT_SECONDS``. Raises psycopg's errors."""
+        connection = PostgresqlConnection.connect(self.conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS)
+        # The second use of a text prepares it: each text of the stores runs many times.
+        connection.prepare_threshold = 1
+        connection.planned = monotonic()
         for type_, dumper in ((int, _Integer), (float, FloatBinaryDumper), (bytes, BytesBinaryDumper)):
-            link.adapters.register_dumper(type_, dumper)
-        return link
+            connection.adapters.register_dumper(type_, dumper)
+        return connection
 
     def connect_plainly(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.plain_parameters, connect_timeout=3)
+        """Open a connection without deadline and settings, for schema changes. Raises psycopg's errors."""
+        return psycopg.connect(self.plain_conninfo, connect_timeout=CONNECT_SECONDS)
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------
 
 
-class Forked(Protocol):
+class HasConnections(Protocol):
     def renew_in_child(self) -> None: ...
 
 
-_forked: weakref.WeakSet[Any] = weakref.WeakSet()
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def register_for_fork(database: Forked) -> None:
-    _forked.add(database)
+def register_for_fork(owner: HasConnections) -> None:
+    """Call ``owner.renew_in_child`` in each forked child as long as the owner lives."""
+    _owners.add(owner)
 
 
-_inherited: list[Link] = []
-"""Never used and never garbage: closing one properly would say farewell in the name of the parent."""
+_inherited: list[PostgresqlConnection] = []
+"""Connections of the parent. They stay referenced for good: their destructor would send the server a farewell over the
+socket that the parent still uses."""
 
 
-def leave_to_parent(links: Iterable[Link]) -> None:
-    for link in links:
-        os.close(link.pgconn.socket)
-        _inherited.append(link)
+def leave_to_parent(connections: Iterable[PostgresqlConnection]) -> None:
+    """Close the sockets of inherited connections in this child, without a word to the server."""
+    for connection in connections:
+        os.close(connection.pgconn.socket)
+        _inherited.append(connection)
 
 
 def _renew_in_child() -> None:
-    for database in list(_forked):
-        database.renew_in_child()
+    for owner in list(_owners):
+        owner.renew_in_child()
 
 
 os.register_at_fork(after_in_child=_renew_in_child)

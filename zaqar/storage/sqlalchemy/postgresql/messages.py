@@ -14,7 +14,7 @@ from typing import Any, Final
 from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import Wakeups, pack_posted
-from zaqar.storage.sqlalchemy.client.conflicts import repeated
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.fences import FAR, Fence
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
@@ -39,7 +39,7 @@ class PostgresqlMessageStore(SqlMessageStore):
 
     def _run(self, statement: str, queue: Queue, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows of a warm operation, which are none where the queue is stale."""
-        with self._database.alone() as connection:
+        with self._database.autocommit() as connection:
             key = {"uid": queue.uid, "generation": queue.generation, **values}
             rows = connection.execute(statement, key).fetchall()
         if not rows:
@@ -48,7 +48,7 @@ class PostgresqlMessageStore(SqlMessageStore):
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    @repeated
+    @retry_on_conflict
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
         count = len(drafts)
         states = [DELAYED if draft.delay > 0 else READY for draft in drafts]
@@ -83,7 +83,7 @@ class PostgresqlMessageStore(SqlMessageStore):
         operation before is done and must not be repeated.
         """
         if self._database.listen:
-            with suppress(StoreUnavailable), self._database.alone() as connection:
+            with suppress(StoreUnavailable), self._database.autocommit() as connection:
                 connection.execute(self._warm.tell, {"uid": queue.uid})
 
     def wakeups(self) -> Wakeups | None:
@@ -93,7 +93,7 @@ class PostgresqlMessageStore(SqlMessageStore):
         with suppress(StoreUnavailable):  # the post is done
             self._expire_in([(uid, segment)], now, limit)
 
-    @repeated
+    @retry_on_conflict
     def list_messages(
         self,
         *,
@@ -139,7 +139,7 @@ class PostgresqlMessageStore(SqlMessageStore):
         rows = self._run(self._warm.get, queue, {"sequences": json_array(sequences), "now": now})
         return messages_of(queue.uid, (row[_FENCE:] for row in rows if row[_FENCE] is not None))
 
-    @repeated
+    @retry_on_conflict
     def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
         sql = self._warm
         claim_id = None if claim_id is None else _claim_key(claim_id)
@@ -149,7 +149,7 @@ class PostgresqlMessageStore(SqlMessageStore):
         if not done:
             super().delete_message(queue=queue, sequence=sequence, claim_id=claim_id, now=now)
 
-    @repeated
+    @retry_on_conflict
     def delete_messages(
         self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
     ) -> None:
@@ -159,7 +159,7 @@ class PostgresqlMessageStore(SqlMessageStore):
         if refused:
             raise ClaimOver("A message is not held by one of the claims.")
 
-    @repeated
+    @retry_on_conflict
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
         popped, is_sealed = self._take(self._warm.pop, self._warm.pop_waiting, queue, {"limit": limit, "now": now}, now)
         if is_sealed:
@@ -185,7 +185,7 @@ class PostgresqlMessageStore(SqlMessageStore):
             self._move_ready_from(queue, now)
         return taken, worn
 
-    @repeated
+    @retry_on_conflict
     def stats(self, *, queue: Queue, now: float) -> Stats:
         fence, rows = self._settled_rows(self._warm.stats, queue, {"now": now}, now)
         if not rows:  # too many have expired to count them each time
@@ -200,7 +200,7 @@ class PostgresqlMessageStore(SqlMessageStore):
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
-    @repeated
+    @retry_on_conflict
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
     ) -> list[Message]:
@@ -232,38 +232,38 @@ class PostgresqlMessageStore(SqlMessageStore):
         held = (row[_FENCE + 3 :] for row in rows if row[_FENCE + 3] is not None)
         return Claim(claim_id, ttl, grace, started), messages_of(queue.uid, held)
 
-    @repeated
+    @retry_on_conflict
     def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
         super().renew_claim(queue=queue, claim_id=_claim_key(claim_id), ttl=ttl, grace=grace, now=now)
 
-    @repeated
+    @retry_on_conflict
     def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
         super().release_claim(queue=queue, claim_id=_claim_key(claim_id), now=now)
         self._tell(queue)
 
-    @repeated
+    @retry_on_conflict
     def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
         super().receive(queue=queue, messages=messages, now=now)
         self._tell(queue)
 
     # -- as on any SQL database, but begun anew where two were in each other's way -------------------------------------
 
-    open_queue = repeated(SqlMessageStore.open_queue)
-    drop_queue = repeated(SqlMessageStore.drop_queue)
-    set_aside = repeated(SqlMessageStore.set_aside)
-    forget_set_aside = repeated(SqlMessageStore.forget_set_aside)
-    purge = repeated(SqlMessageStore.purge)
-    sweep = repeated(SqlMessageStore.sweep)
-    take_posted = repeated(SqlMessageStore.take_posted)
-    expand = repeated(SqlMessageStore.expand)
-    drop_deliveries = repeated(SqlMessageStore.drop_deliveries)
-    put_delivery = repeated(SqlMessageStore.put_delivery)
-    take_deliveries = repeated(SqlMessageStore.take_deliveries)
-    extend_leases = repeated(SqlMessageStore.extend_leases)
-    advance_deliveries = repeated(SqlMessageStore.advance_deliveries)
-    settle = repeated(SqlMessageStore.settle)
-    resend = repeated(SqlMessageStore.resend)
-    replace_bodies = repeated(SqlMessageStore.replace_bodies)
+    open_queue = retry_on_conflict(SqlMessageStore.open_queue)
+    drop_queue = retry_on_conflict(SqlMessageStore.drop_queue)
+    set_aside = retry_on_conflict(SqlMessageStore.set_aside)
+    forget_set_aside = retry_on_conflict(SqlMessageStore.forget_set_aside)
+    purge = retry_on_conflict(SqlMessageStore.purge)
+    sweep = retry_on_conflict(SqlMessageStore.sweep)
+    take_posted = retry_on_conflict(SqlMessageStore.take_posted)
+    expand = retry_on_conflict(SqlMessageStore.expand)
+    drop_deliveries = retry_on_conflict(SqlMessageStore.drop_deliveries)
+    put_delivery = retry_on_conflict(SqlMessageStore.put_delivery)
+    take_deliveries = retry_on_conflict(SqlMessageStore.take_deliveries)
+    extend_leases = retry_on_conflict(SqlMessageStore.extend_leases)
+    advance_deliveries = retry_on_conflict(SqlMessageStore.advance_deliveries)
+    settle = retry_on_conflict(SqlMessageStore.settle)
+    resend = retry_on_conflict(SqlMessageStore.resend)
+    replace_bodies = retry_on_conflict(SqlMessageStore.replace_bodies)
 
 
 def _claim_key(claim_id: str) -> str:

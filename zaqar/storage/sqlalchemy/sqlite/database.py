@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An SQLite database: its connections, its transactions, and the one seam where the library's errors are translated."""
+"""An SQLite database: opening it, its connections, its room on the disk, forks. ``Database.open`` makes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
 from zaqar.storage.base.outages import Unlogged
 from zaqar.storage.sqlalchemy.client.database import Connection, Database, HasBody
-from zaqar.storage.sqlalchemy.sqlite.transactions import Opened, Reader, Writer, run_in_time
+from zaqar.storage.sqlalchemy.sqlite.transactions import (
+    ReadTransaction,
+    SqliteConnection,
+    WriteTransaction,
+    run_until,
+)
 from zaqar.storage.sqlalchemy.sqlite.write_turn import WriteTurn
 
 PATIENCE = 5.0
@@ -27,28 +32,29 @@ PATIENCE = 5.0
 
 IDLE_SECONDS = 60.0
 """Connections that were not needed for so long are closed."""
+
 RESERVE: Final = 32 * 2**20
-"""Bytes of the disk that posts leave alone, so that deletes and claims can still write. The write-ahead log takes 4 MiB
-or so, and more for a transaction that is larger."""
+"""Bytes of free disk space that posts do not use, so that deletes and claims can still write. The write-ahead log takes
+about 4 MiB, and more for a transaction that is larger."""
 
 _OVERHEAD: Final = 1024
-"""Bytes that a message takes besides its body, with its entries in the indices."""
+"""Bytes that a message takes besides its body, including its index entries."""
 
 _SPARE: Final = 256 * 1024
-"""Bytes of free pages in the file that posts do not use up, as entries in the indices may be anywhere in it."""
+"""Bytes of free pages in the file that posts do not use up, because new index entries may go to any page."""
 
 OLDEST_SQLITE = (3, 35, 0)
-"""The first with RETURNING."""
+"""The first version with RETURNING."""
 
 _SYNCHRONOUS: Final = ("OFF", "NORMAL", "FULL", "EXTRA")
-"""By the number that the pragma answers."""
+"""Indexed by the number that the pragma returns."""
 
 
 class SqliteDatabase(Database):
-    """Shared by threads, and unless it is in memory by processes.
+    """Shared by threads and, unless it is in memory, by processes.
 
-    ``engine`` opens connections and serves what is off the hot path. The transactions of the stores run on connections
-    of the driver that are kept here, as a checkout from a pool of SQLAlchemy costs as much as three statements.
+    ``engine`` opens connections and runs schema changes. Transactions of the stores use connections of ``sqlite3`` that
+    are kept here: a checkout from a pool of SQLAlchemy costs as much as three statements.
     """
 
     dialect = "sqlite"
@@ -69,21 +75,23 @@ class SqliteDatabase(Database):
             sa.exc.TimeoutError,
             OSError,
         )
-        self.idle: list[Opened] = []
-        """Connections between their transactions; the last one that was used is taken first.
+        self.idle: list[SqliteConnection] = []
+        """Connections that no transaction uses, as a stack: the one that was used last is taken first.
 
-        There are as many as threads were in a transaction at a time, and after a while as many as are.
+        There are as many as transactions ran at the same time; ``_shrink`` closes those that are no longer needed.
+        ``append`` and ``pop`` are atomic, so that no lock is needed.
         """
         self._least_idle = 0
-        """How many were idle all the time since the last look at them."""
-        self._look_at = 0.0
-        self._write = Writer(self, self.turn, begin="BEGIN IMMEDIATE", commit="COMMIT")
-        self._alone = Writer(self, self.turn, begin="SELECT 1", commit="SELECT 1")
+        """The smallest number of idle connections since the last ``_shrink``: so many were never needed."""
+        self._shrink_at = 0.0
+        self._write = WriteTransaction(self, self.turn, begin="BEGIN IMMEDIATE", commit="COMMIT")
+        self._turn_only = WriteTransaction(self, self.turn, begin="SELECT 1", commit="SELECT 1")
+        """Holds the turn to write, while a connection of ``engine`` has the transaction."""
         self._held_for_fork = False
         self._settings = ("PRAGMA journal_mode = WAL", f"PRAGMA synchronous = {synchronous}")
         self.reserve = RESERVE
-        self._is_made = False
-        """Whether there is a file: the first connection makes it."""
+        self._exists = False
+        """Whether the file exists: the first connection creates it."""
         _databases.add(self)
 
     @classmethod
@@ -115,51 +123,54 @@ class SqliteDatabase(Database):
         except OSError as exc:
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
         try:
-            database._try_it()
+            database._check_file()
         except StoreUnavailable as exc:
             database.close()
             raise StartupError(f"The SQLite database {path} cannot be opened: {_reason(exc)}.") from exc
         database.outage = Outage.of(database.outage.name)
         return database
 
-    def _try_it(self) -> None:
-        # In its turn: processes that change a new file to WAL at the same time disturb each other.
+    def _check_file(self) -> None:
+        # In a turn to write: processes that change a new file to WAL at the same time would fail with "locked".
         with self.write as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        self._is_made = True
+        self._exists = True
         if self.path is None:
             return
         if mode != "wal":
             self.close()
             raise StartupError(f"The SQLite database {self.path} cannot be opened: its file system cannot do WAL.")
-        # Not before it is known to be a database: a path may be mistaken for one.
+        # Change modes only of a file that is known to be a database: the path may be a mistake.
         for suffix in ("", "-wal", "-shm"):
             private_files.close_to_others(self.path + suffix)
 
     @property
-    def write(self) -> Writer:
+    def write(self) -> WriteTransaction:
         return self._write
 
-    def read(self) -> Reader | Writer:
-        """``with database.read() as connection``: a transaction that reads. In memory there is only one connection."""
-        return Reader(self) if self.path is not None else self.write
+    def read(self) -> ReadTransaction | WriteTransaction:
+        """``with database.read() as connection``: a transaction that reads one snapshot.
+
+        In memory there is only one connection, so reads take turns with writes.
+        """
+        return ReadTransaction(self) if self.path is not None else self.write
 
     @contextmanager
     def change_schema(self) -> Iterator[sa.Connection]:
-        """The same as ``write`` with a connection of SQLAlchemy, for what is off the hot path."""
-        with self._alone, self.engine.connect() as connection:
+        """A transaction for schema changes, in a turn to write, with a connection of SQLAlchemy."""
+        with self._turn_only, self.engine.connect() as connection:
             driver = cast("Connection", connection.connection.driver_connection)
             for statement in (*self._settings, "BEGIN IMMEDIATE"):
-                run_in_time(driver, statement, monotonic() + self.turn.patience)
+                run_until(driver, statement, monotonic() + self.turn.patience)
             with connection.begin():
                 yield connection
 
     def check_room(self, drafts: Sequence[HasBody]) -> None:
-        """StoreUnavailable if they would use up the RESERVE of the disk.
+        """Raise StoreUnavailable if these posts would use the RESERVE of the disk.
 
-        Deletes and claims need some space for a moment, also those after which there is more. A post may go on in
-        pages of the file that are free.
+        Deletes and claims need disk space for the write-ahead log before they free any. If the database file has enough
+        free pages, a post may use them: it does not make the file larger.
         """
         if self.path is None:
             return
@@ -187,53 +198,54 @@ class SqliteDatabase(Database):
         return {"store": "sqlite", "journal_mode": "wal", "synchronous": synchronous, "survives": survives}
 
     def synchronous(self) -> str:
-        """What the pragma says on a live connection."""
+        """The value of the pragma on a live connection."""
         with self.read() as connection:
             return _SYNCHRONOUS[connection.execute("PRAGMA synchronous").fetchone()[0]]
 
-    def take(self, deadline: float | None = None) -> Opened:
-        """A connection to the file that is at the path now. Raises what is among ``errors``, OSError where none is.
+    def acquire(self, deadline: float | None = None) -> SqliteConnection:
+        """A connection to the file that is at the path now. The caller appends it to ``idle``, or discards it.
 
-        A new one waits for the locks of others until the deadline, a time of ``time.monotonic``; if there is none, as
-        long as a write waits.
-        A file that was removed or replaced stays writable for who has it open, and what it takes in is lost.
+        Opening a new one waits for locks until ``deadline``, a time of ``time.monotonic``; by default as long as a
+        write waits. Raises one of ``errors``; OSError if there is no file.
         """
+        # A process that has a removed or replaced file open can still write to it, and the writes are lost with the
+        # process. So each use compares the file of the connection with the file at the path.
         file = None
-        if self.path is not None and self._is_made:
+        if self.path is not None and self._exists:
             found = os.stat(self.path)  # noqa: PTH116, on the path of every request
             file = (found.st_dev, found.st_ino)
         left = len(self.idle) - 1
-        if left < self._least_idle or monotonic() > self._look_at:
+        if left < self._least_idle or monotonic() > self._shrink_at:
             self._shrink(left)
         while self.idle:
             try:
-                opened = self.idle.pop()
+                connection = self.idle.pop()
             except IndexError:  # another thread took the last one
                 break
-            if opened.file == file:
-                return opened
-            opened.checkout.close()
-        opened = Opened(self.engine.raw_connection(), file)
+            if connection.file == file:
+                return connection
+            connection.checkout.close()
+        connection = SqliteConnection(self.engine.raw_connection(), file)
         try:
             for statement in self._settings:
-                run_in_time(opened.driver, statement, deadline or monotonic() + self.turn.patience)
+                run_until(connection.driver, statement, deadline or monotonic() + self.turn.patience)
         except BaseException as exc:
-            opened.discard(exc)
+            connection.discard(exc)
             raise
-        return opened
+        return connection
 
     def _shrink(self, left: int) -> None:
-        """Note that ``left`` connections are not needed now; close those that were not needed for a while."""
+        """Note that ``left`` connections stay idle now. Close those that were not needed for IDLE_SECONDS."""
         now = monotonic()
         self._least_idle = min(self._least_idle, max(0, left))
-        if now > self._look_at:
-            # The first ones are those that were used least.
+        if now > self._shrink_at:
+            # The bottom of the stack holds the connections that were used least.
             self._close_first(self._least_idle)
-            self._least_idle, self._look_at = len(self.idle), now + IDLE_SECONDS
+            self._least_idle, self._shrink_at = len(self.idle), now + IDLE_SECONDS
 
     def _close_first(self, count: int) -> None:
         for _ in range(count):
-            with suppress(IndexError, *self.errors):  # other threads took them, or it is of no more use however it ends
+            with suppress(IndexError, *self.errors):  # other threads took them, or it fails to close and is unused
                 self.idle.pop(0).checkout.close()
 
     def close(self) -> None:
@@ -243,14 +255,15 @@ class SqliteDatabase(Database):
 
     def close_idle(self) -> None:
         while self.idle:
-            with suppress(*self.errors):  # it is of no more use, however it ends
+            with suppress(*self.errors):  # it fails to close and is unused
                 self.idle.pop().checkout.close()
 
     # -- fork --------------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        # SQLite notes once per process which locks it holds on a file. A child that inherits an open connection would
-        # take them for its own, for connections that it opens itself as well. So none stays open.
+        # SQLite keeps a table of its locks on each file in the memory of the process. A child that inherits an open
+        # connection would believe that it holds the locks of the parent, even for connections that it opens itself. So
+        # close all connections before the fork. With the turn held, no other thread is in a write meanwhile.
         self._held_for_fork = self.turn.threads.acquire(timeout=self.turn.patience)
         if self.path is not None:
             self.close_idle()
@@ -292,8 +305,8 @@ def _path_of(uri: str) -> str | None:
 
 
 def _make_engine(path: str | None) -> sa.Engine:
-    # The driver is told (isolation_level) to leave transactions alone, or it would begin none before DDL; and not to
-    # wait for locks in C (timeout), where gevent could run nobody else.
+    # isolation_level None: sqlite3 does not begin transactions by itself, which it would not do before DDL.
+    # timeout 0: SQLite does not wait for locks in C, where gevent could not run other requests.
     arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 0}
     if path is None:
         return sa.create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transactions on the connections to SQLite, and the one seam where the library's errors are translated.
+"""Transactions on SQLite, and the place where errors of its library become errors of Zaqar.
 
-Both kinds are context managers that give a connection. They are on the path of every request, so they call little.
+Both kinds are context managers that give a connection. They are on the path of every request, so they make few calls.
 
 SQLite's own waiting for a lock (``busy_timeout``) sleeps inside C, where gevent cannot run another request of the same
-worker. So it is off, and :func:`run_in_time` tries again, with a sleep that gevent has patched. What still blocks a
-worker is the disk: a read, a write or an fsync takes as long as it takes.
+worker. So it is off, and :func:`run_until` tries again, with a sleep that gevent has patched. Only the disk still
+blocks a worker: a read, a write or an fsync.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Connection
-from zaqar.storage.sqlalchemy.sqlite.write_turn import BRIEF, FRESH, LOCK_AT_ONCE, NAP, NOTE, PAUSE, TENURE, WriteTurn
+from zaqar.storage.sqlalchemy.sqlite.write_turn import (
+    BLOCKED_PATIENCE,
+    LONGEST_RUN,
+    NEW_RUN_AFTER,
+    TRY_LOCK,
+    WAITER_FRESH,
+    WAITER_TIME,
+    YIELD_SECONDS,
+    WriteTurn,
+)
 
 if TYPE_CHECKING:
     from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
@@ -29,20 +38,20 @@ if TYPE_CHECKING:
 
 _FIRST_SLEEP: Final = 0.001
 _LONGEST_SLEEP: Final = 0.02
-"""Seconds. The holder is a program that does not take turns; it is asked for its lock no more often than this."""
+"""Seconds between attempts. The holder of the lock is a program that does not use the lock file."""
 
 _PRIMARY_CODE: Final = 0xFF
 """The bits of an extended result code that say which kind of error it is."""
 
-_BEGIN_READING: Final = "PRAGMA data_version"
-"""Takes the lock for reading, which BEGIN leaves to the first statement, and so the moment that the reader sees."""
+_BEGIN_SNAPSHOT: Final = "PRAGMA data_version"
+"""Takes the shared lock and with it the snapshot. BEGIN alone leaves both to the first statement."""
 
 
-def run_in_time(connection: Connection, statement: str, deadline: float) -> None:
+def run_until(connection: Connection, statement: str, deadline: float) -> None:
     """Run a statement that needs a lock and changes nothing if it does not get it; try again until the deadline.
 
-    ``deadline`` is a time of ``time.monotonic``; there is one attempt also after it. Raises the library's own errors,
-    the one that says that the database is locked included.
+    ``deadline`` is a time of ``time.monotonic``; after it there is one attempt. Raises the library's own errors,
+    including the one that says that the database is locked.
     """
     sleep = _FIRST_SLEEP
     while True:
@@ -53,38 +62,39 @@ def run_in_time(connection: Connection, statement: str, deadline: float) -> None
                 raise
         else:
             return
-        time.sleep(min(sleep, max(0.0, deadline - monotonic())))  # by its module, where gevent may have put its own
+        # By its module: gevent may have replaced it there.
+        time.sleep(min(sleep, max(0.0, deadline - monotonic())))
         sleep = min(sleep * 1.5, _LONGEST_SLEEP)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether another connection has the lock; also during a recovery, or if the moment to write at is past."""
+    """Whether another connection has the lock. True also during a recovery, and for a snapshot too old to write on."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return bool(code & _PRIMARY_CODE == sqlite3.SQLITE_BUSY)
 
 
-class Opened:
-    """A connection and the place in SQLAlchemy's pool that it was checked out of."""
+class SqliteConnection:
+    """A connection of ``sqlite3`` with its place in SQLAlchemy's pool and the file that it is open on."""
 
     __slots__ = ("checkout", "driver", "file")
 
     def __init__(self, checkout: PoolProxiedConnection, file: tuple[int, int] | None) -> None:
         self.checkout = checkout
         self.file = file
-        """Device and inode of the file that it is a connection to; None for one in memory."""
+        """Device and inode of the database file; None in memory."""
         self.driver = cast("Connection", checkout.driver_connection)
 
     def discard(self, error: BaseException) -> None:
-        """Close it, which ends its transaction."""
+        """Close it. SQLite rolls back the transaction on it."""
         self.checkout.invalidate(error)
 
 
-class Reader:
-    """A transaction that sees one moment of the database; one object for each use."""
+class ReadTransaction:
+    """A transaction that reads one snapshot of the database; a new object for each use."""
 
-    __slots__ = ("_database", "_opened")
+    __slots__ = ("_connection", "_database")
 
-    _opened: Opened
+    _connection: SqliteConnection
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -92,76 +102,85 @@ class Reader:
     def __enter__(self) -> Connection:
         database = self._database
         try:
-            self._opened = opened = database.take()
+            self._connection = connection = database.acquire()
         except database.errors as exc:
             raise database.outage.failed(exc) from exc
         try:
-            opened.driver.execute("BEGIN")
+            connection.driver.execute("BEGIN")
             try:
-                opened.driver.execute(_BEGIN_READING)
+                connection.driver.execute(_BEGIN_SNAPSHOT)
             except sqlite3.OperationalError:
-                run_in_time(opened.driver, _BEGIN_READING, monotonic() + database.turn.patience)
+                # In WAL mode readers wait only for a recovery and for a program with an exclusive lock.
+                run_until(connection.driver, _BEGIN_SNAPSHOT, monotonic() + database.turn.patience)
         except BaseException as exc:
-            opened.discard(exc)
+            connection.discard(exc)
             if isinstance(exc, database.errors):
                 raise database.outage.failed(exc) from exc
             raise
-        return opened.driver
+        return connection.driver
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        database, opened = self._database, self._opened
+        database, connection = self._database, self._connection
         try:
-            opened.driver.rollback()
+            connection.driver.rollback()
         except database.errors as exc:
-            opened.discard(exc)
+            connection.discard(exc)
             raise database.outage.failed(error or exc) from error or exc
         if isinstance(error, database.errors):
-            opened.discard(error)
+            connection.discard(error)
             raise database.outage.failed(error) from error
-        database.idle.append(opened)
+        database.idle.append(connection)
         if database.outage.since is not None:
             database.outage.succeeded()
 
 
-class Writer:
-    """A transaction that writes, alone. It is committed at the end, or rolled back where an error is raised.
+class WriteTransaction:
+    """A transaction that writes, alone. It commits at the end, or rolls back if an error is raised.
 
-    One object for each database: only one thread at a time is between its ``__enter__`` and ``__exit__``.
+    One object for each database: only one thread at a time is between its ``__enter__`` and ``__exit__``, so it keeps
+    the state of that thread in itself.
+
+    Three locks, always in this order: the lock of the process's threads, the lock file, SQLite's own lock (taken by
+    BEGIN IMMEDIATE). If the process dies at any point, the kernel ends the lock on the file and SQLite's, and the next
+    connection rolls back what was not committed.
     """
 
-    __slots__ = ("_begin", "_commit", "_database", "_opened", "_turn")
+    __slots__ = ("_begin", "_commit", "_connection", "_database", "_turn")
 
     def __init__(self, database: SqliteDatabase, turn: WriteTurn, *, begin: str, commit: str) -> None:
         self._database = database
         self._turn = turn
         self._begin = begin
         self._commit = commit
-        self._opened: Opened | None = None
+        self._connection: SqliteConnection | None = None
 
     def __enter__(self) -> Connection:
         database, turn, started = self._database, self._turn, monotonic()
         if not turn.threads.acquire(timeout=turn.patience):
             raise database.outage.failed("another thread does not end its turn to write")
-        # Each waits from its own beginning, so that the times of several who queue up do not add up; and if somebody
-        # waited in vain for the one who is still in the way, only briefly.
-        deadline = started + (BRIEF if turn.is_blocked else turn.patience)
+        # Each thread's deadline counts from its own start, so that the times of queued threads do not add up. If an
+        # earlier thread waited in vain for a holder that is still there, this one waits only briefly.
+        deadline = started + (BLOCKED_PATIENCE if turn.is_blocked else turn.patience)
         try:
-            if (descriptor := turn.descriptor) is not None:
-                if started - turn.ended > PAUSE:
-                    turn.since = started
-                elif started - turn.since > TENURE:
-                    if started - FRESH < NOTE.unpack_from(turn.notes)[0] <= started:
-                        time.sleep(NAP)  # by its module, where gevent may have put its own
-                    turn.since = monotonic()
+            if (lock_file := turn.lock_file) is not None:
+                if started - turn.last_write > NEW_RUN_AFTER:
+                    turn.run_began = started
+                elif started - turn.run_began > LONGEST_RUN:
+                    # The time in the file may be torn, old or of a process that is gone. At worst this sleeps once in
+                    # vain, or not at all and another process waits one run longer.
+                    if started - WAITER_FRESH < WAITER_TIME.unpack_from(turn.waiter_time)[0] <= started:
+                        time.sleep(YIELD_SECONDS)  # by its module: gevent may have replaced it there
+                    turn.run_began = monotonic()
                 try:
-                    flock(descriptor, LOCK_AT_ONCE)
+                    flock(lock_file, TRY_LOCK)
                 except BlockingIOError:
-                    turn.wait(descriptor, deadline)
-            self._opened = opened = database.take(deadline)
+                    turn.wait(lock_file, deadline)
+            self._connection = connection = database.acquire(deadline)
             try:
-                opened.driver.execute(self._begin)
+                connection.driver.execute(self._begin)
             except sqlite3.OperationalError:
-                run_in_time(opened.driver, self._begin, deadline)
+                # A program that does not use the lock file writes or recovers.
+                run_until(connection.driver, self._begin, deadline)
             turn.is_blocked = False
         except BaseException as exc:
             if is_busy(exc) or isinstance(exc, StoreUnavailable):
@@ -172,40 +191,47 @@ class Writer:
             if isinstance(exc, database.errors):
                 raise database.outage.failed(exc) from exc
             raise
-        return opened.driver
+        return connection.driver
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        database, turn, opened = self._database, self._turn, cast("Opened", self._opened)
+        database, turn, connection = self._database, self._turn, cast("SqliteConnection", self._connection)
         try:
             if error is None:
-                opened.driver.execute(self._commit)
+                # If the process dies in here, the write-ahead log has the whole transaction or nothing of it.
+                connection.driver.execute(self._commit)
             else:
-                opened.driver.rollback()
+                connection.driver.rollback()
         except database.errors as exc:
             self._abandon(error or exc)
             raise database.outage.failed(error or exc) from error or exc
         if isinstance(error, database.errors):
             self._abandon(error)
             raise database.outage.failed(error) from error
-        self._opened = None
-        database.idle.append(opened)
+        # Committed: from here on nothing may fail the request. Release the locks in reverse order. ``threads`` comes
+        # last, because the thread that gets it uses this object and the lock file.
+        self._connection = None
+        database.idle.append(connection)
         try:
-            if turn.descriptor is not None:
-                flock(turn.descriptor, LOCK_UN)
-                turn.ended = monotonic()
+            if turn.lock_file is not None:
+                flock(turn.lock_file, LOCK_UN)
+                turn.last_write = monotonic()
         finally:
             turn.threads.release()
         if database.outage.since is not None:
             database.outage.succeeded()
 
     def _abandon(self, error: BaseException) -> None:
-        """Give the turn, and part with the connection: it may be broken for good."""
-        turn, opened = self._turn, self._opened
+        """Close the connection, which may be broken for good, and release the turn.
+
+        The connection first: closing it rolls back, so that the next writer does not meet SQLite's lock.
+        """
+        turn, connection = self._turn, self._connection
         try:
-            self._opened = None
-            if opened is not None:
-                opened.discard(error)
-            if turn.descriptor is not None:
-                flock(turn.descriptor, LOCK_UN)
+            self._connection = None
+            if connection is not None:
+                connection.discard(error)
+            if turn.lock_file is not None:
+                # Also if it was not locked: unlocking is harmless then.
+                flock(turn.lock_file, LOCK_UN)
         finally:
             turn.threads.release()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of PostgreSQL, and connections to what does not answer."""
+"""Connection parameters of PostgreSQL, and connections to a server that does not answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conformance.scene import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.postgresql.connection import Address
+from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters
 
 
 @pytest.mark.parametrize(
@@ -24,24 +24,26 @@ from zaqar.storage.sqlalchemy.postgresql.connection import Address
         ("postgresql://user:s3%40cret@/zaqar?host=/run/postgresql", "The PostgreSQL database zaqar at /run/postgresql"),
     ],
 )
-def test_an_address_is_called_without_its_password(uri: str, name: str) -> None:
-    address = Address.of(uri)
-    assert address.name == name
-    assert "cret" not in repr(address)
-    assert "cret" in address.parameters
+def test_a_database_is_named_without_its_password(uri: str, name: str) -> None:
+    parameters = ConnectionParameters.of(uri)
+    assert parameters.name == name
+    assert "cret" not in repr(parameters)
+    assert "cret" in parameters.conninfo
 
 
 def test_a_plus_sign_is_one_everywhere() -> None:
-    address = Address.of("postgresql://a+b:p+w%2B@/zaqar?host=/run/a+b&options=-c%20search_path%3Da+b")
+    parameters = ConnectionParameters.of("postgresql://a+b:p+w%2B@/zaqar?host=/run/a+b&options=-c%20search_path%3Da+b")
     for part in ("user=a+b", "password=p+w+", "host=/run/a+b", "search_path=a+b"):
-        assert part in address.parameters
+        assert part in parameters.conninfo
 
 
 def test_options_go_to_the_library() -> None:
-    address = Address.of("postgresql://db/zaqar?sslmode=require&connect_timeout=1&options=-c%20work_mem%3D1MB")
-    assert "sslmode=require" in address.parameters
-    assert "work_mem=1MB" in address.parameters
-    assert "enable_seqscan=off" in address.parameters
+    parameters = ConnectionParameters.of(
+        "postgresql://db/zaqar?sslmode=require&connect_timeout=1&options=-c%20work_mem%3D1MB"
+    )
+    assert "sslmode=require" in parameters.conninfo
+    assert "work_mem=1MB" in parameters.conninfo
+    assert "enable_seqscan=off" in parameters.conninfo
 
 
 @pytest.mark.parametrize(
