@@ -68,6 +68,7 @@ class SqlClaims(ClaimStore):
                     self._core.add_to_counters(
                         connection, queue.uid, ready=len(freed), claimed=-len(freed), ready_from=ready_from
                     )
+        self._core.wake_waiting(queue)
 
     def _live_claim(self, connection: Connection, key: dict[str, Any]) -> Claim:
         row = connection.execute(self._sql.get_claim_row, key).fetchone()

@@ -5,9 +5,9 @@ A fence is the row that says which generation of a queue is in force, which segm
 next, and how many messages there are in each state. Each part gets one ``StoreCore`` and calls its methods inside the
 part's own transactions, which are short: a batch of rows at most.
 
-On SQLite every transaction that writes runs alone (``BEGIN IMMEDIATE``). On PostgreSQL it locks the fence first and then
-each message that it reads in order to change it. A transaction that reads sees one moment. So whatever a transaction
-reads of the fence stays in force until the transaction ends.
+On SQLite every transaction that writes runs alone (``BEGIN IMMEDIATE``). On PostgreSQL it locks the fence first and
+then each message that it reads in order to change it. A transaction that reads sees one moment. So whatever a
+transaction reads of the fence stays in force until the transaction ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from zaqar.errors import StaleQueue, StoreUnavailable
 from zaqar.model import Delivery, Message, Queue
+from zaqar.storage.base import Wakeups
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.queries import Queries
 from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
@@ -163,9 +164,7 @@ class StoreCore:
 
     def count_deleted(self, connection: Connection, uid: str, states: Counter[int]) -> None:
         """Subtract deleted messages from the counters: ``states`` has how many were in each stored state."""
-        self.add_to_counters(
-            connection, uid, ready=-states[READY], claimed=-states[CLAIMED], delayed=-states[DELAYED]
-        )
+        self.add_to_counters(connection, uid, ready=-states[READY], claimed=-states[CLAIMED], delayed=-states[DELAYED])
 
     def count_taken(
         self, connection: Connection, uid: str, fence: Fence, taken: Sequence[Message], now: float, *, claimed: int = 0
@@ -267,9 +266,7 @@ class StoreCore:
             self.count_deleted(connection, uid, Counter(state for (state,) in rows))
         return len(rows)
 
-    def remove_expired_in(
-        self, queues: Iterable[tuple[str, int]], now: float, limit: int
-    ) -> tuple[int, int | None]:
+    def remove_expired_in(self, queues: Iterable[tuple[str, int]], now: float, limit: int) -> tuple[int, int | None]:
         """Delete up to ``limit`` expired messages of queues, given as (uid, segment), in one transaction.
 
         Returns how many, and the last segment that has none left, or None.
@@ -308,6 +305,15 @@ class StoreCore:
         if "" in dropped:
             return None
         return [each for each in deliveries if each.subscription_id not in dropped] if dropped else deliveries
+
+    # -- clients that wait -------------------------------------------------------------------------------------------
+
+    def wake_waiting(self, queue: Queue) -> None:
+        """Wake clients that wait for the queue, after a commit. Nothing to do here: only PostgreSQL has LISTEN."""
+
+    def wakeups(self) -> Wakeups | None:
+        """A new connection that tells of posts and releases, if the database has such a thing."""
+        return None
 
     # -- segments that no fence names --------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class SqlDeadLetters(DeadLetterStore):
             until = now + TOMBSTONE_LIFETIME
             memory = [{"uid": queue.uid, "letter": letter_id, "forget_at": until} for letter_id in by_id]
             connection.executemany(self._sql.remember_received, memory)
+        self._core.wake_waiting(queue)
 
     @retry_on_conflict
     def forget(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:

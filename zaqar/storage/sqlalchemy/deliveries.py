@@ -90,9 +90,7 @@ class SqlDeliveries(DeliveryStore):
                 connection.executemany(self._sql.extend_lease, leases)
 
     @retry_on_conflict
-    def make_due_earlier(
-        self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]
-    ) -> int:
+    def make_due_earlier(self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]) -> int:
         changes = [
             {"uid": queue_uid, "subscription": subscription_id, "number": number, "before": before, "until": due}
             for number, (before, due) in sorted(dues.items())

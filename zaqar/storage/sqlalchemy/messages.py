@@ -49,11 +49,10 @@ class SqlMessages(QueuedMessageStore):
         with self._core.database.write as connection:
             segment = self._core.check_fence(connection, queue)
             key = {"segment": segment, "sequence": sequence, "now": now}
-            if claim_id is not None:
-                # One statement in the usual case, without reading the row first.
-                if connection.execute(sql.delete_claimed, {**key, "claim_id": claim_id}).rowcount:
-                    self._core.add_to_counters(connection, queue.uid, claimed=-1)
-                    return
+            # One statement in the usual case, without reading the row first.
+            if claim_id is not None and connection.execute(sql.delete_claimed, {**key, "claim_id": claim_id}).rowcount:
+                self._core.add_to_counters(connection, queue.uid, claimed=-1)
+                return
             row = connection.execute(sql.examine, key).fetchone()
             if row is None:
                 return

@@ -56,9 +56,7 @@ class SqlQueues(QueueStore):
             if forget_at is not None:
                 raise QueueDropped(queue.uid)
             if queue.generation > generation:
-                connection.execute(
-                    self._sql.raise_generation, {"uid": queue.uid, "new_generation": queue.generation}
-                )
+                connection.execute(self._sql.raise_generation, {"uid": queue.uid, "new_generation": queue.generation})
             return max(int(generation), queue.generation)
 
     def drop(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:

@@ -50,9 +50,7 @@ class SqlSealedBodies(SealedBodyStore):
             _Table(POST, sql.outbox_page, None, ("uid", "first"), ("", -1)),
         )
 
-    def find(
-        self, *, without: bytes, after: Position | None, limit: int
-    ) -> tuple[list[SealedBody], Position | None]:
+    def find(self, *, without: bytes, after: Position | None, limit: int) -> tuple[list[SealedBody], Position | None]:
         number, *key = after or (0, *self._tables[0].start)
         table = self._tables[number]
         values = {f"after_{name}": value for name, value in zip(table.key, key, strict=True)}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep of an SQL database: removing what is dead. No request waits for it.
 
-Each step finds rows in a transaction that reads, and removes them in a short transaction that writes. A step that is cut
-off leaves the rest to the next sweep.
+Each step finds rows in a transaction that reads, and removes them in a short transaction that writes. A step that is
+interrupted leaves the rest to the next sweep.
 """
 
 from __future__ import annotations

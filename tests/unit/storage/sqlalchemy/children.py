@@ -13,7 +13,7 @@ from typing import Any
 
 from zaqar.model import Draft, Queue
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 def hold_lock_file(path: str, pipe: Connection) -> None:

@@ -12,8 +12,8 @@ from tests import servers
 from tests.conformance.scene import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 @pytest.mark.parametrize(

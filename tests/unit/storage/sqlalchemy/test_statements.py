@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
+from zaqar.storage.sqlalchemy.statements import Statements
 
 from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.nodes import NodeStatements
 from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
 from zaqar.storage.sqlalchemy.schema import fences
 from zaqar.storage.sqlalchemy.sql import compile_text
-from zaqar.storage.sqlalchemy.statements import Statements
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
 
 WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "QueueStatements.ping", "SweepStatements.garbage"}

@@ -1,52 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The message store on PostgreSQL: the warm operations in one round trip, the others as on any SQL database.
-
-What is inherited locks the fence, then the messages that it read; the warm operations lock only messages, but for
-``post``. docs/decisions/0008 says why they may meet.
-"""
+"""Messages of queues on PostgreSQL, each operation in one statement where that is possible."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any, Final
 
-from zaqar.errors import ClaimOver, NotFound, SealedMessages, StaleQueue, StoreUnavailable
-from zaqar.model import Claim, DeadLetters, Draft, Message, Queue, Stats
-from zaqar.storage.base import Wakeups, pack_posted
+from zaqar.errors import ClaimOver, SealedMessages, StoreUnavailable
+from zaqar.model import Draft, Message, Queue
+from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
-from zaqar.storage.sqlalchemy.fences import FAR, Fence
-from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, SqlMessageStore
-from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
-from zaqar.storage.sqlalchemy.postgresql_statements import warm_statements
-from zaqar.storage.sqlalchemy.rows import message_of, messages_of
+from zaqar.storage.sqlalchemy.core import FAR, json_array
+from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, MessageQueries, SqlMessages, page_of
+from zaqar.storage.sqlalchemy.postgresql.core import FENCE_COLUMNS, PostgresqlCore, key_of_claim
+from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.schema import DELAYED, READY
-from zaqar.storage.sqlalchemy.sql import json_array
-
-_NEVER: Final = 2**31 - 1
-"""No message is claimed that often."""
-
-_FENCE: Final = 4
-"""The first columns of a warm operation are those of ``Fence``."""
 
 
-class PostgresqlMessageStore(SqlMessageStore):
-    _database: PostgresqlDatabase
+class PostgresqlMessageQueries(MessageQueries, file="messages", dialects=["postgresql"]):
+    delete_held: str
+    delete_many: str
+    delete_unclaimed: str
+    pop_waiting: str
+    post: str
+    post_and_note: str
 
-    def __init__(self, database: PostgresqlDatabase) -> None:
-        super().__init__(database)
-        self._warm = warm_statements()
 
-    def _run(self, statement: str, queue: Queue, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows of a warm operation, which are none where the queue is stale."""
-        with self._database.autocommit() as connection:
-            key = {"uid": queue.uid, "generation": queue.generation, **values}
-            rows = connection.execute(statement, key).fetchall()
-        if not rows:
-            raise StaleQueue(queue.uid)
-        return rows
+class PostgresqlMessages(SqlMessages):
+    _core: PostgresqlCore
+    _sql: PostgresqlMessageQueries
 
-    # -- messages ----------------------------------------------------------------------------------------------------
+    def __init__(self, core: PostgresqlCore) -> None:
+        super().__init__(core, PostgresqlMessageQueries.of("postgresql"))
 
     @retry_on_conflict
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
@@ -65,36 +50,19 @@ class PostgresqlMessageStore(SqlMessageStore):
             "each_checksum": [draft.checksum for draft in drafts],
             "each_body": [draft.body for draft in drafts],
         }
-        statement = self._warm.post
+        statement = self._sql.post
         if queue.notify:
-            statement, values["content"] = self._warm.post_and_note, pack_posted(drafts, client_id, now)
-        ((segment, end),) = self._run(statement, queue, values)
-        self._tell(queue)
+            statement, values["content"] = self._sql.post_and_note, pack_posted(drafts, client_id, now)
+        ((segment, end),) = self._core.run(statement, queue, values)
+        self._core.wake_waiting(queue)
         rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY
         if rounds:
-            self._tidy(queue.uid, segment, now, limit=2 * TIDY_EVERY * rounds)
+            with suppress(StoreUnavailable):  # the post is committed and must not fail or be repeated
+                self._core.remove_expired_in([(queue.uid, segment)], now, 2 * TIDY_EVERY * rounds)
         return range(end - count, end)
 
-    def _tell(self, queue: Queue) -> None:
-        """Wake those that wait for the queue, in a transaction of its own after that which they wait for.
-
-        In the same one it would hold the server's lock of notifications while the disk writes, so that the posts to all
-        queues would be written one by one. If this fails, waiting clients find out within a second by themselves; the
-        operation before is done and must not be repeated.
-        """
-        if self._database.listen:
-            with suppress(StoreUnavailable), self._database.autocommit() as connection:
-                connection.execute(self._warm.tell, {"uid": queue.uid})
-
-    def wakeups(self) -> Wakeups | None:
-        return self._database.wakeups() if self._database.listen else None
-
-    def _tidy(self, uid: str, segment: int, now: float, *, limit: int) -> None:
-        with suppress(StoreUnavailable):  # the post is done
-            self._expire_in([(uid, segment)], now, limit)
-
     @retry_on_conflict
-    def list_messages(
+    def list_after(
         self,
         *,
         queue: Queue,
@@ -105,167 +73,47 @@ class PostgresqlMessageStore(SqlMessageStore):
         include_claimed: bool = False,
         include_delayed: bool = False,
     ) -> list[Message]:
-        statement = self._warm.listing(
-            claimed=include_claimed, delayed=include_delayed, excluding=exclude_client is not None
-        )
-        page = {"after": after, "limit": limit, "now": now, "exclude_client": exclude_client}
-        fence, rows = self._settled_rows(statement, queue, page, now)
+        statement = self._sql.list_all if include_claimed or include_delayed else self._sql.list_ready
+        page = page_of(after, limit, now, exclude_client, claimed=include_claimed, delayed=include_delayed)
+        fence, rows = self._core.run_in_order(statement, queue, page, now)
         listed = messages_of(queue.uid, rows)
         first = listed[0].sequence if listed else fence.next_sequence
         if after < fence.ready_from < first - FAR:
-            self._move_ready_from(queue, now)
+            self._core.move_ready_from(queue, now)
         return listed
 
-    def _settled_rows(
-        self, statement: str, queue: Queue, values: Mapping[str, Any], now: float
-    ) -> tuple[Fence, list[tuple[Any, ...]]]:
-        """The fence and what was found, when nothing is due any more."""
-        while True:
-            rows = self._run(statement, queue, values)
-            fence = Fence._make(rows[0][:_FENCE])
-            if not fence.due:
-                return fence, [row[_FENCE:] for row in rows if row[_FENCE] is not None]
-            self._settle(queue, now)
+    def get(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
+        rows = self._core.run(self._sql.get_messages, queue, {"sequences": json_array(sequences), "now": now})
+        return messages_of(queue.uid, (row[FENCE_COLUMNS:] for row in rows if row[FENCE_COLUMNS] is not None))
 
-    def _move_ready_from(self, queue: Queue, now: float) -> None:
-        # What is not committed yet counts as free here, and who frees a message before this place waits for the fence.
-        with suppress(StoreUnavailable, StaleQueue), self._database.write as connection:
-            fence = self._look(connection, queue, now)
-            first = self._first_free(connection, fence, now)
-            if first > fence.ready_from:
-                self._count(connection, queue.uid, ready_from=first)
-
-    def get_messages(self, *, queue: Queue, sequences: Collection[int], now: float) -> list[Message]:
-        rows = self._run(self._warm.get, queue, {"sequences": json_array(sequences), "now": now})
-        return messages_of(queue.uid, (row[_FENCE:] for row in rows if row[_FENCE] is not None))
+    def delete(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
+        claim_id = None if claim_id is None else key_of_claim(claim_id)
+        if not self._delete_at_once(queue, sequence, claim_id, now):
+            # Absent, or not to be deleted by this caller: examine it under a lock, and say which.
+            super().delete(queue=queue, sequence=sequence, claim_id=claim_id, now=now)
 
     @retry_on_conflict
-    def delete_message(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
-        sql = self._warm
-        claim_id = None if claim_id is None else _claim_key(claim_id)
+    def _delete_at_once(self, queue: Queue, sequence: int, claim_id: str | None, now: float) -> bool:
+        """Delete the message in one statement if the caller may; return whether it is deleted."""
+        statement = self._sql.delete_unclaimed if claim_id is None else self._sql.delete_held
         values = {"sequence": sequence, "claim_id": claim_id, "now": now}
-        statement = sql.delete_unclaimed if claim_id is None else sql.delete_held
-        ((_, done),) = self._run(statement, queue, values)
-        if not done:
-            super().delete_message(queue=queue, sequence=sequence, claim_id=claim_id, now=now)
+        ((_, is_done),) = self._core.run(statement, queue, values)
+        return bool(is_done)
 
     @retry_on_conflict
-    def delete_messages(
+    def delete_many(
         self, *, queue: Queue, sequences: Collection[int], claim_ids: Collection[str] | None, now: float
     ) -> None:
-        ids = None if claim_ids is None else [_claim_key(claim_id) for claim_id in claim_ids]
+        ids = None if claim_ids is None else [key_of_claim(claim_id) for claim_id in claim_ids]
         values = {"sequences": json_array(sequences), "claim_ids": ids, "now": now}
-        ((_, refused),) = self._run(self._warm.delete_several, queue, values)
-        if refused:
+        ((_, is_refused),) = self._core.run(self._sql.delete_many, queue, values)
+        if is_refused:
             raise ClaimOver("A message is not held by one of the claims.")
 
     @retry_on_conflict
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
-        popped, is_sealed = self._take(self._warm.pop, self._warm.pop_waiting, queue, {"limit": limit, "now": now}, now)
+        first = {"limit": limit, "now": now}
+        popped, is_sealed = self._core.take_first_free(self._sql.pop, self._sql.pop_waiting, queue, first, now)
         if is_sealed:
             raise SealedMessages(queue.uid)
         return popped
-
-    def _take(
-        self, statement: str, waiting: str, queue: Queue, values: Mapping[str, Any], now: float
-    ) -> tuple[list[Message], bool]:
-        """The messages that were taken, and whether none was because one of them is worn out, or for a pop sealed.
-
-        Who passes over what others have locked finds nothing where they have all there is; they may yet let it go. So
-        that is looked at once more, and waited for, before the answer is that nothing is free.
-        """
-        fence, rows = self._settled_rows(statement, queue, values, now)
-        worn, left = rows[0][:2]
-        if left and not worn:
-            fence, rows = self._settled_rows(waiting, queue, values, now)
-            worn = rows[0][0]
-        taken = messages_of(queue.uid, (row[2:] for row in rows if row[2] is not None))
-        first = taken[0].sequence if taken else fence.next_sequence
-        if first - fence.ready_from > FAR and not worn:
-            self._move_ready_from(queue, now)
-        return taken, worn
-
-    @retry_on_conflict
-    def stats(self, *, queue: Queue, now: float) -> Stats:
-        fence, rows = self._settled_rows(self._warm.stats, queue, {"now": now}, now)
-        if not rows:  # too many have expired to count them each time
-            self._relieve(queue, fence.segment, now)
-            _, rows = self._settled_rows(self._warm.patient_stats, queue, {"now": now}, now)
-        ((free, claimed, *ends),) = rows
-        half = len(ends) // 2
-        oldest, newest = (
-            None if end[0] is None else message_of(queue.uid, tuple(end)) for end in (ends[:half], ends[half:])
-        )
-        return Stats(free, claimed, oldest, newest)
-
-    # -- claims ------------------------------------------------------------------------------------------------------
-
-    @retry_on_conflict
-    def claim(
-        self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
-        sql = self._warm
-        passing_over = dead_letters is not None and dead_letters.queue is None
-        values = {
-            "now": now,
-            "new_claim_id": claim.id,
-            "ttl": claim.ttl,
-            "grace": claim.grace,
-            "end": claim.expires,
-            "life": claim.expires + claim.grace,
-            "limit": limit,
-            "max_claim_count": _NEVER if dead_letters is None else dead_letters.max_claim_count,
-        }
-        texts = (sql.take_fresh, sql.take_fresh_waiting) if passing_over else (sql.take, sql.take_waiting)
-        taken, worn = self._take(*texts, queue, values, now)
-        if worn:
-            taken = super().claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
-            if dead_letters is not None and dead_letters.queue is not None:
-                self._tell(dead_letters.queue)
-        return taken
-
-    def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
-        rows = self._run(self._warm.get_claim, queue, {"claim": _claim_key(claim_id), "now": now})
-        ttl, grace, started = rows[0][_FENCE : _FENCE + 3]
-        if ttl is None:
-            raise NotFound("There is no such claim.")
-        held = (row[_FENCE + 3 :] for row in rows if row[_FENCE + 3] is not None)
-        return Claim(claim_id, ttl, grace, started), messages_of(queue.uid, held)
-
-    @retry_on_conflict
-    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
-        super().renew_claim(queue=queue, claim_id=_claim_key(claim_id), ttl=ttl, grace=grace, now=now)
-
-    @retry_on_conflict
-    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
-        super().release_claim(queue=queue, claim_id=_claim_key(claim_id), now=now)
-        self._tell(queue)
-
-    @retry_on_conflict
-    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
-        super().receive(queue=queue, messages=messages, now=now)
-        self._tell(queue)
-
-    # -- as on any SQL database, but begun anew where two were in each other's way -------------------------------------
-
-    open_queue = retry_on_conflict(SqlMessageStore.open_queue)
-    drop_queue = retry_on_conflict(SqlMessageStore.drop_queue)
-    set_aside = retry_on_conflict(SqlMessageStore.set_aside)
-    forget_set_aside = retry_on_conflict(SqlMessageStore.forget_set_aside)
-    purge = retry_on_conflict(SqlMessageStore.purge)
-    sweep = retry_on_conflict(SqlMessageStore.sweep)
-    take_posted = retry_on_conflict(SqlMessageStore.take_posted)
-    expand = retry_on_conflict(SqlMessageStore.expand)
-    drop_deliveries = retry_on_conflict(SqlMessageStore.drop_deliveries)
-    put_delivery = retry_on_conflict(SqlMessageStore.put_delivery)
-    take_deliveries = retry_on_conflict(SqlMessageStore.take_deliveries)
-    extend_leases = retry_on_conflict(SqlMessageStore.extend_leases)
-    advance_deliveries = retry_on_conflict(SqlMessageStore.advance_deliveries)
-    settle = retry_on_conflict(SqlMessageStore.settle)
-    resend = retry_on_conflict(SqlMessageStore.resend)
-    replace_bodies = retry_on_conflict(SqlMessageStore.replace_bodies)
-
-
-def _claim_key(claim_id: str) -> str:
-    """The id, or one that no claim has where it is guessed and PostgreSQL could not even be asked for it."""
-    return "" if "\0" in claim_id or not claim_id.isascii() else claim_id
