@@ -174,7 +174,7 @@ def test_other_ways_to_write_are_refused(uri: str, synchronous: str) -> None:
 def test_both_stores_can_share_a_database(database: Database) -> None:
     management, messages = SqlManagementStore(database), SqlMessageStore(database)
     queue = new_queue()
-    assert management.create_queue(queue=queue) == queue
+    assert management.queue_records.create(queue=queue) == queue
     assert Scene(messages, queue=queue).post("a") == [1]
     management.ping()
     messages.ping()

@@ -24,18 +24,16 @@ from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
-from zaqar.storage.sqlalchemy.nodes import NodeStatements
-from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
+from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
-from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
-from zaqar.storage.sqlalchemy.trusts import TrustStatements
+from zaqar.storage.sqlalchemy.statements import FenceStatements
+from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 
 psycopg = pytest.importorskip("psycopg")
 
 CROWD = 3000
 SEVERAL = {
     "uids": '["a"]',
-    "addresses": '[["p", "queue", "q"]]',
     "ids": "[1]",
     "lanes": '["a"]',
     "without": '["a"]',
@@ -80,17 +78,11 @@ def other(address: str) -> Iterator[Any]:
 
 TEXTS = {
     f"{type(group).__name__}.{name}": text
-    for group in (
-        DeliveryStatements("postgresql"),
-        SubscriptionStatements("postgresql"),
-        TrustStatements("postgresql"),
-        NodeStatements("postgresql"),
-    )
+    for group in (DeliveryStatements("postgresql"),)
     for name, text in vars(group).items()
     if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
 } | {
     "FenceStatements.positions": FenceStatements("postgresql").positions,
-    "QueueStatements.find": QueueStatements("postgresql").find,
 }
 TEXTS |= {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
 INDEXES = {
@@ -113,16 +105,6 @@ INDEXES = {
     "SweepStatements.deliveries_of_one": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "SweepStatements.look_again": {"pk_dropped"},
     "FenceStatements.positions": {"pk_fences", "ix_messages_order", "ix_messages_due"},
-    "QueueStatements.find": {"uq_queues_project_kind_name"},
-    "SubscriptionStatements.list": {"pk_subscriptions"},
-    "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
-    "NodeStatements.list_expired": {"ix_nodes_expires"},
-    "NodeStatements.list_subscriptions": {"pk_node_subscriptions"},
-    "NodeStatements.forget": {"pk_node_subscriptions"},
-    "NodeStatements.forget_all": {"pk_node_subscriptions"},
-    "TrustStatements.list_due": {"ix_trusts_due"},
-    "TrustStatements.hasten_queue": {"ix_trusts_queue_uid_subscription_id"},
-    "TrustStatements.hasten_subscription": {"ix_trusts_queue_uid_subscription_id"},
 }
 
 
@@ -142,31 +124,10 @@ def crowded(address: str) -> str:
             "INSERT INTO outbox SELECT 'plan-' || n %% 9, n, 9e12, 'x' FROM generate_series(1, %s) AS n", [CROWD]
         )
         connection.execute(
-            "INSERT INTO subscriptions SELECT 'plan-' || n %% 9, n, 'p', 'queue', 'q', 'http://' || n, 60, 0, 9e12,"
-            " '{}', 'pending', '[]', 1 FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
             "INSERT INTO dropped SELECT 'plan-' || n, 's' || n %% 9, 9e12, 9e12 FROM generate_series(1, %s) AS n",
             [CROWD],
         )
-        connection.execute(
-            "INSERT INTO trusts SELECT 'plan-' || n, 'p', 'u', 'q' || n %% 999, 's' || n, 9e12, 9e12 + n, true, 0"
-            " FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "INSERT INTO nodes SELECT 'plan-' || n, 'm', 'h', 1, 's', 9e12 + n, 'k', false"
-            " FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "INSERT INTO node_subscriptions SELECT 'plan-' || n %% 99, 'q', 's' || n FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "VACUUM ANALYZE deliveries, dropped, node_subscriptions, nodes, outbox, subscriptions, trusts"
-        )
+        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox")
     return address
 
 

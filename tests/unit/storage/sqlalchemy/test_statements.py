@@ -15,14 +15,13 @@ from zaqar.storage.sqlalchemy.statements import Statements
 from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.nodes import NodeStatements
-from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
+from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 from zaqar.storage.sqlalchemy.schema import fences
 from zaqar.storage.sqlalchemy.sql import compile_text
-from zaqar.storage.sqlalchemy.store import SqlMessageStore
-from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
+from zaqar.storage.sqlalchemy.statements import Statements
 
-WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "QueueStatements.ping", "SweepStatements.garbage"}
+WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "SweepStatements.garbage"}
 """Those that look at a table as a whole, which is what they are for, or at any one row of it."""
 
 
@@ -35,13 +34,7 @@ ONLY_ON_POSTGRESQL = {"SweepStatements.forget_tallies"}
 
 
 def statements_on(dialect: str) -> Iterator[tuple[str, str]]:
-    others = (
-        QueueStatements(dialect),
-        DeliveryStatements(dialect),
-        SubscriptionStatements(dialect),
-        NodeStatements(dialect),
-    )
-    groups: list[Any] = [*vars(Statements(dialect)).values(), *others]
+    groups: list[Any] = [*vars(Statements(dialect)).values(), DeliveryStatements(dialect)]
     for group in groups:
         for name, value in vars(group).items():
             if name in ("_dialect", "_insert"):
@@ -74,7 +67,7 @@ def test_a_statement_with_a_value_of_its_own_is_refused() -> None:
         compile_text(sa.select(fences.c.uid).where(fences.c.ready == 7), "sqlite")
 
 
-SEVERAL = ("ids", "sequences", "lanes", "without", "numbers", "letters", "subscriptions", "uids", "addresses")
+SEVERAL = ("ids", "sequences", "lanes", "without", "numbers", "letters", "subscriptions", "uids")
 
 
 def plan_of(database: Database, text: str) -> list[str]:
@@ -128,13 +121,6 @@ def test_an_index_serves_it(database: Database, name: str) -> None:
             "SweepStatements.deliveries_of_one",
             "COVERING INDEX sqlite_autoindex_deliveries_1 (uid=? AND subscription=?)",
         ),
-        ("SubscriptionStatements.list", "sqlite_autoindex_subscriptions_1 (queue_uid=? AND id>?)"),
-        ("SubscriptionStatements.with_subscriber", "sqlite_autoindex_subscriptions_2 (queue_uid=? AND subscriber=?)"),
-        ("NodeStatements.list_expired", "INDEX ix_nodes_expires (expires<?)"),
-        ("NodeStatements.list_subscriptions", "PRIMARY KEY (node_id=?)"),
-        ("NodeStatements.forget", "PRIMARY KEY (node_id=? AND queue_uid=? AND subscription_id=?)"),
-        ("SubscriptionStatements.expired", "ix_subscriptions_expires (expires<?)"),
-        ("QueueStatements.find", "sqlite_autoindex_queues_2 (project=? AND kind=? AND name=?)"),
     ],
 )
 def test_the_index_is_the_one_for_it(database: Database, name: str, index: str) -> None:

@@ -56,7 +56,7 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
         assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
             scene.queue.uid: QueuePosition(0, False, None)
         }
-        assert management.find_queues(addresses=[Address("shop", "queue", "orders")]) == {}
+        assert management.queue_records.find(addresses=[Address("shop", "queue", "orders")]) == {}
         pipe.send("let go")
         process.join(60)
         assert hasty.post("a") == [1]
