@@ -24,10 +24,7 @@ from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
-from zaqar.storage.sqlalchemy.statements import FenceStatements
-from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -15,11 +15,9 @@ from zaqar.storage.sqlalchemy.statements import Statements
 from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
-from zaqar.storage.sqlalchemy.store import SqlMessageStore
 from zaqar.storage.sqlalchemy.schema import fences
 from zaqar.storage.sqlalchemy.sql import compile_text
-from zaqar.storage.sqlalchemy.statements import Statements
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "SweepStatements.garbage"}
 """Those that look at a table as a whole, which is what they are for, or at any one row of it."""
