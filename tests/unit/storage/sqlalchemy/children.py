@@ -66,7 +66,7 @@ def post_for(uri: str, queue: Queue, seconds: float, gate: Barrier, pipe: Connec
     gate.wait(60)
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        store.post(**arguments, now=1_700_000_000.0)
+        store.messages.post(**arguments, now=1_700_000_000.0)
         count += 1
     pipe.send(count)
     database.close()

@@ -231,9 +231,9 @@ def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(
         scenes[4].post(*["x"] * size, ttl=60, delay=30)
         uids = [scene.queue.uid for scene in scenes]
         with traced(database) as seen:
-            store.positions(uids=uids, now=scenes[0].now + 60)
+            store.queues.positions(uids=uids, now=scenes[0].now + 60)
         assert (len(work_of(seen)), commits_of(seen)) == (1, 0)
-        steps.append(steps_of(database, lambda uids=uids: store.positions(uids=uids, now=Scene(store).now + 60)))
+        steps.append(steps_of(database, lambda uids=uids: store.queues.positions(uids=uids, now=Scene(store).now + 60)))
     few, many = steps
     assert many <= few * 1.02
 
