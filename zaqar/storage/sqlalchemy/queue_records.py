@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from zaqar.model import Address, Queue
+from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.queries import Queries
@@ -44,11 +44,11 @@ class SqlQueueRecords(QueueRecordStore):
             row = connection.execute(self._queries.get, key).fetchone()
         return None if row is None else _queue_of(row)
 
-    def find(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+    def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
         with self._database.read_once() as connection:
-            rows = connection.execute(self._queries.find, {"names": json.dumps(list(addresses))}).fetchall()
+            rows = connection.execute(self._queries.find, {"names": json.dumps(list(names))}).fetchall()
         queues = [_queue_of(row) for row in rows]
-        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
+        return {QueueName(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_after(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "after": after, "limit": limit}
