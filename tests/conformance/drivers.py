@@ -44,9 +44,9 @@ def _sql_management(address: str) -> ManagementStore:
 
 def _sql_messages(address: str) -> MessageStore:
     from zaqar.storage.sqlalchemy.client.database import Database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-    return SqlMessageStore.on(Database.open(address, embedded=True))
+    return SqlMessageStore(Database.open(address, embedded=True))
 
 
 def _migrate(address: str) -> str:

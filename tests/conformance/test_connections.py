@@ -46,12 +46,12 @@ def pool(driver: Driver, address: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _sqlite(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
     from zaqar.storage.sqlalchemy.sqlite import database as sqlite_database
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     monkeypatch.setattr(sqlite_database, "IDLE_SECONDS", 0.2)
     database = sqlite_database.SqliteDatabase.connect(address, embedded=True)
-    store = SqlMessageStore.on(database)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     others = _descriptors_of(address) - len(database.idle)
 
@@ -81,14 +81,14 @@ def _descriptors_of(address: str) -> int:
 def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import psycopg
 
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
     from zaqar.storage.sqlalchemy.postgresql import pool as postgresql_pool
     from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     monkeypatch.setattr(postgresql_pool, "IDLE_SECONDS", 0.2)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
     database = PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
-    store = SqlMessageStore.on(database)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     observer = stack.enter_context(psycopg.connect(address.replace("+psycopg", ""), autocommit=True))
     mine = "FROM pg_stat_activity WHERE application_name = 'test_connections'"

@@ -18,7 +18,7 @@ from tests.unit.storage.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 # -- opening ----------------------------------------------------------------------------------------------------------
 

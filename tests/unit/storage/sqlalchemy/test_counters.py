@@ -6,6 +6,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from zaqar.storage.sqlalchemy.fences import SKEW
 
 from tests.conformance.scene import ALL, Scene, new_queue
 from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
@@ -14,9 +15,8 @@ from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.fences import SKEW
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 @pytest.fixture

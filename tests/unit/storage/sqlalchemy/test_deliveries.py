@@ -17,7 +17,7 @@ from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, 
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.deliveries import take_in_turns
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 # -- turns ------------------------------------------------------------------------------------------------------------
 

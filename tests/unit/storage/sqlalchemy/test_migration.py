@@ -21,8 +21,8 @@ from tests.unit.storage.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.schema import HEAD, metadata
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 def schema_of(connection: sa.Connection) -> set[str]:

@@ -12,8 +12,8 @@ from tests import servers
 from tests.conformance.scene import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_store_that_was_made_while_its_server_was_away_is_prepared_when_it_is_
         deadline = time.monotonic() + 30
         while True:
             try:
-                store.open_queue(queue=new_queue(), now=0.0)
+                store.queues.open(queue=new_queue(), now=0.0)
             except StoreUnavailable:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)

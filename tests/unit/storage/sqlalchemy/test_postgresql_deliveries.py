@@ -13,6 +13,9 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
+from zaqar.storage.sqlalchemy.statements import FenceStatements
+from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
 
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.outbox import Lane, Outbox, numbers
@@ -21,10 +24,7 @@ from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.statements import FenceStatements
-from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 

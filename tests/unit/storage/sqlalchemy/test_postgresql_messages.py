@@ -16,7 +16,7 @@ from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DeadLetters
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -22,11 +22,12 @@ from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import DeadLetters, Message, Origin
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.registry import open_message_store
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 if TYPE_CHECKING:
-    from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
     from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
+
+    from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -266,7 +267,7 @@ monkey.patch_all()
 import sys
 import gevent
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 wakeups = SqlMessageStore.from_settings({"uri": sys.argv[1], "listen": True}).wakeups()
 others = 0

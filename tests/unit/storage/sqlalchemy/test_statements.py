@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
+from zaqar.storage.sqlalchemy.statements import Statements
 
 from tests.conformance.scene import Scene
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.schema import fences
 from zaqar.storage.sqlalchemy.sql import compile_text
-from zaqar.storage.sqlalchemy.statements import Statements
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 WHOLE_STORE = {"FenceStatements.all_counts", "FenceStatements.ping", "SweepStatements.garbage"}
 """Those that look at a table as a whole, which is what they are for, or at any one row of it."""
@@ -231,9 +231,9 @@ def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(
         scenes[4].post(*["x"] * size, ttl=60, delay=30)
         uids = [scene.queue.uid for scene in scenes]
         with traced(database) as seen:
-            store.positions(uids=uids, now=scenes[0].now + 60)
+            store.queues.positions(uids=uids, now=scenes[0].now + 60)
         assert (len(work_of(seen)), commits_of(seen)) == (1, 0)
-        steps.append(steps_of(database, lambda uids=uids: store.positions(uids=uids, now=Scene(store).now + 60)))
+        steps.append(steps_of(database, lambda uids=uids: store.queues.positions(uids=uids, now=Scene(store).now + 60)))
     few, many = steps
     assert many <= few * 1.02
 

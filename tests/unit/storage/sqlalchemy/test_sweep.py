@@ -10,7 +10,7 @@ from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 TABLES = ("segments", "garbage", "fences", "messages", "claims")
 

@@ -23,7 +23,7 @@ from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 spawn = multiprocessing.get_context("spawn")
 

@@ -20,9 +20,7 @@ from zaqar.storage.sqlalchemy.postgresql.connection import (
     ConnectionParameters,
     PostgresqlConnection,
 )
-
-CHANNEL: Final = "zaqar_wakeups"
-"""One for all queues: the server looks at every channel name of every listener at each commit that notifies."""
+from zaqar.storage.sqlalchemy.queries import WAKEUP_CHANNEL
 
 _READ_SECONDS: Final = 4.0
 """Seconds that reading takes at most if something has arrived."""
@@ -48,7 +46,7 @@ class PostgresqlWakeups(Wakeups):
         connection = parameters.connect()
         try:
             connection.deadline = monotonic() + TRANSACTION_SECONDS
-            connection.execute(f"LISTEN {CHANNEL}", prepare=False)
+            connection.execute(f"LISTEN {WAKEUP_CHANNEL}", prepare=False)
         except BaseException:
             connection.close()
             raise

@@ -4,12 +4,6 @@
 -- begin with it.
 -- A subquery that yields a value, not EXISTS, tests for a tombstone: the planner might join an EXISTS from either side.
 
--- name: insert_delivery
--- Once only, however often its post is expanded.
-INSERT INTO deliveries (:DELIVERY_COLUMNS)
-VALUES (:NEW_DELIVERY)
-ON CONFLICT (uid, subscription, number) DO NOTHING
-
 -- name: put_delivery
 INSERT INTO deliveries (:DELIVERY_COLUMNS)
 VALUES (:NEW_DELIVERY)
@@ -17,10 +11,6 @@ ON CONFLICT (uid, subscription, number) DO UPDATE
 SET body = :new_body, ttl = :new_ttl, created = :new_created, client_id = :new_client_id, due = :new_due,
     kind = :new_kind, owner = :new_owner, state = :new_state, tries = :new_tries, attempts = :new_attempts,
     keep_until = :new_keep_until
-
--- piece: NEW_DELIVERY
-:new_uid, :new_subscription, :new_number, :new_body, :new_ttl, :new_created, :new_client_id, :new_due, :new_kind,
-:new_owner, :new_state, :new_tries, :new_attempts, :new_keep_until
 
 -- piece: LEASED_BY_OWNER
 uid = :uid AND subscription = :subscription AND number = :number AND owner = :owner AND state = :WAITING
@@ -69,7 +59,7 @@ WHERE subscription = :subscription AND uid || '' = :uid AND state = :WAITING AND
 -- from one subscription to the next one in the index, which are three probes for each, however many deliveries it has;
 -- DISTINCT would read them all. The first delivery that is due stands for its subscription, as a tombstone hides all
 -- or none.
-WITH RECURSIVE lane(value) AS (
+WITH RECURSIVE subscriber(id) AS (
     SELECT (
         SELECT min(following.subscription) FROM deliveries AS following
         WHERE following.subscription > :after AND following.subscription <= :last AND following.state = :WAITING
@@ -77,13 +67,13 @@ WITH RECURSIVE lane(value) AS (
     UNION ALL
     SELECT (
         SELECT min(following.subscription) FROM deliveries AS following
-        WHERE following.subscription > lane.value AND following.subscription <= :last AND following.state = :WAITING
+        WHERE following.subscription > subscriber.id AND following.subscription <= :last AND following.state = :WAITING
     )
-    FROM lane
-    WHERE lane.value IS NOT NULL
+    FROM subscriber
+    WHERE subscriber.id IS NOT NULL
 )
-SELECT lane.value FROM lane
-WHERE lane.value IS NOT NULL
+SELECT subscriber.id FROM subscriber
+WHERE subscriber.id IS NOT NULL
     AND (
         SELECT CASE WHEN (
             SELECT dropped.forget_at FROM dropped
@@ -91,7 +81,7 @@ WHERE lane.value IS NOT NULL
             LIMIT 1
         ) IS NULL THEN 1 END
         FROM deliveries AS due
-        WHERE due.subscription = lane.value AND due.state = :WAITING AND due.due <= :now
+        WHERE due.subscription = subscriber.id AND due.state = :WAITING AND due.due <= :now
         ORDER BY due.due, due.number
         LIMIT 1
     ) = 1

@@ -6,18 +6,18 @@
 -- The first :limit queues after :after and up to :last that have a post that is due and not hidden by a tombstone.
 -- It goes from one queue to the next one in the index, which are three probes for each, however many posts it has;
 -- DISTINCT would read them all. The first post that is due stands for its queue, as a tombstone hides all or none.
-WITH RECURSIVE lane(value) AS (
+WITH RECURSIVE queue(uid) AS (
     SELECT (SELECT min(following.uid) FROM outbox AS following WHERE following.uid > :after AND following.uid <= :last)
     UNION ALL
     SELECT (
         SELECT min(following.uid) FROM outbox AS following
-        WHERE following.uid > lane.value AND following.uid <= :last
+        WHERE following.uid > queue.uid AND following.uid <= :last
     )
-    FROM lane
-    WHERE lane.value IS NOT NULL
+    FROM queue
+    WHERE queue.uid IS NOT NULL
 )
-SELECT lane.value FROM lane
-WHERE lane.value IS NOT NULL
+SELECT queue.uid FROM queue
+WHERE queue.uid IS NOT NULL
     AND (
         SELECT CASE WHEN (
             SELECT dropped.forget_at FROM dropped
@@ -25,7 +25,7 @@ WHERE lane.value IS NOT NULL
             LIMIT 1
         ) IS NULL THEN 1 END
         FROM outbox AS due
-        WHERE due.uid = lane.value AND due.due <= :now
+        WHERE due.uid = queue.uid AND due.due <= :now
         ORDER BY due.first
         LIMIT 1
     ) = 1
@@ -39,3 +39,9 @@ UPDATE outbox SET due = :until, expanded = :position WHERE uid = :uid AND first 
 
 -- name: forget_post
 DELETE FROM outbox WHERE uid = :uid AND first = :first
+
+-- name: insert_delivery
+-- Once only, however often its post is expanded.
+INSERT INTO deliveries (:DELIVERY_COLUMNS)
+VALUES (:NEW_DELIVERY)
+ON CONFLICT (uid, subscription, number) DO NOTHING

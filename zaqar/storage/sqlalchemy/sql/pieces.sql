@@ -92,3 +92,7 @@ EXISTS (SELECT 1 FROM (SELECT m.expires :READY_IN_ORDER LIMIT :MOST_EXPIRED) AS 
     ORDER BY m.due
     LIMIT 1
 ) AS next_due
+
+-- piece: NEW_DELIVERY
+:new_uid, :new_subscription, :new_number, :new_body, :new_ttl, :new_created, :new_client_id, :new_due, :new_kind,
+:new_owner, :new_state, :new_tries, :new_attempts, :new_keep_until

@@ -1,7 +1,7 @@
 -- name: subscriptions_with_due
 -- The first :limit of them, without those that the notifier serves already.
 :SUBSCRIPTIONS_WITH_DUE
-    AND NOT (lane.value = ANY (ARRAY (SELECT json_array_elements_text(CAST(:without AS json)))))
+    AND NOT (subscriber.id = ANY (ARRAY (SELECT json_array_elements_text(CAST(:without AS json)))))
 LIMIT :limit
 
 -- name: due_of_subscriptions
@@ -9,9 +9,9 @@ LIMIT :limit
 -- notifier is taking are passed over. Those that a tombstone hides are left out of them, not of all: they may be very
 -- many if the subscription was dropped at this moment.
 SELECT delivery.*
-FROM json_array_elements_text(CAST(:lanes AS json)) AS lane JOIN LATERAL (
+FROM json_array_elements_text(CAST(:subscriptions AS json)) AS subscriber JOIN LATERAL (
     SELECT id, :DELIVERY_COLUMNS FROM deliveries
-    WHERE subscription = lane.value AND state = :WAITING AND due <= :now
+    WHERE subscription = subscriber.value AND state = :WAITING AND due <= :now
     ORDER BY due, number
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -25,8 +25,3 @@ WHERE (
 -- name: lease
 UPDATE deliveries SET owner = :owner, due = :until
 WHERE id = ANY (CAST(translate(:ids, '[]', '{}') AS bigint[]))
-
--- name: dropped_among
--- Which of these subscriptions, or with '' of the whole queue, have a tombstone.
-SELECT subscription FROM dropped
-WHERE uid = :uid AND subscription = ANY (ARRAY (SELECT json_array_elements_text(CAST(:subscriptions AS json))))

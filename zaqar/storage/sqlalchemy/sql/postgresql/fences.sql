@@ -64,3 +64,8 @@ DELETE FROM tallies WHERE segment = :segment
 -- Wake the processes that wait for the queue. A commit that notifies waits for all others of the server that notify, so
 -- this one does not wait for the disk.
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(:WAKEUP_CHANNEL, :uid)
+
+-- name: dropped_among
+-- Which of these subscriptions, or with '' of the whole queue, have a tombstone.
+SELECT subscription FROM dropped
+WHERE uid = :uid AND subscription = ANY (ARRAY (SELECT json_array_elements_text(CAST(:subscriptions AS json))))

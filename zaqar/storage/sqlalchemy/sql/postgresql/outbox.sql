@@ -3,9 +3,9 @@
 -- taking are passed over. Those that a tombstone hides are left out of them, not of all posts: they may be very many if
 -- the queue was dropped at this moment.
 SELECT post.*
-FROM json_array_elements_text(CAST(:lanes AS json)) AS lane JOIN LATERAL (
+FROM json_array_elements_text(CAST(:uids AS json)) AS queue JOIN LATERAL (
     SELECT uid, first, content, expanded FROM outbox
-    WHERE uid = lane.value AND due <= :now
+    WHERE uid = queue.value AND due <= :now
     ORDER BY first
     LIMIT :limit
     FOR UPDATE SKIP LOCKED

@@ -1,17 +1,17 @@
 -- name: subscriptions_with_due
 -- The first :limit of them, without those that the notifier serves already.
 :SUBSCRIPTIONS_WITH_DUE
-    AND NOT (lane.value IN (SELECT value FROM json_each(:without)))
+    AND NOT (subscriber.id IN (SELECT value FROM json_each(:without)))
 LIMIT :limit
 
 -- name: due_of_subscriptions
 -- The first :limit deliveries of each of these subscriptions that are due, in no order. Those that a tombstone hides
 -- are left out of them, not of all: they may be very many if the subscription was dropped at this moment.
 SELECT deliveries.id, :DELIVERY_COLUMNS
-FROM json_each(:lanes) AS lane JOIN deliveries
+FROM json_each(:subscriptions) AS subscriber JOIN deliveries
     ON deliveries.id IN (
         SELECT d.id FROM deliveries AS d
-        WHERE d.subscription = lane.value AND d.state = :WAITING AND d.due <= :now
+        WHERE d.subscription = subscriber.value AND d.state = :WAITING AND d.due <= :now
         ORDER BY d.due, d.number
         LIMIT :limit
     )
@@ -23,7 +23,3 @@ WHERE (
 
 -- name: lease
 UPDATE deliveries SET owner = :owner, due = :until WHERE id IN (SELECT value FROM json_each(:ids))
-
--- name: dropped_among
--- Which of these subscriptions, or with '' of the whole queue, have a tombstone.
-SELECT subscription FROM dropped WHERE uid = :uid AND subscription IN (SELECT value FROM json_each(:subscriptions))

@@ -45,3 +45,7 @@ WHERE segment = :segment
 DELETE FROM set_aside
 WHERE segment = :segment
     AND sequence IN (SELECT a.sequence FROM set_aside AS a WHERE a.segment = :segment LIMIT :limit)
+
+-- name: dropped_among
+-- Which of these subscriptions, or with '' of the whole queue, have a tombstone.
+SELECT subscription FROM dropped WHERE uid = :uid AND subscription IN (SELECT value FROM json_each(:subscriptions))

@@ -2,10 +2,10 @@
 -- The first :limit posts of each of these queues that are due, in no order. Those that a tombstone hides are left out
 -- of them, not of all posts: they may be very many if the queue was dropped at this moment.
 SELECT outbox.uid, outbox.first, outbox.content, outbox.expanded
-FROM json_each(:lanes) AS lane JOIN outbox
-    ON outbox.uid = lane.value AND outbox.first IN (
+FROM json_each(:uids) AS queue JOIN outbox
+    ON outbox.uid = queue.value AND outbox.first IN (
         SELECT o.first FROM outbox AS o
-        WHERE o.uid = lane.value AND o.due <= :now
+        WHERE o.uid = queue.value AND o.due <= :now
         ORDER BY o.first
         LIMIT :limit
     )
