@@ -98,13 +98,14 @@ class SqlClaims(ClaimStore):
                         continue
                 lease = {**lease_of(claim, now), "ids": json_array(ids)}
                 rows = connection.execute(self._sql.claim_by_id, lease).fetchall()
-                return self._keep_claim(connection, queue, fence, claim, rows, now)
+                taken = messages_of(queue.uid, rows)
+                self._keep(connection, queue, fence, claim, taken, now)
+                return taken
 
-    def _keep_claim(
-        self, connection: Connection, queue: Queue, fence: Fence, claim: Claim, rows: list[Any], now: float
-    ) -> list[Message]:
-        """Count the leased messages and store the claim; return them in order. Without messages there is no claim."""
-        taken = messages_of(queue.uid, rows)
+    def _keep(
+        self, connection: Connection, queue: Queue, fence: Fence, claim: Claim, taken: list[Message], now: float
+    ) -> None:
+        """Count the leased messages and store the claim. Without messages there is no claim."""
         self._core.count_taken(connection, queue.uid, fence, taken, now, claimed=len(taken))
         if taken:
             row = {
@@ -116,9 +117,9 @@ class SqlClaims(ClaimStore):
                 "end": claim.expires,
             }
             connection.execute(self._sql.insert_claim, row)
-        return taken
 
 
 def lease_of(claim: Claim, now: float) -> dict[str, Any]:
     """The parameters of the change that leases a message to a claim."""
-    return {"now": now, "new_claim_id": claim.id, "end": claim.expires, "life": claim.expires + claim.grace}
+    end = claim.expires
+    return {"now": now, "new_claim_id": claim.id, "end": end, "life": end + claim.grace}

@@ -132,8 +132,13 @@ class StoreCore:
         a crash before the commit takes neither numbers nor counts.
         """
         count = ready + delayed
-        values = {"uid": queue.uid, "generation": queue.generation, "count": count}
-        values |= {"more_ready": ready, "more_delayed": delayed}
+        values = {
+            "uid": queue.uid,
+            "generation": queue.generation,
+            "count": count,
+            "more_ready": ready,
+            "more_delayed": delayed,
+        }
         rows = connection.execute(self._sql.append, values).fetchall()
         if not rows:
             raise StaleQueue(queue.uid)

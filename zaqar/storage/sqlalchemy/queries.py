@@ -19,7 +19,7 @@ A part declares the statements it uses::
         get_claim: str
 
 and reads them with ``ClaimQueries.of("sqlite").get_claim``. The import fails if the class and its files do not have the
-same names. ``python -m zaqar.storage.sqlalchemy.queries postgresql get_claim`` prints a statement with all words
+same names. ``python -m zaqar.storage.sqlalchemy.queries postgresql claims.claim`` prints a statement with all words
 replaced, ready to be pasted after EXPLAIN.
 """
 
@@ -33,7 +33,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from zaqar.model import DEAD, DONE, SEALED, WAITING
+from zaqar.model import DEAD, SEALED, WAITING
 from zaqar.storage.base import MOST_PASSED
 from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, DELIVERY_STATES, READY
 
@@ -55,7 +55,6 @@ CONSTANTS: Final[Mapping[str, str]] = {
     "CLAIMED": str(CLAIMED),
     "DELAYED": str(DELAYED),
     "WAITING": str(DELIVERY_STATES.index(WAITING)),
-    "DONE": str(DELIVERY_STATES.index(DONE)),
     "DEAD": str(DELIVERY_STATES.index(DEAD)),
     "SEALED": f"'{SEALED:02x}'",
     "MOST_EXPIRED": str(MOST_EXPIRED),
@@ -81,12 +80,14 @@ class QueryError(Exception):
 class Queries:
     """The statements of one part of a store, each in the attribute of its name."""
 
+    _file: ClassVar[str]
     _by_dialect: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls, *, file: str | None = None, dialects: Sequence[str] = DIALECTS) -> None:
         """Read the files of a part. Without ``file`` the class only declares what its subclasses share."""
         super().__init_subclass__()
         if file is not None:
+            cls._file = file
             cls._by_dialect = {dialect: cls._read(file, dialect) for dialect in dialects}
 
     @classmethod
@@ -159,10 +160,9 @@ def files_of(dialect: str) -> list[str]:
 
 
 def main() -> None:
-    dialect, name = sys.argv[1:]
-    for file in files_of(dialect):
-        if name in sections_of(file, dialect):
-            sys.stdout.write(sections_of(file, dialect)[name] + "\n")
+    dialect, query = sys.argv[1:]
+    file, _, name = query.partition(".")
+    sys.stdout.write(sections_of(file, dialect)[name] + "\n")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from zaqar.storage.registry import open_message_store
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 if TYPE_CHECKING:
-    from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
-
+    from zaqar.storage.sqlalchemy.postgresql.core import PostgresqlFenceQueries
+    from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
     from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
@@ -39,6 +39,10 @@ LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND da
 
 def open_store(address: str, *, listen: bool) -> MessageStore:
     return SqlMessageStore.from_settings({"uri": address, "listen": listen})
+
+
+def queries_of(store: MessageStore) -> PostgresqlFenceQueries:
+    return cast("PostgresqlFenceQueries", cast("SqlMessageStore", store)._core._sql)
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ def test_a_post_that_cannot_be_told_is_done_once(
     store: MessageStore, scene: Scene, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(cast("PostgresqlMessageStore", store)._warm, "tell", "SELECT 1 / 0, %(uid)s::text")
+        patched.setattr(queries_of(store), "wake_waiting", "SELECT 1 / 0, %(uid)s::text")
         assert scene.post("a") == [1]
         claim_id, _ = scene.claim()
         scene.release(claim_id)
@@ -180,13 +184,13 @@ def test_a_post_that_cannot_be_told_is_done_once(
 
 
 def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: MessageStore, scene: Scene) -> None:
-    sql = cast("PostgresqlMessageStore", store)
+    database = cast("PostgresqlDatabase", cast("SqlMessageStore", store)._database)
     ask = "SELECT current_setting('synchronous_commit')"
-    with sql._database.write as connection:
-        connection.execute(sql._warm.tell, {"uid": scene.queue.uid})
+    with database.write as connection:
+        connection.execute(queries_of(store).wake_waiting, {"uid": scene.queue.uid})
         assert connection.execute(ask).fetchone() == ("off",)
     scene.post("a")
-    with sql._database.autocommit() as connection:
+    with database.autocommit() as connection:
         assert connection.execute(ask).fetchone() == ("on",)
 
 

@@ -46,8 +46,9 @@ class SqliteClaims(SqlClaims):
                 lease.update(segment=fence.segment, ready_from=fence.ready_from)
                 # No other transaction writes until this one ends. So the messages that the statement finds are still
                 # the first free ones when the claim and the counters are written, and a crash leaves none of it.
-                rows = connection.execute(statement, lease).fetchall()
-                return self._keep_claim(connection, queue, fence, claim, rows, now)
+                taken = messages_of(queue.uid, connection.execute(statement, lease).fetchall())
+                self._keep(connection, queue, fence, claim, taken, now)
+                return taken
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         with self._core.database.read() as connection:

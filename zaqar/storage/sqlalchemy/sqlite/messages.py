@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from zaqar.errors import ClaimOver, SealedMessages
 from zaqar.model import Draft, Message, Queue, is_sealed
@@ -28,27 +29,29 @@ class SqliteMessages(SqlMessages):
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
         self._core.database.check_room(drafts)
-        count = len(drafts)
-        states = [DELAYED if draft.delay > 0 else READY for draft in drafts]
-        delayed = states.count(DELAYED)
+        rows: list[dict[str, Any]] = []
+        delayed = 0
+        # Built before the transaction, in which all other writers wait.
+        for draft in drafts:
+            is_delayed = draft.delay > 0
+            delayed += is_delayed
+            row = {
+                "state": DELAYED if is_delayed else READY,
+                "due": now + draft.delay if is_delayed else None,
+                "expires": now + draft.ttl,
+                "now": now,
+                "client_id": client_id,
+                "checksum": draft.checksum,
+                "body": draft.body,
+            }
+            rows.append(row)
+        count = len(rows)
         with self._core.database.write as connection:
-            # Numbers first: this checks the fence, and every other post waits from the beginning of this transaction.
             segment, first = self._core.append(connection, queue, ready=count - delayed, delayed=delayed)
             end = first + count
-            rows = [
-                {
-                    "segment": segment,
-                    "sequence": sequence,
-                    "state": state,
-                    "due": now + draft.delay if state == DELAYED else None,
-                    "expires": now + draft.ttl,
-                    "now": now,
-                    "client_id": client_id,
-                    "checksum": draft.checksum,
-                    "body": draft.body,
-                }
-                for sequence, state, draft in zip(range(first, end), states, drafts, strict=True)
-            ]
+            for sequence, row in enumerate(rows, first):
+                row["segment"] = segment
+                row["sequence"] = sequence
             connection.executemany(self._sql.insert_message, rows)
             if queue.notify:
                 # In the same transaction: a crash leaves the messages and the note, or neither.
