@@ -70,7 +70,7 @@ def _with_time(uri: str) -> str:
 
 
 def _redis_messages(address: str) -> MessageStore:
-    from zaqar.storage.redis.messages import RedisMessageStore
+    from zaqar.storage.redis.store import RedisMessageStore
 
     return RedisMessageStore.from_settings({"uri": address})
 
@@ -83,7 +83,7 @@ def _mongodb_management(address: str) -> ManagementStore:
 
 
 def _mongodb_messages(address: str) -> MessageStore:
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
     uri, _, database = address.partition(" ")
     return MongoMessageStore.from_settings({"uri": uri, "database": database})

@@ -108,15 +108,16 @@ def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack)
 def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import redis
 
-    from zaqar.storage.redis import cluster, wire
-    from zaqar.storage.redis.messages import RedisMessageStore
+    from zaqar.storage.redis.client import cluster, pool
+    from zaqar.storage.redis.store import RedisMessageStore
 
-    for module in (wire, cluster):
+    for module in (pool, cluster):
         monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
     store = RedisMessageStore.from_settings({"uri": address, "connections": MOST})
     stack.callback(store.close)
-    route: Any = store._redis._route
-    hosts = store._redis.address.hosts
+    client = store._core.client
+    router: Any = client._router
+    hosts = client.address.hosts
     observers = [stack.enter_context(redis.Redis(host=host, port=port)) for host, port in hosts]
     others = [{each["id"] for each in server.client_list()} for server in observers]
 
@@ -128,10 +129,10 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
     store.close()  # those that looked at the server at its start
 
     def take() -> Callable[[], object]:
-        node = route._master_of(0) if store._redis.is_cluster else None
-        taken = route._take(node) if store._redis.is_cluster else route._wires.take(route._dial)
-        wires = route._wires[node] if store._redis.is_cluster else route._wires
-        return lambda: wires.give(taken)
+        node = router._master_of(0) if client.is_cluster else None
+        taken = router._take(node) if client.is_cluster else router._pool.take(router._connect)
+        connections = router._pools[node] if client.is_cluster else router._pool
+        return lambda: connections.give(taken)
 
     def break_all() -> None:
         for server, ids in zip(observers, found(), strict=True):
@@ -144,14 +145,14 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
 def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import pymongo
 
-    from zaqar.storage.mongodb import connection
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.client import connection
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
-    monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
+    monkeypatch.setitem(connection._DEFAULT_OPTIONS, "maxIdleTimeMS", 200)
     uri, _, database = address.partition(" ")
     store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
     stack.callback(store.close)
-    client: Any = store._set.opened.client
+    client: Any = store.core.replica_set.connection.client
     server = client._topology._servers[client.primary]
 
     def take() -> Callable[[], object]:
@@ -170,9 +171,9 @@ def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) ->
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations wait for a connection for a short time only."""
     for name in (
-        "redis.wire.PATIENCE",
+        "redis.client.pool.WAIT_SECONDS",
         "sqlalchemy.postgresql.pool.ACQUIRE_SECONDS",
-        "mongodb.transactions.PATIENCE",
+        "mongodb.client.transactions.STEP_TIMEOUT",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 
