@@ -134,3 +134,9 @@ def test_a_statement_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypa
     printed = capsys.readouterr().out
     assert printed.startswith("SELECT ")
     assert ":name" in printed
+
+
+def test_the_documentation_shows_each_file() -> None:
+    page = (SOURCE.parents[2] / "docs" / "contributor" / "sql.rst").read_text()
+    for path in queries.FOLDER.rglob("*.sql"):
+        assert f"../../{path.relative_to(SOURCE.parents[2])}\n" in page, path
