@@ -46,12 +46,12 @@ def pool(driver: Driver, address: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _sqlite(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
-    from zaqar.storage.sqlalchemy import sqlite_database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.sqlite import database as sqlite_database
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     monkeypatch.setattr(sqlite_database, "IDLE_SECONDS", 0.2)
     database = sqlite_database.SqliteDatabase.connect(address, embedded=True)
-    store = SqlMessageStore.on(database)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     others = _descriptors_of(address) - len(database.idle)
 
@@ -81,20 +81,21 @@ def _descriptors_of(address: str) -> int:
 def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import psycopg
 
-    from zaqar.storage.sqlalchemy import postgresql_database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.postgresql import pool as postgresql_pool
+    from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-    monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(postgresql_pool, "IDLE_SECONDS", 0.2)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
-    database = postgresql_database.PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
-    store = SqlMessageStore.on(database)
+    database = PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     observer = stack.enter_context(psycopg.connect(address.replace("+psycopg", ""), autocommit=True))
     mine = "FROM pg_stat_activity WHERE application_name = 'test_connections'"
 
     def take() -> Callable[[], object]:
-        link = database.take()
-        return lambda: database.give(link)
+        connection = database.pool.acquire()
+        return lambda: database.pool.release(connection)
 
     def count() -> int:
         row = observer.execute(f"SELECT count(*) {mine}").fetchone()
@@ -144,14 +145,14 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
 def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import pymongo
 
-    from zaqar.storage.mongodb import connection
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.client import connection
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
-    monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
+    monkeypatch.setitem(connection._DEFAULT_OPTIONS, "maxIdleTimeMS", 200)
     uri, _, database = address.partition(" ")
     store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
     stack.callback(store.close)
-    client: Any = store._set.opened.client
+    client: Any = store.core.replica_set.connection.client
     server = client._topology._servers[client.primary]
 
     def take() -> Callable[[], object]:
@@ -171,8 +172,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations wait for a connection for a short time only."""
     for name in (
         "redis.client.pool.WAIT_SECONDS",
-        "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
-        "mongodb.transactions.PATIENCE",
+        "sqlalchemy.postgresql.pool.ACQUIRE_SECONDS",
+        "mongodb.client.transactions.STEP_TIMEOUT",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 
