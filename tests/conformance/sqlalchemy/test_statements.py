@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.scene import Scene
-from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
+from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore

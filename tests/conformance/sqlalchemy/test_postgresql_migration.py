@@ -23,6 +23,8 @@ from zaqar.storage.sqlalchemy.tables import HEAD, metadata, postgresql_metadata
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 
 @pytest.fixture
 def uri(tmp_path: Path) -> Iterator[str]:

@@ -15,6 +15,8 @@ from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 from zaqar.storage.sqlalchemy.postgresql_link import Address
 
+RUNS_WITH = "postgresql"
+
 
 @pytest.mark.parametrize(
     ("uri", "name"),

@@ -32,6 +32,8 @@ from zaqar.storage.sqlalchemy.trusts import TrustStatements
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 CROWD = 3000
 SEVERAL = {
     "uids": '["a"]',
