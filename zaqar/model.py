@@ -36,7 +36,7 @@ UID_LENGTH = 24
 _MESSAGE_ID = re.compile(r"[0-9a-f]{36}")
 
 
-class Address(NamedTuple):
+class QueueName(NamedTuple):
     """What a client calls a queue: its name within a project and a kind."""
 
     project: str

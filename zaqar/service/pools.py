@@ -14,7 +14,7 @@ from zaqar.schemas.fields import check_name
 from zaqar.schemas.pools import apply_patch, parse_patch, parse_pool
 from zaqar.service.catalog import CatalogChanges
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import PoolDrivers
+from zaqar.storage.pools import PoolDrivers
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Pools:
             return replace(catalog, pools=tuple(other for other in catalog.pools if other.name != name))
 
         self._changes.make(edit)
-        # A queue that was placed meanwhile: see Placement.still_stands for the other side.
+        # A queue that was placed meanwhile: see Placement.pool_is_registered for the other side.
         if removed and self._management.queue_records.any_on_pool(pool=name):
             self._changes.make(lambda catalog: catalog if catalog.pool(name) else _with_pool(catalog, removed[-1]))
             raise _in_use(name)
