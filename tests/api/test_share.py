@@ -546,7 +546,10 @@ def test_a_signature_replaces_no_other_check(api: Api) -> None:
 
 
 @on_one_store
-def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_shows_nothing_of_the_signature(
+    make_api: Callable[..., Api], caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api(**OPTIONS)
     headers = signed(api)
     signature = headers["URL-Signature"] or ""
     with caplog.at_level("DEBUG"):
