@@ -85,7 +85,7 @@ class Parts:
     extra_specs: ExtraSpecs
 
     def stores(self) -> Iterator[MessageStore]:
-        """Every message store in use, opened; StoreUnavailable where one cannot be."""
+        """Every message store in use, opened; raises StoreUnavailable if one cannot be."""
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
 
 
 def build_dispatcher(parts: Parts) -> Dispatcher:
-    """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
+    """What notifies, on the stores of ``parts``. Raises StartupError if it cannot as configured."""
 
     own_messages = parts.messages.without_stages()
 

@@ -41,7 +41,7 @@ def is_from_outside(exc: BaseException) -> bool:
 
 
 def load(namespace: str, name: str, *, option: str = "") -> Any:
-    """The object behind the entry point, not called; StartupError where it is missing, ambiguous or broken.
+    """The object behind the entry point, not called; raises StartupError if it is missing, ambiguous or broken.
 
     ``option`` is what names the entry point, for the error, if several options name those of the group.
     """

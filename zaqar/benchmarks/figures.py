@@ -34,7 +34,7 @@ class Tally:
         self.errors.update(other.errors)
 
     def exchange(self, connection: Connection, request: bytes, good: Collection[int]) -> Answer | None:
-        """One exchange, counted; None where it failed. An empty ``good`` takes every status for good."""
+        """One exchange, counted; None if it failed. An empty ``good`` takes every status for good."""
         begin = time.perf_counter()
         try:
             answer = connection.exchange(request)
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is said about a number of exchanges. Times in microseconds; CPU is per request, None where unseen."""
+    """What is said about a number of exchanges. Times in microseconds; CPU is per request, None if unseen."""
 
     requests: int
     rate: float

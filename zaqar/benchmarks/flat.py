@@ -95,7 +95,7 @@ def _pairs(subject: Subject, state: str, extent: Extent, project: str, token: st
 
 def fill(scene: Scene, state: str, size: int, body_bytes: int) -> None:
     """Put ``size`` messages of a state into the queue of a scene; those of ``expired`` are so a minute later."""
-    # Some servers heed a message's own delay only where the queue has a default one.
+    # Some servers heed a message's own delay only if the queue has a default one.
     scene.prepare([scene.author.create(scene.queue, {"_default_message_delay": 1} if state == "delayed" else {})])
     draft: Draft = {
         "body": make_body(body_bytes),

@@ -18,7 +18,7 @@ from zaqar.benchmarks.subject import Reading, Subject
 from zaqar.benchmarks.wire import Connection
 
 _PAUSE = 0.01
-"""Seconds a worker rests where there is nothing to do, or after an error."""
+"""Seconds a worker rests if there is nothing to do, or after an error."""
 
 _START_TIMEOUT = 60.0
 
@@ -146,7 +146,10 @@ ROLES: dict[str, Callable[[Worker], None]] = {"producer": _produce, "consumer": 
 
 
 def run(plan: Plan) -> Outcome:
-    """Everybody starts together, works for ``plan.seconds`` and reports. RuntimeError where a process of ours dies."""
+    """Start all workers together, let them work for ``plan.seconds``, and return their reports.
+
+    Raises RuntimeError if one of the processes dies.
+    """
     # Spawned, not forked: it works the same on every platform and version of Python.
     context = multiprocessing.get_context("spawn")
     working = {role: crew for role, crew in plan.crews.items() if crew.workers}

@@ -33,7 +33,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where something was measured and nothing failed, 1 otherwise."""
+    """0 if something was measured and nothing failed, 1 otherwise."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     modes: dict[str, tuple[Callable[[], argparse.ArgumentParser], Command]] = {
         "load": (_load_parser, _run_load),

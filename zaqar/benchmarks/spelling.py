@@ -24,7 +24,7 @@ def encode(value: object) -> bytes:
 
 
 def make_body(size: int = BODY_BYTES) -> dict[str, Any]:
-    """An object like an event, whose compact JSON has ``size`` bytes (as many as it needs where that is more)."""
+    """An object like an event, whose compact JSON has ``size`` bytes (as many as it needs if that is more)."""
     body: dict[str, Any] = {
         "event": "object.created",
         "number": 7,
@@ -43,7 +43,7 @@ def make_name() -> str:
 
 
 def next_page(page: Answer) -> str | None:
-    """The path of the ``next`` link, None where there is none."""
+    """The path of the ``next`` link, None if there is none."""
     links = json.loads(page.body)["links"]
     return next((link["href"] for link in links if link["rel"] == "next"), None)
 

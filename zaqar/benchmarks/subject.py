@@ -82,7 +82,7 @@ class Scene:
         return figures(tally, seconds, cpu=server, store_cpu=store)
 
     def prepare(self, requests: Sequence[bytes]) -> list[Answer]:
-        """Send requests that are not measured; RuntimeError where one is refused."""
+        """Send requests that are not measured; raises RuntimeError if one is refused."""
         connection = Connection(self.subject.endpoint)
         answers = [self._must(connection, request) for request in requests]
         connection.close()
@@ -92,14 +92,14 @@ class Scene:
         self.prepare([self.reader.drop(self.queue)])
 
     def hrefs(self, answers: Sequence[Answer], each: int) -> list[list[str]]:
-        """The messages of each claim or listing; made up where the server is plain, ``each`` at a time."""
+        """The messages of each claim or listing; made up if the server is plain, ``each`` at a time."""
         if not self.subject.plain:
             return [hrefs(answer) for answer in answers]
         claim = f"?claim_id={secrets.token_hex(12)}"
         return [[path + claim for path in self._made_up(each)] for _ in answers]
 
     def resources(self, answers: Sequence[Answer], each: int) -> list[str]:
-        """The messages that these POSTs stored; made up where the server is plain."""
+        """The messages that these POSTs stored; made up if the server is plain."""
         if not self.subject.plain:
             return [path for answer in answers for path in resources(answer)]
         return [path for _ in answers for path in self._made_up(each)]

@@ -57,7 +57,7 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def exchange(self, request: bytes) -> Answer:
-        """Send a request and read its answer. OSError where that fails; the next call connects anew."""
+        """Send a request and read its answer. Raises OSError if that fails; the next call connects anew."""
         try:
             connected = self._socket or self._connect()
             connected.sendall(request)

@@ -109,14 +109,15 @@ class Claims:
         return self._queues.serve(address, take) or []
 
     def _bury(self, address: QueueName, known: ResolvedQueue, limit: int, now: float) -> DeadLetters | None:
-        """What the claim is to do with messages that are worn out.
+        """What the claim has to do with exhausted messages; None if the queue has no dead letter queue.
 
-        Those that go to another store have been brought there; where that one is away they stay where they are, are
-        passed over, and go with a later claim, so that a store that is away stops no consumer of another one.
+        If the dead letter queue is on another store, this call has moved them there. If that store is away, the
+        messages stay, the claim passes over them, and a later claim moves them. So a store that is away stops no
+        consumer of another store.
         """
         rules = known.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
-            # The rule may have been taken away while letters were on their way.
+            # The rule may have been removed while dead letters were on their way to another store.
             if known.queue.generation > 1 and not self._is_settled(known, known):
                 brought = hand_over(
                     known, known, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received

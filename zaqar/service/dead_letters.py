@@ -35,7 +35,7 @@ def hand_over(
 ) -> bool:
     """Bring what a claim of ``limit`` messages would meet and was claimed ``most`` times to the dead letter queue.
 
-    What was set aside earlier goes along. False where more is left: for a later claim, also where the target is away.
+    What was set aside earlier goes along. False if more is left: for a later claim, also if the target is away.
     StaleQueue may be about either queue. ``received`` is called if the dead letter queue has got messages.
     """
     for _ in range(_MOST_BATCHES):

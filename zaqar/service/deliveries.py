@@ -39,9 +39,10 @@ class Deliveries:
     def list_page(
         self, address: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
     ) -> DeliveryPage:
-        """At most ``limit`` in this state, older than the one that ``marker`` is the id of.
+        """At most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
 
-        NotFound where there is no such subscription. A marker of an earlier queue of this name begins at the newest.
+        Raises NotFound if there is no such subscription. A marker of an earlier queue of this name begins at the
+        newest.
         """
         check_state(state)
         if marker is not None and not is_message_id(marker):
@@ -59,7 +60,10 @@ class Deliveries:
         )
 
     def resend(self, address: QueueName, subscription_id: str, delivery_id: str) -> None:
-        """Send one again that was made or given up; NotFound where there is none, Conflict where it is under way."""
+        """Send a delivery again that was made or given up.
+
+        Raises NotFound if there is none, and Conflict if it is under way.
+        """
         uid, store = self._find(address, subscription_id)
         number = sequence_of(uid, delivery_id)
         found = None if number is None else store.delivery_log.get(key=DeliveryKey(uid, subscription_id, number))

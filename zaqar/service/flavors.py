@@ -37,7 +37,7 @@ class Flavors:
         ]
 
     def get(self, name: str) -> Flavor:
-        """NotFound where there is none."""
+        """Raises NotFound if there is none."""
         catalog = self._management.catalog.get()
         _check_exists(catalog, name)
         return self._flavor(catalog, name)

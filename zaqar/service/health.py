@@ -51,7 +51,7 @@ class KeystoneCheck(Protocol):
     """Whether Keystone lets the service itself in."""
 
     def check(self) -> str | None:
-        """None if it does, otherwise what is wrong; StoreUnavailable if Keystone does not answer."""
+        """None if it does, otherwise what is wrong; raises StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):
@@ -237,7 +237,7 @@ class Health:
             return None
 
     def survey(self) -> dict[str | None, str | None]:
-        """What an acknowledged message survives, by the name of the pool; None where the store is away."""
+        """What an acknowledged message survives, by the name of the pool; None if the store is away."""
         store_refs = self._placement.stores_in_use()
         return {
             store_ref.name: found

@@ -78,7 +78,7 @@ class Messages:
         return bare
 
     def post(self, context: Context, address: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
-        """Store the messages of a request body, all or none, in a queue that is created where it is missing.
+        """Store the messages of a request body, all or none, in a queue that is created if it is missing.
 
         With ``encrypt`` they are encrypted in a queue that is not as well. Returns their ids, in order.
         """
@@ -177,7 +177,7 @@ class Messages:
         return self._queues.serve(address, read) or MessagePage([], now)
 
     def get(self, address: QueueName, message: str) -> MessagePage:
-        """A page of that one message; NotFound where it is absent, MessageUnreadable if it cannot be decrypted."""
+        """A page of that one message; raises NotFound if it is absent, MessageUnreadable if it cannot be decrypted."""
         page = self._find(address, [message])
         error = page.messages[0].error
         if error is not None:
@@ -204,7 +204,7 @@ class Messages:
         return MessagePage(self._bodies.show(address.project, messages), now)
 
     def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
-        """Delete one message, under its claim where it has one; an absent one is fine."""
+        """Delete one message, under its claim if it has one; an absent one is fine."""
         if claim_id is not None:
             check_id(claim_id, field="claim_id")
         now = self._clock()

@@ -36,7 +36,7 @@ class Pools:
         return sorted((pool for pool in pools if pool.name > after), key=lambda pool: pool.name)[:limit]
 
     def get(self, name: str) -> Pool:
-        """NotFound where there is none."""
+        """Raises NotFound if there is none."""
         return _find(self._management.catalog.get(), name)
 
     def put(self, name: str, raw: bytes) -> None:
@@ -131,7 +131,7 @@ def _no_answer(pool: Pool, error: StoreUnavailable) -> InvalidInput:
 
 
 def _reason(error: BaseException, pool: Pool) -> str:
-    """What a driver or its library says, for an administrator; nothing where that has a password in it."""
+    """What a driver or its library says, for an administrator; nothing if that has a password in it."""
     text = " ".join(str(error).split())[:_MOST_CHARACTERS] or type(error).__name__
     return "the log says why" if uris.reveals(text, pool.uri) else text
 

@@ -18,8 +18,8 @@ from zaqar.storage.pools import Placement, StoreRef
 CACHE_BYTES = 64 * 1024 * 1024
 """Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
 
-The queue that was cached longest ago goes first. Metadata are counted as they are in memory, where JSON takes up to ten
-times its length.
+The queue that was cached longest ago goes first. Metadata are counted as they are in memory, which may take ten
+times as much as their JSON.
 """
 
 _ENTRY_BYTES = 700

@@ -56,7 +56,7 @@ class Queues:
     # -- finding the queue of an operation ---------------------------------------------------------------------------
 
     def serve(self, address: QueueName, action: Callable[[ResolvedQueue], T], *, create: bool = False) -> T | None:
-        """What ``action`` returns for the queue, or None where there is no such queue and ``create`` is false.
+        """What ``action`` returns for the queue, or None if there is no such queue and ``create`` is false.
 
         The action may run several times, each time with a newer queue: when the store finds the queue stale, and when
         it refuses the input by rules that turn out to be old. With ``create`` a missing queue is made only once the
@@ -83,7 +83,7 @@ class Queues:
     def resolve_again(
         self, address: QueueName, used: ResolvedQueue, signal: StaleQueue | InvalidInput, *, create: bool
     ) -> ResolvedQueue | None:
-        """The queue to try next, after what was used led to ``signal``; raises the signal where that is no help."""
+        """The queue to try next, after what was used led to ``signal``; raises the signal if that is no help."""
         if isinstance(signal, InvalidInput):
             known = self._load(address, create=create)
             if known is None or known.rules == used.rules:
@@ -95,7 +95,7 @@ class Queues:
         return self.find(address, create=create)
 
     def ensure(self, address: QueueName) -> ResolvedQueue:
-        """The queue, created where it is missing."""
+        """The queue, created if it is missing."""
         for _ in range(TRIES):
             known = self._cache.get(address)
             if known is not None:
@@ -124,14 +124,14 @@ class Queues:
         return self._cache.provisional(queue)
 
     def row(self, address: QueueName) -> Queue | None:
-        """The queue as the management store has it now; None where there is none."""
+        """The queue as the management store has it now; None if there is none."""
         return self._management.queue_records.get(project=address.project, kind=address.kind, name=address.name)
 
     def _new_queue(self, address: QueueName, metadata: Metadata) -> Queue:
         return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
 
     def _insert(self, queue: Queue) -> Queue | None:
-        """The row in place afterwards; None where there is none, as the pool was removed at this moment."""
+        """The row in place afterwards; None if there is none, as the pool was removed at this moment."""
         row = self._management.queue_records.create(queue=queue)
         if row.uid == queue.uid and not self._placement.pool_is_registered(row):
             self._management.queue_records.delete(queue=row)
@@ -139,7 +139,7 @@ class Queues:
         return row
 
     def _open(self, row: Queue) -> Queue | None:
-        """Raise the fence to the row and return it; None where the row is out of date or its queue was dropped.
+        """Raise the fence to the row and return it; None if the row is out of date or its queue was dropped.
 
         A dropped queue's row is a left-over of a delete that did not end, which is ended here.
         """
@@ -176,7 +176,7 @@ class Queues:
     # -- the operations ----------------------------------------------------------------------------------------------
 
     def create(self, address: QueueName, raw: bytes) -> bool:
-        """Create the queue with the metadata of a request body; False where it exists, and then nothing changes."""
+        """Create the queue with the metadata of a request body; False if it exists, and then nothing changes."""
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         self._placement.check_flavor(metadata.get("_flavor"))
@@ -184,7 +184,7 @@ class Queues:
         return self._put(address, metadata, look_first=self._placement.spreads)[1]
 
     def ensure_row(self, address: QueueName) -> Queue:
-        """The queue as the management store has it now, created where it is missing."""
+        """The queue as the management store has it now, created if it is missing."""
         return self._put(address, {}, look_first=True)[0]
 
     def _put(self, address: QueueName, metadata: Metadata, *, look_first: bool) -> tuple[Queue, bool]:
@@ -288,11 +288,11 @@ class Queues:
     # -- whether a queue has subscribers -----------------------------------------------------------------------------
     #
     # ``Queue.notify`` is true from before the first subscription is acknowledged. Two rules keep it so whoever races:
-    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only where the
+    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only if the
     # row has not changed since before it found no subscription. So of the two changes the second one fails or sees.
 
     def mark_subscribed(self, address: QueueName, uid: str, *, anew: bool) -> bool:
-        """Have ``notify`` true, on every worker; False where there is no such queue any more.
+        """Have ``notify`` true, on every worker; False if there is no such queue any more.
 
         With ``anew`` the row is changed in any case; or somebody else has changed it after this call began.
         """
@@ -313,7 +313,7 @@ class Queues:
         raise StoreUnavailable
 
     def note_fewer_subscribers(self, address: QueueName, uid: str) -> None:
-        """Turn ``notify`` off where the queue has no subscriptions any more."""
+        """Turn ``notify`` off if the queue has no subscriptions any more."""
         for _ in range(TRIES):
             row = self.row(address)
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):

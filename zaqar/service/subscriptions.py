@@ -60,7 +60,7 @@ Grant = Callable[[Sequence[str]], bool]
 
 
 class Created(NamedTuple):
-    """``secret`` is shown this once; None where the subscription existed, or where nothing is signed."""
+    """``secret`` is shown this once; None if the subscription existed, or if nothing is signed."""
 
     subscription_id: str
     secret: str | None
@@ -106,12 +106,12 @@ class Subscriptions:
         return page, now
 
     def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
-        """The subscription, and the time; NotFound where the queue has none with this id."""
+        """The subscription, and the time; raises NotFound if the queue has none with this id."""
         now = self._clock()
         return self.find(address, id_, now)[1], now
 
     def find(self, address: QueueName, id_: str, now: float) -> tuple[Queue, Subscription]:
-        """The subscription and its queue; NotFound where there is none."""
+        """The subscription and its queue; raises NotFound if there is none."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=now)
@@ -122,10 +122,10 @@ class Subscriptions:
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
-        """Subscribe as a request body says, to a queue that is created where it is missing.
+        """Subscribe as a request body says, to a queue that is created if it is missing.
 
-        One that is there and not confirmed stays as it is and is asked to confirm once more; AlreadySubscribed where it
-        is confirmed.
+        If the queue has a subscription with this subscriber that is not confirmed, it stays as it is, and the
+        subscriber is asked once more to confirm. Raises AlreadySubscribed if it is confirmed.
         """
         wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
@@ -163,7 +163,7 @@ class Subscriptions:
         return placed
 
     def _renew(self, kept: Subscription) -> Subscription | None:
-        """The one that is there, pending again where it was refused; None where it has changed meanwhile."""
+        """The one that is there, pending again if it was refused; None if it has changed meanwhile."""
         if kept.state == CONFIRMED:
             raise AlreadySubscribed(f"'{kept.source}' has a confirmed subscription with this subscriber.")
         if kept.state == PENDING:
@@ -177,7 +177,7 @@ class Subscriptions:
             self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
     def mark(self, address: QueueName, uid: str, *, anew: bool) -> bool:
-        """Have the queue's messages notified, where that is done at all; False where the queue is gone."""
+        """Have the queue's messages notified, if that is done at all; False if the queue is gone."""
         if self._notifying:
             return self._queues.mark_subscribed(address, uid, anew=anew)
         row = self._queues.row(address)
@@ -235,7 +235,10 @@ class Subscriptions:
             raise SignatureRefused("no key has made the confirmation")
 
     def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
-        """NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now."""
+        """Confirm the subscription or take the confirmation back.
+
+        Raises NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now.
+        """
 
         def edit(old: Subscription, now: float) -> Subscription:
             if grant is not None and not _opens(grant, old, confirmed):

@@ -42,12 +42,12 @@ _JSON_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
 
 
 def open_management_store(conf: cfg.ConfigOpts) -> ManagementStore:
-    """The store that ``[drivers] management_store`` names; StartupError where it cannot be opened."""
+    """The store that ``[drivers] management_store`` names; raises StartupError if it cannot be opened."""
     return cast("ManagementStore", _open_configured(conf, "management_store", MANAGEMENT_STORES))
 
 
 def open_message_store(conf: cfg.ConfigOpts) -> MessageStore:
-    """The store that ``[drivers] message_store`` names; StartupError where it cannot be opened."""
+    """The store that ``[drivers] message_store`` names; raises StartupError if it cannot be opened."""
     return cast("MessageStore", _open_configured(conf, "message_store", MESSAGE_STORES))
 
 

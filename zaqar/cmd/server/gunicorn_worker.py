@@ -147,7 +147,7 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         self._waiting.add(sock)
         if self.alive:
             sock.settimeout(None)
-            # gevent only turns to other connections where this one has to wait. A client whose next request is there
+            # gevent only turns to other connections if this one has to wait. A client whose next request is there
             # already would keep the worker for itself.
             gevent.sleep(0)
         else:

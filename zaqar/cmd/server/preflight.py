@@ -28,7 +28,7 @@ def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
 
     ``survives`` is about the configured store, and ``warning`` what may be lost there all the same. ``away`` says that
     a store does not answer, which stops no start. With pools, ``pools`` maps the name of each to what a message there
-    survives, None where its store is away; then the configured store may be one not in use.
+    survives, None if its store is away; then the configured store may be one not in use.
 
     The process ends with all that it loaded; a supervisor stays small and holds no connection when it forks. Raises
     StartupError. The embedded database is made, and its schema brought up to date, on the way.

@@ -54,7 +54,7 @@ class Supervisor:
     ) -> None:
         """Run until SIGTERM or SIGINT; ``started`` runs beside the parts, ``stopping`` is called before they end.
 
-        Raises StartupError where a part keeps dying, and what ``started`` raises.
+        Raises StartupError if a part keeps dying, and what ``started`` raises.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

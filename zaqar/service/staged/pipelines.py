@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pipelines of ``[storage]``, and the service made with them: staged classes where a stage has a hook.
+"""The pipelines of ``[storage]``, and the service made with them: staged classes if a stage has a hook.
 
 ``zaqar.app`` calls it. A resource without hooks gets the plain class, so that an empty pipeline costs nothing.
 """

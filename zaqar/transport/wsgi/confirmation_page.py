@@ -120,7 +120,7 @@ class ConfirmationPage:
 
 
 def _read_choice(req: falcon.Request) -> bool | None:
-    """Which button was pressed; None where it was none of the two."""
+    """Which button was pressed; None if it was none of the two."""
     form = parse_qs(read_body(req, _MOST_BYTES).decode("latin-1"), max_num_fields=10)
     return {"true": True, "false": False}.get(",".join(form.get("confirmed", ())))
 

@@ -261,7 +261,7 @@ def next_link(path: str, query: Query, *, marker: str, booleans: Collection[str]
 
 
 def read_body(req: falcon.Request, most: int) -> bytes:
-    """The whole body, of at most ``most`` bytes, with a Content-Length or chunked; empty where there is none."""
+    """The whole body, of at most ``most`` bytes, with a Content-Length or chunked; empty if there is none."""
     length = req.content_length
     if length is not None and length > most:
         raise InvalidInput("body", f"has {length} bytes, more than {most}")
