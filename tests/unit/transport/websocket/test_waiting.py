@@ -15,7 +15,6 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.unit.transport.websocket.serving import (
     PATIENCE,
-    STORES,
     Peer,
     Service,
     make_parts,
@@ -66,10 +65,9 @@ async def close_code(client: Peer) -> int:
 # -- answers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
 @pytest.mark.parametrize("kind", WAITS)
-def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str) -> None:
+def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str = "memory") -> None:
     async def script(service: Service) -> None:
         async with service.client(packs=packs) as waiting, service.client() as poster:
             action, body = WAITS[kind]
@@ -256,8 +254,7 @@ def test_notifications_are_pushed_while_a_request_waits(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str) -> None:
+def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str = "memory") -> None:
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(service.client()) for _ in range(300)]
@@ -315,10 +312,9 @@ def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> Non
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("wait", [0, 20])
 def test_a_claim_that_the_client_cannot_be_told_is_released(
-    tmp_path: Path, wait: int, store: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch, store: str = "memory"
 ) -> None:
     parts = make_parts(tmp_path, store=store)
 
