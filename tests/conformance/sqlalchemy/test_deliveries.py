@@ -12,8 +12,8 @@ import pytest
 
 from tests.conformance.outbox import Lane, Outbox, deliveries_of
 from tests.conformance.scene import Scene, new_queue
+from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
-from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.fair_shares import take_fair_shares

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 SOON = 30.0
 """Seconds that no wake-up takes."""
 

@@ -26,6 +26,8 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 MANY = 3000
 
 

@@ -39,7 +39,7 @@ class Other:
 @contextmanager
 def waiting_in(folder: Path, kind: str) -> Iterator[Other]:
     """A process in which a client waits. It looks at the store once in an hour."""
-    command = [sys.executable, "-m", "tests.unit.waiting.other_process", str(folder), kind]
+    command = [sys.executable, "-m", "tests.conformance.waiting.other_process", str(folder), kind]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parents[3]
     ) as process:
@@ -85,6 +85,6 @@ def test_posts_releases_and_new_queues_of_another_process(kind: str, tmp_path: P
 
 def test_a_fork_while_clients_wait(tmp_path: Path) -> None:
     """The child uses neither the waiters nor the threads nor the socket of its parent, which goes on undisturbed."""
-    command = [sys.executable, "-m", "tests.unit.waiting.forked_process", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.conformance.waiting.forked_process", str(tmp_path)]
     ended = subprocess.run(command, cwd=HERE.parents[3], timeout=60, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

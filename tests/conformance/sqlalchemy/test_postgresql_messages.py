@@ -20,6 +20,8 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 
 @pytest.fixture
 def address(tmp_path: Path) -> str:

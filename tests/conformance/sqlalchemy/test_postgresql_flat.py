@@ -20,6 +20,8 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 FEW, MANY = 100, 20_000
 TIMES = 20
 MORE = 10

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.scene import Scene, at_once, bodies, new_queue
-from tests.unit.storage.sqlalchemy.tracing import traced
+from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore

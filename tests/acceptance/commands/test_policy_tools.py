@@ -14,7 +14,7 @@ import yaml
 
 from zaqar.policies import list_rules
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 DEFAULTS = {rule.name: rule.check_str for rule in list_rules()}
 

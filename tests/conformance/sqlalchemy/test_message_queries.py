@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.unit.storage.sqlalchemy.plans import plan_on_postgresql, plan_on_sqlite, queries_on
+from tests.conformance.sqlalchemy.plans import plan_on_postgresql, plan_on_sqlite, queries_on
 from zaqar.storage.sqlalchemy.client.database import Database
 
 FILES = (

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.conformance.scene import ALL, Scene, new_queue
-from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
+from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.errors import ClientError
 from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.scene import Scene, new_queue
-from tests.unit.storage.sqlalchemy import children
+from tests.conformance.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.sqlalchemy.client.database import Database

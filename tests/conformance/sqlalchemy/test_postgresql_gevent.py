@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tests.conformance.drivers import DRIVERS
 
+RUNS_WITH = "postgresql"
+
 WORKER = """
 from gevent import monkey
 monkey.patch_all()

@@ -23,6 +23,8 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
+RUNS_WITH = "postgresql"
+
 
 @pytest.fixture
 def uri(tmp_path: Path) -> Iterator[str]:

@@ -16,8 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.conformance.scene import Scene
-from tests.unit.storage.sqlalchemy import children
-from tests.unit.storage.sqlalchemy.tracing import traced
+from tests.conformance.sqlalchemy import children
+from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import zaqar.storage.sqlalchemy as driver
-from tests.unit.storage.sqlalchemy.plans import queries_on
+from tests.conformance.sqlalchemy.plans import queries_on
 from zaqar.storage.sqlalchemy import queries
 from zaqar.storage.sqlalchemy.queries import DIALECTS, Queries, QueryError, files_of, main, sections_of, texts_of
 

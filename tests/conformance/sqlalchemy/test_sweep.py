@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.conformance.scene import Scene
-from tests.unit.storage.sqlalchemy.tracing import commits_of, traced
+from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
 from zaqar.storage.sqlalchemy.client.database import Database

@@ -15,6 +15,8 @@ from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
+RUNS_WITH = "postgresql"
+
 
 @pytest.mark.parametrize(
     ("uri", "name"),

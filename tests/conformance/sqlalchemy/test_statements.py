@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.scene import Scene
-from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
+from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 

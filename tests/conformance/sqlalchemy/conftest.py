@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,11 +33,20 @@ def open_database(uri: str) -> Iterator[Callable[..., Database]]:
         database.close()
 
 
-@pytest.fixture
-def database(open_database: Callable[..., Database]) -> Database:
-    database = open_database()
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables and nothing in them: it is made once, and each test gets a copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "zaqar.db"
+    database = Database.open(f"sqlite:///{path}", embedded=True)
     database.prepare()
-    return database
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(new_database: Path, tmp_path: Path, open_database: Callable[..., Database]) -> Database:
+    shutil.copy(new_database, tmp_path / "zaqar.db")
+    return open_database()
 
 
 @pytest.fixture
