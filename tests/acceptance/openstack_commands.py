@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that runs many commands of the ``openstack`` command line, each in a fork of itself.
 
-Loading the libraries takes longer than a command, so this program loads them once. Each line of its standard input is a
-JSON object with ``arguments`` and ``environment``. It answers with a line that has ``status``, ``output`` and ``errors``.
+Loading the libraries takes longer than a command, so this program loads them once. Each line of its standard input is
+a JSON object with ``arguments`` and ``environment``. The program answers with a line of JSON that has ``status``,
+``output`` and ``errors``.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import os
 import sys
 import tempfile
-import traceback
-from typing import Any
+from typing import Any, NoReturn
 
-import zaqarclient.queues.v2.cli  # noqa: F401  (the commands of ``openstack messaging``)
-import zaqarclient.queues.v2.client  # noqa: F401
+import zaqarclient.queues.v2.cli
+import zaqarclient.queues.v2.client
 from openstackclient import shell
+
+LOADED = (zaqarclient.queues.v2.cli, zaqarclient.queues.v2.client)
+"""The commands of ``openstack messaging``, which the program otherwise loads for each command."""
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
@@ -33,24 +36,13 @@ def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
         return found
 
 
-def _become_the_command(arguments: list[str], environment: dict[str, str], output: int, errors: int) -> None:
+def _become_the_command(arguments: list[str], environment: dict[str, str], output: int, errors: int) -> NoReturn:
     """In the child: do what the installed script does, and end the process."""
-    status = 1
-    try:
-        os.dup2(output, 1)
-        os.dup2(errors, 2)
-        os.environ.clear()
-        os.environ.update(environment)
-        status = shell.main(arguments)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Without the handlers of the parent, which goes on.
-        os._exit(status or 0)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(shell.main(arguments))
 
 
 def main() -> None:
