@@ -139,4 +139,4 @@ def started(backend: Backend) -> Iterator[Any]:
         server.stop()
 
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name, scope="session")

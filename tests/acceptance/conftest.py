@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.backends import Backend
 from tests.acceptance.live import Service, serving
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,15 @@ def service_on(backend: Backend | None, tmp_path_factory: pytest.TempPathFactory
     """The service on a store, for tests with the mark ``each_store``, which may kill its processes."""
     with serving(backend, tmp_path_factory.mktemp("live")) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service without options, for tests that leave it as it is and have projects of their own.
+
+    Files that use it have ``RUNS_WITH = "plain_server"``, so that one process has all their tests.
+    """
+    with running(
+        tmp_path_factory.mktemp("plain") / "state", options=("--workers", "2"), command=HTTP_COMMAND
+    ) as server:
+        yield server

@@ -6,21 +6,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import Server
 
 COMMAND = (sys.executable, "-m", "zaqar.cmd.bench")
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("bench") / "state") as server:
-        yield server
+RUNS_WITH = "plain_server"
+
+
+@pytest.fixture
+def service(plain_server: Server) -> Server:
+    return plain_server
 
 
 def run(service: Server, *arguments: str, status: int = 0) -> dict[str, Any]:

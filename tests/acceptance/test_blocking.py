@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, SENTINEL, Backend, started
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 WINDOW = 1.0
 """Seconds for which a store is away. Every driver waits longer than that for a store that does not answer."""
@@ -104,7 +104,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("blocking")
     config = folder / "zaqar.conf"
     config.write_text("[DEFAULT]\nadmin_mode = True\npooling = True\n")
-    with running(folder / "state", options=("--config-file", str(config), "--workers", "1")) as server:
+    with running(
+        folder / "state", options=("--config-file", str(config), "--workers", "1"), command=HTTP_COMMAND
+    ) as server:
         make_pool(server, "other", f"sqlite:///{folder}/other.db")
         yield server
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.crowd import Crowd
 from tests.acceptance.ledger import await_progress, settle_accounts
-from tests.acceptance.server import kill, running, start
+from tests.acceptance.server import HTTP_COMMAND, kill, running, start
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ PACES = (Pace("gunicorn", 10, 0.5), Pace("granian", 6, 1.5))
 
 @pytest.mark.parametrize("pace", PACES, ids=lambda pace: pace.server)
 def test_workers_die_and_every_answer_holds(tmp_path: Path, pace: Pace) -> None:
-    with running(tmp_path / "state", options=("--server", pace.server, "--workers", "3")) as server:
+    with running(
+        tmp_path / "state", options=("--server", pace.server, "--workers", "3"), command=HTTP_COMMAND
+    ) as server:
         crowd = Crowd(server)
         crowd.start()
         try:

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.server import Server, free_port, start
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, start
 
 HEADERS = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": "p", "Content-Type": "application/json"}
 OLD, NEW = "hex:" + "11" * 32, "hex:" + "22" * 32
@@ -63,7 +63,11 @@ def test_rotation_under_load(tmp_path: Path) -> None:
     configure(path, f"message_encryption_key = {OLD}")
     state_dir = tmp_path / "state"
     server = start(
-        state_dir, port=free_port(), environment={"ZAQAR_CONFIG_FILE": str(path)}, options=("--workers", "2")
+        state_dir,
+        port=free_port(),
+        environment={"ZAQAR_CONFIG_FILE": str(path)},
+        options=("--workers", "2"),
+        command=HTTP_COMMAND,
     )
     stop = threading.Event()
     posted: list[int] = []

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
-from tests.acceptance.server import Server, start, wait_until
+from tests.acceptance.server import HTTP_COMMAND, Server, start, wait_until
 from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATES, post, shown
 from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
@@ -95,7 +95,7 @@ class Service:
     def start(self) -> Server:
         options = ("--config-file", str(self.config), "--workers", "1")
         environment = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
-        self.server = start(self.state, port=self.port, options=options, environment=environment)
+        self.server = start(self.state, port=self.port, options=options, environment=environment, command=HTTP_COMMAND)
         return self.server
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.acceptance import wire
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 from tests.acceptance.wire import request, talk
 
 MEBIBYTE = 1 << 20
@@ -60,7 +60,9 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Targ
         found = {}
         for name in LETS_GO:
             state_dir = tmp_path_factory.mktemp(f"hostile-{name}") / "state"
-            server = stack.enter_context(running(state_dir, options=("--server", name, "--workers", "1")))
+            server = stack.enter_context(
+                running(state_dir, options=("--server", name, "--workers", "1"), command=HTTP_COMMAND)
+            )
             stalled = {where: [stack.enter_context(wire.connect(server)) for _ in range(STALLED)] for where in cuts}
             for where, cut in cuts.items():
                 for sock in stalled[where]:

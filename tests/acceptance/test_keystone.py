@@ -25,7 +25,7 @@ from keystoneauth1.identity import v3
 from zaqarclient.queues import client as zaqarclient
 
 from tests import servers
-from tests.acceptance.server import COMMAND, Server, free_port, wait_until
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, wait_until
 from tests.keystone import PASSWORD, Keystone
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def keystone() -> Iterator[Keystone]:
 
 def _zaqar_server(port: int, folder: Path) -> list[str]:
     bind, state = f"127.0.0.1:{port}", str(folder / "state")
-    return [*COMMAND, "--workers", "1", "--bind", bind, "--state-dir", state]
+    return [*HTTP_COMMAND, "--workers", "1", "--bind", bind, "--state-dir", state]
 
 
 def _granian(port: int, folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import REDIS, started
-from tests.acceptance.server import Server, free_port, running
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running
 from tests.acceptance.sinks import Sink, Sinks
 from tests.acceptance.test_notifications import Notifier
 
@@ -305,7 +305,7 @@ def service(store: str, notifiers: int, folder: Path, silent: Any) -> Iterator[S
             text += f"[drivers]\nmanagement_store = redis\n[drivers:management_store:redis]\nuri = {uri}\n"
         config.write_text(text)
         options = ("--config-file", str(config), "--workers", "1")
-        server = stack.enter_context(running(folder / "state", options=options))
+        server = stack.enter_context(running(folder / "state", options=options, command=HTTP_COMMAND))
         admin = Project(server, "admin")
         for name, where in {"home": uri, "silent": silent.uri}.items():
             admin.ask("PUT", f"/pools/{name}", {"uri": where, "weight": 100 if name == "home" else 1})

@@ -25,7 +25,7 @@ import standardwebhooks
 
 from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, started
 from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.server import STOP_SECONDS, Server, kill, running
+from tests.acceptance.server import HTTP_COMMAND, STOP_SECONDS, Server, kill, running
 from tests.acceptance.sinks import Sink, Sinks
 from zaqar.notification.jobs import LEASE_SECONDS
 
@@ -182,7 +182,7 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
     sinks = {"healthy": Sink(), "sick": Sink("sick"), "hanging": Sink("hanging"), "control": Sink()}
     with configured(backend, tmp_path) as config, Sinks(*sinks.values()):
         options = ("--config-file", str(config), "--workers", "2")
-        with running(tmp_path / "state", options=options) as server:
+        with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
             queues = {name: "control" if name == "control" else "orders" for name in sinks}
             secrets = {name: subscribe(server, queues[name], sink) for name, sink in sinks.items()}
             posters = {queue: Poster(server, queue) for queue in QUEUES}

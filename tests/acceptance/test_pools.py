@@ -16,7 +16,7 @@ import pytest
 
 from tests import servers
 from tests.acceptance.backends import MONGODB, REDIS, started
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 PATIENCE = 60.0
 QUICK = 8.0
@@ -80,7 +80,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with ExitStack() as stack:
         redis, mongodb = stack.enter_context(started(REDIS)), stack.enter_context(started(MONGODB))
         options = ("--config-file", str(config), "--workers", "2")
-        cloud = Cloud(stack.enter_context(running(folder / "state", options=options)), redis, mongodb)
+        cloud = Cloud(
+            stack.enter_context(running(folder / "state", options=options, command=HTTP_COMMAND)), redis, mongodb
+        )
         mongo_host, _, mongo_query = mongodb.uri.partition("/?")
         for name, uri in {
             "redis": redis.uri,

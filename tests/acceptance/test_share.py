@@ -21,7 +21,7 @@ from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
 from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, Server, free_port, running, wait_until
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "o" * 32, "n" * 32
@@ -38,7 +38,7 @@ def write_keys(folder: Path, secret_key: str, *previous: str) -> Path:
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     config = write_keys(folder, OLD)
-    with running(folder / "state", options=("--config-file", str(config), *options)) as server:
+    with running(folder / "state", options=("--config-file", str(config), *options), command=HTTP_COMMAND) as server:
         yield server
 
 
@@ -64,11 +64,11 @@ def headers_of(shared: dict[str, Any]) -> list[bytes]:
 
 
 def _gunicorn(port: int, _: Path) -> list[str]:
-    return [*COMMAND[1:], "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*HTTP_COMMAND[1:], "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _granian(port: int, _: Path) -> list[str]:
-    return [*COMMAND[1:], "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*HTTP_COMMAND[1:], "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _uwsgi(port: int, folder: Path) -> list[str]:

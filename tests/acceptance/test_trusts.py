@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.acceptance.server import Server, free_port, start, wait_until
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, start, wait_until
 from tests.acceptance.sinks import Sink, Sinks
 from tests.keystone import Keystone
 
@@ -144,7 +144,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     config.write_text(
         keystone.options(f"127.0.0.1:{port}") + "timeout = 2\n[notification]\nwebhook_allowed_networks = 127.0.0.0/8\n"
     )
-    server = start(folder / "state", port=port, options=("--config-file", str(config)))
+    server = start(folder / "state", port=port, options=("--config-file", str(config)), command=HTTP_COMMAND)
     try:
         yield Cloud(keystone, server)
     finally:
