@@ -347,7 +347,7 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
         return bool(pids) and is_up
 
     def kill_second_notifier() -> bool:
-        if is_up := _has_started(notifier.process.pid, server.state_dir.parent / "notifier.log"):
+        if is_up := notifier.has_started():
             notifier.kill_and_start_again()
         return is_up
 

@@ -16,15 +16,27 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from falcon import testing
 from zaqarclient.queues import client as zaqarclient
 
 from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, kill, running, wait_until
+from tests.acceptance.server import (
+    COMMAND,
+    HTTP_COMMAND,
+    START_SECONDS,
+    Server,
+    free_port,
+    kill,
+    running,
+    wait_until,
+)
+from zaqar import app, conf
+from zaqar.transport.wsgi.app import make_app
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -214,7 +226,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, complaint:
 def test_a_configuration_file_reaches_the_workers(tmp_path: Path) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text("[transport]\nmax_messages_post_size = 20\n")
-    with running(tmp_path / "state", options=("--config-file", str(config))) as server:
+    options = ("--config-file", str(config), "--workers", "1")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         status, document = ask(server, "POST", MESSAGES, POST)
     assert status == 400
     assert "20" in document["description"]
@@ -230,9 +243,10 @@ def parts_of(server: Server) -> list[int]:
 
 
 def test_messages_are_there_after_the_next_start(tmp_path: Path) -> None:
-    with running(tmp_path / "state") as server:
+    options = ("--workers", "1")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
-    with running(tmp_path / "state") as server:
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert stored(server) == 1
 
 
@@ -289,7 +303,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait(PATIENCE)
         wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
-    with running(tmp_path / "state", options=("--workers", "1")) as server:
+    with running(tmp_path / "state", options=("--workers", "1"), command=HTTP_COMMAND) as server:
         assert server.answers()
 
 
@@ -297,7 +311,8 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
 def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text("")
-    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+    options = ("--server", name, "--config-file", str(config), "--workers", "2")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         config.write_text("[transport]\nmax_messages_post_size = 20\n")
         server.process.send_signal(signal.SIGHUP)
@@ -321,7 +336,8 @@ def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str
     config, policy = tmp_path / "zaqar.conf", tmp_path / "policy.yaml"
     config.write_text("")
     policy.write_text('"messages:create": "role:member"\n')
-    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+    options = ("--server", name, "--config-file", str(config), "--workers", "2")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         workers = set(server.workers())
         if broken is None:
             policy.unlink()
@@ -360,7 +376,8 @@ def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> N
     whole = wire.request("POST", MESSAGES, project="slow", body=POST)
     head, body = whole[: -len(POST)], whole[-len(POST) :]
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
+        options = ("--server", name, "--workers", "1")
+        server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
         in_headers = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
         in_body = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
         for sock in in_body:
@@ -407,9 +424,12 @@ def refuses(server: Server) -> bool:
 @pytest.mark.parametrize(
     ("name", "number"), [("gunicorn", signal.SIGTERM), ("gunicorn", signal.SIGINT), ("granian", signal.SIGTERM)]
 )
-def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal.Signals) -> None:
+def test_a_running_request_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: signal.Signals
+) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
+        options = ("--server", name, "--workers", "1")
+        server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
         running_one, idle = (stack.enter_context(wire.connect(server)) for _ in range(2))
         idle.sendall(wire.request("GET", "/v2/queues"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
@@ -424,8 +444,15 @@ def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal
         running_one.sendall(request[-5:])
         assert wire.listen(running_one).statuses == [201]
         assert server.process.wait(PATIENCE) == 0
-    with running(tmp_path / "state") as server:
-        assert stored(server) == 1
+    assert stored_in(tmp_path / "state", monkeypatch) == 1
+
+
+def stored_in(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What another process finds in the database of a server that has ended."""
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(state_dir))
+    with closing(app.build(conf.load([]))) as parts:
+        answer = testing.TestClient(make_app(parts)).simulate_get("/v2/queues/q/stats", headers=HEADERS)
+    return int(answer.json["messages"]["total"])
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
@@ -456,7 +483,7 @@ def _seconds_to_end(state_dir: Path, name: str, moment: str) -> float:
 
 def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2")))
+        server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2"), command=HTTP_COMMAND))
         for _ in range(20):
             sock = stack.enter_context(wire.connect(server))
             sock.sendall(wire.request("GET", "/v2/queues"))
@@ -538,7 +565,8 @@ def _uwsgi_mounted(port: int, folder: Path) -> list[str]:
 
 
 def _zaqar_server(port: int, folder: Path) -> list[str]:
-    return [*COMMAND, "--bind", f"127.0.0.1:{port}", "--state-dir", str(folder / "state")]
+    command = [*HTTP_COMMAND, "--workers", "1", "--bind", f"127.0.0.1:{port}"]
+    return [*command, "--state-dir", str(folder / "state")]
 
 
 @pytest.mark.parametrize("command", [_zaqar_server, _gunicorn, _granian_mounted, _uwsgi_mounted])
