@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.backends import Backend
-from tests.acceptance.live import Service, serving
 from tests.acceptance.server import HTTP_COMMAND, Server, running
+from tests.acceptance.service_on_store import Service, serving
 
 
 @pytest.fixture(scope="session")

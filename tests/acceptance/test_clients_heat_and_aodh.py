@@ -16,7 +16,7 @@ import pytest
 
 from tests import servers
 from tests.acceptance.cloud import Cloud, running_cloud
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.keystone import PASSWORD, REGION
 from tests.virtualenvs import HEAT_AND_AODH, KEYSTONE
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.crowd import Crowd
-from tests.acceptance.ledger import await_progress, settle_accounts
+from tests.acceptance.check_answers import await_progress, settle_accounts
 from tests.acceptance.server import HTTP_COMMAND, kill, running, start
+from tests.acceptance.working_clients import Crowd
 
 
 @dataclass(frozen=True)

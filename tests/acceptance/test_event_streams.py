@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
+from tests.acceptance.raw_http import ask
 from tests.acceptance.server import HTTP_COMMAND, Server, start, wait_until
 from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATES, post, shown
-from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
 from tests.servers import free_port
 from zaqar.signed_urls import format_time, sign

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import BACKENDS, Backend, every_backend
-from tests.acceptance.crowd import Crowd
-from tests.acceptance.ledger import await_progress, settle_accounts
-from tests.acceptance.live import Service
+from tests.acceptance.check_answers import await_progress, settle_accounts
 from tests.acceptance.server import Server, wait_until
+from tests.acceptance.service_on_store import Service
+from tests.acceptance.working_clients import Crowd
 
 PATIENCE = 60.0
 QUICK = 5.0

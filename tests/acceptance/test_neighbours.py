@@ -27,8 +27,8 @@ import pytest
 
 from tests.acceptance.backends import REDIS, started
 from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running
-from tests.acceptance.sinks import Sink, Sinks
 from tests.acceptance.test_notifications import Notifier
+from tests.acceptance.webhook_sinks import Sink, Sinks
 
 SECONDS = float(os.environ.get("ZAQAR_NEIGHBOUR_SECONDS", "2"))
 """How long the quiet project posts alone, and beside each neighbour."""

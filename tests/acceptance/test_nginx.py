@@ -23,9 +23,9 @@ import pytest
 from websockets.sync.client import connect
 
 from tests import servers
-from tests.acceptance.event_streams import Event, events_of
 from tests.acceptance.nginx import SHUTDOWN_SECONDS, Nginx, password_of
 from tests.acceptance.server import Server, start, wait_until
+from tests.acceptance.stream_readers import Event, events_of
 from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
 
 WAIT = 2

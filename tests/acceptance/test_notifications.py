@@ -25,9 +25,9 @@ import pytest
 import standardwebhooks
 
 from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, started
-from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.server import HTTP_COMMAND, STOP_SECONDS, Server, kill, running, wait_until
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.webhook_sinks import Sink, Sinks
+from tests.acceptance.working_clients import Client, Ledger
 from zaqar.notification.jobs import LEASE_SECONDS
 
 SECONDS = float(os.environ.get("ZAQAR_NOTIFICATION_SECONDS", "8"))

@@ -24,7 +24,7 @@ import pytest
 from falcon import testing
 from zaqarclient.queues import client as zaqarclient
 
-from tests.acceptance import wire
+from tests.acceptance import raw_http
 from tests.acceptance.server import (
     COMMAND,
     HTTP_COMMAND,
@@ -373,13 +373,13 @@ DRIBBLE_SECONDS = 6
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
 def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> None:
-    whole = wire.request("POST", MESSAGES, project="slow", body=POST)
+    whole = raw_http.request("POST", MESSAGES, project="slow", body=POST)
     head, body = whole[: -len(POST)], whole[-len(POST) :]
     with ExitStack() as stack:
         options = ("--server", name, "--workers", "1")
         server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
-        in_headers = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
-        in_body = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
+        in_headers = [stack.enter_context(raw_http.connect(server)) for _ in range(DRIBBLERS)]
+        in_body = [stack.enter_context(raw_http.connect(server)) for _ in range(DRIBBLERS)]
         for sock in in_body:
             sock.sendall(head)
         end = threading.Event()
@@ -430,10 +430,10 @@ def test_a_running_request_is_finished(
     with ExitStack() as stack:
         options = ("--server", name, "--workers", "1")
         server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
-        running_one, idle = (stack.enter_context(wire.connect(server)) for _ in range(2))
-        idle.sendall(wire.request("GET", "/v2/queues"))
+        running_one, idle = (stack.enter_context(raw_http.connect(server)) for _ in range(2))
+        idle.sendall(raw_http.request("GET", "/v2/queues"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
-        request = wire.request("POST", MESSAGES, project="p", body=POST)
+        request = raw_http.request("POST", MESSAGES, project="p", body=POST)
         running_one.sendall(request[:-5])
         # So that the request before has been taken up, by a worker on a busy machine as well.
         for _ in range(5):
@@ -442,7 +442,7 @@ def test_a_running_request_is_finished(
         server.process.send_signal(number)
         wait_until(lambda: refuses(server))
         running_one.sendall(request[-5:])
-        assert wire.listen(running_one).statuses == [201]
+        assert raw_http.listen(running_one).statuses == [201]
         assert server.process.wait(PATIENCE) == 0
     assert stored_in(tmp_path / "state", monkeypatch) == 1
 
@@ -485,8 +485,8 @@ def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2"), command=HTTP_COMMAND))
         for _ in range(20):
-            sock = stack.enter_context(wire.connect(server))
-            sock.sendall(wire.request("GET", "/v2/queues"))
+            sock = stack.enter_context(raw_http.connect(server))
+            sock.sendall(raw_http.request("GET", "/v2/queues"))
             assert sock.recv(65_536).startswith(b"HTTP/1.1 200")
         pids = server.processes()
         assert server.terminate() == 0
@@ -516,7 +516,7 @@ def ask_as(server: Server, project: bytes) -> tuple[int, Any]:
     """PUT a queue as a project, whose id goes out as these bytes, and list its queues: status, names or complaint."""
     answers = []
     for method, path in (("PUT", "/v2/queues/q"), ("GET", "/v2/queues")):
-        with wire.connect(server) as sock:
+        with raw_http.connect(server) as sock:
             head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nClient-ID: {HEADERS['Client-ID']}\r\n"
             head += "Content-Length: 0\r\nConnection: close\r\n"
             sock.sendall(head.encode() + b"X-Project-ID: " + project + b"\r\n\r\n")

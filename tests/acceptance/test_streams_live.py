@@ -18,11 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.event_streams import Connection, Reader, Readers, Seen
-from tests.acceptance.live import Service, each_store, everything
 from tests.acceptance.server import Server, wait_until
-from tests.acceptance.stream_judge import (
+from tests.acceptance.service_on_store import Service, each_store, everything
+from tests.acceptance.stream_checks import (
     JUDGEMENT,
     Posts,
     Run,
@@ -36,6 +34,8 @@ from tests.acceptance.stream_judge import (
     missing,
     no_message_is_lost,
 )
+from tests.acceptance.stream_readers import Connection, Reader, Readers, Seen
+from tests.acceptance.working_clients import Client, Ledger
 
 SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "4"))
 """How long messages are posted."""

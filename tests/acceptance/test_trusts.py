@@ -22,7 +22,7 @@ import pytest
 
 from tests import servers
 from tests.acceptance.server import HTTP_COMMAND, Server, free_port, start, wait_until
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.keystone import Keystone
 
 PATIENCE = 60.0

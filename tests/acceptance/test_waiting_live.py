@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.acceptance import waiting_client
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.live import Service, each_store, everything
-from tests.acceptance.stream_judge import number_of
+from tests.acceptance.service_on_store import Service, each_store, everything
+from tests.acceptance.stream_checks import number_of
+from tests.acceptance.working_clients import Client, Ledger
 from tests.conformance.history import Lease, Post, Record, Release
 from tests.conformance.test_history import (
     History,

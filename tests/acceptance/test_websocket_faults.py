@@ -15,8 +15,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.acceptance.backends import Backend
-from tests.acceptance.push_faults import FULL, SMALL, Run, suffer
-from tests.acceptance.pushed import Connection
+from tests.acceptance.push_kills import FULL, SMALL, Run, suffer
+from tests.acceptance.push_listeners import Connection
 from tests.acceptance.server import wait_until
 from tests.acceptance.test_notifications import STORES
 from zaqar.storage.base import DROPPED_LIFETIME

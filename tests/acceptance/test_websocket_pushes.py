@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.server import Server, running
 from tests.acceptance.test_notifications import configured
+from tests.acceptance.working_clients import Client, Ledger
 from tests.websocket import JSON, MSGPACK, WebSocket
 
 PROJECT = "shop"

@@ -9,9 +9,9 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.programs import find
 from tests.acceptance.server import running, wait_until
+from tests.acceptance.working_clients import Client, Ledger
 from tests.servers import end_with_parent
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections import defaultdict
 
-from tests.acceptance.crowd import Crowd, Lease, Ledger
+from tests.acceptance.working_clients import Crowd, Lease, Ledger
 
 LEAST_BETWEEN = 5
 """Messages deleted between two kills, so that a slow machine gets as far as a fast one."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, Backend, started
-from tests.acceptance.crowd import Client
 from tests.acceptance.server import Server, kill, start, wait_until
+from tests.acceptance.working_clients import Client
 
 OPTIONS = ("--workers", "2")
 WEBSOCKET = "zaqar.cmd.websocket"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.acceptance.event_streams import Connection, Reader
+from tests.acceptance.stream_readers import Connection, Reader
 
 NUMBER_LENGTH = 12
 """Of the number of a message, at the end of its id."""

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.acceptance.backends import Backend
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.pushed import Listeners
+from tests.acceptance.push_listeners import Listeners
 from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, running, wait_until
-from tests.acceptance.sinks import Sink, Sinks
 from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
+from tests.acceptance.webhook_sinks import Sink, Sinks
+from tests.acceptance.working_clients import Client, Ledger
 from zaqar import app, conf
 from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
 
