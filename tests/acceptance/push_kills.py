@@ -23,7 +23,7 @@ from tests.acceptance.push_listeners import Listeners
 from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, running, wait_until
 from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
 from tests.acceptance.webhook_sinks import Sink, Sinks
-from tests.acceptance.working_clients import Client, Ledger
+from tests.acceptance.working_clients import Client, Recorder
 from zaqar import app, conf
 from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
 
@@ -38,12 +38,12 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. ``staying`` and ``returning`` are connections, ``strikes`` processes that are killed."""
+    """How much is done. ``staying`` and ``returning`` are connections, ``kills`` processes that are killed."""
 
     messages: int
     staying: int
     returning: int
-    strikes: int
+    kills: int
     post_seconds: float
     """Pause after a post, so that messages are posted while processes are killed."""
     patience: float
@@ -63,7 +63,7 @@ class Poster(threading.Thread):
         self.begun = 0
         """The next number of which no post was begun yet."""
         self._size = size
-        self._client = Client(server, PROJECT, Ledger())
+        self._client = Client(server, PROJECT, Recorder())
         self._ending = threading.Event()
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ class WebSocketProcess:
 
 
 @dataclass
-class Dead:
+class DeadSubscription:
     """The subscription of a connection whose process was killed. Times are seconds after that."""
 
     died: float
@@ -130,13 +130,13 @@ class Watch(threading.Thread):
     def __init__(self, server: Server, config: Path, connections: Callable[[], dict[str, float]]) -> None:
         """``connections`` gives the ids of the subscriptions of dead connections, and when each died."""
         super().__init__()
-        self.dead: dict[str, Dead] = {}
+        self.dead: dict[str, DeadSubscription] = {}
         self.most_waiting = 0
         """The greatest number of deliveries that waited for dead connections at a time."""
         self._server = server
         self._config = config
         self._connections = connections
-        self._client = Client(server, PROJECT, Ledger())
+        self._client = Client(server, PROJECT, Recorder())
         self._ending = threading.Event()
 
     def __enter__(self) -> Self:
@@ -159,14 +159,14 @@ class Watch(threading.Thread):
         self._parts.close()
 
     @property
-    def left(self) -> dict[str, Dead]:
+    def left(self) -> dict[str, DeadSubscription]:
         """Those of which something is left."""
         return {id_: each for id_, each in self.dead.items() if each.dropped is None}
 
     def run(self) -> None:
         while not self._ending.wait(LOOK_SECONDS):
             for id_, died in self._connections().items():
-                self.dead.setdefault(id_, Dead(died))
+                self.dead.setdefault(id_, DeadSubscription(died))
             if self.left:
                 self._look()
 
@@ -240,7 +240,7 @@ class Run:
     """Times of the monotonic clock."""
     kills: Counter[str] = field(default_factory=Counter)
     """By kind of process."""
-    last_strike: float = 0.0
+    last_kill: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
     """What the second process of each kind ended with after SIGTERM."""
     seconds: float = 0.0
@@ -276,7 +276,7 @@ class Run:
         )
 
 
-def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) -> Run:
+def run_with_kills(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) -> Run:
     """Post messages while a process is killed each second, until everything has arrived.
 
     ``stack`` ends what goes on afterwards.
@@ -307,25 +307,25 @@ def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) 
 
 
 def _post_and_kill(run: Run, notifier: Notifier) -> None:
-    strikes = _strikes(run, notifier)
+    kills = _kill_in_turn(run, notifier)
     began = time.monotonic()
     run.poster.start()
-    left = run.size.strikes
-    while left > run.size.strikes - SMALL.strikes or not run.is_complete():
+    left = run.size.kills
+    while left > run.size.kills - SMALL.kills or not run.is_complete():
         assert time.monotonic() < began + run.size.patience, run.missing()
         time.sleep(1.0)
         # After the last kill the loop goes on, so that the remaining messages can arrive.
         if left:
-            run.kills[next(strikes)] += 1
-            run.last_strike = time.monotonic()
+            run.kills[next(kills)] += 1
+            run.last_kill = time.monotonic()
             left -= 1
     run.seconds = time.monotonic() - began
 
 
-def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
+def _kill_in_turn(run: Run, notifier: Notifier) -> Iterator[str]:
     """Kill one process at each step; which kind it was.
 
-    It is the turn of the next one, unless that is still starting: the service would not be hurt.
+    A process that is still starting is passed over, because its death would not hurt the service.
     """
     server = run.server
 
@@ -358,8 +358,8 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
         ("API", kill_worker),
         ("notifier", kill_second_notifier),
     ]
-    for kind, strike in itertools.cycle(one_round):
-        if strike():
+    for kind, kill_one in itertools.cycle(one_round):
+        if kill_one():
             yield kind
 
 

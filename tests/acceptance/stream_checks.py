@@ -113,7 +113,7 @@ def a_marker_is_behind_only_while_a_message_is_held_back(run: Run) -> None:
                 assert held is None or is_delayed(held), f"{reader.name}: {seen}"
 
 
-JUDGEMENT = (
+CHECKS = (
     no_message_is_lost,
     each_reader_sees_each_message,
     messages_come_in_order,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.check_answers import await_progress, settle_accounts
+from tests.acceptance.check_answers import check_all_answers, wait_for_progress
 from tests.acceptance.server import HTTP_COMMAND, kill, running, start
-from tests.acceptance.working_clients import Crowd
+from tests.acceptance.working_clients import WorkingClients
 
 
 @dataclass(frozen=True)
@@ -33,32 +33,32 @@ def test_workers_die_and_every_answer_holds(tmp_path: Path, pace: Pace) -> None:
     with running(
         tmp_path / "state", options=("--server", pace.server, "--workers", "3"), command=HTTP_COMMAND
     ) as server:
-        crowd = Crowd(server)
-        crowd.start()
+        clients = WorkingClients(server)
+        clients.start()
         try:
             for number in range(pace.kills):
-                await_progress(crowd, pace.pause)
+                wait_for_progress(clients, pace.pause)
                 is_half_way = number == pace.kills // 2
                 kill(server.masters() if is_half_way else server.workers()[:1])
-            await_progress(crowd, pace.pause)
+            wait_for_progress(clients, pace.pause)
         finally:
-            crowd.stop()
-        settle_accounts(crowd)
+            clients.stop()
+        check_all_answers(clients)
 
 
 def test_the_whole_service_dies_and_every_answer_holds(tmp_path: Path) -> None:
     options = ("--workers", "2")
     server = start(tmp_path / "state", options=options)
-    crowd = Crowd(server)
-    crowd.start()
+    clients = WorkingClients(server)
+    clients.start()
     try:
         for _ in range(2):
-            await_progress(crowd)
+            wait_for_progress(clients)
             server.kill()
             server = start(server.state_dir, port=server.port, options=options)
-        await_progress(crowd)
-        crowd.stop()
-        settle_accounts(crowd)
+        wait_for_progress(clients)
+        clients.stop()
+        check_all_answers(clients)
     finally:
-        crowd.stop()
+        clients.stop()
         server.close()

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import BACKENDS, Backend, every_backend
-from tests.acceptance.check_answers import await_progress, settle_accounts
+from tests.acceptance.check_answers import check_all_answers, wait_for_progress
 from tests.acceptance.server import Server, wait_until
 from tests.acceptance.service_on_store import Service
-from tests.acceptance.working_clients import Crowd
+from tests.acceptance.working_clients import WorkingClients
 
 PATIENCE = 60.0
 QUICK = 5.0
@@ -108,18 +108,18 @@ def restore(backend: Backend, backend_server: Any, how: int) -> None:
 # The last one: after it the other Redis of a Sentinel may be the master.
 @every_backend
 def test_workers_and_the_store_die_and_every_answer_holds(service_on: Service) -> None:
-    crowd = Crowd(service_on.server)
-    crowd.start()
+    clients = WorkingClients(service_on.server)
+    clients.start()
     try:
-        await_progress(crowd)
+        wait_for_progress(clients)
         for _ in range(2):
             service_on.kill_worker()
-            await_progress(crowd)
+            wait_for_progress(clients)
             service_on.restart_store()
-            await_progress(crowd)
+            wait_for_progress(clients)
     finally:
-        crowd.stop()
-    settle_accounts(crowd)
+        clients.stop()
+    check_all_answers(clients)
 
 
 def test_each_store_but_the_embedded_one_is_here() -> None:

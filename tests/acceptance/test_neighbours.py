@@ -82,7 +82,7 @@ class Project:
 
 
 @dataclass
-class Quiet:
+class QuietProject:
     """The project whose messages are in time."""
 
     server: Server
@@ -179,59 +179,59 @@ def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
 
 
 @dataclass
-class Place:
+class Environment:
     """What neighbours work with. ``silent`` is the server of the pool ``silent``, which stops to answer."""
 
     server: Server
     config: Path
     silent: Any
     busy: Sink
-    sick: Sink
-    quiet: Quiet
+    failing_sink: Sink
+    quiet: QuietProject
 
     def __post_init__(self) -> None:
-        self.failing = Failing(self)
+        self.failing_project = FailingProject(self)
 
 
 Begin = Callable[[], object]
 
 
 @contextmanager
-def conditions_without_end(place: Place) -> Iterator[Begin]:
+def conditions_without_end(environment: Environment) -> Iterator[Begin]:
     """40 subscriptions with 150 conditions each, and one post of 100 bodies of 600 words."""
-    project = Project(place.server, "conditions")
+    project = Project(environment.server, "conditions")
     for number in range(40):
         conditions = [{"prefix": f"no-{number}-{condition}"} for condition in range(150)]
-        project.subscribe("q", f"{place.busy.url}?{number}", filter={"words": conditions})
+        project.subscribe("q", f"{environment.busy.url}?{number}", filter={"words": conditions})
     words = [f"word{number}" for number in range(600)]
     yield lambda: project.post("q", *({"words": words, "number": number} for number in range(100)))
     project.ask("DELETE", "/queues/q")
 
 
 @contextmanager
-def a_big_post(place: Place) -> Iterator[Begin]:
+def a_big_post(environment: Environment) -> Iterator[Begin]:
     """60 subscriptions and one post of 5,000 messages."""
-    project = Project(place.server, "big")
+    project = Project(environment.server, "big")
     for number in range(60):
-        project.subscribe("q", f"{place.busy.url}?{number}")
+        project.subscribe("q", f"{environment.busy.url}?{number}")
     yield lambda: project.post("q", *range(5_000))
     project.ask("DELETE", "/queues/q")
 
 
-class Failing(threading.Thread):
+class FailingProject(threading.Thread):
     """A project whose deliveries fail, a few each second, and become dead letters 30 s later, after the last retry.
 
     Its dead letter queue is on the pool ``silent``.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, environment: Environment) -> None:
         super().__init__()
-        self._project = Project(place.server, "failing")
+        self._project = Project(environment.server, "failing")
         self._project.ask("PUT", "/queues/dead", {"_flavor": "silent-only"})
         policy = {"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0}
         policy |= {"minimum_delay": 1, "maximum_delay": 11, "retry_backoff_function": "exponential"}
         for number in range(3):
-            url = f"{place.sick.url}?{number}"
+            url = f"{environment.failing_sink.url}?{number}"
             self._project.subscribe("q", url, dead_letter_queue="dead", _retry_policy=policy)
         self._end = threading.Event()
 
@@ -252,19 +252,19 @@ class Failing(threading.Thread):
 
 
 @contextmanager
-def dead_letters_for_a_silent_store(place: Place) -> Iterator[Begin]:
+def dead_letters_for_a_silent_store(environment: Environment) -> Iterator[Begin]:
     """Deliveries are given up each second, whose dead letter queue is on a pool that stops to answer."""
-    place.failing.wait_for_a_dead_letter()
+    environment.failing_project.wait_for_a_dead_letter()
     try:
-        yield lambda: place.silent.program.signal(signal.SIGSTOP)
+        yield lambda: environment.silent.program.signal(signal.SIGSTOP)
     finally:
-        place.silent.program.signal(signal.SIGCONT)
+        environment.silent.program.signal(signal.SIGCONT)
 
 
 @contextmanager
-def receivers_that_hang(place: Place) -> Iterator[Begin]:
+def receivers_that_hang(environment: Environment) -> Iterator[Begin]:
     """Three projects with 100 receivers each that never answer."""
-    projects = [Project(place.server, f"hanging-{number}") for number in range(3)]
+    projects = [Project(environment.server, f"hanging-{number}") for number in range(3)]
     hosts = [[f"127.1.{number}.{host + 1}" for host in range(100)] for number in range(len(projects))]
     with receivers(_hang, [host for some in hosts for host in some]) as urls:
         for number, project in enumerate(projects):
@@ -281,9 +281,9 @@ def receivers_that_hang(place: Place) -> Iterator[Begin]:
 
 
 @contextmanager
-def answers_without_end(place: Place) -> Iterator[Begin]:
+def answers_without_end(environment: Environment) -> Iterator[Begin]:
     """20 receivers that send interim answers for ever."""
-    project = Project(place.server, "endless")
+    project = Project(environment.server, "endless")
     with receivers(_never_come_to_the_end, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
         for url in urls:
             project.subscribe("q", url)
@@ -324,33 +324,33 @@ def service(store: str, folder: Path, silent: Any) -> Iterator[tuple[Server, Pat
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    busy, sick, sink = Sink(), Sink("sick"), Sink()
+def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    busy, failing_sink, sink = Sink(), Sink("failing"), Sink()
     with ExitStack() as stack:
         silent = stack.enter_context(started(REDIS))
-        stack.enter_context(Sinks(busy, sick, sink))
+        stack.enter_context(Sinks(busy, failing_sink, sink))
         folder = tmp_path_factory.mktemp(request.param)
         server, config = stack.enter_context(service(request.param, folder, silent))
-        place = Place(server, config, silent, busy, sick, Quiet(server, sink))
-        place.failing.start()
-        stack.callback(place.failing.end)
-        yield place
+        environment = Environment(server, config, silent, busy, failing_sink, QuietProject(server, sink))
+        environment.failing_project.start()
+        stack.callback(environment.failing_project.end)
+        yield environment
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("notifiers", [1, 2])
-def test_a_neighbour_does_not_delay_the_messages_of_others(place: Place, notifiers: int) -> None:
-    quiet = place.quiet
+def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environment, notifiers: int) -> None:
+    quiet = environment.quiet
     with ExitStack() as stack:
         for _ in range(notifiers - 1):
-            notifier = Notifier(place.config, place.server.state_dir)
+            notifier = Notifier(environment.config, environment.server.state_dir)
             stack.callback(notifier.close)
             notifier.wait_until_started()
         quiet.delays(SECONDS / 4)  # so that the notifier knows the queue and the target
         alone = percentile(quiet.delays())
         beside: dict[str, float] = {}
         for neighbour in NEIGHBOURS:
-            with neighbour(place) as begin:
+            with neighbour(environment) as begin:
                 beginning = threading.Thread(target=begin)
                 beginning.start()
                 beside[neighbour.__name__] = percentile(quiet.delays())

@@ -27,7 +27,7 @@ import standardwebhooks
 from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, started
 from tests.acceptance.server import HTTP_COMMAND, STOP_SECONDS, Server, kill, running, wait_until
 from tests.acceptance.webhook_sinks import Sink, Sinks
-from tests.acceptance.working_clients import Client, Ledger
+from tests.acceptance.working_clients import Client, Recorder
 from zaqar.notification.jobs import LEASE_SECONDS
 
 SECONDS = float(os.environ.get("ZAQAR_NOTIFICATION_SECONDS", "8"))
@@ -37,7 +37,7 @@ OF_ONE_POST = 4
 POSTS_A_SECOND = 15.0
 POSTS = int(SECONDS * POSTS_A_SECOND)
 QUEUES = ("orders", "control")
-ILL_SECONDS = SECONDS / 2
+FAILING_SECONDS = SECONDS / 2
 PATIENCE = 240.0
 MOST_DUPLICATES = 0.02
 MOST_ADDED_DELAY = 1.0
@@ -111,10 +111,10 @@ class Poster(threading.Thread):
 
     def __init__(self, server: Server, queue: str) -> None:
         super().__init__()
-        self.ledger = Ledger()
+        self.recorder = Recorder()
         self.acknowledged: set[str] = set()
         self._queue = queue
-        self._client = Client(server, "shop", self.ledger)
+        self._client = Client(server, "shop", self.recorder)
 
     def run(self) -> None:
         due = time.monotonic()
@@ -129,7 +129,7 @@ class Poster(threading.Thread):
 
 
 def subscribe(server: Server, queue: str, sink: Sink) -> str:
-    client = Client(server, "shop", Ledger())
+    client = Client(server, "shop", Recorder())
     answer = client.ask("POST", f"/v2/queues/{queue}/subscriptions", {"subscriber": sink.url, "ttl": 3600})
     client.close()
     assert answer is not None
@@ -139,19 +139,19 @@ def subscribe(server: Server, queue: str, sink: Sink) -> str:
 
 def keep_killing(server: Server, notifier: Notifier, stop: threading.Event) -> None:
     """One each second: an API worker, then one of the two notifiers, and so on."""
-    victims: list[Any] = [
+    kills_in_turn: list[Any] = [
         lambda: kill(server.workers()[:1]),
         lambda: kill(server.parts(NOTIFIER)),
         lambda: kill(server.workers()[:1]),
         notifier.kill_and_start_again,
     ]
-    for strike in itertools.cycle(victims):
+    for kill_next in itertools.cycle(kills_in_turn):
         if stop.wait(1.0):
             return
-        strike()
+        kill_next()
 
 
-def await_arrival(wanted: dict[str, set[str]], sinks: dict[str, Sink]) -> None:
+def wait_for_arrival(wanted: dict[str, set[str]], sinks: dict[str, Sink]) -> None:
     """Until each message was received by each sink that should get it."""
     deadline = time.monotonic() + PATIENCE
     while missing := {name: ids for name in sinks if (ids := wanted[name] - received(sinks[name]))}:
@@ -191,7 +191,7 @@ def check_duplicates(sinks: Iterable[Sink]) -> None:
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("backend", STORES, ids=lambda backend: backend.name if backend else "sqlite")
 def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend | None, tmp_path: Path) -> None:
-    sinks = {"healthy": Sink(), "sick": Sink("sick"), "hanging": Sink("hanging"), "control": Sink()}
+    sinks = {"healthy": Sink(), "failing": Sink("failing"), "hanging": Sink("hanging"), "control": Sink()}
     with configured(backend, tmp_path) as config, Sinks(*sinks.values()):
         options = ("--config-file", str(config), "--workers", "2")
         with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
@@ -200,17 +200,17 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
             posters = {queue: Poster(server, queue) for queue in QUEUES}
             notifier = Notifier(config, server.state_dir)
             try:
-                suffer(server, notifier, posters, sinks)
-                await_arrival({name: posters[queue].acknowledged for name, queue in queues.items()}, sinks)
+                post_and_kill(server, notifier, posters, sinks)
+                wait_for_arrival({name: posters[queue].acknowledged for name, queue in queues.items()}, sinks)
             finally:
                 status = notifier.close()
             assert status == 0
     for poster in posters.values():
-        assert poster.ledger.wrong_answers == []
+        assert poster.recorder.wrong_answers == []
     for name, sink in sinks.items():
         check_receipts(sink, secrets[name])
     check_duplicates(sinks.values())
-    assert sinks["sick"].refused
+    assert sinks["failing"].refused
     assert sinks["hanging"].refused
     healthy, control = late(sinks["healthy"]), late(sinks["control"])
     print(f"99 % within {healthy:.1f} s beside two that are ill, within {control:.1f} s without")
@@ -218,7 +218,7 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
     assert healthy <= MOST_ADDED_DELAY + 2 * max(control, LEASE_SECONDS)
 
 
-def suffer(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:
+def post_and_kill(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:
     """Post it all while processes are killed; two of the subscribers get well in between."""
     stop = threading.Event()
     killer = threading.Thread(target=keep_killing, args=(server, notifier, stop))
@@ -226,12 +226,12 @@ def suffer(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks
     for thread in (killer, *posters.values()):
         thread.start()
     try:
-        time.sleep(ILL_SECONDS)
-        sinks["sick"].mood = "well"
+        time.sleep(FAILING_SECONDS)
+        sinks["failing"].behaviour = "accepting"
         for poster in posters.values():
             poster.join(max(1.0, PATIENCE - (time.monotonic() - began)))
             assert not poster.is_alive(), "the service takes no posts"
-        sinks["hanging"].mood = "well"
+        sinks["hanging"].behaviour = "accepting"
     finally:
         stop.set()
         killer.join()

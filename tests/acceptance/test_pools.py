@@ -65,7 +65,7 @@ class Cloud:
         page = self.must(200, "GET", f"/v2/queues/{queue}/messages?limit=20&echo=true")
         return [message["body"] for message in page["messages"]]
 
-    def wear_out(self, queue: str) -> None:
+    def claim_and_release(self, queue: str) -> None:
         """Claim all and release it."""
         answer = self.ask("POST", f"/v2/queues/{queue}/claims?limit=20")
         if answer.status == 201:
@@ -126,10 +126,10 @@ def test_dead_letters_go_from_pool_to_pool(cloud: Cloud, source: str, grave: str
     queue = queue_of(cloud, source, _max_claim_count=2, _dead_letter_queue=dead)
     cloud.post(queue, *range(8))
     for _ in range(3):
-        cloud.wear_out(queue)
+        cloud.claim_and_release(queue)
     assert cloud.bodies(queue) == []
     assert cloud.bodies(dead) == list(range(8))
-    cloud.wear_out(queue)
+    cloud.claim_and_release(queue)
     assert cloud.must(200, "GET", f"/v2/queues/{dead}/stats")["messages"]["free"] == 8
 
 

@@ -385,13 +385,13 @@ def test_a_project_that_is_disabled_for_a_while_loses_no_subscription(cloud: Clo
     path = f"/projects/{keystone.id_of('project', project)}"
     user.post("x")
     until(lambda: sink.receipts)
-    sink.mood = "sick"
+    sink.behaviour = "failing"
     user.post("y")
     until(lambda: sink.refused)
     keystone.request("PATCH", path, {"project": {"enabled": False}}, token=keystone.administrator())
     time.sleep(3)
     keystone.request("PATCH", path, {"project": {"enabled": True}}, token=keystone.administrator())
-    sink.mood = "well"
+    sink.behaviour = "accepting"
     until(lambda: [receipt.document["body"] for receipt in sink.receipts] == ["x", "y"])
     user.token = keystone.token(user.name, project)
     assert len(user.subscriptions()) == 1

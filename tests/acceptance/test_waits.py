@@ -324,7 +324,7 @@ def wait_until_held(server: Server, connections: int) -> None:
 def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: dict[str, Server]) -> None:
     """Their connections need more open files than the server has been given, so it has raised its limit."""
     server = servers["gunicorn"]
-    crowd, quiet = Client(server, "crowd"), Client(server, "quiet")
+    waiting_project, quiet = Client(server, "waiting"), Client(server, "quiet")
 
     def slowest() -> float:
         """Seconds that 99 of 100 posts and claims take at most."""
@@ -337,10 +337,10 @@ def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: d
         return sorted(taken)[98]
 
     alone = slowest()
-    waiting = [crowd.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
+    waiting = [waiting_project.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
     try:
         # One more of that project may not wait, but others may.
-        wait_until(lambda: crowd.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
+        wait_until(lambda: waiting_project.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
         beside = slowest()
         opened = quiet.open("POST", f"{CLAIMS}?wait={LONG}")
         quiet.post("last")
@@ -349,7 +349,9 @@ def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: d
         for each in waiting:
             each.close()
     # Long before the end of their time the places of clients that have gone are free.
-    wait_until(lambda: crowd.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") is None, seconds=LONG / 2)
+    wait_until(
+        lambda: waiting_project.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") is None, seconds=LONG / 2
+    )
     assert beside <= max(MOST_SECONDS, MOST_TIMES * alone), (beside, alone)
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.acceptance.backends import Backend
-from tests.acceptance.push_kills import FULL, SMALL, Run, suffer
+from tests.acceptance.push_kills import FULL, SMALL, Run, run_with_kills
 from tests.acceptance.push_listeners import Connection
 from tests.acceptance.server import wait_until
 from tests.acceptance.test_notifications import STORES
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
         def run_of(backend: Backend | None) -> Run:
             if backend not in found:
-                found[backend] = suffer(backend, tmp_path_factory.mktemp("faults"), SIZE, stack)
+                found[backend] = run_with_kills(backend, tmp_path_factory.mktemp("faults"), SIZE, stack)
             return found[backend]
 
         yield run_of
@@ -100,7 +100,7 @@ def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, s
     for each in watch.dead.values():
         assert each.dropped is not None
         # While notifiers are killed as well, none may live long enough.
-        since = last if each.died == last else run.last_strike
+        since = last if each.died == last else run.last_kill
         assert each.died + each.dropped - since < GONE_SECONDS
     # Of connections of which the test does not know that they were subscribed, too.
     wait_until(lambda: list((watch.listed() or {}).values()) == [run.sink.url])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Webhook receivers: a real HTTP server on loopback for each, with moods."""
+"""Webhook receivers: a real HTTP server on loopback for each, which accepts, refuses or hangs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Receipt:
 
 @dataclass
 class Sink:
-    """A subscriber. ``mood``: ``well`` answers 200, ``sick`` 500, ``hanging`` takes requests and says nothing."""
+    """A subscriber. ``behaviour``: "accepting" answers 200, "failing" 500, "hanging" never answers."""
 
-    mood: str = "well"
+    behaviour: str = "accepting"
     receipts: list[Receipt] = field(default_factory=list)
     refused: int = 0
     port: int = 0
@@ -53,10 +53,10 @@ class Sink:
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        if self.mood == "sick":
+        if self.behaviour == "failing":
             self.refused += 1
             return web.Response(status=500, text="not feeling well")
-        while self.mood == "hanging":
+        while self.behaviour == "hanging":
             await asyncio.sleep(0.1)
             if request.transport is None or request.transport.is_closing():
                 self.refused += 1
@@ -82,7 +82,7 @@ class Sinks:
 
     def __exit__(self, *exc: object) -> None:
         for sink in self._sinks:
-            sink.mood = "well"
+            sink.behaviour = "accepting"
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
