@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import REDIS, started
+from tests.acceptance.event_loop_thread import EventLoopThread
 from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running
 from tests.acceptance.test_notifications import Notifier
 from tests.acceptance.webhook_sinks import Sink, Sinks
@@ -142,9 +143,6 @@ async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.S
 @contextmanager
 def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
     """Their URLs: one port on several loopback addresses, each of which is a target of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -154,23 +152,16 @@ def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
         finally:
             writer.close()
 
-    port = free_port()
-    listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(answer, hosts, port), loop).result(30)
-    try:
+    async def listen() -> None:
+        async with await asyncio.start_server(answer, hosts, port) as server:
+            listening.set()
+            await server.serve_forever()
+
+    port, listening = free_port(), threading.Event()
+    with EventLoopThread() as loop:
+        loop.begin(listen())
+        assert listening.wait(PATIENCE)
         yield [f"http://{host}:{port}/hook" for host in hosts]
-    finally:
-        loop.call_soon_threadsafe(listening.close)
-
-        async def end() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 # -- neighbours --------------------------------------------------------------------------------------------------------

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.acceptance.event_loop_thread import EventLoopThread
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,21 @@ class Sinks:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._loop = EventLoopThread()
         self._runners: list[web.AppRunner] = []
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        self._loop.__enter__()
+        self._loop.call(self._start())
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for sink in self._sinks:
             sink.behaviour = "accepting"
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._loop.call(self._stop())
+        self._loop.__exit__(kind, error, trace)
 
     async def _start(self) -> None:
         for sink in self._sinks:
