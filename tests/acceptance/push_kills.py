@@ -21,7 +21,7 @@ from typing import Any, Self
 from tests.acceptance.backends import Backend
 from tests.acceptance.push_listeners import Listeners
 from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, running, wait_until
-from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
+from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, has_started, received, subscribe
 from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.acceptance.working_clients import Client, Recorder
 from zaqar import app, conf
@@ -342,7 +342,7 @@ def _kill_in_turn(run: Run, notifier: Notifier) -> Iterator[str]:
 
     def kill_notifier_of_server() -> bool:
         pids = server.parts(NOTIFIER)
-        if is_up := all(_has_started(pid, server.log) for pid in pids):
+        if is_up := all(has_started(pid, server.log) for pid in pids):
             kill(pids)
         return bool(pids) and is_up
 
@@ -361,10 +361,6 @@ def _kill_in_turn(run: Run, notifier: Notifier) -> Iterator[str]:
     for kind, kill_one in itertools.cycle(one_round):
         if kill_one():
             yield kind
-
-
-def _has_started(notifier: int, log: Path) -> bool:
-    return re.search(rf"The notifier \S+\.{notifier}\.\w+ has started", log.read_text()) is not None
 
 
 def _deaths(returning: Listeners, kills: list[float]) -> dict[str, float]:
