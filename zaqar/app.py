@@ -160,7 +160,7 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
         return None if known is None else Located(known.queue.uid, known.place)
 
     def find_queues(addresses: Collection[Address]) -> dict[Address, Located]:
-        found = management.find_queues(addresses=addresses)
+        found = management.queue_records.find(addresses=addresses)
         return {address: Located(queue.uid, placement.place_of(queue)) for address, queue in found.items()}
 
     return Hub(

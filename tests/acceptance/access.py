@@ -189,14 +189,14 @@ class Target:
         known = parts.queues.find(Address(self._service.project, kind, name), create=False)
         assert known is not None
         store, now = known.place.store, parts.clock()
-        for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
+        for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
             deliveries = []
             if posted.queue_uid == known.queue.uid:
                 deliveries = [self._delivery(posted, index, now) for index in range(len(posted.drafts))]
-            store.expand(posted=posted, deliveries=deliveries, position=None, until=now)
-        taken = store.take_deliveries(owner="n", until=now + 60, now=now, limit=1000, most_of_one=1000, without=())
+            store.outbox.expand(posted=posted, deliveries=deliveries, position=None, until=now)
+        taken = store.deliveries.take(owner="n", until=now + 60, now=now, limit=1000, most_of_one=1000, without=())
         dead = [replace(each, state=DEAD, tries=1, keep_until=now + 1000) for each in taken]
-        store.settle(owner="n", settled=dead, now=now)
+        store.deliveries.settle(owner="n", settled=dead, now=now)
         return max(each.id for each in dead if each.subscription_id == self.names["subscription"])
 
     def _delivery(self, posted: Posted, index: int, now: float) -> Delivery:

@@ -196,7 +196,7 @@ class Watch(threading.Thread):
         }
 
     def _count_waiting(self, id_: str) -> int:
-        return self._store.count_deliveries(queue_uid=self._uid, subscription_id=id_)[WAITING]
+        return self._store.delivery_log.count(queue_uid=self._uid, subscription_id=id_)[WAITING]
 
     def listed(self) -> dict[str, str] | None:
         """The subscribers of the queue by the ids of the subscriptions; None if a request was not answered."""
@@ -215,14 +215,14 @@ class Watch(threading.Thread):
     def undelivered(self) -> tuple[list[Posted], list[Delivery]]:
         """Some of what a notifier would get if all leases and pauses were over; nobody else may work on the store."""
         terms: dict[str, Any] = {"owner": "test", "until": _LATER + 1, "now": _LATER, "limit": 100}
-        return self._store.take_posted(**terms), self._store.take_deliveries(**terms, most_of_one=100, without=())
+        return self._store.outbox.take(**terms), self._store.deliveries.take(**terms, most_of_one=100, without=())
 
     def stored(self, *, later: float = 0.0) -> list[str]:
         """The dead of which deliveries take space, reachable or not, after a sweep so many seconds later."""
         while self._store.sweep(now=time.time() + later, limit=1000) == 1000:
             pass
         terms: dict[str, Any] = {"queue_uid": self._uid, "state": None, "before": None, "limit": 1}
-        return [id_ for id_ in self.dead if self._store.list_deliveries(subscription_id=id_, **terms)]
+        return [id_ for id_ in self.dead if self._store.delivery_log.list_before(subscription_id=id_, **terms)]
 
 
 @dataclass

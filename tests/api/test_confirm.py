@@ -54,10 +54,10 @@ def path_of(id_: str) -> str:
 
 def asked(api: Api, id_: str) -> Delivery | None:
     """The confirmation that waits to be sent."""
-    queue = api.parts.management.get_queue(project=api.project, kind=QUEUE, name="q")
+    queue = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name="q")
     assert queue is not None
     (store,) = api.parts.stores()
-    return store.get_delivery(key=DeliveryKey(queue.uid, id_, 0))
+    return store.delivery_log.get(key=DeliveryKey(queue.uid, id_, 0))
 
 
 def confirmed(api: Api, id_: str) -> bool:

@@ -58,7 +58,7 @@ class Process:
         return page
 
     def uid(self, queue: str = "q") -> str:
-        found = self.api.parts.management.get_queue(project=self.api.project, kind=QUEUE, name=queue)
+        found = self.api.parts.management.queue_records.get(project=self.api.project, kind=QUEUE, name=queue)
         assert found is not None
         return found.uid
 
@@ -97,7 +97,10 @@ def test_nothing_is_asked_of_it_if_subscribers_have_to_confirm(make_api: Callabl
     confirm = f"/v2/queues/q/subscriptions/{id_}/confirm"
     assert process.api.put(confirm, {"confirmed": False}).status_code == 204
     (store,) = process.api.parts.stores()
-    assert store.list_deliveries(queue_uid=process.uid(), subscription_id=id_, state=None, before=None, limit=1) == []
+    assert (
+        store.delivery_log.list_before(queue_uid=process.uid(), subscription_id=id_, state=None, before=None, limit=1)
+        == []
+    )
 
 
 def test_a_topic_and_several_queues_may_be_subscribed_to(process: Process) -> None:
@@ -158,19 +161,19 @@ def test_a_closed_connection_has_no_subscriptions_deliveries_or_notes(process: P
     (store,) = process.api.parts.stores()
     now = process.api.clock.now
     for each in (id_, kept):
-        store.put_delivery(delivery=Delivery(process.uid(), each, 1, b"{}", 60, now, "c", now))
+        store.deliveries.put(delivery=Delivery(process.uid(), each, 1, b"{}", 60, now, "c", now))
     process.close(connection)
     # Nothing is pushed any more from now on.
     assert not process.subscriptions.is_subscribed(connection, process.uid(), id_)
     process.tidy()
     assert [each["id"] for each in process.listed()] == [kept]
-    taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
+    taken = store.deliveries.take(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
     assert {each.subscription_id for each in taken}.isdisjoint({id_})
     process.close(other)
     process.tidy()
     assert process.listed() == []
     assert not process.is_noted()
-    found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name="q")
+    found = process.api.parts.management.queue_records.get(project=process.api.project, kind=QUEUE, name="q")
     assert found is not None
     assert not found.notify
 
@@ -218,7 +221,7 @@ def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
 ) -> None:
     connection = process.connect()
     management = process.api.parts.management
-    create = management.create_subscription
+    create = management.subscriptions.create
 
     def close_first(**given: Any) -> Any:
         process.close(connection)
@@ -259,7 +262,7 @@ def test_a_slow_message_store_delays_the_end_of_no_subscription(
     process.tidy()
     assert not process.is_noted()
     for queue in queues:
-        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        found = process.api.parts.management.queue_records.get(project=process.api.project, kind=QUEUE, name=queue)
         assert found is not None
         assert not found.notify
 
@@ -268,7 +271,7 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management, clock = process.api.parts.management, process.api.clock
-    create = management.create_subscription
+    create = management.subscriptions.create
 
     def condemn_first(**given: Any) -> Any:
         clock.advance(LEASE_SECONDS)
@@ -291,7 +294,7 @@ def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monk
     after = parts.pipelines.make_for_connections(
         parts.subscriptions, parts.management, parts.queues, parts.limits, clock
     )
-    create = parts.management.create_subscription
+    create = parts.management.subscriptions.create
 
     def reload_first(**given: Any) -> Any:
         after.adopt(before)
@@ -314,12 +317,12 @@ def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     kept = alive.subscribe(alive.connect())
     (store,) = dead.api.parts.stores()
     now = dead.api.clock.now
-    store.put_delivery(delivery=Delivery(dead.uid(), ended[0], 1, b"{}", 60, now, "c", now))
+    store.deliveries.put(delivery=Delivery(dead.uid(), ended[0], 1, b"{}", 60, now, "c", now))
     assert sum(alive.subscriptions.remove_of_node(dead.node.id)) == 3
     assert [each["id"] for each in alive.listed()] == [kept]
     assert alive.listed("r") == []
     assert not dead.is_noted()
-    taken = store.take_deliveries(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
+    taken = store.deliveries.take(owner="n", until=now + 9, now=now, limit=1000, most_of_one=5, without=())
     assert ended[0] not in {each.subscription_id for each in taken}
 
 
@@ -340,7 +343,7 @@ def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
     assert list(steps) == [0] * 7
     assert not process.is_noted()
     for queue in queues:
-        found = process.api.parts.management.get_queue(project=process.api.project, kind=QUEUE, name=queue)
+        found = process.api.parts.management.queue_records.get(project=process.api.project, kind=QUEUE, name=queue)
         assert found is not None
         assert not found.notify
     process.subscribe(process.connect())
@@ -369,19 +372,19 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     id_ = process.subscribe(connection)
     (store,) = process.api.parts.stores()
     now = process.api.clock.now
-    store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
+    store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
     ask = process.subscriptions.has_undelivered_before
     process.api.send("q", *range(5))
     # It is not known yet which deliveries that comes to.
     assert ask(connection, process.uid(), 3)
-    for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
-        store.expand(posted=posted, deliveries=[], position=None, until=now)
+    for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
+        store.outbox.expand(posted=posted, deliveries=[], position=None, until=now)
     assert [ask(connection, process.uid(), number) for number in (3, 4)] == [False, True]
     # A message with a delay holds up later ones only if it is due soon.
     for delay, holds_up in ((60, False), (5, True), (60, False)):
-        store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now + delay))
+        store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now + delay))
         assert ask(connection, process.uid(), 4) is holds_up
-    store.put_delivery(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
+    store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
     # Of a queue that was deleted, or for a connection that has closed, nothing comes.
     assert not ask("closed", process.uid(), 4)
     uid = process.uid()
@@ -415,12 +418,12 @@ def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Pro
     (store,) = process.api.parts.stores()
     now = process.api.clock.now
     process.api.send("q", *range(5))
-    for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
-        store.expand(posted=posted, deliveries=[], position=None, until=now)
+    for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
+        store.outbox.expand(posted=posted, deliveries=[], position=None, until=now)
     delivery = Delivery(process.uid(), id_, 1, b"{}", 60, now, "c", now + 900)
     ask = process.subscriptions.has_undelivered_before
-    store.put_delivery(delivery=delivery)
+    store.deliveries.put(delivery=delivery)
     assert not ask(connection, process.uid(), 2)
-    store.put_delivery(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
+    store.deliveries.put(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
     assert ask(connection, process.uid(), 2)
     assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS

@@ -23,7 +23,7 @@ class Notifier:
         created = api.post("/v2/queues/q/subscriptions", {"subscriber": "mailto:a@example.org", "ttl": 86_400})
         self.subscription: str = created.json["subscription_id"]
         self.path = f"/v2/queues/q/subscriptions/{self.subscription}"
-        queue = api.parts.management.get_queue(project=api.project, kind=QUEUE, name="q")
+        queue = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name="q")
         assert queue is not None
         self._uid = queue.uid
 
@@ -35,10 +35,10 @@ class Notifier:
     def expand(self) -> list[Delivery]:
         """The deliveries of what was posted, written and free."""
         now, made = self._api.clock.now, []
-        for posted in self.store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
+        for posted in self.store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
             if posted.queue_uid != self._uid:
                 # Left by other tests in the same store.
-                self.store.expand(posted=posted, deliveries=[], position=None, until=now)
+                self.store.outbox.expand(posted=posted, deliveries=[], position=None, until=now)
                 continue
             deliveries = [
                 Delivery(
@@ -53,7 +53,7 @@ class Notifier:
                 )
                 for index, draft in enumerate(posted.drafts)
             ]
-            self.store.expand(posted=posted, deliveries=deliveries, position=None, until=now)
+            self.store.outbox.expand(posted=posted, deliveries=deliveries, position=None, until=now)
             made += deliveries
         return made
 
@@ -62,7 +62,7 @@ class Notifier:
         now = self._api.clock.now
         taken = [
             each
-            for each in self.store.take_deliveries(
+            for each in self.store.deliveries.take(
                 owner="n", until=now + 60, now=now, limit=1000, most_of_one=1000, without=()
             )
             if each.subscription_id == self.subscription
@@ -71,7 +71,7 @@ class Notifier:
             replace(each, state=state, tries=1, attempts=tuple(attempts), due=due or now, keep_until=now + 1000)
             for each in taken
         ]
-        self.store.settle(owner="n", settled=settled, now=now)
+        self.store.deliveries.settle(owner="n", settled=settled, now=now)
         return settled
 
 

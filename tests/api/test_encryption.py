@@ -42,7 +42,7 @@ def stored(api: Api, queue: str = "q") -> list[Message]:
     """The messages as the store has them."""
     known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
     assert known is not None
-    return known.place.store.list_messages(
+    return known.place.store.messages.list_after(
         queue=known.queue,
         after=0,
         limit=1000,
@@ -67,7 +67,7 @@ def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
     assert known is not None
     body = stored(api, queue)[number].body
     (this,) = [each for each in sealed_bodies(known.place.store) if each.body == body]
-    known.place.store.replace_bodies(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
+    known.place.store.sealed_bodies.replace(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
 
 
 # -- what clients see --------------------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ def test_projects_cannot_read_each_others_bodies(api: Api) -> None:
     assert known is not None
     own = stored(api)[0].body
     (this,) = [each for each in sealed_bodies(known.place.store) if each.body == own]
-    assert known.place.store.replace_bodies(replacements=[(this, body)]) == 1
+    assert known.place.store.sealed_bodies.replace(replacements=[(this, body)]) == 1
     (shown,) = api.get("/v2/queues/q/messages?echo=true").json["messages"]
     assert shown["body"] is None
     assert "another project" in shown["error"]

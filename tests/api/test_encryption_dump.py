@@ -112,7 +112,7 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
             assert api.claim(name) == ("", [])
         else:
             queue = queue_of(api, name)
-            aside = store.set_aside(queue=queue, max_claim_count=1, limit=10, now=api.clock.now)
+            aside = store.dead_letters.set_aside(queue=queue, max_claim_count=1, limit=10, now=api.clock.now)
             assert [is_sealed(message.body) for message in aside] == [encrypted]
     # A post that waits for a notifier, and one whose deliveries are made and sent.
     for state in ("posted", "sent"):
@@ -136,7 +136,7 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
 
 def send_all(api: Api, store: MessageStore, uid: str, subscription: str) -> None:
     now = api.clock.now
-    for posted in store.take_posted(owner="n", until=now + 60, now=now, limit=1000):
+    for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
         if posted.queue_uid != uid:
             continue
         made = [
@@ -154,8 +154,10 @@ def send_all(api: Api, store: MessageStore, uid: str, subscription: str) -> None
             )
             for n, draft in enumerate(posted.drafts)
         ]
-        assert store.expand(posted=posted, deliveries=made, position=None, until=now)
-    assert store.list_deliveries(queue_uid=uid, subscription_id=subscription, state=None, before=None, limit=10)
+        assert store.outbox.expand(posted=posted, deliveries=made, position=None, until=now)
+    assert store.delivery_log.list_before(
+        queue_uid=uid, subscription_id=subscription, state=None, before=None, limit=10
+    )
 
 
 def test_a_dump_holds_no_plain_text(driver: Driver, address: str, make_api: Callable[..., Api]) -> None:

@@ -535,7 +535,7 @@ def test_an_outage_of_the_store_ends_no_stream(
 ) -> None:
     monkeypatch.setattr(event_streams, "MAX_OUTAGE_PAUSE", 0.02)
     api.send("q", 0)
-    list_messages, failed = api._messages.list_messages, []
+    list_messages, failed = api._messages.messages.list_after, []
 
     def away(**_: object) -> None:
         failed.append(True)
@@ -557,7 +557,7 @@ def test_readers_at_one_position_cost_one_read(api: StreamingApi, monkeypatch: p
     # On a busy machine fifty readers, one after the other, may take longer than a result is kept.
     monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
     api.send("q", 0)
-    list_messages, calls = api._messages.list_messages, []
+    list_messages, calls = api._messages.messages.list_after, []
 
     def counted(**named: Any) -> Any:
         calls.append(named)

@@ -97,7 +97,7 @@ def test_the_project_is_that_of_the_token(api: AuthenticatedApi, keystone: Keyst
     assert api.get(token=tokens["stranger"]).json["queues"] == []
     assert api.get(token=tokens["stranger"], X_Project_ID=keystone.id_of("project", "demo")).json["queues"] == []
     assert api.status(token=tokens["member"], X_Project_ID="a,b") == 200, "what is not looked at cannot be wrong"
-    assert api.parts.management.count_queues(project=keystone.id_of("project", "demo"), kind="queue") == 1
+    assert api.parts.management.queue_records.count(project=keystone.id_of("project", "demo"), kind="queue") == 1
 
 
 @pytest.mark.parametrize(("user", "status"), [("admin", 200), ("member", 403), ("reader", 403), ("stranger", 403)])

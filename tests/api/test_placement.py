@@ -24,7 +24,7 @@ __all__ = ["admin", "api"]
 
 
 def pool_of(api: Api, name: str) -> str | None:
-    row = api.parts.management.get_queue(project=api.project, kind=QUEUE, name=name)
+    row = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name=name)
     assert row is not None, name
     return row.pool
 
@@ -219,7 +219,7 @@ def test_no_queue_is_left_on_a_pool_that_is_removed_at_that_moment(
     admin.add("one")
     assert other.put("/v2/queues/warm").status_code == 201
     other.delete("/v2/queues/warm")
-    create = other.parts.management.create_queue
+    create = other.parts.management.queue_records.create
 
     def create_late(**arguments: Any) -> Any:
         assert admin.request("DELETE", "pools/one").status_code == 204
@@ -235,7 +235,7 @@ def test_a_pool_on_which_a_queue_is_placed_at_that_moment_stays(
     admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.add("one")
-    replace = admin.api.parts.management.replace_catalog
+    replace = admin.api.parts.management.catalog.replace
 
     def replace_late(**arguments: Any) -> bool:
         monkeypatch.undo()
@@ -249,7 +249,7 @@ def test_a_pool_on_which_a_queue_is_placed_at_that_moment_stays(
 
 
 def test_changes_at_a_time_all_count(admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = admin.api.parts.management.replace_catalog
+    replace = admin.api.parts.management.catalog.replace
 
     def replace_late(**arguments: Any) -> bool:
         monkeypatch.undo()
@@ -404,7 +404,7 @@ def test_the_scheme_of_a_store_has_no_case(driver: Driver, address: str, spell: 
             loaded.set_override("database", database, group)
     messages, management = open_message_store(loaded), open_management_store(loaded)
     messages.ping()
-    assert management.list_queues(project="nobody", kind=QUEUE, after="", limit=1) == []
+    assert management.queue_records.list_after(project="nobody", kind=QUEUE, after="", limit=1) == []
     messages.close()
     management.close()
     pool, drivers = Pool("capitals", uri, 1), Drivers(loaded)

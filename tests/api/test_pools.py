@@ -255,9 +255,9 @@ def test_a_shown_uri_can_be_sent_back(admin: Admin) -> None:
     secret = admin.uri("one") + "?timeout=5&application_password=hunter2"
     admin.add("one")
     # SQLite takes no password: the row is written as if it did.
-    catalog = admin.api.parts.management.get_catalog()
+    catalog = admin.api.parts.management.catalog.get()
     pools = tuple(replace(pool, uri=secret) for pool in catalog.pools)
-    assert admin.api.parts.management.replace_catalog(
+    assert admin.api.parts.management.catalog.replace(
         catalog=replace(catalog, version=catalog.version + 1, pools=pools)
     )
     shown = admin.get("pools/one")
@@ -266,7 +266,7 @@ def test_a_shown_uri_can_be_sent_back(admin: Admin) -> None:
     for method in ("PATCH", "PUT"):
         result = admin.request(method, "pools/one", body)
         assert result.status_code in (200, 201), result.text
-        assert admin.api.parts.management.get_catalog().pools[0].uri == secret
+        assert admin.api.parts.management.catalog.get().pools[0].uri == secret
     assert_error(admin.request("PUT", "pools/two", body), 400, "uri")
     assert "hunter2" not in admin.request("GET", "pools?detailed=true").text
 

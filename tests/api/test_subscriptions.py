@@ -45,7 +45,7 @@ def notified(api: Api, queue: str = "q") -> bool:
     now = api.clock.now
     (store,) = api.parts.stores()
     # Other tests leave some in the same store.
-    found = store.take_posted(owner="test", until=now, now=now, limit=1000)
+    found = store.outbox.take(owner="test", until=now, now=now, limit=1000)
     return any(message_id(posted.queue_uid, posted.first) == id_ for posted in found)
 
 
@@ -86,10 +86,10 @@ def test_a_life_as_long_as_heat_and_senlin_ask_for(make_api: Callable[..., Api],
     first, other = subscribe(api, ttl=ttl), subscribe(api, subscriber=HOOK + "/2", ttl=60)
     unlimited = subscribe(api, subscriber=HOOK + "/3")
     assert api.patch(f"/v2/queues/q/subscriptions/{other}", {"ttl": ttl}).status_code == 204
-    queue = api.parts.management.get_queue(project=api.project, kind=QUEUE, name="q")
+    queue = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name="q")
     assert queue is not None
     (store,) = api.parts.stores()
-    asked = store.get_delivery(key=DeliveryKey(queue.uid, first, 0))
+    asked = store.delivery_log.get(key=DeliveryKey(queue.uid, first, 0))
     assert asked is not None
     assert (asked.ttl, type(asked.ttl)) == (ttl, int)
     api.clock.advance(3600)
@@ -498,7 +498,7 @@ def test_tidy(api: Api) -> None:
 
     def takes_space() -> bool:
         # Other tests leave some in the same store.
-        over = api.parts.management.expired_subscriptions(now=api.clock.now, limit=10_000)
+        over = api.parts.management.subscriptions.list_expired(now=api.clock.now, limit=10_000)
         return id_ in [subscription.id for subscription in over]
 
     api.clock.advance(119)

@@ -457,7 +457,7 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
     assert seen == [("post", b'"secret"'), ("list", b'"changed"'), ("claim", b'"changed"')]
     known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
     assert known is not None
-    (stored,) = known.place.store.get_messages(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
+    (stored,) = known.place.store.messages.get(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
     assert b"changed" not in stored.body
     # A topic cannot be encrypted: that a stage asks for it is no fault of the client.
     assert api.put("/v2/topics/t").status_code == 503

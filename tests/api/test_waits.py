@@ -564,7 +564,9 @@ def test_a_message_that_cannot_be_read_does_not_end_the_wait(
     known = api.parts.queues.ensure(Address(api.project, QUEUE, "q"))
     sealed = poster.seal(b'"lost"', queue_uid=known.queue.uid, project=api.project, now=api.clock.now)
     api.parts.messages._bodies._keys = keys
-    known.place.store.post(queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now)
+    known.place.store.messages.post(
+        queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now
+    )
     api.parts.hub.received(known.queue, known.place)
     api.send("q", "read")
     assert bodies(waiting.result()) == ["read"]

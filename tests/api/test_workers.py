@@ -59,10 +59,10 @@ def test_delete_and_recreate_behind_a_workers_back(workers: tuple[Api, Api]) -> 
 def test_a_delete_that_did_not_end_is_ended_by_the_next_user(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.send("q", "old")
-    row = one.parts.management.get_queue(project=one.project, kind=QUEUE, name="q")
+    row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
     # What a worker leaves that is killed in the middle of a delete.
-    next(one.parts.stores()).drop_queue(queue=row, now=one.clock())
+    next(one.parts.stores()).queues.drop(queue=row, now=one.clock())
     assert two.bodies("q") == []
     assert two.get("/v2/queues").json["queues"] == []
     assert two.put("/v2/queues/q").status_code == 201
@@ -73,9 +73,9 @@ def test_a_delete_that_did_not_end_is_ended_by_the_next_user(workers: tuple[Api,
 def test_put_finds_a_left_over_row(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"old": 1})
-    row = one.parts.management.get_queue(project=one.project, kind=QUEUE, name="q")
+    row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
-    next(one.parts.stores()).drop_queue(queue=row, now=one.clock())
+    next(one.parts.stores()).queues.drop(queue=row, now=one.clock())
     assert two.put("/v2/queues/q", {"new": 1}).status_code == 201
     assert one.get("/v2/queues/q").json["new"] == 1
 
@@ -84,11 +84,11 @@ def test_a_change_that_did_not_reach_the_fence_is_taken_up(workers: tuple[Api, A
     one, two = workers
     one.put("/v2/queues/q", {"_default_message_ttl": 100})
     one.send("q", 1)
-    row = one.parts.management.get_queue(project=one.project, kind=QUEUE, name="q")
+    row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
     changed = replace(row, metadata={"_default_message_ttl": 200}, generation=row.generation + 1)
     # What a worker leaves that is killed between the row and the fence.
-    assert one.parts.management.replace_queue(queue=changed)
+    assert one.parts.management.queue_records.replace(queue=changed)
     for worker in (two, one):
         (href,) = worker.post("/v2/queues/q/messages", {"messages": [{"body": 2}]}).json["resources"]
         assert worker.get(href).json["ttl"] == 200
@@ -97,9 +97,9 @@ def test_a_change_that_did_not_reach_the_fence_is_taken_up(workers: tuple[Api, A
 def test_a_management_store_from_a_backup_overtakes_the_fence(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q")
-    row = one.parts.management.get_queue(project=one.project, kind=QUEUE, name="q")
+    row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
-    next(one.parts.stores()).open_queue(queue=replace(row, generation=row.generation + 40), now=one.clock())
+    next(one.parts.stores()).queues.open(queue=replace(row, generation=row.generation + 40), now=one.clock())
     two.send("q", 1)
     one.send("q", 2)
     assert one.bodies("q") == [1, 2]

@@ -72,8 +72,8 @@ def test_a_warm_operation_takes_few(scene: Scene, address: str, monkeypatch: pyt
         "delete several": lambda: scene.delete_many(next(free), next(free)),
         "pop": lambda: scene.pop(1),
         "stats": lambda: scene.stats(),
-        "positions": lambda: scene.store.positions(uids=[scene.queue.uid, heard.queue.uid], now=scene.now),
-        "find queues": lambda: management.find_queues(addresses=[Address("shop", "queue", "orders")]),
+        "positions": lambda: scene.store.queues.positions(uids=[scene.queue.uid, heard.queue.uid], now=scene.now),
+        "find queues": lambda: management.queue_records.find(addresses=[Address("shop", "queue", "orders")]),
     }
     # The first time a statement is prepared, and a post now and then tidies up.
     for operation in operations.values():

@@ -146,7 +146,7 @@ def produce(stage: Stage, store: MessageStore, index: int) -> Record:
         bodies = [f"{index}.{n}" for n in range(first, counts[name])]
         drafts = [Draft(body.encode(), TTL) for body in bodies]
         queue = stage.work if name == "work" else stage.news
-        numbers = store.post(queue=queue, drafts=drafts, client_id=f"producer-{index}", now=time.time())
+        numbers = store.messages.post(queue=queue, drafts=drafts, client_id=f"producer-{index}", now=time.time())
         record.posts.append(Post(name, index, bodies, list(numbers)))
         time.sleep(random.random() * 0.02)  # a pace that readers can follow
     return record
@@ -161,12 +161,12 @@ def work(stage: Stage, store: MessageStore, index: int) -> Record:
         assert time.monotonic() < last
         chance = random.random()
         if chance < 0.15:
-            popped = store.pop(queue=stage.work, limit=random.randint(1, 5), now=time.time())
+            popped = store.messages.pop(queue=stage.work, limit=random.randint(1, 5), now=time.time())
             record.consumed += _bodies(popped)
             continue
         called = time.monotonic()
         claim = Claim(new_claim_id(), random.choice([1, 2, 60]), 60, time.time())
-        taken = store.claim(queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started)
+        taken = store.claims.claim(queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started)
         if not taken:
             time.sleep(0.002)
             continue
@@ -181,7 +181,7 @@ def work(stage: Stage, store: MessageStore, index: int) -> Record:
         _consume(record, stage, store, claim, taken[:half], ends, one_by_one=chance < 0.6)
         if half < len(taken):
             record.releases.append(Release(claim.id, time.monotonic()))
-            store.release_claim(queue=stage.work, claim_id=claim.id, now=time.time())
+            store.claims.release(queue=stage.work, claim_id=claim.id, now=time.time())
     return record
 
 
@@ -199,7 +199,7 @@ def _renew(record: Record, stage: Stage, store: MessageStore, claim: Claim, ends
     """When the claim ends now, at the earliest."""
     called, now = time.monotonic(), time.time()
     try:
-        store.renew_claim(queue=stage.work, claim_id=claim.id, ttl=3, grace=None, now=now)
+        store.claims.renew(queue=stage.work, claim_id=claim.id, ttl=3, grace=None, now=now)
     except ClientError:  # it was over: a slow moment of the machine
         return ends
     record.renewals.append(Renewal(claim.id, called + 3))
@@ -219,10 +219,10 @@ def _consume(
     for batch in [[message] for message in taken] if one_by_one else [taken]:
         try:
             if one_by_one:
-                store.delete_message(queue=stage.work, sequence=batch[0].sequence, claim_id=claim.id, now=time.time())
+                store.messages.delete(queue=stage.work, sequence=batch[0].sequence, claim_id=claim.id, now=time.time())
             else:
                 numbers = [message.sequence for message in batch]
-                store.delete_messages(queue=stage.work, sequences=numbers, claim_ids=[claim.id], now=time.time())
+                store.messages.delete_many(queue=stage.work, sequences=numbers, claim_ids=[claim.id], now=time.time())
         except ClientError:  # the claim was over, so somebody else will work on it
             continue
         (record.consumed if ends.is_ahead() else record.late).extend(_bodies(batch))
@@ -237,12 +237,12 @@ def read(stage: Stage, store: MessageStore, index: int) -> Record:
         assert time.monotonic() < last
         ended = _written.is_set()
         size = random.randint(1, 20)
-        page = store.list_messages(queue=stage.news, after=marker, limit=size, now=time.time())
+        page = store.messages.list_after(queue=stage.news, after=marker, limit=size, now=time.time())
         record.pages.append((size, len(page)))
         record.read += [(message.sequence, message.body.decode()) for message in page]
         marker = page[-1].sequence if page else marker
         if random.random() < 0.05:
-            stats = store.stats(queue=stage.news, now=time.time())
+            stats = store.queues.stats(queue=stage.news, now=time.time())
             record.totals.append((stats.total, stats.newest.sequence if stats.newest else 0))
         if ended and not page:
             return record

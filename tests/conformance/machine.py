@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for queue in self.queues:
-            self.stores[0].drop_queue(queue=queue, now=self.now)
+            self.stores[0].queues.drop(queue=queue, now=self.now)
 
     def ask(self, operation: str, **arguments: Any) -> Any:
         """Do it on each store at the same time of the clock; the answer, which must be the same."""
@@ -364,7 +364,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def look_at_positions(self) -> None:
         uids = [queue.uid for queue in self.queues]
-        seen, *_, model = [store.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
+        seen, *_, model = [store.queues.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
         for side, uid in enumerate(uids):
             plain = self.ask("list_messages", queue=self.queues[side], after=0, limit=1)
             last, free, due = seen[uid]

@@ -70,7 +70,7 @@ class Outbox:
 
     def take_posted(self, owner: str = "me", *, limit: int = ALL, until: float | None = None) -> list[Posted]:
         end = self.now + LEASE if until is None else until
-        return self.store.take_posted(owner=owner, until=end, now=self.now, limit=limit)
+        return self.store.outbox.take(owner=owner, until=end, now=self.now, limit=limit)
 
     def take_all_posted(self, owner: str = "me", *, limit: int = 100) -> list[Posted]:
         """Whatever is to be had, in several calls: a store may give less than it was asked for."""
@@ -89,7 +89,7 @@ class Outbox:
     ) -> bool:
         """Store a piece that leads to that position, by default the last one."""
         end = self.now + LEASE if until is None else until
-        return self.store.expand(posted=posted, deliveries=deliveries, position=to, until=end)
+        return self.store.outbox.expand(posted=posted, deliveries=deliveries, position=to, until=end)
 
     def expand_whole(self, posted: Posted, deliveries: Sequence[Delivery]) -> None:
         """In as many pieces as a notifier would make of so many small deliveries."""
@@ -103,7 +103,7 @@ class Outbox:
 
     def put(self, *deliveries: Delivery) -> None:
         for delivery in deliveries:
-            self.store.put_delivery(delivery=delivery)
+            self.store.deliveries.put(delivery=delivery)
 
     def take(
         self,
@@ -115,7 +115,7 @@ class Outbox:
         until: float | None = None,
     ) -> list[Delivery]:
         end = self.now + LEASE if until is None else until
-        return self.store.take_deliveries(
+        return self.store.deliveries.take(
             owner=owner, until=end, now=self.now, limit=limit, most_of_one=most_of_one, without=without
         )
 
@@ -129,15 +129,15 @@ class Outbox:
         return taken
 
     def extend(self, deliveries: Iterable[Delivery], until: float, owner: str = "me") -> None:
-        self.store.extend_leases(owner=owner, keys=[delivery.key for delivery in deliveries], until=until)
+        self.store.deliveries.extend_leases(owner=owner, keys=[delivery.key for delivery in deliveries], until=until)
 
     def advance(self, one: Delivery, dues: Mapping[int, tuple[float, float]]) -> int:
         """Have some of the subscription of this one be due earlier."""
         of_one = {"queue_uid": one.queue_uid, "subscription_id": one.subscription_id}
-        return self.store.advance_deliveries(**of_one, dues=dues)
+        return self.store.deliveries.make_due_earlier(**of_one, dues=dues)
 
     def settle(self, *settled: Delivery, owner: str = "me") -> None:
-        self.store.settle(owner=owner, settled=settled, now=self.now)
+        self.store.deliveries.settle(owner=owner, settled=settled, now=self.now)
 
     def settle_as(self, state: str, deliveries: Iterable[Delivery], *, owner: str = "me", kept: float = KEPT) -> None:
         """Settle each for good, to be kept for a while."""
@@ -152,15 +152,15 @@ class Outbox:
         self.settle(*(replace(each, state=DONE, keep_until=None) for each in deliveries), owner=owner)
 
     def get(self, key: DeliveryKey) -> Delivery | None:
-        return self.store.get_delivery(key=key)
+        return self.store.delivery_log.get(key=key)
 
     def drain(self) -> None:
         """Leave nothing to be taken: the store is one for all tests."""
         later = self.now + _LATER
-        while posts := self.store.take_posted(owner="drain", until=later + 1, now=later, limit=1000):
+        while posts := self.store.outbox.take(owner="drain", until=later + 1, now=later, limit=1000):
             for posted in posts:
                 self.expand(posted)
-        while found := self.store.take_deliveries(
+        while found := self.store.deliveries.take(
             owner="drain", until=later + 1, now=later, limit=1000, most_of_one=1000, without=()
         ):
             self.discard(found, owner="drain")
@@ -202,13 +202,13 @@ class Lane:
         return self.outbox.get(self.key(number))
 
     def listing(self, state: str | None = None, *, before: int | None = None, limit: int = ALL) -> list[Delivery]:
-        return self.outbox.store.list_deliveries(
+        return self.outbox.store.delivery_log.list_before(
             queue_uid=self.queue_uid, subscription_id=self.subscription_id, state=state, before=before, limit=limit
         )
 
     def counts(self) -> tuple[int, int]:
         """How many are waiting and how many dead."""
-        counts = self.outbox.store.count_deliveries(queue_uid=self.queue_uid, subscription_id=self.subscription_id)
+        counts = self.outbox.store.delivery_log.count(queue_uid=self.queue_uid, subscription_id=self.subscription_id)
         return counts.get(WAITING, 0), counts.get(DEAD, 0)
 
     def resend(self, *numbers: int) -> int:
@@ -218,7 +218,7 @@ class Lane:
         return self._resend(None, limit)
 
     def _resend(self, numbers: Collection[int] | None, limit: int) -> int:
-        return self.outbox.store.resend(
+        return self.outbox.store.delivery_log.resend(
             queue_uid=self.queue_uid,
             subscription_id=self.subscription_id,
             numbers=numbers,

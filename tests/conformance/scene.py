@@ -62,14 +62,14 @@ class Scene:
         return self.clock.now
 
     def open(self) -> int:
-        return self.store.open_queue(queue=self.queue, now=self.now)
+        return self.store.queues.open(queue=self.queue, now=self.now)
 
     def beside(self, name: str = "other", *, project: str = "shop") -> Scene:
         """Another open queue on the same store, with the same clock."""
         return Scene(self.store, self.clock, new_queue(name, project=project))
 
     def drop(self) -> None:
-        self.store.drop_queue(queue=self.queue, now=self.now)
+        self.store.queues.drop(queue=self.queue, now=self.now)
 
     def raise_generation(self) -> Queue:
         """Raise the fence, go on with the new queue, return the one that is stale now."""
@@ -79,7 +79,7 @@ class Scene:
 
     def post(self, *texts: str, ttl: int = 3600, delay: int = 0, client: str = "producer") -> list[int]:
         drafts = [Draft(text.encode(), ttl, delay) for text in texts]
-        return list(self.store.post(queue=self.queue, drafts=drafts, client_id=client, now=self.now))
+        return list(self.store.messages.post(queue=self.queue, drafts=drafts, client_id=client, now=self.now))
 
     def listing(
         self,
@@ -90,7 +90,7 @@ class Scene:
         claimed: bool = False,
         delayed: bool = False,
     ) -> list[Message]:
-        return self.store.list_messages(
+        return self.store.messages.list_after(
             queue=self.queue,
             after=after,
             limit=limit,
@@ -104,42 +104,44 @@ class Scene:
         return self.listing(claimed=True, delayed=True)
 
     def get(self, *sequences: int) -> Sequence[Message]:
-        return self.store.get_messages(queue=self.queue, sequences=sequences, now=self.now)
+        return self.store.messages.get(queue=self.queue, sequences=sequences, now=self.now)
 
     def delete(self, sequence: int, claim_id: str | None = None) -> None:
-        self.store.delete_message(queue=self.queue, sequence=sequence, claim_id=claim_id, now=self.now)
+        self.store.messages.delete(queue=self.queue, sequence=sequence, claim_id=claim_id, now=self.now)
 
     def delete_many(self, *sequences: int, claim_ids: Iterable[str] | None = None) -> None:
         ids = None if claim_ids is None else list(claim_ids)
-        self.store.delete_messages(queue=self.queue, sequences=sequences, claim_ids=ids, now=self.now)
+        self.store.messages.delete_many(queue=self.queue, sequences=sequences, claim_ids=ids, now=self.now)
 
     def pop(self, limit: int = ALL) -> Sequence[Message]:
-        return self.store.pop(queue=self.queue, limit=limit, now=self.now)
+        return self.store.messages.pop(queue=self.queue, limit=limit, now=self.now)
 
     def claim(
         self, limit: int = ALL, *, ttl: int = 60, grace: int = 60, dead_letters: DeadLetters | None = None
     ) -> tuple[str, Sequence[Message]]:
         claim = Claim(new_claim_id(), ttl, grace, self.now)
-        messages = self.store.claim(queue=self.queue, claim=claim, limit=limit, now=self.now, dead_letters=dead_letters)
+        messages = self.store.claims.claim(
+            queue=self.queue, claim=claim, limit=limit, now=self.now, dead_letters=dead_letters
+        )
         return claim.id, messages
 
     def get_claim(self, claim_id: str) -> tuple[Claim, Sequence[Message]]:
-        return self.store.get_claim(queue=self.queue, claim_id=claim_id, now=self.now)
+        return self.store.claims.get(queue=self.queue, claim_id=claim_id, now=self.now)
 
     def renew(self, claim_id: str, *, ttl: int | None = None, grace: int | None = None) -> None:
-        self.store.renew_claim(queue=self.queue, claim_id=claim_id, ttl=ttl, grace=grace, now=self.now)
+        self.store.claims.renew(queue=self.queue, claim_id=claim_id, ttl=ttl, grace=grace, now=self.now)
 
     def release(self, claim_id: str) -> None:
-        self.store.release_claim(queue=self.queue, claim_id=claim_id, now=self.now)
+        self.store.claims.release(queue=self.queue, claim_id=claim_id, now=self.now)
 
     def stats(self) -> Stats:
-        return self.store.stats(queue=self.queue, now=self.now)
+        return self.store.queues.stats(queue=self.queue, now=self.now)
 
     def volume(self) -> Stats:
         return self.store.volume(now=self.now)
 
     def purge(self) -> None:
-        self.store.purge(queue=self.queue, now=self.now)
+        self.store.queues.purge(queue=self.queue, now=self.now)
 
     def wear_out(self, limit: int, times: int) -> None:
         """Claim and release the first free messages that many times."""

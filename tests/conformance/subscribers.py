@@ -37,36 +37,36 @@ class Subscribers:
         return wanted
 
     def put(self, subscription: Subscription) -> Subscription:
-        return self.store.create_subscription(subscription=subscription, now=self.clock.now)
+        return self.store.subscriptions.create(subscription=subscription, now=self.clock.now)
 
     def get(self, subscription_id: str) -> Subscription | None:
-        return self.store.get_subscription(queue_uid=self.uid, subscription_id=subscription_id, now=self.clock.now)
+        return self.store.subscriptions.get(queue_uid=self.uid, subscription_id=subscription_id, now=self.clock.now)
 
     def listing(self, after: str = "", limit: int = ALL) -> list[Subscription]:
-        return self.store.list_subscriptions(queue_uid=self.uid, after=after, limit=limit, now=self.clock.now)
+        return self.store.subscriptions.list_after(queue_uid=self.uid, after=after, limit=limit, now=self.clock.now)
 
     def replace(self, subscription: Subscription) -> bool:
-        return self.store.replace_subscription(subscription=subscription, now=self.clock.now)
+        return self.store.subscriptions.replace(subscription=subscription, now=self.clock.now)
 
     def delete(self, subscription: Subscription) -> None:
-        self.store.delete_subscription(queue_uid=self.uid, subscription_id=subscription.id)
+        self.store.subscriptions.delete(queue_uid=self.uid, subscription_id=subscription.id)
 
     def delete_as_read(self, subscription: Subscription) -> None:
-        self.store.delete_subscription(
+        self.store.subscriptions.delete(
             queue_uid=self.uid, subscription_id=subscription.id, version=subscription.version
         )
 
     def delete_all(self) -> None:
-        self.store.delete_subscriptions(queue_uid=self.uid)
+        self.store.subscriptions.delete_all(queue_uid=self.uid)
 
     def sweep(self, limit: int = 50) -> list[Subscription]:
         """Delete what is over, of all queues, as a sweep does; what there was."""
         swept: list[Subscription] = []
-        while found := self.store.expired_subscriptions(now=self.clock.now, limit=limit):
+        while found := self.store.subscriptions.list_expired(now=self.clock.now, limit=limit):
             assert len(found) <= limit
             assert all(each.expires <= self.clock.now for each in found), "one that is live"
             for each in found:
-                self.store.delete_subscription(queue_uid=each.queue_uid, subscription_id=each.id)
+                self.store.subscriptions.delete(queue_uid=each.queue_uid, subscription_id=each.id)
             swept += found
             assert len(swept) < ALL, "what was deleted is found again"
         return swept

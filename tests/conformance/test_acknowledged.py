@@ -31,7 +31,7 @@ ODD_BODIES = {
 
 def test_a_post_is_there_as_it_was_sent(scene: Scene) -> None:
     draft = Draft(b'{"n": 1}', 300, checksum="MD5:0cc175b9c0f1b6a831c399e269772661")
-    numbers = scene.store.post(queue=scene.queue, drafts=[draft], client_id="someone", now=scene.now)
+    numbers = scene.store.messages.post(queue=scene.queue, drafts=[draft], client_id="someone", now=scene.now)
     assert numbers == range(1, 2)
     expected = Message(
         queue_uid=scene.queue.uid,
@@ -51,7 +51,7 @@ def test_a_post_is_there_as_it_was_sent(scene: Scene) -> None:
 
 def test_each_draft_has_its_own_life(scene: Scene) -> None:
     drafts = [Draft(b"1", 60), Draft(b"2", 120, checksum="x"), Draft(b"3", 3600, 30), Draft(b"4", 1_209_600)]
-    numbers = scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    numbers = scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
     assert list(numbers) == [1, 2, 3, 4]
     stored = scene.list_everything()
     assert [message.ttl for message in stored] == [60, 120, 3600, 1_209_600]
@@ -62,7 +62,7 @@ def test_each_draft_has_its_own_life(scene: Scene) -> None:
 @pytest.mark.parametrize("body", ODD_BODIES.values(), ids=ODD_BODIES.keys())
 def test_a_body_is_kept_byte_for_byte_on_every_path(scene: Scene, body: bytes) -> None:
     drafts = [Draft(body, 3600), Draft(body, 3600)]
-    scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
     assert [message.body for message in scene.listing()] == [body, body]
     assert [message.body for message in scene.get(1, 2)] == [body, body]
     claim_id, claimed = scene.claim(1)
@@ -80,7 +80,7 @@ HEADER_TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1
 def test_any_bytes_come_back(messages: MessageStore, bodies: list[bytes], client: str) -> None:
     scene = Scene(messages)
     drafts = [Draft(body, 60) for body in bodies]
-    messages.post(queue=scene.queue, drafts=drafts, client_id=client, now=scene.now)
+    messages.messages.post(queue=scene.queue, drafts=drafts, client_id=client, now=scene.now)
     assert [(message.body, message.client_id) for message in scene.listing()] == [(body, client) for body in bodies]
     scene.drop()
 
@@ -109,7 +109,7 @@ def test_a_refused_post_stores_nothing_and_takes_no_number(scene: Scene) -> None
     stale = scene.raise_generation()
     drafts = [Draft(b"lost", 3600)] * 3
     with pytest.raises(StaleQueue):
-        scene.store.post(queue=stale, drafts=drafts, client_id="c", now=scene.now)
+        scene.store.messages.post(queue=stale, drafts=drafts, client_id="c", now=scene.now)
     assert scene.post("after") == [2]
     assert bodies(scene.list_everything()) == ["before", "after"]
 
@@ -119,8 +119,8 @@ def test_another_store_object_on_the_same_address_sees_it(scene: Scene, driver: 
     scene.post("shared")
     other = driver.open_messages(address)
     try:
-        assert other.open_queue(queue=scene.queue, now=scene.now) == 1
-        seen = other.list_messages(queue=scene.queue, after=0, limit=10, now=scene.now)
+        assert other.queues.open(queue=scene.queue, now=scene.now) == 1
+        seen = other.messages.list_after(queue=scene.queue, after=0, limit=10, now=scene.now)
         assert bodies(seen) == ["shared"]
     finally:
         other.close()

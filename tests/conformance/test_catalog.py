@@ -26,9 +26,9 @@ def tidy(management: ManagementStore) -> Iterator[None]:
 
 def change(management: ManagementStore, **changes: Any) -> Catalog:
     """Put another catalog in place of the one that is there."""
-    old = management.get_catalog()
+    old = management.catalog.get()
     new = replace(old, version=old.version + 1, **changes)
-    assert management.replace_catalog(catalog=new)
+    assert management.catalog.replace(catalog=new)
     return new
 
 
@@ -39,15 +39,15 @@ def test_a_catalog_comes_back_as_it_was_written(management: ManagementStore, opt
         Pool("slow", "sqlite:////var/lib/zaqar/na\u00efve.db", 0),
     )
     written = change(management, pools=pools, flavors=("gold", "empty"))
-    assert management.get_catalog() == written
+    assert management.catalog.get() == written
 
 
 def test_a_change_of_an_old_version_is_refused(management: ManagementStore) -> None:
     first = change(management, flavors=("a",))
     second = change(management, flavors=("b",))
     for version in (0, first.version, second.version, second.version + 2):
-        assert not management.replace_catalog(catalog=replace(second, version=version, flavors=("c",)))
-    assert management.get_catalog() == second
+        assert not management.catalog.replace(catalog=replace(second, version=version, flavors=("c",)))
+    assert management.catalog.get() == second
 
 
 def test_of_changes_at_the_same_time_one_wins(management: ManagementStore) -> None:
@@ -55,24 +55,24 @@ def test_of_changes_at_the_same_time_one_wins(management: ManagementStore) -> No
     won: list[str] = []
 
     def write(name: str) -> None:
-        if management.replace_catalog(catalog=replace(old, version=old.version + 1, flavors=(name,))):
+        if management.catalog.replace(catalog=replace(old, version=old.version + 1, flavors=(name,))):
             won.append(name)
 
     at_once(*(partial(write, f"f{n}") for n in range(8)))
     assert len(won) == 1
-    assert management.get_catalog().flavors == tuple(won)
+    assert management.catalog.get().flavors == tuple(won)
 
 
 def test_a_pool_has_queues_while_some_are_placed_on_it(management: ManagementStore) -> None:
     pool, other = f"pool-{secrets.token_hex(4)}", f"pool-{secrets.token_hex(4)}"
-    first = management.create_queue(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
-    second = management.create_queue(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
-    assert management.pool_has_queues(pool=pool)
-    assert not management.pool_has_queues(pool=other)
-    management.delete_queue(queue=first)
-    assert management.pool_has_queues(pool=pool)
-    assert management.replace_queue(queue=replace(second, pool=other, generation=second.generation + 1))
-    assert not management.pool_has_queues(pool=pool)
-    assert management.pool_has_queues(pool=other)
-    management.delete_queue(queue=second)
-    assert not management.pool_has_queues(pool=other)
+    first = management.queue_records.create(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
+    second = management.queue_records.create(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
+    assert management.queue_records.any_on_pool(pool=pool)
+    assert not management.queue_records.any_on_pool(pool=other)
+    management.queue_records.delete(queue=first)
+    assert management.queue_records.any_on_pool(pool=pool)
+    assert management.queue_records.replace(queue=replace(second, pool=other, generation=second.generation + 1))
+    assert not management.queue_records.any_on_pool(pool=pool)
+    assert management.queue_records.any_on_pool(pool=other)
+    management.queue_records.delete(queue=second)
+    assert not management.queue_records.any_on_pool(pool=other)

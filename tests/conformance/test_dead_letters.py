@@ -64,7 +64,7 @@ def test_it_moves_exactly_once(pair: Pair) -> None:
 def test_it_says_where_it_came_from(pair: Pair) -> None:
     pair.source.post("x", "y")
     draft = Draft(b'{"a":  1}', 600, checksum="MD5:x")
-    (number,) = pair.source.store.post(
+    (number,) = pair.source.store.messages.post(
         queue=pair.source.queue, drafts=[draft], client_id="someone", now=pair.source.now
     )
     posted = pair.source.now
@@ -308,7 +308,7 @@ def test_a_stale_dead_letter_queue_is_named_and_nothing_happens(pair: Pair, case
     before = pair.source.list_everything()
     claim = Claim(new_claim_id(), 60, 60, pair.source.now)
     with pytest.raises(StaleQueue) as caught:
-        pair.source.store.claim(
+        pair.source.store.claims.claim(
             queue=pair.source.queue, claim=claim, limit=10, now=pair.source.now, dead_letters=DeadLetters(stale, 2)
         )
     assert caught.value.uid == stale.uid
@@ -327,7 +327,9 @@ def test_a_stale_source_is_named(pair: Pair) -> None:
     stale = pair.source.raise_generation()
     claim = Claim(new_claim_id(), 60, 60, pair.source.now)
     with pytest.raises(StaleQueue) as caught:
-        pair.source.store.claim(queue=stale, claim=claim, limit=10, now=pair.source.now, dead_letters=pair.rules())
+        pair.source.store.claims.claim(
+            queue=stale, claim=claim, limit=10, now=pair.source.now, dead_letters=pair.rules()
+        )
     assert caught.value.uid == stale.uid
     assert bodies(pair.source.listing()) == ["dead"]
 

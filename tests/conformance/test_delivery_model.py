@@ -55,12 +55,12 @@ class DeliveryMachine(RuleBasedStateMachine):
         sweep_clean(self.outboxes[0].store, self.clock.now)
         for outbox in self.outboxes:
             for queue in self.queues:
-                outbox.store.open_queue(queue=queue, now=self.clock.now)
+                outbox.store.queues.open(queue=queue, now=self.clock.now)
 
     def teardown(self) -> None:
         self.outboxes[0].drain()
         for queue in self.queues:
-            self.outboxes[0].store.drop_queue(queue=queue, now=self.clock.now)
+            self.outboxes[0].store.queues.drop(queue=queue, now=self.clock.now)
 
     def lanes(self, place: int) -> list[Lane]:
         """All four, of one of the stores."""
@@ -76,7 +76,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         drafts = [Draft(b"%d" % n, 3600, delay) for n, delay in enumerate(delays)]
         now = self.clock.now
         answers = [
-            outbox.store.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
+            outbox.store.messages.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
             for outbox in self.outboxes
         ]
         self.same(answers)
@@ -195,7 +195,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         """What was taken of it goes on to be settled, and its posts to be expanded for the one that follows it."""
         uid = self.queues[which // 2].uid
         for outbox in self.outboxes:
-            outbox.store.drop_deliveries(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
+            outbox.store.delivery_log.drop(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
         self.ids[which] = new_subscription_id()
 
     @rule(side=SIDES)
@@ -204,8 +204,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         old, self.queues[side] = self.queues[side], new_queue("again", notify=True)
         self.given_out[side] = 0
         for outbox in self.outboxes:
-            outbox.store.drop_queue(queue=old, now=self.clock.now)
-            outbox.store.open_queue(queue=self.queues[side], now=self.clock.now)
+            outbox.store.queues.drop(queue=old, now=self.clock.now)
+            outbox.store.queues.open(queue=self.queues[side], now=self.clock.now)
         self.ids[2 * side : 2 * side + 2] = [new_subscription_id(), new_subscription_id()]
 
     @rule(step=STEPS)

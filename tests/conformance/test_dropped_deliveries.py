@@ -44,7 +44,7 @@ def drop_lanes(*lanes: Lane) -> None:
     """Drop several subscriptions of one queue."""
     ids = [lane.subscription_id for lane in lanes]
     outbox = lanes[0].outbox
-    outbox.store.drop_deliveries(queue_uid=lanes[0].queue_uid, subscription_ids=ids, now=outbox.now)
+    outbox.store.delivery_log.drop(queue_uid=lanes[0].queue_uid, subscription_ids=ids, now=outbox.now)
 
 
 def left(lane: Lane) -> list[int]:
@@ -153,7 +153,7 @@ def test_unknown_and_dropped_ones_are_fine(outbox: Outbox, lane: Lane) -> None:
     drop_lanes(lane)
     lane.fill(1)
     drop_lanes(lane, lane.beside())
-    outbox.store.drop_deliveries(queue_uid=lane.queue_uid, subscription_ids=[], now=outbox.now)
+    outbox.store.delivery_log.drop(queue_uid=lane.queue_uid, subscription_ids=[], now=outbox.now)
     drop_lanes(Lane(outbox))
     assert outbox.take() == []
     assert left(lane) == []

@@ -20,27 +20,31 @@ from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 Operation = Callable[[MessageStore, Queue, float], object]
 
 OPERATIONS: dict[str, Operation] = {
-    "post": lambda store, queue, now: store.post(queue=queue, drafts=[Draft(b"1", 60)], client_id="c", now=now),
-    "list_messages": lambda store, queue, now: store.list_messages(queue=queue, after=0, limit=10, now=now),
-    "get_messages": lambda store, queue, now: store.get_messages(queue=queue, sequences=[1], now=now),
-    "delete_message": lambda store, queue, now: store.delete_message(queue=queue, sequence=1, claim_id=None, now=now),
-    "delete_messages": lambda store, queue, now: store.delete_messages(
+    "post": lambda store, queue, now: store.messages.post(
+        queue=queue, drafts=[Draft(b"1", 60)], client_id="c", now=now
+    ),
+    "list_messages": lambda store, queue, now: store.messages.list_after(queue=queue, after=0, limit=10, now=now),
+    "get_messages": lambda store, queue, now: store.messages.get(queue=queue, sequences=[1], now=now),
+    "delete_message": lambda store, queue, now: store.messages.delete(queue=queue, sequence=1, claim_id=None, now=now),
+    "delete_messages": lambda store, queue, now: store.messages.delete_many(
         queue=queue, sequences=[1], claim_ids=None, now=now
     ),
-    "pop": lambda store, queue, now: store.pop(queue=queue, limit=1, now=now),
-    "claim": lambda store, queue, now: store.claim(
+    "pop": lambda store, queue, now: store.messages.pop(queue=queue, limit=1, now=now),
+    "claim": lambda store, queue, now: store.claims.claim(
         queue=queue, claim=Claim(new_claim_id(), 60, 60, now), limit=1, now=now
     ),
-    "get_claim": lambda store, queue, now: store.get_claim(queue=queue, claim_id="x", now=now),
-    "renew_claim": lambda store, queue, now: store.renew_claim(
+    "get_claim": lambda store, queue, now: store.claims.get(queue=queue, claim_id="x", now=now),
+    "renew_claim": lambda store, queue, now: store.claims.renew(
         queue=queue, claim_id="x", ttl=None, grace=None, now=now
     ),
-    "release_claim": lambda store, queue, now: store.release_claim(queue=queue, claim_id="x", now=now),
-    "set_aside": lambda store, queue, now: store.set_aside(queue=queue, max_claim_count=1, limit=1, now=now),
-    "receive": lambda store, queue, now: store.receive(queue=queue, letters=[], now=now),
-    "forget_set_aside": lambda store, queue, now: store.forget_set_aside(queue=queue, sequences=[1], now=now),
-    "stats": lambda store, queue, now: store.stats(queue=queue, now=now),
-    "purge": lambda store, queue, now: store.purge(queue=queue, now=now),
+    "release_claim": lambda store, queue, now: store.claims.release(queue=queue, claim_id="x", now=now),
+    "set_aside": lambda store, queue, now: store.dead_letters.set_aside(
+        queue=queue, max_claim_count=1, limit=1, now=now
+    ),
+    "receive": lambda store, queue, now: store.dead_letters.receive(queue=queue, messages=[], now=now),
+    "forget_set_aside": lambda store, queue, now: store.dead_letters.forget(queue=queue, sequences=[1], now=now),
+    "stats": lambda store, queue, now: store.queues.stats(queue=queue, now=now),
+    "purge": lambda store, queue, now: store.queues.purge(queue=queue, now=now),
 }
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 
@@ -109,7 +113,7 @@ def test_opening_answers_the_generation_in_force(messages: MessageStore) -> None
     queue = new_queue()
     scene = Scene(messages, queue=queue)
     for generation, in_force in ((1, 1), (3, 3), (2, 3), (3, 3), (1, 3), (7, 7)):
-        assert messages.open_queue(queue=replace(queue, generation=generation), now=scene.now) == in_force
+        assert messages.queues.open(queue=replace(queue, generation=generation), now=scene.now) == in_force
     scene.queue = replace(queue, generation=7)
     assert scene.post("a") == [1]
     scene.drop()
@@ -138,13 +142,13 @@ def test_many_may_open_a_queue_at_a_time(messages: MessageStore) -> None:
     answers: list[int] = []
 
     def open_it(generation: int) -> None:
-        answers.append(messages.open_queue(queue=replace(queue, generation=generation), now=scene.now))
+        answers.append(messages.queues.open(queue=replace(queue, generation=generation), now=scene.now))
 
     at_once(*(partial(open_it, 1 + n % 3) for n in range(8)))
     assert len(answers) == 8
     assert max(answers) == 3
-    assert messages.open_queue(queue=queue, now=scene.now) == 3
-    messages.drop_queue(queue=queue, now=scene.now)
+    assert messages.queues.open(queue=queue, now=scene.now) == 3
+    messages.queues.drop(queue=queue, now=scene.now)
     scene.drop()
 
 
@@ -158,7 +162,9 @@ def test_no_post_slips_in_with_old_rules(scene: Scene) -> None:
         while True:
             was_raised = raised.is_set()
             try:
-                numbers = scene.store.post(queue=first, drafts=[Draft(b"old", 60)], client_id="c", now=scene.now)
+                numbers = scene.store.messages.post(
+                    queue=first, drafts=[Draft(b"old", 60)], client_id="c", now=scene.now
+                )
             except StaleQueue:
                 return
             if was_raised:
@@ -180,14 +186,14 @@ def test_a_dropped_queue_cannot_be_opened(scene: Scene) -> None:
     scene.drop()
     for generation in (1, 2, 50):
         with pytest.raises(QueueDropped) as caught:
-            scene.store.open_queue(queue=replace(scene.queue, generation=generation), now=scene.now)
+            scene.store.queues.open(queue=replace(scene.queue, generation=generation), now=scene.now)
         assert caught.value.uid == scene.queue.uid
 
 
 def test_dropping_takes_no_heed_of_the_generation(scene: Scene) -> None:
     scene.post("a")
     stale = scene.raise_generation()
-    scene.store.drop_queue(queue=stale, now=scene.now)
+    scene.store.queues.drop(queue=stale, now=scene.now)
     with pytest.raises(QueueDropped):
         scene.open()
 
@@ -202,24 +208,24 @@ def test_dropping_again_is_fine(scene: Scene) -> None:
 
 def test_dropping_an_unknown_queue_keeps_a_late_worker_out(scene: Scene) -> None:
     unknown = new_queue()
-    scene.store.drop_queue(queue=unknown, now=scene.now)
+    scene.store.queues.drop(queue=unknown, now=scene.now)
     with pytest.raises(QueueDropped):
-        scene.store.open_queue(queue=unknown, now=scene.now)
+        scene.store.queues.open(queue=unknown, now=scene.now)
     refused(OPERATIONS["post"], scene, unknown)
 
 
 def test_a_tombstone_stands_for_its_lifetime(scene: Scene) -> None:
     scene.drop()
     other = new_queue()
-    scene.store.drop_queue(queue=other, now=scene.now, remember=60)
+    scene.store.queues.drop(queue=other, now=scene.now, remember=60)
     for moment, queue in ((59.875, other), (TOMBSTONE_LIFETIME - 0.125, scene.queue)):
         now = scene.now + moment
         while scene.store.sweep(now=now, limit=1000):
             pass
         with pytest.raises(QueueDropped):
-            scene.store.open_queue(queue=queue, now=now)
+            scene.store.queues.open(queue=queue, now=now)
         with pytest.raises(StaleQueue):
-            scene.store.stats(queue=queue, now=now)
+            scene.store.queues.stats(queue=queue, now=now)
 
 
 def test_a_dropped_queue_comes_back_empty_if_ever(scene: Scene) -> None:
@@ -240,15 +246,15 @@ def test_remembering_for_no_time_leaves_no_trace(scene: Scene) -> None:
     passing.post("a", "b")
     passing.claim(1)
     before = scene.volume().total
-    scene.store.drop_queue(queue=passing.queue, now=scene.now, remember=0)
+    scene.store.queues.drop(queue=passing.queue, now=scene.now, remember=0)
     assert scene.volume().total == before - 2
     refused(OPERATIONS["list_messages"], scene, passing.queue)
     passing.open()
     assert passing.list_everything() == []
     assert passing.post("c") == [1]
     assert bodies(passing.list_everything()) == ["c"]
-    scene.store.drop_queue(queue=passing.queue, now=scene.now, remember=0)
-    scene.store.drop_queue(queue=new_queue(), now=scene.now, remember=0)
+    scene.store.queues.drop(queue=passing.queue, now=scene.now, remember=0)
+    scene.store.queues.drop(queue=new_queue(), now=scene.now, remember=0)
 
 
 def test_no_post_is_acknowledged_into_a_queue_that_is_gone(scene: Scene) -> None:
@@ -259,7 +265,9 @@ def test_no_post_is_acknowledged_into_a_queue_that_is_gone(scene: Scene) -> None
         while True:
             was_dropped = dropped.is_set()
             try:
-                numbers = scene.store.post(queue=scene.queue, drafts=[Draft(b"x", 60)], client_id="c", now=scene.now)
+                numbers = scene.store.messages.post(
+                    queue=scene.queue, drafts=[Draft(b"x", 60)], client_id="c", now=scene.now
+                )
             except StaleQueue:
                 return
             if was_dropped:

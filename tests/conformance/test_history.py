@@ -176,10 +176,10 @@ def drain(store: MessageStore, stage: Stage) -> list[str]:
     left: list[str] = []
     while True:
         claim = Claim(new_claim_id(), 60, 60, now)
-        taken = store.claim(queue=stage.work, claim=claim, limit=500, now=now)
+        taken = store.claims.claim(queue=stage.work, claim=claim, limit=500, now=now)
         if not taken:
             return left
-        store.delete_messages(
+        store.messages.delete_many(
             queue=stage.work, sequences=[message.sequence for message in taken], claim_ids=[claim.id], now=now
         )
         left += [message.body.decode() for message in taken]
@@ -194,7 +194,7 @@ def test_a_history_of_many_processes(driver: Driver, address: str, messages: Mes
     shared = None if driver.shared else messages
     stage = Stage(driver.name, address, new_queue("work"), new_queue("news"), seconds_for(driver), shared)
     for queue in (stage.work, stage.news):
-        messages.open_queue(queue=queue, now=time.time())
+        messages.queues.open(queue=queue, now=time.time())
     pool, written = crew(driver)
     with pool:
         others = [
@@ -213,7 +213,7 @@ def test_a_history_of_many_processes(driver: Driver, address: str, messages: Mes
     assert len(story.posts) > 20 * PRODUCERS
     assert len(story.leases) > 5 * WORKERS
     for queue in (stage.work, stage.news):
-        messages.drop_queue(queue=queue, now=time.time())
+        messages.queues.drop(queue=queue, now=time.time())
 
 
 # -- the judgement finds what it is for -------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_fault_is_found(spoil: Callable[[History], None], judge: Callable[[His
 
 def test_nothing_is_left_after_a_drain(messages: MessageStore) -> None:
     stage = Stage("", "", new_queue(), new_queue(), 0, messages)
-    messages.open_queue(queue=stage.work, now=time.time())
+    messages.queues.open(queue=stage.work, now=time.time())
     assert drain(messages, stage) == []
-    assert messages.list_messages(queue=stage.work, after=0, limit=ALL, now=time.time()) == []
-    messages.drop_queue(queue=stage.work, now=time.time())
+    assert messages.messages.list_after(queue=stage.work, after=0, limit=ALL, now=time.time()) == []
+    messages.queues.drop(queue=stage.work, now=time.time())

@@ -171,7 +171,7 @@ def test_an_open_store_goes_on_after_all_others_were_killed(
 ) -> None:
     """Killed at the first line, while they all contend: no lock is left behind."""
     queue = new_queue()
-    messages.open_queue(queue=queue, now=START)
+    messages.queues.open(queue=queue, now=START)
     crowd = [Victim(victims.post_on, driver.name, address, queue, f"w{n}", path=tmp_path / f"{n}") for n in range(4)]
     with killed_in_the_end(*crowd):
         for victim in crowd:

@@ -49,7 +49,7 @@ class Watched:
     def __init__(self, outbox: Outbox, uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stored = 0
         self.at: dict[int, Callable[[], object]] = {}
-        expand = outbox.store.expand
+        expand = outbox.store.outbox.expand
         lock = threading.Lock()
 
         def watch(*, posted: Posted, position: PostPosition | None, **rest: Any) -> bool:

@@ -23,7 +23,7 @@ def queue(outbox: Outbox) -> Scene:
 
 
 def post(scene: Scene, *drafts: Draft, client: str = "producer") -> range:
-    return scene.store.post(queue=scene.queue, drafts=drafts, client_id=client, now=scene.now)
+    return scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id=client, now=scene.now)
 
 
 def messages_of(posts: list[Posted]) -> list[tuple[str, int]]:
@@ -73,7 +73,7 @@ def test_subscribers_that_come_and_go(outbox: Outbox, queue: Scene) -> None:
     queue.open()
     queue.post("unheard")
     with pytest.raises(StaleQueue):
-        queue.store.post(queue=with_subscribers, drafts=[Draft(b"refused", 60)], client_id="c", now=queue.now)
+        queue.store.messages.post(queue=with_subscribers, drafts=[Draft(b"refused", 60)], client_id="c", now=queue.now)
     queue.queue = replace(queue.queue, generation=3, notify=True)
     queue.open()
     queue.post("heard again")
@@ -83,7 +83,7 @@ def test_subscribers_that_come_and_go(outbox: Outbox, queue: Scene) -> None:
 def test_a_refused_post_leaves_nothing(outbox: Outbox, queue: Scene) -> None:
     stale = queue.raise_generation()
     with pytest.raises(StaleQueue):
-        queue.store.post(queue=stale, drafts=[Draft(b"1", 60)], client_id="c", now=queue.now)
+        queue.store.messages.post(queue=stale, drafts=[Draft(b"1", 60)], client_id="c", now=queue.now)
     queue.drop()
     with pytest.raises(StaleQueue):
         queue.post("a")
@@ -577,8 +577,8 @@ def test_a_dead_letter_that_is_received_is_noted_once(outbox: Outbox) -> None:
     grave, quiet = outbox.new_scene("grave"), outbox.new_scene("quiet", notify=False)
     letters = [letter(outbox, n) for n in range(3)]
     for some in (letters[:1], letters, letters):
-        grave.store.receive(queue=grave.queue, letters=some, now=outbox.now)
-    quiet.store.receive(queue=quiet.queue, letters=letters, now=outbox.now)
+        grave.store.dead_letters.receive(queue=grave.queue, messages=some, now=outbox.now)
+    quiet.store.dead_letters.receive(queue=quiet.queue, messages=letters, now=outbox.now)
     noted = sorted(outbox.take_all_posted(), key=lambda posted: posted.first)
     assert {posted.queue_uid for posted in noted} == {grave.queue.uid}
     notified = [(posted.first + n, draft.body) for posted in noted for n, draft in enumerate(posted.drafts)]

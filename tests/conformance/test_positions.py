@@ -13,7 +13,7 @@ NEVER_OPENED = new_queue().uid
 
 
 def position_of(scene: Scene) -> QueuePosition:
-    found = scene.store.positions(uids=[scene.queue.uid], now=scene.now)
+    found = scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
     assert list(found) == [scene.queue.uid]
     return found[scene.queue.uid]
 
@@ -150,8 +150,8 @@ def test_a_purge(scene: Scene) -> None:
 def test_a_dropped_queue_and_one_that_never_was_are_absent(scene: Scene) -> None:
     scene.post("a")
     scene.drop()
-    assert scene.store.positions(uids=[scene.queue.uid, NEVER_OPENED, "nonsense"], now=scene.now) == {}
-    assert scene.store.positions(uids=[], now=scene.now) == {}
+    assert scene.store.queues.positions(uids=[scene.queue.uid, NEVER_OPENED, "nonsense"], now=scene.now) == {}
+    assert scene.store.queues.positions(uids=[], now=scene.now) == {}
 
 
 def test_several_queues_in_one_call(scene: Scene) -> None:
@@ -161,7 +161,7 @@ def test_several_queues_in_one_call(scene: Scene) -> None:
         if n:
             other.post(*["x"] * n, delay=60 + n if n % 2 else 0)
     uids = [scene.queue.uid, NEVER_OPENED, *(other.queue.uid for other in others)]
-    found = scene.store.positions(uids=uids, now=scene.now)
+    found = scene.store.queues.positions(uids=uids, now=scene.now)
     assert found == {
         scene.queue.uid: QueuePosition(1, True, None),
         **{
@@ -176,7 +176,7 @@ def test_several_queues_in_one_call(scene: Scene) -> None:
 def test_five_hundred_uids(scene: Scene) -> None:
     scene.post("a")
     uids = {scene.queue.uid, *(new_queue().uid for _ in range(499))}
-    assert scene.store.positions(uids=uids, now=scene.now) == {scene.queue.uid: QueuePosition(1, True, None)}
+    assert scene.store.queues.positions(uids=uids, now=scene.now) == {scene.queue.uid: QueuePosition(1, True, None)}
 
 
 def test_the_generation_does_not_matter(scene: Scene) -> None:
@@ -202,7 +202,7 @@ def test_a_look_changes_nothing(scene: Scene) -> None:
     scene.post("a", ttl=90)
     claim_id, _ = scene.claim(ttl=60, grace=30)
     before = scene.list_everything()
-    ahead = scene.store.positions(uids=[scene.queue.uid], now=scene.now + 75)
+    ahead = scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now + 75)
     assert ahead[scene.queue.uid] == QueuePosition(2, True, None)
     assert scene.list_everything() == before
     assert position_of(scene) == QueuePosition(2, False, scene.now + 60)

@@ -32,15 +32,18 @@ def project() -> str:
 
 
 def found(management: ManagementStore, queue: Queue) -> Queue | None:
-    return management.get_queue(project=queue.project, kind=queue.kind, name=queue.name)
+    return management.queue_records.get(project=queue.project, kind=queue.kind, name=queue.name)
 
 
 def names(
     management: ManagementStore, project: str, *, after: str = "", limit: int = 100, kind: str = QUEUE
 ) -> list[str]:
     """As both listings have them."""
-    listed = [queue.name for queue in management.list_queues(project=project, kind=kind, after=after, limit=limit)]
-    assert management.list_queue_names(project=project, kind=kind, after=after, limit=limit) == listed
+    listed = [
+        queue.name
+        for queue in management.queue_records.list_after(project=project, kind=kind, after=after, limit=limit)
+    ]
+    assert management.queue_records.list_names(project=project, kind=kind, after=after, limit=limit) == listed
     return listed
 
 
@@ -49,8 +52,11 @@ def test_a_queue_comes_back_as_it_was_written(
     management: ManagementStore, project: str, metadata: dict[str, Any]
 ) -> None:
     queue = replace(new_queue(project=project), metadata=metadata, pool="fast", generation=3, notify=True)
-    assert management.create_queue(queue=queue) == queue
-    for back in (found(management, queue), *management.list_queues(project=project, kind=QUEUE, after="", limit=1)):
+    assert management.queue_records.create(queue=queue) == queue
+    for back in (
+        found(management, queue),
+        *management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=1),
+    ):
         assert back == queue
         assert {key: type(value) for key, value in back.metadata.items()} == {
             key: type(value) for key, value in metadata.items()
@@ -58,15 +64,15 @@ def test_a_queue_comes_back_as_it_was_written(
 
 
 def test_an_absent_queue_is_none(management: ManagementStore, project: str) -> None:
-    assert management.get_queue(project=project, kind=QUEUE, name="none") is None
-    assert management.list_queues(project=project, kind=QUEUE, after="", limit=10) == []
-    assert management.count_queues(project=project, kind=QUEUE) == 0
+    assert management.queue_records.get(project=project, kind=QUEUE, name="none") is None
+    assert management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=10) == []
+    assert management.queue_records.count(project=project, kind=QUEUE) == 0
 
 
 def test_what_the_caller_does_to_its_copy_stays_with_the_caller(management: ManagementStore, project: str) -> None:
     metadata: dict[str, Any] = {"tags": ["a"]}
     queue = replace(new_queue(project=project), metadata=metadata)
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     metadata["tags"].append("b")
     back = found(management, queue)
     assert back is not None and back.metadata == {"tags": ["a"]}
@@ -81,52 +87,52 @@ def test_what_the_caller_does_to_its_copy_stays_with_the_caller(management: Mana
 def test_creating_again_gives_the_one_in_place(management: ManagementStore, project: str) -> None:
     first = replace(new_queue(project=project), metadata={"a": 1})
     second = replace(new_queue(project=project), metadata={"b": 2}, pool="other", notify=True)
-    assert management.create_queue(queue=first) == first
-    assert management.create_queue(queue=second) == first
-    assert management.create_queue(queue=first) == first
+    assert management.queue_records.create(queue=first) == first
+    assert management.queue_records.create(queue=second) == first
+    assert management.queue_records.create(queue=first) == first
     assert found(management, first) == first
-    assert management.count_queues(project=project, kind=QUEUE) == 1
+    assert management.queue_records.count(project=project, kind=QUEUE) == 1
 
 
 def test_of_many_creations_at_a_time_one_wins(management: ManagementStore, project: str) -> None:
     answers: list[Queue] = []
-    at_once(*[lambda: answers.append(management.create_queue(queue=new_queue(project=project)))] * 8)
+    at_once(*[lambda: answers.append(management.queue_records.create(queue=new_queue(project=project)))] * 8)
     assert len(answers) == 8
     assert {queue.uid for queue in answers} == {
-        management.list_queues(project=project, kind=QUEUE, after="", limit=9)[0].uid
+        management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=9)[0].uid
     }
-    assert management.count_queues(project=project, kind=QUEUE) == 1
+    assert management.queue_records.count(project=project, kind=QUEUE) == 1
 
 
 def test_the_same_name_in_another_project_is_another_queue(management: ManagementStore, project: str) -> None:
     queues = [new_queue(project=other) for other in (project, project.upper(), project + " ", project + "\u00e9")]
     for queue in queues:
-        assert management.create_queue(queue=queue) == queue
+        assert management.queue_records.create(queue=queue) == queue
     for queue in queues:
         assert found(management, queue) == queue
-        assert management.count_queues(project=queue.project, kind=QUEUE) == 1
-    management.delete_queue(queue=queues[0])
+        assert management.queue_records.count(project=queue.project, kind=QUEUE) == 1
+    management.queue_records.delete(queue=queues[0])
     assert [found(management, queue) for queue in queues] == [None, *queues[1:]]
 
 
 def test_names_differ_by_case(management: ManagementStore, project: str) -> None:
     lower, upper = new_queue("orders", project=project), new_queue("Orders", project=project)
-    assert management.create_queue(queue=lower) == lower
-    assert management.create_queue(queue=upper) == upper
-    assert management.count_queues(project=project, kind=QUEUE) == 2
+    assert management.queue_records.create(queue=lower) == lower
+    assert management.queue_records.create(queue=upper) == upper
+    assert management.queue_records.count(project=project, kind=QUEUE) == 2
 
 
 def test_queues_and_topics_are_apart(management: ManagementStore, project: str) -> None:
     queue, topic = new_queue("news", project=project), new_queue("news", project=project, kind=TOPIC)
-    assert management.create_queue(queue=queue) == queue
-    assert management.create_queue(queue=topic) == topic
+    assert management.queue_records.create(queue=queue) == queue
+    assert management.queue_records.create(queue=topic) == topic
     assert found(management, queue) == queue
     assert found(management, topic) == topic
-    management.create_queue(queue=new_queue("only-a-queue", project=project))
+    management.queue_records.create(queue=new_queue("only-a-queue", project=project))
     assert names(management, project) == ["news", "only-a-queue"]
     assert names(management, project, kind=TOPIC) == ["news"]
-    assert management.count_queues(project=project, kind=TOPIC) == 1
-    management.delete_queue(queue=topic)
+    assert management.queue_records.count(project=project, kind=TOPIC) == 1
+    management.queue_records.delete(queue=topic)
     assert found(management, topic) is None
     assert found(management, queue) == queue
 
@@ -135,7 +141,7 @@ def test_long_names_are_kept_whole(management: ManagementStore) -> None:
     project = secrets.token_hex(128)
     queues = [new_queue("n" * 63 + last, project=project) for last in "ab"]
     for queue in queues:
-        assert management.create_queue(queue=queue) == queue
+        assert management.queue_records.create(queue=queue) == queue
     assert names(management, project) == [queue.name for queue in queues]
 
 
@@ -144,30 +150,30 @@ def test_long_names_are_kept_whole(management: ManagementStore) -> None:
 
 def test_a_replacement_needs_the_generation_before(management: ManagementStore, project: str) -> None:
     queue = replace(new_queue(project=project), metadata={"a": 1})
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     for generation in (0, 1, 3):
-        assert not management.replace_queue(queue=replace(queue, generation=generation, metadata={"b": 2}))
+        assert not management.queue_records.replace(queue=replace(queue, generation=generation, metadata={"b": 2}))
     assert found(management, queue) == queue
     changed = replace(queue, generation=2, metadata={"c": 3}, pool="new", notify=True)
-    assert management.replace_queue(queue=changed)
+    assert management.queue_records.replace(queue=changed)
     assert found(management, queue) == changed
-    assert not management.replace_queue(queue=changed)
-    assert management.replace_queue(queue=replace(changed, generation=3, notify=False, pool=None))
+    assert not management.queue_records.replace(queue=changed)
+    assert management.queue_records.replace(queue=replace(changed, generation=3, notify=False, pool=None))
     assert found(management, queue) == replace(changed, generation=3, notify=False, pool=None)
 
 
 def test_a_replacement_may_skip_generations(management: ManagementStore, project: str) -> None:
     """After a restore from a backup a row overtakes its fence in one write."""
     queue = replace(new_queue(project=project), metadata={"a": 1}, generation=3)
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     far = replace(queue, generation=100_000, metadata={"b": 2})
     for other in (0, 2, 4, 99_999, 100_000):
-        assert not management.replace_queue(queue=far, replaces=other)
+        assert not management.queue_records.replace(queue=far, replaces=other)
     assert found(management, queue) == queue
-    assert management.replace_queue(queue=far, replaces=3)
+    assert management.queue_records.replace(queue=far, replaces=3)
     assert found(management, queue) == far
-    assert not management.replace_queue(queue=far, replaces=3)
-    assert management.replace_queue(queue=replace(far, generation=100_001, pool="other"))
+    assert not management.queue_records.replace(queue=far, replaces=3)
+    assert management.queue_records.replace(queue=replace(far, generation=100_001, pool="other"))
     back = found(management, queue)
     assert back is not None and (back.generation, back.pool) == (100_001, "other")
 
@@ -175,23 +181,23 @@ def test_a_replacement_may_skip_generations(management: ManagementStore, project
 def test_a_replacement_needs_the_uid_in_place(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
     later = new_queue(project=project)
-    assert not management.replace_queue(queue=replace(queue, generation=2))
+    assert not management.queue_records.replace(queue=replace(queue, generation=2))
     assert found(management, queue) is None
-    management.create_queue(queue=queue)
-    management.delete_queue(queue=queue)
-    assert not management.replace_queue(queue=replace(queue, generation=2))
-    management.create_queue(queue=later)
-    assert not management.replace_queue(queue=replace(queue, generation=2, metadata={"old": True}))
+    management.queue_records.create(queue=queue)
+    management.queue_records.delete(queue=queue)
+    assert not management.queue_records.replace(queue=replace(queue, generation=2))
+    management.queue_records.create(queue=later)
+    assert not management.queue_records.replace(queue=replace(queue, generation=2, metadata={"old": True}))
     assert found(management, queue) == later
 
 
 def test_of_many_replacements_at_a_time_one_wins(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     answers: list[int] = []
 
     def replace_by(writer: int) -> None:
-        if management.replace_queue(queue=replace(queue, generation=2, metadata={"writer": writer})):
+        if management.queue_records.replace(queue=replace(queue, generation=2, metadata={"writer": writer})):
             answers.append(writer)
 
     at_once(*(partial(replace_by, writer) for writer in range(8)))
@@ -203,7 +209,7 @@ def test_of_many_replacements_at_a_time_one_wins(management: ManagementStore, pr
 def test_no_replacement_gets_lost(management: ManagementStore, project: str) -> None:
     """Read, change, compare-and-set, again when somebody else was faster: as a PATCH does."""
     queue = replace(new_queue(project=project), metadata={"count": 0})
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
 
     def add_five() -> None:
         added = 0
@@ -211,7 +217,7 @@ def test_no_replacement_gets_lost(management: ManagementStore, project: str) -> 
             now = found(management, queue)
             assert now is not None
             more = replace(now, generation=now.generation + 1, metadata={"count": now.metadata["count"] + 1})
-            added += management.replace_queue(queue=more)
+            added += management.queue_records.replace(queue=more)
 
     at_once(*[add_five] * 4)
     back = found(management, queue)
@@ -223,22 +229,22 @@ def test_no_replacement_gets_lost(management: ManagementStore, project: str) -> 
 
 def test_a_deleted_queue_is_gone_and_its_name_free(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
-    management.create_queue(queue=queue)
-    management.delete_queue(queue=queue)
+    management.queue_records.create(queue=queue)
+    management.queue_records.delete(queue=queue)
     assert found(management, queue) is None
     assert names(management, project) == []
-    management.delete_queue(queue=queue)
+    management.queue_records.delete(queue=queue)
     later = new_queue(project=project)
-    assert management.create_queue(queue=later) == later
+    assert management.queue_records.create(queue=later) == later
 
 
 def test_only_the_uid_in_place_is_deleted(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
-    management.create_queue(queue=queue)
-    management.delete_queue(queue=new_queue(project=project))
+    management.queue_records.create(queue=queue)
+    management.queue_records.delete(queue=new_queue(project=project))
     assert found(management, queue) == queue
-    management.replace_queue(queue=replace(queue, generation=2))
-    management.delete_queue(queue=queue)
+    management.queue_records.replace(queue=replace(queue, generation=2))
+    management.queue_records.delete(queue=queue)
     assert found(management, queue) is None
 
 
@@ -257,36 +263,39 @@ def test_queues_are_found_by_their_names(management: ManagementStore, project: s
     ]
     made += [new_queue("orders", project=project, kind=TOPIC), new_queue("orders", project=f"{project}-2", notify=True)]
     for queue in made:
-        management.create_queue(queue=queue)
+        management.queue_records.create(queue=queue)
     addresses = [address_of(queue) for queue in made]
     absent = [Address(project, TOPIC, "Orders"), Address(project, QUEUE, "orders-2"), Address("", QUEUE, "orders")]
-    assert management.find_queues(addresses={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
-    assert management.find_queues(addresses=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
-    assert management.find_queues(addresses=absent) == {}
-    assert management.find_queues(addresses=[]) == {}
-    management.delete_queue(queue=made[0])
-    assert management.find_queues(addresses=addresses[:2]) == {addresses[1]: made[1]}
+    assert management.queue_records.find(addresses={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
+    assert management.queue_records.find(addresses=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
+    assert management.queue_records.find(addresses=absent) == {}
+    assert management.queue_records.find(addresses=[]) == {}
+    management.queue_records.delete(queue=made[0])
+    assert management.queue_records.find(addresses=addresses[:2]) == {addresses[1]: made[1]}
 
 
 def test_a_queue_is_found_as_it_was_written(management: ManagementStore, project: str) -> None:
     for n, metadata in enumerate(METADATA.values()):
-        management.create_queue(queue=replace(new_queue(f"q{n}", project=project), metadata=metadata))
+        management.queue_records.create(queue=replace(new_queue(f"q{n}", project=project), metadata=metadata))
     addresses = [Address(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
-    found_now = management.find_queues(addresses=addresses)
+    found_now = management.queue_records.find(addresses=addresses)
     assert [found_now[address].metadata for address in addresses] == list(METADATA.values())
 
 
 def test_five_hundred_names_are_looked_for_at_a_time(management: ManagementStore, project: str) -> None:
-    made = [management.create_queue(queue=new_queue(f"{'n' * 60}{n:03}", project=project)) for n in range(0, 500, 100)]
+    made = [
+        management.queue_records.create(queue=new_queue(f"{'n' * 60}{n:03}", project=project))
+        for n in range(0, 500, 100)
+    ]
     addresses = [Address(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
-    assert management.find_queues(addresses=addresses) == {address_of(queue): queue for queue in made}
+    assert management.queue_records.find(addresses=addresses) == {address_of(queue): queue for queue in made}
 
 
 def test_names_are_listed_by_code_point(management: ManagementStore, project: str) -> None:
     expected = ["-a", ".a", "0", "10", "9", "A", "B", "Z", "_", "a", "a-b", "a.b", "aB", "a_b", "ab", "b", "z"]
     assert expected == sorted(expected)
     for name in reversed(expected):
-        management.create_queue(queue=new_queue(name, project=project))
+        management.queue_records.create(queue=new_queue(name, project=project))
     assert names(management, project) == expected
     for place, name in enumerate(expected):
         assert names(management, project, after=name) == expected[place + 1 :]
@@ -296,21 +305,21 @@ def test_names_are_listed_by_code_point(management: ManagementStore, project: st
 def test_following_the_marker_lists_every_queue_once(management: ManagementStore, project: str, size: int) -> None:
     expected = sorted(f"q{n}" for n in range(23))
     for name in expected:
-        management.create_queue(queue=new_queue(name, project=project))
+        management.queue_records.create(queue=new_queue(name, project=project))
     seen: list[str] = []
     while page := names(management, project, after=seen[-1] if seen else "", limit=size):
         assert len(page) <= size
         seen += page
-        gone = management.get_queue(project=project, kind=QUEUE, name=page[-1])
+        gone = management.queue_records.get(project=project, kind=QUEUE, name=page[-1])
         assert gone is not None
-        management.delete_queue(queue=gone)
+        management.queue_records.delete(queue=gone)
     assert seen == expected
-    assert management.count_queues(project=project, kind=QUEUE) == 23 - -(-23 // size)
+    assert management.queue_records.count(project=project, kind=QUEUE) == 23 - -(-23 // size)
 
 
 def test_a_marker_need_not_be_a_queue(management: ManagementStore, project: str) -> None:
     for name in ("a", "c"):
-        management.create_queue(queue=new_queue(name, project=project))
+        management.queue_records.create(queue=new_queue(name, project=project))
     assert names(management, project, after="b") == ["c"]
     assert names(management, project, after="a-") == ["c"]
     assert names(management, project, after="\U0001f600") == []
@@ -319,8 +328,8 @@ def test_a_marker_need_not_be_a_queue(management: ManagementStore, project: str)
 def test_a_listing_shows_the_whole_queue(management: ManagementStore, project: str) -> None:
     queues = [replace(new_queue(f"q{n}", project=project), metadata={"n": n}, notify=bool(n % 2)) for n in range(3)]
     for queue in queues:
-        management.create_queue(queue=queue)
-    assert management.list_queues(project=project, kind=QUEUE, after="", limit=10) == queues
+        management.queue_records.create(queue=queue)
+    assert management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=10) == queues
 
 
 def test_it_answers(management: ManagementStore) -> None:

@@ -58,7 +58,7 @@ def test_what_is_taken_or_settled_meanwhile_is_left_as_it_is(
 ) -> None:
     """Just after the restorer has read what waits. WAITING: it is tried again later; None: it is still on lease."""
     made = fill(lane, 3)
-    list_deliveries = outbox.store.list_deliveries
+    list_deliveries = outbox.store.delivery_log.list_before
 
     def list_then_take(**given: object) -> list[Delivery]:
         found = list_deliveries(**given)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def sealed(text: str = "") -> bytes:
 
 def post(scene: Scene, *bodies: bytes, delay: int = 0) -> list[int]:
     drafts = [Draft(body, 3600, delay) for body in bodies]
-    return list(scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now))
+    return list(scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now))
 
 
 def walk(store: MessageStore, *, without: bytes = b"", limit: int = 100) -> list[SealedBody]:
@@ -61,7 +61,7 @@ def test_messages_keep_any_bytes(scene: Scene) -> None:
     assert [message.body for message in scene.get(first)] == [BYTES]
     claim_id, claimed = scene.claim(1)
     assert [message.body for message in claimed] == [BYTES]
-    held = scene.store.get_claim(queue=scene.queue, claim_id=claim_id, now=scene.now)[1]
+    held = scene.store.claims.get(queue=scene.queue, claim_id=claim_id, now=scene.now)[1]
     assert [message.body for message in held] == [BYTES]
     assert [message.body for message in scene.get(second)] == [bytes((SEALED,)) + large]
 
@@ -78,7 +78,7 @@ def test_dead_letters_of_another_store_keep_any_bytes(scene: Scene, grave: Scene
     for source, target in ((scene, other), (other, grave)):
         post(source, BYTES)
         source.wear_out(source.list_everything()[0].sequence, times=1)
-        aside = source.store.set_aside(queue=source.queue, max_claim_count=1, limit=ALL, now=source.now)
+        aside = source.store.dead_letters.set_aside(queue=source.queue, max_claim_count=1, limit=ALL, now=source.now)
         assert {message.body for message in aside} == {BYTES}
         letters = [
             Message(
@@ -92,23 +92,23 @@ def test_dead_letters_of_another_store_keep_any_bytes(scene: Scene, grave: Scene
             )
             for m in aside
         ]
-        target.store.receive(queue=target.queue, letters=letters, now=target.now)
+        target.store.dead_letters.receive(queue=target.queue, messages=letters, now=target.now)
         assert {message.body for message in target.list_everything()} == {BYTES}
 
 
 def test_posts_and_deliveries_keep_any_bytes(outbox: Outbox) -> None:
     scene = outbox.new_scene()
     post(scene, BYTES)
-    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
     assert [draft.body for draft in posted.drafts] == [BYTES]
     subscription = new_subscription_id()
     (delivery,) = deliveries_of(posted, subscription)
-    outbox.store.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
-    (taken,) = outbox.store.take_deliveries(
+    outbox.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
+    (taken,) = outbox.store.deliveries.take(
         owner="n", until=outbox.now + 60, now=outbox.now, limit=10, most_of_one=10, without=()
     )
     assert taken.body == BYTES
-    listed = outbox.store.list_deliveries(
+    listed = outbox.store.delivery_log.list_before(
         queue_uid=scene.queue.uid, subscription_id=subscription, state=None, before=None, limit=10
     )
     assert [each.body for each in listed] == [BYTES]
@@ -123,7 +123,7 @@ def test_a_pop_that_meets_a_sealed_message_takes_nothing(scene: Scene, place: in
     bodies.insert(place, sealed())
     post(scene, *bodies)
     with pytest.raises(SealedMessages) as caught:
-        scene.store.pop(queue=scene.queue, limit=3, now=scene.now)
+        scene.store.messages.pop(queue=scene.queue, limit=3, now=scene.now)
     assert caught.value.uid == scene.queue.uid
     assert [message.body for message in scene.list_everything()] == bodies
     assert (scene.stats().free, scene.stats().claimed) == (3, 0)
@@ -131,10 +131,10 @@ def test_a_pop_that_meets_a_sealed_message_takes_nothing(scene: Scene, place: in
 
 def test_a_pop_up_to_a_sealed_message_takes_what_is_before_it(scene: Scene) -> None:
     post(scene, b"1", b"2", sealed())
-    popped = scene.store.pop(queue=scene.queue, limit=2, now=scene.now)
+    popped = scene.store.messages.pop(queue=scene.queue, limit=2, now=scene.now)
     assert [message.body for message in popped] == [b"1", b"2"]
     with pytest.raises(SealedMessages):
-        scene.store.pop(queue=scene.queue, limit=2, now=scene.now)
+        scene.store.messages.pop(queue=scene.queue, limit=2, now=scene.now)
     assert scene.stats().free == 1
 
 
@@ -148,13 +148,13 @@ def test_pops_and_claims_at_once_leave_sealed_messages_alone(scene: Scene) -> No
     def pop() -> None:
         for _ in range(10):
             try:
-                taken = scene.store.pop(queue=scene.queue, limit=1, now=scene.now)
+                taken = scene.store.messages.pop(queue=scene.queue, limit=1, now=scene.now)
             except SealedMessages:
                 claim = Claim(new_claim_id(), 600, 60, scene.now)
-                taken = scene.store.claim(queue=scene.queue, claim=claim, limit=1, now=scene.now)
+                taken = scene.store.claims.claim(queue=scene.queue, claim=claim, limit=1, now=scene.now)
                 if not taken or taken[0].body[0] == SEALED:
                     continue
-                scene.store.delete_messages(
+                scene.store.messages.delete_many(
                     queue=scene.queue, sequences=[taken[0].sequence], claim_ids={claim.id}, now=scene.now
                 )
             with lock:
@@ -177,7 +177,7 @@ def test_every_place_of_a_sealed_body_is_found(outbox: Outbox) -> None:
     ready, claimed, late, aside, plain = sealed("r"), sealed("c"), sealed("l"), sealed("a"), b"1"
     post(scene, aside)
     scene.wear_out(1, times=1)
-    scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+    scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
     post(scene, claimed)
     scene.claim(1)
     post(scene, ready, plain)
@@ -185,9 +185,9 @@ def test_every_place_of_a_sealed_body_is_found(outbox: Outbox) -> None:
     heard = outbox.new_scene()
     sent, noted = sealed("s"), sealed("n")
     post(heard, sent)
-    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
     settled, waits = deliveries_of(posted, new_subscription_id(), new_subscription_id())
-    outbox.store.expand(posted=posted, deliveries=[settled, waits], position=None, until=outbox.now)
+    outbox.store.outbox.expand(posted=posted, deliveries=[settled, waits], position=None, until=outbox.now)
     post(heard, b"1", noted)
     everything = [ready, claimed, late, aside, plain, sent, noted]
     expected = sorted(
@@ -208,40 +208,40 @@ def test_a_body_is_replaced_and_nothing_else(scene: Scene, state: str) -> None:
     claim_id = scene.claim(1)[0] if state == "claimed" else None
     if state == "set aside":
         scene.wear_out(number, times=1)
-        scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+        scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
 
     def seen() -> list[Message]:
         if state == "set aside":
-            return scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+            return scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
         return scene.get(number)
 
     (before,) = seen()
     (this,) = found(scene.store, old)
-    assert scene.store.replace_bodies(replacements=[(this, new)]) == 1
+    assert scene.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
     (after,) = seen()
     assert (before.body, after.body) == (old, new)
     assert {name for name in Message.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
     # The second time the stored body is another one.
-    assert scene.store.replace_bodies(replacements=[(this, sealed())]) == 0
+    assert scene.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
     assert seen() == [after]
     if claim_id is not None:
-        scene.store.delete_message(queue=scene.queue, sequence=number, claim_id=claim_id, now=scene.now)
+        scene.store.messages.delete(queue=scene.queue, sequence=number, claim_id=claim_id, now=scene.now)
         assert scene.get(number) == []
 
 
 def test_the_body_of_a_delivery_is_replaced(outbox: Outbox) -> None:
     scene, subscription, old, new = outbox.new_scene(), new_subscription_id(), sealed(), sealed()
     post(scene, old)
-    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
     (delivery,) = deliveries_of(
         posted, subscription, attempts=(Attempt(1.5, 500, 0.1, "x"),), state=DEAD, keep_until=outbox.now + 600
     )
-    outbox.store.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
+    outbox.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
     key = DeliveryKey(scene.queue.uid, subscription, delivery.number)
-    before = outbox.store.get_delivery(key=key)
+    before = outbox.store.delivery_log.get(key=key)
     (this,) = [each for each in found(outbox.store, old) if each.kind == DELIVERY]
-    assert outbox.store.replace_bodies(replacements=[(this, new)]) == 1
-    after = outbox.store.get_delivery(key=key)
+    assert outbox.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
+    after = outbox.store.delivery_log.get(key=key)
     assert before is not None
     assert after is not None
     assert after.body == new
@@ -252,8 +252,8 @@ def test_posts_are_left_as_they_are(outbox: Outbox) -> None:
     scene, old = outbox.new_scene(), sealed()
     post(scene, old)
     (this,) = [each for each in found(outbox.store, old) if each.kind == POST]
-    assert outbox.store.replace_bodies(replacements=[(this, sealed())]) == 0
-    (posted,) = outbox.store.take_posted(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    assert outbox.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
+    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
     assert [draft.body for draft in posted.drafts] == [old]
 
 
@@ -261,13 +261,13 @@ def test_what_is_gone_is_not_brought_back(scene: Scene) -> None:
     deleted, claimed, purged = sealed("d"), sealed("c"), sealed("p")
     post(scene, deleted, claimed, purged)
     these = {each.body: each for each in found(scene.store, deleted, claimed, purged)}
-    scene.store.delete_message(queue=scene.queue, sequence=1, claim_id=None, now=scene.now)
-    assert scene.store.replace_bodies(replacements=[(these[deleted], sealed())]) == 0
+    scene.store.messages.delete(queue=scene.queue, sequence=1, claim_id=None, now=scene.now)
+    assert scene.store.sealed_bodies.replace(replacements=[(these[deleted], sealed())]) == 0
     # A claim changes no body.
     scene.claim(1)
-    assert scene.store.replace_bodies(replacements=[(these[claimed], sealed())]) == 1
-    scene.store.purge(queue=scene.queue, now=scene.now)
-    scene.store.replace_bodies(replacements=[(these[purged], sealed())])
+    assert scene.store.sealed_bodies.replace(replacements=[(these[claimed], sealed())]) == 1
+    scene.store.queues.purge(queue=scene.queue, now=scene.now)
+    scene.store.sealed_bodies.replace(replacements=[(these[purged], sealed())])
     assert scene.list_everything() == []
 
 
@@ -293,7 +293,7 @@ def test_old_keys_are_not_needed_afterwards(outbox: Outbox) -> None:
     assert result.renewed >= len(plain)
     assert key_id_of(seal(old, scene, b"")) not in {*result.unreadable, *result.waiting}
     assert read(MessageKeys([NEW]), scene) == plain
-    scene.store.delete_messages(
+    scene.store.messages.delete_many(
         queue=scene.queue, sequences=[message.sequence for message in held], claim_ids={claim_id}, now=scene.now
     )
     assert read(MessageKeys([NEW]), scene) == plain[5:]
@@ -327,9 +327,9 @@ def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
         try:
             while len(got) < total and not done.is_set():
                 claim = Claim(new_claim_id(), 600, 60, scene.now)
-                for message in scene.store.claim(queue=scene.queue, claim=claim, limit=3, now=scene.now):
+                for message in scene.store.claims.claim(queue=scene.queue, claim=claim, limit=3, now=scene.now):
                     body = rotated.open(message.body, project=scene.queue.project)
-                    scene.store.delete_message(
+                    scene.store.messages.delete(
                         queue=scene.queue, sequence=message.sequence, claim_id=claim.id, now=scene.now
                     )
                     got.append(body)
@@ -362,7 +362,7 @@ def test_what_expires_with_its_lease_is_swept(scene: Scene, limit: int) -> None:
     post(scene, *(sealed() for _ in range(5)))
     scene.clock.advance(3590)
     claim = Claim(new_claim_id(), 30, 0, scene.now)
-    assert len(scene.store.claim(queue=scene.queue, claim=claim, limit=10, now=scene.now)) == 5
+    assert len(scene.store.claims.claim(queue=scene.queue, claim=claim, limit=10, now=scene.now)) == 5
     scene.clock.advance(30)
     for _ in range(100):
         if not scene.store.sweep(now=scene.now, limit=limit):

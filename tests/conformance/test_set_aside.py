@@ -23,15 +23,15 @@ class Journey:
     grave: Scene
 
     def set_aside(self, *, count: int = 1, limit: int = ALL) -> list[Message]:
-        return self.source.store.set_aside(
+        return self.source.store.dead_letters.set_aside(
             queue=self.source.queue, max_claim_count=count, limit=limit, now=self.source.now
         )
 
     def receive(self, letters: Sequence[Message]) -> None:
-        self.grave.store.receive(queue=self.grave.queue, letters=letters, now=self.grave.now)
+        self.grave.store.dead_letters.receive(queue=self.grave.queue, messages=letters, now=self.grave.now)
 
     def forget(self, *sequences: int) -> None:
-        self.source.store.forget_set_aside(queue=self.source.queue, sequences=sequences, now=self.source.now)
+        self.source.store.dead_letters.forget(queue=self.source.queue, sequences=sequences, now=self.source.now)
 
     def claim_living(self, limit: int = ALL, *, count: int = 1) -> list[str]:
         return bodies(self.source.claim(limit, dead_letters=DeadLetters(None, count))[1])
@@ -69,7 +69,7 @@ def test_what_is_worn_out_is_taken_out(journey: Journey) -> None:
 def test_it_is_set_aside_whole(journey: Journey) -> None:
     draft = Draft(b'{"a":  1}', 600, checksum="MD5:x")
     source = journey.source
-    source.store.post(queue=source.queue, drafts=[draft], client_id="someone", now=source.now)
+    source.store.messages.post(queue=source.queue, drafts=[draft], client_id="someone", now=source.now)
     source.wear_out(1, times=1)
     (before,) = source.listing()
     source.clock.advance(10)

@@ -72,7 +72,7 @@ def test_each_state_and_no_secret(queue: Subscribers, state: str) -> None:
 
 def test_one_is_found_by_its_subscriber(queue: Subscribers) -> None:
     def found(subscriber: str, uid: str) -> Subscription | None:
-        return queue.store.find_subscription(queue_uid=uid, subscriber=subscriber, now=queue.clock.now)
+        return queue.store.subscriptions.find(queue_uid=uid, subscriber=subscriber, now=queue.clock.now)
 
     written = queue.create("https://a.example/?x=\u00f6", ttl=60)
     queue.create("https://b.example")
@@ -406,15 +406,15 @@ def test_those_with_another_subscriber_by_now_are_not_removed(queue: Subscribers
     queue.clock.advance(60)
     queue.delete(absent)
     wanted = [same, changed, moved, expired, absent, elsewhere]
-    gone = queue.store.remove_subscriptions(subscriptions=wanted)
+    gone = queue.store.subscriptions.delete_many(subscriptions=wanted)
     assert sorted(each.id for each in gone) == sorted(each.id for each in wanted if each is not moved)
     assert sorted(each.id for each in queue.listing()) == sorted([moved.id, other.id])
     assert beside.listing() == []
     assert queue.sweep() == []
     # Their subscribers are free, and once more is fine.
     assert queue.create(same.subscriber)
-    assert len(queue.store.remove_subscriptions(subscriptions=wanted)) == len(gone)
-    assert queue.store.remove_subscriptions(subscriptions=[]) == []
+    assert len(queue.store.subscriptions.delete_many(subscriptions=wanted)) == len(gone)
+    assert queue.store.subscriptions.delete_many(subscriptions=[]) == []
 
 
 def test_several_remove_the_same_ones_at_a_time(queue: Subscribers) -> None:
@@ -423,7 +423,7 @@ def test_several_remove_the_same_ones_at_a_time(queue: Subscribers) -> None:
     gone: list[int] = []
 
     def remove(subscriptions: list[Subscription]) -> None:
-        gone.append(len(queue.store.remove_subscriptions(subscriptions=subscriptions)))
+        gone.append(len(queue.store.subscriptions.delete_many(subscriptions=subscriptions)))
 
     at_once(*(partial(remove, made[::step]) for step in (1, -1, 1, -1)))
     assert gone == [len(made)] * 4
@@ -499,23 +499,26 @@ def test_a_queue_may_have_many(queue: Subscribers) -> None:
 
 def test_a_pause_is_taken_once(management: ManagementStore) -> None:
     key, now = secrets.token_hex(8), 1_000_000.125
-    assert management.take_pauses(pauses={key: now + 60}, now=now) is None
+    assert management.subscriptions.take_pauses(pauses={key: now + 60}, now=now) is None
     for later in (0.0, 1.0, 59.875):
-        assert management.take_pauses(pauses={key: now + 600}, now=now + later) == now + 60
-    assert management.take_pauses(pauses={key: now + 90}, now=now + 60) is None
-    assert management.take_pauses(pauses={key: now + 600}, now=now + 61) == now + 90
+        assert management.subscriptions.take_pauses(pauses={key: now + 600}, now=now + later) == now + 60
+    assert management.subscriptions.take_pauses(pauses={key: now + 90}, now=now + 60) is None
+    assert management.subscriptions.take_pauses(pauses={key: now + 600}, now=now + 61) == now + 90
 
 
 def test_pauses_are_taken_together_or_not_at_all(management: ManagementStore) -> None:
     one, two, three = (secrets.token_hex(8) for _ in range(3))
     now = 1_000_000.0
-    assert management.take_pauses(pauses={two: now + 60}, now=now) is None
-    assert management.take_pauses(pauses={three: now + 80}, now=now) is None
+    assert management.subscriptions.take_pauses(pauses={two: now + 60}, now=now) is None
+    assert management.subscriptions.take_pauses(pauses={three: now + 80}, now=now) is None
     # The last of those in the way counts.
-    assert management.take_pauses(pauses={one: now + 500, two: now + 500, three: now + 500}, now=now + 1) == now + 80
-    assert management.take_pauses(pauses={one: now + 30}, now=now + 2) is None
-    assert management.take_pauses(pauses={one: now + 500, two: now + 400}, now=now + 70) is None
-    assert management.take_pauses(pauses={two: now + 500}, now=now + 70) == now + 400
+    assert (
+        management.subscriptions.take_pauses(pauses={one: now + 500, two: now + 500, three: now + 500}, now=now + 1)
+        == now + 80
+    )
+    assert management.subscriptions.take_pauses(pauses={one: now + 30}, now=now + 2) is None
+    assert management.subscriptions.take_pauses(pauses={one: now + 500, two: now + 400}, now=now + 70) is None
+    assert management.subscriptions.take_pauses(pauses={two: now + 500}, now=now + 70) == now + 400
 
 
 def test_of_those_who_want_a_pause_at_once_one_gets_it(management: ManagementStore) -> None:
@@ -524,7 +527,7 @@ def test_of_those_who_want_a_pause_at_once_one_gets_it(management: ManagementSto
 
     def take(number: int) -> None:
         keys = [secrets.token_hex(8), *(shared if number % 2 else reversed(shared))]
-        taken.append(management.take_pauses(pauses=dict.fromkeys(keys, now + 60), now=now))
+        taken.append(management.subscriptions.take_pauses(pauses=dict.fromkeys(keys, now + 60), now=now))
 
     at_once(*(partial(take, number) for number in range(8)))
     assert taken.count(None) == 1
@@ -535,5 +538,5 @@ def test_pauses_that_are_over_go(management: ManagementStore) -> None:
     now = 1_000_000.0
     for number in range(5):
         key = secrets.token_hex(8)
-        assert management.take_pauses(pauses={key: now + number}, now=now + number - 1) is None
-        assert management.take_pauses(pauses={key: now + number + 9}, now=now + number) is None
+        assert management.subscriptions.take_pauses(pauses={key: now + number}, now=now + number - 1) is None
+        assert management.subscriptions.take_pauses(pauses={key: now + number + 9}, now=now + number) is None

@@ -168,7 +168,7 @@ def test_what_expires_all_the_time_does_not_keep_deliveries_from_going(outbox: O
     outbox.settle_as(DONE, outbox.take(), kept=30)
     dropped.fill(3)
     outbox.clock.advance(60)
-    outbox.store.drop_deliveries(
+    outbox.store.delivery_log.drop(
         queue_uid=dropped.queue_uid, subscription_ids=[dropped.subscription_id], now=outbox.now
     )
     for _ in range(4):

@@ -41,7 +41,7 @@ def lane(outbox: Outbox) -> Lane:
 
 
 def is_held(lane: Lane, number: int, due_before: float | None = None) -> bool:
-    return lane.outbox.store.has_undelivered_before(
+    return lane.outbox.store.deliveries.has_undelivered_before(
         queue_uid=lane.queue_uid, subscription_id=lane.subscription_id, number=number, due_before=due_before
     )
 
@@ -303,7 +303,7 @@ def test_nothing_holds_when_what_was_dropped_is_swept(lane: Lane, outbox: Outbox
     kept = lane.beside()
     lane.fill(3)
     kept.fill(3)
-    outbox.store.drop_deliveries(queue_uid=lane.queue_uid, subscription_ids=[lane.subscription_id], now=outbox.now)
+    outbox.store.delivery_log.drop(queue_uid=lane.queue_uid, subscription_ids=[lane.subscription_id], now=outbox.now)
     assert is_held(kept, 2)
     sweep_clean(outbox.store, outbox.now)
     assert not is_held(lane, 9)

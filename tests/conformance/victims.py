@@ -42,7 +42,7 @@ def post_on(driver: str, address: str, queue: Queue, writer: str, path: str) -> 
     with _noting(path) as notes:
         for n in count():
             drafts = [Draft(f"{writer}.{n}.{k}.{PADDING}".encode(), 3600) for k in range(DRAFTS)]
-            store.post(queue=queue, drafts=drafts, client_id=writer, now=START)
+            store.messages.post(queue=queue, drafts=drafts, client_id=writer, now=START)
             os.write(notes, f"{n}\n".encode())
 
 
@@ -53,13 +53,13 @@ def consume_on(driver: str, address: str, queue: Queue, gate: Gate, path: str) -
         gate.wait(120)  # or the first would have consumed everything before the last has come
         while True:
             claim = Claim(new_claim_id(), 3600, 60, START)
-            taken = store.claim(queue=queue, claim=claim, limit=CLAIMED, now=START)
+            taken = store.claims.claim(queue=queue, claim=claim, limit=CLAIMED, now=START)
             if not taken:
                 return
             sequences = [message.sequence for message in taken]
             text = ",".join(map(str, sequences))
             os.write(notes, f"?{text}\n".encode())
-            store.delete_messages(queue=queue, sequences=sequences, claim_ids=[claim.id], now=START)
+            store.messages.delete_many(queue=queue, sequences=sequences, claim_ids=[claim.id], now=START)
             os.write(notes, f"!{text}\n".encode())
 
 
@@ -68,9 +68,9 @@ def refill_on(driver: str, address: str, queue: Queue, writer: str, path: str) -
     store = _open(driver, address)
     with _noting(path) as notes:
         while True:
-            store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 300, client_id=writer, now=START)
+            store.messages.post(queue=queue, drafts=[Draft(b"1", 3600)] * 300, client_id=writer, now=START)
             os.write(notes, b"filled\n")
-            store.purge(queue=queue, now=START)
+            store.queues.purge(queue=queue, now=START)
             os.write(notes, b"purged\n")
 
 
@@ -82,18 +82,18 @@ def notify_on(driver: str, address: str, queue: Queue, subscription_ids: list[st
     until, kept = START + LEASE, START + KEPT
     with _noting(path) as notes:
         while True:
-            numbers = store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
+            numbers = store.messages.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
             os.write(notes, f"posted {' '.join(map(str, numbers))}\n".encode())
-            for posted in store.take_posted(owner=owner, until=until, now=START, limit=2):
+            for posted in store.outbox.take(owner=owner, until=until, now=START, limit=2):
                 made = deliveries_of(posted, *subscription_ids)
                 middle = PostPosition(through=max(subscription_ids), message=len(posted.drafts) // 2)
-                store.expand(posted=posted, deliveries=made[: len(made) // 2], position=middle, until=until)
+                store.outbox.expand(posted=posted, deliveries=made[: len(made) // 2], position=middle, until=until)
                 posted = replace(posted, position=middle)
-                store.expand(posted=posted, deliveries=made[len(made) // 2 :], position=None, until=until)
-            taken = store.take_deliveries(owner=owner, until=until, now=START, limit=10, most_of_one=6, without=())
-            store.extend_leases(owner=owner, keys=[each.key for each in taken], until=until)
+                store.outbox.expand(posted=posted, deliveries=made[len(made) // 2 :], position=None, until=until)
+            taken = store.deliveries.take(owner=owner, until=until, now=START, limit=10, most_of_one=6, without=())
+            store.deliveries.extend_leases(owner=owner, keys=[each.key for each in taken], until=until)
             settled = [replace(each, state=DONE, keep_until=kept) for each in taken]
-            store.settle(owner=owner, settled=settled, now=START)
+            store.deliveries.settle(owner=owner, settled=settled, now=START)
             for each in settled:
                 os.write(notes, f"delivered {each.number} {each.subscription_id}\n".encode())
 
@@ -107,10 +107,10 @@ def drop_on(driver: str, address: str, queue: Queue, living: str, owner: str, pa
     with _noting(path) as notes:
         while True:
             own = new_subscription_id()
-            store.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
-            for posted in store.take_posted(owner=owner, until=until, now=START, limit=1):
+            store.messages.post(queue=queue, drafts=[Draft(b"1", 3600)] * 4, client_id=owner, now=START)
+            for posted in store.outbox.take(owner=owner, until=until, now=START, limit=1):
                 made = deliveries_of(posted, living, own)
-                store.expand(posted=posted, deliveries=made, position=None, until=until)
-            store.drop_deliveries(queue_uid=queue.uid, subscription_ids=[own], now=START)
+                store.outbox.expand(posted=posted, deliveries=made, position=None, until=until)
+            store.delivery_log.drop(queue_uid=queue.uid, subscription_ids=[own], now=START)
             os.write(notes, f"{own}\n".encode())
             store.sweep(now=START, limit=5)

@@ -39,7 +39,7 @@ class LeasedStore:
     async def take_posted(self, limit: int) -> list[Posted]:
         now = self._clock()
         return await self._ask(
-            lambda store: store.take_posted(owner=self._owner, until=now + self._lease, now=now, limit=limit)
+            lambda store: store.outbox.take(owner=self._owner, until=now + self._lease, now=now, limit=limit)
         )
 
     async def expand(self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None) -> bool:
@@ -58,13 +58,13 @@ class LeasedStore:
         self, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
     ) -> bool:
         return await self._ask(
-            lambda store: store.expand(posted=posted, deliveries=deliveries, position=position, until=until)
+            lambda store: store.outbox.expand(posted=posted, deliveries=deliveries, position=position, until=until)
         )
 
     async def take_deliveries(self, limit: int, *, most_of_one: int, without: Collection[str]) -> list[Delivery]:
         now = self._clock()
         return await self._ask(
-            lambda store: store.take_deliveries(
+            lambda store: store.deliveries.take(
                 owner=self._owner,
                 until=now + self._lease,
                 now=now,
@@ -77,7 +77,7 @@ class LeasedStore:
     async def drop_deliveries(self, queue_uid: str, subscription_id: str) -> None:
         now = self._clock()
         await self._ask(
-            lambda store: store.drop_deliveries(queue_uid=queue_uid, subscription_ids=[subscription_id], now=now)
+            lambda store: store.delivery_log.drop(queue_uid=queue_uid, subscription_ids=[subscription_id], now=now)
         )
 
     async def restore_order(self, later: Delivery) -> int:
@@ -90,7 +90,7 @@ class LeasedStore:
         now = self._clock()
 
         def restore(store: MessageStore) -> int:
-            before = store.list_deliveries(
+            before = store.delivery_log.list_before(
                 queue_uid=later.queue_uid,
                 subscription_id=later.subscription_id,
                 state=WAITING,
@@ -104,17 +104,19 @@ class LeasedStore:
             }
             if not dues:
                 return 0
-            return store.advance_deliveries(queue_uid=later.queue_uid, subscription_id=later.subscription_id, dues=dues)
+            return store.deliveries.make_due_earlier(
+                queue_uid=later.queue_uid, subscription_id=later.subscription_id, dues=dues
+            )
 
         return await self._ask(restore)
 
     async def extend_leases(self, keys: Collection[DeliveryKey]) -> None:
         until = self._clock() + self._lease
-        await self._ask(lambda store: store.extend_leases(owner=self._owner, keys=keys, until=until))
+        await self._ask(lambda store: store.deliveries.extend_leases(owner=self._owner, keys=keys, until=until))
 
     async def settle(self, settled: Sequence[Delivery]) -> None:
         now = self._clock()
-        await self._ask(lambda store: store.settle(owner=self._owner, settled=settled, now=now))
+        await self._ask(lambda store: store.deliveries.settle(owner=self._owner, settled=settled, now=now))
 
     async def _ask(self, operation: Callable[[MessageStore], T]) -> T:
         return await self._calls.run(lambda: operation(self.place.store))

@@ -98,7 +98,7 @@ class Subscribers:
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
         """None if they have begun, else the time when the last of those in the way ends."""
-        return await self._calls.run(partial(self._management.take_pauses, pauses=pauses, now=now))
+        return await self._calls.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
         """That of the queue of a subscription."""
@@ -108,7 +108,7 @@ class Subscribers:
 
     async def _read(self, queue_uid: str, subscription_id: str, now: float) -> _Weighed:
         def read() -> _Weighed:
-            found = self._management.get_subscription(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
+            found = self._management.subscriptions.get(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
             return _Weighed(found, 0 if found is None else bytes_of(found.options))
 
         return await self._calls.run(read)
@@ -147,12 +147,14 @@ class Subscribers:
 
     def _read_some(self, queue_uid: str, after: str, limit: int) -> list[tuple[Subscription, int]]:
         """With the memory that each takes. It is weighed here as that takes as long as the options are large."""
-        some = self._management.list_subscriptions(queue_uid=queue_uid, after=after, limit=limit, now=self._clock())
+        some = self._management.subscriptions.list_after(
+            queue_uid=queue_uid, after=after, limit=limit, now=self._clock()
+        )
         return [(each, _FLAT_BYTES + bytes_of(each.options)) for each in some]
 
     async def _read_policy(self, subscription: Subscription) -> _Weighed:
         def read() -> _Weighed:
-            queue = self._management.get_queue(
+            queue = self._management.queue_records.get(
                 project=subscription.project, kind=subscription.kind, name=subscription.source
             )
             if queue is None:

@@ -119,7 +119,7 @@ class TrustRemoval:
                 await self._remove(mine)
 
     def _is_used(self, trust: Trust, now: float) -> bool:
-        found = self._management.get_subscription(
+        found = self._management.subscriptions.get(
             queue_uid=trust.queue_uid, subscription_id=trust.subscription_id, now=now - CLOCKS_APART
         )
         return found is not None and found.options.get("trust_id") == trust.id

@@ -25,12 +25,12 @@ class CatalogChanges:
         on the change at once, the others within ``placement.CATALOG_SECONDS``.
         """
         for _ in range(TRIES):
-            catalog = self._management.get_catalog()
+            catalog = self._management.catalog.get()
             changed = edit(catalog)
             if changed == catalog:
                 return catalog
             changed = replace(changed, version=catalog.version + 1)
-            if self._management.replace_catalog(catalog=changed):
+            if self._management.catalog.replace(catalog=changed):
                 self._placement.forget_catalog()
                 return changed
         raise StoreUnavailable

@@ -94,7 +94,7 @@ class Claims:
         def take(known: Known) -> list[Message]:
             dead_letters = self._bury(address, known, limit, now)
             try:
-                taken = known.place.store.claim(
+                taken = known.place.store.claims.claim(
                     queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
@@ -171,7 +171,7 @@ class Claims:
             raise _no_claim(address)
         now = self._clock()
         found = self._queues.serve(
-            address, lambda known: known.place.store.get_claim(queue=known.queue, claim_id=claim_id, now=now)
+            address, lambda known: known.place.store.claims.get(queue=known.queue, claim_id=claim_id, now=now)
         )
         if found is None:
             raise _no_claim(address)
@@ -185,7 +185,7 @@ class Claims:
             raise _no_claim(address)
 
         def start_anew(known: Known) -> bool:
-            known.place.store.renew_claim(
+            known.place.store.claims.renew(
                 queue=known.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
             )
             return True
@@ -199,7 +199,7 @@ class Claims:
             return
 
         def release(known: Known) -> None:
-            known.place.store.release_claim(queue=known.queue, claim_id=claim_id, now=self._clock())
+            known.place.store.claims.release(queue=known.queue, claim_id=claim_id, now=self._clock())
             self._hub.freed(known.queue)
 
         self._queues.serve(address, release)

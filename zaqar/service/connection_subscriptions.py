@@ -143,7 +143,7 @@ class ConnectionSubscriptions:
         if known is None or known.queue.uid != queue_uid:
             return False
         with self._guard.asking(known.place):
-            return known.place.store.has_undelivered_before(
+            return known.place.store.deliveries.has_undelivered_before(
                 queue_uid=queue_uid,
                 subscription_id=live.id,
                 number=number,
@@ -218,7 +218,7 @@ class ConnectionSubscriptions:
             raise AlreadySubscribed(f"This connection has a subscription to the {row.kind} '{row.name}'.")
 
     def _is_there(self, subscription: Subscription) -> bool:
-        there = self._management.get_subscription(
+        there = self._management.subscriptions.get(
             queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=self._clock()
         )
         return there is not None and there.subscriber == subscription.subscriber
@@ -229,7 +229,7 @@ class ConnectionSubscriptions:
         if not self._management.nodes.note(node_id=node.id, subscription=note):
             raise StoreUnavailable
         self._remember(node, connection, made)
-        placed = self._management.create_subscription(subscription=made, now=made.created)
+        placed = self._management.subscriptions.create(subscription=made, now=made.created)
         if placed.id != made.id:
             left: _OfQueues = {}
             self._delete([placed], left)
@@ -322,14 +322,14 @@ class ConnectionSubscriptions:
 
     def _find_noted(self, node_id: str, notes: Sequence[NodeSubscription]) -> list[Subscription]:
         found = (
-            self._management.get_subscription(queue_uid=note.queue_uid, subscription_id=note.subscription_id, now=0.0)
+            self._management.subscriptions.get(queue_uid=note.queue_uid, subscription_id=note.subscription_id, now=0.0)
             for note in notes
         )
         return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
     def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
         """Remove them from the management store; add the removed ones to ``left``, and return how many."""
-        gone = self._management.remove_subscriptions(subscriptions=subscriptions) if subscriptions else []
+        gone = self._management.subscriptions.delete_many(subscriptions=subscriptions) if subscriptions else []
         for each in gone:
             left.setdefault((Address(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
         return len(gone)

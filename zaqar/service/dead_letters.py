@@ -40,19 +40,19 @@ def hand_over(
     """
     for _ in range(_MOST_BATCHES):
         store = source.place.store
-        aside = store.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
+        aside = store.dead_letters.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
         if not aside:
             return True
         letters = [_letter(message, source.queue.name, ttl, now) for message in aside]
         try:
-            target.place.store.receive(queue=target.queue, letters=letters, now=now)
+            target.place.store.dead_letters.receive(queue=target.queue, messages=letters, now=now)
         except StoreUnavailable:
             # A claim in the seconds to come does not wait for it.
             target.place.note_failure()
             _log.debug("Dead letters of '%s' wait for their store.", source.queue.name)
             return False
         received(target.queue, target.place)
-        store.forget_set_aside(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
+        store.dead_letters.forget(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
     return False
 
 

@@ -48,26 +48,26 @@ class Deliveries:
             raise InvalidInput("marker", "must be the id of a delivery")
         uid, store = self._find(address, subscription_id)
         return DeliveryPage(
-            store.list_deliveries(
+            store.delivery_log.list_before(
                 queue_uid=uid,
                 subscription_id=subscription_id,
                 state=state,
                 before=None if marker is None else sequence_of(uid, marker),
                 limit=limit,
             ),
-            store.count_deliveries(queue_uid=uid, subscription_id=subscription_id),
+            store.delivery_log.count(queue_uid=uid, subscription_id=subscription_id),
         )
 
     def resend(self, address: Address, subscription_id: str, delivery_id: str) -> None:
         """Send one again that was made or given up; NotFound where there is none, Conflict where it is under way."""
         uid, store = self._find(address, subscription_id)
         number = sequence_of(uid, delivery_id)
-        found = None if number is None else store.get_delivery(key=DeliveryKey(uid, subscription_id, number))
+        found = None if number is None else store.delivery_log.get(key=DeliveryKey(uid, subscription_id, number))
         if found is None:
             raise NotFound("The subscription has no such delivery, or it is no longer kept.")
         sent = 0
         if found.state != WAITING:
-            sent = store.resend(
+            sent = store.delivery_log.resend(
                 queue_uid=uid, subscription_id=subscription_id, numbers=[found.number], now=self._clock(), limit=1
             )
         if not sent:
@@ -80,7 +80,7 @@ class Deliveries:
         uid, store = self._find(address, subscription_id)
         sent = 0
         for _ in range(_MOST_BATCHES):
-            batch = store.resend(
+            batch = store.delivery_log.resend(
                 queue_uid=uid, subscription_id=subscription_id, numbers=None, now=self._clock(), limit=_BATCH
             )
             sent += batch

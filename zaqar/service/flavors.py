@@ -31,14 +31,14 @@ class Flavors:
 
     def list_page(self, *, after: str, limit: int) -> list[Flavor]:
         """The first ``limit`` flavors named after ``after``, ordered by name."""
-        catalog = self._management.get_catalog()
+        catalog = self._management.catalog.get()
         return [
             self._flavor(catalog, name) for name in sorted(name for name in catalog.flavors if name > after)[:limit]
         ]
 
     def get(self, name: str) -> Flavor:
         """NotFound where there is none."""
-        catalog = self._management.get_catalog()
+        catalog = self._management.catalog.get()
         _check_exists(catalog, name)
         return self._flavor(catalog, name)
 

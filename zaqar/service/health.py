@@ -117,16 +117,16 @@ class _Look:
         drafts = [Draft(b"{}", ttl=60) for _ in range(3)]
         claim = Claim(secrets.token_hex(12), 60, 60, now)
         operations: dict[str, Callable[[], object]] = {
-            "create_queue": lambda: store.open_queue(queue=queue, now=now),
-            "post_messages": lambda: store.post(queue=queue, drafts=drafts, client_id=_CLIENT, now=now),
-            "list_messages": lambda: store.list_messages(queue=queue, after=0, limit=10, now=now),
-            "claim_messages": lambda: store.claim(queue=queue, claim=claim, limit=1, now=now),
-            "delete_claim": lambda: store.release_claim(queue=queue, claim_id=claim.id, now=now),
-            "delete_messages": lambda: store.delete_message(queue=queue, sequence=1, claim_id=None, now=now),
-            "bulk_delete_messages": lambda: store.delete_messages(
+            "create_queue": lambda: store.queues.open(queue=queue, now=now),
+            "post_messages": lambda: store.messages.post(queue=queue, drafts=drafts, client_id=_CLIENT, now=now),
+            "list_messages": lambda: store.messages.list_after(queue=queue, after=0, limit=10, now=now),
+            "claim_messages": lambda: store.claims.claim(queue=queue, claim=claim, limit=1, now=now),
+            "delete_claim": lambda: store.claims.release(queue=queue, claim_id=claim.id, now=now),
+            "delete_messages": lambda: store.messages.delete(queue=queue, sequence=1, claim_id=None, now=now),
+            "bulk_delete_messages": lambda: store.messages.delete_many(
                 queue=queue, sequences=[2, 3], claim_ids=None, now=now
             ),
-            "delete_queue": lambda: store.drop_queue(queue=queue, now=now, remember=0),
+            "delete_queue": lambda: store.queues.drop(queue=queue, now=now, remember=0),
         }
         failed: dict[str, Any] | None = None
         for name, operation in operations.items():

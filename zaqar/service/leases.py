@@ -55,7 +55,9 @@ class Leases:
     def _lease(self, address: Address, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
             address,
-            lambda known: known.place.store.claim(queue=known.queue, claim=claim, limit=limit, now=claim.started),
+            lambda known: known.place.store.claims.claim(
+                queue=known.queue, claim=claim, limit=limit, now=claim.started
+            ),
         )
         return leased or []
 
@@ -67,7 +69,7 @@ class Leases:
             if known.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
                 return False
             numbers = [message.sequence for message in leased]
-            known.place.store.delete_messages(queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now)
+            known.place.store.messages.delete_many(queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now)
             return True
 
         try:
@@ -82,7 +84,7 @@ class Leases:
         """
 
         def renew(known: Known) -> None:
-            known.place.store.renew_claim(
+            known.place.store.claims.renew(
                 queue=known.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
             )
 

@@ -114,7 +114,7 @@ class Messages:
         if known.rules.encrypt or encrypt:
             # Last, so that stages and limits see what was posted.
             drafts = self._bodies.seal(queue, drafts, now)
-        stored = known.place.store.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
+        stored = known.place.store.messages.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
         # PERF: ``message_id`` of each, without a call of our own for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
@@ -159,7 +159,7 @@ class Messages:
         address, marker, now = listing.address, listing.marker, self._clock()
 
         def read(known: Known) -> MessagePage:
-            messages = known.place.store.list_messages(
+            messages = known.place.store.messages.list_after(
                 queue=known.queue,
                 after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
                 limit=listing.limit,
@@ -192,7 +192,7 @@ class Messages:
         now = self._clock()
         messages = self._queues.serve(
             address,
-            lambda known: known.place.store.get_messages(queue=known.queue, sequences=_sequences(known, ids), now=now),
+            lambda known: known.place.store.messages.get(queue=known.queue, sequences=_sequences(known, ids), now=now),
         )
         if not messages:
             raise NotFound(f"There is no such message in '{address.name}'.")
@@ -210,12 +210,12 @@ class Messages:
                 return
             if claim_id is None and self._limits.message_delete_with_claim_id:
                 self._refuse_unclaimed_delete(known, sequence, now)
-            known.place.store.delete_message(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
+            known.place.store.messages.delete(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
 
         self._queues.serve(address, remove)
 
     def _refuse_unclaimed_delete(self, known: Known, sequence: int, now: float) -> None:
-        found = known.place.store.get_messages(queue=known.queue, sequences=[sequence], now=now)
+        found = known.place.store.messages.get(queue=known.queue, sequences=[sequence], now=now)
         if found and found[0].claim_id is not None:
             raise Forbidden("The message is claimed; give its claim_id.")
         if found:
@@ -238,7 +238,7 @@ class Messages:
         now = self._clock()
         self._queues.serve(
             address,
-            lambda known: known.place.store.delete_messages(
+            lambda known: known.place.store.messages.delete_many(
                 queue=known.queue, sequences=_sequences(known, wanted), claim_ids=claims, now=now
             ),
         )
@@ -262,7 +262,11 @@ class Messages:
 
         def take(known: Known) -> list[Message] | None:
             try:
-                return None if known.rules.encrypt else known.place.store.pop(queue=known.queue, limit=limit, now=now)
+                return (
+                    None
+                    if known.rules.encrypt
+                    else known.place.store.messages.pop(queue=known.queue, limit=limit, now=now)
+                )
             except SealedMessages:
                 # Such as dead letters of an encrypted queue, in one that is not.
                 return None

@@ -32,12 +32,12 @@ class Pools:
 
     def list_page(self, *, after: str, limit: int) -> list[Pool]:
         """The first ``limit`` pools named after ``after``, ordered by name."""
-        pools = self._management.get_catalog().pools
+        pools = self._management.catalog.get().pools
         return sorted((pool for pool in pools if pool.name > after), key=lambda pool: pool.name)[:limit]
 
     def get(self, name: str) -> Pool:
         """NotFound where there is none."""
-        return _find(self._management.get_catalog(), name)
+        return _find(self._management.catalog.get(), name)
 
     def put(self, name: str, raw: bytes) -> None:
         """Register the pool that a request body describes, in place of one of that name; its store has to answer."""
@@ -82,9 +82,9 @@ class Pools:
 
     def delete(self, name: str) -> None:
         """Remove a pool; an absent one is fine. Forbidden while a flavor uses it or queues are on it."""
-        if self._management.get_catalog().pool(name) is None:
+        if self._management.catalog.get().pool(name) is None:
             return
-        if self._management.pool_has_queues(pool=name):
+        if self._management.queue_records.any_on_pool(pool=name):
             raise _in_use(name)
         removed: list[Pool] = []
 
@@ -99,7 +99,7 @@ class Pools:
 
         self._changes.make(edit)
         # A queue that was placed meanwhile: see Placement.still_stands for the other side.
-        if removed and self._management.pool_has_queues(pool=name):
+        if removed and self._management.queue_records.any_on_pool(pool=name):
             self._changes.make(lambda catalog: catalog if catalog.pool(name) else _with_pool(catalog, removed[-1]))
             raise _in_use(name)
 

@@ -101,10 +101,10 @@ class QueueListing:
     """The queues, or topics, of one project."""
 
     def __init__(self, management: ManagementStore, project: str, kind: str) -> None:
-        self._list_queues = partial(management.list_queues, project=project, kind=kind)
-        self._list_names = partial(management.list_queue_names, project=project, kind=kind)
-        self._count = partial(management.count_queues, project=project, kind=kind)
-        self._get = partial(management.get_queue, project=project, kind=kind)
+        self._list_queues = partial(management.queue_records.list_after, project=project, kind=kind)
+        self._list_names = partial(management.queue_records.list_names, project=project, kind=kind)
+        self._count = partial(management.queue_records.count, project=project, kind=kind)
+        self._get = partial(management.queue_records.get, project=project, kind=kind)
 
     def page(self, *, after: str, limit: int, with_count: bool, detailed: bool) -> QueuePage:
         """The first ``limit`` queues named after ``after``."""

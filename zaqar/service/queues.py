@@ -143,16 +143,16 @@ class Queues:
 
     def row(self, address: Address) -> Queue | None:
         """The queue as the management store has it now; None where there is none."""
-        return self._management.get_queue(project=address.project, kind=address.kind, name=address.name)
+        return self._management.queue_records.get(project=address.project, kind=address.kind, name=address.name)
 
     def _new_queue(self, address: Address, metadata: Metadata) -> Queue:
         return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
 
     def _insert(self, queue: Queue) -> Queue | None:
         """The row in place afterwards; None where there is none, as the pool was removed at this moment."""
-        row = self._management.create_queue(queue=queue)
+        row = self._management.queue_records.create(queue=queue)
         if row.uid == queue.uid and not self._placement.still_stands(row):
-            self._management.delete_queue(queue=row)
+            self._management.queue_records.delete(queue=row)
             return None
         return row
 
@@ -163,16 +163,16 @@ class Queues:
         """
         store = self._placement.place_of(row).store
         try:
-            fence = store.open_queue(queue=row, now=self._clock())
+            fence = store.queues.open(queue=row, now=self._clock())
             if fence > row.generation:
                 # Either the row has changed since it was read, and replacing it fails, or the management store was
                 # restored from a backup older than the fence: then the row has to overtake what workers may remember.
                 # One write does that, however far behind the row is.
                 overtaking = replace(row, generation=fence + 1)
-                if not self._management.replace_queue(queue=overtaking, replaces=row.generation):
+                if not self._management.queue_records.replace(queue=overtaking, replaces=row.generation):
                     return None
                 row = overtaking
-                store.open_queue(queue=row, now=self._clock())
+                store.queues.open(queue=row, now=self._clock())
         except QueueDropped:
             self._remove(row)
             return None
@@ -180,10 +180,10 @@ class Queues:
 
     def _remove(self, row: Queue) -> None:
         """Remove the row of a queue that the message store has dropped, and all subscriptions to it."""
-        self._management.delete_subscriptions(queue_uid=row.uid)
-        self._management.delete_queue(queue=row)
+        self._management.subscriptions.delete_all(queue_uid=row.uid)
+        self._management.queue_records.delete(queue=row)
         # Whoever subscribed in between looks for the row afterwards, and finds it or is found here.
-        self._management.delete_subscriptions(queue_uid=row.uid)
+        self._management.subscriptions.delete_all(queue_uid=row.uid)
         self._release_trusts(row)
 
     def _release_trusts(self, row: Queue) -> None:
@@ -248,7 +248,7 @@ class Queues:
             if metadata.get("_flavor") != row.metadata.get("_flavor"):
                 self._placement.check_flavor(metadata.get("_flavor"))
             changed = replace(row, metadata=metadata, generation=row.generation + 1)
-            if self._management.replace_queue(queue=changed):
+            if self._management.queue_records.replace(queue=changed):
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
                 self._forget(address)
                 self._open(changed)
@@ -260,7 +260,7 @@ class Queues:
         row = self.row(address)
         if row is not None:
             # The store forgets the queue first: an acknowledged message is never in a queue without a row.
-            self._placement.place_of(row).store.drop_queue(queue=row, now=self._clock())
+            self._placement.place_of(row).store.queues.drop(queue=row, now=self._clock())
             self._remove(row)
         self._forget(address)
 
@@ -287,18 +287,18 @@ class Queues:
     def stats(self, address: Address) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.place.store.stats(queue=known.queue, now=now))
+        stats = self.serve(address, lambda known: known.place.store.queues.stats(queue=known.queue, now=now))
         return stats or Stats(), now
 
     def purge(self, address: Address, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
         types = self.schemas.parse_purge(raw)
         if "messages" in types:
-            self.serve(address, lambda known: known.place.store.purge(queue=known.queue, now=self._clock()))
+            self.serve(address, lambda known: known.place.store.queues.purge(queue=known.queue, now=self._clock()))
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
             removed = self._subscription_ids(row.uid)
-            self._management.delete_subscriptions(queue_uid=row.uid)
+            self._management.subscriptions.delete_all(queue_uid=row.uid)
             self._release_trusts(row)
             self.note_fewer_subscribers(address, row.uid)
             self.drop_deliveries(address, row.uid, removed)
@@ -306,7 +306,7 @@ class Queues:
     def _subscription_ids(self, uid: str) -> list[str]:
         """Those of all subscriptions, of expired ones that still take space too."""
         found: list[str] = []
-        while page := self._management.list_subscriptions(
+        while page := self._management.subscriptions.list_after(
             queue_uid=uid, after=found[-1] if found else "", limit=_DROPPED_AT_ONCE, now=0.0
         ):
             found += (subscription.id for subscription in page)
@@ -331,7 +331,7 @@ class Queues:
             first = first or row.generation
             if not row.notify or (anew and row.generation == first):
                 row = replace(row, notify=True, generation=row.generation + 1)
-                if not self._management.replace_queue(queue=row):
+                if not self._management.queue_records.replace(queue=row):
                     continue
             self._forget(address)
             # Not open: changed further, or dropped.
@@ -346,7 +346,7 @@ class Queues:
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
                 return
             changed = replace(row, notify=False, generation=row.generation + 1)
-            if self._management.replace_queue(queue=changed):
+            if self._management.queue_records.replace(queue=changed):
                 self._forget(address)
                 place = self._placement.place_of(changed)
                 # While the store is away, others may go on to note posts that nobody gets, until they read the row.
@@ -370,10 +370,10 @@ class Queues:
             _try(place, partial(self._drop_some, place, uid, subscription_ids[start : start + _DROPPED_AT_ONCE]))
 
     def _drop_some(self, place: Place, uid: str, subscription_ids: Sequence[str]) -> None:
-        place.store.drop_deliveries(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
+        place.store.delivery_log.drop(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
 
     def _has_subscriptions(self, uid: str) -> bool:
-        return bool(self._management.list_subscriptions(queue_uid=uid, after="", limit=1, now=self._clock()))
+        return bool(self._management.subscriptions.list_after(queue_uid=uid, after="", limit=1, now=self._clock()))
 
 
 def _try(place: Place, step: Callable[[], object]) -> None:

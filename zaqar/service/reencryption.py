@@ -61,7 +61,7 @@ def _walk(store: MessageStore, keys: MessageKeys, clock: Clock, pause: Callable[
     result = Reencrypted()
     after = None
     while True:
-        found, after = store.sealed_bodies(without=keys.up_to_date, after=after, limit=BATCH)
+        found, after = store.sealed_bodies.find(without=keys.up_to_date, after=after, limit=BATCH)
         _renew(store, found, keys, clock(), result)
         if after is None:
             return result
@@ -79,6 +79,6 @@ def _renew(store: MessageStore, found: list[SealedBody], keys: MessageKeys, now:
         except Unreadable as exc:
             result.unreadable[exc.key_id] += 1
     if replacements:
-        replaced = store.replace_bodies(replacements=replacements)
+        replaced = store.sealed_bodies.replace(replacements=replacements)
         result.renewed += replaced
         result.changed += len(replacements) - replaced

@@ -132,7 +132,7 @@ class Streams:
     def last(self, known: Known) -> int | None:
         """The number of the newest message that was ever in a queue; None if the store does not have the queue."""
         uid = known.queue.uid
-        position = known.place.store.positions(uids=[uid], now=self.clock()).get(uid)
+        position = known.place.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
         return None if position is None else position.last
 
 
@@ -261,7 +261,7 @@ class Stream:
 
         def read(known: Known) -> _Page:
             uid = known.queue.uid
-            messages = known.place.store.list_messages(
+            messages = known.place.store.messages.list_after(
                 queue=known.queue,
                 after=self._tail.position if uid == self.uid else 0,
                 limit=most,
@@ -279,7 +279,7 @@ class Stream:
         def read(known: Known) -> tuple[list[int], list[Message]]:
             if known.queue.uid != self.uid:
                 return numbers, []  # They went with the queue.
-            found = known.place.store.get_messages(queue=known.queue, sequences=numbers, now=now)
+            found = known.place.store.messages.get(queue=known.queue, sequences=numbers, now=now)
             fitting = _fitting(found)
             looked_at = numbers
             if fitting < len(found):

@@ -102,7 +102,7 @@ class Subscriptions:
         now, row = self._clock(), self._queues.row(address)
         if row is None:
             return [], now
-        page = self._management.list_subscriptions(queue_uid=row.uid, after=marker or "", limit=limit, now=now)
+        page = self._management.subscriptions.list_after(queue_uid=row.uid, after=marker or "", limit=limit, now=now)
         return page, now
 
     def get(self, address: Address, id_: str) -> tuple[Subscription, float]:
@@ -114,7 +114,7 @@ class Subscriptions:
         """The subscription and its queue; NotFound where there is none."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
-            found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=now)
+            found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=now)
             if found is not None:
                 return row, found
         raise _no_subscription(address)
@@ -143,22 +143,22 @@ class Subscriptions:
                 self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
             # The queue was deleted at this moment.
-            self._management.delete_subscription(queue_uid=row.uid, subscription_id=kept.id)
+            self._management.subscriptions.delete(queue_uid=row.uid, subscription_id=kept.id)
             self._release_trust(kept)
         raise StoreUnavailable
 
     def _place(self, context: Context, made: Subscription) -> Subscription:
         """Store a new one unless the queue has one with its subscriber; the one that is in place afterwards."""
         if not takes_token(made.subscriber):
-            return self._management.create_subscription(subscription=made, now=made.created)
-        there = self._management.find_subscription(
+            return self._management.subscriptions.create(subscription=made, now=made.created)
+        there = self._management.subscriptions.find(
             queue_uid=made.queue_uid, subscriber=made.subscriber, now=made.created
         )
         if there is not None:
             # No trust is made for it.
             return there
         with self._trusts.loan(context) as loan:
-            placed = self._management.create_subscription(subscription=loan.equip(made), now=made.created)
+            placed = self._management.subscriptions.create(subscription=loan.equip(made), now=made.created)
             loan.note_stored(placed)
         return placed
 
@@ -169,7 +169,7 @@ class Subscriptions:
         if kept.state == PENDING:
             return kept
         changed = replace(kept, state=PENDING, version=kept.version + 1, challenge=kept.challenge + 1)
-        return changed if self._management.replace_subscription(subscription=changed, now=self._clock()) else None
+        return changed if self._management.subscriptions.replace(subscription=changed, now=self._clock()) else None
 
     def _check_target(self, subscriber: str) -> None:
         self._trusts.check_possible(subscriber)
@@ -199,7 +199,7 @@ class Subscriptions:
             due=now,
             kind=kind,
         )
-        self._placement.place_of(row).store.put_delivery(delivery=delivery)
+        self._placement.place_of(row).store.deliveries.put(delivery=delivery)
         self._ring()
 
     # -- changes -----------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class Subscriptions:
             if new == old:
                 return row, old, old
             new = replace(new, version=old.version + 1)
-            if self._management.replace_subscription(subscription=new, now=now):
+            if self._management.subscriptions.replace(subscription=new, now=now):
                 return row, old, new
         raise StoreUnavailable
 
@@ -286,8 +286,8 @@ class Subscriptions:
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
             # An expired one too. Whoever guesses ids leaves no tombstones in the message store.
-            found = self._management.get_subscription(queue_uid=row.uid, subscription_id=id_, now=0.0)
-            self._management.delete_subscription(queue_uid=row.uid, subscription_id=id_)
+            found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=0.0)
+            self._management.subscriptions.delete(queue_uid=row.uid, subscription_id=id_)
             self._queues.note_fewer_subscribers(address, row.uid)
             if found is not None:
                 self._queues.drop_deliveries(address, row.uid, [id_])
@@ -299,7 +299,7 @@ class Subscriptions:
         False, and it stays, if it has another subscriber, or another trust, by now.
         """
         for _ in range(TRIES):
-            found = self._management.get_subscription(
+            found = self._management.subscriptions.get(
                 queue_uid=subscription.queue_uid, subscription_id=subscription.id, now=self._clock()
             )
             if found is not None and way_to(found) != way_to(subscription):
@@ -320,7 +320,7 @@ class Subscriptions:
         """
         removed = 0
         while removed < _MOST_TIDIED:
-            expired = self._management.expired_subscriptions(now=self._clock() - CLOCKS_APART, limit=_BATCH)
+            expired = self._management.subscriptions.list_expired(now=self._clock() - CLOCKS_APART, limit=_BATCH)
             # No worker's clock may still take one of them for a live one, so their deliveries can go too.
             of_queue: dict[tuple[Address, str], list[str]] = {}
             for each in expired:
@@ -342,7 +342,7 @@ class Subscriptions:
 
     def _remove(self, subscription: Subscription) -> bool:
         """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
-        return self._management.delete_subscription(
+        return self._management.subscriptions.delete(
             queue_uid=subscription.queue_uid, subscription_id=subscription.id, version=subscription.version
         )
 

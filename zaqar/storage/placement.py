@@ -221,7 +221,7 @@ class PoolPlacement(Placement):
 
     def _read(self, fresh: bool) -> Catalog:
         try:
-            catalog = self._management.get_catalog()
+            catalog = self._management.catalog.get()
         except StoreUnavailable:
             if fresh or self._known is None:
                 raise

@@ -98,7 +98,7 @@ class PlacePoller(Job):
     def _look(self, uids: Sequence[str]) -> None:
         for chunk in chunks(uids):
             now = self._clock()
-            positions = self._place.store.positions(uids=chunk, now=now)
+            positions = self._place.store.queues.positions(uids=chunk, now=now)
             self._known.update(chunk)
             for uid in chunk:
                 position = positions.get(uid)

@@ -37,11 +37,11 @@ class Deployment(World):
             self.api.parts.pools.put(name, json.dumps(body).encode())
         self.api.parts.flavors.put("fast", b'{"pool_list":["two"]}')
         self.api.parts.flavors.put("slow", b'{"pool_list":["three"]}')
-        self._filled = self.api.parts.management.get_catalog()
+        self._filled = self.api.parts.management.catalog.get()
 
     def contents(self) -> Any:
         """Its pools and flavors as the management store has them."""
-        catalog = self.api.parts.management.get_catalog()
+        catalog = self.api.parts.management.catalog.get()
         pools = sorted(catalog.pools, key=lambda pool: pool.name)
         shown = [[pool.name, pool.uri, pool.weight, dict(pool.options), pool.flavor] for pool in pools]
         return self.named({"pools": shown, "flavors": list(catalog.flavors)})
@@ -49,8 +49,8 @@ class Deployment(World):
     def restore(self) -> None:
         """Have the pools and flavors of the beginning."""
         management = self.api.parts.management
-        version = management.get_catalog().version + 1
-        assert management.replace_catalog(catalog=replace(self._filled, version=version))
+        version = management.catalog.get().version + 1
+        assert management.catalog.replace(catalog=replace(self._filled, version=version))
         self.api.parts.placement.forget_catalog()
 
 

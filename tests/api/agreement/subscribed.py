@@ -38,7 +38,7 @@ def add_deliveries(api: Api, project: str, subscriptions: dict[str, str]) -> dic
                 attempts=(Attempt(now, 500, 0.25, "no"),),
                 keep_until=now + 100_000 if is_settled else None,
             )
-            store.put_delivery(delivery=delivery)
+            store.deliveries.put(delivery=delivery)
             names[prefix + what] = delivery.id
     return names
 

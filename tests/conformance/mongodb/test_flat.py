@@ -73,7 +73,7 @@ def a_round(scene: Scene) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "list", lambda: scene.listing(limit=2)
     yield "list all kinds", lambda: scene.listing(limit=2, claimed=True, delayed=True)
     yield "stats", scene.stats
-    yield "position", lambda: scene.store.positions(uids=[scene.queue.uid], now=scene.now)
+    yield "position", lambda: scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
     taken: list[tuple[str, int]] = []
 
     def claim() -> None:

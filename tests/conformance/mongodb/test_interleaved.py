@@ -58,7 +58,7 @@ def wear_out_all(other: Scene) -> None:
 def let_the_claim_end(other: Scene) -> None:
     """Another worker's clock is ahead: what it claims is over, and free again, for the one that has read."""
     claim = Claim(new_claim_id(), 1, 60, other.now - 5)
-    other.store.claim(queue=other.queue, claim=claim, limit=3, now=other.now - 5)
+    other.store.claims.claim(queue=other.queue, claim=claim, limit=3, now=other.now - 5)
     other.listing()
 
 
@@ -129,7 +129,7 @@ def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
     scene.clock.advance(10)
 
     def renew() -> None:
-        other.store.renew_claim(queue=other.queue, claim_id=claim_id, ttl=2, grace=60, now=early)
+        other.store.claims.renew(queue=other.queue, claim_id=claim_id, ttl=2, grace=60, now=early)
 
     with between(monkeypatch, renew):
         assert bodies(scene.listing()) == ["a"]

@@ -24,7 +24,7 @@ def heard(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
 
 
 def position_of(scene: Scene) -> QueuePosition:
-    return scene.store.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid]
+    return scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid]
 
 
 def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
@@ -34,7 +34,7 @@ def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
         scene.post(*["x"] * number, delay=10 * (number % 2)) if number else None
     uids = [*(scene.queue.uid for scene in scenes), *(new_queue().uid for _ in range(480))]
     found: dict[str, QueuePosition] = {}
-    assert commands.of(lambda: found.update(scene.store.positions(uids=uids, now=scene.now))) == ["aggregate"]
+    assert commands.of(lambda: found.update(scene.store.queues.positions(uids=uids, now=scene.now))) == ["aggregate"]
     assert found == {
         scene.queue.uid: QueuePosition(number, number > 0 and number % 2 == 0, scene.now + 10 if number % 2 else None)
         for number, scene in enumerate(scenes)
@@ -43,7 +43,7 @@ def test_many_queues_take_one_command(heard: tuple[Scene, Commands]) -> None:
 
 def test_no_queues_take_no_command(heard: tuple[Scene, Commands]) -> None:
     scene, commands = heard
-    assert commands.of(lambda: scene.store.positions(uids=[], now=scene.now)) == []
+    assert commands.of(lambda: scene.store.queues.positions(uids=[], now=scene.now)) == []
 
 
 def test_what_has_expired_under_a_claim_is_tidied_up_and_hides_no_free_message(heard: tuple[Scene, Commands]) -> None:
@@ -59,7 +59,7 @@ def test_what_has_expired_under_a_claim_is_tidied_up_and_hides_no_free_message(h
     uids = [dead.queue.uid, alive.queue.uid]
 
     def look() -> list[bool]:
-        found = dead.store.positions(uids=uids, now=now)
+        found = dead.store.queues.positions(uids=uids, now=now)
         return [found[uid].free for uid in uids]
 
     assert commands.of(look) != ["aggregate"]

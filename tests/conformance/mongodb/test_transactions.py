@@ -195,7 +195,7 @@ def test_what_is_too_large_for_one_command_is_sent_in_several() -> None:
 
 def test_a_post_larger_than_a_command(scene: Scene) -> None:
     drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
-    numbers = scene.store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    numbers = scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
     assert numbers == range(1, 7)
     assert [len(message.body) for message in scene.listing()] == [4_000_000] * 6
 

@@ -60,7 +60,7 @@ def serves(store: RedisMessageStore) -> None:
 def wakes(scene: Scene) -> None:
     wakeups = scene.store.wakeups()
     assert wakeups is not None
-    scene.store.positions(uids=[scene.queue.uid], now=scene.now)
+    scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
     scene.post("f")
     assert wakeups.receive(20) == [scene.queue.uid]
     closing = threading.Timer(0.05, wakeups.close)

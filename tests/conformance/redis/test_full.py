@@ -52,7 +52,7 @@ def test_claims_and_deletes_work_in_a_full_server(
     assert bodies(scene.listing(limit=2)) == ["5", "6"]
     assert (scene.stats().free, scene.stats().claimed) == (30, 2)
     for _ in range(2):
-        assert store.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid].free
+        assert store.queues.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid].free
         scene.clock.advance(4)
     scene.purge()
     scene.drop()

@@ -52,7 +52,7 @@ def scene(kind: str, open_store: OpenStore) -> Iterator[Scene]:
 
 def ask(*scenes: Scene) -> None:
     """As a process does in which clients wait for the queues."""
-    found = scenes[0].store.positions(uids=[scene.queue.uid for scene in scenes], now=scenes[0].now)
+    found = scenes[0].store.queues.positions(uids=[scene.queue.uid for scene in scenes], now=scenes[0].now)
     assert len(found) == len(scenes)
 
 
@@ -98,9 +98,13 @@ def makes_available(scene: Scene, letters: Scene) -> Iterator[tuple[str, Scene, 
     yield "dead letters", letters, lambda: scene.claim(3, dead_letters=rules)
     scene.post("f")
     scene.wear_out(1, 1)
-    (letter,) = scene.store.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
+    (letter,) = scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
     named = replace(letter, origin=Origin("orders", letter.id, 1))
-    yield "receive", letters, lambda: letters.store.receive(queue=letters.queue, letters=[named], now=letters.now)
+    yield (
+        "receive",
+        letters,
+        lambda: letters.store.dead_letters.receive(queue=letters.queue, messages=[named], now=letters.now),
+    )
 
 
 def calls(nodes: list[redis.Redis]) -> Counter[str]:
@@ -302,7 +306,7 @@ def test_claims_that_hold_nothing_any_more(scene: Scene, size: int) -> None:
             scene.delete(message.sequence, claim_id)
         else:
             scene.renew(claim_id, ttl=100 + size)
-    (position,) = scene.store.positions(uids=[scene.queue.uid], now=scene.now).values()
+    (position,) = scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now).values()
     assert not position.free
     assert position.next_due is not None
     assert position.next_due == last if size < 100 else scene.now < position.next_due <= last

@@ -27,7 +27,7 @@ class Service:
 
     def queues(self) -> list[str]:
         """The names of the queues that are there."""
-        listed = self.parts.management.list_queues(project=PROJECT, kind=QUEUE, after="", limit=100)
+        listed = self.parts.management.queue_records.list_after(project=PROJECT, kind=QUEUE, after="", limit=100)
         return [queue.name for queue in listed]
 
 

@@ -43,8 +43,8 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill(store: MessageStore, count: int, now: float) -> None:
-    store.open_queue(queue=QUEUE, now=now)
-    store.post(queue=QUEUE, drafts=[Draft(b"{}", ttl=60)] * count, client_id="c", now=now)
+    store.queues.open(queue=QUEUE, now=now)
+    store.messages.post(queue=QUEUE, drafts=[Draft(b"{}", ttl=60)] * count, client_id="c", now=now)
 
 
 class Store(MemoryMessageStore):

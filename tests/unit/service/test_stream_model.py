@@ -183,7 +183,7 @@ class Streaming(RuleBasedStateMachine):
         registry = self.hub.registry
         for place in registry.places():
             uids = registry.uids_of(place)
-            positions = place.store.positions(uids=uids, now=self.clock.now)
+            positions = place.store.queues.positions(uids=uids, now=self.clock.now)
             registry.note_positions(uids, positions, self.clock.now)
         for address in registry.missing():
             if address == ADDRESS:

@@ -367,8 +367,8 @@ def delivered_to(cluster: Cluster, store: MessageStore, uid: str, *ids: str) -> 
     """Put a delivery for each subscription; return those of which a notifier gets theirs."""
     now = cluster.clock.now
     for id_ in ids:
-        store.put_delivery(delivery=Delivery(uid, id_, 1, b"1", 300, now, "c", now))
-    taken = store.take_deliveries(owner="n", until=now, now=now, limit=100, most_of_one=100, without=())
+        store.deliveries.put(delivery=Delivery(uid, id_, 1, b"1", 300, now, "c", now))
+    taken = store.deliveries.take(owner="n", until=now, now=now, limit=100, most_of_one=100, without=())
     return sorted(delivery.subscription_id for delivery in taken)
 
 

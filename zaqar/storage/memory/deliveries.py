@@ -12,7 +12,8 @@ from threading import RLock
 from typing import TypeVar
 
 from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
-from zaqar.storage.base import DROPPED_LIFETIME, MOST_PASSED, MessageStore
+from zaqar.storage.base import DROPPED_LIFETIME, MOST_PASSED
+from zaqar.storage.base.uncut import UncutMessageStore
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class _Noted:
     due: float
 
 
-class MemoryDeliveryStore(MessageStore):
+class MemoryDeliveryStore(UncutMessageStore):
     def __init__(self) -> None:
         self._lock = RLock()
         self._posted: dict[tuple[str, int], _Noted] = {}

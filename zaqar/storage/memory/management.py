@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from zaqar.errors import Conflict
 from zaqar.model import Address, Catalog, Queue, Subscription
-from zaqar.storage.base import ManagementStore
+from zaqar.storage.base.uncut import UncutManagementStore
 from zaqar.storage.memory.nodes import MemoryNodeStore
 from zaqar.storage.memory.trusts import MemoryTrustStore
 
 
-class MemoryManagementStore(ManagementStore):
+class MemoryManagementStore(UncutManagementStore):
     def __init__(self) -> None:
         self._lock = RLock()
         self._queues: dict[tuple[str, str, str], Queue] = {}

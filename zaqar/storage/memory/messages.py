@@ -297,10 +297,10 @@ class MemoryMessageStore(MemoryDeliveryStore):
                 shelf.aside[message.sequence] = message
             return list(islice(shelf.aside.values(), BATCH))
 
-    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
         with self._lock:
             shelf = self._shelf(queue)
-            for letter in letters:
+            for letter in messages:
                 if letter.origin is None:
                     raise ValueError("a dead letter without an origin")
                 if letter.origin.message_id not in shelf.received:
@@ -357,7 +357,7 @@ class MemoryMessageStore(MemoryDeliveryStore):
 
     # -- sealed bodies -----------------------------------------------------------------------------------------------
 
-    def sealed_bodies(
+    def find_sealed_bodies(
         self, *, without: bytes, after: Position | None, limit: int
     ) -> tuple[list[SealedBody], Position | None]:
         """All in one page, whatever the limit."""

@@ -19,7 +19,8 @@ from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import DEAD, WAITING, Attempt, Delivery, DeliveryKey
-from zaqar.storage.base import DROPPED_LIFETIME, MessageStore
+from zaqar.storage.base import DROPPED_LIFETIME
+from zaqar.storage.base.uncut import UncutMessageStore
 from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.documents import COLLECTION, Document, Index
 from zaqar.storage.mongodb.dropped import DROPPED, deliveries_under, dropped_among, name_of, tombstone
@@ -50,7 +51,7 @@ _TRIES = 3
 """Looks of one call, where others were faster to take all that it had found."""
 
 
-class MongoDeliveryStore(MessageStore):
+class MongoDeliveryStore(UncutMessageStore):
     """The part of the message store that is about deliveries."""
 
     def __init__(self, replica_set: ReplicaSet) -> None:

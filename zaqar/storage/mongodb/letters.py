@@ -89,9 +89,9 @@ class LetterStore(ClaimStore):
                 return messages_of(queue.uid, [{**each, "x": each["y"]} for each in aside], now)
         raise AssertionError("turns end by themselves")
 
-    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
         marks: dict[str, Message] = {}
-        for letter in letters:
+        for letter in messages:
             if letter.origin is None:
                 raise ValueError("a dead letter without an origin")
             marks.setdefault(f"r{queue.uid}{letter.origin.message_id}", letter)

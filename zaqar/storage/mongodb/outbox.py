@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from zaqar.model import NOT_EXPANDED, WAITING, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base import MOST_PASSED
-from zaqar.storage.base.posted import pack_posted, unpack_posted
+from zaqar.storage.base.packed_posts import pack_posted, unpack_posted
 from zaqar.storage.mongodb.connection import ReplicaSet
 from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
 from zaqar.storage.mongodb.documents import COLLECTION, Document, fence_id

@@ -24,7 +24,7 @@ _WALKS = ((MESSAGE, COLLECTION, "m", "n"), (DELIVERY, DELIVERIES, "", "g"), (POS
 class SealedBodyStore(SweepStore):
     """The part of the message store that is about sealed bodies."""
 
-    def sealed_bodies(
+    def find_sealed_bodies(
         self, *, without: bytes, after: Position | None, limit: int
     ) -> tuple[list[SealedBody], Position | None]:
         number, last = after or (0, _WALKS[0][2])

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
-from zaqar.storage.base import ManagementStore
+from zaqar.storage.base.uncut import UncutManagementStore
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.nodes import MongoNodeStore
@@ -40,7 +40,7 @@ _AFTER_SLASH = "0"
 """The character after the one that ends the queue's part of an id."""
 
 
-class MongoSubscriptionStore(ManagementStore):
+class MongoSubscriptionStore(UncutManagementStore):
     """The part of the management store that is about subscriptions."""
 
     def __init__(self, replica_set: ReplicaSet) -> None:

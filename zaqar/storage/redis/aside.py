@@ -24,13 +24,13 @@ class AsideStore(FenceStore):
         reply = self._ask(_SET_ASIDE, queue, now, max_claim_count, limit)
         return list(set_aside_of(queue.uid, reply, now))
 
-    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
         words: list[bytes | str | float] = [now + TOMBSTONE_LIFETIME]
         noted: tuple[bytes, ...] = ()
         if queue.notify:
             self._note_outbox_slot(queue.uid)
             noted = self._keys.noted_of(queue.uid)
-        for letter in letters:
+        for letter in messages:
             if letter.origin is None:
                 raise ValueError("a dead letter without an origin")
             words += (letter.origin.message_id, record_of_letter(letter, letter.origin), letter.expires)
@@ -42,7 +42,7 @@ class AsideStore(FenceStore):
 
     def _carry(self, queue: Queue, grave: Queue, limit: int, now: float, rules: DeadLetters) -> None:
         """Move what a claim would find worn out, step by step; whoever finds it half done goes on from there."""
-        self.receive(queue=grave, letters=(), now=now)  # that queue has to be as it should before anything is changed
+        self.receive(queue=grave, messages=(), now=now)  # that queue has to be as it should before anything is changed
         while letters := self.set_aside(queue=queue, max_claim_count=rules.max_claim_count, limit=limit, now=now):
             addressed = []
             for letter in letters:
@@ -50,5 +50,5 @@ class AsideStore(FenceStore):
                 if rules.ttl is not None:
                     named = replace(named, created=now, expires=now + rules.ttl)
                 addressed.append(named)
-            self.receive(queue=grave, letters=addressed, now=now)
+            self.receive(queue=grave, messages=addressed, now=now)
             self.forget_set_aside(queue=queue, sequences=[letter.sequence for letter in letters], now=now)

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from zaqar.errors import QueueDropped, StaleQueue
 from zaqar.model import Queue
-from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.base.uncut import UncutMessageStore
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS, SLOTS_IN_USE, QueueKeys, slot_of
@@ -30,7 +31,7 @@ _NOTE_SLOTS = load("add_members", again=True)
 _SLOTS_AT_ONCE = 1000
 
 
-class FenceStore(MessageStore):
+class FenceStore(UncutMessageStore):
     """The part of the message store that the other parts stand on."""
 
     def __init__(self, server: Redis) -> None:

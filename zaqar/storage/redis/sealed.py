@@ -25,7 +25,7 @@ _HASHES = ((MESSAGE, b":m"), (MESSAGE, b":y"), (DELIVERY, b":b"), (POST, b":p"))
 class SealedBodyStore(SweepStore):
     """The part of the message store that is about sealed bodies."""
 
-    def sealed_bodies(
+    def find_sealed_bodies(
         self, *, without: bytes, after: Position | None, limit: int
     ) -> tuple[list[SealedBody], Position | None]:
         here = after or self._next_queue(-1, b"")

@@ -15,7 +15,7 @@ from typing import Any
 
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
-from zaqar.storage.base import ManagementStore
+from zaqar.storage.base.uncut import UncutManagementStore
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
 from zaqar.storage.redis.nodes import RedisNodeStore
@@ -39,7 +39,7 @@ _AT_ONCE = 1000
 _ABSENT, _TAKEN = 0, -1
 
 
-class SubscriptionStore(ManagementStore):
+class SubscriptionStore(UncutManagementStore):
     """The part of the management store that is about subscriptions."""
 
     def __init__(self, server: Redis) -> None:

@@ -38,10 +38,10 @@ class DeadLetterStore(OutboxStore):
                         aside = connection.execute(sql.aside, place).fetchall()
                 return messages_of(queue.uid, aside)
 
-    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
+    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
         sql = self._statements.letters
         by_id: dict[str, Message] = {}
-        for letter in letters:
+        for letter in messages:
             if letter.origin is None:
                 raise ValueError("a dead letter without an origin")
             by_id.setdefault(letter.origin.message_id, letter)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Self
 
 from zaqar.errors import QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
-from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
+from zaqar.storage.base import TOMBSTONE_LIFETIME
+from zaqar.storage.base.uncut import UncutMessageStore
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.sql import json_array
 from zaqar.storage.sqlalchemy.statements import statements_for
@@ -45,7 +46,7 @@ def dropped_row(uid: str, subscription_id: str, now: float, until: float) -> dic
     return {"uid": uid, "subscription": subscription_id, "now": now, "until": until}
 
 
-class FenceStore(MessageStore):
+class FenceStore(UncutMessageStore):
     """The part of the message store that the other parts stand on."""
 
     def __init__(self, database: Database) -> None:

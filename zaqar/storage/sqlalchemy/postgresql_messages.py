@@ -242,8 +242,8 @@ class PostgresqlMessageStore(SqlMessageStore):
         self._tell(queue)
 
     @repeated
-    def receive(self, *, queue: Queue, letters: Sequence[Message], now: float) -> None:
-        super().receive(queue=queue, letters=letters, now=now)
+    def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
+        super().receive(queue=queue, messages=messages, now=now)
         self._tell(queue)
 
     # -- as on any SQL database, but begun anew where two were in each other's way -------------------------------------

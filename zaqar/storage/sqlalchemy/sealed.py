@@ -16,7 +16,7 @@ _SEALED = bytes((SEALED,))
 class SealedBodyStore(SweepStore):
     """The part of the message store that is about sealed bodies."""
 
-    def sealed_bodies(
+    def find_sealed_bodies(
         self, *, without: bytes, after: Position | None, limit: int
     ) -> tuple[list[SealedBody], Position | None]:
         tables = sealed_statements(self._database.dialect).tables

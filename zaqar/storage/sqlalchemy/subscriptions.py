@@ -9,7 +9,7 @@ from typing import Any
 
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
-from zaqar.storage.base import ManagementStore
+from zaqar.storage.base.uncut import UncutManagementStore
 from zaqar.storage.sqlalchemy.connection import Connection, Database
 from zaqar.storage.sqlalchemy.subscription_statements import COLUMNS, subscription_statements_for
 from zaqar.storage.sqlalchemy.undone import repeated
@@ -18,7 +18,7 @@ _MOST_REMOVED = 100
 """Pauses that are over and removed by whoever begins one."""
 
 
-class SubscriptionStore(ManagementStore):
+class SubscriptionStore(UncutManagementStore):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._subscriptions = subscription_statements_for(database.dialect)

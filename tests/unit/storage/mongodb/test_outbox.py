@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zaqar.model import Draft
-from zaqar.storage.base.posted import unpack_posted
+from zaqar.storage.base.packed_posts import unpack_posted
 from zaqar.storage.mongodb import outbox
 from zaqar.storage.mongodb.documents import INDEXES
 from zaqar.storage.mongodb.outbox import posted_documents

@@ -145,10 +145,10 @@ def test_many_that_were_dropped_cost_nobody_anything(database: Database, outbox:
         if what == "queue":
             scene.drop()
         else:
-            outbox.store.drop_deliveries(
+            outbox.store.delivery_log.drop(
                 queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=outbox.now
             )
-            outbox.store.drop_deliveries(
+            outbox.store.delivery_log.drop(
                 queue_uid=crowd.queue_uid, subscription_ids=[f"{n:024}" for n in range(size // 10)], now=outbox.now
             )
         operations: dict[str, Callable[[], object]] = {
@@ -158,7 +158,7 @@ def test_many_that_were_dropped_cost_nobody_anything(database: Database, outbox:
             ),
             "take posts": lambda: outbox.take_posted(limit=1),
             "sweep": lambda: outbox.store.sweep(now=outbox.now, limit=40),
-            "drop": lambda crowd=crowd: outbox.store.drop_deliveries(
+            "drop": lambda crowd=crowd: outbox.store.delivery_log.drop(
                 queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=outbox.now
             ),
         }

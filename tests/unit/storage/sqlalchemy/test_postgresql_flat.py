@@ -97,7 +97,7 @@ def operations_of(scene: Scene) -> dict[str, Callable[[], object]]:
         "page of all": lambda: scene.listing(limit=10, claimed=True, delayed=True),
         "pop": lambda: scene.pop(1),
         "stats": lambda: scene.stats(),
-        "positions": lambda: scene.store.positions(uids=[scene.queue.uid], now=scene.now),
+        "positions": lambda: scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now),
     }
 
 

@@ -118,7 +118,7 @@ def test_dead_letters_are_told_to_those_that_wait_for_them(scene: Scene, wakeups
     assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
     origin = Origin("orders", f"{scene.queue.uid}{1:012x}", 1)
     letter = Message(scene.queue.uid, 1, b"x", scene.now, scene.now + 60, "producer", claim_count=1, origin=origin)
-    dead.store.receive(queue=dead.queue, letters=[letter], now=scene.now)
+    dead.store.dead_letters.receive(queue=dead.queue, messages=[letter], now=scene.now)
     assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
 
 
@@ -133,7 +133,7 @@ def test_what_frees_nothing_is_not_told(scene: Scene, wakeups: Wakeups) -> None:
     scene.stats()
     stale = scene.raise_generation()
     with pytest.raises(StaleQueue):
-        scene.store.post(queue=stale, drafts=[], client_id="c", now=scene.now)
+        scene.store.messages.post(queue=stale, drafts=[], client_id="c", now=scene.now)
     scene.purge()
     assert all_told(wakeups, scene.beside()) == []
 

@@ -53,7 +53,7 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
             hasty.post("a")
         # Readers do not wait for writers.
         assert hasty.listing() == []
-        assert hasty.store.positions(uids=[scene.queue.uid], now=scene.now) == {
+        assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
             scene.queue.uid: QueuePosition(0, False, None)
         }
         assert management.find_queues(addresses=[Address("shop", "queue", "orders")]) == {}
@@ -190,7 +190,7 @@ def test_an_error_gives_the_turn_back(scene: Scene, open_database: Callable[...,
     other = Scene(SqlMessageStore(open_database(patience=1.0)), queue=scene.queue)
     for _ in range(3):
         with pytest.raises(StaleQueue):
-            scene.store.purge(queue=new_queue(), now=scene.now)
+            scene.store.queues.purge(queue=new_queue(), now=scene.now)
         other.post("a")
         scene.post("a")
 

@@ -93,7 +93,7 @@ def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that gets one entry for each read of messages from the store."""
     (place,) = parts.placement.places()
     reads: list[str] = []
-    read = place.store.list_messages
+    read = place.store.messages.list_after
 
     def count(**named: Any) -> Any:
         reads.append("read")
@@ -186,7 +186,7 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         monkeypatch.setattr(stream_sending, name, 3600.0)
     parts = make_parts(tmp_path)
     (place,) = parts.placement.places()
-    read, failures = place.store.list_messages, []
+    read, failures = place.store.messages.list_after, []
 
     def fail(**named: Any) -> Any:
         failures.append(1)

@@ -501,7 +501,7 @@ def test_a_stream_goes_on_when_its_store_answers_again(tmp_path: Path, monkeypat
     monkeypatch.setattr(stream_sending, "_RETRY_SECONDS", 0.05)
     parts = make_parts(tmp_path)
     (place,) = parts.placement.places()
-    read, failures = place.store.list_messages, []
+    read, failures = place.store.messages.list_after, []
 
     def fail(**named: Any) -> Any:
         if len(failures) < 3:

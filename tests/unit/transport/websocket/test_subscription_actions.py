@@ -264,7 +264,7 @@ def give_up(caller: Caller, of: dict[str, str], id_: str, numbers: range) -> lis
         for number in numbers
     ]
     for delivery in made:
-        store.put_delivery(delivery=delivery)
+        store.deliveries.put(delivery=delivery)
     return [delivery.id for delivery in reversed(made)]
 
 

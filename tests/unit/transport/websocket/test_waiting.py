@@ -204,7 +204,7 @@ def test_waiting_claims_are_served_in_their_order_and_a_post_costs_one_claim(
     parts = make_parts(tmp_path)
     (place,) = parts.placement.places()
     claims: list[float] = []
-    claim = place.store.claim
+    claim = place.store.claims.claim
     monkeypatch.setattr(place.store, "claim", lambda **named: claims.append(1) or claim(**named))
 
     async def script(service: Service) -> None:
@@ -320,7 +320,7 @@ def test_a_claim_that_the_client_cannot_be_told_is_released(
 
     async def script(service: Service) -> None:
         (place,) = parts.placement.places()
-        loop, claim = asyncio.get_running_loop(), place.store.claim
+        loop, claim = asyncio.get_running_loop(), place.store.claims.claim
         has_claimed = threading.Event()
 
         def claim_and_lose_the_client(**named: Any) -> Any:

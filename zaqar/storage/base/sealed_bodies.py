@@ -31,9 +31,7 @@ class SealedBodyStore(ABC):
     """The part of a message store that is about sealed bodies. No method checks a fence."""
 
     @abstractmethod
-    def sealed_bodies(
-        self, *, without: bytes, after: Position | None, limit: int
-    ) -> tuple[list[SealedBody], Position | None]:
+    def find(self, *, without: bytes, after: Position | None, limit: int) -> tuple[list[SealedBody], Position | None]:
         """A page of the sealed bodies that do not begin with ``without``, and where the next page begins.
 
         ``without`` is b"" for all sealed bodies. ``after`` is None for the first page; None in the answer: that was the
@@ -44,7 +42,7 @@ class SealedBodyStore(ABC):
         """
 
     @abstractmethod
-    def replace_bodies(self, *, replacements: Sequence[tuple[SealedBody, bytes]]) -> int:
+    def replace(self, *, replacements: Sequence[tuple[SealedBody, bytes]]) -> int:
         """Store new bodies for those whose stored body is still the one that was found; return how many.
 
         Nothing else of a message or delivery changes. Each is an atomic step of its own; to repeat one is safe. Posts
