@@ -29,3 +29,12 @@ def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         tmp_path_factory.mktemp("plain") / "state", options=("--workers", "2"), command=HTTP_COMMAND
     ) as server:
         yield server
+
+
+BEGUN_FIRST = ("test_server", "test_websocket_hostile", "test_hostile", "test_waits", "test_websocket_faults")
+"""The files that take longest, mostly because they wait. The other processes of a run have the rest meanwhile."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in BEGUN_FIRST)
