@@ -133,6 +133,8 @@ class Watch(threading.Thread):
         self.dead: dict[str, DeadSubscription] = {}
         self.most_waiting = 0
         """The greatest number of deliveries that waited for dead connections at a time."""
+        self.slow = 0.0
+        """Seconds by which the looks took longer than the pause between them, as on a busy machine."""
         self._server = server
         self._config = config
         self._connections = connections
@@ -168,7 +170,9 @@ class Watch(threading.Thread):
             for id_, died in self._connections().items():
                 self.dead.setdefault(id_, DeadSubscription(died))
             if self.left:
+                began = time.monotonic()
                 self._look()
+                self.slow += max(0.0, time.monotonic() - began - LOOK_SECONDS)
 
     def _look(self) -> None:
         listed = self.listed()

@@ -36,7 +36,11 @@ def run(service: Server, *arguments: str, status: int = 0) -> dict[str, Any]:
 
 
 def test_load_has_every_role_at_work(service: Server) -> None:
-    found = run(service, "-t", "1.5", "-pp", "2", "-pw", "1", "-cw", "2", "-ow", "1", "-qno", "2")
+    for seconds in ("1.5", "15"):
+        found = run(service, "-t", seconds, "-pp", "2", "-pw", "1", "-cw", "2", "-ow", "1", "-qno", "2")
+        if found["messages"]["deleted"]:
+            break
+        # On a busy machine the consumers come too late for a short time.
     assert set(found["operations"]) >= {"producer POST 1", "consumer claim 10", "observer list 10"}
     for operation in found["operations"].values():
         assert operation["requests"] > 0

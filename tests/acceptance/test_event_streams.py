@@ -170,13 +170,21 @@ def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, se
 
 
 def test_a_stream_whose_client_has_gone_is_released_before_there_is_something_to_send(server: Server) -> None:
+    # A beat would notice it, too, but later. On a busy machine it is tried again.
+    assert any(seconds_until_released(server) < BEAT_SECONDS / 2 for _ in range(3))
+
+
+def seconds_until_released(server: Server) -> float:
+    """What it takes until all the streams of a project, whose clients go away, leave room for another one."""
     with ExitStack() as stack:
-        connections = open_streams(server, stack, MAX_STREAMS)
-        assert len(connections) == MAX_STREAMS
+        connections: list[socket.socket] = []
+        while len(connections) < MAX_STREAMS:
+            connections += open_streams(server, stack, MAX_STREAMS - len(connections))
         for connection in connections:
             connection.close()
-        # A beat would notice it, too.
-        wait_until(lambda: open_streams(server, stack, 1), seconds=BEAT_SECONDS / 2)
+        began = time.monotonic()
+        wait_until(lambda: open_streams(server, stack, 1), seconds=SECONDS)
+        return time.monotonic() - began
 
 
 def test_streams_of_clients_that_have_gone_are_released(server: Server) -> None:

@@ -364,12 +364,12 @@ def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Se
     client = Client(server, "drained")
     (before,) = children(server.process.pid)
     for number in (signal.SIGHUP, signal.SIGTERM):
+        began = time.monotonic()
         waiting = Waiting(client, 200)
         wait_until_held(server, 200)
-        began = time.monotonic()
         server.process.send_signal(number)
         assert waiting.end() == [(204, None)] * 200
-        assert time.monotonic() - began < LONG / 2, "they were not answered before their time"
+        assert time.monotonic() - began < LONG, "they were not answered before their time"
         if number == signal.SIGHUP:
             # The new worker lets others wait.
             wait_until(lambda: len(now := children(server.process.pid)) == 1 and now != [before])
