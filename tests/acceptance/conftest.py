@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.acceptance.backends import Backend
+from tests.acceptance.cloud import Cloud, running_cloud
 from tests.acceptance.server import HTTP_COMMAND, Server, running
 from tests.acceptance.service_on_store import Service, serving
 
@@ -29,6 +31,23 @@ def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         tmp_path_factory.mktemp("plain") / "state", options=("--workers", "2"), command=HTTP_COMMAND
     ) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="module")
+def cloud(shared_cloud: Cloud) -> Cloud:
+    """A Keystone and a service that asks it, with a project of this file.
+
+    Files that use it have ``RUNS_WITH = "shared_cloud"``, so that one process has all their tests.
+    """
+    # Another file may have told Keystone since then that the service is somewhere else.
+    shared_cloud.keystone.set_endpoint(shared_cloud.server.url)
+    return replace(shared_cloud, project=shared_cloud.keystone.new_project())
 
 
 BEGUN_FIRST = ("test_server", "test_websocket_hostile", "test_hostile", "test_waits", "test_websocket_faults")

@@ -24,8 +24,8 @@ HTTP_COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--no-websocket")
 COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.0.1:0")
 """Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
 
-START_SECONDS = 60.0
-STOP_SECONDS = 60.0
+START_SECONDS = 150.0
+STOP_SECONDS = 150.0
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.cloud import CLIENT_ID, Cloud, running_cloud
+from tests.acceptance.server import wait_until
 from tests.virtualenvs import KEYSTONE
 
 VIRTUALENVS = (KEYSTONE,)
@@ -138,7 +139,8 @@ def pool(admin: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_program_of_a_user_finds_the_service(cloud: Cloud, member: str) -> None:
     run = command_of(cloud, member, run_program)
-    assert run("ping") == {"Pingable": True}
+    # It is not so if Keystone or the service does not answer in time.
+    wait_until(lambda: run("ping") == {"Pingable": True})
     assert "Forbidden" in run("health", fails=True)
 
 
