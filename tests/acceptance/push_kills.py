@@ -25,7 +25,7 @@ from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, 
 from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.acceptance.working_clients import Client, Recorder
 from zaqar import app, conf
-from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
+from zaqar.model import QUEUE, WAITING, Delivery, Posted, QueueName
 
 PROJECT, QUEUE_NAME = "shop", "all"
 WEBSOCKET = "zaqar.cmd.websocket"
@@ -147,8 +147,8 @@ class Watch(threading.Thread):
             self._parts = app.build(conf.load([f"--config-file={self._config}"]))
         finally:
             del os.environ["ZAQAR_STATE_DIR"]
-        self._store = self._parts.placement.places()[0].store
-        row = self._parts.queues.row(Address(PROJECT, QUEUE, QUEUE_NAME))
+        self._store = self._parts.placement.all_stores()[0].store
+        row = self._parts.queues.row(QueueName(PROJECT, QUEUE, QUEUE_NAME))
         assert row is not None
         self._uid = row.uid
         self.start()

@@ -18,10 +18,10 @@ from typing import TypeVar
 
 from tests.servers import free_port
 
-HTTP_COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--no-websocket")
+HTTP_COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--no-websocket")
 """For tests that have nothing to do with WebSocket: each process of a server takes most of a second to start."""
 
-COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.0.1:0")
+COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--websocket-bind", "127.0.0.1:0")
 """Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
 
 START_SECONDS = 150.0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.server import Server
 
-COMMAND = (sys.executable, "-m", "zaqar.cmd.bench")
+COMMAND = (sys.executable, "-m", "zaqar.benchmarks.main")
 
 
 RUNS_WITH = "plain_server"

@@ -21,7 +21,7 @@ from zaqar.storage.sqlalchemy.tables import HEAD
 _STORES = ("management_store", "message_store")
 
 OnDatabase = Callable[[Database, argparse.Namespace], bool]
-"""What a command does with each database; False where it did not find it as it should be."""
+"""What a command does with each database; False if it did not find it as it should be."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

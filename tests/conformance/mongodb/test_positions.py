@@ -12,7 +12,7 @@ from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.mongodb.test_transactions import Commands, listening, overheard
 from tests.conformance.scene import Scene, new_queue
-from zaqar.model import Address, QueuePosition
+from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.mongodb.fences import BATCH, FAR
 from zaqar.storage.mongodb.management import MongoManagementStore
 
@@ -94,9 +94,9 @@ def test_many_names_take_one_command(members: servers.MongoSet) -> None:
         for project in projects
         for number in range(3)
     ]
-    asked = [Address(project, "queue", f"q{number}") for project in projects for number in range(2, 252)]
-    found: dict[Address, Any] = {}
-    assert commands.of(lambda: found.update(management.find_queues(addresses=asked))) == ["find"]
-    assert found == {Address(each.project, each.kind, each.name): each for each in queues if each.name == "q2"}
-    assert commands.of(lambda: management.find_queues(addresses=[])) == []
+    asked = [QueueName(project, "queue", f"q{number}") for project in projects for number in range(2, 252)]
+    found: dict[QueueName, Any] = {}
+    assert commands.of(lambda: found.update(management.find_queues(names=asked))) == ["find"]
+    assert found == {QueueName(each.project, each.kind, each.name): each for each in queues if each.name == "q2"}
+    assert commands.of(lambda: management.find_queues(names=[])) == []
     management.close()

@@ -14,7 +14,7 @@ from tests import servers
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.subscribers import Subscribers
-from zaqar.model import Address, DeadLetters
+from zaqar.model import DeadLetters, QueueName
 from zaqar.storage.redis.management import RedisManagementStore
 from zaqar.storage.redis.wire import Wire
 
@@ -116,15 +116,15 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
 def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
-    addresses = [Address(f"project-{n}", "queue", "absent") for n in range(500)]
+    addresses = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
     queue = management.create_queue(queue=new_queue(project="round-trips"))
-    addresses.append(Address(queue.project, queue.kind, queue.name))
+    addresses.append(QueueName(queue.project, queue.kind, queue.name))
     trips = []
     exchange = Wire.exchange
     monkeypatch.setattr(
         Wire, "exchange", lambda wire, data, replies: (trips.append(wire.peer()), exchange(wire, data, replies))[1]
     )
-    assert management.find_queues(addresses=addresses) == {addresses[-1]: queue}
+    assert management.find_queues(names=addresses) == {addresses[-1]: queue}
     assert len(trips) == len(set(trips)) == (1 if kind == "redis" else 3)
     management.delete_queue(queue=queue)
     management.close()

@@ -10,7 +10,7 @@ from threading import RLock
 from typing import Any, Self
 
 from zaqar.errors import Conflict
-from zaqar.model import Address, Catalog, Queue, Subscription
+from zaqar.model import Catalog, Queue, QueueName, Subscription
 from zaqar.storage.base.uncut import UncutManagementStore
 from zaqar.storage.memory.nodes import MemoryNodeStore
 from zaqar.storage.memory.trusts import MemoryTrustStore
@@ -39,9 +39,9 @@ class MemoryManagementStore(UncutManagementStore):
             queue = self._queues.get((project, kind, name))
             return None if queue is None else _copy(queue)
 
-    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+    def find_queues(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
         with self._lock:
-            return {address: _copy(self._queues[address]) for address in addresses if address in self._queues}
+            return {address: _copy(self._queues[address]) for address in names if address in self._queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         with self._lock:

@@ -19,7 +19,7 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection as MongoCollection
 from pymongo.errors import DuplicateKeyError
 
-from zaqar.model import Address, Catalog, Pool, Queue
+from zaqar.model import Catalog, Pool, Queue, QueueName
 from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
 from zaqar.storage.mongodb.documents import Document, Index
 from zaqar.storage.mongodb.nodes import NODE_INDEXES, NODES
@@ -77,18 +77,20 @@ class MongoManagementStore(MongoSubscriptionStore):
             document = collection.find_one({"project": project, "kind": kind, "name": name})
         return None if document is None else _queue_of(document)
 
-    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
-        names: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for project, kind, name in addresses:
-            names[project, kind].append(name)
-        if not names:
+    def find_queues(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
+        by_kind: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for project, kind, name in names:
+            by_kind[project, kind].append(name)
+        if not by_kind:
             return {}
         # Each branch has bounds in the index of its own, so only what is asked for is read.
-        groups = [{"project": project, "kind": kind, "name": {"$in": some}} for (project, kind), some in names.items()]
+        groups = [
+            {"project": project, "kind": kind, "name": {"$in": some}} for (project, kind), some in by_kind.items()
+        ]
         with self._collection() as collection:
-            found = list(collection.find({"$or": groups}, limit=len(addresses), batch_size=len(addresses)))
+            found = list(collection.find({"$or": groups}, limit=len(names), batch_size=len(names)))
         queues = map(_queue_of, found)
-        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
+        return {QueueName(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "name": {"$gt": after}}

@@ -12,10 +12,10 @@ from zaqar.storage.redis.delivery_records import (
     LETTERS,
     deliveries_of,
     id_of,
-    place_of,
     record_of,
     spell_number,
     state_of,
+    store_of,
 )
 from zaqar.storage.redis.outbox import OutboxStore
 from zaqar.storage.redis.scripts import load
@@ -43,8 +43,8 @@ class LoggedStore(OutboxStore):
     def expand(
         self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
     ) -> bool:
-        words: list[Word] = [posted.first, place_of(posted.position)]
-        words += (b"", b"") if position is None else (place_of(position), until)
+        words: list[Word] = [posted.first, store_of(posted.position)]
+        words += (b"", b"") if position is None else (store_of(position), until)
         for delivery in deliveries:
             words += _words_of(delivery)
         return bool(self._run(_EXPAND, posted.queue_uid, *words))

@@ -33,7 +33,7 @@ def spell_number(number: int) -> bytes:
     return b"%012x" % number
 
 
-def place_of(position: PostPosition) -> bytes:
+def store_of(position: PostPosition) -> bytes:
     """A position of a post as it is stored: equal ones are equal bytes, and nothing stands for NOT_EXPANDED."""
     return b"" if position == NOT_EXPANDED else _encode(position)
 

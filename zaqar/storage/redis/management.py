@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
-from zaqar.model import Address, Catalog, Pool, Queue
+from zaqar.model import Catalog, Pool, Queue, QueueName
 from zaqar.storage.redis import durability
 from zaqar.storage.redis.connection import Redis
 from zaqar.storage.redis.keys import slot_of
@@ -50,13 +50,13 @@ class RedisManagementStore(SubscriptionStore):
         row = self._ask(_tag(project, kind), b"HGET", _keys(_tag(project, kind))[1], name)
         return None if row is None else _queue_of(project, kind, row)
 
-    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
-        tags = [_tag(address.project, address.kind) for address in addresses]
-        asked = [(b"HGET", _keys(tag)[1], address.name) for tag, address in zip(tags, addresses, strict=True)]
+    def find_queues(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
+        tags = [_tag(address.project, address.kind) for address in names]
+        asked = [(b"HGET", _keys(tag)[1], address.name) for tag, address in zip(tags, names, strict=True)]
         rows = self._redis.in_each([slot_of(tag) for tag in tags], asked)
         return {
             address: _queue_of(address.project, address.kind, row)
-            for address, row in zip(addresses, rows, strict=True)
+            for address, row in zip(names, rows, strict=True)
             if row is not None
         }
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
-from zaqar.model import Address, Catalog, Pool, Queue
+from zaqar.model import Catalog, Pool, Queue, QueueName
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.nodes import SqlNodeStore
 from zaqar.storage.sqlalchemy.queue_statements import queue_statements_for
@@ -39,12 +39,12 @@ class SqlManagementStore(SubscriptionStore):
             row = connection.execute(self._statements.get, address).fetchone()
         return None if row is None else _queue_of(row)
 
-    def find_queues(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+    def find_queues(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
         with self._database.read_once() as connection:
-            wanted = {"addresses": json.dumps(list(addresses))}
+            wanted = {"addresses": json.dumps(list(names))}
             rows = connection.execute(self._statements.find, wanted).fetchall()
         queues = [_queue_of(row) for row in rows]
-        return {Address(queue.project, queue.kind, queue.name): queue for queue in queues}
+        return {QueueName(queue.project, queue.kind, queue.name): queue for queue in queues}
 
     def list_queues(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         page = {"project": project, "kind": kind, "after": after, "limit": limit}

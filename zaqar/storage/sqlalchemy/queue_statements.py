@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, param, ping_of, uid
 from zaqar.storage.sqlalchemy.tables import catalog, queues
 
@@ -73,7 +73,7 @@ def _wanted(dialect: str) -> tuple[Any, dict[str, Any]]:
         each: Any = sa.func.json_array_elements(sa.cast(given, sa.JSON))
         rows = each.table_valued(sa.column("value", sa.Text), name="wanted")
         parts = [rows.c.value.op("->>")(sa.literal_column(str(n))) for n in range(3)]
-    return rows, dict(zip(Address._fields, parts, strict=True))
+    return rows, dict(zip(QueueName._fields, parts, strict=True))
 
 
 @lru_cache

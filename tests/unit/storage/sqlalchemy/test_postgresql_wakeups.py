@@ -18,10 +18,10 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import Scene, new_queue
 from zaqar import conf as configuration
-from zaqar.drivers import open_message_store
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import DeadLetters, Message, Origin
 from zaqar.storage.base import MessageStore, Wakeups
+from zaqar.storage.registry import open_message_store
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import pytest
 from tests.conformance.scene import Scene, new_queue
 from tests.unit.storage.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
-from zaqar.model import Address, QueuePosition
+from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.sqlalchemy.connection import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
 from zaqar.storage.sqlalchemy.messages import SqlMessageStore
@@ -56,7 +56,7 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
         assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
             scene.queue.uid: QueuePosition(0, False, None)
         }
-        assert management.find_queues(addresses=[Address("shop", "queue", "orders")]) == {}
+        assert management.find_queues(names=[QueueName("shop", "queue", "orders")]) == {}
         pipe.send("let go")
         process.join(60)
         assert hasty.post("a") == [1]
