@@ -184,7 +184,7 @@ class Target:
             self.names["id"] = self._give_up_delivery(kind, name)
 
     def _give_up_delivery(self, kind: str, name: str) -> str:
-        """Leave what a notifier leaves that could not deliver a message; the id of the delivery."""
+        """Store a delivery that was given up, as a notifier does after the last attempt; its id."""
         parts = self._service.parts
         known = parts.queues.find(QueueName(self._service.project, kind, name), create=False)
         assert known is not None

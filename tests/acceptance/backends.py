@@ -133,7 +133,7 @@ def _migrated(server: servers.Postgres) -> str:
 
 @contextmanager
 def started(backend: Backend) -> Iterator[Any]:
-    """A server of its own; skips where its program is missing, and fails there with ``CI=true``."""
+    """A server of its own. If its program is missing, the test is skipped, or fails with ``CI=true``."""
     server = servers.own(servers.KINDS[backend.name])
     try:
         yield server

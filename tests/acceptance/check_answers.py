@@ -25,7 +25,7 @@ def wait_for_progress(clients: WorkingClients, pause: float = 0.5) -> None:
 
 
 def check_all_answers(clients: WorkingClients) -> None:
-    """Compare what the clients were told with what is there now."""
+    """Compare the answers that the clients got with the messages that are there now."""
     recorder = clients.recorder
     assert recorder.wrong_answers == []
     assert recorder.lost_answers, "nobody was disturbed"
@@ -97,7 +97,7 @@ def _check_pops(recorder: Recorder, left: list[str]) -> None:
 
 
 def _check_reader(recorder: Recorder, left: list[str]) -> None:
-    """Whoever followed ``next`` from the start saw what is there, all of it, once, in order."""
+    """A client that followed ``next`` from the start saw each message that is there, once, in order."""
     assert recorder.pages == left
     assert {body for queue, bodies, _ in recorder.posted if queue == "news" for body in bodies} <= set(left)
 

@@ -32,9 +32,11 @@ class EventLoopThread:
         """Run a coroutine in the loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(SECONDS)
 
-    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
         """Run a coroutine beside the caller. If it fails, the end of the context raises its error."""
-        self._begun.append(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+        begun = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        self._begun.append(begun)
+        return begun
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,7 +23,7 @@ LOADED = (zaqarclient.queues.v2.cli, zaqarclient.queues.v2.client)
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Run one command in a child process; what it ends with and what it prints."""
+    """Run one command in a child process; its exit status and its output."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = os.fork()
         if child == 0:

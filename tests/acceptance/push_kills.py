@@ -217,7 +217,10 @@ class Watch(threading.Thread):
             path = answer[1]["links"][0]["href"]
 
     def undelivered(self) -> tuple[list[Posted], list[Delivery]]:
-        """Some of what a notifier would get if all leases and pauses were over; nobody else may work on the store."""
+        """Some posts and deliveries that a notifier would take after all leases and pauses.
+
+        No other process may use the store meanwhile.
+        """
         terms: dict[str, Any] = {"owner": "test", "until": _LATER + 1, "now": _LATER, "limit": 100}
         return self._store.outbox.take(**terms), self._store.deliveries.take(**terms, most_of_one=100, without=())
 

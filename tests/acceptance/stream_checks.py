@@ -28,7 +28,7 @@ class Posts:
 
 @dataclass
 class Run:
-    """What the readers have seen, and what was in the queue in the end."""
+    """The messages that the readers have seen, and those that were in the queue at the end."""
 
     readers: list[Reader]
     posts: Posts
@@ -88,7 +88,7 @@ def delayed_messages_come_when_they_are_due(run: Run) -> None:
 
 
 def a_connection_repeats_nothing(run: Run) -> None:
-    """It sends what comes after its marker, each message once."""
+    """A connection sends the messages after its marker, each once."""
     for reader, connection in run.connections():
         ids = [seen.id for seen in connection.seen]
         assert len(set(ids)) == len(ids), reader.name

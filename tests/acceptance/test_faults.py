@@ -22,7 +22,7 @@ PATIENCE = 60.0
 QUICK = 5.0
 """Seconds in which an answer has to come while the store is away (design, promise 12)."""
 SLACK, MOST_TIMES = 3.0, 20.0
-"""What a busy machine may add to that: so many seconds, or so many times what an answer takes while all is well."""
+"""What a busy machine may add to that: so many seconds, or so many times the time of an answer without an outage."""
 HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": "application/json"}
 POST = json.dumps({"messages": [{"body": "x", "ttl": 300}]})
 

@@ -166,7 +166,7 @@ def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
 
 # -- neighbours --------------------------------------------------------------------------------------------------------
 #
-# Each prepares what it does and yields the step that begins it.
+# Each prepares itself, and yields the step that begins to disturb the others.
 
 
 @dataclass

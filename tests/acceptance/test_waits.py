@@ -31,7 +31,7 @@ LONG = 20
 """Seconds for which clients ask to wait. A test in which nothing ends the wait early takes them, and fails."""
 
 MOST_SECONDS, MOST_TIMES = 0.5, 5.0
-"""The time that requests may take beside a crowd: at most so long, or so many times what they take alone."""
+"""The time that requests may take beside many that wait: so long, or so many times what they take alone."""
 
 THREADS = 4
 CLAIMS = "/v2/queues/q/claims"

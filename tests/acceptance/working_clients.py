@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that work while the service is being killed, and a recorder of what the service answered to them.
 
-An answer is a promise; where none came (a broken connection, a 503) the operation may or may not have happened. Times
+An answer is a promise. If none came (a broken connection, a 503), the operation may or may not have happened. Times
 are of the monotonic clock of this process: a claim is certainly live from the moment its answer was here until the
 moment a request that ends it was about to be sent.
 """
@@ -38,7 +38,7 @@ class Lease:
 
 @dataclass
 class Recorder:
-    """What every client saw. Appending to a list is atomic, so threads share it as it is."""
+    """The answers of all clients. Appending to a list is atomic, so threads share it without a lock."""
 
     posted: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
     """Queue, bodies and ids of each post that was acknowledged."""
@@ -116,7 +116,7 @@ class WorkingClients:
             thread.start()
 
     def stop(self) -> None:
-        """End the others first: the reader has to come to the end of what they wrote."""
+        """End the reader last: it has to read all that the others wrote."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
