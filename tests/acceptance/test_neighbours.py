@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ PATIENCE = 60.0
 MOST_SECONDS = 1.0
 """The delay that 99 of 100 messages may have beside a neighbour, on a quiet machine."""
 
+ATTEMPTS = 3
 MOST_TIMES = 5.0
 """On a busy machine: how many times the delay that they have alone."""
 
@@ -185,6 +186,7 @@ class Environment:
 
 
 Begin = Callable[[], object]
+Neighbour = Callable[[Environment], AbstractContextManager[Begin]]
 
 
 @contextmanager
@@ -341,13 +343,28 @@ def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environm
         alone = percentile(quiet.delays())
         beside: dict[str, float] = {}
         for neighbour in NEIGHBOURS:
-            with neighbour(environment) as begin:
-                beginning = threading.Thread(target=begin)
-                beginning.start()
-                beside[neighbour.__name__] = percentile(quiet.delays())
-                beginning.join()
+            for _ in range(ATTEMPTS):
+                beside[neighbour.__name__] = delay_beside(neighbour, environment)
+                if beside[neighbour.__name__] <= most(alone):
+                    break
+                # A busy machine delays messages now and then, a service that is not fair delays them each time.
+                alone = max(alone, percentile(quiet.delays()))
     print(f"{notifiers} notifiers: 99 % within {alone:.3f} s alone, beside:")
     for name, delay in beside.items():
         print(f"  {name:32} {delay:6.3f} s, {delay / alone:5.1f} times")
-    late = {name: delay for name, delay in beside.items() if delay > max(MOST_SECONDS, MOST_TIMES * alone)}
+    late = {name: delay for name, delay in beside.items() if delay > most(alone)}
     assert not late, f"alone {alone:.3f} s"
+
+
+def most(alone: float) -> float:
+    """The delay that messages may have beside a neighbour."""
+    return max(MOST_SECONDS, MOST_TIMES * alone)
+
+
+def delay_beside(neighbour: Neighbour, environment: Environment) -> float:
+    with neighbour(environment) as begin:
+        beginning = threading.Thread(target=begin)
+        beginning.start()
+        delay = percentile(environment.quiet.delays())
+        beginning.join()
+    return delay
