@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of several files share."""
+"""Servers that the tests of several files share, and the order of the files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.acceptance.service_on_store import Service, serving
 
 @pytest.fixture(scope="session")
 def service_on(backend: Backend | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on a store, for tests with the mark ``each_store``, which may kill its processes."""
+    """The service on a store, for tests with the mark ``each_store`` or ``every_backend``, which may kill processes."""
     with serving(backend, tmp_path_factory.mktemp("live")) as service:
         yield service
 
@@ -35,6 +35,7 @@ def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """The service that the fixture ``cloud`` of several files is about."""
     with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
         yield cloud
 
