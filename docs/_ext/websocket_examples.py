@@ -163,16 +163,16 @@ class Service:
         if known is None:
             raise RuntimeError("the queue is gone")
         store = known.store_ref.store
-        (posted,) = store.take_posted(owner="n", until=NOW + 60, now=NOW, limit=10)
+        (posted,) = store.outbox.take(owner="n", until=NOW + 60, now=NOW, limit=10)
         draft, uid = posted.drafts[0], posted.queue_uid
         delivery = Delivery(
             uid, subscription_id, posted.first, draft.body, draft.ttl, posted.created, posted.client_id, NOW
         )
-        store.expand(posted=posted, deliveries=[delivery], position=None, until=NOW)
-        (taken,) = store.take_deliveries(owner="n", until=NOW + 60, now=NOW, limit=10, most_of_one=10, without=())
+        store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=NOW)
+        (taken,) = store.deliveries.take(owner="n", until=NOW + 60, now=NOW, limit=10, most_of_one=10, without=())
         attempts = (Attempt(NOW, 503, 0.021, "Service Unavailable"),)
         dead = replace(taken, state=DEAD, tries=20, attempts=attempts, keep_until=NOW + 1000)
-        store.settle(owner="n", settled=[dead], now=NOW)
+        store.deliveries.settle(owner="n", settled=[dead], now=NOW)
         return str(dead.id)
 
 

@@ -83,7 +83,7 @@ def test_store_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
     store = next(api.parts.stores())
     monkeypatch.setattr(store, "ping", away)
-    monkeypatch.setattr(store, "post", away)
+    monkeypatch.setattr(store.messages, "post", away)
     for result in (api.get("/v2/ping"), api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]})):
         assert_error(result, 503)
         assert result.headers["Retry-After"] == "3"
@@ -99,7 +99,7 @@ def test_unexpected_error_tells_nothing_but_the_request_id(
     def broken(**_: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(next(api.parts.stores()), "stats", broken)
+    monkeypatch.setattr(next(api.parts.stores()).queues, "stats", broken)
     api.send("q", 1)
     result = api.get("/v2/queues/q/stats")
     assert_error(result, 500, result.headers["X-OpenStack-Request-ID"])

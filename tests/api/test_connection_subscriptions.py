@@ -229,7 +229,7 @@ def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
         process.tidy()
         return create(**given)
 
-    monkeypatch.setattr(management, "create_subscription", close_first)
+    monkeypatch.setattr(management.subscriptions, "create", close_first)
     with pytest.raises(Conflict):
         process.subscribe(connection)
     process.tidy()
@@ -280,7 +280,7 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
         management.nodes.remove(node_id=process.node.id)
         return create(**given)
 
-    monkeypatch.setattr(management, "create_subscription", condemn_first)
+    monkeypatch.setattr(management.subscriptions, "create", condemn_first)
     with pytest.raises(StoreUnavailable):
         process.subscribe(process.connect())
     process.tidy()
@@ -300,7 +300,7 @@ def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monk
         after.adopt(before)
         return create(**given)
 
-    monkeypatch.setattr(parts.management, "create_subscription", reload_first)
+    monkeypatch.setattr(parts.management.subscriptions, "create", reload_first)
     connection = process.connect()
     id_ = process.subscribe(connection)
     assert after.is_subscribed(connection, process.uid(), id_)
@@ -405,7 +405,7 @@ def test_a_store_that_does_not_answer_is_not_asked_for_each_gap(
         raise StoreUnavailable
 
     ask = process.subscriptions.has_undelivered_before
-    monkeypatch.setattr(store, "has_undelivered_before", away)
+    monkeypatch.setattr(store.deliveries, "has_undelivered_before", away)
     for number in range(2, 9):
         with pytest.raises(StoreUnavailable):
             ask(connection, process.uid(), number)

@@ -54,9 +54,9 @@ def stored(api: Api, queue: str = "q") -> list[Message]:
 
 def sealed_bodies(store: MessageStore) -> list[SealedBody]:
     """All that the store has, also of other tests."""
-    found, after = store.sealed_bodies(without=b"", after=None, limit=1000)
+    found, after = store.sealed_bodies.find(without=b"", after=None, limit=1000)
     while after is not None:
-        more, after = store.sealed_bodies(without=b"", after=after, limit=1000)
+        more, after = store.sealed_bodies.find(without=b"", after=after, limit=1000)
         found += more
     return found
 

@@ -524,7 +524,7 @@ def test_a_stream_that_cannot_begin_leaves_nothing(api: StreamingApi, monkeypatc
         raise StoreUnavailable
 
     api.send("q", 1)
-    monkeypatch.setattr(api._messages, "positions", away)
+    monkeypatch.setattr(api._messages.queues, "positions", away)
     reader = api.stream()
     assert (reader.status, reader.headers["retry-after"]) == (503, "1")
     assert api.counted == (0, 0, 0)
@@ -541,13 +541,13 @@ def test_an_outage_of_the_store_ends_no_stream(
         failed.append(True)
         raise StoreUnavailable
 
-    monkeypatch.setattr(api._messages, "list_messages", away)
+    monkeypatch.setattr(api._messages.messages, "list_after", away)
     with api.stream() as reader:
         opened(reader)
         api.send("q", 1)
         while len(failed) < 3:
             assert reader.piece() == b": beat\n\n"
-        monkeypatch.setattr(api._messages, "list_messages", list_messages)
+        monkeypatch.setattr(api._messages.messages, "list_after", list_messages)
         while (event := reader.next()).type == ":":
             pass
         assert event.json["body"] == 1
@@ -567,7 +567,7 @@ def test_readers_at_one_position_cost_one_read(api: StreamingApi, monkeypatch: p
         readers = [stack.enter_context(api.stream()) for _ in range(50)]
         for reader in readers:
             opened(reader)
-        monkeypatch.setattr(api._messages, "list_messages", counted)
+        monkeypatch.setattr(api._messages.messages, "list_after", counted)
         api.send("q", 1)
         assert [reader.bodies(1) for reader in readers] == [[1]] * 50
     assert len(calls) == 1

@@ -226,7 +226,7 @@ def test_no_queue_is_left_on_a_pool_that_is_removed_at_that_moment(
         monkeypatch.undo()
         return create(**arguments)
 
-    monkeypatch.setattr(other.parts.management, "create_queue", create_late)
+    monkeypatch.setattr(other.parts.management.queue_records, "create", create_late)
     assert_error(other.put("/v2/queues/q"), 503, "pool")
     assert other.get("/v2/queues").json["queues"] == []
 
@@ -242,7 +242,7 @@ def test_a_pool_on_which_a_queue_is_placed_at_that_moment_stays(
         other.send("q", 1)
         return replace(**arguments)
 
-    monkeypatch.setattr(admin.api.parts.management, "replace_catalog", replace_late)
+    monkeypatch.setattr(admin.api.parts.management.catalog, "replace", replace_late)
     assert_error(admin.request("DELETE", "pools/one"), 403, "queues")
     assert admin.pools() == ["one"]
     assert admin.api.bodies("q") == other.bodies("q") == [1]
@@ -256,7 +256,7 @@ def test_changes_at_a_time_all_count(admin: Admin, other: Api, monkeypatch: pyte
         Admin(other, Path(admin._folder)).add("two")
         return replace(**arguments)
 
-    monkeypatch.setattr(admin.api.parts.management, "replace_catalog", replace_late)
+    monkeypatch.setattr(admin.api.parts.management.catalog, "replace", replace_late)
     admin.add("one")
     assert sorted(admin.pools()) == ["one", "two"]
 

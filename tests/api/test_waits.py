@@ -266,7 +266,7 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
 ) -> None:
     waiting = [clients.start(method, f"/v2/queues/q/{path}wait={LONG}") for _ in range(20)]
     wait_until_all_have_looked(api)
-    calls = count_calls(api, monkeypatch, "claim", "pop")
+    calls = count_calls(api, monkeypatch, "claims.claim", "messages.pop")
     api.send("q", 1)
     assert bodies(waiting[0].result()) == [1]
     assert not any(each.done() for each in waiting[1:])
@@ -276,22 +276,24 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
 
 
 def count_calls(api: Api, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
-    """Calls of these methods of the message store, from now on."""
+    """Calls of these methods of the message store, such as "claims.claim", from now on."""
     store, calls = api.parts.placement.all_stores()[0].store, []
     for name in names:
-        original = getattr(type(store), name)
+        part_name, method = name.split(".")
+        part = getattr(store, part_name)
+        original = getattr(part, method)
 
-        def counted(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
+        def counted(_name: str = name, _original: Any = original, **arguments: Any) -> Any:
             calls.append(_name)
-            return _original(*args, **kwargs)
+            return _original(**arguments)
 
-        monkeypatch.setattr(type(store), name, counted)
+        monkeypatch.setattr(part, method, counted)
     return calls
 
 
 def test_all_readers_get_a_message_by_one_read(api: Api, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = [clients.start("GET", f"/v2/queues/q/messages?echo=true&wait={LONG}") for _ in range(20)]
-    calls = count_calls(api, monkeypatch, "list_messages")
+    calls = count_calls(api, monkeypatch, "messages.list_after")
     api.send("q", 1)
     assert [bodies(each.result()) for each in waiting] == [[1]] * 20
     assert len(calls) <= MOST_CALLS
@@ -465,7 +467,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
     go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
     store = type(api.parts.placement.all_stores()[0].store)
-    monkeypatch.setattr(store, "release_claim", away)
+    monkeypatch.setattr(store.claims, "release", away)
     assert bodies(api.post(f"/v2/queues/q/claims?wait={LONG}")) == [1]
     assert api.counts("q") == (0, 1, 1)
 

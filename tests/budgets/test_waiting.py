@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.stores import replace_methods
 from tests.unit.waiting.processes import ADDRESS, CALLER, Process
 from zaqar import app, conf
 from zaqar.model import UID_LENGTH
-from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting import shared_reads
 from zaqar.waiting.polling import StorePoller
@@ -41,11 +41,8 @@ class Counted:
         self.process = Process(self.parts)
         self.calls: list[str] = []
         store_ref = self.parts.placement.all_stores()[0]
-        for store, contract in ((store_ref.store, MessageStore), (self.parts.management, ManagementStore)):
-            for name in contract.__abstractmethods__ | {"positions", "find_queues"}:
-                found = getattr(store, name, None)
-                if callable(found):
-                    monkeypatch.setattr(store, name, self._counted(name, found))
+        replace_methods(store_ref.store, self._counted)
+        replace_methods(self.parts.management, self._counted)
         self.uid = self.process.post("x")[0][:UID_LENGTH]
         self.process.claim()
         self.registry = self.parts.hub.registry
@@ -108,7 +105,7 @@ def test_takers(counted: Counted) -> None:
         attempts()
         counted.look()
         assert len(counted.calls) <= MOST, counted.calls
-        assert sorted(counted.calls) == ["claim", "claim", "positions", "post"]
+        assert sorted(counted.calls) == ["claims.claim", "claims.claim", "messages.post", "queues.positions"]
     assert served == waiters[:3]
 
 
@@ -141,7 +138,7 @@ def test_readers_of_a_stream(counted: Counted) -> None:
         # The look has found nothing that the readers have not seen.
         assert read() == []
         assert len(counted.calls) <= MOST, counted.calls
-        assert sorted(counted.calls) == ["list_messages", "positions", "post"]
+        assert sorted(counted.calls) == ["messages.list_after", "messages.post", "queues.positions"]
 
 
 def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
@@ -151,7 +148,7 @@ def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
         counted.registry.join(address, Located(known.queue.uid, known.store_ref), Kind.TAKER, wake=lambda: None)
     counted.calls.clear()
     counted.look()
-    assert counted.calls == ["positions"]
+    assert counted.calls == ["queues.positions"]
 
 
 def test_nobody_waits(counted: Counted) -> None:
@@ -159,5 +156,5 @@ def test_nobody_waits(counted: Counted) -> None:
     counted.process.post("x")
     claim_id, _ = counted.process.claim()
     counted.parts.claims.release(ADDRESS, claim_id)
-    assert counted.calls == ["post", "claim", "release_claim"]
+    assert counted.calls == ["messages.post", "claims.claim", "claims.release"]
     assert not counted.parts.hub._background._jobs

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from hypothesis import strategies as st
@@ -93,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Bodies that must still be there, and until when at least."""
         self.gone: set[bytes] = set()
         for queue in self.queues:
-            self.ask("open_queue", queue=queue)
+            self.ask("queues.open", queue=queue)
 
     def teardown(self) -> None:
         for queue in self.queues:
@@ -101,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def ask(self, operation: str, **arguments: Any) -> Any:
         """Do it on each store at the same time of the clock; the answer, which must be the same."""
-        answers = [outcome(partial(getattr(store, operation), now=self.now, **arguments)) for store in self.stores]
+        answers = [outcome(partial(attrgetter(operation)(store), now=self.now, **arguments)) for store in self.stores]
         assert all(answer == answers[0] for answer in answers), f"{operation}{arguments}: {answers[0]} != {answers[1]}"
         if isinstance(answers[0], Refused):
             self.reached[f"refused {answers[0].error.__name__}"] += 1
@@ -109,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def everything(self, side: int) -> list[Message]:
         found: list[Message] = self.ask(
-            "list_messages",
+            "messages.list_after",
             queue=self.queues[side],
             after=0,
             limit=ALL,
@@ -137,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
             drafts.append(Draft(str(self.posted).encode(), ttl, delay, checksum=str(ttl) if delay else None))
             self.alive[drafts[-1].body] = self.now + ttl
             self.timers |= {self.now + ttl, self.now + delay}
-        self.ask("post", queue=self.queues[side], drafts=drafts, client_id=client)
+        self.ask("messages.post", queue=self.queues[side], drafts=drafts, client_id=client)
 
     @precondition(lambda self: self.free or self.held)
     @rule(
@@ -152,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, side: int, after: int, limit: int, client: str | None, claimed: bool, delayed: bool
     ) -> None:
         page = self.ask(
-            "list_messages",
+            "messages.list_after",
             queue=self.queues[side],
             after=after,
             limit=limit,
@@ -166,7 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.free or self.held)
     @rule(side=SIDES, sequences=st.lists(st.integers(1, 12), max_size=6))
     def get_messages(self, side: int, sequences: list[int]) -> None:
-        got = self.ask("get_messages", queue=self.queues[side], sequences=sequences)
+        got = self.ask("messages.get", queue=self.queues[side], sequences=sequences)
         assert got == [message for message in self.everything(side) if message.sequence in sequences]
 
     @precondition(lambda self: self.free or self.held)
@@ -175,7 +176,7 @@ class StoreMachine(RuleBasedStateMachine):
         there = self.everything(side)
         sequence = there[pick % len(there)].sequence if there else pick
         claim_id = None if claim is None else self.claim_id(side, claim)
-        answer = self.ask("delete_message", queue=self.queues[side], sequence=sequence, claim_id=claim_id)
+        answer = self.ask("messages.delete", queue=self.queues[side], sequence=sequence, claim_id=claim_id)
         if answer is None:
             self.reached["message deleted"] += bool(there)
             self.lost([message for message in there if message.sequence == sequence])
@@ -187,7 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
         if held:
             message = held[pick % len(held)]
             arguments = {"sequence": message.sequence, "claim_id": message.claim_id}
-            assert self.ask("delete_message", queue=self.queues[side], **arguments) is None
+            assert self.ask("messages.delete", queue=self.queues[side], **arguments) is None
             self.reached["message deleted with its claim"] += 1
             self.lost([message])
 
@@ -198,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
         chosen = [message for place, message in enumerate(there) if place in places]
         sequences = [message.sequence for message in chosen] + [99] * (5 in places)
         claim_ids = None if claims is None else [self.claim_id(side, pick) for pick in claims]
-        answer = self.ask("delete_messages", queue=self.queues[side], sequences=sequences, claim_ids=claim_ids)
+        answer = self.ask("messages.delete_many", queue=self.queues[side], sequences=sequences, claim_ids=claim_ids)
         if answer is None:
             self.reached["several deleted"] += len(chosen) > 1
             self.lost(chosen)
@@ -209,14 +210,16 @@ class StoreMachine(RuleBasedStateMachine):
         claim_id = self.claim_id(side, pick)
         held = [message for message in self.everything(side) if message.claim_id == claim_id]
         sequences = [message.sequence for message in held]
-        assert self.ask("delete_messages", queue=self.queues[side], sequences=sequences, claim_ids=[claim_id]) is None
+        assert (
+            self.ask("messages.delete_many", queue=self.queues[side], sequences=sequences, claim_ids=[claim_id]) is None
+        )
         self.lost(held)
 
     @precondition(lambda self: self.free)
     @rule(side=SIDES, limit=st.integers(1, 3))
     def pop(self, side: int, limit: int) -> None:
-        free = self.ask("list_messages", queue=self.queues[side], after=0, limit=limit)
-        assert self.ask("pop", queue=self.queues[side], limit=limit) == free
+        free = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=limit)
+        assert self.ask("messages.pop", queue=self.queues[side], limit=limit) == free
         self.reached["message popped"] += bool(free)
         self.lost(free)
 
@@ -239,8 +242,8 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(self, side: int, limit: int, ttl: int, grace: int, deaths: tuple[int, int | None] | None) -> None:
         claim = Claim(new_claim_id(), ttl, grace, self.now)
         rules = None if deaths is None else DeadLetters(self.queues[1 - side], *deaths)
-        free = self.ask("list_messages", queue=self.queues[side], after=0, limit=ALL)
-        taken = self.ask("claim", queue=self.queues[side], claim=claim, limit=limit, dead_letters=rules)
+        free = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=ALL)
+        taken = self.ask("claims.claim", queue=self.queues[side], claim=claim, limit=limit, dead_letters=rules)
         living = [message for message in free if deaths is None or message.claim_count < deaths[0]]
         assert [message.body for message in taken] == [message.body for message in living[:limit]]
         self.reached["claim took some" if taken else "claim found nothing"] += 1
@@ -257,13 +260,13 @@ class StoreMachine(RuleBasedStateMachine):
     def claim_and_release(self, side: int, limit: int) -> None:
         """What a consumer that fails does; without it few messages would be claimed often enough to die."""
         self.claim(side, limit, 60, 60, None)
-        self.ask("release_claim", queue=self.queues[side], claim_id=self.claim_ids[-1])
+        self.ask("claims.release", queue=self.queues[side], claim_id=self.claim_ids[-1])
 
     @precondition(lambda self: self.held)
     @rule(side=SIDES, pick=PICK)
     def get_claim(self, side: int, pick: int) -> None:
         claim_id = self.claim_id(side, pick)
-        answer = self.ask("get_claim", queue=self.queues[side], claim_id=claim_id)
+        answer = self.ask("claims.get", queue=self.queues[side], claim_id=claim_id)
         held = [message for message in self.everything(side) if message.claim_id == claim_id]
         assert isinstance(answer, Refused) or answer[1] == held
         assert not (isinstance(answer, Refused) and held)
@@ -277,10 +280,10 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def renew_claim(self, side: int, pick: int, ttl: int | None, grace: int | None) -> None:
         claim_id = self.claim_id(side, pick)
-        answer = self.ask("renew_claim", queue=self.queues[side], claim_id=claim_id, ttl=ttl, grace=grace)
+        answer = self.ask("claims.renew", queue=self.queues[side], claim_id=claim_id, ttl=ttl, grace=grace)
         if answer is None:
             self.reached["claim renewed"] += 1
-            claim, _ = self.ask("get_claim", queue=self.queues[side], claim_id=claim_id)
+            claim, _ = self.ask("claims.get", queue=self.queues[side], claim_id=claim_id)
             assert claim.started == self.now
             self.timers |= {claim.expires, claim.expires + claim.grace}
 
@@ -288,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(side=SIDES, pick=PICK)
     def release_claim(self, side: int, pick: int) -> None:
         claim_id = self.claim_id(side, pick)
-        assert self.ask("release_claim", queue=self.queues[side], claim_id=claim_id) is None
+        assert self.ask("claims.release", queue=self.queues[side], claim_id=claim_id) is None
         assert claim_id not in [message.claim_id for message in self.everything(side)]
 
     # -- the queue ---------------------------------------------------------------------------------------------------
@@ -300,13 +303,13 @@ class StoreMachine(RuleBasedStateMachine):
         old = self.queues[side]
         self.lost(self.everything(side))
         if drop:
-            self.ask("drop_queue", queue=old)
-            self.ask("open_queue", queue=old)
+            self.ask("queues.drop", queue=old)
+            self.ask("queues.open", queue=old)
             self.stale.append(old)
             self.queues[side] = new_queue(old.name)
-            self.ask("open_queue", queue=self.queues[side])
+            self.ask("queues.open", queue=self.queues[side])
         else:
-            self.ask("purge", queue=old)
+            self.ask("queues.purge", queue=old)
         assert self.everything(side) == []
 
     @rule(side=SIDES)
@@ -314,8 +317,8 @@ class StoreMachine(RuleBasedStateMachine):
         old = self.queues[side]
         self.stale.append(old)
         self.queues[side] = replace(old, generation=old.generation + 1)
-        assert self.ask("open_queue", queue=self.queues[side]) == old.generation + 1
-        assert self.ask("open_queue", queue=old) == old.generation + 1
+        assert self.ask("queues.open", queue=self.queues[side]) == old.generation + 1
+        assert self.ask("queues.open", queue=old) == old.generation + 1
 
     @precondition(lambda self: len(self.stale) > 1)
     @rule(pick=PICK, operation=st.sampled_from(sorted(OPERATIONS)))
@@ -357,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.reached["delay ended by the clock"] += len(hidden & self.plain_bodies())
 
     def plain_bodies(self) -> set[bytes]:
-        plain = [self.ask("list_messages", queue=queue, after=0, limit=ALL) for queue in self.queues]
+        plain = [self.ask("messages.list_after", queue=queue, after=0, limit=ALL) for queue in self.queues]
         return {message.body for messages in plain for message in messages}
 
     # -- what always holds -------------------------------------------------------------------------------------------
@@ -366,7 +369,7 @@ class StoreMachine(RuleBasedStateMachine):
         uids = [queue.uid for queue in self.queues]
         seen, *_, model = [store.queues.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
         for side, uid in enumerate(uids):
-            plain = self.ask("list_messages", queue=self.queues[side], after=0, limit=1)
+            plain = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=1)
             last, free, due = seen[uid]
             assert (last, free) == (model[uid].last, bool(plain))
             # It may also be that of a message that expires before it.
@@ -385,14 +388,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert all(
                 message.expires > self.now and message.queue_uid == self.queues[side].uid for message in everything
             )
-            plain = self.ask("list_messages", queue=self.queues[side], after=0, limit=ALL)
+            plain = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=ALL)
             held = [message for message in everything if message.claim_id is not None]
             assert all(message in everything and message.claim_id is None for message in plain)
             assert {message.claim_id for message in held} <= set(self.claim_ids)
             self.free += len(plain)
             self.held += len(held)
             there = sorted(plain + held, key=lambda message: message.sequence)
-            stats = self.ask("stats", queue=self.queues[side])
+            stats = self.ask("queues.stats", queue=self.queues[side])
             assert (stats.free, stats.claimed) == (len(plain), len(held))
             assert [stats.oldest, stats.newest] == ([there[0], there[-1]] if there else [None, None])
 

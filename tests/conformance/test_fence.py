@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 
 from tests.conformance.scene import Scene, at_once, bodies, new_claim_id, new_queue
+from tests.stores import parts_of
 from zaqar.errors import NotFound, QueueDropped, StaleQueue
 from zaqar.model import Claim, DeadLetters, Draft, Queue
 from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
@@ -20,42 +21,43 @@ from zaqar.storage.base import TOMBSTONE_LIFETIME, MessageStore
 Operation = Callable[[MessageStore, Queue, float], object]
 
 OPERATIONS: dict[str, Operation] = {
-    "post": lambda store, queue, now: store.messages.post(
+    "messages.post": lambda store, queue, now: store.messages.post(
         queue=queue, drafts=[Draft(b"1", 60)], client_id="c", now=now
     ),
-    "list_messages": lambda store, queue, now: store.messages.list_after(queue=queue, after=0, limit=10, now=now),
-    "get_messages": lambda store, queue, now: store.messages.get(queue=queue, sequences=[1], now=now),
-    "delete_message": lambda store, queue, now: store.messages.delete(queue=queue, sequence=1, claim_id=None, now=now),
-    "delete_messages": lambda store, queue, now: store.messages.delete_many(
+    "messages.list_after": lambda store, queue, now: store.messages.list_after(queue=queue, after=0, limit=10, now=now),
+    "messages.get": lambda store, queue, now: store.messages.get(queue=queue, sequences=[1], now=now),
+    "messages.delete": lambda store, queue, now: store.messages.delete(queue=queue, sequence=1, claim_id=None, now=now),
+    "messages.delete_many": lambda store, queue, now: store.messages.delete_many(
         queue=queue, sequences=[1], claim_ids=None, now=now
     ),
-    "pop": lambda store, queue, now: store.messages.pop(queue=queue, limit=1, now=now),
-    "claim": lambda store, queue, now: store.claims.claim(
+    "messages.pop": lambda store, queue, now: store.messages.pop(queue=queue, limit=1, now=now),
+    "claims.claim": lambda store, queue, now: store.claims.claim(
         queue=queue, claim=Claim(new_claim_id(), 60, 60, now), limit=1, now=now
     ),
-    "get_claim": lambda store, queue, now: store.claims.get(queue=queue, claim_id="x", now=now),
-    "renew_claim": lambda store, queue, now: store.claims.renew(
+    "claims.get": lambda store, queue, now: store.claims.get(queue=queue, claim_id="x", now=now),
+    "claims.renew": lambda store, queue, now: store.claims.renew(
         queue=queue, claim_id="x", ttl=None, grace=None, now=now
     ),
-    "release_claim": lambda store, queue, now: store.claims.release(queue=queue, claim_id="x", now=now),
-    "set_aside": lambda store, queue, now: store.dead_letters.set_aside(
+    "claims.release": lambda store, queue, now: store.claims.release(queue=queue, claim_id="x", now=now),
+    "dead_letters.set_aside": lambda store, queue, now: store.dead_letters.set_aside(
         queue=queue, max_claim_count=1, limit=1, now=now
     ),
-    "receive": lambda store, queue, now: store.dead_letters.receive(queue=queue, messages=[], now=now),
-    "forget_set_aside": lambda store, queue, now: store.dead_letters.forget(queue=queue, sequences=[1], now=now),
-    "stats": lambda store, queue, now: store.queues.stats(queue=queue, now=now),
-    "purge": lambda store, queue, now: store.queues.purge(queue=queue, now=now),
+    "dead_letters.receive": lambda store, queue, now: store.dead_letters.receive(queue=queue, messages=[], now=now),
+    "dead_letters.forget": lambda store, queue, now: store.dead_letters.forget(queue=queue, sequences=[1], now=now),
+    "queues.stats": lambda store, queue, now: store.queues.stats(queue=queue, now=now),
+    "queues.purge": lambda store, queue, now: store.queues.purge(queue=queue, now=now),
 }
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 
 
 def test_the_table_names_every_operation_on_a_queue() -> None:
     taking_a_queue = {
-        name
-        for name in MessageStore.__abstractmethods__
-        if "queue" in inspect.signature(getattr(MessageStore, name)).parameters
+        f"{part}.{method}"
+        for part, contract in parts_of(MessageStore)
+        for method in contract.__abstractmethods__
+        if "queue" in inspect.signature(getattr(contract, method)).parameters
     }
-    assert taking_a_queue == {*OPERATIONS, "open_queue", "drop_queue"}
+    assert taking_a_queue == {*OPERATIONS, "queues.open", "queues.drop"}
 
 
 def refused(operation: Operation, scene: Scene, queue: Queue) -> None:
@@ -211,7 +213,7 @@ def test_dropping_an_unknown_queue_keeps_a_late_worker_out(scene: Scene) -> None
     scene.store.queues.drop(queue=unknown, now=scene.now)
     with pytest.raises(QueueDropped):
         scene.store.queues.open(queue=unknown, now=scene.now)
-    refused(OPERATIONS["post"], scene, unknown)
+    refused(OPERATIONS["messages.post"], scene, unknown)
 
 
 def test_a_tombstone_stands_for_its_lifetime(scene: Scene) -> None:
@@ -248,7 +250,7 @@ def test_remembering_for_no_time_leaves_no_trace(scene: Scene) -> None:
     before = scene.volume().total
     scene.store.queues.drop(queue=passing.queue, now=scene.now, remember=0)
     assert scene.volume().total == before - 2
-    refused(OPERATIONS["list_messages"], scene, passing.queue)
+    refused(OPERATIONS["messages.list_after"], scene, passing.queue)
     passing.open()
     assert passing.list_everything() == []
     assert passing.post("c") == [1]
@@ -289,7 +291,7 @@ def test_a_drop_takes_many_messages_at_once(scene: Scene) -> None:
     many.claim(1000)
     many.drop()
     assert scene.volume().total == before
-    refused(OPERATIONS["stats"], scene, many.queue)
+    refused(OPERATIONS["queues.stats"], scene, many.queue)
 
 
 def test_a_fence_of_a_dead_letter_queue_is_its_own(scene: Scene) -> None:

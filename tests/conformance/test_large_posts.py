@@ -62,7 +62,7 @@ class Watched:
                 self.stored += is_piece and stored
             return stored
 
-        monkeypatch.setattr(outbox.store, "expand", watch)
+        monkeypatch.setattr(outbox.store.outbox, "expand", watch)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -72,7 +72,7 @@ def test_what_is_taken_or_settled_meanwhile_is_left_as_it_is(
         return found
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(outbox.store, "list_deliveries", list_then_take)
+        meanwhile.setattr(outbox.store.delivery_log, "list_before", list_then_take)
         assert restore(leased, made[-1]) == 0
     assert numbers(outbox.take("third")) == [3]
     first, second = lane.get(1), lane.get(2)

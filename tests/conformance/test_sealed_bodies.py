@@ -32,9 +32,9 @@ def post(scene: Scene, *bodies: bytes, delay: int = 0) -> list[int]:
 
 
 def walk(store: MessageStore, *, without: bytes = b"", limit: int = 100) -> list[SealedBody]:
-    found, after = store.sealed_bodies(without=without, after=None, limit=limit)
+    found, after = store.sealed_bodies.find(without=without, after=None, limit=limit)
     while after is not None:
-        more, after = store.sealed_bodies(without=without, after=after, limit=limit)
+        more, after = store.sealed_bodies.find(without=without, after=after, limit=limit)
         found += more
     return found
 

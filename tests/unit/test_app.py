@@ -48,7 +48,7 @@ def test_the_parts_know_each_other() -> None:
     assert len(parts.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages) == 1
     assert parts.queues.stats(ADDRESS)[0].claimed == 1
     assert parts.health.report()["message_volume"]["claimed"] == 1
-    assert management.count_queues(project="shop", kind="queue") == 1
+    assert management.queue_records.count(project="shop", kind="queue") == 1
     assert (parts.management, list(parts.stores())) == (management, [store])
 
 
@@ -58,7 +58,7 @@ def test_a_store_that_is_passed_in_is_used_instead_of_the_configured_one() -> No
     parts = app.build(options, clock=FakeClock(), management=management, messages=store)
     parts.messages.post(CALLER, ADDRESS, POST)
     assert (parts.management, list(parts.stores())) == (management, [store])
-    assert management.count_queues(project=ADDRESS.project, kind=ADDRESS.kind) == 1
+    assert management.queue_records.count(project=ADDRESS.project, kind=ADDRESS.kind) == 1
     assert store.volume(now=parts.clock()).total == 1
 
 

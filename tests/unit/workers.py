@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.clock import FakeClock
+from tests.stores import replace_methods
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.encryption.messages import NO_KEYS
@@ -25,6 +26,7 @@ from zaqar.service.queues import Queues
 from zaqar.stages.base import Stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.storage.memory.queue_records import MemoryQueueRecords
 from zaqar.storage.pools import Placement, PoolPlacement
 from zaqar.waiting.hub import Hub
 
@@ -53,7 +55,10 @@ def die() -> None:
 
 
 class Tripwires:
-    """Counts the calls of each method of a store, and runs steps of other actors before or after the next ones."""
+    """Counts the calls of each method of a store, and runs steps of other actors before or after the next ones.
+
+    A method of a part is named like "claims.renew", one of the store itself like "ping".
+    """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -89,23 +94,13 @@ class Tripwires:
         return not any(self._before.values()) and not any(self._after.values())
 
 
-def _wired(store: type, contract: type) -> type:
-    """The store's class with every method of its contract led past the tripwires of the object."""
+def _wire(store: ManagementStore | MessageStore, wires: Tripwires) -> None:
+    """Lead each method of the store and of its parts past the tripwires."""
 
-    def lead(name: str) -> Callable[..., Any]:
-        operation = getattr(store, name)
+    def lead(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda **arguments: wires.run(name, operation, arguments)
 
-        def method(self: Any, **arguments: Any) -> Any:
-            return self.wires.run(name, functools.partial(operation, self), arguments)
-
-        return method
-
-    methods: dict[str, Any] = {name: lead(name) for name in contract.__abstractmethods__}  # type: ignore[attr-defined]
-    return type(f"Wired{store.__name__}", (store,), methods)
-
-
-_WiredManagement = _wired(MemoryManagementStore, ManagementStore)
-_WiredMessages = _wired(MemoryMessageStore, MessageStore)
+    replace_methods(store, lead)
 
 
 @dataclass(frozen=True)
@@ -133,12 +128,12 @@ class Cluster:
     def __init__(self, *, limits: Limits | None = None, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
         self.limits = limits or default_limits()
-        self.management = _WiredManagement()
-        self.store = _WiredMessages()
-        self.rows: Tripwires = Tripwires()
-        self.fences: Tripwires = Tripwires()
-        self.management.wires = self.rows
-        self.store.wires = self.fences
+        self.management = MemoryManagementStore()
+        self.store = MemoryMessageStore()
+        self.rows = Tripwires()
+        self.fences = Tripwires()
+        _wire(self.management, self.rows)
+        _wire(self.store, self.fences)
 
     def worker(self, *stages: Stage, limits: Limits | None = None) -> Worker:
         return self._worker(stages, limits or self.limits)
@@ -164,13 +159,13 @@ class Cluster:
 
     def row(self, address: QueueName = ADDRESS) -> Queue | None:
         """The row as it is, past the tripwires."""
-        return MemoryManagementStore.get_queue(
-            self.management, project=address.project, kind=address.kind, name=address.name
+        return MemoryQueueRecords.get(
+            self.management.queue_records, project=address.project, kind=address.kind, name=address.name
         )
 
     def shelves(self) -> set[str]:
         """The uids that the message store holds anything of."""
-        return set(self.store._shelves)
+        return set(self.store.data.queues)
 
     def forget_counts(self) -> None:
         self.rows.calls.clear()
@@ -182,15 +177,15 @@ class PooledCluster(Cluster):
 
     def __init__(self, *names: str) -> None:
         super().__init__()
-        self.stores = {name: _WiredMessages() for name in names}
+        self.stores = {name: MemoryMessageStore() for name in names}
         self.wires = {name: Tripwires() for name in names}
         for name, store in self.stores.items():
-            store.wires = self.wires[name]
+            _wire(store, self.wires[name])
         self.next_pool = names[0]
         self.only_next_pool = False
         self.monotonic = FakeClock()
         pools = tuple(Pool(name, f"memory://{name}", 1) for name in names)
-        self.management.replace_catalog(catalog=Catalog(1, pools))
+        self.management.catalog.replace(catalog=Catalog(1, pools))
 
     def placement(self) -> Placement:
         cluster = self

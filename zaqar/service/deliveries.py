@@ -41,7 +41,8 @@ class Deliveries:
     ) -> DeliveryPage:
         """At most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
 
-        Raises NotFound if there is no such subscription. A marker of an earlier queue of this name begins at the newest.
+        Raises NotFound if there is no such subscription. A marker of an earlier queue of this name begins at the
+        newest.
         """
         check_state(state)
         if marker is not None and not is_message_id(marker):

@@ -15,7 +15,7 @@ from tests.unit.notification.scene import Scene, ScriptedSender
 from zaqar import entry_points
 from zaqar.cmd import notifier
 from zaqar.errors import StoreUnavailable
-from zaqar.model import DONE
+from zaqar.model import DONE, Posted
 from zaqar.storage.memory import MemoryMessageStore
 
 
@@ -74,9 +74,12 @@ def test_sends_until_a_signal(
 
 
 class Away(MemoryMessageStore):
-    tries = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = 0
+        self.outbox.take = self._fail  # type: ignore[method-assign]
 
-    def take_posted(self, **_: object) -> list[object]:  # type: ignore[override]
+    def _fail(self, **_: object) -> list[Posted]:
         self.tries += 1
         raise StoreUnavailable
 

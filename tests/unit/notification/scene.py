@@ -91,13 +91,19 @@ class Link(StoreRef):
 
 
 class _Counting:
-    def __init__(self, store: MessageStore, calls: Counter[str]) -> None:
-        self._store = store
+    """A store or a part of one. Counts the uses of its methods, under names like "sweep" or "deliveries.take"."""
+
+    def __init__(self, counted: Any, calls: Counter[str], path: str = "") -> None:
+        self._counted = counted
         self._calls = calls
+        self._path = path
 
     def __getattr__(self, name: str) -> Any:
-        self._calls[name] += 1
-        return getattr(self._store, name)
+        found = getattr(self._counted, name)
+        if not callable(found):
+            return _Counting(found, self._calls, f"{self._path}{name}.")
+        self._calls[f"{self._path}{name}"] += 1
+        return found
 
 
 class Links(Placement):
@@ -136,8 +142,8 @@ class Scene:
     store_of_letters: StoreRef | None = None
 
     def __post_init__(self) -> None:
-        self.management.create_queue(queue=QUEUE)
-        self.store.open_queue(queue=QUEUE, now=self.clock())
+        self.management.queue_records.create(queue=QUEUE)
+        self.store.queues.open(queue=QUEUE, now=self.clock())
 
     def subscribe(self, id_: str = "s1", host: str | None = None, **changes: Any) -> Subscription:
         subscription = Subscription(
@@ -152,19 +158,19 @@ class Scene:
             expires=self.clock() + 3600,
             state=CONFIRMED,
         )
-        return self.management.create_subscription(subscription=replace(subscription, **changes), now=self.clock())
+        return self.management.subscriptions.create(subscription=replace(subscription, **changes), now=self.clock())
 
     def post(self, *bodies: Any, delay: int = 0, client_id: str = "c") -> list[str]:
         drafts = [Draft(json.dumps(body).encode(), ttl=300, delay=delay) for body in bodies]
-        numbers = self.store.post(queue=QUEUE, drafts=drafts, client_id=client_id, now=self.clock())
+        numbers = self.store.messages.post(queue=QUEUE, drafts=drafts, client_id=client_id, now=self.clock())
         return [f"{UID}{number:012x}" for number in numbers]
 
     def end(self, subscription: Subscription) -> bool:
         key = {"queue_uid": UID, "subscription_id": subscription.id}
-        now = self.management.get_subscription(**key, now=self.clock())
+        now = self.management.subscriptions.get(**key, now=self.clock())
         if now is not None and now.subscriber != subscription.subscriber:
             return False
-        self.management.delete_subscription(queue_uid=UID, subscription_id=subscription.id)
+        self.management.subscriptions.delete(queue_uid=UID, subscription_id=subscription.id)
         return True
 
     def find_store(self, project: str, queue: str) -> StoreRef | None:
@@ -178,7 +184,9 @@ class Scene:
         self.encrypted_letters += encrypt
 
     def deliveries(self, id_: str = "s1", state: str | None = None) -> list[Delivery]:
-        return self.store.list_deliveries(queue_uid=UID, subscription_id=id_, state=state, before=None, limit=10_000)
+        return self.store.delivery_log.list_before(
+            queue_uid=UID, subscription_id=id_, state=state, before=None, limit=10_000
+        )
 
     def waiting(self, id_: str = "s1") -> list[Delivery]:
         return self.deliveries(id_, WAITING)

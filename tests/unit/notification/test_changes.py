@@ -33,14 +33,14 @@ class RecordingSender(ScriptedSender):
 
 
 def change(scene: Scene, **changes: Any) -> None:
-    old = scene.management.get_subscription(queue_uid=UID, subscription_id="s1", now=scene.clock())
+    old = scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock())
     assert old is not None
     new = replace(old, version=old.version + 1, **changes)
-    assert scene.management.replace_subscription(subscription=new, now=scene.clock())
+    assert scene.management.subscriptions.replace(subscription=new, now=scene.clock())
 
 
 def delete(scene: Scene) -> None:
-    scene.management.delete_subscription(queue_uid=UID, subscription_id="s1")
+    scene.management.subscriptions.delete(queue_uid=UID, subscription_id="s1")
 
 
 CHANGES: dict[str, Callable[[Scene], None]] = {
@@ -75,7 +75,7 @@ def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
 
 
 def resend(scene: Scene, notifier: Notifier) -> None:
-    sent = scene.store.resend(queue_uid=UID, subscription_id="s1", numbers=[1], now=scene.clock(), limit=1)
+    sent = scene.store.delivery_log.resend(queue_uid=UID, subscription_id="s1", numbers=[1], now=scene.clock(), limit=1)
     assert sent == 1
     notifier.dispatcher.wake()
 
@@ -85,7 +85,7 @@ def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: 
     """The subscriptions are listed, the store takes its time to store the deliveries, and meanwhile one is changed."""
     scene, task = Scene(), RecordingSender()
     scene.subscribe(subscriber=OLD)
-    expand, stored = scene.store.expand, asyncio.Event()
+    expand, stored = scene.store.outbox.expand, asyncio.Event()
 
     async def script() -> None:
         loop = asyncio.get_running_loop()
@@ -97,7 +97,7 @@ def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: 
             loop.call_soon_threadsafe(stored.set)
             return done
 
-        monkeypatch.setattr(scene.store, "expand", expand_slowly)
+        monkeypatch.setattr(scene.store.outbox, "expand", expand_slowly)
         async with scene.notifier(task):
             scene.post("first")
             await stored.wait()
@@ -128,7 +128,7 @@ def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
 
     asyncio.run(script())
     assert task.subscribers == [OLD, NEW]
-    left = scene.management.get_subscription(queue_uid=UID, subscription_id="s1", now=scene.clock())
+    left = scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock())
     assert left is not None
     assert left.subscriber == NEW
 
@@ -140,7 +140,7 @@ PAUSE = 60
 
 def ask(scene: Scene, id_: str) -> None:
     now = scene.clock()
-    scene.store.put_delivery(
+    scene.store.deliveries.put(
         delivery=Delivery(UID, id_, 0, b"{}", 3600, now, "", due=now, kind=SUBSCRIPTION_CONFIRMATION)
     )
 
@@ -271,16 +271,16 @@ def test_who_was_replaced_is_not_asked_again() -> None:
 def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     task = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
-    take_pauses = asking.management.take_pauses
+    take_pauses = asking.management.subscriptions.take_pauses
 
     def take_slowly(**arguments: Any) -> float | None:
         taken = take_pauses(**arguments)
-        monkeypatch.setattr(asking.management, "take_pauses", take_pauses)
+        monkeypatch.setattr(asking.management.subscriptions, "take_pauses", take_pauses)
         change(asking, subscriber=NEW, challenge=1)
         ask(asking, "s1")
         return taken
 
-    monkeypatch.setattr(asking.management, "take_pauses", take_slowly)
+    monkeypatch.setattr(asking.management.subscriptions, "take_pauses", take_slowly)
     ask(asking, "s1")
 
     async def script() -> None:

@@ -111,7 +111,7 @@ def test_without_a_wakeup_socket_work_is_found_by_polling(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
-            await until(lambda: notifier.link.calls["take_deliveries"] >= 2)
+            await until(lambda: notifier.link.calls["deliveries.take"] >= 2)
             scene.post(1)
             await until(lambda: notifier.messages())
 
@@ -124,7 +124,7 @@ def test_a_wakeup_wakes_the_notifier(scene: Scene, tmp_path: Path, monkeypatch: 
     async def play() -> None:
         scene.subscribe()
         async with scene.notifier(folder=tmp_path) as notifier:
-            await until(lambda: notifier.link.calls["take_deliveries"])
+            await until(lambda: notifier.link.calls["deliveries.take"])
             await asyncio.sleep(0.02)
             scene.post(1)
             WakeupSender(tmp_path).wake()
@@ -139,7 +139,7 @@ def test_a_post_without_subscribers_is_forgotten(scene: Scene) -> None:
         async with scene.notifier() as notifier:
             scene.post(1)
             notifier.dispatcher.wake()
-            await until(lambda: not scene.store._posted)
+            await until(lambda: not scene.store.data.outbox)
 
     asyncio.run(play())
 
@@ -231,7 +231,7 @@ def test_a_subscription_that_ends_in_between(scene: Scene, how: str, monkeypatch
                 scene.end(subscription)
             elif how == "refused":
                 changed = replace(subscription, state=REFUSED, version=2)
-                assert scene.management.replace_subscription(subscription=changed, now=scene.clock())
+                assert scene.management.subscriptions.replace(subscription=changed, now=scene.clock())
             scene.clock.advance(66)
             notifier.dispatcher.wake()
             await until(lambda: not scene.deliveries())
@@ -246,26 +246,26 @@ def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(
         scene.subscribe("s1")
         now = scene.clock()
         for number in range(1, 2001):
-            scene.store.put_delivery(delivery=Delivery(UID, "gone", number, b"1", 300, now - 9, "c", now - 9))
-        scene.store.put_delivery(delivery=Delivery(UID, "s1", 1, b"1", 300, now, "c", now))
+            scene.store.deliveries.put(delivery=Delivery(UID, "gone", number, b"1", 300, now - 9, "c", now - 9))
+        scene.store.deliveries.put(delivery=Delivery(UID, "s1", 1, b"1", 300, now, "c", now))
         looked_up: list[str] = []
-        get = scene.management.get_subscription
+        get = scene.management.subscriptions.get
 
         def count(**arguments: Any) -> Subscription | None:
             looked_up.append(arguments["subscription_id"])
             return get(**arguments)
 
-        scene.management.get_subscription = count  # type: ignore[method-assign]
+        scene.management.subscriptions.get = count  # type: ignore[method-assign]
         async with scene.notifier() as notifier:
             await until(lambda: notifier.messages() and not scene.deliveries("gone"))
             assert looked_up.count("gone") <= 20
-            assert notifier.link.calls["drop_deliveries"] == 1
-            assert notifier.link.calls["take_deliveries"] <= 20
+            assert notifier.link.calls["delivery_log.drop"] == 1
+            assert notifier.link.calls["deliveries.take"] <= 20
             # One that is stored much later, by whoever was asleep for so long.
             scene.clock.advance(DROPPED_LIFETIME)
             while scene.store.sweep(now=scene.clock(), limit=1000):
                 pass
-            scene.store.put_delivery(delivery=Delivery(UID, "gone", 1, b"1", 300, now, "c", now))
+            scene.store.deliveries.put(delivery=Delivery(UID, "gone", 1, b"1", 300, now, "c", now))
             notifier.dispatcher.wake()
             await until(lambda: not scene.deliveries("gone"))
 
@@ -285,16 +285,16 @@ def test_one_that_may_come_back_is_not_dropped(scene: Scene, how: str, monkeypat
             scene.clock.advance(2 * CLOCKS_APART - 1)
         now = scene.clock()
         for number in range(1, 31):
-            scene.store.put_delivery(delivery=Delivery(UID, "s1", number, b"1", 300, now, "c", now))
+            scene.store.deliveries.put(delivery=Delivery(UID, "s1", number, b"1", 300, now, "c", now))
         async with scene.notifier() as notifier:
             await until(lambda: not scene.deliveries("s1"))
             assert notifier.messages() == []
-            assert notifier.link.calls["drop_deliveries"] == 0
+            assert notifier.link.calls["delivery_log.drop"] == 0
             if how != "refused":
-                scene.store.put_delivery(delivery=Delivery(UID, "s1", 77, b"1", 300, now, "c", now))
+                scene.store.deliveries.put(delivery=Delivery(UID, "s1", 77, b"1", 300, now, "c", now))
                 scene.clock.advance(1)
                 notifier.dispatcher.wake()
-                await until(lambda: notifier.link.calls["drop_deliveries"])
+                await until(lambda: notifier.link.calls["delivery_log.drop"])
 
     asyncio.run(play())
 
@@ -309,8 +309,8 @@ def test_what_is_remembered_discards_nothing() -> None:
             subscribers = notifier.dispatcher._subscribers
             assert await subscribers.get(UID, "s1") == subscription
             confirmed = replace(subscription, state="confirmed", version=2)
-            assert scene.management.replace_subscription(subscription=confirmed, now=scene.clock())
-            scene.store.put_delivery(delivery=Delivery(UID, "s1", 7, b"7", 300, scene.clock(), "c", scene.clock()))
+            assert scene.management.subscriptions.replace(subscription=confirmed, now=scene.clock())
+            scene.store.deliveries.put(delivery=Delivery(UID, "s1", 7, b"7", 300, scene.clock(), "c", scene.clock()))
             notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             assert len(notifier.messages()) == 1
@@ -329,7 +329,7 @@ def test_a_confirmation_is_sent_while_it_is_wanted() -> None:
                 asked = Delivery(
                     UID, id_, 0, b"{}", 300, scene.clock(), "", scene.clock(), kind=SUBSCRIPTION_CONFIRMATION
                 )
-                scene.store.put_delivery(delivery=asked)
+                scene.store.deliveries.put(delivery=asked)
             notifier.dispatcher.wake()
             await until(lambda: scene.deliveries("s1", DONE) and not scene.deliveries("s2"))
             assert [sent.subscription for sent in notifier.task.sent] == ["s1"]
@@ -436,7 +436,7 @@ def test_dead_after_the_last_attempt(scene: Scene, whose: str, caplog: pytest.Lo
     async def play() -> None:
         policy = {"_retry_policy": NO_RETRIES}
         if whose == "queue":
-            scene.management.replace_queue(queue=replace(scenes.QUEUE, metadata=policy, generation=2))
+            scene.management.queue_records.replace(queue=replace(scenes.QUEUE, metadata=policy, generation=2))
         scene.subscribe(options=policy if whose == "subscription" else {})
         task = ScriptedSender()
         task.answers["s1"] = lambda delivery: BROKEN
@@ -478,9 +478,9 @@ def test_gone_ends_the_subscription(scene: Scene) -> None:
             await until(lambda: notifier.dispatcher.counts["discarded"])
             scene.post(2)
             notifier.dispatcher.wake()
-            await until(lambda: not scene.store._posted and not scene.deliveries())
+            await until(lambda: not scene.store.data.outbox and not scene.deliveries())
             assert len(task.sent) == 1
-        assert scene.management.get_subscription(queue_uid=UID, subscription_id="s1", now=scene.clock()) is None
+        assert scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock()) is None
 
     asyncio.run(play())
 
@@ -871,7 +871,7 @@ def test_the_work_of_a_killed_notifier_is_taken_over(scene: Scene) -> None:
             await until(lambda: killed.messages())
             killed.link.cut = True
             async with scene.notifier() as heir:
-                await until(lambda: heir.link.calls["take_deliveries"] >= 2)
+                await until(lambda: heir.link.calls["deliveries.take"] >= 2)
                 assert not set(killed.messages()) & set(heir.messages())
                 scene.clock.advance(6)
                 heir.dispatcher.wake()
@@ -951,9 +951,9 @@ def test_a_store_that_is_away_for_a_while(scene: Scene, caplog: pytest.LogCaptur
     async def play() -> None:
         scene.subscribe()
         subscription = replace(scene.subscribe("s2"), id="s3", queue_uid=queue.uid, source=queue.name)
-        scene.management.create_queue(queue=queue)
-        scene.management.create_subscription(subscription=subscription, now=scene.clock())
-        other.open_queue(queue=queue, now=scene.clock())
+        scene.management.queue_records.create(queue=queue)
+        scene.management.subscriptions.create(subscription=subscription, now=scene.clock())
+        other.queues.open(queue=queue, now=scene.clock())
         broken = Link(other)
         async with scene.notifier(None, broken) as notifier:
             broken.cut = True
@@ -962,7 +962,7 @@ def test_a_store_that_is_away_for_a_while(scene: Scene, caplog: pytest.LogCaptur
             scene.post(1)
             notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
-            other.post(queue=queue, drafts=[scenes.Draft(b"1", 60)], client_id="c", now=scene.clock())
+            other.messages.post(queue=queue, drafts=[scenes.Draft(b"1", 60)], client_id="c", now=scene.clock())
             broken.cut = False
             await until(lambda: notifier.messages("s3"))
 
@@ -1010,7 +1010,7 @@ def test_the_management_store_is_away(scene: Scene, monkeypatch: pytest.MonkeyPa
                 raise StoreUnavailable
 
             monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
-            monkeypatch.setattr(scene.management, "get_subscription", fail)
+            monkeypatch.setattr(scene.management.subscriptions, "get", fail)
             scene.clock.advance(6)
             notifier.dispatcher.wake()
             await until(lambda: notifier.dispatcher.counts["handed back"])
@@ -1035,7 +1035,7 @@ def test_an_idle_notifier_looks_once_a_second(scene: Scene) -> None:
             await asyncio.sleep(0.1)
             notifier.link.calls.clear()
             await asyncio.sleep(2.0)
-            assert set(notifier.link.calls) == {"take_posted", "take_deliveries"}
+            assert set(notifier.link.calls) == {"outbox.take", "deliveries.take"}
             assert notifier.link.calls.total() <= 6
 
     asyncio.run(play())

@@ -35,7 +35,7 @@ def post(scene: Scene, *bodies: Any, key: bytes = KEY) -> None:
         Draft(keys.seal(json.dumps(body).encode(), queue_uid=UID, project=QUEUE.project, now=now), 300)
         for body in bodies
     ]
-    scene.store.post(queue=QUEUE, drafts=drafts, client_id="c", now=now)
+    scene.store.messages.post(queue=QUEUE, drafts=drafts, client_id="c", now=now)
 
 
 class Recorder(ScriptedSender):
@@ -165,7 +165,10 @@ def test_it_does_not_wait_for_ever(scene: Scene) -> None:
     assert task.bodies == []
     # It can be sent again, as others can.
     assert scene.dead()[0].state == DEAD
-    assert scene.store.resend(queue_uid=UID, subscription_id="s1", numbers=None, now=scene.clock(), limit=10) == 1
+    assert (
+        scene.store.delivery_log.resend(queue_uid=UID, subscription_id="s1", numbers=None, now=scene.clock(), limit=10)
+        == 1
+    )
 
 
 def test_a_post_to_filter_waits_for_its_key(scene: Scene) -> None:
@@ -178,7 +181,7 @@ def test_a_post_to_filter_waits_for_its_key(scene: Scene) -> None:
             post(scene, {"n": 1})
             notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 1)
-            await until(lambda: notifier.link.calls["expand"] >= 2 and not scene.waiting())
+            await until(lambda: notifier.link.calls["outbox.expand"] >= 2 and not scene.waiting())
             assert [each.number for each in kept(scene)] == [3]
         scene.keys = MessageKeys([KEY, OTHER])
         async with scene.notifier(task) as notifier:
@@ -213,7 +216,7 @@ def test_a_body_of_another_project_is_not_sent(scene: Scene) -> None:
 
     async def play() -> None:
         async with scene.notifier(task) as notifier:
-            scene.store.post(queue=QUEUE, drafts=[Draft(foreign, 300)], client_id="c", now=scene.clock())
+            scene.store.messages.post(queue=QUEUE, drafts=[Draft(foreign, 300)], client_id="c", now=scene.clock())
             notifier.dispatcher.wake()
             await until(lambda: [each.attempts[-1].answer for each in scene.waiting() if each.attempts] == [refusal])
 

@@ -20,7 +20,7 @@ def scene() -> Scene:
     return Scene()
 
 
-@pytest.mark.parametrize("slow", ["expand", "take_deliveries"])
+@pytest.mark.parametrize("slow", ["outbox.expand", "deliveries.take"])
 def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
@@ -31,7 +31,7 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
     def answer_late(operation: Callable[..., Any], answered: threading.Event) -> Callable[..., Any]:
         def late(**arguments: Any) -> Any:
             result = operation(**arguments)
-            if slow == "expand" or result:
+            if slow == "outbox.expand" or result:
                 time.sleep(
                     0.85
                 )  # in a thread of the store; the lease is not over yet, but would be before it is extended
@@ -43,7 +43,7 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
     async def play() -> None:
         scene.subscribe()
         scene.post(1)
-        if slow == "take_deliveries":
+        if slow == "deliveries.take":
             # It is expanded, and fails once, so that it is taken from the store later.
             first = ScriptedSender()
             first.answers["s1"] = lambda delivery: BROKEN
@@ -53,7 +53,9 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
             scene.clock.advance(60)
         answered = threading.Event()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scene.store, slow, answer_late(getattr(scene.store, slow), answered))
+            name, method = slow.split(".")
+            part = getattr(scene.store, name)
+            patch.setattr(part, method, answer_late(getattr(part, method), answered))
             async with scene.notifier() as notifier:
                 notifier.dispatcher.wake()
                 await until(answered.is_set)

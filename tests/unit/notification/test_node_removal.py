@@ -16,7 +16,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.notification import node_removal
 from zaqar.notification.node_removal import NODES, NodeRemoval
 from zaqar.storage.base import Node
-from zaqar.storage.memory.nodes import MemoryNodeStore
+from zaqar.storage.memory.nodes import MemoryNodes
 
 LEASE = 20.0
 
@@ -26,7 +26,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store = MemoryNodeStore()
+        self.store = MemoryNodes(threading.Lock())
         self.left: dict[str, int] = {}
         self.faults: dict[str, Exception] = {}
         self.tries: dict[str, int] = {}

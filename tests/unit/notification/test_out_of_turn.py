@@ -23,7 +23,7 @@ def put(scene: Scene, number: int, *, owner: str | None = None, due: float = 0.0
     """A delivery as it is stored, on lease to a notifier that was killed if ``owner`` is given."""
     now = scene.clock()
     delivery = Delivery(UID, "s1", number, b"{}", 60, now, "c", now + due, owner=owner)
-    scene.store.put_delivery(delivery=delivery)
+    scene.store.deliveries.put(delivery=delivery)
 
 
 class InOrder:
@@ -82,7 +82,7 @@ def test_messages_of_hosts_whose_clocks_differ_are_found_too(monkeypatch: pytest
             continue
         stored = next(each for each in scene.deliveries() if each.number == number)
         earlier = stored.created - 5
-        scene.store.put_delivery(delivery=replace(stored, created=earlier, due=earlier))
+        scene.store.deliveries.put(delivery=replace(stored, created=earlier, due=earlier))
     subscriber = InOrder()
 
     async def run() -> None:

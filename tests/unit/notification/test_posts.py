@@ -22,6 +22,8 @@ from zaqar.notification import dispatcher as dispatchers
 from zaqar.notification import expansion, posts
 from zaqar.notification.bounds import Bounds
 from zaqar.storage.memory import MemoryMessageStore
+from zaqar.storage.memory.data import MessageData
+from zaqar.storage.memory.outbox import MemoryOutbox
 
 
 @dataclass
@@ -40,11 +42,11 @@ class Step:
         return self.begins != self.ends
 
 
-class Recorder(MemoryMessageStore):
-    """A store that tells what is expanded, and lets a test act before that is stored."""
+class RecordingOutbox(MemoryOutbox):
+    """An outbox that tells what is expanded, and lets a test act before that is stored."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, data: MessageData) -> None:
+        super().__init__(data)
         self.steps: list[Step] = []
         self.before: Callable[[Step], object] = lambda step: None
 
@@ -65,22 +67,28 @@ class Recorder(MemoryMessageStore):
         return Counter((each.subscription_id, each.number) for piece in self.pieces(uid) for each in piece.deliveries)
 
 
+class RecordingStore(MemoryMessageStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox: RecordingOutbox = RecordingOutbox(self.data)
+
+
 @dataclass
 class Crowd(Scene):
     """A queue with subscribers s00, s01, ... and a recorder; and other queues, each with one subscriber."""
 
-    store: Recorder = field(default_factory=Recorder)
+    store: RecordingStore = field(default_factory=RecordingStore)
 
     def queue(self, letter: str, project: str | None = None) -> tuple[Queue, Subscription]:
         queue = Queue(letter * 24, project or f"project {letter}", letter, notify=True)
-        self.management.create_queue(queue=queue)
-        self.store.open_queue(queue=queue, now=self.clock())
+        self.management.queue_records.create(queue=queue)
+        self.store.queues.open(queue=queue, now=self.clock())
         subscriber = self.subscribe(letter, queue_uid=queue.uid, project=queue.project, source=queue.name)
         return queue, subscriber
 
     def post_to(self, queue: Queue, *texts: str) -> None:
         drafts = [Draft(b'"%s"' % text.encode(), ttl=300) for text in texts]
-        self.store.post(queue=queue, drafts=drafts, client_id="c", now=self.clock())
+        self.store.messages.post(queue=queue, drafts=drafts, client_id="c", now=self.clock())
 
     def subscribe_many(self, count: int, **changes: Any) -> list[str]:
         return [self.subscribe(f"s{n:02}", **changes).id for n in range(count)]
@@ -102,7 +110,7 @@ def killable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def each_once(crowd: Crowd, subscribers: Sequence[str], numbers: range) -> bool:
-    return crowd.store.made() == Counter((id_, number) for id_ in subscribers for number in numbers)
+    return crowd.store.outbox.made() == Counter((id_, number) for id_ in subscribers for number in numbers)
 
 
 # -- large posts beside small ones -------------------------------------------------------------------------------------
@@ -117,16 +125,16 @@ def test_a_large_post_holds_up_no_small_one(crowd: Crowd) -> None:
         async with crowd.notifier() as notifier:
             crowd.post(*range(300))
             notifier.dispatcher.wake()
-            await until(lambda: len(crowd.store.pieces()) > 5)
+            await until(lambda: len(crowd.store.outbox.pieces()) > 5)
             for n in range(3):
-                before = len(crowd.store.pieces())
+                before = len(crowd.store.outbox.pieces())
                 crowd.post_to(queue, str(n))
                 notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
-                assert len(crowd.store.pieces()) - before < 80
-            assert len(crowd.store.pieces()) < 300, "it is still under way"
-            await until(lambda: not crowd.store._posted, 60)
-        assert crowd.store.made().keys() == {(f"s{n:02}", number) for n in range(20) for number in range(1, 301)}
+                assert len(crowd.store.outbox.pieces()) - before < 80
+            assert len(crowd.store.outbox.pieces()) < 300, "it is still under way"
+            await until(lambda: not crowd.store.data.outbox, 60)
+        assert crowd.store.outbox.made().keys() == {(f"s{n:02}", number) for n in range(20) for number in range(1, 301)}
 
     asyncio.run(play())
 
@@ -142,12 +150,12 @@ def test_costly_filters_hold_up_nobody(kind: str) -> None:
         async with crowd.notifier() as notifier:
             crowd.post(*[{"a": body}] * 1000)
             notifier.dispatcher.wake()
-            await until(lambda: crowd.store.pieces())
+            await until(lambda: crowd.store.outbox.pieces())
             for n in range(5):
                 crowd.post_to(queue, str(n))
                 notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
-            assert crowd.store.pieces()[-1].ends is not None, "it is still under way"
+            assert crowd.store.outbox.pieces()[-1].ends is not None, "it is still under way"
 
     asyncio.run(play())
 
@@ -159,8 +167,8 @@ def test_posts_of_several_queues_take_turns(crowd: Crowd) -> None:
             crowd.post_to(queue, *map(str, range(200)))
         async with crowd.notifier() as notifier:
             notifier.dispatcher.wake()
-            await until(lambda: not crowd.store._posted, 60)
-        order = [step.queue_uid for step in crowd.store.steps if step.is_piece]
+            await until(lambda: not crowd.store.data.outbox, 60)
+        order = [step.queue_uid for step in crowd.store.outbox.steps if step.is_piece]
         assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
         # None is two pieces ahead of another one for long: those that are made at a time may end in any order.
         for place in range(len(order)):
@@ -179,13 +187,13 @@ def test_projects_take_turns_however_many_queues_one_has(crowd: Crowd) -> None:
             for queue in (*many, one):
                 crowd.post_to(queue, "first")
             notifier.dispatcher.wake()
-            await until(lambda: not crowd.store._posted)
-            crowd.store.steps.clear()
+            await until(lambda: not crowd.store.data.outbox)
+            crowd.store.outbox.steps.clear()
             for queue in (*many, one):
                 crowd.post_to(queue, *map(str, range(200)))
             notifier.dispatcher.wake()
-            await until(lambda: not crowd.store._posted, 60)
-        order = [step.queue_uid for step in crowd.store.steps if step.is_piece]
+            await until(lambda: not crowd.store.data.outbox, 60)
+        order = [step.queue_uid for step in crowd.store.outbox.steps if step.is_piece]
         end = len(order) - order[::-1].index(one.uid)
         assert order.count(one.uid) == 10
         # Besides the first pieces of all it had every other turn.
@@ -211,9 +219,9 @@ def test_posts_in_memory_are_bounded_in_number_and_bytes(crowd: Crowd, largest: 
                     held.append(len(pump._leased_posts))
                     waiting.append(len(pump._leased_posts._begun))
 
-            crowd.store.before = look
+            crowd.store.outbox.before = look
             notifier.dispatcher.wake()
-            while crowd.store._posted:
+            while crowd.store.data.outbox:
                 # For those that were handed back for a while.
                 crowd.clock.advance(1)
                 notifier.dispatcher.wake()
@@ -252,28 +260,28 @@ def test_whoever_takes_over_goes_on_from_the_stored_position(crowd: Crowd, killa
         async with crowd.notifier() as killed:
 
             def cut(step: Step) -> None:
-                if step.is_piece and len(crowd.store.pieces()) == 7:
+                if step.is_piece and len(crowd.store.outbox.pieces()) == 7:
                     killed.link.cut = True
                     enough.set()
                     raise StoreUnavailable
 
-            crowd.store.before = cut
+            crowd.store.outbox.before = cut
             crowd.post(*range(60))
             killed.dispatcher.wake()
             await until(enough.is_set)
-            crowd.store.before = lambda step: None
-            ((_, noted),) = crowd.store._posted.items()
+            crowd.store.outbox.before = lambda step: None
+            ((_, noted),) = crowd.store.data.outbox.items()
             position = noted.posted.position
             assert position == PostPosition("", "s09", 14)
-            assert len(crowd.store.pieces()) == 7
+            assert len(crowd.store.outbox.pieces()) == 7
             async with crowd.notifier() as heir:
-                await until(lambda: heir.link.calls["take_posted"] >= 2)
-                assert len(crowd.store.pieces()) == 7, "the lease is not over"
+                await until(lambda: heir.link.calls["outbox.take"] >= 2)
+                assert len(crowd.store.outbox.pieces()) == 7, "the lease is not over"
                 crowd.clock.advance(6)
                 heir.dispatcher.wake()
-                await until(lambda: not crowd.store._posted)
-                assert crowd.store.pieces()[7].begins == position
-                assert len(crowd.store.pieces()) == 30
+                await until(lambda: not crowd.store.data.outbox)
+                assert crowd.store.outbox.pieces()[7].begins == position
+                assert len(crowd.store.outbox.pieces()) == 30
                 assert each_once(crowd, names, range(1, 61))
                 await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 60 for id_ in names))
                 again = {each.message for each in killed.task.sent} & {each.message for each in heir.task.sent}
@@ -292,31 +300,33 @@ def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_d
         async with crowd.notifier() as late:
 
             def hold(step: Step) -> None:
-                if step.is_piece and len(crowd.store.pieces()) == 3 and not held_up.is_set():
+                if step.is_piece and len(crowd.store.outbox.pieces()) == 3 and not held_up.is_set():
                     held_up.set()
                     assert go_on.wait(10)
-                elif step.is_piece and len(crowd.store.pieces()) == 6 and not go_on.is_set():
+                elif step.is_piece and len(crowd.store.outbox.pieces()) == 6 and not go_on.is_set():
                     # The heir is in the middle. It waits until the late one has had its answer.
                     go_on.set()
                     for _ in range(1000):
-                        if any(not each.stored for each in crowd.store.steps):
+                        if any(not each.stored for each in crowd.store.outbox.steps):
                             return
                         time.sleep(0.01)
                     raise AssertionError("the late piece was stored")
 
-            crowd.store.before = hold
+            crowd.store.outbox.before = hold
             crowd.post(*range(40))
             late.dispatcher.wake()
             await until(held_up.is_set)
             async with crowd.notifier() as heir:
                 crowd.clock.advance(6)
                 heir.dispatcher.wake()
-                await until(lambda: not crowd.store._posted, 30)
+                await until(lambda: not crowd.store.data.outbox, 30)
                 await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 40 for id_ in names))
                 sent = Counter((each.subscription, each.message) for each in late.task.sent + heir.task.sent)
                 # 20 of the first pieces, whose leases were over with the jump of the clock, may be sent by both.
                 assert len(sent) == 400
-                refused = {each.number for step in crowd.store.steps if not step.stored for each in step.deliveries}
+                refused = {
+                    each.number for step in crowd.store.outbox.steps if not step.stored for each in step.deliveries
+                }
                 assert refused
                 assert not refused & {int(each.message[24:], 16) for each in late.task.sent}
                 pump, _ = next(iter(late.dispatcher._pumps.values()))
@@ -338,20 +348,20 @@ def test_subscribers_that_come_and_go_between_pieces(crowd: Crowd, monkeypatch: 
         gone: list[str] = []
 
         def change(step: Step) -> None:
-            n = len(crowd.store.pieces())
+            n = len(crowd.store.outbox.pieces())
             if step.is_piece and n in (2, 5, 8):
                 id_ = names[n]
-                crowd.management.delete_subscription(queue_uid=UID, subscription_id=id_)
+                crowd.management.subscriptions.delete(queue_uid=UID, subscription_id=id_)
                 gone.append(id_)
             if step.is_piece:
                 crowd.subscribe(f"s{n % 10:02}+{n}", created=crowd.clock() + 1)
 
-        crowd.store.before = change
+        crowd.store.outbox.before = change
         async with crowd.notifier() as notifier:
             crowd.post(*range(50))
             notifier.dispatcher.wake()
-            await until(lambda: not crowd.store._posted, 30)
-        made = crowd.store.made()
+            await until(lambda: not crowd.store.data.outbox, 30)
+        made = crowd.store.outbox.made()
         assert set(made.values()) == {1}
         stayed = [id_ for id_ in names if id_ not in gone]
         assert len(stayed) == 7
@@ -383,16 +393,16 @@ def test_leases_are_extended_while_a_post_is_matched(monkeypatch: pytest.MonkeyP
             await until(lambda: notifier.messages("b"))
             crowd.post(*[{"a": body}] * 500)
             notifier.dispatcher.wake()
-            (noted,) = crowd.store._posted.values()
+            (noted,) = crowd.store.data.outbox.values()
             await until(lambda: noted.due > crowd.clock())
-            (held,) = crowd.store._deliveries
+            (held,) = crowd.store.data.deliveries
             async with crowd.notifier() as other:
                 for _ in range(4):
                     crowd.clock.advance(3)
-                    await until(lambda: noted.due == crowd.store._deliveries[held].due == crowd.clock() + 6)
+                    await until(lambda: noted.due == crowd.store.data.deliveries[held].due == crowd.clock() + 6)
                     other.dispatcher.wake()
                     await asyncio.sleep(0.02)
-                assert not crowd.store.pieces()
+                assert not crowd.store.outbox.pieces()
                 assert other.task.sent == []
 
     asyncio.run(play())
@@ -405,14 +415,14 @@ def test_a_stop_hands_posts_back_at_once(crowd: Crowd) -> None:
             for _ in range(3):
                 crowd.post(*range(100))
             notifier.dispatcher.wake()
-            await until(lambda: len(crowd.store.pieces()) > 10)
-        left = list(crowd.store._posted.values())
+            await until(lambda: len(crowd.store.outbox.pieces()) > 10)
+        left = list(crowd.store.data.outbox.values())
         assert left
         assert all(noted.due <= crowd.clock() for noted in left)
         assert any(noted.posted.position != NOT_EXPANDED for noted in left)
         async with crowd.notifier() as heir:
             heir.dispatcher.wake()
-            await until(lambda: not crowd.store._posted, 60)
+            await until(lambda: not crowd.store.data.outbox, 60)
         assert each_once(crowd, names, range(1, 301))
 
     asyncio.run(play())
@@ -425,18 +435,18 @@ def test_a_post_that_cannot_be_expanded_holds_up_no_other(crowd: Crowd, monkeypa
     async def play() -> None:
         crowd.subscribe_many(1, options={"filter": {"n": [1]}})
         queue, subscriber = crowd.queue("b")
-        bad = crowd.store.post(queue=QUEUE, drafts=[Draft(b"{", 300)], client_id="c", now=crowd.clock())
+        bad = crowd.store.messages.post(queue=QUEUE, drafts=[Draft(b"{", 300)], client_id="c", now=crowd.clock())
         async with crowd.notifier() as notifier:
             for n in range(3):
                 crowd.post_to(queue, str(n))
                 notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
-        assert list(crowd.store._posted) == [(UID, bad[0])]
+        assert list(crowd.store.data.outbox) == [(UID, bad[0])]
 
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("which", ["list_subscriptions", "expand"])
+@pytest.mark.parametrize("which", ["subscriptions.list_after", "outbox.expand"])
 def test_a_store_that_is_away_for_a_while_during_a_large_post(
     crowd: Crowd, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,20 +463,21 @@ def test_a_store_that_is_away_for_a_while_during_a_large_post(
 
         return call
 
-    store: Any = crowd.management if which == "list_subscriptions" else crowd.store
-    monkeypatch.setattr(store, which, fail_if_away(getattr(store, which)))
+    name, method = which.split(".")
+    part = getattr(crowd.management if name == "subscriptions" else crowd.store, name)
+    monkeypatch.setattr(part, method, fail_if_away(getattr(part, method)))
 
     async def play() -> None:
         names = crowd.subscribe_many(10)
         async with crowd.notifier() as notifier:
             crowd.post(*range(50))
             notifier.dispatcher.wake()
-            await until(lambda: len(crowd.store.pieces()) > 3)
+            await until(lambda: len(crowd.store.outbox.pieces()) > 3)
             away.set()
             await until(lambda: failed)
             await asyncio.sleep(0.1)
             away.clear()
-            while crowd.store._posted:
+            while crowd.store.data.outbox:
                 crowd.clock.advance(1)
                 notifier.dispatcher.wake()
                 await asyncio.sleep(0.05)
@@ -484,17 +495,17 @@ def test_jobs_of_a_piece_that_is_refused_are_not_sent(crowd: Crowd) -> None:
         async with crowd.notifier() as notifier:
 
             def go_on_elsewhere(step: Step) -> None:
-                crowd.store.before = lambda step: None
-                ((_, noted),) = crowd.store._posted.items()
+                crowd.store.outbox.before = lambda step: None
+                ((_, noted),) = crowd.store.data.outbox.items()
                 noted.posted = replace(noted.posted, position=PostPosition("", "s01", 1))
 
-            crowd.store.before = go_on_elsewhere
+            crowd.store.outbox.before = go_on_elsewhere
             crowd.post(1)
             notifier.dispatcher.wake()
-            await until(lambda: crowd.store.steps)
+            await until(lambda: crowd.store.outbox.steps)
             await asyncio.sleep(0.05)
             assert notifier.task.sent == []
-            assert not crowd.store._deliveries
+            assert not crowd.store.data.deliveries
             await until(lambda: notifier.dispatcher._capacity._in_hand == 0)
             assert not notifier.dispatcher._capacity._targets
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,13 +33,23 @@ class Watched:
         self.open = threading.Event()
         self.open.set()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, part: str) -> Any:
+        return _WatchedPart(self, part, getattr(self._store, part))
+
+
+class _WatchedPart:
+    def __init__(self, watched: Watched, name: str, part: Any) -> None:
+        self._watched = watched
+        self._name = name
+        self._part = part
+
+    def __getattr__(self, method: str) -> Any:
         def call(**arguments: Any) -> Any:
-            self.calls[name] += 1
-            assert self.open.wait(10)
-            if self.away:
+            self._watched.calls[f"{self._name}.{method}"] += 1
+            assert self._watched.open.wait(10)
+            if self._watched.away:
                 raise StoreUnavailable
-            return getattr(self._store, name)(**arguments)
+            return getattr(self._part, method)(**arguments)
 
         return call
 
@@ -57,14 +68,14 @@ def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch)
         with watched(scene) as (store, subscribers):
             for _ in range(3):
                 assert await subscribers.get(UID, "s1") == subscription
-            assert store.calls["get_subscription"] == 1
+            assert store.calls["subscriptions.get"] == 1
             scene.end(subscription)
             assert await subscribers.get(UID, "s1") == subscription
             now = asyncio.get_running_loop().time()
             assert await subscribers.get(UID, "s1", not_before=now) is None
             monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.0)
             await subscribers.get(UID, "s1")
-            assert store.calls["get_subscription"] == 3
+            assert store.calls["subscriptions.get"] == 3
             assert len(subscribers._known._readings) == 1
 
     asyncio.run(play())
@@ -81,7 +92,7 @@ def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
             asking[0].cancel()
             store.open.set()
             assert await asyncio.gather(*asking[1:]) == [subscription] * 9
-            assert store.calls["get_subscription"] == 1
+            assert store.calls["subscriptions.get"] == 1
 
     asyncio.run(play())
 
@@ -149,7 +160,7 @@ def test_a_page_is_as_fresh_as_it_is_asked_for_and_its_subscriptions_are_remembe
             pages = await asyncio.gather(*asking)
             assert [ids_of(page) for page in pages] == [["s1"]] * 5
             assert await subscribers.get(UID, "s1")
-            assert store.calls == {"list_subscriptions": 2}
+            assert store.calls == {"subscriptions.list_after": 2}
 
     asyncio.run(play())
 
@@ -242,7 +253,7 @@ async def remember(scene: Scene, subscribers: Subscribers, what: str, number: in
     elif what == "queues":
         metadata = {"_retry_policy": {"retries_with_no_delay": 1}, "much": options_of(4000)}
         queue = Queue(f"{number:023}q", "p", id_, metadata=metadata, notify=True)
-        scene.management.create_queue(queue=queue)
+        scene.management.queue_records.create(queue=queue)
         subscription = scene.subscribe(id_, queue_uid=queue.uid, project="p", source=id_)
         assert await subscribers.retry_policy(subscription) == metadata["_retry_policy"]
     else:
@@ -279,16 +290,16 @@ def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeyp
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
 
     class Fresh:
-        """A store that makes anew what it gives, as those do that read it from a server."""
+        """A part of a store that makes a new object for each call, like a driver that reads from a server."""
 
-        def get_subscription(self, *, subscription_id: str, **_: Any) -> Subscription:
+        def get(self, *, subscription_id: str, **_: Any) -> Subscription:
             return replace(some, id=subscription_id, options=options_of(50_000))
 
     some = Scene().subscribe()
 
     async def play() -> None:
         calls = Calls("test", 2)
-        subscribers = Subscribers(Fresh(), calls, FakeClock())  # type: ignore[arg-type]
+        subscribers = Subscribers(SimpleNamespace(subscriptions=Fresh()), calls, FakeClock())  # type: ignore[arg-type]
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(200):
@@ -325,13 +336,13 @@ def test_the_retry_policy_of_the_queue() -> None:
         missing = scene.subscribe("s3", source="missing")
         policy = {"retries_with_no_delay": 1}
         changed = Queue(UID, QUEUE.project, QUEUE.name, metadata={"_retry_policy": policy}, generation=2)
-        assert scene.management.replace_queue(queue=changed)
+        assert scene.management.queue_records.replace(queue=changed)
         with watched(scene) as (store, subscribers):
             assert await subscribers.retry_policy(ours) == policy
             # Of a queue of the same name, which is another one.
             assert await subscribers.retry_policy(theirs) is None
             assert await subscribers.retry_policy(missing) is None
-            assert store.calls["get_queue"] == 2
+            assert store.calls["queue_records.get"] == 2
 
     asyncio.run(play())
 
@@ -348,10 +359,10 @@ def test_few_parts_of_pages_are_loaded_at_a_time() -> None:
                 for n in range(20)
             ]
             await asyncio.sleep(0.05)
-            assert store.calls["list_subscriptions"] == modules.READINGS
+            assert store.calls["subscriptions.list_after"] == modules.READINGS
             store.open.set()
             await asyncio.gather(*asking)
-            assert store.calls["list_subscriptions"] == 20
+            assert store.calls["subscriptions.list_after"] == 20
             calls.close()
 
     asyncio.run(play())

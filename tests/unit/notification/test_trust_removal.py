@@ -59,7 +59,7 @@ class Removals:
     def subscribe(self, trust_id: str, **fields: Any) -> None:
         subscriber = f"trust+http://192.0.2.1/{secrets.token_hex(4)}"
         subscription = a_subscription(subscriber, options={"trust_id": trust_id}, **fields)
-        self.management.create_subscription(subscription=subscription, now=self.clock())
+        self.management.subscriptions.create(subscription=subscription, now=self.clock())
 
     def look(self, times: int = 1) -> None:
         async def run() -> None:
@@ -207,15 +207,15 @@ def test_a_removal_during_the_look_is_not_lost(removals: Removals) -> None:
     """The subscription is removed after it was found, and before the record is put off."""
     trust = removals.trust()
     removals.subscribe("t1")
-    store, found = removals.management.trusts, removals.management.get_subscription
+    store, found = removals.management.trusts, removals.management.subscriptions.get
 
     def get_subscription(**key: Any) -> Any:
         there = found(**key)
-        removals.management.delete_subscriptions(queue_uid=trust.queue_uid)
+        removals.management.subscriptions.delete_all(queue_uid=trust.queue_uid)
         store.hasten(queue_uid=trust.queue_uid, now=removals.clock())
         return there
 
-    removals.management.get_subscription = get_subscription  # type: ignore[method-assign]
+    removals.management.subscriptions.get = get_subscription  # type: ignore[method-assign]
     removals.look()
     assert removals.deleted == []
     removals.look()

@@ -83,10 +83,10 @@ def test_a_retried_claim_is_one_claim(cluster: Cluster, worker: Worker) -> None:
     worker.post("a", "b")
     other = cluster.worker()
     cluster.fences.before(
-        "claim", lambda: other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+        "claims.claim", lambda: other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
     )
     claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
-    assert cluster.fences.calls["claim"] == 2
+    assert cluster.fences.calls["claims.claim"] == 2
     assert [message.claim_id for message in claimed.messages] == [claimed.claim.id]
     assert worker.queues.stats(ADDRESS)[0].claimed == 1
 
@@ -152,7 +152,7 @@ def test_the_dead_letter_queue_changes_under_the_claim(cluster: Cluster, change:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a", "b")
     claimant = one if warm else cluster.worker()
-    cluster.fences.before("claim", lambda: change(two))
+    cluster.fences.before("claims.claim", lambda: change(two))
     assert claim(claimant) == []
     assert cluster.fences.all_sprung
     assert two.bodies(DEAD) == claimant.bodies(DEAD) == ["a", "b"]
@@ -166,8 +166,8 @@ def test_a_change_of_the_dead_letter_queue_costs_one_row(cluster: Cluster) -> No
     patch_dead(two)
     cluster.forget_counts()
     claim(one)
-    assert dict(cluster.rows.calls) == {"get_queue": 1}
-    assert dict(cluster.fences.calls) == {"claim": 2, "open_queue": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.get": 1}
+    assert dict(cluster.fences.calls) == {"claims.claim": 2, "queues.open": 1}
 
 
 def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
@@ -178,7 +178,7 @@ def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
         recreate_dead(two)
         two.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
 
-    cluster.fences.before("claim", change_both, change_both)
+    cluster.fences.before("claims.claim", change_both, change_both)
     assert claim(one) == []
     assert two.bodies(DEAD) == ["a"]
 
@@ -187,7 +187,7 @@ def test_another_dead_letter_queue_counts_once_it_is_answered(cluster: Cluster) 
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]'
-    cluster.fences.before("claim", lambda: two.queues.patch(ADDRESS, patch))
+    cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
     assert claim(one) == []
     assert two.bodies(DEAD) == []
     assert two.bodies(ADDRESS._replace(name="grave")) == ["a"]
@@ -197,7 +197,7 @@ def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch = b'[{"op":"remove","path":"/metadata/_max_claim_count"}]'
-    cluster.fences.before("claim", lambda: two.queues.patch(ADDRESS, patch))
+    cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
     assert [message.body for message in claim(one)] == [b'"a"']
     assert cluster.fences.all_sprung
     assert two.bodies() == ["a"]
@@ -207,19 +207,19 @@ def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
 def test_a_dead_letter_queue_that_never_stays_moves_nothing(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
-    cluster.fences.before("claim", *[lambda: delete_dead(two)] * 100)
+    cluster.fences.before("claims.claim", *[lambda: delete_dead(two)] * 100)
     with pytest.raises(StoreUnavailable):
         claim(one)
     assert two.bodies() == ["a"]
 
 
-@pytest.mark.parametrize("point", ["create_queue", "open_queue", "claim"])
+@pytest.mark.parametrize("point", ["queue_records.create", "queues.open", "claims.claim"])
 def test_a_worker_that_dies_on_the_way_moves_nothing(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     two.queues.delete(DEAD)
-    wires = cluster.rows if point == "create_queue" else cluster.fences
-    wires.before(point, *([lambda: None, die] if point == "claim" else [die]))
+    wires = cluster.rows if point == "queue_records.create" else cluster.fences
+    wires.before(point, *([lambda: None, die] if point == "claims.claim" else [die]))
     with pytest.raises(Killed):
         claim(one)
     assert two.bodies() == ["a"]

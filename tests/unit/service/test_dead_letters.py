@@ -93,20 +93,20 @@ def test_in_one_store_the_claim_moves_them_itself(cluster: PooledCluster) -> Non
     worker.queues.create(DEAD, b"")
     for _ in range(3):
         assert claim(worker) == []
-    before = cluster.wires["one"].calls["set_aside"]
+    before = cluster.wires["one"].calls["dead_letters.set_aside"]
     for _ in range(3):
         worker.post("x")
         claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
         worker.claims.release(ADDRESS, claimed.claim.id)
         assert claim(worker) == []
-    assert cluster.wires["one"].calls["set_aside"] == before
+    assert cluster.wires["one"].calls["dead_letters.set_aside"] == before
     assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b", "x", "x", "x"]
 
 
 def strand(cluster: PooledCluster) -> Worker:
     """Letters that a killed worker has set aside for another store."""
     prepare(cluster, "a", "b")
-    cluster.wires["two"].before("receive", die)
+    cluster.wires["two"].before("dead_letters.receive", die)
     with pytest.raises(Killed):
         claim(cluster.worker())
     return cluster.worker()
@@ -142,7 +142,12 @@ def test_letters_on_their_way_come_back_when_the_rule_is_gone(cluster: PooledClu
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("pool", "step"),
-    [("one", "set_aside"), ("two", "receive"), ("one", "forget_set_aside"), ("one", "claim")],
+    [
+        ("one", "dead_letters.set_aside"),
+        ("two", "dead_letters.receive"),
+        ("one", "dead_letters.forget"),
+        ("one", "claims.claim"),
+    ],
 )
 def test_exactly_once_whoever_is_killed(cluster: PooledCluster, pool: str, step: str, when: str) -> None:
     prepare(cluster, "a", "b", "c")
@@ -159,7 +164,7 @@ def test_exactly_once_whoever_is_killed(cluster: PooledCluster, pool: str, step:
 
 def test_killed_again_and_again(cluster: PooledCluster) -> None:
     prepare(cluster, "a", "b", "c")
-    for pool, step in (("one", "set_aside"), ("two", "receive")) * 3:
+    for pool, step in (("one", "dead_letters.set_aside"), ("two", "dead_letters.receive")) * 3:
         cluster.wires[pool].after(step, die)
         with pytest.raises(Killed):
             claim(cluster.worker())
@@ -171,7 +176,7 @@ def test_killed_again_and_again(cluster: PooledCluster) -> None:
 def test_two_claims_at_a_time_bring_each_once(cluster: PooledCluster) -> None:
     prepare(cluster, "a", "b")
     two = cluster.worker()
-    for step, pool in (("receive", "two"), ("forget_set_aside", "one"), ("claim", "one")):
+    for step, pool in (("dead_letters.receive", "two"), ("dead_letters.forget", "one"), ("claims.claim", "one")):
         cluster.wires[pool].before(step, lambda: claim(two))
     assert claim(cluster.worker()) == []
     assert [json.loads(letter.body) for letter in letters(two)] == ["a", "b"]
@@ -198,14 +203,16 @@ def delete_dead(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("change", [patch_source, patch_dead, recreate_dead, delete_dead])
-@pytest.mark.parametrize(("pool", "step"), [("one", "set_aside"), ("two", "receive"), ("one", "claim")])
+@pytest.mark.parametrize(
+    ("pool", "step"), [("one", "dead_letters.set_aside"), ("two", "dead_letters.receive"), ("one", "claims.claim")]
+)
 def test_a_queue_changes_on_the_way(
     cluster: PooledCluster, change: Callable[[Worker], None], pool: str, step: str
 ) -> None:
     prepare(cluster, "a", "b")
     other = cluster.worker()
     # What is in a queue when it is deleted is gone, so these come before anything has arrived.
-    if step == "claim" and change in (recreate_dead, delete_dead):
+    if step == "claims.claim" and change in (recreate_dead, delete_dead):
         return
     cluster.wires[pool].before(step, lambda: change(other))
     assert claim(cluster.worker()) == []
@@ -227,11 +234,11 @@ def away() -> None:
 def test_living_messages_are_claimed_while_the_other_store_is_away(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a")
     worker.post("b")
-    cluster.wires["two"].before("receive", *[away] * 5)
+    cluster.wires["two"].before("dead_letters.receive", *[away] * 5)
     assert claim(worker) == ["b"]
     worker.post("c")
     assert claim(worker) == ["c"]
-    assert cluster.wires["two"].calls["receive"] == 1, "it is not waited for by each claim"
+    assert cluster.wires["two"].calls["dead_letters.receive"] == 1, "it is not waited for by each claim"
     cluster.monotonic.advance(60)
     cluster.wires["two"].forget_plan()
     assert claim(worker) == []
@@ -252,7 +259,7 @@ def test_a_dead_letter_queue_that_cannot_be_made_stops_no_claim(cluster: PooledC
 
 
 def test_a_claim_brings_a_bounded_number(cluster: PooledCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.storage.memory.messages.BATCH", 2)
+    monkeypatch.setattr("zaqar.storage.memory.dead_letters.BATCH", 2)
     monkeypatch.setattr(dead_letters, "_MOST_BATCHES", 3)
     worker = prepare(cluster, *map(str, range(10)))
     worker.post("alive")

@@ -16,14 +16,14 @@ from zaqar.service.health import Health
 from zaqar.storage.pools import Placement
 
 OPERATIONS = {
-    "create_queue": "open_queue",
-    "post_messages": "post",
-    "list_messages": "list_messages",
-    "claim_messages": "claim",
-    "delete_claim": "release_claim",
-    "delete_messages": "delete_message",
-    "bulk_delete_messages": "delete_messages",
-    "delete_queue": "drop_queue",
+    "create_queue": "queues.open",
+    "post_messages": "messages.post",
+    "list_messages": "messages.list_after",
+    "claim_messages": "claims.claim",
+    "delete_claim": "claims.release",
+    "delete_messages": "messages.delete",
+    "bulk_delete_messages": "messages.delete_many",
+    "delete_queue": "queues.drop",
 }
 
 
@@ -69,8 +69,8 @@ def test_it_leaves_no_trace(cluster: Cluster, health: Health) -> None:
     for _ in range(3):
         health.report()
     assert cluster.shelves() == before
-    assert cluster.store._tombstones == {}
-    assert cluster.management.count_queues(project="", kind="queue") == 0
+    assert cluster.store.data.tombstones == {}
+    assert cluster.management.queue_records.count(project="", kind="queue") == 0
 
 
 @pytest.mark.parametrize(("name", "method"), OPERATIONS.items())
@@ -185,14 +185,14 @@ def test_an_operation_without_an_answer_is_named(
     assert report["operation_status"][name]["ref"] in caplog.text
     silence.set()
     end = time.monotonic() + 10
-    while (cluster.shelves() or cluster.fences.calls["drop_queue"] == 0) and time.monotonic() < end:
+    while (cluster.shelves() or cluster.fences.calls["queues.drop"] == 0) and time.monotonic() < end:
         time.sleep(0.01)
     assert cluster.shelves() == set()
     # Operations after it were not tried.
     assert all(cluster.fences.calls[each] == 0 for each in list(OPERATIONS.values())[position + 1 : -1])
 
 
-@pytest.mark.parametrize("method", ["ping", "get_catalog"])
+@pytest.mark.parametrize("method", ["ping", "catalog.get"])
 def test_a_silent_management_store(monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str) -> None:
     """With pools it also says which stores there are."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.6)
@@ -219,7 +219,7 @@ def test_silent_pools_do_not_hold_up_the_others(
     cluster = PooledCluster("one", "two", "three", "four")
     health = Health(management=cluster.management, placement=cluster.placement(), clock=cluster.clock)
     for pool in silent:
-        for method in ("open_queue", "durability"):
+        for method in ("queues.open", "durability"):
             cluster.wires[pool].before(method, silence.wait)
     began = time.monotonic()
     report = health.report()
@@ -246,7 +246,7 @@ def test_an_error_that_nobody_expected_is_not_hidden(cluster: Cluster, health: H
     def fault() -> None:
         raise ZeroDivisionError
 
-    cluster.fences.before("post", fault)
+    cluster.fences.before("messages.post", fault)
     with pytest.raises(ZeroDivisionError):
         health.report()
 

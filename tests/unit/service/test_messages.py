@@ -41,7 +41,7 @@ def test_ids_are_in_the_order_of_the_post(worker: Worker) -> None:
 
 def test_all_of_a_page_is_of_one_moment(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
-    cluster.fences.before("list_messages", lambda: cluster.clock.advance(10))
+    cluster.fences.before("messages.list_after", lambda: cluster.clock.advance(10))
     found = page(worker)
     assert found.messages[0].age(found.now) == 0
 
@@ -55,13 +55,13 @@ def test_a_retried_operation_keeps_its_moment(cluster: Cluster, worker: Worker) 
         other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
         cluster.clock.advance(cluster.limits.default_message_ttl)
 
-    cluster.fences.before("list_messages", patch_and_wait)
+    cluster.fences.before("messages.list_after", patch_and_wait)
     assert bodies(page(worker)) == ['"a"']
     assert bodies(page(worker)) == []
 
 
 def test_a_post_counts_from_when_it_is_stored(cluster: Cluster, worker: Worker) -> None:
-    cluster.rows.before("get_queue", lambda: cluster.clock.advance(10))
+    cluster.rows.before("queue_records.get", lambda: cluster.clock.advance(10))
     worker.post("a")
     assert page(worker).messages[0].created == cluster.clock.now
 
@@ -186,7 +186,7 @@ def test_a_message_released_while_its_delete_is_judged_stays(cluster: Cluster, g
     """The look and the delete are two steps, so no delete without a claim may follow from the look."""
     (id_,) = guarded.post("a")
     claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
-    cluster.fences.after("get_messages", lambda: guarded.claims.release(ADDRESS, claim_id))
+    cluster.fences.after("messages.get", lambda: guarded.claims.release(ADDRESS, claim_id))
     with pytest.raises(Forbidden):
         guarded.messages.delete(ADDRESS, id_, claim_id=None)
     assert guarded.bodies() == ["a"]

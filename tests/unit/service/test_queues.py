@@ -52,18 +52,18 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
     (kept, _) = worker.post("kept", "other")
     claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
     operations: dict[str, Callable[[], object]] = {
-        "post": lambda: worker.post("more"),
-        "list_messages": worker.bodies,
-        "get_messages": lambda: worker.messages.get(ADDRESS, kept),
-        "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
-        "get_claim": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
-        "renew_claim": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
-        "delete_message": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
-        "delete_messages": lambda: worker.messages.delete_many(ADDRESS, [kept], claim_ids=None),
-        "release_claim": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
-        "pop": lambda: worker.messages.prepare_pop(ADDRESS, limit=1).answer_now(),
-        "stats": lambda: worker.queues.stats(ADDRESS),
-        "purge": lambda: worker.queues.purge(ADDRESS, b'{"resource_types":["messages"]}'),
+        "messages.post": lambda: worker.post("more"),
+        "messages.list_after": worker.bodies,
+        "messages.get": lambda: worker.messages.get(ADDRESS, kept),
+        "claims.claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
+        "claims.get": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
+        "claims.renew": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
+        "messages.delete": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
+        "messages.delete_many": lambda: worker.messages.delete_many(ADDRESS, [kept], claim_ids=None),
+        "claims.release": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
+        "messages.pop": lambda: worker.messages.prepare_pop(ADDRESS, limit=1).answer_now(),
+        "queues.stats": lambda: worker.queues.stats(ADDRESS),
+        "queues.purge": lambda: worker.queues.purge(ADDRESS, b'{"resource_types":["messages"]}'),
     }
     for method, operation in operations.items():
         cluster.forget_counts()
@@ -77,8 +77,8 @@ def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
     cold = cluster.worker()
     cluster.forget_counts()
     assert cold.bodies() == ["a"]
-    assert dict(cluster.rows.calls) == {"get_queue": 1}
-    assert dict(cluster.fences.calls) == {"list_messages": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.get": 1}
+    assert dict(cluster.fences.calls) == {"messages.list_after": 1}
 
 
 def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
@@ -87,8 +87,8 @@ def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
     two.queues.patch(ADDRESS, patch(a=1))
     cluster.forget_counts()
     one.post("b")
-    assert dict(cluster.rows.calls) == {"get_queue": 1}
-    assert dict(cluster.fences.calls) == {"post": 2, "open_queue": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.get": 1}
+    assert dict(cluster.fences.calls) == {"messages.post": 2, "queues.open": 1}
 
 
 def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> None:
@@ -141,7 +141,7 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
     cluster.forget_counts()
     for address in addresses:
         assert worker.bodies(address) == ["a"]
-    assert cluster.rows.calls["get_queue"] > 0
+    assert cluster.rows.calls["queue_records.get"] > 0
 
 
 def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     worker = cluster.worker()
     raw = json.dumps(metadata_of(kind, 10_000), separators=(",", ":"))
     assert 6_000 < len(raw) < 12_000
-    cluster.management.get_queue = lambda project, kind, name: make_row(name, json.loads(raw))
+    cluster.management.queue_records.get = lambda project, kind, name: make_row(name, json.loads(raw))
     found = 0
     gc.collect()
     tracemalloc.start()
@@ -210,7 +210,7 @@ def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
     worker = cluster.worker()
     few = {"_default_message_ttl": 3600, "team": "payments"}
     for number in range(2000):
-        cluster.management.create_queue(queue=make_row(f"q{number:04}", few if number % 2 else {}))
+        cluster.management.queue_records.create(queue=make_row(f"q{number:04}", few if number % 2 else {}))
         worker.queues.find(ADDRESS._replace(name=f"q{number:04}"), create=False)
     assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queue_cache.CACHE_BYTES
     assert len(worker.queues._cache) == 2000
@@ -243,7 +243,7 @@ def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
         workers[number].post(str(number))
 
     # All of them meet again where they have seen that there is no row.
-    cluster.rows.after("get_queue", *[meeting.wait] * 8)
+    cluster.rows.after("queue_records.get", *[meeting.wait] * 8)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(post, range(8)))
     assert cluster.rows.all_sprung
@@ -256,7 +256,7 @@ def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
 
 def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.before("create_queue", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
+    cluster.rows.before("queue_records.create", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
     one.post("a")
     assert cluster.rows.all_sprung
     (message,) = one.messages.get(ADDRESS, one.post("b")[0]).messages
@@ -270,7 +270,7 @@ def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
 def test_of_two_puts_one_creates(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     answers = []
-    cluster.rows.before("create_queue", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
+    cluster.rows.before("queue_records.create", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
     answers.append(one.queues.create(ADDRESS, b'{"by":"one"}'))
     assert answers == [True, False]
     assert one.queues.get(ADDRESS)["by"] == "two"
@@ -279,7 +279,7 @@ def test_of_two_puts_one_creates(cluster: Cluster) -> None:
 def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> None:
     """The deletion was answered first, so the queue is there afterwards."""
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.after("create_queue", lambda: two.queues.delete(ADDRESS))
+    cluster.rows.after("queue_records.create", lambda: two.queues.delete(ADDRESS))
     assert one.queues.create(ADDRESS, b'{"mine":1}') is True
     assert one.queues.get(ADDRESS)["mine"] == 1
     assert two.post("a")
@@ -288,7 +288,7 @@ def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> Non
 
 def test_a_queue_whose_creator_died_is_opened_by_the_next(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    cluster.fences.before("open_queue", die)
+    cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
         one.queues.create(ADDRESS, b'{"_default_message_ttl":77}')
     assert cluster.shelves() == set()
@@ -320,16 +320,16 @@ def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> N
 # -- deletion --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["get_queue", "post"])
+@pytest.mark.parametrize("point", ["queue_records.get", "messages.post"])
 def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> None:
     """Whatever copy the poster has, its message is in a queue that is there when it is answered."""
     one, two = cluster.worker(), cluster.worker()
     two.post("old")
     old = cluster.row()
-    if point == "get_queue":
-        cluster.rows.after("get_queue", lambda: two.queues.delete(ADDRESS))
+    if point == "queue_records.get":
+        cluster.rows.after("queue_records.get", lambda: two.queues.delete(ADDRESS))
     else:
-        cluster.fences.before("post", lambda: two.queues.delete(ADDRESS))
+        cluster.fences.before("messages.post", lambda: two.queues.delete(ADDRESS))
     one.post("new")
     row = cluster.row()
     assert old is not None
@@ -346,7 +346,7 @@ def test_a_queue_recreated_between_row_and_operation(cluster: Cluster) -> None:
         two.queues.delete(ADDRESS)
         two.queues.create(ADDRESS, b'{"_default_message_ttl":88}')
 
-    cluster.rows.after("get_queue", recreate)
+    cluster.rows.after("queue_records.get", recreate)
     (new,) = one.post("new")
     assert one.messages.get(ADDRESS, new).messages[0].ttl == 88
     with pytest.raises(NotFound):
@@ -357,7 +357,12 @@ def test_a_queue_recreated_between_row_and_operation(cluster: Cluster) -> None:
 def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, operation: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     (id_,) = one.post("a")
-    points = {"list": "list_messages", "pop": "pop", "claim": "claim", "delete": "delete_message"}
+    points = {
+        "list": "messages.list_after",
+        "pop": "messages.pop",
+        "claim": "claims.claim",
+        "delete": "messages.delete",
+    }
     cluster.fences.before(points[operation], lambda: two.queues.delete(ADDRESS))
     found: dict[str, Callable[[], object]] = {
         "list": one.bodies,
@@ -374,7 +379,7 @@ def die_between_drop_and_row(cluster: Cluster) -> Queue:
     """Leave a row whose queue is dropped, as a worker does that is killed in the middle of a delete."""
     victim = cluster.worker()
     victim.post("old")
-    cluster.rows.before("delete_queue", die)
+    cluster.rows.before("queue_records.delete", die)
     with pytest.raises(Killed):
         victim.queues.delete(ADDRESS)
     row = cluster.row()
@@ -430,11 +435,11 @@ def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None
     assert cluster.row() == left_over
 
 
-@pytest.mark.parametrize("point", ["drop_queue", "delete_queue"])
+@pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
 def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
     worker.post("old")
-    (cluster.fences if point == "drop_queue" else cluster.rows).before(point, away)
+    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, away)
     with pytest.raises(StoreUnavailable):
         worker.queues.delete(ADDRESS)
     worker.queues.delete(ADDRESS)
@@ -442,7 +447,7 @@ def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: st
     assert cluster.shelves() == set()
 
 
-@pytest.mark.parametrize("point", ["drop_queue", "delete_queue"])
+@pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
 def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
@@ -451,7 +456,7 @@ def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Clust
         two.queues.delete(ADDRESS)
         two.post("new")
 
-    (cluster.fences if point == "drop_queue" else cluster.rows).before(point, recreate)
+    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, recreate)
     one.queues.delete(ADDRESS)
     assert one.bodies() == two.bodies() == ["new"]
 
@@ -459,7 +464,7 @@ def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Clust
 def test_two_deletes_at_once(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
-    cluster.fences.after("drop_queue", lambda: two.queues.delete(ADDRESS))
+    cluster.fences.after("queues.drop", lambda: two.queues.delete(ADDRESS))
     one.queues.delete(ADDRESS)
     assert cluster.row() is None
 
@@ -469,11 +474,11 @@ def test_two_deletes_at_once(cluster: Cluster) -> None:
 
 def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
     """The copy was read before the change, and the change was answered before the operation: it counts."""
-    for point in ("get_queue", "post"):
+    for point in ("queue_records.get", "messages.post"):
         one, two = cluster.worker(), cluster.worker()
         two.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
-        wires = cluster.rows if point == "get_queue" else cluster.fences
-        (wires.after if point == "get_queue" else wires.before)(
+        wires = cluster.rows if point == "queue_records.get" else cluster.fences
+        (wires.after if point == "queue_records.get" else wires.before)(
             point, lambda two=two: two.queues.patch(ADDRESS, patch(_default_message_ttl=200))
         )
         (id_,) = one.post("a")
@@ -507,7 +512,7 @@ def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> No
     cluster.forget_counts()
     with pytest.raises(InvalidInput):
         worker.post("a")
-    assert dict(cluster.rows.calls) == {"get_queue": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.get": 1}
     assert not cluster.fences.calls
 
 
@@ -516,7 +521,7 @@ def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
     one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
     one.post("a")
-    cluster.fences.before("open_queue", die)
+    cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
         three.queues.patch(ADDRESS, patch(_default_message_ttl=200))
 
@@ -532,7 +537,7 @@ def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
 def test_a_patch_whose_fence_was_away_acts_in_its_own_worker(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
-    cluster.fences.before("open_queue", away)
+    cluster.fences.before("queues.open", away)
     with pytest.raises(StoreUnavailable):
         worker.queues.patch(ADDRESS, patch(_default_message_ttl=200))
     assert worker.messages.get(ADDRESS, worker.post("b")[0]).messages[0].ttl == 200
@@ -541,7 +546,7 @@ def test_a_patch_whose_fence_was_away_acts_in_its_own_worker(cluster: Cluster) -
 def test_two_patches_at_once_both_count(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"n":0}')
-    cluster.rows.before("replace_queue", lambda: two.queues.patch(ADDRESS, patch(b=2)))
+    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, patch(b=2)))
     shown = one.queues.patch(ADDRESS, patch(a=1))
     assert (shown["n"], shown["a"], shown["b"]) == (0, 1, 2)
     assert one.queues.get(ADDRESS) == shown
@@ -554,17 +559,19 @@ def test_the_slower_of_two_patches_may_conflict(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"a":1}')
     remove = b'[{"op":"remove","path":"/metadata/a"}]'
-    cluster.rows.before("replace_queue", lambda: two.queues.patch(ADDRESS, remove))
+    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, remove))
     with pytest.raises(Conflict):
         one.queues.patch(ADDRESS, remove)
 
 
-@pytest.mark.parametrize("point", ["replace_queue", "open_queue"])
+@pytest.mark.parametrize("point", ["queue_records.replace", "queues.open"])
 def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    (cluster.rows if point == "replace_queue" else cluster.fences).before(point, lambda: two.queues.delete(ADDRESS))
-    if point == "replace_queue":
+    (cluster.rows if point == "queue_records.replace" else cluster.fences).before(
+        point, lambda: two.queues.delete(ADDRESS)
+    )
+    if point == "queue_records.replace":
         with pytest.raises(NotFound):
             one.queues.patch(ADDRESS, patch(a=1))
     else:
@@ -577,7 +584,7 @@ def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None
 def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.rows.before("delete_queue", lambda: two.queues.patch(ADDRESS, patch(a=1)))
+    cluster.rows.before("queue_records.delete", lambda: two.queues.patch(ADDRESS, patch(a=1)))
     one.queues.delete(ADDRESS)
     assert cluster.row() is None
     assert two.queues.get(ADDRESS).get("a") is None
@@ -591,7 +598,7 @@ def test_a_patch_of_a_queue_recreated_meanwhile_is_of_the_new_one(cluster: Clust
         two.queues.delete(ADDRESS)
         two.queues.create(ADDRESS, b'{"new":1}')
 
-    cluster.rows.before("replace_queue", recreate)
+    cluster.rows.before("queue_records.replace", recreate)
     shown = one.queues.patch(ADDRESS, patch(a=1))
     assert "old" not in shown
     assert (shown["new"], shown["a"]) == (1, 1)
@@ -632,7 +639,7 @@ def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
         two.queues.patch(ADDRESS, patch(n=1))
         two.queues.patch(ADDRESS, patch(n=2))
 
-    cluster.fences.before("open_queue", change_twice)
+    cluster.fences.before("queues.open", change_twice)
     one.queues.refresh(ADDRESS, create=False)
     assert ADDRESS not in one.queues._cache
     assert one.queues.get(ADDRESS)["n"] == 2
@@ -649,7 +656,7 @@ def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None
     assert row is not None
     for n in (1, 2, 3):
         worker.queues.patch(ADDRESS, patch(n=n))
-    cluster.management._queues[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = row
+    cluster.management.queue_records._records[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = row
     fresh = cluster.worker()
     fresh.post("a")
     caught_up = cluster.row()
@@ -666,7 +673,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
     row = cluster.row()
     assert row is not None
     ahead = replace(row, generation=row.generation + behind)
-    cluster.store.open_queue(queue=ahead, now=cluster.clock())
+    cluster.store.queues.open(queue=ahead, now=cluster.clock())
     # A worker that was not restarted remembers the queue as it was before the restore.
     remembers = cluster.worker()
     remembers.queues._cache.remember(ADDRESS, ahead)
@@ -680,23 +687,23 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
     }
     operations[operation]()
     # The change itself is a write too.
-    assert cluster.rows.calls["replace_queue"] == (2 if operation == "patch" else 1)
+    assert cluster.rows.calls["queue_records.replace"] == (2 if operation == "patch" else 1)
     assert sum(cluster.rows.calls.values()) + sum(cluster.fences.calls.values()) <= 8
     caught_up = cluster.row()
     assert caught_up is not None
     assert caught_up.generation == ahead.generation + 1
     cluster.forget_counts()
     remembers.post("b")
-    assert cluster.rows.calls["get_queue"] == 1
+    assert cluster.rows.calls["queue_records.get"] == 1
 
 
 def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None:
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
     assert row is not None
-    cluster.store.open_queue(queue=replace(row, generation=1000), now=cluster.clock())
+    cluster.store.queues.open(queue=replace(row, generation=1000), now=cluster.clock())
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.before("replace_queue", lambda: two.post("two"))
+    cluster.rows.before("queue_records.replace", lambda: two.post("two"))
     one.post("one")
     assert cluster.rows.all_sprung
     assert one.bodies() == two.bodies() == ["two", "one"]
@@ -708,7 +715,7 @@ def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None
 def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
-    cluster.store._shelves.clear()
+    cluster.store.data.queues.clear()
     assert worker.bodies() == []
     worker.post("b")
     assert worker.bodies() == ["b"]
@@ -717,7 +724,7 @@ def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> N
 def test_endless_change_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.fences.before("post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
+    cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
     with pytest.raises(StoreUnavailable):
         one.post("b")
     assert two.bodies() == ["a"]
@@ -725,7 +732,7 @@ def test_endless_change_ends_in_503(cluster: Cluster) -> None:
 
 def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.after("create_queue", *[lambda: two.queues.delete(ADDRESS)] * 100)
+    cluster.rows.after("queue_records.create", *[lambda: two.queues.delete(ADDRESS)] * 100)
     with pytest.raises(StoreUnavailable):
         one.queues.create(ADDRESS, b"")
     with pytest.raises(StoreUnavailable):
@@ -741,9 +748,9 @@ def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
         row = cluster.row()
         assert row is not None
         later = replace(row, generation=row.generation + 1)
-        cluster.management._queues[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = later
+        cluster.management.queue_records._records[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = later
 
-    cluster.rows.before("replace_queue", *[change] * 100)
+    cluster.rows.before("queue_records.replace", *[change] * 100)
     with pytest.raises(StoreUnavailable):
         one.queues.patch(ADDRESS, patch(n=1))
     assert one.queues.get(ADDRESS)["n"] == 0
@@ -752,15 +759,15 @@ def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
 def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.fences.before("post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
+    cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
     one.post("b")
     assert two.bodies() == ["a", "b"]
 
 
-@pytest.mark.parametrize("point", ["get_queue", "create_queue", "open_queue", "post"])
+@pytest.mark.parametrize("point", ["queue_records.get", "queue_records.create", "queues.open", "messages.post"])
 def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
-    wires = cluster.fences if point in ("open_queue", "post") else cluster.rows
+    wires = cluster.fences if point in ("queues.open", "messages.post") else cluster.rows
     wires.before(point, away)
     with pytest.raises(StoreUnavailable):
         worker.post("a")
@@ -771,7 +778,7 @@ def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point
 def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) -> None:
     row = worker.queues.ensure_row(address)
     now = cluster.clock()
-    cluster.management.create_subscription(
+    cluster.management.subscriptions.create(
         subscription=Subscription(
             id="s",
             queue_uid=row.uid,
@@ -792,7 +799,7 @@ def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[
     """Those of the queue, and whether its row says that there are some."""
     row = cluster.row(address)
     assert row is not None
-    listed = cluster.management.list_subscriptions(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
+    listed = cluster.management.subscriptions.list_after(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
     return [subscription.id for subscription in listed], row.notify
 
 
@@ -853,7 +860,7 @@ def fill(cluster: Cluster, total: int, *, kind: str = "queue", project: str = "s
         late = number >= total - 3
         name = f"q{number:05}" + ("late" if late else "")
         metadata = {"late": late, "big": "x" * 1000}
-        cluster.management.create_queue(queue=Queue(secrets.token_hex(12), project, name, kind, metadata))
+        cluster.management.queue_records.create(queue=Queue(secrets.token_hex(12), project, name, kind, metadata))
     cluster.forget_counts()
 
 
@@ -904,26 +911,26 @@ def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
         page = page_of(worker, with_count=False, **wanted)
         assert len(page.names) > 0
         assert page.queues == []
-        assert dict(cluster.rows.calls) == {"list_queue_names": 1}
+        assert dict(cluster.rows.calls) == {"queue_records.list_names": 1}
         # A count looks at the names once more, or not even that.
         cluster.forget_counts()
         assert page_of(worker, with_count=True, **wanted).count == (18 if "keep" in wanted else 40)
-        assert set(cluster.rows.calls) <= {"list_queue_names", "count_queues"}
-        assert cluster.rows.calls["list_queue_names"] == 1
+        assert set(cluster.rows.calls) <= {"queue_records.list_names", "queue_records.count"}
+        assert cluster.rows.calls["queue_records.list_names"] == 1
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=False, limit=3).queues) == 3
-    assert dict(cluster.rows.calls) == {"list_queues": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.list_after": 1}
     # Names are matched first: the rows of the page are all that is read.
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=True, limit=3, keep=by_name).queues) == 3
-    assert dict(cluster.rows.calls) == {"list_queue_names": 1, "get_queue": 3}
+    assert dict(cluster.rows.calls) == {"queue_records.list_names": 1, "queue_records.get": 3}
 
 
 def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 4)
     first = QueueName("shop", "queue", "q00001late")
-    cluster.rows.after("list_queue_names", lambda: cluster.worker().queues.delete(first))
+    cluster.rows.after("queue_records.list_names", lambda: cluster.worker().queues.delete(first))
     page = page_of(worker, detailed=True, keep=make_filter("late", {}))
     assert page.names == [queue.name for queue in page.queues] == ["q00002late", "q00003late"]
 
@@ -962,14 +969,14 @@ def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueF
     read: list[int] = []
     worker = cluster.worker()
     fill(cluster, 700)
-    list_queues = cluster.management.list_queues
+    list_queues = cluster.management.queue_records.list_after
 
     def counted(**arguments: Any) -> list[Queue]:
         rows: list[Queue] = list_queues(**arguments)
         read.append(len(rows))
         return rows
 
-    cluster.management.list_queues = counted
+    cluster.management.queue_records.list_after = counted
     page = page_of(worker, keep=late, with_count=True)
     if late.needs_metadata:
         assert sum(read) == 2 * queue_listing.MOST_ROWS
@@ -1000,7 +1007,7 @@ class SlowMatching:
 def make_queues(cluster: Cluster, many: int) -> None:
     for number in range(many):
         name = f"{'ab' * 28}{number:05}"
-        cluster.management.create_queue(queue=Queue(secrets.token_hex(12), "shop", name))
+        cluster.management.queue_records.create(queue=Queue(secrets.token_hex(12), "shop", name))
 
 
 def test_an_expression_that_takes_long_ends_the_page_early(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1043,7 +1050,7 @@ def test_a_page_reads_no_more_than_it_needs(cluster: Cluster, late: QueueFilter)
     worker = cluster.worker()
     fill(cluster, 300)
     listing(worker, keep=make_filter("q", {}), with_count=False, limit=20)
-    assert dict(cluster.rows.calls) == {"list_queue_names": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.list_names": 1}
     cluster.forget_counts()
     listing(worker, keep=make_filter(None, {"late": "false"}), with_count=False, limit=20)
-    assert dict(cluster.rows.calls) == {"list_queues": 1}
+    assert dict(cluster.rows.calls) == {"queue_records.list_after": 1}

@@ -135,7 +135,7 @@ class Streaming(RuleBasedStateMachine):
         if row is None:
             return
         claim = Claim(f"{len(self.sent):024x}", ttl, 60, self.clock.now)
-        for message in self.cluster.store.claim(queue=row, claim=claim, limit=count, now=self.clock.now):
+        for message in self.cluster.store.claims.claim(queue=row, claim=claim, limit=count, now=self.clock.now):
             # A claim keeps a message alive.
             self.sent[message.id].expires = message.expires
 
@@ -146,7 +146,7 @@ class Streaming(RuleBasedStateMachine):
         sent = self.sent[data.draw(st.sampled_from(sorted(self.sent)))]
         if row is not None and sent.id.startswith(row.uid):
             number = int(sent.id[UID_LENGTH:], 16)
-            self.cluster.store.delete_messages(queue=row, sequences=[number], claim_ids=None, now=self.clock.now)
+            self.cluster.store.messages.delete_many(queue=row, sequences=[number], claim_ids=None, now=self.clock.now)
             self.gone([sent])
 
     @rule()

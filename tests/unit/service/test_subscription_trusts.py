@@ -115,7 +115,7 @@ def test_a_trust_is_made_after_all_else_was_checked(subscribers: Trusting) -> No
 
 
 def test_of_two_who_subscribe_at_once_the_second_trust_is_given_up(subscribers: Trusting) -> None:
-    subscribers.cluster.management.wires.before("create_subscription", lambda: subscribers.create(by=BOB))
+    subscribers.cluster.rows.before("subscriptions.create", lambda: subscribers.create(by=BOB))
     subscribers.create()
     assert subscribers.trust() == "bob-1"
     assert subscribers.due() == ["ann-0"]
@@ -125,14 +125,14 @@ def test_a_trust_is_given_up_if_the_subscription_cannot_be_stored(subscribers: T
     def fail() -> None:
         raise StoreUnavailable
 
-    subscribers.cluster.management.wires.before("create_subscription", fail)
+    subscribers.cluster.rows.before("subscriptions.create", fail)
     with pytest.raises(StoreUnavailable):
         subscribers.create()
     assert subscribers.due() == ["ann-0"]
 
 
 def test_a_trust_of_a_request_that_dies_is_looked_at_later(subscribers: Trusting) -> None:
-    subscribers.cluster.management.wires.before("create_subscription", die)
+    subscribers.cluster.rows.before("subscriptions.create", die)
     release = subscribers.cluster.management.trusts.put
     # A process that dies runs nothing that would come afterwards.
     calls: list[Trust] = []
@@ -271,7 +271,7 @@ def test_a_change_that_is_repeated_makes_one_trust(subscribers: Trusting) -> Non
     def confirm() -> None:
         other.service.set_confirmed(ADDRESS, id_, confirmed=True)
 
-    subscribers.cluster.management.wires.before("replace_subscription", confirm)
+    subscribers.cluster.rows.before("subscriptions.replace", confirm)
     subscribers.patch(id_, subscriber=HOOK)
     assert subscribers.trust() == "ann-0"
     assert len(subscribers.keystone.made) == 1
@@ -283,7 +283,7 @@ def test_a_trust_is_given_up_if_the_change_comes_to_nothing(subscribers: Trustin
     def remove() -> None:
         subscribers.service.delete(ADDRESS, id_)
 
-    subscribers.cluster.management.wires.before("replace_subscription", remove)
+    subscribers.cluster.rows.before("subscriptions.replace", remove)
     with pytest.raises(NotFound):
         subscribers.patch(id_, subscriber=HOOK)
     assert subscribers.due() == ["ann-0"]

@@ -59,11 +59,11 @@ def noted(cluster: Cluster, worker: Worker) -> bool:
     """Whether a post of this worker, whatever it remembers, is written down for the notifiers."""
     worker.post("m")
     now = cluster.clock.now
-    return bool(cluster.store.take_posted(owner="n", until=now + 1000, now=now, limit=100))
+    return bool(cluster.store.outbox.take(owner="n", until=now + 1000, now=now, limit=100))
 
 
 def all_stored(cluster: Cluster) -> int:
-    return len(cluster.management._subscriptions)
+    return len(cluster.management.subscriptions._subscriptions)
 
 
 def test_workers_that_know_the_queue_learn_of_the_first_subscription(cluster: Cluster) -> None:
@@ -78,7 +78,9 @@ def test_workers_that_know_the_queue_learn_of_the_first_subscription(cluster: Cl
 
 
 # Each step of a removal of the one subscription, and of its end, at which somebody else subscribes.
-@pytest.mark.parametrize("method", ["get_queue", "list_subscriptions", "replace_queue", "delete_subscription"])
+@pytest.mark.parametrize(
+    "method", ["queue_records.get", "subscriptions.list_after", "queue_records.replace", "subscriptions.delete"]
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_subscription_while_the_last_one_goes(cluster: Cluster, method: str, when: str) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
@@ -91,7 +93,7 @@ def test_a_subscription_while_the_last_one_goes(cluster: Cluster, method: str, w
 
 
 # Each step of a creation at which the only other subscription goes.
-@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription"])
+@pytest.mark.parametrize("method", ["queue_records.get", "queue_records.replace", "subscriptions.create"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
 def test_the_last_one_goes_while_another_is_made(cluster: Cluster, method: str, when: str, nth: int) -> None:
@@ -112,11 +114,11 @@ def test_no_moment_without_notification(cluster: Cluster, again: bool) -> None:
     id_ = one.subscribe()
     if again:
         # An answer to who subscribes again is worth as much as the first one was.
-        cluster.rows.before("create_subscription", lambda: two.subscribe("mailto:b@example.org"))
+        cluster.rows.before("subscriptions.create", lambda: two.subscribe("mailto:b@example.org"))
     seen: list[bool] = []
-    cluster.rows.after("list_subscriptions", lambda: two.subscribe("mailto:b@example.org"))
+    cluster.rows.after("subscriptions.list_after", lambda: two.subscribe("mailto:b@example.org"))
     # When the remover looks once more, it has made the change that it was about to make, or failed to.
-    cluster.rows.before("list_subscriptions", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
+    cluster.rows.before("subscriptions.list_after", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
     one.service.delete(ADDRESS, id_)
     cluster.rows.forget_plan()
     assert seen == [True]
@@ -138,10 +140,10 @@ def test_a_longer_life_counts_for_whoever_has_a_fast_clock(cluster: Cluster) -> 
         cluster.clock.advance(-2)
         one.service.patch(CALLER, ADDRESS, id_, b'{"ttl":1000}')
 
-    cluster.rows.before("list_subscriptions", look_ahead)
-    cluster.rows.after("list_subscriptions", look_back_and_change)
-    cluster.rows.before("replace_queue", lambda: None)
-    cluster.rows.before("list_subscriptions", lambda: seen.append(noted(cluster, cluster.worker())))
+    cluster.rows.before("subscriptions.list_after", look_ahead)
+    cluster.rows.after("subscriptions.list_after", look_back_and_change)
+    cluster.rows.before("queue_records.replace", lambda: None)
+    cluster.rows.before("subscriptions.list_after", lambda: seen.append(noted(cluster, cluster.worker())))
     two.service.delete(ADDRESS, other)
     cluster.rows.forget_plan()
     assert all(seen)
@@ -155,13 +157,15 @@ def test_one_that_is_inserted_while_its_queue_goes_goes_too(cluster: Cluster) ->
     (one,) = subscribers.listed()
     late = replace(one, id="f" * 24, subscriber="mailto:late@example.org")
     cluster.rows.after(
-        "delete_subscriptions", lambda: cluster.management.create_subscription(subscription=late, now=late.created)
+        "subscriptions.delete_all", lambda: cluster.management.subscriptions.create(subscription=late, now=late.created)
     )
     subscribers.worker.queues.delete(ADDRESS)
     assert all_stored(cluster) == 0
 
 
-@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription", "create_queue"])
+@pytest.mark.parametrize(
+    "method", ["queue_records.get", "queue_records.replace", "subscriptions.create", "queue_records.create"]
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_the_queue_is_deleted_while_somebody_subscribes(cluster: Cluster, method: str, when: str, nth: int) -> None:
@@ -176,7 +180,7 @@ def test_the_queue_is_deleted_while_somebody_subscribes(cluster: Cluster, method
     assert all_stored(cluster) == len(two.listed())
 
 
-@pytest.mark.parametrize("method", ["delete_subscriptions", "delete_queue"])
+@pytest.mark.parametrize("method", ["subscriptions.delete_all", "queue_records.delete"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_somebody_subscribes_while_the_queue_is_deleted(cluster: Cluster, method: str, when: str) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
@@ -188,7 +192,7 @@ def test_somebody_subscribes_while_the_queue_is_deleted(cluster: Cluster, method
         assert noted(cluster, cluster.worker())
 
 
-@pytest.mark.parametrize("method", ["delete_subscriptions", "delete_queue"])
+@pytest.mark.parametrize("method", ["subscriptions.delete_all", "queue_records.delete"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_who_deletes_the_queue_is_killed(cluster: Cluster, method: str, when: str) -> None:
     subscribers = Subscribers(cluster)
@@ -204,7 +208,7 @@ def test_who_deletes_the_queue_is_killed(cluster: Cluster, method: str, when: st
     assert not noted(cluster, worker)
 
 
-@pytest.mark.parametrize("method", ["get_queue", "replace_queue", "create_subscription"])
+@pytest.mark.parametrize("method", ["queue_records.get", "queue_records.replace", "subscriptions.create"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
 def test_who_subscribes_is_killed(cluster: Cluster, method: str, when: str, nth: int) -> None:
@@ -222,7 +226,7 @@ def test_who_subscribes_is_killed(cluster: Cluster, method: str, when: str, nth:
 def test_two_subscribe_the_same(cluster: Cluster) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     ids: list[str] = []
-    cluster.rows.before("create_subscription", lambda: ids.append(two.subscribe()))
+    cluster.rows.before("subscriptions.create", lambda: ids.append(two.subscribe()))
     ids.append(one.subscribe())
     assert ids[0] == ids[1]
     assert noted(cluster, cluster.worker())
@@ -232,7 +236,9 @@ def test_it_is_confirmed_while_it_is_subscribed_again(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
-    cluster.rows.before("replace_subscription", lambda: subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True))
+    cluster.rows.before(
+        "subscriptions.replace", lambda: subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+    )
     with pytest.raises(AlreadySubscribed):
         subscribers.subscribe()
 
@@ -241,7 +247,7 @@ def test_changes_do_not_undo_each_other(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     cluster.rows.before(
-        "replace_subscription", lambda: subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"a":1}}')
+        "subscriptions.replace", lambda: subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"a":1}}')
     )
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
     ((found,), _) = subscribers.service.list_page(ADDRESS, marker=None, limit=5)
@@ -292,7 +298,7 @@ def test_tidy_goes_on_where_the_store_of_a_queue_is_away(cluster: Cluster) -> No
     for address in addresses:
         subscribers.service.create(CALLER, address, b'{"subscriber":"mailto:a@example.org","ttl":60}')
     cluster.clock.advance(121)
-    cluster.fences.before("open_queue", away)
+    cluster.fences.before("queues.open", away)
     assert subscribers.service.tidy() == (3, True)
     assert cluster.fences.all_sprung
     rows = [cluster.row(address) for address in addresses]
@@ -403,7 +409,7 @@ def test_a_purge_of_many_drops_some_at_a_time(cluster: Cluster, count: int) -> N
     row = cluster.row()
     assert row is not None
     subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
-    assert cluster.fences.calls["drop_deliveries"] == 2
+    assert cluster.fences.calls["delivery_log.drop"] == 2
     assert delivered_to(cluster, cluster.store, row.uid, *ids) == []
 
 
@@ -412,7 +418,7 @@ def test_ids_that_are_guessed_leave_no_tombstones(cluster: Cluster) -> None:
     kept = subscribers.subscribe()
     for n in range(20):
         subscribers.service.delete(ADDRESS, f"{n:024x}")
-    assert cluster.fences.calls["drop_deliveries"] == 0
+    assert cluster.fences.calls["delivery_log.drop"] == 0
     assert [subscription.id for subscription in subscribers.listed()] == [kept]
 
 
@@ -427,7 +433,7 @@ def test_removing_one_does_not_need_the_store_of_its_queue(how: str) -> None:
     def fail() -> None:
         raise StoreUnavailable
 
-    for method in ("open_queue", "drop_deliveries"):
+    for method in ("queues.open", "delivery_log.drop"):
         cluster.wires["far"].before(method, *[fail] * 10)
     calls_before = cluster.wires["far"].calls.copy()
     if how == "delete":
@@ -455,7 +461,7 @@ def test_a_queue_whose_store_is_away_is_not_deleted() -> None:
     def fail() -> None:
         raise StoreUnavailable
 
-    cluster.wires["far"].before("drop_queue", fail)
+    cluster.wires["far"].before("queues.drop", fail)
     with pytest.raises(StoreUnavailable):
         subscribers.worker.queues.delete(ADDRESS)
     row = cluster.row()

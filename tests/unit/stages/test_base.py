@@ -113,7 +113,7 @@ def test_a_refusal_stores_nothing_and_makes_no_queue(cluster: Cluster, error: Cl
         worker.post("a")
     assert caught.value is error
     assert not any("3" in line or "after" in line for line in log)
-    assert "post" not in cluster.fences.calls
+    assert "messages.post" not in cluster.fences.calls
     assert (cluster.row() is not None) == exists
     assert worker.bodies() == (["before"] if exists else [])
 
@@ -164,7 +164,7 @@ def test_an_error_after_the_store_neither_repeats_nor_fails_a_post(
         cluster.forget_counts()
         caplog.clear()
         assert len(cluster.worker(Refuse(error, after=True)).post("b")) == 1
-        assert cluster.fences.calls["post"] == 1
+        assert cluster.fences.calls["messages.post"] == 1
         (record,) = caplog.records
         assert record.message == f"A stage failed after the operation: {__name__}.Refuse.after_post"
         assert record.exc_info is not None

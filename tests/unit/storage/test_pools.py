@@ -16,6 +16,7 @@ from zaqar.errors import InvalidInput, NoPool, StaleQueue, StartupError, StoreUn
 from zaqar.model import TOPIC, Catalog, Pool, Queue
 from zaqar.storage import pools as module
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
+from zaqar.storage.memory.catalog import MemoryCatalog
 from zaqar.storage.pools import AWAY_SECONDS, CATALOG_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
@@ -88,15 +89,21 @@ class FakeDrivers:
         raise NotImplementedError
 
 
-class Management(MemoryManagementStore):
+class WatchedCatalog(MemoryCatalog):
     away = False
     reads = 0
 
-    def get_catalog(self) -> Catalog:
+    def get(self) -> Catalog:
         self.reads += 1
         if self.away:
             raise StoreUnavailable
-        return super().get_catalog()
+        return super().get()
+
+
+class Management(MemoryManagementStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.catalog: WatchedCatalog = WatchedCatalog(threading.Lock())
 
 
 class World:
@@ -118,8 +125,8 @@ class World:
         )
 
     def write(self, *pools: Pool, flavors: tuple[str, ...] = ()) -> None:
-        version = MemoryManagementStore.get_catalog(self.management).version + 1
-        assert self.management.replace_catalog(catalog=Catalog(version, pools, flavors))
+        version = MemoryCatalog.get(self.management.catalog).version + 1
+        assert self.management.catalog.replace(catalog=Catalog(version, pools, flavors))
 
     def draw(self, *points: float) -> None:
         self.draws = iter(points)
@@ -265,16 +272,16 @@ def test_what_is_tried_before_creation_is_stale(world: World) -> None:
 def test_the_catalog_is_read_now_and_then(world: World) -> None:
     world.write(pool("a"))
     world.store("a")
-    reads = world.management.reads
+    reads = world.management.catalog.reads
     for _ in range(100):
         world.store("a")
-    assert world.management.reads == reads
+    assert world.management.catalog.reads == reads
     world.write(pool("a", 0), pool("b"))
-    reads = world.management.reads
+    reads = world.management.catalog.reads
     assert world.placement.choose(None) == "a"
     world.clock.advance(CATALOG_SECONDS)
     assert world.placement.choose(None) == "b"
-    assert world.management.reads == reads + 1
+    assert world.management.catalog.reads == reads + 1
 
 
 def test_what_this_worker_changed_counts_at_once(world: World) -> None:
@@ -291,22 +298,22 @@ def test_an_unknown_pool_is_looked_for_but_not_by_each_request(world: World) -> 
     world.clock.advance(2)
     world.write(pool("a"), pool("b"))
     assert world.store("b").uri == "x://b"
-    reads = world.management.reads
+    reads = world.management.catalog.reads
     for _ in range(10):
         with pytest.raises(StoreUnavailable):
             world.store("gone")
-    assert world.management.reads <= reads + 1
+    assert world.management.catalog.reads <= reads + 1
 
 
 def test_messages_are_served_without_the_management_store(world: World) -> None:
     world.write(pool("a"))
     store = world.store("a")
-    world.management.away = True
+    world.management.catalog.away = True
     world.clock.advance(100)
     assert world.store("a") is store
     with pytest.raises(StoreUnavailable):
         world.placement.pool_is_registered(replace(QUEUE, pool="a"))
-    world.management.away = False
+    world.management.catalog.away = False
     assert world.placement.pool_is_registered(replace(QUEUE, pool="a"))
     assert not world.placement.pool_is_registered(replace(QUEUE, pool="b"))
 
@@ -344,14 +351,14 @@ def test_requests_do_not_wait_for_a_silent_management_store(world: World) -> Non
     world.write(pool("a"))
     store = world.store("a")
     asked, release = threading.Event(), threading.Event()
-    get_catalog = world.management.get_catalog
+    get_catalog = world.management.catalog.get
 
     def hang() -> Catalog:
         asked.set()
         release.wait(30)
         return get_catalog()
 
-    world.management.get_catalog = hang  # type: ignore[method-assign]
+    world.management.catalog.get = hang  # type: ignore[method-assign]
     try:
         for _ in range(8):
             world.clock.advance(module._REFRESH_SECONDS)

@@ -380,14 +380,16 @@ class WatchedStore(MemoryMessageStore):
         self.is_silent = False
         self.silence = threading.Event()
         self.channels: list[Channel] | None = None
+        self._positions = self.queues.positions
+        self.queues.positions = self._look  # type: ignore[method-assign]
 
-    def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
+    def _look(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
         self.looks.append(list(uids))
         if self.is_silent:
             self.silence.wait(SECONDS)
         if self.is_away:
             raise StoreUnavailable
-        return super().positions(uids=uids, now=now)
+        return self._positions(uids=uids, now=now)
 
     def wakeups(self) -> Wakeups | None:
         if self.channels is None:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference driver: the promises in the simplest code, kept in the memory of one process."""
+"""The reference driver: it keeps the promises of :mod:`zaqar.storage.base` in the simplest code.
+
+Its data are in the memory of one process. Read it next to the contract: the conformance suite compares the other
+drivers with it.
+"""
 
 from zaqar.storage.memory.management import MemoryManagementStore
-from zaqar.storage.memory.messages import MemoryMessageStore
+from zaqar.storage.memory.store import MemoryMessageStore
 
 __all__ = ["MemoryManagementStore", "MemoryMessageStore"]

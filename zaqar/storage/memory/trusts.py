@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Keystone trusts are to be deleted, in the memory of one process."""
+"""The part of the memory driver that remembers which Keystone trusts the service has to delete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
 
 
-class MemoryTrustStore(TrustStore):
-    def __init__(self) -> None:
-        self._lock = Lock()
+class MemoryTrusts(TrustStore):
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
         self._trusts: dict[str, Trust] = {}
 
     def put(self, *, trust: Trust) -> None:
@@ -33,12 +33,12 @@ class MemoryTrustStore(TrustStore):
     def list_due(self, *, now: float, limit: int) -> list[Trust]:
         with self._lock:
             due = [trust for trust in self._trusts.values() if trust.due <= now]
-        return sorted(due, key=lambda trust: trust.due)[:limit]
+            return sorted(due, key=lambda trust: trust.due)[:limit]
 
     def replace(self, *, trust: Trust, was_due: float) -> bool:
         with self._lock:
-            there = self._trusts.get(trust.id)
-            if there is None or there.due != was_due:
+            stored = self._trusts.get(trust.id)
+            if stored is None or stored.due != was_due:
                 return False
             self._trusts[trust.id] = trust
             return True

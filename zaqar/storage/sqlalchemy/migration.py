@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.tables import HEAD
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from zaqar.notification.senders.base import Outcome
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.schemas.subscribers import connection_subscriber
 from zaqar.storage.base import Node
-from zaqar.storage.memory.nodes import MemoryNodeStore
+from zaqar.storage.memory.nodes import MemoryNodes
 from zaqar.transport.websocket.listener import Listener
 
 NODE = "a" * 24
@@ -31,7 +32,7 @@ SUBSCRIPTION = Subscription(
 DELIVERY = Delivery(UID, SUBSCRIPTION.id, 7, b'{"n": 1}', 60, 0.0, "client", 0.0)
 
 
-class CountingStore(MemoryNodeStore):
+class CountingStore(MemoryNodes):
     reads = 0
     is_away = False
 
@@ -63,7 +64,7 @@ class Process:
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Process]:
-    store = CountingStore()
+    store = CountingStore(threading.Lock())
     listener = Listener(lambda push, answer: process.receive(push, answer))
     process = Process(ConnectionSender(store, machine="m"), store, listener)
     path = await listener.start(folder=folder / "nodes", host="127.0.0.1", port=0)

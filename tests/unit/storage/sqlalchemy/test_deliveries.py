@@ -15,9 +15,9 @@ from tests.conformance.scene import Scene, new_queue
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from tests.unit.storage.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.model import DEAD, WAITING
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.deliveries import take_in_turns
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 # -- turns ------------------------------------------------------------------------------------------------------------
 

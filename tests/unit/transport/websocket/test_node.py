@@ -117,7 +117,7 @@ def test_a_store_that_is_away_when_it_closes_only_delays_that(tmp_path: Path, mo
                 raise StoreUnavailable
 
             with monkeypatch.context() as outage:
-                outage.setattr(scene.management, "remove_subscriptions", away)
+                outage.setattr(scene.management.subscriptions, "delete_many", away)
                 scene.service.end("c")
                 await until(lambda: tries > 1)
             await until(lambda: scene.subscriptions() == [])
@@ -209,7 +209,7 @@ def test_at_the_end_notifiers_may_remove_what_is_left_at_once(
             node = scene.service._node
             assert node is not None
             if is_away:
-                monkeypatch.setattr(scene.management, "remove_subscriptions", away)
+                monkeypatch.setattr(scene.management.subscriptions, "delete_many", away)
             scene.service.end("c")
         assert scene.over() == [node.id]
         assert bool(scene.subscriptions()) is is_away

@@ -99,7 +99,7 @@ def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         reads.append("read")
         return read(**named)
 
-    monkeypatch.setattr(store_ref.store, "list_messages", count)
+    monkeypatch.setattr(store_ref.store.messages, "list_after", count)
     return reads
 
 
@@ -196,11 +196,11 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         server = Server(parts)
         connections = [Connection(server) for _ in range(200)]
         await wait_until(lambda: not any(each.sender._is_running for each in connections))
-        monkeypatch.setattr(store_ref.store, "list_messages", fail)
+        monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
         await asyncio.to_thread(post, parts, 1)
         await wait_until(lambda: all(each.table.all()[0].failures for each in connections))
         assert len(failures) <= 5
-        monkeypatch.setattr(store_ref.store, "list_messages", read)
+        monkeypatch.setattr(store_ref.store.messages, "list_after", read)
         for connection in connections:
             connection.table.all()[0].retry_at = 0.0
             connection.sender.look()

@@ -514,7 +514,7 @@ def test_a_stream_goes_on_when_its_store_answers_again(tmp_path: Path, monkeypat
             await follow(client)
             await post(poster, 1)
             assert await messages(client, 1) == [1]
-            monkeypatch.setattr(store_ref.store, "list_messages", fail)
+            monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
             await post(poster, 2, 3)
             assert await messages(client, 2) == [2, 3]
             assert len(failures) == 3
@@ -534,7 +534,7 @@ def test_a_fault_ends_a_stream_and_the_log_has_it(
     async def script(service: Service) -> None:
         async with service.client() as client, service.client() as poster:
             await follow(client)
-            monkeypatch.setattr(store_ref.store, "list_messages", fail)
+            monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
             await post(poster, 1)
             bye = await client.frame()
             assert (bye["event"], bye["data"]) == ("bye", {"reason": "error"})

@@ -205,7 +205,7 @@ def test_waiting_claims_are_served_in_their_order_and_a_post_costs_one_claim(
     (store_ref,) = parts.placement.all_stores()
     claims: list[float] = []
     claim = store_ref.store.claims.claim
-    monkeypatch.setattr(store_ref.store, "claim", lambda **named: claims.append(1) or claim(**named))
+    monkeypatch.setattr(store_ref.store.claims, "claim", lambda **named: claims.append(1) or claim(**named))
 
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
@@ -339,7 +339,7 @@ def test_a_claim_that_the_client_cannot_be_told_is_released(
         async with service.client() as poster:
             await free(poster)
             own = service.connections[0].id
-            monkeypatch.setattr(store_ref.store, "claim", claim_and_lose_the_client)
+            monkeypatch.setattr(store_ref.store.claims, "claim", claim_and_lose_the_client)
             if not wait:
                 await post(poster, 1)
             async with service.client() as client:

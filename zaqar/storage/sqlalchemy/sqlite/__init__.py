@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQLite, the embedded database: connections, transactions and the turn to write that processes share."""
