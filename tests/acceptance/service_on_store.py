@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, Backend, started
-from tests.acceptance.crowd import Client
 from tests.acceptance.server import Server, kill, start, wait_until
+from tests.acceptance.working_clients import Client
 
 OPTIONS = ("--workers", "2")
 WEBSOCKET = "zaqar.cmd.websocket"
@@ -50,7 +50,7 @@ class Service:
     def restart_store(self) -> None:
         """Kill the server of the store, or one of several, and start it again. The embedded one dies with its user."""
         if self.backend is not None:
-            self.backend.hurt(self.store)
+            self.backend.kill_and_restore(self.store)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def serving(backend: Backend | None, folder: Path) -> Iterator[Service]:
         yield service
 
 
-def everything(client: Client, queue: str) -> dict[str, Any]:
+def all_bodies(client: Client, queue: str) -> dict[str, Any]:
     """The bodies of all messages of the queue, claimed ones too, by their ids and in order."""
     found: dict[str, Any] = {}
     path = f"/v2/queues/{queue}/messages?echo=true&include_claimed=true&limit=20"

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Webhook receivers: a real HTTP server on loopback for each, with moods."""
+"""Webhook receivers: a real HTTP server on loopback for each, which accepts, refuses or hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.acceptance.event_loop_thread import EventLoopThread
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Receipt:
 
 @dataclass
 class Sink:
-    """A subscriber. ``mood``: ``well`` answers 200, ``sick`` 500, ``hanging`` takes requests and says nothing."""
+    """A subscriber. ``behaviour``: "accepting" answers 200, "failing" 500, "hanging" never answers."""
 
-    mood: str = "well"
+    behaviour: str = "accepting"
     receipts: list[Receipt] = field(default_factory=list)
     refused: int = 0
     port: int = 0
@@ -53,10 +55,10 @@ class Sink:
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        if self.mood == "sick":
+        if self.behaviour == "failing":
             self.refused += 1
             return web.Response(status=500, text="not feeling well")
-        while self.mood == "hanging":
+        while self.behaviour == "hanging":
             await asyncio.sleep(0.1)
             if request.transport is None or request.transport.is_closing():
                 self.refused += 1
@@ -71,22 +73,21 @@ class Sinks:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._loop = EventLoopThread()
         self._runners: list[web.AppRunner] = []
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        self._loop.__enter__()
+        self._loop.call(self._start())
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for sink in self._sinks:
-            sink.mood = "well"
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            sink.behaviour = "accepting"
+        self._loop.call(self._stop())
+        self._loop.__exit__(kind, error, trace)
 
     async def _start(self) -> None:
         for sink in self._sinks:

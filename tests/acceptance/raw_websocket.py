@@ -11,7 +11,7 @@ import struct
 from types import TracebackType
 from typing import NamedTuple
 
-from tests.acceptance import wire
+from tests.acceptance import raw_http
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -44,7 +44,7 @@ def handshake(*headers: bytes, target: bytes = b"/", **changes: bytes | None) ->
         **{name.replace("_", "-"): value for name, value in changes.items()},
     }
     lines = [b"%s: %s" % (name.encode(), value) for name, value in named.items() if value is not None]
-    return wire.join([b"GET %s HTTP/1.1" % target, *lines, *headers])
+    return raw_http.join([b"GET %s HTTP/1.1" % target, *lines, *headers])
 
 
 def frame(

@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from tests.acceptance.event_loop_thread import EventLoopThread
 
 SECONDS = 60.0
 """How long a subscription may take."""
@@ -71,20 +73,20 @@ class Listeners:
         self._begun = begun
         self.connections: list[Connection] = []
         self._subscribed = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._loop = EventLoopThread()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.__enter__()
+        self._loop.begin(self._listen())
         if not self._subscribed.wait(SECONDS):
-            self._stop()
+            self._loop.__exit__(None, None, None)
             raise AssertionError(f"only {len(self.connections)} connections are subscribed")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self._loop.__exit__(kind, error, trace)
 
     @property
     def open(self) -> list[Connection]:
@@ -94,20 +96,7 @@ class Listeners:
     def closed(self) -> list[Connection]:
         return [each for each in list(self.connections) if each.code is not None]
 
-    def _stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._main.cancel)
-        self._thread.join()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            try:
-                runner.run(self._listen())
-            except asyncio.CancelledError:
-                return
-
     async def _listen(self) -> None:
-        self._main: Any = asyncio.current_task()
         # It waits until all are closed, also when it is cancelled.
         async with asyncio.TaskGroup() as group:
             for _ in range(self._count):

@@ -11,7 +11,6 @@ import itertools
 import json
 import random
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Self
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from tests.acceptance.event_loop_thread import EventLoopThread
 from tests.event_streams import Parser
 
 CREDIT = 20
@@ -119,7 +119,7 @@ class Reader:
 
 
 class Readers:
-    """``count`` readers of one queue in a thread with an event loop. Every seventh one uses a WebSocket stream.
+    """``count`` readers of one queue. Every seventh one uses a WebSocket stream.
 
     Each is cut after up to ``most_seconds``, and again after each resumption, as long as ``is_cutting``.
     """
@@ -145,29 +145,19 @@ class Readers:
         self.all = [
             Reader(f"reader-{n}", websocket_url is not None and n % 7 == 6, from_start=n % 2 == 0) for n in range(count)
         ]
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._loop = EventLoopThread()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.__enter__()
+        self._loop.begin(self._read_all())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._main.cancel)
-        self._thread.join()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            try:
-                runner.run(self._read_all())
-            except asyncio.CancelledError:
-                return
+        self._loop.__exit__(kind, error, trace)
 
     async def _read_all(self) -> None:
-        self._main: Any = asyncio.current_task()
         async with asyncio.TaskGroup() as group:
             for reader in self.all:
                 group.create_task(self._follow(reader))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that work while the service is being killed, and the ledger of what was promised to them.
+"""Clients that work while the service is being killed, and a recorder of what the service answered to them.
 
-An answer is a promise; where none came (a broken connection, a 503) the operation may or may not have happened. Times
+An answer is a promise. If none came (a broken connection, a 503), the operation may or may not have happened. Times
 are of the monotonic clock of this process: a claim is certainly live from the moment its answer was here until the
 moment a request that ends it was about to be sent.
 """
@@ -37,8 +37,8 @@ class Lease:
 
 
 @dataclass
-class Ledger:
-    """What every client saw. Appending to a list is atomic, so threads share it as it is."""
+class Recorder:
+    """The answers of all clients. Appending to a list is atomic, so threads share it without a lock."""
 
     posted: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
     """Queue, bodies and ids of each post that was acknowledged."""
@@ -58,10 +58,10 @@ class Ledger:
 class Client:
     """One HTTP client; None is the answer that did not come."""
 
-    def __init__(self, server: Server, project: str, ledger: Ledger) -> None:
+    def __init__(self, server: Server, project: str, recorder: Recorder) -> None:
         self._server = server
         self._headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
-        self._ledger = ledger
+        self._recorder = recorder
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(self, method: str, path: str, document: Any = None) -> tuple[int, Any] | None:
@@ -80,12 +80,12 @@ class Client:
             self._forget(f"{method} {path}: 503")
             return None
         if status >= 300:
-            self._ledger.wrong_answers.append(f"{method} {path}: {status} {raw!r}")
+            self._recorder.wrong_answers.append(f"{method} {path}: {status} {raw!r}")
             return None
         return status, json.loads(raw) if raw else None
 
     def _forget(self, why: str) -> None:
-        self._ledger.lost_answers.append(why)
+        self._recorder.lost_answers.append(why)
         self.close()
         time.sleep(0.02)
 
@@ -95,11 +95,11 @@ class Client:
             self._connection = None
 
 
-class Crowd:
+class WorkingClients:
     """The clients of one project, each a thread, from ``start`` to ``stop``."""
 
     def __init__(self, server: Server) -> None:
-        self.ledger = Ledger()
+        self.recorder = Recorder()
         self.project = uuid.uuid4().hex
         self._server = server
         self._stopping = threading.Event()
@@ -109,21 +109,21 @@ class Crowd:
         self._reader = threading.Thread(target=self._run, args=(self._read, "reader"))
 
     def client(self) -> Client:
-        return Client(self._server, self.project, self.ledger)
+        return Client(self._server, self.project, self.recorder)
 
     def start(self) -> None:
         for thread in (*self._threads, self._reader):
             thread.start()
 
     def stop(self) -> None:
-        """End the others first: the reader has to come to the end of what they wrote."""
+        """End the reader last: it has to read all that the others wrote."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
         self._finishing.set()
         self._reader.join()
 
-    def everything(self, queue: str) -> Iterator[dict[str, Any]]:
+    def all_messages(self, queue: str) -> Iterator[dict[str, Any]]:
         """All messages of a queue, claimed ones too."""
         client = self.client()
         path = f"/v2/queues/{queue}/messages?echo=true&include_claimed=true&limit=20"
@@ -151,10 +151,10 @@ class Crowd:
                 document = {"messages": [{"body": body, "ttl": CLAIM_SECONDS} for body in bodies]}
                 answer = client.ask("POST", f"/v2/queues/{queue}/messages", document)
                 if answer is None:
-                    self.ledger.maybe_posted.append((queue, bodies))
+                    self.recorder.maybe_posted.append((queue, bodies))
                 else:
                     ids = [href.rpartition("/")[2] for href in answer[1]["resources"]]
-                    self.ledger.posted.append((queue, bodies, ids))
+                    self.recorder.posted.append((queue, bodies, ids))
 
     def _consume(self, client: Client, name: str) -> None:
         terms = {"ttl": CLAIM_SECONDS, "grace": 60}
@@ -166,7 +166,7 @@ class Crowd:
             begun = time.monotonic()
             messages = answer[1]["messages"]
             leases = [Lease(message["id"], message["body"], asked, begun) for message in messages]
-            self.ledger.leases.extend(leases)
+            self.recorder.leases.extend(leases)
             # One is left for after the release.
             for lease, message in list(zip(leases, messages, strict=True))[1:]:
                 self._delete(client, lease, message["href"])
@@ -177,15 +177,15 @@ class Crowd:
     def _delete(self, client: Client, lease: Lease, href: str) -> None:
         lease.over = time.monotonic()
         if client.ask("DELETE", href) is None:
-            self.ledger.maybe_deleted.append(lease.message_id)
+            self.recorder.maybe_deleted.append(lease.message_id)
         else:
-            self.ledger.deleted.append((lease.message_id, time.monotonic()))
+            self.recorder.deleted.append((lease.message_id, time.monotonic()))
 
     def _pop(self, client: Client, name: str) -> None:
         while not self._stopping.is_set():
             answer = client.ask("DELETE", "/v2/queues/once/messages?pop=5")
             if answer is not None:
-                self.ledger.popped.extend((message["id"], message["body"]) for message in answer[1]["messages"])
+                self.recorder.popped.extend((message["id"], message["body"]) for message in answer[1]["messages"])
 
     def _read(self, client: Client, name: str) -> None:
         path = "/v2/queues/news/messages?echo=true&limit=20"
@@ -198,7 +198,7 @@ class Crowd:
                 continue
             page = answer[1]
             if page["messages"]:
-                self.ledger.pages.extend(message["body"] for message in page["messages"])
+                self.recorder.pages.extend(message["body"] for message in page["messages"])
                 path = page["links"][0]["href"]
             elif last_round:
                 return

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.acceptance.backends import Backend
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.pushed import Listeners
+from tests.acceptance.push_listeners import Listeners
 from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, running, wait_until
-from tests.acceptance.sinks import Sink, Sinks
-from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
+from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, has_started, received, subscribe
+from tests.acceptance.webhook_sinks import Sink, Sinks
+from tests.acceptance.working_clients import Client, Recorder
 from zaqar import app, conf
 from zaqar.model import QUEUE, WAITING, Delivery, Posted, QueueName
 
@@ -38,12 +38,12 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. ``staying`` and ``returning`` are connections, ``strikes`` processes that are killed."""
+    """How much is done. ``staying`` and ``returning`` are connections, ``kills`` processes that are killed."""
 
     messages: int
     staying: int
     returning: int
-    strikes: int
+    kills: int
     post_seconds: float
     """Pause after a post, so that messages are posted while processes are killed."""
     patience: float
@@ -63,7 +63,7 @@ class Poster(threading.Thread):
         self.begun = 0
         """The next number of which no post was begun yet."""
         self._size = size
-        self._client = Client(server, PROJECT, Ledger())
+        self._client = Client(server, PROJECT, Recorder())
         self._ending = threading.Event()
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ class WebSocketProcess:
 
 
 @dataclass
-class Dead:
+class DeadSubscription:
     """The subscription of a connection whose process was killed. Times are seconds after that."""
 
     died: float
@@ -130,13 +130,15 @@ class Watch(threading.Thread):
     def __init__(self, server: Server, config: Path, connections: Callable[[], dict[str, float]]) -> None:
         """``connections`` gives the ids of the subscriptions of dead connections, and when each died."""
         super().__init__()
-        self.dead: dict[str, Dead] = {}
+        self.dead: dict[str, DeadSubscription] = {}
         self.most_waiting = 0
         """The greatest number of deliveries that waited for dead connections at a time."""
+        self.slow = 0.0
+        """Seconds by which the looks took longer than the pause between them, as on a busy machine."""
         self._server = server
         self._config = config
         self._connections = connections
-        self._client = Client(server, PROJECT, Ledger())
+        self._client = Client(server, PROJECT, Recorder())
         self._ending = threading.Event()
 
     def __enter__(self) -> Self:
@@ -159,16 +161,18 @@ class Watch(threading.Thread):
         self._parts.close()
 
     @property
-    def left(self) -> dict[str, Dead]:
+    def left(self) -> dict[str, DeadSubscription]:
         """Those of which something is left."""
         return {id_: each for id_, each in self.dead.items() if each.dropped is None}
 
     def run(self) -> None:
         while not self._ending.wait(LOOK_SECONDS):
             for id_, died in self._connections().items():
-                self.dead.setdefault(id_, Dead(died))
+                self.dead.setdefault(id_, DeadSubscription(died))
             if self.left:
+                began = time.monotonic()
                 self._look()
+                self.slow += max(0.0, time.monotonic() - began - LOOK_SECONDS)
 
     def _look(self) -> None:
         listed = self.listed()
@@ -213,7 +217,10 @@ class Watch(threading.Thread):
             path = answer[1]["links"][0]["href"]
 
     def undelivered(self) -> tuple[list[Posted], list[Delivery]]:
-        """Some of what a notifier would get if all leases and pauses were over; nobody else may work on the store."""
+        """Some posts and deliveries that a notifier would take after all leases and pauses.
+
+        No other process may use the store meanwhile.
+        """
         terms: dict[str, Any] = {"owner": "test", "until": _LATER + 1, "now": _LATER, "limit": 100}
         return self._store.outbox.take(**terms), self._store.deliveries.take(**terms, most_of_one=100, without=())
 
@@ -240,7 +247,7 @@ class Run:
     """Times of the monotonic clock."""
     kills: Counter[str] = field(default_factory=Counter)
     """By kind of process."""
-    last_strike: float = 0.0
+    last_kill: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
     """What the second process of each kind ended with after SIGTERM."""
     seconds: float = 0.0
@@ -276,7 +283,7 @@ class Run:
         )
 
 
-def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) -> Run:
+def run_with_kills(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) -> Run:
     """Post messages while a process is killed each second, until everything has arrived.
 
     ``stack`` ends what goes on afterwards.
@@ -307,25 +314,25 @@ def suffer(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) 
 
 
 def _post_and_kill(run: Run, notifier: Notifier) -> None:
-    strikes = _strikes(run, notifier)
+    kills = _kill_in_turn(run, notifier)
     began = time.monotonic()
     run.poster.start()
-    left = run.size.strikes
-    while left > run.size.strikes - SMALL.strikes or not run.is_complete():
+    left = run.size.kills
+    while left > run.size.kills - SMALL.kills or not run.is_complete():
         assert time.monotonic() < began + run.size.patience, run.missing()
         time.sleep(1.0)
         # After the last kill the loop goes on, so that the remaining messages can arrive.
         if left:
-            run.kills[next(strikes)] += 1
-            run.last_strike = time.monotonic()
+            run.kills[next(kills)] += 1
+            run.last_kill = time.monotonic()
             left -= 1
     run.seconds = time.monotonic() - began
 
 
-def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
+def _kill_in_turn(run: Run, notifier: Notifier) -> Iterator[str]:
     """Kill one process at each step; which kind it was.
 
-    It is the turn of the next one, unless that is still starting: the service would not be hurt.
+    A process that is still starting is passed over, because its death would not hurt the service.
     """
     server = run.server
 
@@ -342,12 +349,12 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
 
     def kill_notifier_of_server() -> bool:
         pids = server.parts(NOTIFIER)
-        if is_up := all(_has_started(pid, server.log) for pid in pids):
+        if is_up := all(has_started(pid, server.log) for pid in pids):
             kill(pids)
         return bool(pids) and is_up
 
     def kill_second_notifier() -> bool:
-        if is_up := _has_started(notifier.process.pid, server.state_dir.parent / "notifier.log"):
+        if is_up := notifier.has_started():
             notifier.kill_and_start_again()
         return is_up
 
@@ -358,13 +365,9 @@ def _strikes(run: Run, notifier: Notifier) -> Iterator[str]:
         ("API", kill_worker),
         ("notifier", kill_second_notifier),
     ]
-    for kind, strike in itertools.cycle(one_round):
-        if strike():
+    for kind, kill_one in itertools.cycle(one_round):
+        if kill_one():
             yield kind
-
-
-def _has_started(notifier: int, log: Path) -> bool:
-    return re.search(rf"The notifier \S+\.{notifier}\.\w+ has started", log.read_text()) is not None
 
 
 def _deaths(returning: Listeners, kills: list[float]) -> dict[str, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP by hand, for what no client library would send."""
+"""HTTP over a plain socket, for requests that no client library would send."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def request(
     body: bytes | None = None,
     version: bytes = b"HTTP/1.1",
 ) -> bytes:
-    """A request with the headers every one needs, the given ones, and a Content-Length where there is a body."""
+    """A request with the headers every one needs, the given ones, and a Content-Length if there is a body."""
     target = target.encode() if isinstance(target, str) else target
     lines = [
         b"%s %s %s" % (method.encode(), target, version),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.acceptance.event_streams import Connection, Reader
+from tests.acceptance.stream_readers import Connection, Reader
 
 NUMBER_LENGTH = 12
 """Of the number of a message, at the end of its id."""
@@ -28,7 +28,7 @@ class Posts:
 
 @dataclass
 class Run:
-    """What the readers have seen, and what was in the queue in the end."""
+    """The messages that the readers have seen, and those that were in the queue at the end."""
 
     readers: list[Reader]
     posts: Posts
@@ -88,7 +88,7 @@ def delayed_messages_come_when_they_are_due(run: Run) -> None:
 
 
 def a_connection_repeats_nothing(run: Run) -> None:
-    """It sends what comes after its marker, each message once."""
+    """A connection sends the messages after its marker, each once."""
     for reader, connection in run.connections():
         ids = [seen.id for seen in connection.seen]
         assert len(set(ids)) == len(ids), reader.name
@@ -113,7 +113,7 @@ def a_marker_is_behind_only_while_a_message_is_held_back(run: Run) -> None:
                 assert held is None or is_delayed(held), f"{reader.name}: {seen}"
 
 
-JUDGEMENT = (
+CHECKS = (
     no_message_is_lost,
     each_reader_sees_each_message,
     messages_come_in_order,
