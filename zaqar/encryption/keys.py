@@ -42,7 +42,7 @@ def load(conf: cfg.ConfigOpts) -> MessageKeys:
             "AES256 (AES-256-GCM) only."
         )
     # A key that is named twice, such as in the file and as an old one, counts where it is newest.
-    return MessageKeys(list(dict.fromkeys(_masters(conf))))
+    return MessageKeys(list(dict.fromkeys(_read_masters(conf))))
 
 
 def weakness(conf: cfg.ConfigOpts) -> str | None:
@@ -61,25 +61,25 @@ def weakness(conf: cfg.ConfigOpts) -> str | None:
     return None
 
 
-def _masters(conf: cfg.ConfigOpts) -> Iterator[bytes]:
+def _read_masters(conf: cfg.ConfigOpts) -> Iterator[bytes]:
     """The newest first."""
     options = conf.transport
     text = (options.message_encryption_key or "").strip()
     if text and text != NOT_A_KEY:
-        yield _master(text, "message_encryption_key")
+        yield _parse_master(text, "message_encryption_key")
     if options.message_encryption_key_file:
-        yield from _of_file(Path(options.message_encryption_key_file).expanduser())
+        yield from _read_file(Path(options.message_encryption_key_file).expanduser())
     if options.message_encryption_key_ids:
-        yield from _of_key_manager(conf, options.message_encryption_key_ids)
+        yield from _read_key_manager(conf, options.message_encryption_key_ids)
     for old in options.message_encryption_old_keys:
         if old == NOT_A_KEY:
             raise StartupError(
                 f"[transport] message_encryption_old_keys: '{NOT_A_KEY}' is no key; nothing was ever encrypted with it."
             )
-        yield _master(old, "message_encryption_old_keys")
+        yield _parse_master(old, "message_encryption_old_keys")
 
 
-def _master(text: str, option: str) -> bytes:
+def _parse_master(text: str, option: str) -> bytes:
     kind, colon, value = text.partition(":")
     if colon and kind in ("base64", "hex"):
         try:
@@ -92,7 +92,7 @@ def _master(text: str, option: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _of_file(path: Path) -> Iterator[bytes]:
+def _read_file(path: Path) -> Iterator[bytes]:
     option = "message_encryption_key_file"
     try:
         with path.open("rb") as file:
@@ -113,10 +113,10 @@ def _of_file(path: Path) -> Iterator[bytes]:
         wrong = f"'{NOT_A_KEY}' is no key" if keys else "there is no key in it"
         raise StartupError(f"[transport] {option}: {path}: {wrong}.")
     for key in keys:
-        yield _master(key, option)
+        yield _parse_master(key, option)
 
 
-def _of_key_manager(conf: cfg.ConfigOpts, ids: list[str]) -> Iterator[bytes]:
+def _read_key_manager(conf: cfg.ConfigOpts, ids: list[str]) -> Iterator[bytes]:
     option = "message_encryption_key_ids"
     try:
         from castellan import key_manager

@@ -33,7 +33,7 @@ def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
     try:
         private_files.make_folder(folder, ours=names(folder))
         _remove_stale(folder, kind)
-        with short(folder) as path:
+        with short_path(folder) as path:
             bound.bind(f"{path}/{name}")
             private_files.close_to_others(f"{path}/{name}")
     except BaseException:
@@ -65,7 +65,7 @@ def remove_dead(path: Path) -> None:
 
 
 def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
-    with short(folder) as path:
+    with short_path(folder) as path:
         for name in names(folder):
             if not (folder / name).is_socket():
                 continue
@@ -80,7 +80,7 @@ def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
 
 
 @contextlib.contextmanager
-def short(folder: Path) -> Iterator[str]:
+def short_path(folder: Path) -> Iterator[str]:
     """A path of the folder that is short enough for the path of a socket, even if the folder's own path is too long."""
     path = os.fspath(folder)
     if len(os.fsencode(path)) + 1 + _MAX_NAME_LENGTH <= _MAX_PATH_LENGTH:

@@ -62,7 +62,7 @@ class WakeupSender:
         if not names or names == (except_name,):
             return
         # The folder may have gone, or belong to another user.
-        with contextlib.suppress(OSError), socket_files.short(self._folder) as folder:
+        with contextlib.suppress(OSError), socket_files.short_path(self._folder) as folder:
             for name in names:
                 if name != except_name:
                     self._send(datagram, folder, name)

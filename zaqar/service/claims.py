@@ -25,7 +25,7 @@ from zaqar.waiting.registry import Kind
 
 _log = logging.getLogger(__name__)
 
-_MOST_SETTLED = 10_000
+_MOST_FINISHED = 10_000
 
 
 class Claimed(NamedTuple):
@@ -44,7 +44,7 @@ class Claims:
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
-        self._settled: dict[str, tuple[int, str]] = {}
+        self._finished_handovers: dict[str, tuple[int, str]] = {}
 
     def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
         """A lease of the first free messages, or an answer without messages if none is free or the queue is missing.
@@ -92,37 +92,39 @@ class Claims:
     def _take(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         now = claim.started
 
-        def take(known: ResolvedQueue) -> list[Message]:
-            dead_letters = self._bury(address, known, limit, now)
+        def take(resolved: ResolvedQueue) -> list[Message]:
+            dead_letters = self._move_exhausted(address, resolved, limit, now)
             try:
-                taken = known.store_ref.store.claims.claim(
-                    queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
+                taken = resolved.store_ref.store.claims.claim(
+                    queue=resolved.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
                 if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
                     self._queues.refresh(address._replace(name=dead_letters.queue.name), create=True)
                 raise
             if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
-                self._hub.perhaps_received(dead_letters.queue, known.store_ref)
+                self._hub.perhaps_received(dead_letters.queue, resolved.store_ref)
             return taken
 
         return self._queues.serve(address, take) or []
 
-    def _bury(self, address: QueueName, known: ResolvedQueue, limit: int, now: float) -> DeadLetters | None:
+    def _move_exhausted(
+        self, address: QueueName, resolved: ResolvedQueue, limit: int, now: float
+    ) -> DeadLetters | None:
         """What the claim has to do with exhausted messages; None if the queue has no dead letter queue.
 
         If the dead letter queue is on another store, this call has moved them there. If that store is away, the
         messages stay, the claim passes over them, and a later claim moves them. So a store that is away stops no
         consumer of another store.
         """
-        rules = known.rules
+        rules = resolved.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
             # The rule may have been removed while dead letters were on their way to another store.
-            if known.queue.generation > 1 and not self._is_settled(known, known):
-                brought = hand_over(
-                    known, known, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
+            if resolved.queue.generation > 1 and not self._is_handover_finished(resolved, resolved):
+                is_finished = hand_over(
+                    resolved, resolved, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
                 )
-                self._settle(known, known, brought)
+                self._note_handover(resolved, resolved, is_finished)
             return None
         passed_over = DeadLetters(None, rules.max_claim_count)
         ttl = rules.dead_letter_queue_messages_ttl
@@ -132,14 +134,14 @@ class Claims:
         except StoreUnavailable:
             _log.debug("The dead letter queue '%s' is away.", dead_letters.name)
             return passed_over
-        in_one_store = target.store_ref is known.store_ref
-        if in_one_store and self._is_settled(known, target):
+        in_one_store = target.store_ref is resolved.store_ref
+        if in_one_store and self._is_handover_finished(resolved, target):
             return DeadLetters(target.queue, rules.max_claim_count, ttl)
-        if target.store_ref.away:
+        if target.store_ref.failed_recently:
             return passed_over
         try:
-            brought = hand_over(
-                known,
+            is_finished = hand_over(
+                resolved,
                 target,
                 most=rules.max_claim_count,
                 ttl=ttl,
@@ -151,21 +153,21 @@ class Claims:
             if stale.uid == target.queue.uid:
                 self._queues.refresh(dead_letters, create=True)
             raise
-        self._settle(known, target, brought)
+        self._note_handover(resolved, target, is_finished)
         return passed_over
 
-    def _is_settled(self, known: ResolvedQueue, target: ResolvedQueue) -> bool:
+    def _is_handover_finished(self, resolved: ResolvedQueue, target: ResolvedQueue) -> bool:
         """Whether nothing can be left on its way from the time when the dead letters went to another store.
 
         Then the claim alone moves them within one store, as it always does without pools.
         """
-        return not self._queues.spread or self._settled.get(known.queue.uid) == _pair(known, target)
+        return not self._queues.spread or self._finished_handovers.get(resolved.queue.uid) == _pair(resolved, target)
 
-    def _settle(self, known: ResolvedQueue, target: ResolvedQueue, brought: bool) -> None:
-        if brought:
-            if len(self._settled) >= _MOST_SETTLED:
-                self._settled.clear()
-            self._settled[known.queue.uid] = _pair(known, target)
+    def _note_handover(self, resolved: ResolvedQueue, target: ResolvedQueue, is_finished: bool) -> None:
+        if is_finished:
+            if len(self._finished_handovers) >= _MOST_FINISHED:
+                self._finished_handovers.clear()
+            self._finished_handovers[resolved.queue.uid] = _pair(resolved, target)
 
     def get(self, address: QueueName, claim_id: str) -> Claimed:
         """A live claim and what it still holds, as far as that can be decrypted; NotFound otherwise."""
@@ -173,7 +175,8 @@ class Claims:
             raise _no_claim(address)
         now = self._clock()
         found = self._queues.serve(
-            address, lambda known: known.store_ref.store.claims.get(queue=known.queue, claim_id=claim_id, now=now)
+            address,
+            lambda resolved: resolved.store_ref.store.claims.get(queue=resolved.queue, claim_id=claim_id, now=now),
         )
         if found is None:
             raise _no_claim(address)
@@ -186,13 +189,13 @@ class Claims:
         if not is_id(claim_id):
             raise _no_claim(address)
 
-        def start_anew(known: ResolvedQueue) -> bool:
-            known.store_ref.store.claims.renew(
-                queue=known.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
+        def renew(resolved: ResolvedQueue) -> bool:
+            resolved.store_ref.store.claims.renew(
+                queue=resolved.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
             )
             return True
 
-        if not self._queues.serve(address, start_anew):
+        if not self._queues.serve(address, renew):
             raise _no_claim(address)
 
     def release(self, address: QueueName, claim_id: str) -> None:
@@ -200,9 +203,9 @@ class Claims:
         if not is_id(claim_id):
             return
 
-        def release(known: ResolvedQueue) -> None:
-            known.store_ref.store.claims.release(queue=known.queue, claim_id=claim_id, now=self._clock())
-            self._hub.freed(known.queue)
+        def release(resolved: ResolvedQueue) -> None:
+            resolved.store_ref.store.claims.release(queue=resolved.queue, claim_id=claim_id, now=self._clock())
+            self._hub.freed(resolved.queue)
 
         self._queues.serve(address, release)
 
@@ -211,5 +214,5 @@ def _no_claim(address: QueueName) -> NotFound:
     return NotFound(f"There is no such claim on '{address.name}', or it is over.")
 
 
-def _pair(known: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:
-    return known.queue.generation, target.queue.uid
+def _pair(resolved: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:
+    return resolved.queue.generation, target.queue.uid

@@ -139,11 +139,11 @@ class ConnectionSubscriptions:
             live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
             return False
-        known = self._queues.find(QueueName(live.project, live.kind, live.source), create=False)
-        if known is None or known.queue.uid != queue_uid:
+        resolved = self._queues.find(QueueName(live.project, live.kind, live.source), create=False)
+        if resolved is None or resolved.queue.uid != queue_uid:
             return False
-        with self._guard.asking(known.store_ref):
-            return known.store_ref.store.deliveries.has_undelivered_before(
+        with self._guard.asking(resolved.store_ref):
+            return resolved.store_ref.store.deliveries.has_undelivered_before(
                 queue_uid=queue_uid,
                 subscription_id=live.id,
                 number=number,
@@ -172,13 +172,15 @@ class ConnectionSubscriptions:
         named = replace(wanted, subscriber=connection_subscriber(node.id, connection))
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
-            if not self._subscriptions.mark(address, row.uid, anew=False):
+            if not self._subscriptions.mark(address, row.uid, must_change=False):
                 continue
             self._check_absent(connection, row)
             made = replace(new_subscription(row, named, self._limits, self._clock()), state=CONFIRMED)
             created = False
             try:
-                created = self._store(node, connection, made) and self._subscriptions.mark(address, row.uid, anew=True)
+                created = self._store(node, connection, made) and self._subscriptions.mark(
+                    address, row.uid, must_change=True
+                )
             finally:
                 if not created:
                     self._abandon(node, connection, made)

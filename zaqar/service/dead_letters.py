@@ -40,22 +40,22 @@ def hand_over(
     """
     for _ in range(_MOST_BATCHES):
         store = source.store_ref.store
-        aside = store.dead_letters.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
-        if not aside:
+        exhausted = store.dead_letters.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
+        if not exhausted:
             return True
-        letters = [_letter(message, source.queue.name, ttl, now) for message in aside]
+        dead_letters = [_dead_letter(message, source.queue.name, ttl, now) for message in exhausted]
         try:
-            target.store_ref.store.dead_letters.receive(queue=target.queue, messages=letters, now=now)
+            target.store_ref.store.dead_letters.receive(queue=target.queue, messages=dead_letters, now=now)
         except StoreUnavailable:
             # A claim in the seconds to come does not wait for it.
             target.store_ref.note_failure()
             _log.debug("Dead letters of '%s' wait for their store.", source.queue.name)
             return False
         received(target.queue, target.store_ref)
-        store.dead_letters.forget(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
+        store.dead_letters.forget(queue=source.queue, sequences=[message.sequence for message in exhausted], now=now)
     return False
 
 
-def _letter(message: Message, queue: str, ttl: int | None, now: float) -> Message:
-    letter = replace(message, claim_id=None, origin=Origin(queue, message.id, message.claim_count))
-    return letter if ttl is None else replace(letter, created=now, expires=now + ttl)
+def _dead_letter(message: Message, queue: str, ttl: int | None, now: float) -> Message:
+    dead_letter = replace(message, claim_id=None, origin=Origin(queue, message.id, message.claim_count))
+    return dead_letter if ttl is None else replace(dead_letter, created=now, expires=now + ttl)

@@ -27,7 +27,7 @@ _CLIENT = "health"
 REPORT_SECONDS = 10.0
 """Within this time there is a report, whichever store is silent."""
 
-_PLACES_SECONDS = 6.0
+_LISTING_SECONDS = 6.0
 """Of these, what may be spent on finding out which stores there are: longer than a management store takes to fail."""
 
 _MOST_THREADS = 32
@@ -82,7 +82,7 @@ class _Finding(NamedTuple):
         }
 
 
-class _Look:
+class _StoreCheck:
     """A look at one store. Its two parts run side by side, and each writes only what is its own."""
 
     def __init__(self, store_ref: StoreRef, clock: Clock) -> None:
@@ -174,7 +174,7 @@ class Health:
         """
         self._management.ping()
         # What answered a moment ago is asked first, so that a store that is away costs no waiting.
-        store_refs = sorted(self._placement.stores_in_use(), key=lambda store_ref: store_ref.away)
+        store_refs = sorted(self._placement.stores_in_use(), key=lambda store_ref: store_ref.failed_recently)
         for store_ref in store_refs[:1]:
             try:
                 store_ref.store.ping()
@@ -192,19 +192,19 @@ class Health:
         not in time; the rest is told.
         """
         started = time.monotonic()
-        with _SideBySide() as tasks:
+        with _ParallelTasks() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
             listed = tasks.begin(self._store_refs)
-            asked = None if self._keystone is None else tasks.begin(partial(_look_at_keystone, self._keystone))
-            tasks.wait([listed], until=started + _PLACES_SECONDS)
+            asked = None if self._keystone is None else tasks.begin(partial(_check_keystone, self._keystone))
+            tasks.wait([listed], until=started + _LISTING_SECONDS)
             store_refs = tasks.answer(listed)
-            looks = [_Look(store_ref, self._clock) for store_ref in store_refs or ()]
-            for look in looks:
-                tasks.begin(look.try_operations_and_count)
-                tasks.begin(look.ask_durability)
+            checks = [_StoreCheck(store_ref, self._clock) for store_ref in store_refs or ()]
+            for check in checks:
+                tasks.begin(check.try_operations_and_count)
+                tasks.begin(check.ask_durability)
             tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
             catalog = tasks.answer(pinged)
-            findings = [look.end(time.monotonic() - started) for look in looks]
+            findings = [check.end(time.monotonic() - started) for check in checks]
             keystone = None if asked is None else tasks.answer(asked) or _SILENT
         catalog_reachable = catalog is not None and catalog["succeeded"]
         stores_reachable = all(finding.reachable for finding in findings)
@@ -241,11 +241,13 @@ class Health:
         store_refs = self._placement.stores_in_use()
         return {
             store_ref.name: found
-            for store_ref, found in zip(store_refs, fan_out(_survival, store_refs, seconds=REPORT_SECONDS), strict=True)
+            for store_ref, found in zip(
+                store_refs, fan_out(_find_survival, store_refs, seconds=REPORT_SECONDS), strict=True
+            )
         }
 
 
-class _SideBySide:
+class _ParallelTasks:
     """Tasks in threads of their own. One that is not waited for any longer ends by the time-out of its driver."""
 
     def __init__(self) -> None:
@@ -300,7 +302,7 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
 
 
-def _look_at_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
+def _check_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
     try:
         problem = keystone.check()
     except StoreUnavailable as exc:
@@ -320,18 +322,18 @@ def _answers(store_ref: StoreRef) -> bool:
     return True
 
 
-def _survival(store_ref: StoreRef) -> str | None:
+def _find_survival(store_ref: StoreRef) -> str | None:
     try:
         return store_ref.store.durability().get("survives", "")
     except StoreUnavailable:
         return None
 
 
-def _merge(looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge(statuses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Each operation as it fared on all stores: the longest time, and what failed first."""
     merged: dict[str, Any] = {}
-    for name in OPERATIONS if looks else ():
-        each = [look[name] for look in looks]
+    for name in OPERATIONS if statuses else ():
+        each = [status[name] for status in statuses]
         failed = next((status for status in each if not status["succeeded"]), None)
         worst = failed or each[0]
         merged[name] = {**worst, "seconds": max(status["seconds"] for status in each)}

@@ -56,8 +56,8 @@ class Leases:
     def _lease(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
             address,
-            lambda known: known.store_ref.store.claims.claim(
-                queue=known.queue, claim=claim, limit=limit, now=claim.started
+            lambda resolved: resolved.store_ref.store.claims.claim(
+                queue=resolved.queue, claim=claim, limit=limit, now=claim.started
             ),
         )
         return leased or []
@@ -65,13 +65,13 @@ class Leases:
     def _remove(self, address: QueueName, claim: Claim, leased: list[Message]) -> bool:
         """Remove messages under the claim, all or nothing; False if the claim is over, or nearly."""
 
-        def remove(known: ResolvedQueue) -> bool:
+        def remove(resolved: ResolvedQueue) -> bool:
             now = self._clock()
-            if known.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
+            if resolved.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
                 return False
             numbers = [message.sequence for message in leased]
-            known.store_ref.store.messages.delete_many(
-                queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now
+            resolved.store_ref.store.messages.delete_many(
+                queue=resolved.queue, sequences=numbers, claim_ids={claim.id}, now=now
             )
             return True
 
@@ -86,9 +86,9 @@ class Leases:
         Without a grace, so that this adds to the life of a message no more than the lease itself.
         """
 
-        def renew(known: ResolvedQueue) -> None:
-            known.store_ref.store.claims.renew(
-                queue=known.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
+        def renew(resolved: ResolvedQueue) -> None:
+            resolved.store_ref.store.claims.renew(
+                queue=resolved.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
             )
 
         # What was popped has to be answered. Without the renewal the messages are met again a little sooner.

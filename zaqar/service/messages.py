@@ -84,40 +84,42 @@ class Messages:
         """
         posted = parse_post(raw)
         # PERF: what Queues.serve does, without its two calls more: this is the path that is walked most.
-        known = self._queues.find(address, create=True)
+        resolved = self._queues.find(address, create=True)
         for _ in range(TRIES):
-            if known is None:
+            if resolved is None:
                 break
             try:
-                ids = self._store(context, known, posted, len(raw), encrypt)
+                ids = self._store(context, resolved, posted, len(raw), encrypt)
             except (StaleQueue, InvalidInput) as signal:
-                known = self._queues.resolve_again(address, known, signal, create=True)
+                resolved = self._queues.resolve_again(address, resolved, signal, create=True)
             except PostEnded as ended:
                 return ended.ids
             else:
                 if monotonic() >= self._hub.check_at:
-                    self._hub.posted(known.queue, known.store_ref, ids)
+                    self._hub.posted(resolved.queue, resolved.store_ref, ids)
                 # Not in the try: what is stored must not be stored once more, whatever a stage raises.
                 for hook in self._after:
                     try:
-                        hook(context, known.queue, ids)
+                        hook(context, resolved.queue, ids)
                     except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
                         note_failure(hook, exc)
                 return ids
         raise StoreUnavailable
 
     def _store(
-        self, context: Context, known: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
+        self, context: Context, resolved: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
     ) -> list[str]:
-        queue = known.queue
-        drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
+        queue = resolved.queue
+        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits)
         if self._before:
-            drafts = run_before_post(self._before, context, known, drafts, self._limits)
+            drafts = run_before_post(self._before, context, resolved, drafts, self._limits)
         now = self._clock()
-        if known.rules.encrypt or encrypt:
+        if resolved.rules.encrypt or encrypt:
             # Last, so that stages and limits see what was posted.
             drafts = self._bodies.seal(queue, drafts, now)
-        stored = known.store_ref.store.messages.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
+        stored = resolved.store_ref.store.messages.post(
+            queue=queue, drafts=drafts, client_id=context.client_id, now=now
+        )
         # PERF: ``message_id`` of each, without a call of our own for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
@@ -161,10 +163,10 @@ class Messages:
     def _read(self, listing: _Listing, excluded: str | None) -> MessagePage:
         address, marker, now = listing.address, listing.marker, self._clock()
 
-        def read(known: ResolvedQueue) -> MessagePage:
-            messages = known.store_ref.store.messages.list_after(
-                queue=known.queue,
-                after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
+        def read(resolved: ResolvedQueue) -> MessagePage:
+            messages = resolved.store_ref.store.messages.list_after(
+                queue=resolved.queue,
+                after=(sequence_of(resolved.queue.uid, marker) or 0) if marker else 0,
                 limit=listing.limit,
                 now=now,
                 exclude_client=excluded,
@@ -172,7 +174,7 @@ class Messages:
                 include_delayed=listing.include_delayed,
             )
             shown = self._bodies.show(address.project, messages)
-            return MessagePage(shown, now, known.rules.default_message_delay > 0)
+            return MessagePage(shown, now, resolved.rules.default_message_delay > 0)
 
         return self._queues.serve(address, read) or MessagePage([], now)
 
@@ -195,8 +197,8 @@ class Messages:
         now = self._clock()
         messages = self._queues.serve(
             address,
-            lambda known: known.store_ref.store.messages.get(
-                queue=known.queue, sequences=_sequences(known, ids), now=now
+            lambda resolved: resolved.store_ref.store.messages.get(
+                queue=resolved.queue, sequences=_sequences(resolved, ids), now=now
             ),
         )
         if not messages:
@@ -209,18 +211,20 @@ class Messages:
             check_id(claim_id, field="claim_id")
         now = self._clock()
 
-        def remove(known: ResolvedQueue) -> None:
-            sequence = sequence_of(known.queue.uid, message)
+        def remove(resolved: ResolvedQueue) -> None:
+            sequence = sequence_of(resolved.queue.uid, message)
             if sequence is None:
                 return
             if claim_id is None and self._limits.message_delete_with_claim_id:
-                self._refuse_unclaimed_delete(known, sequence, now)
-            known.store_ref.store.messages.delete(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
+                self._refuse_unclaimed_delete(resolved, sequence, now)
+            resolved.store_ref.store.messages.delete(
+                queue=resolved.queue, sequence=sequence, claim_id=claim_id, now=now
+            )
 
         self._queues.serve(address, remove)
 
-    def _refuse_unclaimed_delete(self, known: ResolvedQueue, sequence: int, now: float) -> None:
-        found = known.store_ref.store.messages.get(queue=known.queue, sequences=[sequence], now=now)
+    def _refuse_unclaimed_delete(self, resolved: ResolvedQueue, sequence: int, now: float) -> None:
+        found = resolved.store_ref.store.messages.get(queue=resolved.queue, sequences=[sequence], now=now)
         if found and found[0].claim_id is not None:
             raise Forbidden("The message is claimed; give its claim_id.")
         if found:
@@ -243,8 +247,8 @@ class Messages:
         now = self._clock()
         self._queues.serve(
             address,
-            lambda known: known.store_ref.store.messages.delete_many(
-                queue=known.queue, sequences=_sequences(known, wanted), claim_ids=claims, now=now
+            lambda resolved: resolved.store_ref.store.messages.delete_many(
+                queue=resolved.queue, sequences=_sequences(resolved, wanted), claim_ids=claims, now=now
             ),
         )
 
@@ -265,12 +269,12 @@ class Messages:
     def _attempt_pop(self, address: QueueName, limit: int) -> Attempt[MessagePage]:
         now = self._clock()
 
-        def take(known: ResolvedQueue) -> list[Message] | None:
+        def take(resolved: ResolvedQueue) -> list[Message] | None:
             try:
                 return (
                     None
-                    if known.rules.encrypt
-                    else known.store_ref.store.messages.pop(queue=known.queue, limit=limit, now=now)
+                    if resolved.rules.encrypt
+                    else resolved.store_ref.store.messages.pop(queue=resolved.queue, limit=limit, now=now)
                 )
             except SealedMessages:
                 # Such as dead letters of an encrypted queue, in one that is not.
@@ -284,6 +288,6 @@ class Messages:
         return Attempt(MessagePage(popped, now), bool(popped), is_full)
 
 
-def _sequences(known: ResolvedQueue, ids: list[str]) -> list[int]:
-    found = (sequence_of(known.queue.uid, id_) for id_ in ids)
+def _sequences(resolved: ResolvedQueue, ids: list[str]) -> list[int]:
+    found = (sequence_of(resolved.queue.uid, id_) for id_ in ids)
     return [sequence for sequence in found if sequence is not None]

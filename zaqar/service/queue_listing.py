@@ -81,10 +81,10 @@ class _Walk(Generic[T]):
         turn = 0.0
         while looked_at < self._most:
             batch = self._read(after=self.after, limit=self._at_a_time)
-            for one in batch:
-                self.after = self._name_of(one)
-                if self._keeps(one):
-                    yield one
+            for item in batch:
+                self.after = self._name_of(item)
+                if self._keeps(item):
+                    yield item
                 now = time.monotonic()
                 if now > end:
                     return
@@ -154,10 +154,10 @@ def _select(
         whole = walk()
         page: list[T] = []
         count = 0
-        for one in whole.keep(""):
+        for item in whole.keep(""):
             count += 1
-            if len(page) < limit and name_of(one) > after:
-                page.append(one)
+            if len(page) < limit and name_of(item) > after:
+                page.append(item)
         if whole.is_complete:
             return page, name_of(page[-1]) if page else None, count
     part = walk()

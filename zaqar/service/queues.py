@@ -62,14 +62,14 @@ class Queues:
         it refuses the input by rules that turn out to be old. With ``create`` a missing queue is made only once the
         action has come as far as the store, so that refused input leaves no queue behind.
         """
-        known = self.find(address, create=create)
+        resolved = self.find(address, create=create)
         for _ in range(TRIES):
-            if known is None:
+            if resolved is None:
                 return None
             try:
-                return action(known)
+                return action(resolved)
             except (StaleQueue, InvalidInput) as signal:
-                known = self.resolve_again(address, known, signal, create=create)
+                resolved = self.resolve_again(address, resolved, signal, create=create)
         raise StoreUnavailable
 
     def find(self, address: QueueName, *, create: bool) -> ResolvedQueue | None:
@@ -85,10 +85,10 @@ class Queues:
     ) -> ResolvedQueue | None:
         """The queue to try next, after what was used led to ``signal``; raises the signal if that is no help."""
         if isinstance(signal, InvalidInput):
-            known = self._load(address, create=create)
-            if known is None or known.rules == used.rules:
+            resolved = self._load(address, create=create)
+            if resolved is None or resolved.rules == used.rules:
                 raise signal
-            return known
+            return resolved
         # A claim may have found its dead letter queue stale; then that one has been read again already.
         if signal.uid == used.queue.uid:
             self.refresh(address, create=create)
@@ -97,9 +97,9 @@ class Queues:
     def ensure(self, address: QueueName) -> ResolvedQueue:
         """The queue, created if it is missing."""
         for _ in range(TRIES):
-            known = self._cache.get(address)
-            if known is not None:
-                return known
+            resolved = self._cache.get(address)
+            if resolved is not None:
+                return resolved
             self.refresh(address, create=True)
         raise StoreUnavailable
 
@@ -260,14 +260,18 @@ class Queues:
     def stats(self, address: QueueName) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.store_ref.store.queues.stats(queue=known.queue, now=now))
+        stats = self.serve(
+            address, lambda resolved: resolved.store_ref.store.queues.stats(queue=resolved.queue, now=now)
+        )
         return stats or Stats(), now
 
     def purge(self, address: QueueName, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
         types = self.schemas.parse_purge(raw)
         if "messages" in types:
-            self.serve(address, lambda known: known.store_ref.store.queues.purge(queue=known.queue, now=self._clock()))
+            self.serve(
+                address, lambda resolved: resolved.store_ref.store.queues.purge(queue=resolved.queue, now=self._clock())
+            )
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
             removed = self._subscription_ids(row.uid)
@@ -291,10 +295,10 @@ class Queues:
     # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only if the
     # row has not changed since before it found no subscription. So of the two changes the second one fails or sees.
 
-    def mark_subscribed(self, address: QueueName, uid: str, *, anew: bool) -> bool:
+    def mark_subscribed(self, address: QueueName, uid: str, *, must_change: bool) -> bool:
         """Have ``notify`` true, on every worker; False if there is no such queue any more.
 
-        With ``anew`` the row is changed in any case; or somebody else has changed it after this call began.
+        With ``must_change`` the row is changed in any case; or somebody else has changed it after this call began.
         """
         first: int | None = None
         for _ in range(TRIES):
@@ -302,7 +306,7 @@ class Queues:
             if row is None or row.uid != uid:
                 return False
             first = first or row.generation
-            if not row.notify or (anew and row.generation == first):
+            if not row.notify or (must_change and row.generation == first):
                 row = replace(row, notify=True, generation=row.generation + 1)
                 if not self._management.queue_records.replace(queue=row):
                     continue
@@ -326,7 +330,7 @@ class Queues:
                 _try(store_ref, partial(self._open, changed))
                 # One whose creator was killed before it could change the row.
                 if self._has_subscriptions(uid):
-                    self.mark_subscribed(address, uid, anew=False)
+                    self.mark_subscribed(address, uid, must_change=False)
                 return
 
     def drop_deliveries(self, address: QueueName, uid: str, subscription_ids: Sequence[str]) -> None:
@@ -354,7 +358,7 @@ class Queues:
 def _try(store_ref: StoreRef, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
     try:
-        if store_ref.away:
+        if store_ref.failed_recently:
             return
     except StoreUnavailable:
         return  # Its pool is not registered.

@@ -119,21 +119,21 @@ class Streams:
         """The uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
 
         def ask() -> tuple[str | None, int]:
-            known = self.queues.find(address, create=False)
-            last = None if known is None else self.last(known)
+            resolved = self.queues.find(address, create=False)
+            last = None if resolved is None else self.last(resolved)
             if last is None:
                 # The queue that is remembered may be gone, and another one may have its name.
                 self.queues.refresh(address, create=False)
-                known = self.queues.find(address, create=False)
-                last = None if known is None else self.last(known)
-            return (None if known is None else known.queue.uid), last or 0
+                resolved = self.queues.find(address, create=False)
+                last = None if resolved is None else self.last(resolved)
+            return (None if resolved is None else resolved.queue.uid), last or 0
 
         return self.shared.read(("now", address), version, ask)
 
-    def last(self, known: ResolvedQueue) -> int | None:
+    def last(self, resolved: ResolvedQueue) -> int | None:
         """The number of the newest message that was ever in a queue; None if the store does not have the queue."""
-        uid = known.queue.uid
-        position = known.store_ref.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
+        uid = resolved.queue.uid
+        position = resolved.store_ref.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
         return None if position is None else position.last
 
 
@@ -229,8 +229,8 @@ class Stream:
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:
-        known = self._streams.queues.find(self.address, create=False)
-        return None if known is None or known.queue.uid != self.uid else self._streams.last(known)
+        resolved = self._streams.queues.find(self.address, create=False)
+        return None if resolved is None or resolved.queue.uid != self.uid else self._streams.last(resolved)
 
     def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
         """The same as :meth:`read` if the result of another reader can be used, else None. It does not block."""
@@ -260,10 +260,10 @@ class Stream:
     def _read_page(self, most: int, now: float) -> _Page | None:
         """The messages after the position, at most ``most``; None if there is no such queue."""
 
-        def read(known: ResolvedQueue) -> _Page:
-            uid = known.queue.uid
-            messages = known.store_ref.store.messages.list_after(
-                queue=known.queue,
+        def read(resolved: ResolvedQueue) -> _Page:
+            uid = resolved.queue.uid
+            messages = resolved.store_ref.store.messages.list_after(
+                queue=resolved.queue,
                 after=self._tail.position if uid == self.uid else 0,
                 limit=most,
                 now=now,
@@ -277,10 +277,10 @@ class Stream:
         return self._streams.queues.serve(self.address, read)
 
     def _read_due(self, numbers: list[int], version: int, now: float) -> list[Event]:
-        def read(known: ResolvedQueue) -> tuple[list[int], list[Message]]:
-            if known.queue.uid != self.uid:
+        def read(resolved: ResolvedQueue) -> tuple[list[int], list[Message]]:
+            if resolved.queue.uid != self.uid:
                 return numbers, []  # They went with the queue.
-            found = known.store_ref.store.messages.get(queue=known.queue, sequences=numbers, now=now)
+            found = resolved.store_ref.store.messages.get(queue=resolved.queue, sequences=numbers, now=now)
             fitting = _fitting(found)
             looked_at = numbers
             if fitting < len(found):

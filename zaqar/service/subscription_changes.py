@@ -11,7 +11,7 @@ from zaqar.model import PENDING, Queue, Secret, Subscription
 from zaqar.notification.webhook_signatures import new_secret
 from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token
 from zaqar.schemas.subscriptions import Wanted, check_options_for
-from zaqar.service.subscription_trusts import TrustLoan
+from zaqar.service.subscription_trusts import TrustSession
 
 
 def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> Subscription:
@@ -33,7 +33,7 @@ def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> 
     )
 
 
-def changed(loan: TrustLoan, old: Subscription, wanted: Wanted, now: float) -> Subscription:
+def changed(session: TrustSession, old: Subscription, wanted: Wanted, now: float) -> Subscription:
     """The subscription as a request wants it, in place of ``old``. Raises InvalidInput, and what a new trust raises."""
     new = old
     if wanted.ttl is not None:
@@ -47,7 +47,7 @@ def changed(loan: TrustLoan, old: Subscription, wanted: Wanted, now: float) -> S
     if subscriber != old.subscriber:
         signing = secrets_for(subscriber) and (old.secrets or secrets_for(subscriber))
         new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing, challenge=old.challenge + 1)
-    return loan.equip(replace(new, options=options), old)
+    return session.assign_trust(replace(new, options=options), old)
 
 
 def way_to(subscription: Subscription) -> tuple[str, object]:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Keystone trusts of ``trust+http`` and ``trust+https`` subscriptions: which one a subscription uses.
 
-``Subscriptions`` has a :class:`TrustLoan` for each request that may need a trust. A trust is made after everything else
-was checked and before the subscription is stored. Each step leaves a state that mends itself if the process dies:
+``Subscriptions`` opens a :class:`TrustSession` for each request that may need a trust. The session makes the trust
+after everything else was checked and before the subscription is stored. If the process is killed after any of these
+steps, nothing has to be repaired by hand:
 
-1. Keystone makes the trust. If nothing follows, it ends in Keystone when the subscription would have ended.
-2. Its record is stored, due in ``UNATTACHED_SECONDS``. From here on the notifier deletes it if nothing uses it then.
+1. Keystone makes the trust. If the process is killed here, the trust expires in Keystone when the subscription would
+   have ended.
+2. The record of the trust is stored, due in ``UNATTACHED_SECONDS``. If no subscription uses the trust when the record
+   is due, the notifier deletes the trust.
 3. The subscription is stored.
-4. The record is marked as attached, so that the end of the subscription makes it due. If that is not written, the
-   notifier does it when it looks.
+4. The record is marked as attached, so that the end of the subscription makes it due. If this write is lost, the
+   notifier repeats it when the record is due.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class MadeTrust(Protocol):
     def expires(self) -> float: ...
 
 
-class TrustTokens(Protocol):
+class TrustMaker(Protocol):
     """What makes it possible to act for whoever subscribes, long after the request: a trust in Keystone.
 
     Both raise KeystoneUnavailable.
@@ -61,7 +64,7 @@ class TrustTokens(Protocol):
 
 
 class SubscriptionTrusts:
-    def __init__(self, tokens: TrustTokens | None, store: TrustStore, clock: Clock) -> None:
+    def __init__(self, tokens: TrustMaker | None, store: TrustStore, clock: Clock) -> None:
         """``tokens``: None in a service that uses no trusts."""
         self._tokens = tokens
         self._store = store
@@ -73,15 +76,15 @@ class SubscriptionTrusts:
             raise self._not_configured(subscriber)
 
     @contextmanager
-    def loan(self, context: Context) -> Iterator[TrustLoan]:
+    def session(self, context: Context) -> Iterator[TrustSession]:
         """What a request needs to store one subscription. What it has made and not used is deleted afterwards."""
-        loan = TrustLoan(self, context)
+        session = TrustSession(self, context)
         try:
-            yield loan
+            yield session
         finally:
-            for trust in loan.made:
+            for trust in session.made:
                 # Not used: due at once. Either may be lost, as the record is due anyway some time after the request.
-                used = trust.id == loan.used
+                used = trust.id == session.used
                 attached = replace(trust, attached=True, due=trust.due if used else self._clock())
                 with contextlib.suppress(StoreUnavailable):
                     self._store.put(trust=attached)
@@ -139,7 +142,7 @@ class SubscriptionTrusts:
             raise
         return trust
 
-    def _open(self, subscriber: str) -> TrustTokens:
+    def _open(self, subscriber: str) -> TrustMaker:
         if self._tokens is None:
             raise self._not_configured(subscriber)
         return self._tokens
@@ -149,7 +152,7 @@ class SubscriptionTrusts:
         return InvalidInput("subscriber", f"'{scheme}:' needs Keystone with [trustee], which this service does not use")
 
 
-class TrustLoan:
+class TrustSession:
     """The trusts of one request, which may try several times to store its subscription."""
 
     def __init__(self, trusts: SubscriptionTrusts, context: Context) -> None:
@@ -160,7 +163,7 @@ class TrustLoan:
         self.used: str | None = None
         """The trust of the subscription that was stored."""
 
-    def equip(self, new: Subscription, old: Subscription | None = None) -> Subscription:
+    def assign_trust(self, new: Subscription, old: Subscription | None = None) -> Subscription:
         """The subscription as it is to be stored in place of ``old``, with the trust that it is to use.
 
         A trust in the options of ``new`` that ``old`` does not have was brought by the caller.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, SignatureRefused, StoreUnavailable
 from zaqar.limits import Limits
@@ -40,7 +40,7 @@ from zaqar.schemas.subscriptions import (
 )
 from zaqar.service.queues import TRIES, Queues
 from zaqar.service.subscription_changes import changed, new_subscription, way_to
-from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
+from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustMaker
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement
 
@@ -79,7 +79,7 @@ class Subscriptions:
         notifying: bool,
         require_confirmation: bool,
         wake_notifiers: Callable[[], None],
-        trusts: TrustTokens | None = None,
+        trusts: TrustMaker | None = None,
     ) -> None:
         """``notifying``: whether messages of queues with subscribers are to be notified at all."""
         self._management = management
@@ -132,14 +132,14 @@ class Subscriptions:
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
-            if not self.mark(address, row.uid, anew=False):
+            if not self.mark(address, row.uid, must_change=False):
                 continue
             made = new_subscription(row, wanted, self._limits, self._clock())
             placed = self._place(context, made)
             kept = placed if placed.id == made.id else self._renew(placed)
             if kept is None:
                 continue
-            if self.mark(address, row.uid, anew=True):
+            if self.mark(address, row.uid, must_change=True):
                 self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
             # The queue was deleted at this moment.
@@ -157,9 +157,9 @@ class Subscriptions:
         if there is not None:
             # No trust is made for it.
             return there
-        with self._trusts.loan(context) as loan:
-            placed = self._management.subscriptions.create(subscription=loan.equip(made), now=made.created)
-            loan.note_stored(placed)
+        with self._trusts.session(context) as session:
+            placed = self._management.subscriptions.create(subscription=session.assign_trust(made), now=made.created)
+            session.note_stored(placed)
         return placed
 
     def _renew(self, kept: Subscription) -> Subscription | None:
@@ -176,10 +176,10 @@ class Subscriptions:
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
             self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
-    def mark(self, address: QueueName, uid: str, *, anew: bool) -> bool:
+    def mark(self, address: QueueName, uid: str, *, must_change: bool) -> bool:
         """Have the queue's messages notified, if that is done at all; False if the queue is gone."""
         if self._notifying:
-            return self._queues.mark_subscribed(address, uid, anew=anew)
+            return self._queues.mark_subscribed(address, uid, must_change=must_change)
         row = self._queues.row(address)
         return row is not None and row.uid == uid
 
@@ -211,13 +211,13 @@ class Subscriptions:
         if wanted.subscriber is not None:
             self._check_target(wanted.subscriber)
 
-        with self._trusts.loan(context) as loan:
-            row, old, new = self._change(address, id_, lambda old, now: changed(loan, old, wanted, now))
-            loan.note_stored(new)
+        with self._trusts.session(context) as session:
+            row, old, new = self._change(address, id_, lambda old, now: changed(session, old, wanted, now))
+            session.note_stored(new)
         self._release_trust(old, new)
         if wanted.ttl is not None:
             # Somebody whose clock is ahead may have found it over, and no other one.
-            self.mark(address, row.uid, anew=True)
+            self.mark(address, row.uid, must_change=True)
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
 
@@ -323,7 +323,7 @@ class Subscriptions:
         """
         removed = 0
         while removed < _MOST_TIDIED:
-            expired = self._management.subscriptions.list_expired(now=self._clock() - CLOCKS_APART, limit=_BATCH)
+            expired = self._management.subscriptions.list_expired(now=self._clock() - MAX_CLOCK_SKEW, limit=_BATCH)
             # No worker's clock may still take one of them for a live one, so their deliveries can go too.
             of_queue: dict[tuple[QueueName, str], list[str]] = {}
             for each in expired:

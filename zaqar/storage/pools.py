@@ -41,7 +41,7 @@ _RETIREMENT_SECONDS = 120.0
 REOPEN_SECONDS = 1.0
 """Pause after a store could not be opened. Meanwhile requests fail at once, instead of each waiting for a dead host."""
 
-AWAY_SECONDS = 10.0
+FAILURE_SECONDS = 10.0
 """Time for which a failure is remembered, so that a caller that can use another store does so."""
 
 _MOST_THREADS = 32
@@ -78,7 +78,7 @@ class LazyStore:
         self._store: MessageStore | None = None
         self._closed = threading.Event()
         self._open_after = float("-inf")
-        self._away_until = float("-inf")
+        self._failed_until = float("-inf")
 
     def get(self) -> MessageStore:
         """The open store. Raises StoreUnavailable if it cannot be opened."""
@@ -109,12 +109,12 @@ class LazyStore:
         return self._store is not None
 
     @property
-    def away(self) -> bool:
+    def failed_recently(self) -> bool:
         """Whether it failed a moment ago."""
-        return self._monotonic() < self._away_until
+        return self._monotonic() < self._failed_until
 
     def note_failure(self) -> None:
-        self._away_until = self._monotonic() + AWAY_SECONDS
+        self._failed_until = self._monotonic() + FAILURE_SECONDS
 
     def close(self) -> None:
         """Close the store, without waiting for a thread that is opening it: that thread closes it itself."""
@@ -145,8 +145,8 @@ class StoreRef(ABC):
         """The open store. Raises StoreUnavailable if it cannot be opened."""
 
     @property
-    def away(self) -> bool:
-        """Whether the store failed in the last AWAY_SECONDS, so that work that can wait should not try it."""
+    def failed_recently(self) -> bool:
+        """Whether the store failed in the last FAILURE_SECONDS, so that work that can wait should not try it."""
         return False
 
     def note_failure(self) -> None:
@@ -226,8 +226,8 @@ class _PoolRef(StoreRef):
         return self._lazy_store().get()
 
     @property
-    def away(self) -> bool:
-        return self._lazy_store().away
+    def failed_recently(self) -> bool:
+        return self._lazy_store().failed_recently
 
     def note_failure(self) -> None:
         self._lazy_store().note_failure()
@@ -353,7 +353,7 @@ class PoolPlacement(Placement):
             error.is_logged = outage.failed("none is registered that takes them").is_logged
             raise error
         store_refs = [self._ref_of(pool.name) for pool in self._by_weight(open_pools)]
-        drawn = [store_ref for store_ref in store_refs if not store_ref.away]
+        drawn = [store_ref for store_ref in store_refs if not store_ref.failed_recently]
         if drawn and self._answers(drawn[0]):
             found: StoreRef | None = drawn[0]
         else:
@@ -447,10 +447,10 @@ def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -
     A single one is asked in the caller's thread, and waited for without this limit.
     """
     if len(asked) <= 1:
-        return [question(one) for one in asked]
+        return [question(item) for item in asked]
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))
     try:
-        futures = [executor.submit(question, one) for one in asked]
+        futures = [executor.submit(question, item) for item in asked]
         done, _ = wait(futures, seconds)
         return [future.result() if future in done else None for future in futures]
     finally:
@@ -464,7 +464,7 @@ def first_yes(question: Callable[[S], bool], asked: Sequence[S], *, seconds: flo
         return None
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))
     try:
-        futures = {executor.submit(question, one): one for one in asked}
+        futures = {executor.submit(question, item): item for item in asked}
         return next((futures[future] for future in as_completed(futures, seconds) if future.result()), None)
     except TimeoutError:
         return None

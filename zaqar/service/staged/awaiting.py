@@ -32,7 +32,7 @@ def prepare_staged(
     ``to_result`` is what hooks see of an answer; ``to_answer`` makes an answer of what a stage ends the operation with.
     Raises what :meth:`Pipeline.run` raises.
     """
-    wanted = pipeline.prepare(context, request)
+    wanted = pipeline.run_before(context, request)
     if isinstance(wanted, Done):
         return answered(request.address, to_answer(wanted.result))
     prepared = pipeline.serve(wanted, prepare)
@@ -41,7 +41,7 @@ def prepare_staged(
         return pipeline.serve(wanted, lambda _: prepared.attempt(version))
 
     def finish(answer: T) -> T:
-        pipeline.tell(context, wanted.request, to_result(answer))
+        pipeline.run_after(context, wanted.request, to_result(answer))
         return prepared.finish(answer)
 
     return replace(prepared, attempt=attempt, finish=finish)

@@ -68,11 +68,11 @@ class StagedQueues(Queues):
         pipeline = self._pipelines[address.kind]
         if not pipeline.has(CreateQueue) or self.find(address, create=False) is not None:
             return
-        answer = pipeline.prepare(context, CreateQueue(address, {}, implied=True))
+        answer = pipeline.run_before(context, CreateQueue(address, {}, implied=True))
         if isinstance(answer, Done):
             raise NotFound(f"There is no {address.kind} '{address.name}'.")
         created = pipeline.serve(answer, lambda wanted: self._create(wanted, b"{}"))
-        pipeline.tell(context, answer.request, created)
+        pipeline.run_after(context, answer.request, created)
 
     def ensure_row(self, address: QueueName) -> Queue:
         self.create_implied(caller_in(address.project), address)
@@ -102,7 +102,9 @@ class StagedQueues(Queues):
                 return check(self.schemas.parse_metadata(encode_changed(metadata))) if wanted.by_stages else metadata
 
             nonlocal last
-            answer = pipeline.prepare(context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old))))
+            answer = pipeline.run_before(
+                context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old)))
+            )
             if isinstance(answer, Done):
                 raise _UpdateEnded(answer.result)
             last = answer.request
@@ -112,7 +114,7 @@ class StagedQueues(Queues):
             shown = self._update(address, edit, defaults)
         except _UpdateEnded as ended:
             return ended.result
-        pipeline.tell(context, last, shown)
+        pipeline.run_after(context, last, shown)
         return shown
 
     def delete(self, address: QueueName) -> None:

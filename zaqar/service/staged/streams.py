@@ -26,7 +26,7 @@ class StagedStreams(Streams):
         self, context: Context, address: QueueName, *, marker: str | None, from_start: bool, echo: bool, version: int
     ) -> Stream:
         request = ListMessages(address, marker, self.most, echo, include_claimed=True, include_delayed=True)
-        wanted = self._pipeline.prepare(context, request)
+        wanted = self._pipeline.run_before(context, request)
         if isinstance(wanted, Done):
             # What a stage puts in the place of a page has no position that a stream could go on from.
             raise NotAcceptable("Accept: a stage answers for these messages, so they can be listed, but not followed.")
@@ -42,5 +42,5 @@ class StagedStreams(Streams):
             )
 
         stream = self._pipeline.serve(wanted, begin)
-        stream.tell = lambda messages: self._pipeline.tell(context, wanted.request, messages)
+        stream.tell = lambda messages: self._pipeline.run_after(context, wanted.request, messages)
         return stream
