@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims: create, get, renew, release."""
+"""Claims: create, get, renew, release. The transports call it."""
 
 import logging
 import secrets
@@ -26,10 +26,11 @@ from zaqar.waiting.registry import Kind
 _log = logging.getLogger(__name__)
 
 _MOST_FINISHED = 10_000
+"""Queues of which a process remembers that no dead letter is on its way to another store."""
 
 
 class Claimed(NamedTuple):
-    """A claim and the messages it holds, as they were at ``now``."""
+    """A claim and the messages that it holds, as they were at ``now``."""
 
     claim: Claim
     messages: list[Message]
@@ -47,11 +48,13 @@ class Claims:
         self._finished_handovers: dict[str, tuple[int, str]] = {}
 
     def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
-        """A lease of the first free messages, or an answer without messages if none is free or the queue is missing.
+        """Prepare a claim of the first ``limit`` free messages.
 
-        The TTL of the claim starts when it is made. Messages that were claimed as often as the queue allows go to its
-        dead letter queue instead. Those that cannot be decrypted stay leased for a while and are not in the answer.
-        An attempt raises MessagesUnreadable if they are so many that the next request has to go on behind them.
+        The answer has no messages if none is free or the queue is missing. ``raw`` is the request body with TTL and
+        grace, which may be empty. The TTL starts when the claim is made. Exhausted messages, which were claimed as
+        often as the queue allows, go to its dead letter queue instead. Messages that cannot be decrypted stay leased
+        for a while and are not in the answer. An attempt raises MessagesUnreadable if there are very many of these;
+        then the next request continues after them.
         """
         ttl, grace = self._terms(raw)
         return Awaited(
@@ -63,7 +66,7 @@ class Claims:
         )
 
     def _terms(self, raw: bytes) -> tuple[int, int]:
-        """The TTL and the grace of a claim, from the body of a request, which may be empty."""
+        """Return the TTL and the grace of a claim, in seconds. ``raw`` is the request body and may be empty."""
         terms = parse_terms(raw, limits=self._limits) if raw else Terms()
         ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
         return ttl, self._limits.default_claim_grace if terms.grace is None else terms.grace
@@ -82,9 +85,9 @@ class Claims:
         raise MessagesUnreadable
 
     def give_back(self, address: QueueName, claim_id: str) -> None:
-        """Release a claim that no client was told of. No stage is called, as no client has asked for it.
+        """Release a claim whose answer did not reach a client. No stage is called, because no client asked for it.
 
-        That the store is away is no error: then the claim ends by its TTL.
+        If the store does not answer, this is no error: the claim expires after its TTL.
         """
         with suppress(StoreUnavailable):
             Claims.release(self, address, claim_id)
@@ -111,15 +114,16 @@ class Claims:
     def _move_exhausted(
         self, address: QueueName, resolved: ResolvedQueue, limit: int, now: float
     ) -> DeadLetters | None:
-        """What the claim has to do with exhausted messages; None if the queue has no dead letter queue.
+        """Return the rule for exhausted messages that the claim has to apply; None if there is no dead letter queue.
 
-        If the dead letter queue is on another store, this call has moved them there. If that store is away, the
-        messages stay, the claim passes over them, and a later claim moves them. So a store that is away stops no
-        consumer of another store.
+        If the dead letter queue is on the same store, the claim moves exhausted messages itself, in its transaction. If
+        it is on another store, this call moves them before the claim. If that store does not answer, the messages stay,
+        the claim skips them, and a later claim moves them. So an outage of one store stops no consumer of another.
         """
         rules = resolved.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
-            # The rule may have been removed while dead letters were on their way to another store.
+            # The rule may have been removed while a hand-over was unfinished. Then messages are still set aside, and
+            # this hands them over from the queue to itself, so that they can be claimed again.
             if resolved.queue.generation > 1 and not self._is_handover_finished(resolved, resolved):
                 is_finished = hand_over(
                     resolved, resolved, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
@@ -132,7 +136,7 @@ class Claims:
         try:
             target = self._queues.ensure(dead_letters)
         except StoreUnavailable:
-            _log.debug("The dead letter queue '%s' is away.", dead_letters.name)
+            _log.debug("The store of the dead letter queue '%s' does not answer.", dead_letters.name)
             return passed_over
         in_one_store = target.store_ref is resolved.store_ref
         if in_one_store and self._is_handover_finished(resolved, target):
@@ -157,12 +161,13 @@ class Claims:
         return passed_over
 
     def _is_handover_finished(self, resolved: ResolvedQueue, target: ResolvedQueue) -> bool:
-        """Whether nothing can be left on its way from the time when the dead letters went to another store.
+        """Whether no message can still be set aside from a time when the dead letter queue was on another store.
 
-        Then the claim alone moves them within one store, as it always does without pools.
+        Then the claim alone moves exhausted messages within one store, as it always does without pools.
         """
         return not self._queues.spread or self._finished_handovers.get(resolved.queue.uid) == _pair(resolved, target)
 
+    # The key has the generation of the queue, because a change of its rules may start a hand-over again.
     def _note_handover(self, resolved: ResolvedQueue, target: ResolvedQueue, is_finished: bool) -> None:
         if is_finished:
             if len(self._finished_handovers) >= _MOST_FINISHED:
@@ -170,7 +175,10 @@ class Claims:
             self._finished_handovers[resolved.queue.uid] = _pair(resolved, target)
 
     def get(self, address: QueueName, claim_id: str) -> Claimed:
-        """A live claim and what it still holds, as far as that can be decrypted; NotFound otherwise."""
+        """Return a live claim with the messages that it still holds, without messages that cannot be decrypted.
+
+        Raises NotFound if there is no such claim, or if it is over.
+        """
         if not is_id(claim_id):
             raise _no_claim(address)
         now = self._clock()
@@ -184,7 +192,10 @@ class Claims:
         return Claimed(claim, self._bodies.readable(address.project, held), now)
 
     def renew(self, address: QueueName, claim_id: str, raw: bytes) -> None:
-        """Start a live claim anew from now; what the request leaves out stays as it was."""
+        """Start the TTL of a live claim again from now. A field that the request body leaves out keeps its value.
+
+        Raises NotFound if there is no such claim, or if it is over.
+        """
         terms = parse_terms(raw, limits=self._limits)
         if not is_id(claim_id):
             raise _no_claim(address)
@@ -199,7 +210,7 @@ class Claims:
             raise _no_claim(address)
 
     def release(self, address: QueueName, claim_id: str) -> None:
-        """End a claim; what it still holds is free at once. An absent one is fine."""
+        """End a claim. The messages that it still holds are free at once. An absent claim is no error."""
         if not is_id(claim_id):
             return
 

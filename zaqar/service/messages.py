@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages: post, list, get, delete, pop."""
+"""Messages: post, list, get, delete, pop. The transports call it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from zaqar.waiting.registry import Kind
 
 
 class MessagePage(NamedTuple):
-    """Messages as they were at ``now``. ``delays`` says that the queue delays its messages by default."""
+    """Messages as they were at ``now``. ``delays``: the queue delays its messages by default."""
 
     messages: list[Message]
     now: float
@@ -47,7 +47,7 @@ class MessagePage(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a page shows, but for the client whose messages are left out of it."""
+    """The parameters of a page, without the client whose messages are left out. Equal listings share a read."""
 
     address: QueueName
     marker: str | None
@@ -66,24 +66,26 @@ class Messages:
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
-        # PERF: found out once, so that a hook nobody wrote costs a post nothing.
+        # PERF: collected once, so that a hook that no stage has takes no time of a post.
         self._before = hooks_of(stages, "before_post")
         self._after = hooks_of(stages, "after_post")
 
     def without_stages(self) -> Self:
-        """The same for the service's own posts, such as dead letters: they pass no stage of an operator."""
+        """Return a copy for posts of the service itself, such as failed deliveries. It skips the operator's stages."""
         bare = copy.copy(self)
         bare._before = []
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
 
     def post(self, context: Context, address: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
-        """Store the messages of a request body, all or none, in a queue that is created if it is missing.
+        """Store the messages of a request body, all or none, and return their ids in order.
 
-        With ``encrypt`` they are encrypted in a queue that is not as well. Returns their ids, in order.
+        The queue is created if it is missing. With ``encrypt`` the messages are encrypted even if the queue is not.
+        Raises InvalidInput, the errors of stages, CannotEncrypt and StoreUnavailable.
         """
         posted = parse_post(raw)
-        # PERF: what Queues.serve does, without its two calls more: this is the path that is walked most.
+        # PERF: the same steps as in Queues.serve, but two calls less, because no path is taken more often than this
+        # one.
         resolved = self._queues.find(address, create=True)
         for _ in range(TRIES):
             if resolved is None:
@@ -97,11 +99,11 @@ class Messages:
             else:
                 if monotonic() >= self._hub.check_at:
                     self._hub.posted(resolved.queue, resolved.store_ref, ids)
-                # Not in the try: what is stored must not be stored once more, whatever a stage raises.
+                # Outside of the try: an error of these hooks must not store the messages a second time.
                 for hook in self._after:
                     try:
                         hook(context, resolved.queue, ids)
-                    except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
+                    except BaseException as exc:  # noqa: BLE001 - note_failure() raises it again if it came from outside
                         note_failure(hook, exc)
                 return ids
         raise StoreUnavailable
@@ -115,12 +117,12 @@ class Messages:
             drafts = run_before_post(self._before, context, resolved, drafts, self._limits)
         now = self._clock()
         if resolved.rules.encrypt or encrypt:
-            # Last, so that stages and limits see what was posted.
+            # Last, so that stages and limits see the plain bodies.
             drafts = self._bodies.seal(queue, drafts, now)
         stored = resolved.store_ref.store.messages.post(
             queue=queue, drafts=drafts, client_id=context.client_id, now=now
         )
-        # PERF: ``message_id`` of each, without a call of our own for each.
+        # PERF: model.message_id() for each, without a call for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
     def prepare_list(
@@ -134,10 +136,11 @@ class Messages:
         include_claimed: bool,
         include_delayed: bool,
     ) -> Awaited[MessagePage]:
-        """A page after the message that ``marker`` was the id of; empty for a missing queue.
+        """Prepare a page of the messages after the one with the id ``marker``; empty for a missing queue.
 
-        A marker of another queue, or of an earlier one of this name, is no position in this queue: the page begins at
-        its start, so that a consumer that follows a queue through its re-creation misses nothing.
+        A marker of another queue, or of an earlier queue with this name, is no position in this queue. Then the page
+        begins at its start, so that a consumer misses nothing if the queue is deleted and created again. Raises
+        InvalidInput if ``marker`` is not the id of a message.
         """
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a message")
@@ -148,15 +151,15 @@ class Messages:
             page = self._read(listing, excluded) if version is None else self._read_shared(listing, excluded, version)
             return Attempt(page, is_served=bool(page.messages), is_full=False)
 
-        # Also if it shows all messages: READERs are limited as streams.
+        # FREE_READER also if the page shows all messages, because READERs count against the limit of streams.
         return Awaited(address, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
 
     def _read_shared(self, listing: _Listing, excluded: str | None, version: int) -> MessagePage:
-        """The same as :meth:`_read`. All that wait at the same position are served by one read."""
+        """Do the same as :meth:`_read`, but with one read for all requests that wait at the same position."""
         page = self._hub.shared.read(listing, version, lambda: self._read(listing, None))
         shown = [message for message in page.messages if message.client_id != excluded]
         if len(shown) < len(page.messages) == listing.limit:
-            # Messages of the client itself have taken the room of others.
+            # The client's own messages filled the page, so there may be others behind them. Read again without them.
             return self._read(listing, excluded)
         return page._replace(messages=shown)
 
@@ -179,7 +182,7 @@ class Messages:
         return self._queues.serve(address, read) or MessagePage([], now)
 
     def get(self, address: QueueName, message: str) -> MessagePage:
-        """A page of that one message; raises NotFound if it is absent, MessageUnreadable if it cannot be decrypted."""
+        """Return a page with this message. Raises NotFound, and MessageUnreadable if it cannot be decrypted."""
         page = self._find(address, [message])
         error = page.messages[0].error
         if error is not None:
@@ -187,7 +190,7 @@ class Messages:
         return page
 
     def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
-        """The messages with these ids that exist, in queue order. Raises NotFound if none does.
+        """Return the messages with these ids that exist, in queue order. Raises NotFound if none exists.
 
         ``field`` is the name of the list in the request, for the error if it is empty or too long.
         """
@@ -206,7 +209,11 @@ class Messages:
         return MessagePage(self._bodies.show(address.project, messages), now)
 
     def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
-        """Delete one message, under its claim if it has one; an absent one is fine."""
+        """Delete a message. If it is claimed, ``claim_id`` has to be that of its claim. An absent message is no error.
+
+        Raises ClaimOver if the claim does not hold the message, and Forbidden if the message is claimed and no claim is
+        given.
+        """
         if claim_id is not None:
             check_id(claim_id, field="claim_id")
         now = self._clock()
@@ -253,10 +260,10 @@ class Messages:
         )
 
     def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
-        """Take the first free messages out for good; empty for a missing queue.
+        """Prepare to remove and return the first ``limit`` free messages; none for a missing queue.
 
-        An attempt raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on
-        behind them.
+        An attempt raises MessagesUnreadable if very many of the first messages cannot be decrypted; then the next
+        request continues after them.
         """
         return Awaited(
             address,
@@ -277,7 +284,7 @@ class Messages:
                     else resolved.store_ref.store.messages.pop(queue=resolved.queue, limit=limit, now=now)
                 )
             except SealedMessages:
-                # Such as dead letters of an encrypted queue, in one that is not.
+                # The queue is not encrypted, but it may hold dead letters of an encrypted queue.
                 return None
 
         popped = self._queues.serve(address, take)

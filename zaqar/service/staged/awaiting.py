@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages of requests that may wait: the hooks are called once, however often the request is tried."""
+"""Runs requests that may wait through stages. The hooks are called once, even if the request is tried several times."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def prepare_staged(
     to_result: Callable[[T], Any],
     to_answer: Callable[[Any], T],
 ) -> Awaited[T]:
-    """The request that ``prepare`` makes of what the ``before_`` hooks return. The ``after_`` hooks see its end.
+    """Call the ``before_`` hooks, and prepare the request that they return with ``prepare``.
 
-    ``to_result`` is what hooks see of an answer; ``to_answer`` makes an answer of what a stage ends the operation with.
-    Raises what :meth:`Pipeline.run` raises.
+    ``finish`` of the returned request calls the ``after_`` hooks. ``to_result`` makes the result for hooks from an
+    answer; ``to_answer`` makes an answer from the result of a stage that ends the operation. Raises the errors of
+    :meth:`Pipeline.run`.
     """
     wanted = pipeline.run_before(context, request)
     if isinstance(wanted, Done):

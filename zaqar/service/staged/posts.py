@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks of a post, which ``zaqar.service.messages`` runs itself: between the rules of the queue and the store."""
+"""Runs the ``before_post`` hooks. ``Messages.post`` calls it after the rules of the queue and before the store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zaqar.stages.pipeline import Hook, call_hook, failure
 
 
 class PostEnded(ZaqarError):
-    """A stage has ended the post: nothing is stored, and the client gets these ids."""
+    """A stage has ended the post. Nothing is stored, and the client gets these ids."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class PostEnded(ZaqarError):
 def run_before_post(
     hooks: Sequence[Hook], context: Context, resolved: ResolvedQueue, drafts: list[Draft], limits: Limits
 ) -> list[Draft]:
-    """The drafts to store, of which there is at least one. Raises PostEnded if there is nothing to store.
+    """Return the drafts to store, at least one. Raises PostEnded if there is nothing to store.
 
-    Drafts that a stage made are checked like those of a client: what is stored can be read back.
+    Drafts that a stage has made are checked like the drafts of a client, so that every stored message can be read.
     """
     given = {id(draft): draft for draft in drafts}
     for hook in hooks:
@@ -57,7 +57,7 @@ def _is_draft(item: object) -> bool:
 
 
 def _is_id(item: object) -> bool:
-    # It becomes a part of the header Location.
+    # The id becomes a part of the header Location.
     return isinstance(item, str) and is_id(item)
 
 
