@@ -11,10 +11,10 @@ Endpoint = tuple[str, str]
 """A method and a path template."""
 
 OPEN: dict[Endpoint, str] = {
-    ("GET", "/"): "the versions are for everybody",
-    ("GET", "/v2/"): "tells what there is, and nothing of a tenant",
-    ("GET", "/v2/openapi.json"): "tells what there is, and nothing of a tenant",
-    ("GET", "/v2/asyncapi.json"): "tells what there is, and nothing of a tenant",
+    ("GET", "/"): "shows the versions, which are public",
+    ("GET", "/v2/"): "describes the API, and nothing of a tenant",
+    ("GET", "/v2/openapi.json"): "describes the API, and nothing of a tenant",
+    ("GET", "/v2/asyncapi.json"): "describes the API, and nothing of a tenant",
     ("GET", "/confirm"): "the link carries a signature",
     ("POST", "/confirm"): "the link carries a signature",
 }

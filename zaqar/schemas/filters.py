@@ -155,19 +155,19 @@ class _Compiler:
         texts: dict[str, list[str]] = {}
         presence: set[bool] = set()
         for i, condition in enumerate(value):
-            where = f"{path}[{i}]"
-            self._count_condition(where)
+            element_path = f"{path}[{i}]"
+            self._count_condition(element_path)
             if not isinstance(condition, dict):
-                wanted.append(self._scalar(condition, where))
+                wanted.append(self._scalar(condition, element_path))
             elif "exists" in condition and len(condition) == 1:
-                presence.add(self._boolean(condition["exists"], f"{where}.exists"))
+                presence.add(self._boolean(condition["exists"], f"{element_path}.exists"))
             elif len(condition) == 1 and (name := next(iter(condition))) in _OF_TEXTS:
-                texts.setdefault(name, []).append(self._string(condition[name], f"{where}.{name}"))
+                texts.setdefault(name, []).append(self._string(condition[name], f"{element_path}.{name}"))
             else:
-                tests.append(self._operator(condition, where))
+                tests.append(self._operator(condition, element_path))
         if wanted:
             tests.append(_one_of(wanted))
-        tests += (_OF_TEXTS[name](tuple(those)) for name, those in texts.items())
+        tests += (_OF_TEXTS[name](tuple(values)) for name, values in texts.items())
         self.nodes += len(tests)
         return _for_values(tuple(tests), presence)
 
@@ -175,12 +175,12 @@ class _Compiler:
         if len(condition) != 1:
             raise InvalidInput(path, "a condition has exactly one operator")
         name, operand = next(iter(condition.items()))
-        where = f"{path}.{name}"
+        operand_path = f"{path}.{name}"
         match name:
             case "anything-but":
-                return self._anything_but(operand, where)
+                return self._anything_but(operand, operand_path)
             case "numeric":
-                return _numeric(operand, where)
+                return _numeric(operand, operand_path)
             case _:
                 raise InvalidInput(
                     path,

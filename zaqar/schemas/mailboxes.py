@@ -74,7 +74,7 @@ def parse_mailto(subscriber: str, *, field: str) -> tuple[str, str]:
         ]
         address = unquote(address, errors="strict")
     except UnicodeDecodeError as exc:
-        raise InvalidInput(field, "must be UTF-8 where it is percent-encoded") from exc
+        raise InvalidInput(field, "must be valid UTF-8 after percent-decoding") from exc
     if len(fields) > 1 or any(name.lower() != "subject" or not equals for name, equals, _ in fields):
         raise InvalidInput(field, "may have one field after the address, '?subject=...'")
     subject = fields[0][2] if fields else ""

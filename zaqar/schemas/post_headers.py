@@ -90,7 +90,8 @@ def check(headers: Mapping[str, str], *, field: str, with_token: bool = False) -
         is_refused = folded in _REFUSED or folded.startswith(_REFUSED_PREFIXES)
         if is_refused and not (with_token and folded in _BESIDE_A_TOKEN):
             raise InvalidInput(
-                place, "is a header that the service sets, that rules the connection, or that says who or where from"
+                place,
+                "is reserved: the service sets it, or it controls the connection or names a caller or an origin",
             )
         if folded in seen:
             raise InvalidInput(place, "is given twice, in two spellings")

@@ -21,7 +21,10 @@ _PATHS = {True: ("claims", "messages", "subscriptions"), False: ("messages", "su
 
 
 class Wanted(NamedTuple):
-    """The wanted access. ``paths`` are names of collections. Both lists are sorted and have no duplicates. ``expires`` is the text as sent."""
+    """The wanted access. ``paths`` are names of collections. Both lists are sorted, without duplicates.
+
+    ``expires`` is the text of the request.
+    """
 
     paths: tuple[str, ...]
     methods: tuple[str, ...]

@@ -393,7 +393,7 @@ class PoolPlacement(Placement):
             store_ref.store.ping()
         except StoreUnavailable:
             store_ref.note_failure()
-            _log.debug("Pool '%s' does not answer and gets no new queue now.", store_ref.name)
+            _log.debug("Pool '%s' does not answer, so it gets no new queue now.", store_ref.name)
             return False
         return True
 

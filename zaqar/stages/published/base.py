@@ -88,7 +88,7 @@ def text_of(value: object) -> str:
 
 def object_of(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise BadResult(f"an object of type '{type(value).__name__}' where a dict is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a dict")
     made = dict(value)
     # Some transports cannot show all of JSON: no lone surrogates, and no integers beyond 64 bits.
     text_of(made).encode()
@@ -110,7 +110,7 @@ def created_of(fields: Mapping[str, Any], now: float) -> float:
 def items_of(value: object) -> list[Any]:
     """Return the items of an iterable. Raises BadResult if there are more than MOST_ITEMS."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise BadResult(f"an object of type '{type(value).__name__}' where a list is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a list")
     items = list(islice(value, MOST_ITEMS + 1))
     if len(items) > MOST_ITEMS:
         raise BadResult(f"more than {MOST_ITEMS} items")
@@ -130,7 +130,7 @@ def page_of(value: object, limit: int) -> tuple[list[Any], object]:
             parts.append(list(islice(first, limit)))
         parts += islice(iterator, 1)
     else:
-        raise BadResult(f"an object of type '{type(value).__name__}' where a page is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a page")
     if not parts:
         return [], None
     return list(islice(parts[0], limit)), parts[1] if len(parts) > 1 else None
