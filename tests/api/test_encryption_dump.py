@@ -71,7 +71,7 @@ def _sqlite(address: str) -> Iterator[bytes]:
 
 def dump(driver: Driver, address: str, store: MessageStore) -> bytes:
     if isinstance(store, MemoryMessageStore):
-        return repr(vars(store)).encode()
+        return repr(vars(store.data)).encode()
     found = {
         "sqlite": lambda: _sqlite(address),
         "postgresql": lambda: _postgresql(address),
