@@ -10,7 +10,7 @@ workers = 2
 
 # gevent's worker, with an end to bodies that trickle in and answers that are not read. A worker that waits for one slow
 # client goes on serving the others, so no proxy has to stand in front for that.
-worker_class = "zaqar.cmd.worker.BoundedWorker"
+worker_class = "zaqar.cmd.server.gunicorn_worker.BoundedWorker"
 
 # Connections of a worker. 0: as many as [transport] max_waiting_clients and max_streams need.
 worker_connections = 0

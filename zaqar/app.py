@@ -10,25 +10,27 @@ from typing import Any
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar import encryption_keys, extraspec, plugins
+from zaqar import entry_points
+from zaqar.access import extra_specs
+from zaqar.access.extra_specs import ExtraSpecs
 from zaqar.access.keystone import TokenValidator, check_strategy
+from zaqar.access.signed_urls import SignedUrls
 from zaqar.access.trusts import RequestTrusts, open_trustee
-from zaqar.addresses import AddressGuard
-from zaqar.bell import Bell
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
-from zaqar.drivers import Drivers, open_management_store, open_message_store
+from zaqar.encryption import keys as encryption_keys
+from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
-from zaqar.extraspec import ExtraSpecs
+from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
-from zaqar.message_encryption import MessageKeys
-from zaqar.model import QUEUE, Address
-from zaqar.notification import dead_letters
+from zaqar.model import QUEUE, QueueName
+from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
 from zaqar.notification.node_removal import NodeRemoval
-from zaqar.notification.tasks.base import Task
-from zaqar.notification.tasks.connection import ConnectionTask
+from zaqar.notification.senders.base import Sender
+from zaqar.notification.senders.connection import ConnectionSender
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.policies import Authorizer
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
@@ -41,12 +43,12 @@ from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
-from zaqar.signed_urls import SignedUrls
-from zaqar.staging import Pipelines
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Place, Placement, PoolPlacement
+from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
+from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
 
@@ -83,8 +85,8 @@ class Parts:
     extra_specs: ExtraSpecs
 
     def stores(self) -> Iterator[MessageStore]:
-        """Every message store in use, opened; StoreUnavailable where one cannot be."""
-        return (place.store for place in self.placement.places_in_use())
+        """Every message store in use, opened; raises StoreUnavailable if one cannot be."""
+        return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
         self.placement.close()
@@ -106,15 +108,17 @@ def build(
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    drivers, management = Drivers(conf), management or open_management_store(conf)
-    placement = _place(conf, management, messages, drivers)
+    drivers, management = DriverRegistry(conf), management or open_management_store(conf)
+    placement = _make_placement(conf, management, messages, drivers)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
-    ring, changes = Bell(configuration.notifiers_dir(conf)).ring, CatalogChanges(management, placement)
+    changes, wake_notifiers = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub = _make_hub(conf, queues, common)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
-    subscriptions = pipelines.make_subscriptions(**common, **_settings_of_subscriptions(conf), queues=queues, ring=ring)
+    subscriptions = pipelines.make_subscriptions(
+        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake_notifiers
+    )
     return Parts(
         **common,
         conf=conf,
@@ -128,7 +132,9 @@ def build(
         streams=pipelines.make_streams(**reading),
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
-        deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, ring=ring),
+        deliveries=Deliveries(
+            subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake_notifiers
+        ),
         pools=Pools(**catalog),
         flavors=Flavors(**catalog),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
@@ -138,13 +144,17 @@ def build(
     )
 
 
+def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
+    return WakeupSender(configuration.notifiers_dir(conf))
+
+
 def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:
     return Bodies(keys, enable_checksum=limits.enable_checksum)
 
 
 def _settings_of_subscriptions(conf: cfg.ConfigOpts) -> dict[str, Any]:
     return {
-        "guard": AddressGuard(conf.notification.webhook_allowed_networks),
+        "target_policy": WebhookTargetPolicy(conf.notification.webhook_allowed_networks),
         "notifying": NOTIFIER in conf.storage.message_pipeline,
         "require_confirmation": conf.notification.require_confirmation,
         "trusts": RequestTrusts.from_conf(conf),
@@ -155,13 +165,13 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
     management: ManagementStore = common["management"]
     placement: Placement = common["placement"]
 
-    def remembered(address: Address) -> Located | None:
+    def remembered(address: QueueName) -> Located | None:
         known = queues.remembered(address)
-        return None if known is None else Located(known.queue.uid, known.place)
+        return None if known is None else Located(known.queue.uid, known.store_ref)
 
-    def find_queues(addresses: Collection[Address]) -> dict[Address, Located]:
-        found = management.queue_records.find(addresses=addresses)
-        return {address: Located(queue.uid, placement.place_of(queue)) for address, queue in found.items()}
+    def find_queues(names: Collection[QueueName]) -> dict[QueueName, Located]:
+        found = management.queue_records.find(names=names)
+        return {address: Located(queue.uid, placement.store_of(queue)) for address, queue in found.items()}
 
     return Hub(
         folder=configuration.waiters_dir(conf),
@@ -173,17 +183,17 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
 
 
 def build_dispatcher(parts: Parts) -> Dispatcher:
-    """What notifies, on the stores of ``parts``. Raises StartupError where it cannot as configured."""
+    """What notifies, on the stores of ``parts``. Raises StartupError if it cannot as configured."""
 
     own_messages = parts.messages.without_stages()
 
     def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
-        caller = Context(project, dead_letters.CLIENT_ID)
-        own_messages.post(caller, Address(project, QUEUE, queue), raw, encrypt=encrypt)
+        caller = Context(project, failed_deliveries.CLIENT_ID)
+        own_messages.post(caller, QueueName(project, QUEUE, queue), raw, encrypt=encrypt)
 
-    def find_place(project: str, queue: str) -> Place | None:
-        known = parts.queues.find(Address(project, QUEUE, queue), create=False)
-        return None if known is None else known.place
+    def find_store(project: str, queue: str) -> StoreRef | None:
+        known = parts.queues.find(QueueName(project, QUEUE, queue), create=False)
+        return None if known is None else known.store_ref
 
     trustee = open_trustee(parts.conf)
     return Dispatcher(
@@ -191,10 +201,10 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         placement=parts.placement,
         clock=parts.clock,
         keys=parts.keys,
-        tasks={**_make_tasks(parts.conf), CONNECTION_SCHEME: ConnectionTask(parts.management.nodes)},
+        senders={**_make_senders(parts.conf), CONNECTION_SCHEME: ConnectionSender(parts.management.nodes)},
         bounds=Bounds.from_conf(parts.conf),
         end_subscription=parts.subscriptions.end,
-        find_place=find_place,
+        find_store=find_store,
         post_dead_letter=post_dead_letter,
         delete_trust=None if trustee is None else trustee.delete,
         node_removal=NodeRemoval(
@@ -203,25 +213,27 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
     )
 
 
-def _make_tasks(conf: cfg.ConfigOpts) -> dict[str, Task]:
+def _make_senders(conf: cfg.ConfigOpts) -> dict[str, Sender]:
     """The plug-ins of the types of subscribers that are allowed, by scheme; one object of each class."""
     group = "zaqar.notification.tasks"
-    made: dict[type[Task], Task] = {}
-    tasks = {}
+    made: dict[type[Sender], Sender] = {}
+    senders = {}
     allowed = {scheme.lower() for scheme in conf.transport.subscriber_types}
-    for scheme in sorted(set(plugins.installed(group)).intersection(allowed)):
-        plugin = plugins.load(group, scheme)
-        if not (isinstance(plugin, type) and issubclass(plugin, Task)):
-            raise StartupError(f"The entry point '{scheme}' of {group} is not a subclass of {Task.__module__}.Task.")
+    for scheme in sorted(set(entry_points.installed(group)).intersection(allowed)):
+        plugin = entry_points.load(group, scheme)
+        if not (isinstance(plugin, type) and issubclass(plugin, Sender)):
+            raise StartupError(
+                f"The entry point '{scheme}' of {group} is not a subclass of {Sender.__module__}.Sender."
+            )
         if plugin not in made:
             made[plugin] = plugin.from_conf(conf)
-        tasks[scheme] = made[plugin]
-    return tasks
+        senders[scheme] = made[plugin]
+    return senders
 
 
 def _make_extra_specs() -> ExtraSpecs:
-    group = extraspec.GROUP
-    return ExtraSpecs({scheme: plugins.load(group, scheme) for scheme in plugins.installed(group)})
+    group = extra_specs.GROUP
+    return ExtraSpecs({scheme: entry_points.load(group, scheme) for scheme in entry_points.installed(group)})
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
@@ -230,8 +242,8 @@ def _check(conf: cfg.ConfigOpts) -> None:
         raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
 
 
-def _place(
-    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: Drivers
+def _make_placement(
+    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: DriverRegistry
 ) -> Placement:
     if not conf.pooling:
         return Placement(messages or open_message_store(conf))

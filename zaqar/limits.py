@@ -66,7 +66,7 @@ class Limits:
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Limits:
-        """Raises StartupError, naming the option, where two of them contradict each other."""
+        """Raises StartupError, naming the option, if two of them contradict each other."""
         names = set(cls.__dataclass_fields__) - {"subscriber_types", "enable_checksum"}
         limits = cls(
             subscriber_types=tuple(scheme.lower() for scheme in conf.transport.subscriber_types),

@@ -36,7 +36,7 @@ UID_LENGTH = 24
 _MESSAGE_ID = re.compile(r"[0-9a-f]{36}")
 
 
-class Address(NamedTuple):
+class QueueName(NamedTuple):
     """What a client calls a queue: its name within a project and a kind."""
 
     project: str
@@ -100,7 +100,7 @@ class Origin:
 class Message:
     """A stored message. ``sequence`` is its place in the total order of the queue, from 1.
 
-    ``claim_id`` is that of the live claim and None where there is none. ``expires`` is the end of its life, which a
+    ``claim_id`` is that of the live claim and None if there is none. ``expires`` is the end of its life, which a
     claim may have moved past ``created`` plus the TTL of the post. ``due`` is the time at which its delay ends,
     and None if it is not delayed at the time of the read. ``error`` says why the body, which is then null, cannot be
     shown; no store sets it.
@@ -390,7 +390,7 @@ def is_message_id(text: str) -> bool:
 
 
 def sequence_of(queue_uid: str, text: str) -> int | None:
-    """The sequence number in a message id, or None where the id is malformed or of another or an earlier queue."""
+    """The sequence number in a message id, or None if the id is malformed or of another or an earlier queue."""
     if is_message_id(text) and text.startswith(queue_uid):
         return int(text[UID_LENGTH:], 16)
     return None

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from zaqar import app, conf
-from zaqar.model import DEAD, QUEUE, Address, Attempt, Delivery
+from zaqar.model import DEAD, QUEUE, Attempt, Delivery, QueueName
 from zaqar.storage.base.nodes import Node
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action
@@ -159,10 +159,10 @@ class Service:
     def _give_up_delivery(self, subscription_id: str) -> str:
         """Make a dead delivery, as a notifier does after its last attempt, and return its id."""
         self._made("message_post", {"queue_name": "greetings", "messages": [{"body": {"to": "joe"}, "ttl": 3600}]})
-        known = self._parts.queues.find(Address(PROJECT, QUEUE, "greetings"), create=False)
+        known = self._parts.queues.find(QueueName(PROJECT, QUEUE, "greetings"), create=False)
         if known is None:
             raise RuntimeError("the queue is gone")
-        store = known.place.store
+        store = known.store_ref.store
         (posted,) = store.outbox.take(owner="n", until=NOW + 60, now=NOW, limit=10)
         draft, uid = posted.drafts[0], posted.queue_uid
         delivery = Delivery(

@@ -17,8 +17,8 @@ import time
 import uuid
 from urllib.parse import urlsplit
 
-from zaqar.bench import cpu
-from zaqar.message_encryption import MessageKeys
+from zaqar.benchmarks import cpu
+from zaqar.encryption.messages import MessageKeys
 
 SIZES = (64, 1024, 16_384, 262_144)
 UID = "0123456789abcdef01234567"

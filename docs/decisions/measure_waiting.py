@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests import servers  # noqa: E402
 from tests.acceptance import backends  # noqa: E402
-from zaqar.bench import cpu  # noqa: E402
+from zaqar.benchmarks import cpu  # noqa: E402
 
 PROJECT = "measured"
 AT_ONCE = 100
@@ -76,7 +76,15 @@ class Service:
             "ZAQAR_STATE_DIR": str(folder / "state"),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:zaqar.cmd.gunicorn_settings", "-w", str(workers)]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:zaqar.cmd.server.gunicorn_settings",
+            "-w",
+            str(workers),
+        ]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "-b", f"127.0.0.1:{self.port}", application],
@@ -140,7 +148,7 @@ def store_of(name: str) -> Iterator[str]:
 def counted() -> Callable[..., Any]:
     """The application with a count of the calls to its message store, as JSON at ``/calls``."""
     from zaqar.storage.base import MessageStore
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     calls: Counter[str] = Counter()
 
@@ -365,7 +373,16 @@ async def measure_post(options: argparse.Namespace) -> None:
             await service.await_ready()
             arguments += ["--url", f"http://127.0.0.1:{service.port}", "--pid", str(service.process.pid)]
         del os.environ["PYTHONPATH"]
-        command = [sys.executable, "-m", "zaqar.cmd.bench", "rows", "--rounds", str(options.rounds), "--count", "100"]
+        command = [
+            sys.executable,
+            "-m",
+            "zaqar.benchmarks.main",
+            "rows",
+            "--rounds",
+            str(options.rounds),
+            "--count",
+            "100",
+        ]
         print("Nobody waits. The first service is this copy, the second is the other one.\n", flush=True)
         subprocess.run([*command, *arguments], check=True, cwd=ROOT)
 

@@ -61,7 +61,7 @@ class Server:
         config = folder / "zaqar.conf"
         config.write_text(CONFIG.format(ping_interval=ping_interval))
         self._log = folder / "log"
-        command = [sys.executable, "-m", "zaqar.cmd.server", "--bind", f"127.0.0.1:{self.port}", "--workers", "1"]
+        command = [sys.executable, "-m", "zaqar.cmd.server.main", "--bind", f"127.0.0.1:{self.port}", "--workers", "1"]
         command += ["--websocket-bind", "127.0.0.1:0", "--state-dir", str(folder / "state")]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

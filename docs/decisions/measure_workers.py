@@ -31,7 +31,7 @@ WAYS = {
     "gthread, 16 threads": ["--worker-class=gthread", "--threads=16"],
     "gthread, 128 threads": ["--worker-class=gthread", "--threads=128"],
     "gevent": ["--worker-class=gevent"],
-    "gevent, bounded (zaqar)": ["--worker-class=zaqar.cmd.worker.BoundedWorker"],
+    "gevent, bounded (zaqar)": ["--worker-class=zaqar.cmd.server.gunicorn_worker.BoundedWorker"],
 }
 
 

@@ -17,7 +17,7 @@ from falcon import testing
 from tests.conformance.drivers import DRIVERS
 from tests.keystone import Keystone
 from zaqar import app, conf
-from zaqar.model import DEAD, QUEUE, TOPIC, Address, Delivery, Posted
+from zaqar.model import DEAD, QUEUE, TOPIC, Delivery, Posted, QueueName
 from zaqar.transport.wsgi.app import make_app
 
 CLIENT = str(uuid.uuid4())
@@ -186,9 +186,9 @@ class Scene:
     def _give_up_delivery(self, kind: str, name: str) -> str:
         """Leave what a notifier leaves that could not deliver a message; the id of the delivery."""
         parts = self._service.parts
-        known = parts.queues.find(Address(self._service.project, kind, name), create=False)
+        known = parts.queues.find(QueueName(self._service.project, kind, name), create=False)
         assert known is not None
-        store, now = known.place.store, parts.clock()
+        store, now = known.store_ref.store, parts.clock()
         for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
             deliveries = []
             if posted.queue_uid == known.queue.uid:

@@ -12,7 +12,7 @@ from cryptography import fernet
 
 from tests.acceptance.access import SECRET_KEY
 from tests.keystone import Keystone
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 
 SPOOFED = {
     "X-Roles": "admin",

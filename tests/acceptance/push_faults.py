@@ -25,7 +25,7 @@ from tests.acceptance.server import START_SECONDS, STOP_SECONDS, Server, kill, r
 from tests.acceptance.sinks import Sink, Sinks
 from tests.acceptance.test_notifications import NOTIFIER, Notifier, configured, received, subscribe
 from zaqar import app, conf
-from zaqar.model import QUEUE, WAITING, Address, Delivery, Posted
+from zaqar.model import QUEUE, WAITING, Delivery, Posted, QueueName
 
 PROJECT, QUEUE_NAME = "shop", "all"
 WEBSOCKET = "zaqar.cmd.websocket"
@@ -145,8 +145,8 @@ class Watch(threading.Thread):
             self._parts = app.build(conf.load([f"--config-file={self._config}"]))
         finally:
             del os.environ["ZAQAR_STATE_DIR"]
-        self._store = self._parts.placement.places()[0].store
-        row = self._parts.queues.row(Address(PROJECT, QUEUE, QUEUE_NAME))
+        self._store = self._parts.placement.all_stores()[0].store
+        row = self._parts.queues.row(QueueName(PROJECT, QUEUE, QUEUE_NAME))
         assert row is not None
         self._uid = row.uid
         self.start()

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from tests.servers import free_port
 
-COMMAND = (sys.executable, "-m", "zaqar.cmd.server", "--websocket-bind", "127.0.0.1:0")
+COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--websocket-bind", "127.0.0.1:0")
 """Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
 
 START_SECONDS = 60.0

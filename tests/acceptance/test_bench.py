@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.server import Server, running
 
-COMMAND = (sys.executable, "-m", "zaqar.cmd.bench")
+COMMAND = (sys.executable, "-m", "zaqar.benchmarks.main")
 
 
 @pytest.fixture(scope="module")

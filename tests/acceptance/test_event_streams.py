@@ -22,7 +22,7 @@ from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATE
 from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
 from tests.servers import free_port
-from zaqar.signed_urls import format_time, sign
+from zaqar.access.signed_urls import format_time, sign
 from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
 
 KEY = "a-key-for-signatures-of-the-tests-only"

@@ -611,7 +611,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
 
 @pytest.mark.parametrize("command", [_gunicorn_sample, _granian, _uwsgi_sample])
 def test_a_new_policy_reaches_all_workers_of_other_servers(tmp_path: Path, command: Any) -> None:
-    """SIGHUP after ``zaqar.cmd.preflight``: no request is lost, and later changes of the file do not count."""
+    """SIGHUP after ``zaqar.cmd.server.preflight``: no request is lost, and later changes of the file do not count."""
     port, log, policy = free_port(), tmp_path / "log", tmp_path / "policy.yaml"
     (tmp_path / "zaqar.conf").write_text("")
     policy.write_text('"messages:create": "role:member"\n')
@@ -623,7 +623,7 @@ def test_a_new_policy_reaches_all_workers_of_other_servers(tmp_path: Path, comma
     }
 
     def check() -> subprocess.CompletedProcess[str]:
-        arguments = [sys.executable, "-m", "zaqar.cmd.preflight"]
+        arguments = [sys.executable, "-m", "zaqar.cmd.server.preflight"]
         return subprocess.run(
             arguments, env=environment, cwd=tmp_path, timeout=START_SECONDS, check=False, capture_output=True, text=True
         )

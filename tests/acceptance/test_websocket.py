@@ -446,7 +446,15 @@ def test_a_reload_keeps_connections_and_subscriptions(tmp_path: Path) -> None:
 def test_a_configuration_file_of_a_websocket_server(tmp_path: Path) -> None:
     file, port = tmp_path / "zaqar.conf", free_port()
     file.write_text(f"[drivers]\ntransport = websocket\n[drivers:transport:websocket]\nport = {port}\n")
-    command = [sys.executable, "-m", "zaqar.cmd.server", "--config-file", str(file), "--state-dir", f"{tmp_path}/state"]
+    command = [
+        sys.executable,
+        "-m",
+        "zaqar.cmd.server.main",
+        "--config-file",
+        str(file),
+        "--state-dir",
+        f"{tmp_path}/state",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as stack:
         stack.callback(process.kill)
         assert process.stdout is not None
@@ -500,7 +508,7 @@ def test_the_websocket_server_alone(tmp_path: Path) -> None:
 def test_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
-        for module, option in ((MODULE, "--bind"), ("zaqar.cmd.server", "--websocket-bind")):
+        for module, option in ((MODULE, "--bind"), ("zaqar.cmd.server.main", "--websocket-bind")):
             command = [sys.executable, "-m", module, option, bind]
             if module != MODULE:
                 command += ["--bind", "127.0.0.1:0"]

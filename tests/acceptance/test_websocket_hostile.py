@@ -43,7 +43,7 @@ from tests.acceptance.wire_websocket import (
     handshake,
 )
 from tests.websocket import WebSocket
-from zaqar import push_protocol
+from zaqar.ipc import push_protocol
 
 CLIENT = "3381af92-2b9e-11e3-b191-71861300734c"
 LARGEST_POST = 262_144

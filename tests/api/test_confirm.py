@@ -16,15 +16,15 @@ from falcon import testing
 from tests.api.client import Api
 from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 from zaqar.model import (
     QUEUE,
     REFUSED,
     SUBSCRIPTION_CONFIRMATION,
     UNSUBSCRIBE_CONFIRMATION,
-    Address,
     Delivery,
     DeliveryKey,
+    QueueName,
 )
 
 KEY = "a key"
@@ -69,7 +69,7 @@ def terms_of(api: Api, path: str) -> tuple[str, ...]:
     parts = re.fullmatch(r"/v2/queues/q/subscriptions/([0-9a-f]{24})/confirm", path)
     if parts is None:
         return ()
-    return api.parts.subscriptions.get(Address(api.project, QUEUE, "q"), parts[1])[0].grant_terms
+    return api.parts.subscriptions.get(QueueName(api.project, QUEUE, "q"), parts[1])[0].grant_terms
 
 
 def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **changes: str) -> dict[str, str | None]:
@@ -110,7 +110,7 @@ def test_a_subscriber_is_asked_and_may_refuse(api: Api) -> None:
     farewell = asked(api, id_)
     assert farewell is not None
     assert farewell.kind == UNSUBSCRIBE_CONFIRMATION
-    subscription, _ = api.parts.subscriptions.get(Address(api.project, QUEUE, "q"), id_)
+    subscription, _ = api.parts.subscriptions.get(QueueName(api.project, QUEUE, "q"), id_)
     assert subscription.state == REFUSED
     # Whoever subscribes it again begins anew.
     assert subscribe(api) == id_

@@ -15,7 +15,7 @@ from tests.api.client import Api
 from tests.api.test_common import assert_error
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, InvalidInput, StoreUnavailable
-from zaqar.model import QUEUE, TOPIC, Address, Delivery
+from zaqar.model import QUEUE, TOPIC, Delivery, QueueName
 from zaqar.notification import jobs
 from zaqar.service import connection_subscriptions
 from zaqar.service.connection_subscriptions import ConnectionSubscriptions
@@ -41,7 +41,7 @@ class Process:
         return connection
 
     def subscribe(self, connection: str, queue: str = "q", *, kind: str = QUEUE, **body: Any) -> str:
-        address = Address(self.api.project, kind, queue)
+        address = QueueName(self.api.project, kind, queue)
         raw = json.dumps(body).encode()
         return self.subscriptions.create(Context(self.api.project, "client"), address, raw, connection)
 

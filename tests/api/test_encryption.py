@@ -15,8 +15,8 @@ from tests.api.client import Api
 from tests.api.test_common import assert_error
 from tests.api.test_placement import pool_of
 from tests.api.test_pools import Admin
-from zaqar.message_encryption import MessageKeys, key_id_of
-from zaqar.model import QUEUE, Address, Message, is_sealed
+from zaqar.encryption.messages import MessageKeys, key_id_of
+from zaqar.model import QUEUE, Message, QueueName, is_sealed
 from zaqar.service.bodies import PASSED_OVER_SECONDS
 from zaqar.service.leases import POP_SECONDS
 from zaqar.storage.base import MessageStore, SealedBody
@@ -40,9 +40,9 @@ def set_keys(api: Api, *masters: bytes) -> None:
 
 def stored(api: Api, queue: str = "q") -> list[Message]:
     """The messages as the store has them."""
-    known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, queue), create=False)
     assert known is not None
-    return known.place.store.messages.list_after(
+    return known.store_ref.store.messages.list_after(
         queue=known.queue,
         after=0,
         limit=1000,
@@ -63,11 +63,11 @@ def sealed_bodies(store: MessageStore) -> list[SealedBody]:
 
 def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
     """Store the first messages anew, that one with a changed byte."""
-    known = api.parts.queues.find(Address(api.project, QUEUE, queue), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, queue), create=False)
     assert known is not None
     body = stored(api, queue)[number].body
-    (this,) = [each for each in sealed_bodies(known.place.store) if each.body == body]
-    known.place.store.sealed_bodies.replace(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
+    (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == body]
+    known.store_ref.store.sealed_bodies.replace(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
 
 
 # -- what clients see --------------------------------------------------------------------------------------------------
@@ -412,11 +412,11 @@ def test_projects_cannot_read_each_others_bodies(api: Api) -> None:
     api.project = mine + "2"
     api.put("/v2/queues/q", ENCRYPTED)
     api.send("q", "own")
-    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, "q"), create=False)
     assert known is not None
     own = stored(api)[0].body
-    (this,) = [each for each in sealed_bodies(known.place.store) if each.body == own]
-    assert known.place.store.sealed_bodies.replace(replacements=[(this, body)]) == 1
+    (this,) = [each for each in sealed_bodies(known.store_ref.store) if each.body == own]
+    assert known.store_ref.store.sealed_bodies.replace(replacements=[(this, body)]) == 1
     (shown,) = api.get("/v2/queues/q/messages?echo=true").json["messages"]
     assert shown["body"] is None
     assert "another project" in shown["error"]

@@ -15,7 +15,7 @@ from tests import servers
 from tests.api.client import Api
 from tests.conformance.drivers import Driver
 from zaqar import app
-from zaqar.model import DONE, QUEUE, Address, Delivery, Queue, is_sealed
+from zaqar.model import DONE, QUEUE, Delivery, Queue, QueueName, is_sealed
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 
@@ -91,7 +91,7 @@ def spellings(text: str) -> list[bytes]:
 
 
 def queue_of(api: Api, name: str) -> Queue:
-    known = api.parts.queues.find(Address(api.project, QUEUE, name), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, name), create=False)
     assert known is not None
     return known.queue
 

@@ -14,8 +14,8 @@ import pytest
 from tests.api.client import ALICE
 from tests.api.test_event_streams import MESSAGES, StreamingApi, make_api, opened, quick_beats
 from tests.event_streams import ACCEPT, Reader, ServerEvent
-from zaqar import signed_urls
-from zaqar.signed_urls import format_time
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import format_time
 from zaqar.transport.wsgi import stream_access
 
 __all__ = ["make_api", "quick_beats"]

@@ -16,8 +16,8 @@ from tests.api.test_event_streams import MESSAGES, opened, quick_beats
 from tests.event_streams import Reader, ServerEvent
 from tests.keystone import Keystone
 from zaqar.access.http_server import HttpServer
+from zaqar.access.signed_urls import format_time, sign
 from zaqar.errors import Forbidden, KeystoneUnavailable
-from zaqar.signed_urls import format_time, sign
 from zaqar.transport.wsgi import app as wsgi_app
 
 __all__ = ["quick_beats"]

@@ -20,7 +20,7 @@ from tests.conformance.drivers import DRIVERS
 from tests.event_streams import ACCEPT, Reader, ServerEvent
 from zaqar.access.http_server import HttpServer
 from zaqar.errors import StoreUnavailable
-from zaqar.model import QUEUE, TOPIC, UID_LENGTH, Address
+from zaqar.model import QUEUE, TOPIC, UID_LENGTH, QueueName
 from zaqar.transport.wsgi import app as wsgi_app
 from zaqar.transport.wsgi import event_streams, stream_turns
 from zaqar.transport.wsgi.app import make_app
@@ -589,7 +589,7 @@ def test_a_topic_and_a_queue_of_one_name_are_two(api: StreamingApi) -> None:
     api.send("q", "queue")
     with api.stream("/v2/topics/q/messages?from=oldest") as reader:
         opened(reader)
-        assert api.parts.hub.registry._queues.keys() == {Address(api.project, TOPIC, "q")}
+        assert api.parts.hub.registry._queues.keys() == {QueueName(api.project, TOPIC, "q")}
         api.post("/v2/topics/q/messages", {"messages": [{"body": "topic", "ttl": 300}]})
         assert reader.bodies(1) == ["topic"]
-    assert Address(api.project, QUEUE, "q") not in api.parts.hub.registry._queues
+    assert QueueName(api.project, QUEUE, "q") not in api.parts.hub.registry._queues

@@ -12,8 +12,8 @@ import pytest
 from tests import plugins
 from tests.api.client import Api
 from tests.api.marks import on_one_store
+from zaqar.access.extra_specs import ExtraSpecs
 from zaqar.errors import StartupError
-from zaqar.extraspec import ExtraSpecs
 
 pytestmark = on_one_store
 

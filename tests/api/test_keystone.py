@@ -20,7 +20,7 @@ from tests import servers
 from tests.api.authenticated import AuthenticatedApi
 from tests.api.client import ALICE
 from tests.keystone import PASSWORD, Keystone
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 from zaqar.errors import Unauthorized
 
 UNAUTHORIZED = {

@@ -14,7 +14,7 @@ from falcon import testing
 from tests.api.client import Api
 from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
-from zaqar import signed_urls
+from zaqar.access import signed_urls
 
 MOUNT = "/messaging"
 HOOK = "http://192.0.2.1/hook"

@@ -17,8 +17,8 @@ from tests.api.test_common import assert_error
 from tests.api.test_pools import ADMIN, Admin, admin, api
 from tests.conformance.drivers import Driver
 from zaqar import conf
-from zaqar.drivers import Drivers, open_management_store, open_message_store
 from zaqar.model import QUEUE, Pool
+from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 
 __all__ = ["admin", "api"]
 
@@ -75,7 +75,7 @@ def test_messages_are_in_the_pool_of_their_queue(admin: Admin) -> None:
     admin.add("two")
     admin.api.send("r", 3)
     assert (pool_of(admin.api, "q"), pool_of(admin.api, "r")) == ("one", "two")
-    volumes = {place.name: place.store.volume(now=admin.api.clock()).total for place in places(admin.api)}
+    volumes = {place.name: place.store.volume(now=admin.api.clock()).total for place in stores_in_use(admin.api)}
     assert volumes == {"one": 2, "two": 1}
     assert admin.api.bodies("q") == [1, 2]
     claim_id, messages = admin.api.claim("q")
@@ -84,8 +84,8 @@ def test_messages_are_in_the_pool_of_their_queue(admin: Admin) -> None:
     assert admin.api.counts("q") == (1, 0, 1)
 
 
-def places(api: Api) -> list[Any]:
-    return list(api.parts.placement.places_in_use())
+def stores_in_use(api: Api) -> list[Any]:
+    return list(api.parts.placement.stores_in_use())
 
 
 def test_flavors(admin: Admin) -> None:
@@ -407,7 +407,7 @@ def test_the_scheme_of_a_store_has_no_case(driver: Driver, address: str, spell: 
     assert management.queue_records.list_after(project="nobody", kind=QUEUE, after="", limit=1) == []
     messages.close()
     management.close()
-    pool, drivers = Pool("capitals", uri, 1), Drivers(loaded)
+    pool, drivers = Pool("capitals", uri, 1), DriverRegistry(loaded)
     drivers.check(pool)
     opened = drivers.open(pool)
     opened.ping()

@@ -12,8 +12,9 @@ from tests import plugins, servers
 from tests.api.authenticated import AuthenticatedApi
 from tests.api.test_extra_spec import GROUP, SOURCE
 from tests.keystone import Keystone
-from zaqar import context, staging
+from zaqar import context
 from zaqar.context import Context
+from zaqar.service.staged import pipelines
 from zaqar.stages.base import Stage
 from zaqar.stages.operations import GetQueue
 from zaqar.stages.pipeline import Pipeline
@@ -57,7 +58,7 @@ def test_a_stage_is_told_whose_token_it_is(keystone: Keystone, tmp_path: Path, m
             seen.append(context)
             return request
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([See()], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([See()], resource=_[3]))
     api = AuthenticatedApi(keystone, tmp_path)
     token = keystone.token("member", "demo")
     claims = {"X_Project_Id": "other", "X_User_Id": "nobody", "X_Roles": "admin"}

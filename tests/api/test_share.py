@@ -16,12 +16,12 @@ from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 from tests.clock import FakeClock
 from tests.conformance.drivers import Driver
-from zaqar import signed_urls
-from zaqar.model import QUEUE, Address
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import format_time, parse_time
+from zaqar.model import QUEUE, QueueName
 from zaqar.policies.share import granted_rules
 from zaqar.schemas.share import METHODS, Wanted
 from zaqar.service.share import Shares
-from zaqar.signed_urls import format_time, parse_time
 from zaqar.transport.wsgi import app
 
 KEY = "k" * 32
@@ -562,7 +562,7 @@ def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCa
     assert signature not in result.text + repr(result.headers) + caplog.text
     assert KEY not in caplog.text
     shares = Shares(api.parts.signed_urls, clock=api.clock, max_expiry=None)
-    made = shares.create(Address(api.project, QUEUE, "q"), Wanted(("messages",), ("GET",), None))
+    made = shares.create(QueueName(api.project, QUEUE, "q"), Wanted(("messages",), ("GET",), None))
     assert made.signature not in repr(made)
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests import servers
 from tests.api.authenticated import AuthenticatedApi
 from tests.keystone import Keystone
-from zaqar import signed_urls
-from zaqar.model import QUEUE, Address
+from zaqar.access import signed_urls
+from zaqar.model import QUEUE, QueueName
 
 KEY = "k" * 32
 MESSAGES = "/v2/queues/q/messages"
@@ -99,7 +99,7 @@ def test_a_confirmation_that_nobody_has_signed_changes_nothing(
             {"signature": signature, "paths": paths, "methods": methods, "expires": expires, "project": project}
         )
 
-    stored, _ = api.parts.subscriptions.get(Address(project, QUEUE, "q"), made["subscription_id"])
+    stored, _ = api.parts.subscriptions.get(QueueName(project, QUEUE, "q"), made["subscription_id"])
     confirm = {"confirmed": True}
     refused = {
         api.request("PUT", f"{one}/confirm", body, **bad, X_Roles="admin").text

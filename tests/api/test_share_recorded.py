@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.api.client import Api
-from zaqar.model import SUBSCRIPTION_CONFIRMATION, Address
+from zaqar.model import SUBSCRIPTION_CONFIRMATION, QueueName
 from zaqar.notification.confirmation import Confirmations
 
 MESSAGES = "/v2/queues/sh/messages"
@@ -154,7 +154,7 @@ def test_confirmation(make_api: Callable[..., Api], kind: str) -> None:
     assert (made.status_code, list(made.json)[:1]) == (201, ["subscription_id"])
     assert made.headers["Location"] == collection
     id_ = made.json["subscription_id"]
-    stored, now = api.parts.subscriptions.get(Address(api.project, kind, "cf"), id_)
+    stored, now = api.parts.subscriptions.get(QueueName(api.project, kind, "cf"), id_)
     document = json.loads(Confirmations(api.parts.conf).document(SUBSCRIPTION_CONFIRMATION, stored, now=now))
     # Whoever receives it has no account, and no Client-ID but one of its own.
     headers: dict[str, str | None] = {name: document[name] for name in HEADERS}

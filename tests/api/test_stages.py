@@ -18,7 +18,7 @@ from tests.api.marks import on_one_store
 from tests.conformance.drivers import Driver
 from zaqar.context import Context
 from zaqar.errors import StartupError
-from zaqar.model import Address
+from zaqar.model import QueueName
 
 SOURCE = (Path(plugins.__file__).parent / "published.py").read_text()
 CLASSES = (
@@ -204,7 +204,7 @@ def test_message_stages_can_look_at_the_queue_and_its_subscriptions(with_stages:
     api = with_stages(message=["Reader"], **{kind: ["QueueEnder"], "subscription": ["SubscriptionEnder"]})
     path = f"/v2/{kind}s/q"
     plain = api.parts.queues
-    address = Address(api.project, kind, "q")
+    address = QueueName(api.project, kind, "q")
     type(plain).__mro__[1].create(plain, address, b'{"owner": "ann"}')
     assert api.post(f"{path}/messages", {"messages": [{"body": 1}]}).status_code == 201
     subscriptions = api.parts.subscriptions

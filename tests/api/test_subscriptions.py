@@ -15,7 +15,7 @@ from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 from tests.clock import START
 from tests.conformance.drivers import Driver
-from zaqar.model import QUEUE, Address, DeliveryKey, message_id
+from zaqar.model import QUEUE, DeliveryKey, QueueName, message_id
 
 HOOK = "http://192.0.2.1:9/hook"
 MISSING = "0" * 24
@@ -392,8 +392,8 @@ def secrets_of(api: Api, id_: str) -> tuple[Any, ...]:
     return subscription.secrets
 
 
-def _address(api: Api) -> Address:
-    return Address(api.project, QUEUE, "q")
+def _address(api: Api) -> QueueName:
+    return QueueName(api.project, QUEUE, "q")
 
 
 def test_rotation(api: Api) -> None:

@@ -35,10 +35,10 @@ from tests.api.marks import on_one_store
 from tests.api.test_typed_stages import stage_of
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
-from zaqar import staging
 from zaqar.context import Context
 from zaqar.policies import list_rules
 from zaqar.policies.targets import target_names
+from zaqar.service.staged import pipelines
 from zaqar.stages.pipeline import Pipeline
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.session import Session
@@ -379,7 +379,7 @@ def test_stages_see_the_same_requests_of_the_same_caller(make_api: Callable[...,
         return request
 
     stage = stage_of(before=note)
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline((stage,), resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline((stage,), resource=_[3]))
     worlds = make_worlds(api := make_api(**OPTIONS), World(api))
     operations = set()
     for name, row in sorted(GOOD.items(), key=lambda item: item[1].changes):

@@ -14,11 +14,12 @@ from tests.api.client import ALICE, Api
 from tests.api.marks import on_one_store
 from tests.api.test_stages import MAIL, PIPELINES
 from tests.conformance.drivers import Driver
-from zaqar import app, staging
+from zaqar import app
 from zaqar.context import Context
 from zaqar.errors import Conflict, NotFound, StageFailed
-from zaqar.model import QUEUE, TOPIC, Address, Draft, Message, Queue
+from zaqar.model import QUEUE, TOPIC, Draft, Message, Queue, QueueName
 from zaqar.service.nodes import Nodes
+from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import (
     MESSAGES,
@@ -53,7 +54,7 @@ def with_stages(make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -
     """Makes an application with these stages in every pipeline."""
 
     def make(*stages: Stage) -> Api:
-        monkeypatch.setattr(staging, "_load", lambda *_: Pipeline(stages, resource=_[3]))
+        monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline(stages, resource=_[3]))
         return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
     return make
@@ -167,7 +168,7 @@ def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
             if name == "post":
                 continue
             assert type(request) is kinds[name]
-            assert request.address == Address(script.api.project, QUEUE, request.address.name)
+            assert request.address == QueueName(script.api.project, QUEUE, request.address.name)
             assert request.address.name == {"create_queue": "new", "list_queues": ""}.get(name, "q")
         if name != "post":
             answer, kind = seen[-1][3], kinds[name].result
@@ -298,8 +299,8 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
     "a subscription without an end": ("update_subscription", UpdateSubscription, {"ttl": 10**15}),
     "a page of subscriptions without a limit": ("list_subscriptions", ListSubscriptions, {"limit": 10**9}),
     "a secret that never goes": ("rotate_secret", RotateSecret, {"grace": 10**9}),
-    "another queue": ("get_messages", GetMessages, {"address": Address("other", QUEUE, "q")}),
-    "another kind": ("pop_messages", PopMessages, {"address": Address("other", TOPIC, "q")}),
+    "another queue": ("get_messages", GetMessages, {"address": QueueName("other", QUEUE, "q")}),
+    "another kind": ("pop_messages", PopMessages, {"address": QueueName("other", TOPIC, "q")}),
 }
 
 
@@ -376,7 +377,7 @@ def test_a_checksum_is_of_the_body_that_is_stored(
         def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
             return [*drafts, *(replace(draft, body=b'"other"', checksum="forged") for draft in drafts)]
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([Double()], resource=_[3]))
     staged = make_api(enable_checksum=True)
     staged.send("q", "first")
     monkeypatch.undo()
@@ -448,16 +449,16 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
         def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
             return replace(request, metadata={"_enable_encrypt_messages": True})
 
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([See()], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([See()], resource=_[3]))
     api = make_api(transport__message_encryption_key="a long text that is the key of this test")
     assert api.put("/v2/queues/q").status_code == 201
     (id_,) = api.send("q", "secret")
     assert api.bodies("q") == ["changed"]
     assert [message["body"] for message in api.claim("q")[1]] == ["changed"]
     assert seen == [("post", b'"secret"'), ("list", b'"changed"'), ("claim", b'"changed"')]
-    known = api.parts.queues.find(Address(api.project, QUEUE, "q"), create=False)
+    known = api.parts.queues.find(QueueName(api.project, QUEUE, "q"), create=False)
     assert known is not None
-    (stored,) = known.place.store.messages.get(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
+    (stored,) = known.store_ref.store.messages.get(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
     assert b"changed" not in stored.body
     # A topic cannot be encrypted: that a stage asks for it is no fault of the client.
     assert api.put("/v2/topics/t").status_code == 503
@@ -518,7 +519,7 @@ def test_the_fixture_speaks_of_all_pipelines(with_stages: WithStages) -> None:
 def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithStages, switch: Switch) -> None:
     """They see the connection as clients do, may change ``ttl`` and ``options``, and cannot send it elsewhere."""
     api = with_stages(switch.stage)
-    service, address = api.parts.connection_subscriptions, Address(api.project, QUEUE, "q")
+    service, address = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
     service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)
     seen: list[Any] = []
 

@@ -20,10 +20,10 @@ from falcon import testing
 from tests.api.client import ALICE, BOB, Api
 from tests.api.test_common import assert_error
 from tests.conformance.drivers import DRIVERS
-from zaqar import staging
+from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.message_encryption import MessageKeys
-from zaqar.model import QUEUE, Address, Draft, Message
+from zaqar.model import QUEUE, Draft, Message, QueueName
+from zaqar.service.staged import pipelines
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import CreateClaim, HeldClaim, ListMessages, PopMessages, ReleaseClaim
 from zaqar.stages.pipeline import Pipeline
@@ -77,7 +77,7 @@ def note_attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def wait_until_all_have_looked(api: Api) -> None:
     """Until those that wait for queue "q" have ended the attempt that is due when they have joined."""
-    queue = api.parts.hub.registry._queues[Address(api.project, QUEUE, "q")]
+    queue = api.parts.hub.registry._queues[QueueName(api.project, QUEUE, "q")]
     wait_until(lambda: queue.turn is None and queue.readers.keys() <= _tried)
 
 
@@ -277,7 +277,7 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
 
 def count_calls(api: Api, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
     """Calls of these methods of the message store, such as "claims.claim", from now on."""
-    store, calls = api.parts.placement.places()[0].store, []
+    store, calls = api.parts.placement.all_stores()[0].store, []
     for name in names:
         part_name, method = name.split(".")
         part = getattr(store, part_name)
@@ -466,7 +466,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
 
     go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
-    store = api.parts.placement.places()[0].store
+    store = api.parts.placement.all_stores()[0].store
     monkeypatch.setattr(store.claims, "release", away)
     assert bodies(api.post(f"/v2/queues/q/claims?wait={LONG}")) == [1]
     assert api.counts("q") == (0, 1, 1)
@@ -510,7 +510,7 @@ class Recorder(Stage):
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(staging, "_load", lambda *_: Pipeline([recorder], resource=_[3]))
+    monkeypatch.setattr(pipelines, "_load", lambda *_: Pipeline([recorder], resource=_[3]))
     return recorder
 
 
@@ -521,7 +521,7 @@ def test_stages_are_called_once(
     api = make_api()
     waiting = Clients(api, pool).start(method, f"/v2/queues/q/{path}wait={LONG}")
     assert recorder.seen == ["before"]
-    api.parts.hub.freed(api.parts.queues.ensure(Address(api.project, QUEUE, "q")).queue)
+    api.parts.hub.freed(api.parts.queues.ensure(QueueName(api.project, QUEUE, "q")).queue)
     api.send("q", 1)
     assert bodies(waiting.result()) == [1]
     assert recorder.seen == ["before", [b"1"]]
@@ -563,12 +563,12 @@ def test_a_message_that_cannot_be_read_does_not_end_the_wait(
     waiting = clients.start(method, f"/v2/queues/q/{path}wait={LONG}")
     poster = MessageKeys([b"y" * 32])
     api.parts.messages._bodies._keys = poster
-    known = api.parts.queues.ensure(Address(api.project, QUEUE, "q"))
+    known = api.parts.queues.ensure(QueueName(api.project, QUEUE, "q"))
     sealed = poster.seal(b'"lost"', queue_uid=known.queue.uid, project=api.project, now=api.clock.now)
     api.parts.messages._bodies._keys = keys
-    known.place.store.messages.post(
+    known.store_ref.store.messages.post(
         queue=known.queue, drafts=[Draft(sealed, 300, 0)], client_id=ALICE, now=api.clock.now
     )
-    api.parts.hub.received(known.queue, known.place)
+    api.parts.hub.received(known.queue, known.store_ref)
     api.send("q", "read")
     assert bodies(waiting.result()) == ["read"]

@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.outbox import Lane, Outbox
 from tests.conformance.scene import Scene, new_queue
-from zaqar.model import Address
+from zaqar.model import QueueName
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -35,18 +35,18 @@ def scene(address: str) -> Iterator[Scene]:
 
 def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -> int:
     """Each wait for an answer is a round trip."""
-    from zaqar.storage.sqlalchemy.postgresql_link import Link
+    from zaqar.storage.sqlalchemy.postgresql.connection import PostgresqlConnection
 
     trips = 0
-    wait = Link.wait
+    wait = PostgresqlConnection.wait
 
-    def counted(link: Link, *args: Any, **kwargs: Any) -> Any:
+    def counted(connection: PostgresqlConnection, *args: Any, **kwargs: Any) -> Any:
         nonlocal trips
         trips += 1
-        return wait(link, *args, **kwargs)
+        return wait(connection, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Link, "wait", counted)
+        patched.setattr(PostgresqlConnection, "wait", counted)
         operation()
     return trips
 
@@ -73,7 +73,7 @@ def test_a_warm_operation_takes_few(scene: Scene, address: str, monkeypatch: pyt
         "pop": lambda: scene.pop(1),
         "stats": lambda: scene.stats(),
         "positions": lambda: scene.store.queues.positions(uids=[scene.queue.uid, heard.queue.uid], now=scene.now),
-        "find queues": lambda: management.queue_records.find(addresses=[Address("shop", "queue", "orders")]),
+        "find queues": lambda: management.queue_records.find(names=[QueueName("shop", "queue", "orders")]),
     }
     # The first time a statement is prepared, and a post now and then tidies up.
     for operation in operations.values():

@@ -17,7 +17,7 @@ from zaqar import app, conf
 from zaqar.model import UID_LENGTH
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting import shared_reads
-from zaqar.waiting.polling import PlacePoller
+from zaqar.waiting.polling import StorePoller
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind, Located
 
@@ -40,19 +40,19 @@ class Counted:
         self.parts = app.build(loaded, **stores)
         self.process = Process(self.parts)
         self.calls: list[str] = []
-        place = self.parts.placement.places()[0]
-        replace_methods(place.store, self._counted)
+        store_ref = self.parts.placement.all_stores()[0]
+        replace_methods(store_ref.store, self._counted)
         replace_methods(self.parts.management, self._counted)
         self.uid = self.process.post("x")[0][:UID_LENGTH]
         self.process.claim()
         self.registry = self.parts.hub.registry
-        self.poller = PlacePoller(place, self.registry, self.parts.clock, lost=lambda: None)
+        self.poller = StorePoller(store_ref, self.registry, self.parts.clock, lost=lambda: None)
         # The test looks at the store itself, and not a thread meanwhile.
         monkeypatch.setattr(self.parts.hub, "_watch", lambda _: None)
         # On a busy machine a thousand readers may take longer than a result is kept.
         monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
         self.ready: deque[Waiter] = deque()
-        self.located = Located(self.uid, place)
+        self.located = Located(self.uid, store_ref)
 
     def _counted(self, name: str, method: Any) -> Any:
         @functools.wraps(method)
@@ -145,7 +145,7 @@ def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
     for number in range(50):
         address = ADDRESS._replace(name=f"q{number}")
         known = counted.parts.queues.ensure(address)
-        counted.registry.join(address, Located(known.queue.uid, known.place), Kind.TAKER, wake=lambda: None)
+        counted.registry.join(address, Located(known.queue.uid, known.store_ref), Kind.TAKER, wake=lambda: None)
     counted.calls.clear()
     counted.look()
     assert counted.calls == ["queues.positions"]

@@ -88,16 +88,16 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
         async with AsyncExitStack() as stack:
             running = [await stack.enter_async_context(crowd.notifier()) for _ in range(count)]
 
-            def ring() -> None:
+            def wake() -> None:
                 for each in running:
-                    each.dispatcher.ring()
+                    each.dispatcher.wake()
 
             def sent(lane: Lane) -> list[str]:
                 return [message for each in running for message in each.messages(lane.subscription_id)]
 
-            ring()
+            wake()
             await until(posted.is_set, 30)
-            ring()
+            wake()
             await until(lambda: sent(neighbour), 30)
             assert watched.stored < PIECES, "the large one is under way"
             await until(lambda: watched.stored >= PIECES and all(len(sent(lane)) >= MESSAGES for lane in lanes), 60)
@@ -130,12 +130,12 @@ def test_a_notifier_that_takes_over_goes_on_from_the_position(outbox: Outbox, mo
             # The piece that is under way then is stored; nothing further reaches the store.
             watched.at[5] = cut_off
             large.post(*map(str, range(MESSAGES)))
-            killed.dispatcher.ring()
+            killed.dispatcher.wake()
             await until(cut.is_set, 30)
             await until(lambda: watched.stored == 6)
         outbox.clock.advance(6)
         async with crowd.notifier() as heir:
-            heir.dispatcher.ring()
+            heir.dispatcher.wake()
             await until(lambda: watched.stored == PIECES, 60)
             await until(lambda: all(lane.counts() == (0, 0) for lane in lanes), 60)
 

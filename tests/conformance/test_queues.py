@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.scene import at_once, new_queue
-from zaqar.model import QUEUE, TOPIC, Address, Queue
+from zaqar.model import QUEUE, TOPIC, Queue, QueueName
 from zaqar.storage.base import ManagementStore
 
 METADATA: dict[str, dict[str, Any]] = {
@@ -251,8 +251,8 @@ def test_only_the_uid_in_place_is_deleted(management: ManagementStore, project: 
 # -- list -------------------------------------------------------------------------------------------------------------
 
 
-def address_of(queue: Queue) -> Address:
-    return Address(queue.project, queue.kind, queue.name)
+def address_of(queue: Queue) -> QueueName:
+    return QueueName(queue.project, queue.kind, queue.name)
 
 
 def test_queues_are_found_by_their_names(management: ManagementStore, project: str) -> None:
@@ -265,20 +265,24 @@ def test_queues_are_found_by_their_names(management: ManagementStore, project: s
     for queue in made:
         management.queue_records.create(queue=queue)
     addresses = [address_of(queue) for queue in made]
-    absent = [Address(project, TOPIC, "Orders"), Address(project, QUEUE, "orders-2"), Address("", QUEUE, "orders")]
-    assert management.queue_records.find(addresses={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
-    assert management.queue_records.find(addresses=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
-    assert management.queue_records.find(addresses=absent) == {}
-    assert management.queue_records.find(addresses=[]) == {}
+    absent = [
+        QueueName(project, TOPIC, "Orders"),
+        QueueName(project, QUEUE, "orders-2"),
+        QueueName("", QUEUE, "orders"),
+    ]
+    assert management.queue_records.find(names={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
+    assert management.queue_records.find(names=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
+    assert management.queue_records.find(names=absent) == {}
+    assert management.queue_records.find(names=[]) == {}
     management.queue_records.delete(queue=made[0])
-    assert management.queue_records.find(addresses=addresses[:2]) == {addresses[1]: made[1]}
+    assert management.queue_records.find(names=addresses[:2]) == {addresses[1]: made[1]}
 
 
 def test_a_queue_is_found_as_it_was_written(management: ManagementStore, project: str) -> None:
     for n, metadata in enumerate(METADATA.values()):
         management.queue_records.create(queue=replace(new_queue(f"q{n}", project=project), metadata=metadata))
-    addresses = [Address(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
-    found_now = management.queue_records.find(addresses=addresses)
+    addresses = [QueueName(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
+    found_now = management.queue_records.find(names=addresses)
     assert [found_now[address].metadata for address in addresses] == list(METADATA.values())
 
 
@@ -287,8 +291,8 @@ def test_five_hundred_names_are_looked_for_at_a_time(management: ManagementStore
         management.queue_records.create(queue=new_queue(f"{'n' * 60}{n:03}", project=project))
         for n in range(0, 500, 100)
     ]
-    addresses = [Address(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
-    assert management.queue_records.find(addresses=addresses) == {address_of(queue): queue for queue in made}
+    addresses = [QueueName(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
+    assert management.queue_records.find(names=addresses) == {address_of(queue): queue for queue in made}
 
 
 def test_names_are_listed_by_code_point(management: ManagementStore, project: str) -> None:

@@ -13,7 +13,7 @@ from tests.conformance.outbox import LEASE, Lane, Outbox, numbers
 from tests.conformance.scene import at_once
 from zaqar.model import DEAD, DONE, WAITING, Delivery
 from zaqar.notification.store import LeasedStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def lane(outbox: Outbox) -> Lane:
 
 @pytest.fixture
 def leased(outbox: Outbox) -> Iterator[LeasedStore]:
-    (place,) = Placement(outbox.store).places()
-    store = LeasedStore(place, owner="restorer", lease=LEASE, clock=outbox.clock, threads=1)
+    (store_ref,) = Placement(outbox.store).all_stores()
+    store = LeasedStore(store_ref, owner="restorer", lease=LEASE, clock=outbox.clock, threads=1)
     yield store
     store.close()
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.conformance.outbox import Outbox, deliveries_of, new_subscription_id
 from tests.conformance.scene import ALL, Scene, new_claim_id
+from zaqar.encryption.messages import MessageKeys, key_id_of
 from zaqar.errors import ClaimOver, Forbidden, SealedMessages
-from zaqar.message_encryption import MessageKeys, key_id_of
 from zaqar.model import DEAD, SEALED, Attempt, Claim, DeadLetters, DeliveryKey, Draft, Message, Origin
 from zaqar.service.reencryption import reencrypt
 from zaqar.storage.base import DELIVERY, MESSAGE, POST, MessageStore, SealedBody

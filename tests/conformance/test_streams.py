@@ -15,14 +15,14 @@ import pytest
 from tests.clock import FakeClock
 from tests.unit.workers import make_limits
 from zaqar.context import Context
-from zaqar.message_encryption import NO_KEYS
-from zaqar.model import QUEUE, UID_LENGTH, Address
+from zaqar.encryption.messages import NO_KEYS
+from zaqar.model import QUEUE, UID_LENGTH, QueueName
 from zaqar.service.bodies import Bodies
 from zaqar.service.messages import Messages
 from zaqar.service.queues import Queues
 from zaqar.service.streams import MAX_BATCH_BYTES, Reset, Stream, StreamMessage, Streams
 from zaqar.storage.base import ManagementStore, MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 from zaqar.waiting.hub import Hub
 
 
@@ -31,7 +31,7 @@ class Service:
 
     def __init__(self, management: ManagementStore, messages: MessageStore) -> None:
         self.clock, limits = FakeClock(), make_limits()
-        self.address = Address(uuid.uuid4().hex, QUEUE, "q")
+        self.address = QueueName(uuid.uuid4().hex, QUEUE, "q")
         self.caller = Context(self.address.project, "producer")
         self.queues = Queues(management=management, placement=Placement(messages), limits=limits, clock=self.clock)
         hub = Hub(

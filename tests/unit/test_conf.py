@@ -14,7 +14,7 @@ import pytest
 from oslo_config import cfg, generator
 
 from zaqar import conf
-from zaqar.conf.keystone_authtoken import DEFAULTS
+from zaqar.conf.access import KEYSTONE_DEFAULTS
 from zaqar.conf.opts import list_opts
 from zaqar.errors import StartupError
 
@@ -401,7 +401,7 @@ def _own_parts(sample: str) -> dict[str, str]:
 def test_the_sample_file_has_our_defaults_of_keystonemiddleware() -> None:
     sample = (ROOT / "etc" / "zaqar.conf.sample").read_text()
     section = sample.partition("\n[keystone_authtoken]\n")[2].partition("\n[")[0]
-    for name, value in DEFAULTS.items():
+    for name, value in KEYSTONE_DEFAULTS.items():
         assert re.search(rf"^#{name} = {str(value).lower()}$", section, re.MULTILINE), name
     assert "\n[cache]\n" in sample
     fresh = io.StringIO()

@@ -16,9 +16,10 @@ import pytest
 from falcon import testing
 from standardwebhooks import WebhookVerificationError
 
-from zaqar import app, conf, signatures
-from zaqar.cmd import gunicorn_settings
+from zaqar import app, conf
+from zaqar.cmd.server import gunicorn_settings
 from zaqar.conf import transport
+from zaqar.notification import webhook_signatures
 from zaqar.schemas.filters import compile_filter
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
@@ -181,12 +182,12 @@ def test_the_page_on_notifications_tells_how_to_verify_a_signature(block: int) -
         except WebhookVerificationError:
             return False
 
-    old, new = signatures.new_secret(), signatures.new_secret()
+    old, new = webhook_signatures.new_secret(), webhook_signatures.new_secret()
     now, body = time.time(), b'{"body": {"to": "ann"}}'
 
     def signed(at: float, *secrets: str) -> dict[str, str]:
         pairs = [(secret, None if secret == new else now + 60) for secret in secrets]
-        signature = signatures.sign(pairs, "msg_1", int(at), body, now)
+        signature = webhook_signatures.sign(pairs, "msg_1", int(at), body, now)
         return {"webhook-id": "msg_1", "webhook-timestamp": str(int(at)), "webhook-signature": signature}
 
     assert accepts(signed(now, new), body)
@@ -253,5 +254,5 @@ def test_the_proxy_of_the_sample_waits_longer_than_the_service() -> None:
     waits = [*seconds.pop("/"), *seconds.pop(r"~ ^/v2/(queues|topics)/[^/]+/messages$")]
     assert list(seconds) == ["= /websocket"]
     assert len(waits) == 2
-    (most,) = [option.type.max for option in transport.OPTS if option.name == "max_wait"]
+    (most,) = [option.type.max for option in transport.TRANSPORT if option.name == "max_wait"]
     assert all(int(each) >= 2 * max(most, BEAT_SECONDS) for each in waits)

@@ -27,7 +27,7 @@ def test_defaults() -> None:
 
 
 def test_every_number_of_the_group_is_there() -> None:
-    names = {opt.name for opt in transport.OPTS if not opt.name.startswith("message_encryption_")}
+    names = {opt.name for opt in transport.TRANSPORT if not opt.name.startswith("message_encryption_")}
     assert {field.name for field in dataclasses.fields(Limits)} == names | {"enable_checksum"}
 
 

@@ -17,7 +17,7 @@ from zaqar import conf
 from zaqar.bounded_cache import BoundedCache
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StartupError
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.policies import Authorizer, list_rules
 
 ROOT = Path(__file__).parents[2]
@@ -272,12 +272,12 @@ def test_a_policy_file_that_was_chosen_must_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "rule", "address", "attributes", "expected"),
     [
-        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q1"), {}, True),
-        ("'q1':%(queue_name)s", "messages:create", Address("p", QUEUE, "q2"), {}, False),
-        ("'q1':%(queue_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, False),
-        ("'q1':%(topic_name)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
-        ("'topic':%(kind)s", "messages:create", Address("p", TOPIC, "q1"), {}, True),
-        ("'topic':%(kind)s", "messages:create", Address("p", QUEUE, "q1"), {}, False),
+        ("'q1':%(queue_name)s", "messages:create", QueueName("p", QUEUE, "q1"), {}, True),
+        ("'q1':%(queue_name)s", "messages:create", QueueName("p", QUEUE, "q2"), {}, False),
+        ("'q1':%(queue_name)s", "messages:create", QueueName("p", TOPIC, "q1"), {}, False),
+        ("'q1':%(topic_name)s", "messages:create", QueueName("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", QueueName("p", TOPIC, "q1"), {}, True),
+        ("'topic':%(kind)s", "messages:create", QueueName("p", QUEUE, "q1"), {}, False),
         ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "fast"}, True),
         ("'fast':%(pool_name)s", "pools:get", None, {"pool_name": "slow"}, False),
         ("'p':%(tenant_id)s and user_id:%(user_id)s", "pools:get", None, {}, True),
@@ -288,7 +288,7 @@ def test_the_target_of_a_rule(
     make_authorizer: MakeAuthorizer,
     policy: str,
     rule: str,
-    address: Address | None,
+    address: QueueName | None,
     attributes: dict[str, str],
     expected: bool,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.errors import Forbidden
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.policies import Authorizer, list_rules
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def load(tmp_path: Path, policy: Path, caplog: pytest.LogCaptureFixture) -> Auth
 
 
 def admits(
-    authorizer: Authorizer, rule: str, *roles: str, address: Address | None = None, who: str = "p/u", **names: str
+    authorizer: Authorizer, rule: str, *roles: str, address: QueueName | None = None, who: str = "p/u", **names: str
 ) -> bool:
     project, _, user = who.partition("/")
     try:
@@ -61,7 +61,7 @@ def test_roles(example: Authorizer) -> None:
 
 @pytest.mark.parametrize("example", ["policy-names"], indirect=True)
 def test_names(example: Authorizer) -> None:
-    audit, other, topic = Address("p", QUEUE, "audit"), Address("p", QUEUE, "other"), Address("p", TOPIC, "audit")
+    audit, other, topic = QueueName("p", QUEUE, "audit"), QueueName("p", QUEUE, "other"), QueueName("p", TOPIC, "audit")
     for rule in ("messages:get_all", "messages:get", "messages:delete_all", "claims:create"):
         assert admits(example, rule, address=other)
         assert not admits(example, rule, "admin", address=audit)
@@ -77,7 +77,7 @@ def test_names(example: Authorizer) -> None:
 
 @pytest.mark.parametrize("example", ["policy-schemes"], indirect=True)
 def test_schemes(example: Authorizer) -> None:
-    queue = Address("p", QUEUE, "q")
+    queue = QueueName("p", QUEUE, "q")
     for rule in ("subscription:create", "subscription:update"):
         assert admits(example, rule, address=queue, scheme="https")
         assert not admits(example, rule, address=queue, scheme="http")

@@ -22,7 +22,7 @@ from tests.unit.test_policies import MakeAuthorizer, allowed, make_authorizer
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.errors import Forbidden, PolicyUnavailable, StartupError
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.policies import Authorizer, list_rules
 from zaqar.policies.targets import target_names
 
@@ -156,12 +156,12 @@ CALLERS = st.builds(
     system_scope=st.sampled_from([None, "all"]),
 )
 TARGETS = st.tuples(
-    st.none() | st.builds(Address, st.just("p"), st.sampled_from([QUEUE, TOPIC]), st.sampled_from("ab")),
+    st.none() | st.builds(QueueName, st.just("p"), st.sampled_from([QUEUE, TOPIC]), st.sampled_from("ab")),
     st.sampled_from([{}, {"scheme": "https"}, {"scheme": "mailto"}]),
 )
 
 
-def decide(enforcer: policy.Enforcer, context: Context, address: Address | None, attributes: dict[str, str]) -> bool:
+def decide(enforcer: policy.Enforcer, context: Context, address: QueueName | None, attributes: dict[str, str]) -> bool:
     """The library's own answer, by everything that a rule may see."""
     both = {"project_id": context.project, "tenant_id": context.project}
     if context.user_id is not None:
@@ -185,7 +185,7 @@ EVERY_CALLER = [
 ]
 EVERY_TARGET = [
     (address, attributes)
-    for address in (None, Address("p", QUEUE, "a"), Address("p", QUEUE, "p1"), Address("p", TOPIC, "a"))
+    for address in (None, QueueName("p", QUEUE, "a"), QueueName("p", QUEUE, "p1"), QueueName("p", TOPIC, "a"))
     for attributes in ({}, {"scheme": "https"})
 ]
 
@@ -208,7 +208,7 @@ def compare(
     make_authorizer: MakeAuthorizer,
     rules: dict[str, str],
     callers: Iterable[Context],
-    targets: Iterable[tuple[Address | None, dict[str, str]]],
+    targets: Iterable[tuple[QueueName | None, dict[str, str]]],
 ) -> None:
     authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
     enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
@@ -236,7 +236,7 @@ def test_a_remembered_decision_is_the_one_that_would_be_made(
     shared: str,
     admin: str,
     callers: list[Context],
-    targets: list[tuple[Address | None, dict[str, str]]],
+    targets: list[tuple[QueueName | None, dict[str, str]]],
 ) -> None:
     rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
     compare(make_authorizer, rules, callers * 2, targets)
@@ -260,11 +260,11 @@ def test_a_decision_is_remembered_by_what_the_rule_looks_at(
     authorizer = make_authorizer(f'"messages:create": "{rule}"\n')
     for n in range(20):
         caller = Context(f"p{n % 5}", f"client {n}", frozenset({"member"}), "user")
-        allowed_or_not(authorizer, caller, Address(caller.project, QUEUE, f"q{n}"))
+        allowed_or_not(authorizer, caller, QueueName(caller.project, QUEUE, f"q{n}"))
     assert len(authorizer._policy._decisions) == remembered
 
 
-def allowed_or_not(authorizer: Authorizer, caller: Context, address: Address) -> None:
+def allowed_or_not(authorizer: Authorizer, caller: Context, address: QueueName) -> None:
     with contextlib.suppress(Forbidden):
         authorizer.check(caller, "messages:create", address)
 
@@ -325,7 +325,7 @@ def test_what_another_service_says_is_not_remembered(make_authorizer: MakeAuthor
     authorizer = make_authorizer(f'"judged": "{url}"\n"messages:create": "not role:x and rule:judged"\n')
     for answer in (b"True", b"False", b'"True"', b"no"):
         judge.answer = answer
-        address = Address("p", QUEUE, "q1")
+        address = QueueName("p", QUEUE, "q1")
         if b"True" in answer:
             authorizer.check(MEMBER, "messages:create", address)
         else:
@@ -335,7 +335,7 @@ def test_what_another_service_says_is_not_remembered(make_authorizer: MakeAuthor
     judge.answer = b"True"
     with pytest.raises(Forbidden):
         # There is no such URL.
-        authorizer.check(MEMBER, "messages:create", Address("p", TOPIC, "q1"))
+        authorizer.check(MEMBER, "messages:create", QueueName("p", TOPIC, "q1"))
     assert len(judge.asked) == 4
     # A rule that does not ask it is decided without it.
     assert allowed(authorizer, "queues:create", MEMBER)

@@ -16,9 +16,9 @@ from tests.clock import FakeClock
 from tests.stores import replace_methods
 from zaqar import conf
 from zaqar.context import Context
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.limits import Limits
-from zaqar.message_encryption import NO_KEYS
-from zaqar.model import QUEUE, Address, Catalog, Pool, Queue
+from zaqar.model import QUEUE, Catalog, Pool, Queue, QueueName
 from zaqar.service.bodies import Bodies
 from zaqar.service.claims import Claims
 from zaqar.service.messages import Messages
@@ -27,12 +27,12 @@ from zaqar.stages.base import Stage
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.memory.queue_records import MemoryQueueRecords
-from zaqar.storage.placement import Placement, PoolPlacement
+from zaqar.storage.pools import Placement, PoolPlacement
 from zaqar.waiting.hub import Hub
 
 Step = Callable[[], object]
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "producer")
 
 
@@ -111,11 +111,11 @@ class Worker:
     messages: Messages
     claims: Claims
 
-    def post(self, *bodies: str, address: Address = ADDRESS) -> list[str]:
+    def post(self, *bodies: str, address: QueueName = ADDRESS) -> list[str]:
         document = {"messages": [{"body": body} for body in bodies]}
         return self.messages.post(CALLER, address, json.dumps(document).encode())
 
-    def bodies(self, address: Address = ADDRESS) -> list[str]:
+    def bodies(self, address: QueueName = ADDRESS) -> list[str]:
         page = self.messages.prepare_list(
             CALLER, address, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
         ).answer_now()
@@ -157,7 +157,7 @@ class Cluster:
             Claims(queues=queues, limits=limits, clock=self.clock, bodies=bodies, hub=hub),
         )
 
-    def row(self, address: Address = ADDRESS) -> Queue | None:
+    def row(self, address: QueueName = ADDRESS) -> Queue | None:
         """The row as it is, past the tripwires."""
         return MemoryQueueRecords.get(
             self.management.queue_records, project=address.project, kind=address.kind, name=address.name

@@ -30,7 +30,7 @@ from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import REJECTED_SECONDS, Key, key_of
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
-from zaqar.conf.keystone_authtoken import DEFAULTS, GROUP
+from zaqar.conf.access import KEYSTONE_DEFAULTS, KEYSTONE_GROUP
 from zaqar.errors import KeystoneUnavailable, StartupError
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
     def __init__(self, conf: cfg.ConfigOpts, clock: Clock) -> None:
         self._section = section = _register(conf)
         self._options = conf
-        options = conf[GROUP]
+        options = conf[KEYSTONE_GROUP]
         self._clock = clock
         self.cache_seconds = self._seconds = float(max(0, options.token_cache_time))
         """``[keystone_authtoken] token_cache_time``, in seconds."""
@@ -73,7 +73,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         try:
             super().__init__(_accept, settings)
         except (ksa_exceptions.ClientException, ConfigurationError, cfg.Error) as exc:
-            raise StartupError(f"[{GROUP}]: {' '.join(str(exc).split())}") from exc
+            raise StartupError(f"[{KEYSTONE_GROUP}]: {' '.join(str(exc).split())}") from exc
         # The property of the library may ask Keystone, and nobody may wait for that to be refused.
         uri = options.www_authenticate_uri or conf[section].get("auth_url") or ""
         self.challenge = f'Keystone uri="{uri}"'
@@ -135,7 +135,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         if _access_rules(token) is not None and "catalog" not in token:
             _log.error(
                 "An application credential with access rules was refused: these need [%s] include_service_catalog.",
-                GROUP,
+                KEYSTONE_GROUP,
             )
             raise InvalidToken("There is no catalogue.")
         super().validate_allowed_request(request, token)
@@ -145,7 +145,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
 
         Raises KeystoneUnavailable if Keystone does not answer.
         """
-        conf, options = self._options, self._options[GROUP]
+        conf, options = self._options, self._options[KEYSTONE_GROUP]
         session = loading.session.Session().load_from_options(
             cert=options.certfile,
             key=options.keyfile,
@@ -154,7 +154,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
             timeout=options.http_connect_timeout,
         )
         try:
-            session.get_token(loading.load_auth_from_conf_options(conf, GROUP))
+            session.get_token(loading.load_auth_from_conf_options(conf, KEYSTONE_GROUP))
         except (ksa_exceptions.Unauthorized, ksa_exceptions.Forbidden, ksa_exceptions.NotFound) as exc:
             return f"Keystone does not accept the service user of [{self._section}]: {exc}"
         except (ksa_exceptions.ClientException, OSError) as exc:
@@ -262,12 +262,12 @@ def _register(conf: cfg.ConfigOpts) -> str:
     """Register the options, and check those that the library looks at late; the group of the service user's."""
     for group, options in auth_token.list_opts():
         conf.register_opts(options, group)
-    for option, value in DEFAULTS.items():
-        conf.set_default(option, value, GROUP)
-    section = register_account(conf, GROUP, purpose="Keystone")
+    for option, value in KEYSTONE_DEFAULTS.items():
+        conf.set_default(option, value, KEYSTONE_GROUP)
+    section = register_account(conf, KEYSTONE_GROUP, purpose="Keystone")
     if "auth_url" in conf[section] and not conf[section].auth_url:
         raise StartupError(f"[{section}] auth_url: must be set for Keystone.")
-    options = conf[GROUP]
+    options = conf[KEYSTONE_GROUP]
     if options.memcached_servers:
         _check_memcached_client(options)
     return section
@@ -279,5 +279,5 @@ def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:
     module, package = ("bmemcached", "python-binary-memcached") if binary else ("memcache", "python-memcached")
     if importlib.util.find_spec(module) is None:
         raise StartupError(
-            f"[{GROUP}] memcached_servers: needs the package {package}; 'pip install {package}' installs it."
+            f"[{KEYSTONE_GROUP}] memcached_servers: needs the package {package}; 'pip install {package}' installs it."
         )

@@ -23,7 +23,7 @@ from oslo_config import cfg
 
 from zaqar.access.account import register_account
 from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
-from zaqar.conf.trustee import DEFAULT_TIMEOUT, GROUP
+from zaqar.conf.access import TRUSTEE_GROUP, TRUSTEE_TIMEOUT
 from zaqar.errors import Forbidden, KeystoneUnavailable, StartupError
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Trustee:
             raise StartupError(f"[{section}] auth_type: '{conf[section].auth_type}' cannot use trusts; use 'password'.")
         self._unscoped: dict[str, None] = {name: None for name in _SCOPES if name in options}
         try:
-            self._session = loading.load_session_from_conf_options(conf, GROUP)
+            self._session = loading.load_session_from_conf_options(conf, TRUSTEE_GROUP)
             self._own = self._load(None)
         except (exceptions.ClientException, cfg.Error, ValueError) as exc:
             raise StartupError(f"[{section}]: {' '.join(str(exc).split())}") from exc
@@ -216,9 +216,9 @@ class Trustee:
 
     def _load(self, trust_id: str | None) -> BaseIdentityPlugin:
         with self._loading:
-            loaded = loading.load_auth_from_conf_options(self._conf, GROUP, trust_id=trust_id, **self._unscoped)
+            loaded = loading.load_auth_from_conf_options(self._conf, TRUSTEE_GROUP, trust_id=trust_id, **self._unscoped)
         if not isinstance(loaded, BaseIdentityPlugin):
-            raise StartupError(f"[{GROUP}] auth_type: cannot be used for trusts; use 'password'.")
+            raise StartupError(f"[{TRUSTEE_GROUP}] auth_type: cannot be used for trusts; use 'password'.")
         return loaded
 
     @contextmanager
@@ -228,7 +228,7 @@ class Trustee:
             with self._translated():
                 yield
         except (_Unauthorized, _Forbidden) as exc:
-            self._say(logging.ERROR, f"[{GROUP}]: Keystone does not accept the service user.")
+            self._say(logging.ERROR, f"[{TRUSTEE_GROUP}]: Keystone does not accept the service user.")
             raise KeystoneUnavailable from exc
 
     @contextmanager
@@ -283,14 +283,14 @@ def _read(answer: _Response, status: int, name: str) -> dict[str, Any]:
 
 def _register(conf: cfg.ConfigOpts) -> str:
     """Register the options as the library has them, and check them; the group of the service user's."""
-    loading.register_auth_conf_options(conf, GROUP)
-    loading.register_session_conf_options(conf, GROUP)
-    conf.set_default("timeout", DEFAULT_TIMEOUT, GROUP)
-    return register_account(conf, GROUP, purpose="trusts")
+    loading.register_auth_conf_options(conf, TRUSTEE_GROUP)
+    loading.register_session_conf_options(conf, TRUSTEE_GROUP)
+    conf.set_default("timeout", TRUSTEE_TIMEOUT, TRUSTEE_GROUP)
+    return register_account(conf, TRUSTEE_GROUP, purpose="trusts")
 
 
 def is_configured(conf: cfg.ConfigOpts) -> bool:
     """Whether ``[trustee]`` names a way to authenticate."""
-    loading.register_auth_conf_options(conf, GROUP)
+    loading.register_auth_conf_options(conf, TRUSTEE_GROUP)
     # With a section of another name, the library registers the type there.
-    return bool(conf[GROUP].auth_section or conf[GROUP].auth_type)
+    return bool(conf[TRUSTEE_GROUP].auth_section or conf[TRUSTEE_GROUP].auth_type)

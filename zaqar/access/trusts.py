@@ -2,7 +2,7 @@
 """Trusts in Keystone: how the parts of the service come by them.
 
 The API makes and checks them while a request runs (:class:`RequestTrusts`). The notifier gets tokens of them and
-deletes them, off its event loop (:mod:`zaqar.notification.trust_tokens` and ``trust_removal``), with the
+deletes them, off its event loop (:mod:`zaqar.notification.senders.trust_tokens` and ``trust_removal``), with the
 :class:`Trustee` that :func:`open_trustee` gives it.
 """
 

@@ -15,13 +15,13 @@ from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.tables import HEAD
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD
 
 _STORES = ("management_store", "message_store")
 
 OnDatabase = Callable[[Database, argparse.Namespace], bool]
-"""What a command does with each database; False where it did not find it as it should be."""
+"""What a command does with each database; False if it did not find it as it should be."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

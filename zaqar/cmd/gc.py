@@ -20,7 +20,7 @@ from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Sweeper:
         self,
         *,
         tidy: Callable[[], tuple[int, bool]],
-        places: Callable[[], Iterable[Place]],
+        store_refs: Callable[[], Iterable[StoreRef]],
         clock: Clock,
         pause: Callable[[], None],
         share_seconds: float = SHARE_SECONDS,
@@ -95,7 +95,7 @@ class Sweeper:
     ) -> None:
         """``tidy`` is what is done to the management store."""
         self._tidy = tidy
-        self._places = places
+        self._store_refs = store_refs
         self._clock = clock
         self._pause = pause
         self._share_seconds = share_seconds
@@ -112,8 +112,8 @@ class Sweeper:
         self._begin("The management store", self._tidy)
         away: StoreUnavailable | None = None
         try:
-            for place in self._places():
-                self._begin(_label_of(place), partial(self._sweep, place))
+            for store_ref in self._store_refs():
+                self._begin(_label_of(store_ref), partial(self._sweep, store_ref))
         except StoreUnavailable as exc:
             # The stores that are there are named by the management store.
             away = exc
@@ -145,12 +145,12 @@ class Sweeper:
             self._under_way[label] = share = _Share(label, work)
             share.start()
 
-    def _sweep(self, place: Place) -> tuple[int, bool]:
-        return sweep(place.store, clock=self._clock, pause=self._pause, seconds=self._share_seconds)
+    def _sweep(self, store_ref: StoreRef) -> tuple[int, bool]:
+        return sweep(store_ref.store, clock=self._clock, pause=self._pause, seconds=self._share_seconds)
 
 
-def _label_of(place: Place) -> str:
-    return _ONLY_STORE if place.name is None else f"The store of pool '{place.name}'"
+def _label_of(store_ref: StoreRef) -> str:
+    return _ONLY_STORE if store_ref.name is None else f"The store of pool '{store_ref.name}'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,14 +183,16 @@ def _reencrypt(arguments: Sequence[str]) -> int:
         if parts.keys.refusal is not None:
             raise StartupError(f"{parts.keys.refusal}.")
         is_complete = True
-        for place in parts.placement.places():
+        for store_ref in parts.placement.all_stores():
             try:
-                result = reencrypt(place.store, keys=parts.keys, clock=system_clock, pause=lambda: time.sleep(_PAUSE))
+                result = reencrypt(
+                    store_ref.store, keys=parts.keys, clock=system_clock, pause=lambda: time.sleep(_PAUSE)
+                )
             except StoreUnavailable:
-                print(f"{_label_of(place)} is away; run this again when it is back.", flush=True)
+                print(f"{_label_of(store_ref)} is away; run this again when it is back.", flush=True)
                 is_complete = False
             else:
-                print("\n".join(_told(_label_of(place), result)), flush=True)
+                print("\n".join(_told(_label_of(store_ref), result)), flush=True)
                 is_complete = is_complete and result.is_complete
     finally:
         parts.close()
@@ -231,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(parts: app.Parts, *, every: float | None) -> None:
     sweeper = Sweeper(
         tidy=parts.subscriptions.tidy,
-        places=parts.placement.places,
+        store_refs=parts.placement.all_stores,
         clock=system_clock,
         pause=lambda: time.sleep(_PAUSE),
     )

@@ -20,7 +20,7 @@ from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
 from zaqar.notification.dispatcher import Dispatcher
 
-_log = logging.getLogger("zaqar.cmd.notifier")  # which is not its __name__ where it is run by "python -m"
+_log = logging.getLogger("zaqar.cmd.notifier")  # its __name__ is another one under "python -m"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

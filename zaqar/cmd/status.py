@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
-from zaqar import app, encryption_keys
+from zaqar import app
 from zaqar import conf as configuration
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.clock import system_clock
 from zaqar.cmd import failures
+from zaqar.encryption import keys as encryption_keys
 from zaqar.errors import KeystoneUnavailable, StartupError, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.policies import Authorizer

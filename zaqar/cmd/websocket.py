@@ -18,13 +18,12 @@ from typing import Any
 
 from oslo_config import cfg
 
-from zaqar import app
+from zaqar import app, daemon_threads
 from zaqar import conf as configuration
 from zaqar.cmd import failures, open_files
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
-from zaqar.notification import threads
 from zaqar.service.nodes import Nodes
 from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
 from zaqar.transport.websocket.node import STOP_SECONDS, NodeService
@@ -195,7 +194,7 @@ class _Process:
         while self._hung_up_again:
             self._hung_up_again = False
             try:
-                parts = await threads.call(self._read_anew, name="reload")
+                parts = await daemon_threads.run(self._read_anew, name="reload")
             except StartupError as exc:
                 _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
             except Exception:  # noqa: BLE001, it is logged
@@ -216,7 +215,7 @@ class _Process:
         conf = configuration.load(self._arguments)
         configuration.set_up_log(conf)
         before = self.parts
-        messages = None if before.placement.spreads else before.placement.places()[0].store
+        messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
         return _build(conf, management=before.management, messages=messages)

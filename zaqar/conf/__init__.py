@@ -48,7 +48,7 @@ _said: set[str] = set()
 def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None = None) -> cfg.ConfigOpts:
     """A new configuration, read and checked; ``argv`` may hold ``--config-file``, ``--config-dir`` and log options.
 
-    Raises StartupError where a file cannot be read or a value is not one of its option.
+    Raises StartupError if a file cannot be read or a value is not one of its option.
     """
     conf = cfg.ConfigOpts()
     for group, opts in list_own_opts():

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[notification]``"""
+"""Options of the notifier and of confirmations: ``[notification]``."""
 
 import ipaddress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oslo_config import cfg, types
-
-GROUP = "notification"
 
 # Fields of the bodies, as existing templates use them: {0} queue, {1} project, {2} link.
 _SUBSCRIBED = {
@@ -44,7 +43,7 @@ class Network(types.ConfigType):
         return value
 
 
-OPTS = [
+_OPTIONS = [
     cfg.StrOpt(
         "smtp_mode",
         default="third_part",
@@ -125,3 +124,5 @@ OPTS = [
         help="Networks that webhooks may reach though they are private, loopback or link-local.",
     ),
 ]
+
+GROUPS: Mapping[str, Sequence[cfg.Opt]] = {"notification": _OPTIONS}

@@ -1,66 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option of our own, by group."""
+"""Every option of our own, by group, for the configuration and for oslo-config-generator."""
 
 from oslo_config import cfg
 
-from zaqar.conf import (
-    access,
-    cors,
-    default,
-    drivers,
-    drivers_management_store_mongodb,
-    drivers_management_store_redis,
-    drivers_management_store_sqlalchemy,
-    drivers_message_store_mongodb,
-    drivers_message_store_redis,
-    drivers_message_store_sqlalchemy,
-    drivers_transport_websocket,
-    drivers_transport_wsgi,
-    notification,
-    oslo_middleware,
-    pooling_catalog,
-    profiler,
-    profiler_jaeger,
-    profiler_otlp,
-    signed_url,
-    storage,
-    transport,
-    trustee,
-)
+from zaqar.conf import access, general, notification, profiler, stores, transport
 
-_GROUPS = (
-    access,
-    cors,
-    default,
-    drivers,
-    drivers_management_store_mongodb,
-    drivers_management_store_redis,
-    drivers_management_store_sqlalchemy,
-    drivers_message_store_mongodb,
-    drivers_message_store_redis,
-    drivers_message_store_sqlalchemy,
-    drivers_transport_websocket,
-    drivers_transport_wsgi,
-    notification,
-    oslo_middleware,
-    pooling_catalog,
-    profiler,
-    profiler_jaeger,
-    profiler_otlp,
-    signed_url,
-    storage,
-    transport,
-)
-
-_OF_LIBRARIES = (trustee,)
-"""Groups that a library registers when it is used. They are here for the sample and the documentation."""
+_SUBJECTS = (access, general, notification, profiler, stores, transport)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """(group, options), as oslo-config-generator asks for them."""
-    return [*list_own_opts(), *((module.GROUP, list(module.OPTS)) for module in _OF_LIBRARIES)]
+    """All groups with their options, as oslo-config-generator asks for them."""
+    return [*list_own_opts(), *((group, list(opts)) for group, opts in access.GROUPS_OF_LIBRARIES.items())]
 
 
 def list_own_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """The same without those that a library registers."""
-    return [(module.GROUP, list(module.OPTS)) for module in _GROUPS]
+    """The same without the groups that a library registers when it is used."""
+    groups = {group: list(opts) for subject in _SUBJECTS for group, opts in subject.GROUPS.items()}
+    return sorted(groups.items(), key=lambda item: item[0].lower())

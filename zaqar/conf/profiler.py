@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[profiler]``: traces by osprofiler. The options are its own, and those of ours that say what is traced."""
+"""Options of traces by osprofiler: ``[profiler]``, ``[profiler_jaeger]`` and ``[profiler_otlp]``.
+
+Most options are those of osprofiler; ours say what is traced.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-GROUP = "profiler"
-
 _DRIVER = "For the driver of osprofiler that 'connection_string' names."
 
-OPTS = [
+_PROFILER = [
     cfg.BoolOpt(
         "enabled",
         default=False,
@@ -40,3 +43,16 @@ OPTS = [
     cfg.StrOpt("sentinel_service_name", default="mymaster", help=_DRIVER),
     cfg.BoolOpt("filter_error_trace", default=False, help=_DRIVER),
 ]
+
+_JAEGER = [
+    cfg.StrOpt("service_name_prefix", help="For the driver 'jaeger' of osprofiler, which no longer works there."),
+    cfg.DictOpt("process_tags", default={}, help="For the driver 'jaeger' of osprofiler, which no longer works there."),
+]
+
+_OTLP = [cfg.StrOpt("service_name_prefix", help="Before the name of the service in traces of the driver 'otlp'.")]
+
+GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
+    "profiler": _PROFILER,
+    "profiler_jaeger": _JAEGER,
+    "profiler_otlp": _OTLP,
+}

@@ -17,8 +17,7 @@ from urllib.parse import quote, urlencode
 
 from oslo_config import cfg
 
-from zaqar import signed_urls
-from zaqar.conf import drivers_transport_wsgi, notification, signed_url
+from zaqar.access import signed_urls
 from zaqar.errors import InvalidInput, StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, TOPIC, UNSUBSCRIBE_CONFIRMATION, Subscription
 from zaqar.schemas import mailboxes
@@ -65,9 +64,9 @@ class Confirmations:
     """Makes confirmations. Without a key to sign with, :attr:`possible` is false and there are none."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        options = conf[notification.GROUP]
-        wsgi = conf[drivers_transport_wsgi.GROUP]
-        self._key: str = conf[signed_url.GROUP].secret_key or ""
+        options = conf.notification
+        wsgi = conf["drivers:transport:wsgi"]
+        self._key: str = conf.signed_url.secret_key or ""
         if options.require_confirmation and not self._key:
             raise StartupError("[notification] require_confirmation needs [signed_url] secret_key to be set.")
         host = f"[{wsgi.bind}]" if ":" in wsgi.bind else wsgi.bind

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from zaqar.clock import Clock, system_clock
+from zaqar.encryption.messages import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable
 from zaqar.errors import InvalidInput
-from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable
 from zaqar.model import Delivery, Posted, PostPosition, Subscription, is_sealed
 from zaqar.notification.subscribers import Page, bytes_of, gets_messages
 from zaqar.schemas.filters import Filter, compile_filter

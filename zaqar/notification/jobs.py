@@ -14,7 +14,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.model import WAITING, Delivery, DeliveryKey, Subscription
 from zaqar.notification.capacity import Capacity, Seat
 from zaqar.notification.lanes import Lanes
-from zaqar.notification.sending import FRESH_SECONDS, OutOfTurn, Sender
+from zaqar.notification.sending import FRESH_SECONDS, Attempts, OutOfTurn
 from zaqar.notification.settling import Settler
 from zaqar.notification.store import LeasedStore
 
@@ -59,7 +59,7 @@ class Jobs:
         clock: Clock,
         capacity: Capacity,
         lanes: Lanes,
-        sender: Sender,
+        sender: Attempts,
         released: Callable[[], None],
         away: Callable[[], None],
     ) -> None:
@@ -131,7 +131,7 @@ class Jobs:
         if put_off is not None:
             return put_off
         try:
-            verdict, reached = await self._sender.send(job.delivery, subscription, self._store.place)
+            verdict, reached = await self._sender.send(job.delivery, subscription, self._store.store_ref)
         except OutOfTurn as exc:
             self._note(job, exc.reached)
             return await self._put_back(job.delivery)

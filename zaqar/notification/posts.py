@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from zaqar.encryption.messages import Unreadable, UnreadableLog
 from zaqar.errors import StoreUnavailable
-from zaqar.message_encryption import Unreadable, UnreadableLog
 from zaqar.model import Posted, message_id
 from zaqar.notification.expansion import Expander, Piece, size_of_page
 from zaqar.notification.jobs import EXTEND_SECONDS, LEASE_SECONDS

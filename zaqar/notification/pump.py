@@ -16,15 +16,15 @@ from zaqar.notification.expansion import Expander, Piece
 from zaqar.notification.jobs import AWAY_SECONDS, LEASE_SECONDS, Job, Jobs
 from zaqar.notification.lanes import Lanes
 from zaqar.notification.posts import FIRST_PIECES, LATER_PIECES, LeasedPosts
-from zaqar.notification.sending import Sender
+from zaqar.notification.sending import Attempts
 from zaqar.notification.store import LeasedStore
 from zaqar.notification.subscribers import Subscribers
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often an idle notifier looks for work that no bell told it of."""
+"""How often an idle notifier looks for work that no wakeup told it of."""
 
 _THREADS = FIRST_PIECES + LATER_PIECES + 4
 """Calls of a store that may be under way: pieces of posts, and one each to take, to settle and to extend leases of
@@ -37,14 +37,14 @@ class Pump:
 
     def __init__(
         self,
-        place: Place,
+        store_ref: StoreRef,
         *,
         owner: str,
         clock: Clock,
         capacity: Capacity,
         expander: Expander,
         subscribers: Subscribers,
-        sender: Sender,
+        sender: Attempts,
         released: Callable[[], None],
         largest_post: int,
         away_seconds: float = AWAY_SECONDS,
@@ -54,7 +54,7 @@ class Pump:
         self._capacity = capacity
         self._sender = sender
         self._away_seconds = away_seconds
-        self._store = LeasedStore(place, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
+        self._store = LeasedStore(store_ref, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
         self._lanes = Lanes(capacity)
         self._jobs = Jobs(
             self._store,
@@ -89,10 +89,10 @@ class Pump:
     def in_hand(self) -> int:
         return len(self._jobs)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """There is new work."""
         self._posts = True
-        # It may have been rung for a delivery, and posts may not be taken for a while.
+        # The wakeup may have been for a delivery, and posts may not be taken for a while.
         self._deliveries |= not self._leased_posts.room
         self._woken.set()
 
@@ -157,7 +157,7 @@ class Pump:
             if await self._leased_posts.take():
                 self._posts = found = True
             else:
-                # Then it was for a delivery that the bell rang: a confirmation, or one to be sent again.
+                # Then the wakeup was for a delivery: a confirmation, or one to be sent again.
                 self._deliveries = True
         if everywhere or self._deliveries or self._lanes.worth_taking():
             found |= await self._take_deliveries()

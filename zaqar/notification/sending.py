@@ -14,19 +14,19 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.message_encryption import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable, UnreadableLog
 from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription, is_sealed
-from zaqar.notification import dead_letters
+from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.calls import Calls, GuardedCalls
 from zaqar.notification.capacity import Seat
 from zaqar.notification.pauses import pauses_of
 from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, next_attempt
+from zaqar.notification.senders.base import Outcome, Sender
 from zaqar.notification.subscribers import Subscribers, wants
-from zaqar.notification.tasks.base import Outcome, Task
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ It is False, and the subscription stays, if it has another subscriber by now.
 It blocks, and raises StoreUnavailable.
 """
 
-FindPlace = Callable[[str, str], Place | None]
+FindStore = Callable[[str, str], StoreRef | None]
 """Where the queue of that name in that project is; None if there is none. It asks the management store only.
 
 It blocks, and raises StoreUnavailable.
@@ -87,7 +87,7 @@ class PostDeadLetter(Protocol):
     def __call__(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None: ...
 
 
-class Sender:
+class Attempts:
     """Whatever a subscriber, a plug-in or the management store does leads to a verdict on the delivery.
 
     ``counts`` says how often each verdict was given since the start.
@@ -97,19 +97,19 @@ class Sender:
         self,
         *,
         subscribers: Subscribers,
-        tasks: Mapping[str, Task],
+        senders: Mapping[str, Sender],
         bounds: Bounds,
         keys: MessageKeys = NO_KEYS,
         clock: Clock,
         calls: Calls,
-        calls_aside: Callable[[Place | None], GuardedCalls],
+        calls_aside: Callable[[StoreRef | None], GuardedCalls],
         end_subscription: EndSubscription,
-        find_place: FindPlace,
+        find_store: FindStore,
         post_dead_letter: PostDeadLetter,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._subscribers = subscribers
-        self._tasks = tasks
+        self._senders = senders
         self._bounds = bounds
         self._keys = keys
         self._unreadable = UnreadableLog()
@@ -117,7 +117,7 @@ class Sender:
         self._calls = calls
         self._calls_aside = calls_aside
         self._end_subscription = end_subscription
-        self._find_place = find_place
+        self._find_store = find_store
         self._post_dead_letter = post_dead_letter
         self._draw = draw
         self.counts: Counter[str] = Counter()
@@ -174,35 +174,37 @@ class Sender:
     def seat_of(self, subscription: Subscription) -> Seat:
         """What an attempt to reach it takes room of."""
         scheme = _scheme(subscription)
-        task = self._tasks.get(scheme)
-        if task is None:
+        sender = self._senders.get(scheme)
+        if sender is None:
             return Seat(subscription.project, scheme)
         try:
-            return Seat(subscription.project, task.target(subscription))
+            return Seat(subscription.project, sender.target(subscription))
         except Exception:  # noqa: BLE001, it is logged
             self._log_bug(scheme, subscription)
             return Seat(subscription.project, scheme)
 
     # -- the attempt -------------------------------------------------------------------------------------------------
 
-    async def send(self, delivery: Delivery, subscription: Subscription, place: Place) -> tuple[Delivery, bool | None]:
+    async def send(
+        self, delivery: Delivery, subscription: Subscription, store_ref: StoreRef
+    ) -> tuple[Delivery, bool | None]:
         """Make one attempt; return the delivery as it is to be written, and whether somebody answered.
 
-        ``place`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was away,
-        or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
+        ``store_ref`` is that of the delivery. If only its dead letter is left to be posted, as the store of that was
+        away, or if its message cannot be decrypted, no attempt is made, and nothing is known of the subscriber: None.
         Raises OutOfTurn.
         """
         if not is_sealed(delivery.body):
-            return await self._send(delivery, subscription, place, encrypted=False)
+            return await self._send(delivery, subscription, store_ref, encrypted=False)
         try:
             plain = replace(delivery, body=self._keys.open(delivery.body, project=subscription.project))
         except Unreadable as exc:
             return self._judge_unreadable(delivery, exc), None
-        verdict, reached = await self._send(plain, subscription, place, encrypted=True)
+        verdict, reached = await self._send(plain, subscription, store_ref, encrypted=True)
         return replace(verdict, body=delivery.body), reached
 
     async def _send(
-        self, delivery: Delivery, subscription: Subscription, place: Place, *, encrypted: bool
+        self, delivery: Delivery, subscription: Subscription, store_ref: StoreRef, *, encrypted: bool
     ) -> tuple[Delivery, bool | None]:
         """The same for a delivery with a plain body; ``encrypted`` says that it is stored otherwise."""
         if await self._is_exhausted(delivery, subscription):
@@ -232,7 +234,7 @@ class Sender:
         )
         if outcome.delivered:
             return self._settled(tried, DONE, "delivered"), outcome.reached
-        judging = self._judge_failure(tried, subscription, outcome, place, encrypted)
+        judging = self._judge_failure(tried, subscription, outcome, store_ref, encrypted)
         return await self._go_on(judging, tried), outcome.reached
 
     async def _go_on(self, judging: Coroutine[Any, Any, Delivery], delivery: Delivery) -> Delivery:
@@ -264,11 +266,11 @@ class Sender:
 
     async def _attempt(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
         scheme = _scheme(subscription)
-        task = self._tasks.get(scheme)
-        if task is None:
+        sender = self._senders.get(scheme)
+        if sender is None:
             return Outcome(False, None, f"this notifier cannot send to '{scheme}:'")
         try:
-            return await task.send(delivery, subscription, now=now)
+            return await sender.send(delivery, subscription, now=now)
         except Exception as exc:  # noqa: BLE001, it is logged
             self._log_bug(scheme, subscription)
             return Outcome(False, None, f"error of the notifier: {type(exc).__name__}")
@@ -294,10 +296,10 @@ class Sender:
         return self._settled(noted, DEAD, "dead")
 
     async def _judge_failure(
-        self, tried: Delivery, subscription: Subscription, outcome: Outcome, place: Place, encrypted: bool
+        self, tried: Delivery, subscription: Subscription, outcome: Outcome, store_ref: StoreRef, encrypted: bool
     ) -> Delivery:
         if outcome.gone:
-            ended = await self._calls_aside(place).run(partial(self._end_subscription, subscription))
+            ended = await self._calls_aside(store_ref).run(partial(self._end_subscription, subscription))
             self._subscribers.forget(subscription)
             if not ended:
                 # That was the word of a subscriber that it had before. The new one gets the delivery.
@@ -316,9 +318,9 @@ class Sender:
     ) -> float | None:
         """When to make the next attempt after so many that failed; None if there is none."""
         now, jitter = self._clock(), self._draw()
-        task = self._tasks.get(_scheme(subscription))
-        if task is not None and task.delays is not None:
-            return next_after(tries, task.delays, now=now, jitter=jitter)
+        sender = self._senders.get(_scheme(subscription))
+        if sender is not None and sender.delays is not None:
+            return next_after(tries, sender.delays, now=now, jitter=jitter)
         policy = effective_policy(
             await self._subscribers.retry_policy(subscription), subscription.options.get("_retry_policy")
         )
@@ -340,7 +342,7 @@ class Sender:
 
     def _dead_letter_queue_of(self, delivery: Delivery, subscription: Subscription) -> str | None:
         """The queue that gets this delivery if it is given up; None for none."""
-        if delivery.kind != NOTIFICATION or delivery.client_id == dead_letters.CLIENT_ID:
+        if delivery.kind != NOTIFICATION or delivery.client_id == failed_deliveries.CLIENT_ID:
             return None
         queue: str | None = subscription.options.get("dead_letter_queue")
         return queue
@@ -349,11 +351,11 @@ class Sender:
         queue = self._dead_letter_queue_of(tried, subscription)
         if queue is None:
             return
-        letter = dead_letters.compose(tried, subscription)
-        place = await self._calls.run(partial(self._find_place, subscription.project, queue))
+        letter = failed_deliveries.compose(tried, subscription)
+        store_ref = await self._calls.run(partial(self._find_store, subscription.project, queue))
         try:
             post = partial(self._post_dead_letter, subscription.project, queue, letter, encrypt=encrypted)
-            await self._calls_aside(place).run(post)
+            await self._calls_aside(store_ref).run(post)
         except ClientError as exc:
             _log.warning("The dead letter queue '%s' of subscription %s refused: %s", queue, subscription.id, exc)
 

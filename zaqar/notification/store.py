@@ -10,7 +10,7 @@ from zaqar.clock import Clock
 from zaqar.model import WAITING, Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.notification.calls import Calls
 from zaqar.storage.base import MessageStore
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 T = TypeVar("T")
 
@@ -20,21 +20,21 @@ _RESTORED = 20
 _APART_SECONDS = 0.001
 
 
-def label_of(place: Place) -> str:
-    """The name of the store of a place in the log."""
-    return "The message store" if place.name is None else f"The store of pool '{place.name}'"
+def label_of(store_ref: StoreRef) -> str:
+    """The name of a store in the log."""
+    return "The message store" if store_ref.name is None else f"The store of pool '{store_ref.name}'"
 
 
 class LeasedStore:
     """Every method raises StoreUnavailable if the store does not answer or cannot be opened."""
 
-    def __init__(self, place: Place, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
+    def __init__(self, store_ref: StoreRef, *, owner: str, lease: float, clock: Clock, threads: int) -> None:
         self._owner = owner
         self._lease = lease
         self._clock = clock
         self._calls = Calls("store", threads)
-        self.place = place
-        self.label = label_of(place)
+        self.store_ref = store_ref
+        self.label = label_of(store_ref)
 
     async def take_posted(self, limit: int) -> list[Posted]:
         now = self._clock()
@@ -99,8 +99,8 @@ class LeasedStore:
             )
             dues = {
                 each.number: (each.due, due)
-                for place, each in enumerate(before, 1)
-                if (due := later.created - place * _APART_SECONDS) < each.due <= now
+                for rank, each in enumerate(before, 1)
+                if (due := later.created - rank * _APART_SECONDS) < each.due <= now
             }
             if not dues:
                 return 0
@@ -119,7 +119,7 @@ class LeasedStore:
         await self._ask(lambda store: store.deliveries.settle(owner=self._owner, settled=settled, now=now))
 
     async def _ask(self, operation: Callable[[MessageStore], T]) -> T:
-        return await self._calls.run(lambda: operation(self.place.store))
+        return await self._calls.run(lambda: operation(self.store_ref.store))
 
     def close(self) -> None:
         self._calls.close()

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
+from zaqar import daemon_threads
 from zaqar.access.trust_answers import TrustRefused
 from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
-from zaqar.notification import threads
 from zaqar.notification.calls import Calls
 from zaqar.storage.base import ManagementStore
 
@@ -126,7 +126,7 @@ class TrustRemoval:
 
     async def _remove(self, trust: Trust) -> None:
         try:
-            await threads.call(partial(self._delete, trust.id), name="trust removal")
+            await daemon_threads.run(partial(self._delete, trust.id), name="trust removal")
         except TrustRefused as exc:
             pause = min(FIRST_RETRY_SECONDS * 2**trust.tries, MOST_RETRY_SECONDS)
             _log.info("Trust %s is not deleted: %s. The next attempt is in %g s.", trust.id, exc, pause)

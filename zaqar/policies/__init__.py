@@ -12,7 +12,7 @@ from oslo_policy import policy
 from zaqar import conf as configuration
 from zaqar.context import Context
 from zaqar.errors import Forbidden
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.policies import base, claims, files, flavors, health, messages, pools, queues, subscriptions, topics
 from zaqar.policies.loaded import LoadedPolicy
 
@@ -50,7 +50,7 @@ class Authorizer:
         # Requests that run meanwhile ask either the old rules or the new ones, with their own remembered decisions.
         self._policy, self.files = loaded, found
 
-    def check(self, context: Context, rule: str, address: Address | None = None, **attributes: str) -> None:
+    def check(self, context: Context, rule: str, address: QueueName | None = None, **attributes: str) -> None:
         """Return if the rule admits the caller, raise Forbidden if it does not.
 
         ``address`` is the queue or topic that the request is about, in the caller's project. ``attributes`` are what

@@ -65,7 +65,7 @@ def references(check: Any) -> Iterator[str]:
 def check_was_parsed(name: str, written: str | list[Any], check: Any) -> None:
     """Raise BadRule if oslo.policy put "never" in the place of something that it did not understand.
 
-    That is safe where the rule says ``and``, but not where it says ``not``, and never what the operator meant.
+    That is safe if the rule says ``and``, but not if it says ``not``, and never what the operator meant.
     """
     if list(_words(written)).count("!") != _count_never(check):
         raise BadRule(f"the rule {name!r} cannot be parsed.")

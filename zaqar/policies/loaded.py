@@ -16,7 +16,7 @@ from oslo_policy import policy
 from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.context import Context
 from zaqar.errors import PolicyUnavailable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.policies import files
 from zaqar.policies.closure import CALLER_NAMES, BadRule, Closure, check_was_parsed, find_closure, references
 from zaqar.policies.targets import target_names
@@ -101,7 +101,7 @@ class LoadedPolicy:
         plan = self._plans[rule]
         return name in plan.target or not plan.is_pure
 
-    def admits(self, context: Context, rule: str, address: Address | None, attributes: Mapping[str, str]) -> bool:
+    def admits(self, context: Context, rule: str, address: QueueName | None, attributes: Mapping[str, str]) -> bool:
         """The decision. Raises PolicyUnavailable if a service that the rule asks does not answer."""
         plan = self._plans[rule]
         if not plan.is_pure:
@@ -164,7 +164,7 @@ def _nothing(context: Context) -> None:
     """What a decision that is the same for all callers depends on."""
 
 
-def _target(address: Address | None, attributes: Mapping[str, str]) -> dict[str, str]:
+def _target(address: QueueName | None, attributes: Mapping[str, str]) -> dict[str, str]:
     if address is None:
         return dict(attributes)
     return {"kind": address.kind, f"{address.kind}_name": address.name, **attributes}

@@ -13,7 +13,7 @@ MOST_BYTES = 4096
 
 
 class Terms(NamedTuple):
-    """What a client asks of a claim, in seconds; None where it leaves it open."""
+    """What a client asks of a claim, in seconds; None if it leaves it open."""
 
     ttl: int | None = None
     grace: int | None = None

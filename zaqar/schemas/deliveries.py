@@ -25,7 +25,7 @@ def parse_resend(raw: bytes) -> None:
 
 
 def shown(delivery: Delivery) -> dict[str, Any]:
-    """The delivery as an answer has it. ``message_id`` is None where it is the confirmation of the subscription."""
+    """The delivery as an answer has it. ``message_id`` is None if it is the confirmation of the subscription."""
     waiting = delivery.state == WAITING
     return {
         "id": delivery.id,

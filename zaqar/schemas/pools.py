@@ -78,7 +78,7 @@ def _pool(fields: dict[str, Any], old: Pool) -> Pool:
 
 
 def _unmask(uri: str, old: Pool) -> str:
-    """The URI, or the one in place where the client sends back what it was shown of it."""
+    """The URI, or the one in place if the client sends back what it was shown of it."""
     if not uri.isprintable() or " " in uri:
         raise InvalidInput("uri", "must hold no spaces and no control characters")
     if uri == uris.mask(uri) and uris.MASK in uri:

@@ -137,7 +137,7 @@ class QueueSchemas:
         return operations
 
     def apply_patch(self, operations: list[dict[str, Any]], metadata: Metadata) -> dict[str, Any]:
-        """New metadata; Conflict where a missing key is replaced or removed. Reserved keys are never missing."""
+        """New metadata; raises Conflict if a missing key is replaced or removed. Reserved keys are never missing."""
         patched = dict(metadata)
         reserved = shown_defaults(self._limits)
         for index, operation in enumerate(operations):

@@ -37,7 +37,7 @@ SCHEMA: JsonSchema = {
 
 
 def check(policy: dict[str, Any] | None, *, field: str) -> None:
-    """InvalidInput where the delays of a policy of the right form lie too close together."""
+    """Raises InvalidInput if the delays of a policy of the right form lie too close together."""
     if policy is None:
         return
     low = policy.get("minimum_delay", DEFAULT_MINIMUM_DELAY)

@@ -72,7 +72,7 @@ class Document(bytes):
 
 
 def decode(raw: bytes, *, field: str = "body") -> Any:
-    """The value of a JSON document; InvalidInput naming ``field`` where it is not one or breaks a rule above."""
+    """The value of a JSON document; InvalidInput naming ``field`` if it is not one or breaks a rule above."""
     if type(raw) is Document:
         return raw.value
     try:

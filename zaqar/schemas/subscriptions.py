@@ -66,7 +66,7 @@ _options = Validator(OPTIONS)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says about a subscription; None where it says nothing."""
+    """What a request says about a subscription; None if it says nothing."""
 
     subscriber: str | None
     ttl: int | None
@@ -149,7 +149,10 @@ def _check_options(options: Any, *, source: str) -> None:
 
 
 def check_options_for(options: Options, subscriber: str, *, project: str) -> None:
-    """InvalidInput if the options, fine by themselves, do not go with the subscriber. ``project``: of the queue."""
+    """Check options that are valid by themselves against the subscriber; ``project`` is that of the queue.
+
+    Raises InvalidInput if they do not fit.
+    """
     if "trust_id" in options:
         if not takes_token(subscriber):
             raise InvalidInput("options.trust_id", "is for subscribers of trust+http and trust+https only")

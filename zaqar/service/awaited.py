@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from zaqar.limits import Limits
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.schemas.fields import check_range
 from zaqar.waiting.blocking import Attempt
 from zaqar.waiting.registry import Kind
@@ -26,7 +26,7 @@ class Awaited(Generic[T]):
     Only ``attempt`` asks a store. A transport gives the answer of the last attempt to ``finish`` exactly once.
     """
 
-    address: Address
+    address: QueueName
     kind: Kind
     attempt: Callable[[int | None], Attempt[T]]
     """Try once, with the version of the queue from the waiter; None if no waiter has joined yet. Raises what the same
@@ -48,7 +48,7 @@ def unchanged(answer: T) -> T:
     return answer
 
 
-def answered(address: Address, answer: T) -> Awaited[T]:
+def answered(address: QueueName, answer: T) -> Awaited[T]:
     """A request that a stage has answered."""
     found = Attempt(answer, is_served=True, is_full=False)
     return Awaited(address, Kind.READER, lambda _: found, lambda: answer, unchanged, is_over=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from zaqar.encryption.messages import MessageKeys, Unreadable, UnreadableLog
 from zaqar.errors import CannotEncrypt
-from zaqar.message_encryption import MessageKeys, Unreadable, UnreadableLog
 from zaqar.model import SEALED, Draft, Message, Queue
 from zaqar.schemas.messages import make_checksum
 

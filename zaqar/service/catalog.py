@@ -7,7 +7,7 @@ from dataclasses import replace
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Catalog
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 TRIES = 16
 """How often a change is made anew while others keep changing the catalog."""

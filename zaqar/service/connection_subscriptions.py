@@ -18,7 +18,7 @@ from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.model import CONFIRMED, Address, Queue, Subscription
+from zaqar.model import CONFIRMED, Queue, QueueName, Subscription
 from zaqar.schemas.subscribers import connection_subscriber, is_of_node
 from zaqar.schemas.subscriptions import Wanted, check_end, parse_connection_creation
 from zaqar.service.queues import TRIES, Queues
@@ -41,7 +41,7 @@ _ROUND = 10_000
 
 _STEP_SECONDS = 0.5
 
-_OfQueues = dict[tuple[Address, str], list[str]]
+_OfQueues = dict[tuple[QueueName, str], list[str]]
 """Ids of removed subscriptions, by the name and the uid of their queue."""
 
 QUESTIONS = 4
@@ -139,11 +139,11 @@ class ConnectionSubscriptions:
             live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
             return False
-        known = self._queues.find(Address(live.project, live.kind, live.source), create=False)
+        known = self._queues.find(QueueName(live.project, live.kind, live.source), create=False)
         if known is None or known.queue.uid != queue_uid:
             return False
-        with self._guard.asking(known.place):
-            return known.place.store.deliveries.has_undelivered_before(
+        with self._guard.asking(known.store_ref):
+            return known.store_ref.store.deliveries.has_undelivered_before(
                 queue_uid=queue_uid,
                 subscription_id=live.id,
                 number=number,
@@ -152,7 +152,7 @@ class ConnectionSubscriptions:
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, context: Context, address: Address, raw: bytes, connection: str) -> str:
+    def create(self, context: Context, address: QueueName, raw: bytes, connection: str) -> str:
         """Subscribe a connection of this process as a request body says; return the id of the subscription.
 
         It is confirmed at once. The queue is created if it is missing. ``raw`` is a body without ``subscriber``.
@@ -164,7 +164,7 @@ class ConnectionSubscriptions:
         check_end(wanted.ttl, self._clock())
         return self._create(address, wanted, connection)
 
-    def _create(self, address: Address, wanted: Wanted, connection: str) -> str:
+    def _create(self, address: QueueName, wanted: Wanted, connection: str) -> str:
         node = self._state.node
         if node is None:
             raise StoreUnavailable
@@ -331,7 +331,7 @@ class ConnectionSubscriptions:
         """Remove them from the management store; add the removed ones to ``left``, and return how many."""
         gone = self._management.subscriptions.delete_many(subscriptions=subscriptions) if subscriptions else []
         for each in gone:
-            left.setdefault((Address(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
+            left.setdefault((QueueName(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
         return len(gone)
 
     def _release(self, left: _OfQueues) -> Iterator[None]:

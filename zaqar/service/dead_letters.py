@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Message, Origin, Queue
-from zaqar.service.queues import Known
-from zaqar.storage.placement import Place
+from zaqar.service.queue_cache import ResolvedQueue
+from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
@@ -24,34 +24,34 @@ _MOST_BATCHES = 20
 
 
 def hand_over(
-    source: Known,
-    target: Known,
+    source: ResolvedQueue,
+    target: ResolvedQueue,
     *,
     most: int,
     ttl: int | None,
     limit: int,
     now: float,
-    received: Callable[[Queue, Place], None],
+    received: Callable[[Queue, StoreRef], None],
 ) -> bool:
     """Bring what a claim of ``limit`` messages would meet and was claimed ``most`` times to the dead letter queue.
 
-    What was set aside earlier goes along. False where more is left: for a later claim, also where the target is away.
+    What was set aside earlier goes along. False if more is left: for a later claim, also if the target is away.
     StaleQueue may be about either queue. ``received`` is called if the dead letter queue has got messages.
     """
     for _ in range(_MOST_BATCHES):
-        store = source.place.store
+        store = source.store_ref.store
         aside = store.dead_letters.set_aside(queue=source.queue, max_claim_count=most, limit=limit, now=now)
         if not aside:
             return True
         letters = [_letter(message, source.queue.name, ttl, now) for message in aside]
         try:
-            target.place.store.dead_letters.receive(queue=target.queue, messages=letters, now=now)
+            target.store_ref.store.dead_letters.receive(queue=target.queue, messages=letters, now=now)
         except StoreUnavailable:
             # A claim in the seconds to come does not wait for it.
-            target.place.note_failure()
+            target.store_ref.note_failure()
             _log.debug("Dead letters of '%s' wait for their store.", source.queue.name)
             return False
-        received(target.queue, target.place)
+        received(target.queue, target.store_ref)
         store.dead_letters.forget(queue=source.queue, sequences=[message.sequence for message in aside], now=now)
     return False
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from zaqar.clock import Clock
 from zaqar.errors import Conflict, InvalidInput, NotFound
-from zaqar.model import WAITING, Address, Delivery, DeliveryKey, is_message_id, sequence_of
+from zaqar.model import WAITING, Delivery, DeliveryKey, QueueName, is_message_id, sequence_of
 from zaqar.schemas.deliveries import check_state, parse_resend
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import MessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 _BATCH = 500
 _MOST_BATCHES = 20
@@ -29,19 +29,20 @@ class DeliveryPage:
 
 class Deliveries:
     def __init__(
-        self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, ring: Callable[[], None]
+        self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, wake_notifiers: Callable[[], None]
     ) -> None:
         self._subscriptions = subscriptions
         self._placement = placement
         self._clock = clock
-        self._ring = ring
+        self._wake_notifiers = wake_notifiers
 
     def list_page(
-        self, address: Address, subscription_id: str, *, state: str | None, marker: str | None, limit: int
+        self, address: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
     ) -> DeliveryPage:
-        """At most ``limit`` in this state, older than the one that ``marker`` is the id of.
+        """At most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
 
-        NotFound where there is no such subscription. A marker of an earlier queue of this name begins at the newest.
+        Raises NotFound if there is no such subscription. A marker of an earlier queue of this name begins at the
+        newest.
         """
         check_state(state)
         if marker is not None and not is_message_id(marker):
@@ -58,8 +59,11 @@ class Deliveries:
             store.delivery_log.count(queue_uid=uid, subscription_id=subscription_id),
         )
 
-    def resend(self, address: Address, subscription_id: str, delivery_id: str) -> None:
-        """Send one again that was made or given up; NotFound where there is none, Conflict where it is under way."""
+    def resend(self, address: QueueName, subscription_id: str, delivery_id: str) -> None:
+        """Send a delivery again that was made or given up.
+
+        Raises NotFound if there is none, and Conflict if it is under way.
+        """
         uid, store = self._find(address, subscription_id)
         number = sequence_of(uid, delivery_id)
         found = None if number is None else store.delivery_log.get(key=DeliveryKey(uid, subscription_id, number))
@@ -72,9 +76,9 @@ class Deliveries:
             )
         if not sent:
             raise Conflict("The delivery is under way, or waits for its next attempt.")
-        self._ring()
+        self._wake_notifiers()
 
-    def resend_many(self, address: Address, subscription_id: str, raw: bytes) -> int:
+    def resend_many(self, address: QueueName, subscription_id: str, raw: bytes) -> int:
         """Send again what was given up, as a request body says; return how many."""
         parse_resend(raw)
         uid, store = self._find(address, subscription_id)
@@ -87,9 +91,9 @@ class Deliveries:
             if batch == 0:
                 break
         if sent:
-            self._ring()
+            self._wake_notifiers()
         return sent
 
-    def _find(self, address: Address, subscription_id: str) -> tuple[str, MessageStore]:
+    def _find(self, address: QueueName, subscription_id: str) -> tuple[str, MessageStore]:
         row, _ = self._subscriptions.find(address, subscription_id, self._clock())
-        return row.uid, self._placement.place_of(row).store
+        return row.uid, self._placement.store_of(row).store

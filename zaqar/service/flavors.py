@@ -9,7 +9,7 @@ from zaqar.schemas.fields import check_name
 from zaqar.schemas.flavors import parse_pool_list
 from zaqar.service.catalog import CatalogChanges
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import PoolDrivers
+from zaqar.storage.pools import PoolDrivers
 
 MOST_FLAVORS = 1000
 
@@ -37,7 +37,7 @@ class Flavors:
         ]
 
     def get(self, name: str) -> Flavor:
-        """NotFound where there is none."""
+        """Raises NotFound if there is none."""
         catalog = self._management.catalog.get()
         _check_exists(catalog, name)
         return self._flavor(catalog, name)

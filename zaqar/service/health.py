@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
 from zaqar.model import UID_LENGTH, Claim, Draft, Queue, Stats
-from zaqar.storage.at_once import ask
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef, fan_out
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +51,13 @@ class KeystoneCheck(Protocol):
     """Whether Keystone lets the service itself in."""
 
     def check(self) -> str | None:
-        """None if it does, otherwise what is wrong; StoreUnavailable if Keystone does not answer."""
+        """None if it does, otherwise what is wrong; raises StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):
     """What is known of one store when the report is made; None is a part that failed, or was not there in time."""
 
-    place: Place
+    store_ref: StoreRef
     tried: Mapping[str, Any]
     volume: Stats | None
     durability: Mapping[str, str] | None
@@ -76,7 +75,7 @@ class _Finding(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         return {
-            "name": self.place.name,
+            "name": self.store_ref.name,
             "reachable": self.reachable,
             "durability": self.durability,
             "failed": self.failed,
@@ -86,8 +85,8 @@ class _Finding(NamedTuple):
 class _Look:
     """A look at one store. Its two parts run side by side, and each writes only what is its own."""
 
-    def __init__(self, place: Place, clock: Clock) -> None:
-        self._place = place
+    def __init__(self, store_ref: StoreRef, clock: Clock) -> None:
+        self._store_ref = store_ref
         self._clock = clock
         self._tried: dict[str, Any] = {}
         self._volume: Stats | None = None
@@ -96,7 +95,7 @@ class _Look:
 
     def ask_durability(self) -> None:
         with _logged("durability"):
-            self._durability = dict(self._place.store.durability())
+            self._durability = dict(self._store_ref.store.durability())
 
     def try_operations_and_count(self) -> None:
         """Count the messages afterwards, or those of the operations would be among them."""
@@ -104,15 +103,15 @@ class _Look:
         # A store that does not even take a queue is away, and is not waited for twice.
         if self._tried["create_queue"]["succeeded"] and not self._is_over:
             with _logged("message_volume"):
-                self._volume = self._place.store.volume(now=self._clock())
+                self._volume = self._store_ref.store.volume(now=self._clock())
 
     def _try_operations(self) -> None:
         """Try each operation, until one fails."""
-        opened = _time("opening of the store", lambda: self._place.store)
+        opened = _time("opening of the store", lambda: self._store_ref.store)
         if not opened["succeeded"]:
             self._tried = dict.fromkeys(OPERATIONS, opened)
             return
-        store, now = self._place.store, self._clock()
+        store, now = self._store_ref.store, self._clock()
         queue = Queue(uid=secrets.token_hex(UID_LENGTH // 2), project="", name="health")
         drafts = [Draft(b"{}", ttl=60) for _ in range(3)]
         claim = Claim(secrets.token_hex(12), 60, 60, now)
@@ -150,7 +149,7 @@ class _Look:
             _log.error("health: %s had no answer in time, reference %s", missing[0], late["ref"])
             tried |= {name: {**late, "seconds": 0.0} for name in missing}
             tried[missing[0]] = {**late, "seconds": seconds}
-        return _Finding(self._place, tried, self._volume, self._durability)
+        return _Finding(self._store_ref, tried, self._volume, self._durability)
 
 
 class Health:
@@ -175,13 +174,13 @@ class Health:
         """
         self._management.ping()
         # What answered a moment ago is asked first, so that a store that is away costs no waiting.
-        places = sorted(self._placement.places_in_use(), key=lambda place: place.away)
-        for place in places[:1]:
+        store_refs = sorted(self._placement.stores_in_use(), key=lambda store_ref: store_ref.away)
+        for store_ref in store_refs[:1]:
             try:
-                place.store.ping()
+                store_ref.store.ping()
             except StoreUnavailable:
-                place.note_failure()
-                if not any(ask(_answers, places[1:], seconds=REPORT_SECONDS)):
+                store_ref.note_failure()
+                if not any(fan_out(_answers, store_refs[1:], seconds=REPORT_SECONDS)):
                     raise
 
     def report(self) -> dict[str, Any]:
@@ -195,11 +194,11 @@ class Health:
         started = time.monotonic()
         with _SideBySide() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
-            listed = tasks.begin(self._places)
+            listed = tasks.begin(self._store_refs)
             asked = None if self._keystone is None else tasks.begin(partial(_look_at_keystone, self._keystone))
             tasks.wait([listed], until=started + _PLACES_SECONDS)
-            places = tasks.answer(listed)
-            looks = [_Look(place, self._clock) for place in places or ()]
+            store_refs = tasks.answer(listed)
+            looks = [_Look(store_ref, self._clock) for store_ref in store_refs or ()]
             for look in looks:
                 tasks.begin(look.try_operations_and_count)
                 tasks.begin(look.ask_durability)
@@ -211,7 +210,7 @@ class Health:
         stores_reachable = all(finding.reachable for finding in findings)
         known = {
             "catalog": catalog_reachable,
-            "message_stores": places is not None,
+            "message_stores": store_refs is not None,
             "operation_status": stores_reachable,
             "message_volume": all(finding.volume is not None for finding in findings),
             "durability": all(finding.durability is not None for finding in findings),
@@ -221,7 +220,7 @@ class Health:
         volumes = [finding.volume for finding in findings if finding.volume is not None]
         free, claimed = sum(volume.free for volume in volumes), sum(volume.claimed for volume in volumes)
         return {
-            "storage_reachable": stores_reachable and (catalog_reachable or bool(places)),
+            "storage_reachable": stores_reachable and (catalog_reachable or bool(store_refs)),
             "catalog_reachable": catalog_reachable,
             "operation_status": _merge([finding.tried for finding in findings]),
             "message_volume": {"free": free, "claimed": claimed, "total": free + claimed},
@@ -230,19 +229,19 @@ class Health:
             "failed": [part for part, is_known in known.items() if not is_known],
         }
 
-    def _places(self) -> list[Place] | None:
+    def _store_refs(self) -> list[StoreRef] | None:
         try:
-            return self._placement.places_in_use()
+            return self._placement.stores_in_use()
         except StoreUnavailable:
             _log.exception("health: message_stores are not known")
             return None
 
     def survey(self) -> dict[str | None, str | None]:
-        """What an acknowledged message survives, by the name of the pool; None where the store is away."""
-        places = self._placement.places_in_use()
+        """What an acknowledged message survives, by the name of the pool; None if the store is away."""
+        store_refs = self._placement.stores_in_use()
         return {
-            place.name: found
-            for place, found in zip(places, ask(_survival, places, seconds=REPORT_SECONDS), strict=True)
+            store_ref.name: found
+            for store_ref, found in zip(store_refs, fan_out(_survival, store_refs, seconds=REPORT_SECONDS), strict=True)
         }
 
 
@@ -312,18 +311,18 @@ def _look_at_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
     return {"reachable": True, "service_user_accepted": problem is None}
 
 
-def _answers(place: Place) -> bool:
+def _answers(store_ref: StoreRef) -> bool:
     try:
-        place.store.ping()
+        store_ref.store.ping()
     except StoreUnavailable:
-        place.note_failure()
+        store_ref.note_failure()
         return False
     return True
 
 
-def _survival(place: Place) -> str | None:
+def _survival(store_ref: StoreRef) -> str | None:
     try:
-        return place.store.durability().get("survives", "")
+        return store_ref.store.durability().get("survives", "")
     except StoreUnavailable:
         return None
 

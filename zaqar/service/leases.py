@@ -14,9 +14,10 @@ from dataclasses import replace
 
 from zaqar.clock import Clock
 from zaqar.errors import ClaimOver, MessagesUnreadable, NotFound, StoreUnavailable
-from zaqar.model import Address, Claim, Message
+from zaqar.model import Claim, Message, QueueName
 from zaqar.service.bodies import MOST_ROUNDS, PASSED_OVER_SECONDS, Bodies
-from zaqar.service.queues import Known, Queues
+from zaqar.service.queue_cache import ResolvedQueue
+from zaqar.service.queues import Queues
 
 POP_SECONDS = 30
 """How long a pop leases messages that have to be decrypted before they may be removed."""
@@ -35,7 +36,7 @@ class Leases:
         self._bodies = bodies
         self._clock = clock
 
-    def pop(self, address: Address, *, limit: int) -> tuple[list[Message], bool]:
+    def pop(self, address: QueueName, *, limit: int) -> tuple[list[Message], bool]:
         """Take the first free messages that can be read out for good; none only if no message was free.
 
         Also returns whether it has leased as many as it may, so that more may be free. Raises MessagesUnreadable if so
@@ -52,24 +53,26 @@ class Leases:
                 return [_as_popped(message) for message in readable], len(leased) == limit
         raise MessagesUnreadable
 
-    def _lease(self, address: Address, claim: Claim, limit: int) -> list[Message]:
+    def _lease(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
             address,
-            lambda known: known.place.store.claims.claim(
+            lambda known: known.store_ref.store.claims.claim(
                 queue=known.queue, claim=claim, limit=limit, now=claim.started
             ),
         )
         return leased or []
 
-    def _remove(self, address: Address, claim: Claim, leased: list[Message]) -> bool:
+    def _remove(self, address: QueueName, claim: Claim, leased: list[Message]) -> bool:
         """Remove messages under the claim, all or nothing; False if the claim is over, or nearly."""
 
-        def remove(known: Known) -> bool:
+        def remove(known: ResolvedQueue) -> bool:
             now = self._clock()
             if known.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
                 return False
             numbers = [message.sequence for message in leased]
-            known.place.store.messages.delete_many(queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now)
+            known.store_ref.store.messages.delete_many(
+                queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now
+            )
             return True
 
         try:
@@ -77,14 +80,14 @@ class Leases:
         except ClaimOver:
             return False
 
-    def pass_over(self, address: Address, claim_id: str) -> None:
+    def pass_over(self, address: QueueName, claim_id: str) -> None:
         """Leave alone for a while what the claim still holds: it cannot be read, and others come past it meanwhile.
 
         Without a grace, so that this adds to the life of a message no more than the lease itself.
         """
 
-        def renew(known: Known) -> None:
-            known.place.store.claims.renew(
+        def renew(known: ResolvedQueue) -> None:
+            known.store_ref.store.claims.renew(
                 queue=known.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
             )
 

@@ -21,13 +21,14 @@ from zaqar.errors import (
     StoreUnavailable,
 )
 from zaqar.limits import Limits
-from zaqar.model import Address, Message, is_message_id, sequence_of
+from zaqar.model import Message, QueueName, is_message_id, sequence_of
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, check_ids, make_drafts, parse_post
 from zaqar.service.awaited import Awaited, unchanged
 from zaqar.service.bodies import Bodies
 from zaqar.service.leases import Leases
-from zaqar.service.queues import TRIES, Known, Queues
+from zaqar.service.queue_cache import ResolvedQueue
+from zaqar.service.queues import TRIES, Queues
 from zaqar.service.staged.posts import PostEnded, run_before_post
 from zaqar.stages.base import Stage
 from zaqar.stages.notifier import Notifier
@@ -48,7 +49,7 @@ class MessagePage(NamedTuple):
 class _Listing(NamedTuple):
     """What a page shows, but for the client whose messages are left out of it."""
 
-    address: Address
+    address: QueueName
     marker: str | None
     limit: int
     include_claimed: bool
@@ -76,8 +77,8 @@ class Messages:
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
 
-    def post(self, context: Context, address: Address, raw: bytes, *, encrypt: bool = False) -> list[str]:
-        """Store the messages of a request body, all or none, in a queue that is created where it is missing.
+    def post(self, context: Context, address: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
+        """Store the messages of a request body, all or none, in a queue that is created if it is missing.
 
         With ``encrypt`` they are encrypted in a queue that is not as well. Returns their ids, in order.
         """
@@ -90,12 +91,12 @@ class Messages:
             try:
                 ids = self._store(context, known, posted, len(raw), encrypt)
             except (StaleQueue, InvalidInput) as signal:
-                known = self._queues.find_again(address, known, signal, create=True)
+                known = self._queues.resolve_again(address, known, signal, create=True)
             except PostEnded as ended:
                 return ended.ids
             else:
                 if monotonic() >= self._hub.check_at:
-                    self._hub.posted(known.queue, known.place, ids)
+                    self._hub.posted(known.queue, known.store_ref, ids)
                 # Not in the try: what is stored must not be stored once more, whatever a stage raises.
                 for hook in self._after:
                     try:
@@ -105,7 +106,9 @@ class Messages:
                 return ids
         raise StoreUnavailable
 
-    def _store(self, context: Context, known: Known, posted: list[WireDraft], size: int, encrypt: bool) -> list[str]:
+    def _store(
+        self, context: Context, known: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
+    ) -> list[str]:
         queue = known.queue
         drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
         if self._before:
@@ -114,14 +117,14 @@ class Messages:
         if known.rules.encrypt or encrypt:
             # Last, so that stages and limits see what was posted.
             drafts = self._bodies.seal(queue, drafts, now)
-        stored = known.place.store.messages.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
+        stored = known.store_ref.store.messages.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
         # PERF: ``message_id`` of each, without a call of our own for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
     def prepare_list(
         self,
         context: Context,
-        address: Address,
+        address: QueueName,
         *,
         marker: str | None,
         limit: int,
@@ -158,8 +161,8 @@ class Messages:
     def _read(self, listing: _Listing, excluded: str | None) -> MessagePage:
         address, marker, now = listing.address, listing.marker, self._clock()
 
-        def read(known: Known) -> MessagePage:
-            messages = known.place.store.messages.list_after(
+        def read(known: ResolvedQueue) -> MessagePage:
+            messages = known.store_ref.store.messages.list_after(
                 queue=known.queue,
                 after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
                 limit=listing.limit,
@@ -173,56 +176,58 @@ class Messages:
 
         return self._queues.serve(address, read) or MessagePage([], now)
 
-    def get(self, address: Address, message: str) -> MessagePage:
-        """A page of that one message; NotFound where it is absent, MessageUnreadable if it cannot be decrypted."""
+    def get(self, address: QueueName, message: str) -> MessagePage:
+        """A page of that one message; raises NotFound if it is absent, MessageUnreadable if it cannot be decrypted."""
         page = self._find(address, [message])
         error = page.messages[0].error
         if error is not None:
             raise MessageUnreadable(message, error)
         return page
 
-    def get_many(self, address: Address, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
+    def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
         """The messages with these ids that exist, in queue order. Raises NotFound if none does.
 
         ``field`` is the name of the list in the request, for the error if it is empty or too long.
         """
         return self._find(address, check_ids(ids, most=self._limits.max_messages_per_page, field=field))
 
-    def _find(self, address: Address, ids: list[str]) -> MessagePage:
+    def _find(self, address: QueueName, ids: list[str]) -> MessagePage:
         now = self._clock()
         messages = self._queues.serve(
             address,
-            lambda known: known.place.store.messages.get(queue=known.queue, sequences=_sequences(known, ids), now=now),
+            lambda known: known.store_ref.store.messages.get(
+                queue=known.queue, sequences=_sequences(known, ids), now=now
+            ),
         )
         if not messages:
             raise NotFound(f"There is no such message in '{address.name}'.")
         return MessagePage(self._bodies.show(address.project, messages), now)
 
-    def delete(self, address: Address, message: str, *, claim_id: str | None) -> None:
-        """Delete one message, under its claim where it has one; an absent one is fine."""
+    def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
+        """Delete one message, under its claim if it has one; an absent one is fine."""
         if claim_id is not None:
             check_id(claim_id, field="claim_id")
         now = self._clock()
 
-        def remove(known: Known) -> None:
+        def remove(known: ResolvedQueue) -> None:
             sequence = sequence_of(known.queue.uid, message)
             if sequence is None:
                 return
             if claim_id is None and self._limits.message_delete_with_claim_id:
                 self._refuse_unclaimed_delete(known, sequence, now)
-            known.place.store.messages.delete(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
+            known.store_ref.store.messages.delete(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
 
         self._queues.serve(address, remove)
 
-    def _refuse_unclaimed_delete(self, known: Known, sequence: int, now: float) -> None:
-        found = known.place.store.messages.get(queue=known.queue, sequences=[sequence], now=now)
+    def _refuse_unclaimed_delete(self, known: ResolvedQueue, sequence: int, now: float) -> None:
+        found = known.store_ref.store.messages.get(queue=known.queue, sequences=[sequence], now=now)
         if found and found[0].claim_id is not None:
             raise Forbidden("The message is claimed; give its claim_id.")
         if found:
             raise ClaimOver("This service deletes messages under a claim only; give a claim_id.")
 
     def delete_many(
-        self, address: Address, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+        self, address: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
     ) -> None:
         """Delete the messages with these ids, all or none. Absent ones are no error. ``field`` as in :meth:`get_many`.
 
@@ -238,12 +243,12 @@ class Messages:
         now = self._clock()
         self._queues.serve(
             address,
-            lambda known: known.place.store.messages.delete_many(
+            lambda known: known.store_ref.store.messages.delete_many(
                 queue=known.queue, sequences=_sequences(known, wanted), claim_ids=claims, now=now
             ),
         )
 
-    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
+    def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
         """Take the first free messages out for good; empty for a missing queue.
 
         An attempt raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on
@@ -257,15 +262,15 @@ class Messages:
             unchanged,
         )
 
-    def _attempt_pop(self, address: Address, limit: int) -> Attempt[MessagePage]:
+    def _attempt_pop(self, address: QueueName, limit: int) -> Attempt[MessagePage]:
         now = self._clock()
 
-        def take(known: Known) -> list[Message] | None:
+        def take(known: ResolvedQueue) -> list[Message] | None:
             try:
                 return (
                     None
                     if known.rules.encrypt
-                    else known.place.store.messages.pop(queue=known.queue, limit=limit, now=now)
+                    else known.store_ref.store.messages.pop(queue=known.queue, limit=limit, now=now)
                 )
             except SealedMessages:
                 # Such as dead letters of an encrypted queue, in one that is not.
@@ -279,6 +284,6 @@ class Messages:
         return Attempt(MessagePage(popped, now), bool(popped), is_full)
 
 
-def _sequences(known: Known, ids: list[str]) -> list[int]:
+def _sequences(known: ResolvedQueue, ids: list[str]) -> list[int]:
     found = (sequence_of(known.queue.uid, id_) for id_ in ids)
     return [sequence for sequence in found if sequence is not None]

@@ -14,7 +14,7 @@ from zaqar.schemas.fields import check_name
 from zaqar.schemas.pools import apply_patch, parse_patch, parse_pool
 from zaqar.service.catalog import CatalogChanges
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import PoolDrivers
+from zaqar.storage.pools import PoolDrivers
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Pools:
         return sorted((pool for pool in pools if pool.name > after), key=lambda pool: pool.name)[:limit]
 
     def get(self, name: str) -> Pool:
-        """NotFound where there is none."""
+        """Raises NotFound if there is none."""
         return _find(self._management.catalog.get(), name)
 
     def put(self, name: str, raw: bytes) -> None:
@@ -98,7 +98,7 @@ class Pools:
             return replace(catalog, pools=tuple(other for other in catalog.pools if other.name != name))
 
         self._changes.make(edit)
-        # A queue that was placed meanwhile: see Placement.still_stands for the other side.
+        # A queue that was placed meanwhile: see Placement.pool_is_registered for the other side.
         if removed and self._management.queue_records.any_on_pool(pool=name):
             self._changes.make(lambda catalog: catalog if catalog.pool(name) else _with_pool(catalog, removed[-1]))
             raise _in_use(name)
@@ -131,7 +131,7 @@ def _no_answer(pool: Pool, error: StoreUnavailable) -> InvalidInput:
 
 
 def _reason(error: BaseException, pool: Pool) -> str:
-    """What a driver or its library says, for an administrator; nothing where that has a password in it."""
+    """What a driver or its library says, for an administrator; nothing if that has a password in it."""
     text = " ".join(str(error).split())[:_MOST_CHARACTERS] or type(error).__name__
     return "the log says why" if uris.reveals(text, pool.uri) else text
 

@@ -148,7 +148,7 @@ def _select(
 ) -> tuple[list[T], str | None, int | None]:
     """A page of what a filter keeps, the name after which the next one begins, and the count of all that it keeps.
 
-    The count is None where it was not asked for, or where the walk ends before the listing does.
+    The count is None if it was not asked for, or if the walk ends before the listing does.
     """
     if with_count:
         whole = walk()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues: creation, metadata, listing, deletion, and the cache that lets an operation find its queue for free.
+"""Queues: creation, metadata, listing, deletion, and how an operation finds its queue.
 
-A cached queue needs no expiry: every operation of a message store checks it against the fence of the queue, and
-:meth:`Queues.serve` reads the row again when the fence says that the copy is stale.
+The other parts of the service run their operations by :meth:`Queues.serve`. It takes a queue from the cache, and reads
+the row again if the fence of the message store shows that the cached queue is stale.
 """
 
 from __future__ import annotations
@@ -11,44 +11,26 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from zaqar.bounded_cache import BoundedCache, size_of
 from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEY
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
-from zaqar.message_encryption import NO_KEY
-from zaqar.model import UID_LENGTH, Address, Queue, QueueRules, Stats
-from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, rules_of, show_metadata
+from zaqar.model import UID_LENGTH, Queue, QueueName, Stats
+from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, show_metadata
+from zaqar.service.queue_cache import QueueCache, ResolvedQueue
 from zaqar.service.queue_listing import QueueListing, QueuePage
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 
 T = TypeVar("T")
-
-CACHE_BYTES = 64 * 1024 * 1024
-"""Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
-
-The queue that was cached longest ago goes first. Metadata are counted as they are in memory, where JSON takes up to ten
-times its length.
-"""
-
-_KNOWN_BYTES = 700
-"""Memory of a remembered queue and its rules, without the strings and the metadata."""
 
 TRIES = 16
 """How often an operation is tried while others keep changing or deleting its queue."""
 
 _DROPPED_AT_ONCE = 500
 """Subscriptions whose deliveries a store drops in one call."""
-
-
-class Known(NamedTuple):
-    """A queue, the rules its metadata set, and the place whose store serves it."""
-
-    queue: Queue
-    rules: QueueRules
-    place: Place
 
 
 class Queues:
@@ -66,15 +48,15 @@ class Queues:
         self._placement = placement
         self._limits = limits
         self._clock = clock
-        self._cache: BoundedCache[Address, Known] = BoundedCache(CACHE_BYTES)
+        self._cache = QueueCache(placement, limits)
         self.schemas = QueueSchemas(limits, no_encryption=no_encryption)
         self.spread = placement.spreads
         """Whether two queues may be on two stores."""
 
     # -- finding the queue of an operation ---------------------------------------------------------------------------
 
-    def serve(self, address: Address, action: Callable[[Known], T], *, create: bool = False) -> T | None:
-        """What ``action`` returns for the queue, or None where there is no such queue and ``create`` is false.
+    def serve(self, address: QueueName, action: Callable[[ResolvedQueue], T], *, create: bool = False) -> T | None:
+        """What ``action`` returns for the queue, or None if there is no such queue and ``create`` is false.
 
         The action may run several times, each time with a newer queue: when the store finds the queue stale, and when
         it refuses the input by rules that turn out to be old. With ``create`` a missing queue is made only once the
@@ -87,21 +69,21 @@ class Queues:
             try:
                 return action(known)
             except (StaleQueue, InvalidInput) as signal:
-                known = self.find_again(address, known, signal, create=create)
+                known = self.resolve_again(address, known, signal, create=create)
         raise StoreUnavailable
 
-    def find(self, address: Address, *, create: bool) -> Known | None:
+    def find(self, address: QueueName, *, create: bool) -> ResolvedQueue | None:
         """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
         return self._cache.get(address) or self._load(address, create=create)
 
-    def remembered(self, address: Address) -> Known | None:
+    def remembered(self, address: QueueName) -> ResolvedQueue | None:
         """The queue in the cache, which may be stale; None if it is not in the cache. No store is asked."""
         return self._cache.get(address)
 
-    def find_again(
-        self, address: Address, used: Known, signal: StaleQueue | InvalidInput, *, create: bool
-    ) -> Known | None:
-        """The queue to try next, after what was used led to ``signal``; raises the signal where that is no help."""
+    def resolve_again(
+        self, address: QueueName, used: ResolvedQueue, signal: StaleQueue | InvalidInput, *, create: bool
+    ) -> ResolvedQueue | None:
+        """The queue to try next, after what was used led to ``signal``; raises the signal if that is no help."""
         if isinstance(signal, InvalidInput):
             known = self._load(address, create=create)
             if known is None or known.rules == used.rules:
@@ -109,59 +91,59 @@ class Queues:
             return known
         # A claim may have found its dead letter queue stale; then that one has been read again already.
         if signal.uid == used.queue.uid:
-            self.reopen(address, create=create)
+            self.refresh(address, create=create)
         return self.find(address, create=create)
 
-    def ensure(self, address: Address) -> Known:
-        """The queue, created where it is missing."""
+    def ensure(self, address: QueueName) -> ResolvedQueue:
+        """The queue, created if it is missing."""
         for _ in range(TRIES):
             known = self._cache.get(address)
             if known is not None:
                 return known
-            self.reopen(address, create=True)
+            self.refresh(address, create=True)
         raise StoreUnavailable
 
-    def reopen(self, address: Address, *, create: bool) -> None:
+    def refresh(self, address: QueueName, *, create: bool) -> None:
         """Read the row again and bring the fence of the message store up to it, after the store said StaleQueue."""
-        self._forget(address)
+        self._cache.forget(address)
         row = self.row(address)
         if row is None and create:
             row = self._insert(self._new_queue(address, {}))
         if row is not None and (opened := self._open(row)) is not None:
-            self._remember(address, opened)
+            self._cache.remember(address, opened)
 
-    def _load(self, address: Address, *, create: bool) -> Known | None:
+    def _load(self, address: QueueName, *, create: bool) -> ResolvedQueue | None:
         """The queue by its row; with ``create`` a missing one as it would be made, which no store knows yet."""
         row = self.row(address)
         if row is not None:
-            return self._remember(address, row)
-        self._forget(address)
+            return self._cache.remember(address, row)
+        self._cache.forget(address)
         if not create:
             return None
         queue = _make_queue(address, {}, pool=None)
-        return Known(queue, rules_of({}, self._limits), self._placement.place_before_creation(queue.uid))
+        return self._cache.provisional(queue)
 
-    def row(self, address: Address) -> Queue | None:
-        """The queue as the management store has it now; None where there is none."""
+    def row(self, address: QueueName) -> Queue | None:
+        """The queue as the management store has it now; None if there is none."""
         return self._management.queue_records.get(project=address.project, kind=address.kind, name=address.name)
 
-    def _new_queue(self, address: Address, metadata: Metadata) -> Queue:
+    def _new_queue(self, address: QueueName, metadata: Metadata) -> Queue:
         return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
 
     def _insert(self, queue: Queue) -> Queue | None:
-        """The row in place afterwards; None where there is none, as the pool was removed at this moment."""
+        """The row in place afterwards; None if there is none, as the pool was removed at this moment."""
         row = self._management.queue_records.create(queue=queue)
-        if row.uid == queue.uid and not self._placement.still_stands(row):
+        if row.uid == queue.uid and not self._placement.pool_is_registered(row):
             self._management.queue_records.delete(queue=row)
             return None
         return row
 
     def _open(self, row: Queue) -> Queue | None:
-        """Raise the fence to the row and return it; None where the row is out of date or its queue was dropped.
+        """Raise the fence to the row and return it; None if the row is out of date or its queue was dropped.
 
         A dropped queue's row is a left-over of a delete that did not end, which is ended here.
         """
-        store = self._placement.place_of(row).store
+        store = self._placement.store_of(row).store
         try:
             fence = store.queues.open(queue=row, now=self._clock())
             if fence > row.generation:
@@ -191,30 +173,21 @@ class Queues:
         if row.notify:
             self._management.trusts.hasten(queue_uid=row.uid, now=self._clock())
 
-    def _remember(self, address: Address, row: Queue) -> Known:
-        known = Known(row, rules_of(row.metadata, self._limits), self._placement.place_of(row))
-        strings = (address, row.uid, row.project, row.kind, row.name, row.pool, known.rules.dead_letter_queue)
-        self._cache.put(address, known, _KNOWN_BYTES + size_of(strings) + size_of(row.metadata))
-        return known
-
-    def _forget(self, address: Address) -> None:
-        self._cache.forget(address)
-
     # -- the operations ----------------------------------------------------------------------------------------------
 
-    def create(self, address: Address, raw: bytes) -> bool:
-        """Create the queue with the metadata of a request body; False where it exists, and then nothing changes."""
+    def create(self, address: QueueName, raw: bytes) -> bool:
+        """Create the queue with the metadata of a request body; False if it exists, and then nothing changes."""
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         self._placement.check_flavor(metadata.get("_flavor"))
         # A queue that exists needs no pool that takes new ones.
         return self._put(address, metadata, look_first=self._placement.spreads)[1]
 
-    def ensure_row(self, address: Address) -> Queue:
-        """The queue as the management store has it now, created where it is missing."""
+    def ensure_row(self, address: QueueName) -> Queue:
+        """The queue as the management store has it now, created if it is missing."""
         return self._put(address, {}, look_first=True)[0]
 
-    def _put(self, address: Address, metadata: Metadata, *, look_first: bool) -> tuple[Queue, bool]:
+    def _put(self, address: QueueName, metadata: Metadata, *, look_first: bool) -> tuple[Queue, bool]:
         """The queue in place afterwards, its fence up to it, and whether it was created."""
         for _ in range(TRIES):
             row = self.row(address) if look_first else None
@@ -224,21 +197,21 @@ class Queues:
                 row = self._insert(queue)
                 created = row is not None and row.uid == queue.uid
             if row is not None and (opened := self._open(row)) is not None:
-                self._remember(address, opened)
+                self._cache.remember(address, opened)
                 return opened, created
         raise StoreUnavailable
 
-    def get(self, address: Address, *, defaults: bool = True) -> dict[str, Any]:
+    def get(self, address: QueueName, *, defaults: bool = True) -> dict[str, Any]:
         """The stored metadata; none for a missing queue. With ``defaults`` missing reserved keys are filled in."""
         row = self.row(address)
         return show_metadata(row.metadata if row else {}, self._limits, kind=address.kind, defaults=defaults)
 
-    def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
+    def patch(self, address: QueueName, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
         """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
         operations = self.schemas.parse_patch(raw)
         return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata), defaults)
 
-    def _update(self, address: Address, edit: Callable[[Metadata], Metadata], defaults: bool) -> dict[str, Any]:
+    def _update(self, address: QueueName, edit: Callable[[Metadata], Metadata], defaults: bool) -> dict[str, Any]:
         for _ in range(TRIES):
             row = self.row(address)
             if row is None:
@@ -250,19 +223,19 @@ class Queues:
             changed = replace(row, metadata=metadata, generation=row.generation + 1)
             if self._management.queue_records.replace(queue=changed):
                 # Where the queue is dropped, or changed further, at this moment, this change came before that.
-                self._forget(address)
+                self._cache.forget(address)
                 self._open(changed)
                 return show_metadata(metadata, self._limits, kind=address.kind, defaults=defaults)
         raise StoreUnavailable
 
-    def delete(self, address: Address) -> None:
+    def delete(self, address: QueueName) -> None:
         """Delete the queue and all that is in it; a missing one is fine."""
         row = self.row(address)
         if row is not None:
             # The store forgets the queue first: an acknowledged message is never in a queue without a row.
-            self._placement.place_of(row).store.queues.drop(queue=row, now=self._clock())
+            self._placement.store_of(row).store.queues.drop(queue=row, now=self._clock())
             self._remove(row)
-        self._forget(address)
+        self._cache.forget(address)
 
     def list_page(
         self,
@@ -284,17 +257,17 @@ class Queues:
             return listing.page(after=after, limit=limit, with_count=with_count, detailed=detailed)
         return listing.filtered_page(keep, after=after, limit=limit, with_count=with_count, detailed=detailed)
 
-    def stats(self, address: Address) -> tuple[Stats, float]:
+    def stats(self, address: QueueName) -> tuple[Stats, float]:
         """The counts and the moment they were taken at; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.place.store.queues.stats(queue=known.queue, now=now))
+        stats = self.serve(address, lambda known: known.store_ref.store.queues.stats(queue=known.queue, now=now))
         return stats or Stats(), now
 
-    def purge(self, address: Address, raw: bytes) -> None:
+    def purge(self, address: QueueName, raw: bytes) -> None:
         """Empty a queue of what the request body names; a missing queue is fine."""
         types = self.schemas.parse_purge(raw)
         if "messages" in types:
-            self.serve(address, lambda known: known.place.store.queues.purge(queue=known.queue, now=self._clock()))
+            self.serve(address, lambda known: known.store_ref.store.queues.purge(queue=known.queue, now=self._clock()))
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
             removed = self._subscription_ids(row.uid)
@@ -315,11 +288,11 @@ class Queues:
     # -- whether a queue has subscribers -----------------------------------------------------------------------------
     #
     # ``Queue.notify`` is true from before the first subscription is acknowledged. Two rules keep it so whoever races:
-    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only where the
+    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only if the
     # row has not changed since before it found no subscription. So of the two changes the second one fails or sees.
 
-    def mark_subscribed(self, address: Address, uid: str, *, anew: bool) -> bool:
-        """Have ``notify`` true, on every worker; False where there is no such queue any more.
+    def mark_subscribed(self, address: QueueName, uid: str, *, anew: bool) -> bool:
+        """Have ``notify`` true, on every worker; False if there is no such queue any more.
 
         With ``anew`` the row is changed in any case; or somebody else has changed it after this call began.
         """
@@ -333,30 +306,30 @@ class Queues:
                 row = replace(row, notify=True, generation=row.generation + 1)
                 if not self._management.queue_records.replace(queue=row):
                     continue
-            self._forget(address)
+            self._cache.forget(address)
             # Not open: changed further, or dropped.
             if self._open(row) is not None:
                 return True
         raise StoreUnavailable
 
-    def note_fewer_subscribers(self, address: Address, uid: str) -> None:
-        """Turn ``notify`` off where the queue has no subscriptions any more."""
+    def note_fewer_subscribers(self, address: QueueName, uid: str) -> None:
+        """Turn ``notify`` off if the queue has no subscriptions any more."""
         for _ in range(TRIES):
             row = self.row(address)
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
                 return
             changed = replace(row, notify=False, generation=row.generation + 1)
             if self._management.queue_records.replace(queue=changed):
-                self._forget(address)
-                place = self._placement.place_of(changed)
+                self._cache.forget(address)
+                store_ref = self._placement.store_of(changed)
                 # While the store is away, others may go on to note posts that nobody gets, until they read the row.
-                _try(place, partial(self._open, changed))
+                _try(store_ref, partial(self._open, changed))
                 # One whose creator was killed before it could change the row.
                 if self._has_subscriptions(uid):
                     self.mark_subscribed(address, uid, anew=False)
                 return
 
-    def drop_deliveries(self, address: Address, uid: str, subscription_ids: Sequence[str]) -> None:
+    def drop_deliveries(self, address: QueueName, uid: str, subscription_ids: Sequence[str]) -> None:
         """Let the deliveries of subscriptions go that were removed.
 
         That the store is away is no error, as the subscriptions are gone: when it is back, the notifier that takes one
@@ -365,30 +338,32 @@ class Queues:
         row = self.row(address)
         if row is None or row.uid != uid:
             return  # They went with the queue.
-        place = self._placement.place_of(row)
+        store_ref = self._placement.store_of(row)
         for start in range(0, len(subscription_ids), _DROPPED_AT_ONCE):
-            _try(place, partial(self._drop_some, place, uid, subscription_ids[start : start + _DROPPED_AT_ONCE]))
+            _try(
+                store_ref, partial(self._drop_some, store_ref, uid, subscription_ids[start : start + _DROPPED_AT_ONCE])
+            )
 
-    def _drop_some(self, place: Place, uid: str, subscription_ids: Sequence[str]) -> None:
-        place.store.delivery_log.drop(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
+    def _drop_some(self, store_ref: StoreRef, uid: str, subscription_ids: Sequence[str]) -> None:
+        store_ref.store.delivery_log.drop(queue_uid=uid, subscription_ids=subscription_ids, now=self._clock())
 
     def _has_subscriptions(self, uid: str) -> bool:
         return bool(self._management.subscriptions.list_after(queue_uid=uid, after="", limit=1, now=self._clock()))
 
 
-def _try(place: Place, step: Callable[[], object]) -> None:
+def _try(store_ref: StoreRef, step: Callable[[], object]) -> None:
     """Do what is good to have done, unless the store is away."""
     try:
-        if place.away:
+        if store_ref.away:
             return
     except StoreUnavailable:
         return  # Its pool is not registered.
     try:
         step()
     except StoreUnavailable:
-        place.note_failure()
+        store_ref.note_failure()
 
 
-def _make_queue(address: Address, metadata: Metadata, *, pool: str | None) -> Queue:
+def _make_queue(address: QueueName, metadata: Metadata, *, pool: str | None) -> Queue:
     uid = secrets.token_hex(UID_LENGTH // 2)
     return Queue(uid, address.project, address.name, address.kind, metadata=metadata, pool=pool)

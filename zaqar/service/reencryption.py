@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from zaqar.clock import Clock
-from zaqar.message_encryption import MessageKeys, Unreadable, key_id_of
+from zaqar.encryption.messages import MessageKeys, Unreadable, key_id_of
 from zaqar.storage.base import POST, MessageStore, SealedBody
 
 BATCH = 100

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zaqar.access.signed_urls import SignedUrls, format_time, is_project, parse_time
 from zaqar.clock import Clock
 from zaqar.errors import ClientError, InvalidInput
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.schemas.share import Wanted
-from zaqar.signed_urls import SignedUrls, format_time, is_project, parse_time
 
 DAY = 86_400
 """Seconds for which a URL is valid unless the caller says otherwise."""
@@ -36,7 +36,7 @@ class Shares:
         self._clock = clock
         self._max_expiry = max_expiry
 
-    def create(self, address: Address, wanted: Wanted) -> Shared:
+    def create(self, address: QueueName, wanted: Wanted) -> Shared:
         """Sign what is wanted; whoever calls has asked the policy whether the caller may do all of it.
 
         Raises InvalidInput naming ``expires`` for a time that is over or too far away, and ClientError if the operator

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 SLOW_SECONDS = 1.0
 """If a question has been under way for so long, no other one is asked of the same store."""
@@ -45,10 +45,10 @@ class StoreGuard:
         self._most = most
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._states: WeakKeyDictionary[Place, _State] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[StoreRef, _State] = WeakKeyDictionary()
 
     @contextmanager
-    def asking(self, place: Place) -> Iterator[None]:
+    def asking(self, store_ref: StoreRef) -> Iterator[None]:
         """Ask a store within this context.
 
         Raises StoreUnavailable at once, without a question, if the store failed a moment ago or leaves an earlier
@@ -56,7 +56,7 @@ class StoreGuard:
         """
         this = object()
         with self._lock:
-            state = self._states.setdefault(place, _State())
+            state = self._states.setdefault(store_ref, _State())
             now = self._monotonic()
             oldest = next(iter(state.running.values()), now)
             # After a failure one question at a time finds out whether the store is back.

@@ -13,9 +13,10 @@ from typing import NamedTuple, TypeVar
 from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import InvalidInput
-from zaqar.model import UID_LENGTH, Address, Message, is_message_id, message_id, sequence_of
+from zaqar.model import UID_LENGTH, Message, QueueName, is_message_id, message_id, sequence_of
 from zaqar.service.bodies import Bodies
-from zaqar.service.queues import Known, Queues
+from zaqar.service.queue_cache import ResolvedQueue
+from zaqar.service.queues import Queues
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.tail import Shown, Tail
 
@@ -89,7 +90,7 @@ class Streams:
     def open(
         self,
         context: Context,
-        address: Address,
+        address: QueueName,
         *,
         marker: str | None,
         from_start: bool,
@@ -110,11 +111,11 @@ class Streams:
             uid, last = (None, 0) if from_start else self._now(address, version)
         return Stream(self, address, uid, last, None if echo else context.client_id)
 
-    def is_deleted(self, address: Address, marker: str) -> bool:
+    def is_deleted(self, address: QueueName, marker: str) -> bool:
         """Whether there is no such queue any more, though ``marker`` is that of a reader for which there was one."""
         return not marker.startswith(_NO_QUEUE) and self.queues.row(address) is None
 
-    def _now(self, address: Address, version: int) -> tuple[str | None, int]:
+    def _now(self, address: QueueName, version: int) -> tuple[str | None, int]:
         """The uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
 
         def ask() -> tuple[str | None, int]:
@@ -122,17 +123,17 @@ class Streams:
             last = None if known is None else self.last(known)
             if last is None:
                 # The queue that is remembered may be gone, and another one may have its name.
-                self.queues.reopen(address, create=False)
+                self.queues.refresh(address, create=False)
                 known = self.queues.find(address, create=False)
                 last = None if known is None else self.last(known)
             return (None if known is None else known.queue.uid), last or 0
 
         return self.shared.read(("now", address), version, ask)
 
-    def last(self, known: Known) -> int | None:
+    def last(self, known: ResolvedQueue) -> int | None:
         """The number of the newest message that was ever in a queue; None if the store does not have the queue."""
         uid = known.queue.uid
-        position = known.place.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
+        position = known.store_ref.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
         return None if position is None else position.last
 
 
@@ -146,7 +147,7 @@ class Stream:
     """One reader. ``uid`` is None until the queue exists."""
 
     def __init__(
-        self, streams: Streams, address: Address, uid: str | None, position: int, excluded_client: str | None
+        self, streams: Streams, address: QueueName, uid: str | None, position: int, excluded_client: str | None
     ) -> None:
         self.address = address
         self.uid = uid
@@ -259,9 +260,9 @@ class Stream:
     def _read_page(self, most: int, now: float) -> _Page | None:
         """The messages after the position, at most ``most``; None if there is no such queue."""
 
-        def read(known: Known) -> _Page:
+        def read(known: ResolvedQueue) -> _Page:
             uid = known.queue.uid
-            messages = known.place.store.messages.list_after(
+            messages = known.store_ref.store.messages.list_after(
                 queue=known.queue,
                 after=self._tail.position if uid == self.uid else 0,
                 limit=most,
@@ -276,10 +277,10 @@ class Stream:
         return self._streams.queues.serve(self.address, read)
 
     def _read_due(self, numbers: list[int], version: int, now: float) -> list[Event]:
-        def read(known: Known) -> tuple[list[int], list[Message]]:
+        def read(known: ResolvedQueue) -> tuple[list[int], list[Message]]:
             if known.queue.uid != self.uid:
                 return numbers, []  # They went with the queue.
-            found = known.place.store.messages.get(queue=known.queue, sequences=numbers, now=now)
+            found = known.store_ref.store.messages.get(queue=known.queue, sequences=numbers, now=now)
             fitting = _fitting(found)
             looked_at = numbers
             if fitting < len(found):

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from zaqar.limits import Limits
 from zaqar.model import PENDING, Queue, Secret, Subscription
+from zaqar.notification.webhook_signatures import new_secret
 from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token
 from zaqar.schemas.subscriptions import Wanted, check_options_for
 from zaqar.service.subscription_trusts import TrustLoan
-from zaqar.signatures import new_secret
 
 
 def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> Subscription:

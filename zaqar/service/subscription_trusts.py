@@ -68,7 +68,7 @@ class SubscriptionTrusts:
         self._clock = clock
 
     def check_possible(self, subscriber: str) -> None:
-        """InvalidInput if the subscriber needs a trust and the service uses none."""
+        """Raises InvalidInput if the subscriber needs a trust and the service uses none."""
         if takes_token(subscriber) and self._tokens is None:
             raise self._not_configured(subscriber)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from zaqar.addresses import AddressGuard
 from zaqar.clock import CLOCKS_APART, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, SignatureRefused, StoreUnavailable
@@ -22,12 +21,14 @@ from zaqar.model import (
     REFUSED,
     SUBSCRIPTION_CONFIRMATION,
     UNSUBSCRIBE_CONFIRMATION,
-    Address,
     Delivery,
     Queue,
+    QueueName,
     Secret,
     Subscription,
 )
+from zaqar.notification.webhook_signatures import new_secret
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
 from zaqar.schemas.subscriptions import (
     check_end,
@@ -40,9 +41,8 @@ from zaqar.schemas.subscriptions import (
 from zaqar.service.queues import TRIES, Queues
 from zaqar.service.subscription_changes import changed, new_subscription, way_to
 from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
-from zaqar.signatures import new_secret
 from zaqar.storage.base import ManagementStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ Grant = Callable[[Sequence[str]], bool]
 
 
 class Created(NamedTuple):
-    """``secret`` is shown this once; None where the subscription existed, or where nothing is signed."""
+    """``secret`` is shown this once; None if the subscription existed, or if nothing is signed."""
 
     subscription_id: str
     secret: str | None
@@ -75,10 +75,10 @@ class Subscriptions:
         queues: Queues,
         limits: Limits,
         clock: Clock,
-        guard: AddressGuard,
+        target_policy: WebhookTargetPolicy,
         notifying: bool,
         require_confirmation: bool,
-        ring: Callable[[], None],
+        wake_notifiers: Callable[[], None],
         trusts: TrustTokens | None = None,
     ) -> None:
         """``notifying``: whether messages of queues with subscribers are to be notified at all."""
@@ -87,15 +87,15 @@ class Subscriptions:
         self._queues = queues
         self._limits = limits
         self._clock = clock
-        self._guard = guard
+        self._target_policy = target_policy
         self._notifying = notifying
         self._require_confirmation = require_confirmation
-        self._ring = ring
+        self._wake_notifiers = wake_notifiers
         self._trusts = SubscriptionTrusts(trusts, management.trusts, clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def list_page(self, address: Address, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+    def list_page(self, address: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
         """At most ``limit`` after the one that ``marker`` is the id of, and the time; none for a missing queue."""
         if marker is not None and not is_subscription_id(marker):
             raise InvalidInput("marker", "must be the id of a subscription")
@@ -105,13 +105,13 @@ class Subscriptions:
         page = self._management.subscriptions.list_after(queue_uid=row.uid, after=marker or "", limit=limit, now=now)
         return page, now
 
-    def get(self, address: Address, id_: str) -> tuple[Subscription, float]:
-        """The subscription, and the time; NotFound where the queue has none with this id."""
+    def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
+        """The subscription, and the time; raises NotFound if the queue has none with this id."""
         now = self._clock()
         return self.find(address, id_, now)[1], now
 
-    def find(self, address: Address, id_: str, now: float) -> tuple[Queue, Subscription]:
-        """The subscription and its queue; NotFound where there is none."""
+    def find(self, address: QueueName, id_: str, now: float) -> tuple[Queue, Subscription]:
+        """The subscription and its queue; raises NotFound if there is none."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=now)
@@ -121,11 +121,11 @@ class Subscriptions:
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, context: Context, address: Address, raw: bytes) -> Created:
-        """Subscribe as a request body says, to a queue that is created where it is missing.
+    def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
+        """Subscribe as a request body says, to a queue that is created if it is missing.
 
-        One that is there and not confirmed stays as it is and is asked to confirm once more; AlreadySubscribed where it
-        is confirmed.
+        If the queue has a subscription with this subscriber that is not confirmed, it stays as it is, and the
+        subscriber is asked once more to confirm. Raises AlreadySubscribed if it is confirmed.
         """
         wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
@@ -163,7 +163,7 @@ class Subscriptions:
         return placed
 
     def _renew(self, kept: Subscription) -> Subscription | None:
-        """The one that is there, pending again where it was refused; None where it has changed meanwhile."""
+        """The one that is there, pending again if it was refused; None if it has changed meanwhile."""
         if kept.state == CONFIRMED:
             raise AlreadySubscribed(f"'{kept.source}' has a confirmed subscription with this subscriber.")
         if kept.state == PENDING:
@@ -174,10 +174,10 @@ class Subscriptions:
     def _check_target(self, subscriber: str) -> None:
         self._trusts.check_possible(subscriber)
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
-            self._guard.check_url(url_of(subscriber), field="subscriber")
+            self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
-    def mark(self, address: Address, uid: str, *, anew: bool) -> bool:
-        """Have the queue's messages notified, where that is done at all; False where the queue is gone."""
+    def mark(self, address: QueueName, uid: str, *, anew: bool) -> bool:
+        """Have the queue's messages notified, if that is done at all; False if the queue is gone."""
         if self._notifying:
             return self._queues.mark_subscribed(address, uid, anew=anew)
         row = self._queues.row(address)
@@ -199,12 +199,12 @@ class Subscriptions:
             due=now,
             kind=kind,
         )
-        self._placement.place_of(row).store.deliveries.put(delivery=delivery)
-        self._ring()
+        self._placement.store_of(row).store.deliveries.put(delivery=delivery)
+        self._wake_notifiers()
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
-    def patch(self, context: Context, address: Address, id_: str, raw: bytes) -> None:
+    def patch(self, context: Context, address: QueueName, id_: str, raw: bytes) -> None:
         """Change what a request body names. A new TTL counts from now; a new subscriber has to confirm."""
         wanted = parse_change(raw, source=address.name, limits=self._limits)
         check_end(wanted.ttl, self._clock())
@@ -221,11 +221,11 @@ class Subscriptions:
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
 
-    def confirm(self, address: Address, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
+    def confirm(self, address: QueueName, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
         """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe; see :meth:`set_confirmed`."""
         self.set_confirmed(address, id_, parse_confirmation(raw), grant=grant)
 
-    def check_grant(self, address: Address, id_: str, grant: Grant) -> None:
+    def check_grant(self, address: QueueName, id_: str, grant: Grant) -> None:
         """SignatureRefused, whatever is missing, unless ``grant`` opens the confirmation as the subscription is now."""
         try:
             _, found = self.find(address, id_, self._clock())
@@ -234,8 +234,11 @@ class Subscriptions:
         if not _opens(grant, found, confirmed=False):
             raise SignatureRefused("no key has made the confirmation")
 
-    def set_confirmed(self, address: Address, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
-        """NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now."""
+    def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+        """Confirm the subscription or take the confirmation back.
+
+        Raises NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now.
+        """
 
         def edit(old: Subscription, now: float) -> Subscription:
             if grant is not None and not _opens(grant, old, confirmed):
@@ -248,7 +251,7 @@ class Subscriptions:
         if new.state == REFUSED != old.state:
             self._ask(row, new, UNSUBSCRIBE_CONFIRMATION)
 
-    def rotate_secret(self, address: Address, id_: str, raw: bytes) -> str:
+    def rotate_secret(self, address: QueueName, id_: str, raw: bytes) -> str:
         """A new secret. The one it replaces goes on to sign as well, for as long as a request body says."""
         grace, fresh = parse_grace(raw), new_secret()
 
@@ -265,7 +268,7 @@ class Subscriptions:
         return fresh
 
     def _change(
-        self, address: Address, id_: str, edit: Callable[[Subscription, float], Subscription]
+        self, address: QueueName, id_: str, edit: Callable[[Subscription, float], Subscription]
     ) -> tuple[Queue, Subscription, Subscription]:
         """Put what ``edit`` makes of the subscription in its place: the queue, what was, and what is."""
         for _ in range(TRIES):
@@ -281,7 +284,7 @@ class Subscriptions:
 
     # -- removal -----------------------------------------------------------------------------------------------------
 
-    def delete(self, address: Address, id_: str) -> None:
+    def delete(self, address: QueueName, id_: str) -> None:
         """Remove the subscription; an absent one is fine."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
@@ -322,7 +325,7 @@ class Subscriptions:
         while removed < _MOST_TIDIED:
             expired = self._management.subscriptions.list_expired(now=self._clock() - CLOCKS_APART, limit=_BATCH)
             # No worker's clock may still take one of them for a live one, so their deliveries can go too.
-            of_queue: dict[tuple[Address, str], list[str]] = {}
+            of_queue: dict[tuple[QueueName, str], list[str]] = {}
             for each in expired:
                 if self._remove(each):
                     self._release_trust(each)
@@ -347,7 +350,7 @@ class Subscriptions:
         )
 
 
-def _no_subscription(address: Address) -> NotFound:
+def _no_subscription(address: QueueName) -> NotFound:
     return NotFound(f"The {address.kind} '{address.name}' has no such subscription.")
 
 
@@ -359,5 +362,5 @@ def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
     return repeated and grant(replace(subscription, challenge=subscription.challenge - 1).grant_terms)
 
 
-def _address_of(subscription: Subscription) -> Address:
-    return Address(subscription.project, subscription.kind, subscription.source)
+def _address_of(subscription: Subscription) -> QueueName:
+    return QueueName(subscription.project, subscription.kind, subscription.source)

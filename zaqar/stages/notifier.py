@@ -9,8 +9,8 @@ from typing import Self
 from oslo_config import cfg
 
 from zaqar import conf as configuration
-from zaqar.bell import Bell
 from zaqar.context import Context
+from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.model import Queue
 from zaqar.stages.base import Stage
 
@@ -18,13 +18,13 @@ from zaqar.stages.base import Stage
 class Notifier(Stage):
     """Without it in the pipeline notifiers find the same work, up to a second later."""
 
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
+    def __init__(self, wakeup_sender: WakeupSender) -> None:
+        self._wakeup_sender = wakeup_sender
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        return cls(Bell(configuration.notifiers_dir(conf)))
+        return cls(WakeupSender(configuration.notifiers_dir(conf)))
 
     def after_post(self, context: Context, queue: Queue, ids: Sequence[str]) -> None:
         if queue.notify:
-            self._bell.ring()
+            self._wakeup_sender.wake()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from zaqar.model import Address, Claim, Message, Stats, Subscription
+from zaqar.model import Claim, Message, QueueName, Stats, Subscription
 
 QUEUES, MESSAGES, CLAIMS, SUBSCRIPTIONS = "queues", "messages", "claims", "subscriptions"
 
@@ -46,7 +46,7 @@ class HeldClaim(NamedTuple):
 class Request:
     """The root of the requests."""
 
-    address: Address
+    address: QueueName
 
     operation: ClassVar[str] = ""
     """The hooks are ``before_`` and ``after_`` this name."""

@@ -14,9 +14,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from zaqar.context import Context
+from zaqar.entry_points import is_from_outside
 from zaqar.errors import ClientError, InvalidInput, StageFailed, StoreUnavailable
 from zaqar.model import Message
-from zaqar.plugins import is_from_outside
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import REQUESTS, Request
 

@@ -9,7 +9,7 @@ from zaqar.model import QUEUE, TOPIC
 
 
 def _relation(template: str, allow: str, **variables: str) -> dict[str, Any]:
-    """A resource of the home document (draft-nottingham-json-home-03): with a template where it takes variables."""
+    """A resource of the home document (draft-nottingham-json-home-03): with a template if it takes variables."""
     hints: dict[str, Any] = {"allow": allow.split(), "formats": {"application/json": {}}}
     if allow in ("POST", "PATCH"):
         hints["accept-post"] = ["application/json"]

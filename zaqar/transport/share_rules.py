@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from zaqar.context import Context
 from zaqar.limits import Limits
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.policies import Authorizer
 from zaqar.policies.share import granted_rules
 from zaqar.policies.targets import target_names
@@ -19,11 +19,11 @@ class ShareRules:
         self._authorizer = authorizer
         self._schemes = limits.subscriber_types
 
-    def check(self, caller: Context, address: Address) -> None:
+    def check(self, caller: Context, address: QueueName) -> None:
         """Raises Forbidden unless the caller may make pre-signed URLs of the queue or topic."""
         self._authorizer.check(caller, f"{address.kind}s:share", address)
 
-    def check_granted(self, caller: Context, address: Address, wanted: Wanted) -> None:
+    def check_granted(self, caller: Context, address: QueueName, wanted: Wanted) -> None:
         """Check the rule of each operation that the URL will open, because signed requests are not checked."""
         for rule in granted_rules(wanted.paths, wanted.methods):
             if "scheme" in target_names(rule) and self._authorizer.asks_for(rule, "scheme"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from zaqar.errors import MessagesUnreadable, StoreUnavailable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind
@@ -30,7 +30,7 @@ class Attempt(NamedTuple, Generic[T]):
 
 def wait_for(
     hub: Hub,
-    address: Address,
+    address: QueueName,
     kind: Kind,
     *,
     seconds: float,

@@ -14,20 +14,19 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from zaqar import bell
-from zaqar.bell import LISTING_SECONDS, Bell, Listener
 from zaqar.clock import Clock
+from zaqar.ipc.wakeup_socket import LISTING_SECONDS, WakeupSender, WakeupSocket, open_wakeup_socket
 from zaqar.limits import Limits
-from zaqar.model import UID_LENGTH, Address, Queue
-from zaqar.storage.placement import Place
+from zaqar.model import UID_LENGTH, Queue, QueueName
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Background
-from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, PlacePoller
+from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, StorePoller
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
 from zaqar.waiting.wakeups import Channel, HostListener, Told
 
-Remembered = Callable[[Address], Located | None]
+Remembered = Callable[[QueueName], Located | None]
 """Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
 
 BIND_AGAIN_SECONDS = 60.0
@@ -53,7 +52,7 @@ class Hub:
         self._remembered = remembered
         self._find_queues = find_queues
         self._clock = clock
-        self._bell = Bell(folder)
+        self._wakeup_sender = WakeupSender(folder)
         self.registry = Registry(
             max_waiting=limits.max_waiting_clients,
             max_waiting_per_project=limits.max_waiting_clients_per_project,
@@ -70,7 +69,7 @@ class Hub:
         """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
         _hubs.add(self)
 
-    def join(self, address: Address, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(self, address: QueueName, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
         waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
         with self._lock:
@@ -85,18 +84,18 @@ class Hub:
 
     # -- what this process does --------------------------------------------------------------------------------------
 
-    def posted(self, queue: Queue, place: Place, ids: list[str]) -> None:
+    def posted(self, queue: Queue, store_ref: StoreRef, ids: list[str]) -> None:
         """Messages with these ids were posted to the queue. PERF: called only if it is time, see ``check_at``."""
         if self._is_nobody_waiting():
             return
-        address = Address(queue.project, queue.kind, queue.name)
+        address = QueueName(queue.project, queue.kind, queue.name)
         last = int(ids[-1][UID_LENGTH:], 16) if ids else 0
-        self._post(address, Located(queue.uid, place), last)
+        self._post(address, Located(queue.uid, store_ref), last)
 
-    def received(self, queue: Queue, place: Place) -> None:
+    def received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages were put into the queue by this process, in another way than by a post."""
         if not self._is_nobody_waiting():
-            self._post(Address(queue.project, queue.kind, queue.name), Located(queue.uid, place), 0)
+            self._post(QueueName(queue.project, queue.kind, queue.name), Located(queue.uid, store_ref), 0)
 
     def freed(self, queue: Queue) -> None:
         """Messages of the queue are free again."""
@@ -104,19 +103,19 @@ class Hub:
             return
         here = self.registry.wake(queue.uid, Wake.FREED, is_own=True)
         wake = Wake.FREE_READERS if here else Wake.FREED
-        self._tell(wake, Address(queue.project, queue.kind, queue.name), queue.uid)
+        self._tell(wake, QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
-    def perhaps_received(self, queue: Queue, place: Place) -> None:
+    def perhaps_received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Messages may have been put into the queue, which only the store knows. It is asked if somebody waits."""
         if self._is_nobody_waiting():
             return
-        self._look(queue.uid, place)
+        self._look(queue.uid, store_ref)
         now = time.monotonic()
         if now >= self._perhaps.get(queue.uid, 0.0) + SOON_SECONDS:
             if len(self._perhaps) >= _MOST_PERHAPS:
                 self._perhaps.clear()
             self._perhaps[queue.uid] = now
-            self._tell(Wake(0), Address(queue.project, queue.kind, queue.name), queue.uid)
+            self._tell(Wake(0), QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
     def drain(self) -> None:
         """Have every client that waits answered now, and let no other one wait."""
@@ -136,14 +135,14 @@ class Hub:
         if self.registry.waiting:
             self._look_up()
 
-    def _post(self, address: Address, located: Located, last: int) -> None:
+    def _post(self, address: QueueName, located: Located, last: int) -> None:
         here = self.registry.note_queue(address, located, is_own=True, last=last)
         if here:
             self._watch(located)
         self._tell(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
 
     def _is_nobody_waiting(self) -> bool:
-        if self.registry.waiting or self._bell.listeners():
+        if self.registry.waiting or self._wakeup_sender.listeners():
             return False
         with self._lock:
             # Not later than the listing is made anew; a waiter that joins at this moment sets it back.
@@ -151,16 +150,16 @@ class Hub:
                 self.check_at = time.monotonic() + LISTING_SECONDS
         return True
 
-    def _pass_on(self, address: Address, uid: str) -> None:
+    def _pass_on(self, address: QueueName, uid: str) -> None:
         self._tell(Wake.TAKERS, address, uid)
 
-    def _tell(self, wake: Wake, address: Address, uid: str, last: int = 0) -> None:
+    def _tell(self, wake: Wake, address: QueueName, uid: str, last: int = 0) -> None:
         """Tell the other processes of this host."""
         job = self._background.get(_HOST)
         own = job.socket_name if isinstance(job, HostListener) else None
-        names = self._bell.listeners()
+        names = self._wakeup_sender.listeners()
         if names and names != (own,):
-            self._bell.ring(Told(wake, uid, last, digest_of(address)).encode(), but=own)
+            self._wakeup_sender.wake(Told(wake, uid, last, digest_of(address)).encode(), except_name=own)
 
     # -- what others do ----------------------------------------------------------------------------------------------
 
@@ -169,9 +168,9 @@ class Hub:
         if self.registry.note_foreign(told.digest, told.uid, told.wake, told.last):
             self._look_up()
         elif not told.wake:
-            place = self.registry.place_of(told.uid)
-            if place is not None:
-                self._look(told.uid, place)
+            store_ref = self.registry.store_of(told.uid)
+            if store_ref is not None:
+                self._look(told.uid, store_ref)
 
     def _look_up(self) -> None:
         """Have the queues looked up that are waited for and not known."""
@@ -185,26 +184,26 @@ class Hub:
 
         Posts to any queue can cause this, up to ten times a second, and it must not cost a store much.
         """
-        for place in self.registry.places():
-            uids = self.registry.uids_of(place)
+        for store_ref in self.registry.store_refs():
+            uids = self.registry.uids_of(store_ref)
             if len(uids) <= _MOST_LOOKED_AT:
                 for uid in uids:
-                    self._look(uid, place)
+                    self._look(uid, store_ref)
 
-    def _look(self, uid: str, place: Place) -> None:
-        poller = self._background.get(place)
-        if isinstance(poller, PlacePoller):
+    def _look(self, uid: str, store_ref: StoreRef) -> None:
+        poller = self._background.get(store_ref)
+        if isinstance(poller, StorePoller):
             poller.look(uid)
 
     def _watch(self, located: Located) -> None:
         """Have the store asked for this queue from now on."""
-        self._background.start(located.place, lambda: self._make_poller(located.place))
-        self._background.start((_CHANNEL, located.place), lambda: Channel(located.place, self.registry))
-        poller = self._background.get(located.place)
-        if isinstance(poller, PlacePoller):
+        self._background.start(located.store_ref, lambda: self._make_poller(located.store_ref))
+        self._background.start((_CHANNEL, located.store_ref), lambda: Channel(located.store_ref, self.registry))
+        poller = self._background.get(located.store_ref)
+        if isinstance(poller, StorePoller):
             poller.look_if_new(located.uid)
 
-    def _found(self, address: Address, located: Located) -> None:
+    def _found(self, address: QueueName, located: Located) -> None:
         self.registry.note_queue(address, located)
         self._watch(located)
 
@@ -217,11 +216,11 @@ class Hub:
             tidy=lambda: self.shared.drop_old(),
         )
 
-    def _bind(self) -> Listener | None:
+    def _bind(self) -> WakeupSocket | None:
         now = time.monotonic()
         if now < self._bind_at:
             return None
-        listener = bell.listen(self._folder)
+        listener = open_wakeup_socket(self._folder)
         if listener is None:
             self._bind_at = now + BIND_AGAIN_SECONDS
         return listener
@@ -230,8 +229,8 @@ class Hub:
         # Not the function itself, because a reload replaces it.
         return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
 
-    def _make_poller(self, place: Place) -> PlacePoller:
-        return PlacePoller(place, self.registry, self._clock, lost=self._look_up)
+    def _make_poller(self, store_ref: StoreRef) -> StorePoller:
+        return StorePoller(store_ref, self.registry, self._clock, lost=self._look_up)
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks at the stores while somebody waits: for what nobody has told, and for when claims and delays end.
 
-Each place has its own thread, so that a store that does not answer delays no clients of other stores.
+Each store has its own thread, so that a store that does not answer delays no clients of other stores.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import islice
 from typing import TypeVar
 
 from zaqar.clock import Clock
-from zaqar.model import Address
-from zaqar.storage.placement import Place
+from zaqar.model import QueueName
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Job
 from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Located, Wake
@@ -30,21 +30,21 @@ SOON_SECONDS = 0.1
 CHUNK = 500
 """Queues in one call of a store."""
 
-FindQueues = Callable[[Collection[Address]], Mapping[Address, Located]]
+FindQueues = Callable[[Collection[QueueName]], Mapping[QueueName, Located]]
 """Where the queues are that exist. Asks the management store; at most 500 names."""
 
 
-class PlacePoller(Job):
+class StorePoller(Job):
     """Asks one store for the positions of all queues that are waited for, and wakes takers when a claim or delay ends.
 
     The thread of the poller calls ``step``. Other threads call ``look``.
     """
 
-    def __init__(self, place: Place, registry: Registry, clock: Clock, *, lost: Callable[[], None]) -> None:
+    def __init__(self, store_ref: StoreRef, registry: Registry, clock: Clock, *, lost: Callable[[], None]) -> None:
         """``lost`` is called if the store does not have a queue, which may have been deleted."""
         super().__init__()
-        self.name = "waiting for the store" if place.name is None else f"waiting for pool {place.name}"
-        self._place = place
+        self.name = "waiting for the store" if store_ref.name is None else f"waiting for pool {store_ref.name}"
+        self._store_ref = store_ref
         self._registry = registry
         self._clock = clock
         self._lost = lost
@@ -55,7 +55,7 @@ class PlacePoller(Job):
         self._next_full = self._last = float("-inf")
 
     def is_needed(self) -> bool:
-        return self._registry.is_waited_at(self._place)
+        return self._registry.is_waited_at(self._store_ref)
 
     def look(self, uid: str) -> None:
         """Have this queue looked at soon. Costs no call of its own if others are looked at as well."""
@@ -78,7 +78,7 @@ class PlacePoller(Job):
         self._wake_due()
         now = time.monotonic()
         if now >= self._next_full:
-            uids = self._registry.uids_of(self._place)
+            uids = self._registry.uids_of(self._store_ref)
             self._known.intersection_update(uids)
             self._due = {uid: due for uid, due in self._due.items() if uid in self._known}
             self._take_wanted()
@@ -86,7 +86,7 @@ class PlacePoller(Job):
             self._last = now
             self._next_full = now + POLL_SECONDS
         elif self._wanted and now >= self._last + SOON_SECONDS:
-            self._look(sorted(self._take_wanted().intersection(self._registry.uids_of(self._place))))
+            self._look(sorted(self._take_wanted().intersection(self._registry.uids_of(self._store_ref))))
             self._last = now
         return self._rest()
 
@@ -98,7 +98,7 @@ class PlacePoller(Job):
     def _look(self, uids: Sequence[str]) -> None:
         for chunk in chunks(uids):
             now = self._clock()
-            positions = self._place.store.queues.positions(uids=chunk, now=now)
+            positions = self._store_ref.store.queues.positions(uids=chunk, now=now)
             self._known.update(chunk)
             for uid in chunk:
                 position = positions.get(uid)
@@ -135,7 +135,7 @@ class NamePoller(Job):
     name = "waiting for queues"
 
     def __init__(
-        self, registry: Registry, find_queues: FindQueues, found: Callable[[Address, Located], object]
+        self, registry: Registry, find_queues: FindQueues, found: Callable[[QueueName, Located], object]
     ) -> None:
         super().__init__()
         self._registry = registry

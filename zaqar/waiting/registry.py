@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import count
 
-from zaqar.model import Address, QueuePosition
-from zaqar.storage.placement import Place
+from zaqar.model import QueueName, QueuePosition
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, WaitedQueue, Wake, digest_of
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Registry:
         max_waiting_per_project: int,
         max_streams: int,
         max_streams_per_project: int,
-        passed_on: Callable[[Address, str], None],
+        passed_on: Callable[[QueueName, str], None],
     ) -> None:
         """READERs are limited as streams, other waiters as waiting clients.
 
@@ -81,11 +81,11 @@ class Registry:
     def reset(self) -> None:
         """Forget everything: in a child process nobody waits who waited in its parent."""
         self._lock = threading.Lock()
-        self._queues: dict[Address, WaitedQueue] = {}
+        self._queues: dict[QueueName, WaitedQueue] = {}
         self._by_uid: dict[str, WaitedQueue] = {}
         self._by_digest: dict[str, WaitedQueue] = {}
-        self._of_places: dict[Place, dict[str, WaitedQueue]] = {}
-        self._missing: dict[Address, WaitedQueue] = {}
+        self._by_store: dict[StoreRef, dict[str, WaitedQueue]] = {}
+        self._missing: dict[QueueName, WaitedQueue] = {}
         self._of_projects: Counter[tuple[bool, str]] = Counter()
         self._versions = count(1)
         self.waiting = 0
@@ -99,7 +99,7 @@ class Registry:
         """Attempts of takers that found nothing."""
         self.is_draining = False
 
-    def join(self, address: Address, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(self, address: QueueName, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait from now on. The first taker of a queue has the turn at once, as nothing was noted for it before.
 
         Raises TooManyWaiting.
@@ -133,7 +133,7 @@ class Registry:
                 waiter.is_ready = True
             return waiter
 
-    def has_takers(self, address: Address) -> bool:
+    def has_takers(self, address: QueueName) -> bool:
         """Whether a taker waits for this queue, so that a new one has to wait behind it."""
         queue = self._queues.get(address)
         return queue is not None and bool(queue.takers)
@@ -141,7 +141,7 @@ class Registry:
     def _count(self, is_stream: bool) -> int:
         return self.streams if is_stream else self.waiting - self.streams
 
-    def _add(self, address: Address) -> WaitedQueue:
+    def _add(self, address: QueueName) -> WaitedQueue:
         queue = self._queues[address] = self._missing[address] = WaitedQueue(address, digest_of(address))
         self._by_digest[queue.digest] = queue
         return queue
@@ -174,7 +174,7 @@ class Registry:
             told = self._end_turn(waiter, goes_on=True, leaves=True)
         self._tell(told)
 
-    def _end_turn(self, waiter: Waiter, *, goes_on: bool, leaves: bool) -> tuple[Address, str] | None:
+    def _end_turn(self, waiter: Waiter, *, goes_on: bool, leaves: bool) -> tuple[QueueName, str] | None:
         """End the turn of this waiter if it has it. Returns the queue if others are to be told that more may be free.
 
         ``goes_on``: whether more may be free.
@@ -194,7 +194,7 @@ class Registry:
             self._remove(queue)
         return told
 
-    def _tell(self, told: tuple[Address, str] | None) -> None:
+    def _tell(self, told: tuple[QueueName, str] | None) -> None:
         if told is not None:
             self._passed_on(*told)
 
@@ -242,7 +242,7 @@ class Registry:
             queue = self._by_uid.get(uid)
             return queue is not None and self._wake(queue, wake, is_own=is_own, last=last)
 
-    def note_queue(self, address: Address, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
+    def note_queue(self, address: QueueName, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
         """A queue of this name exists and was posted to, or was created just now. The rest is as in :meth:`wake`."""
         if address not in self._queues:
             return False
@@ -316,20 +316,20 @@ class Registry:
 
     def _locate(self, queue: WaitedQueue, located: Located | None) -> None:
         if queue.located is not None:
-            uid, place = queue.located
+            uid, store_ref = queue.located
             if self._by_uid.get(uid) is queue:
                 del self._by_uid[uid]
-            of_place = self._of_places[place]
-            of_place.pop(uid, None)
-            if not of_place:
-                del self._of_places[place]
+            of_store = self._by_store[store_ref]
+            of_store.pop(uid, None)
+            if not of_store:
+                del self._by_store[store_ref]
         queue.located, queue.last, queue.position = located, 0, None
         if located is None:
             self._missing[queue.address] = queue
         else:
             self._missing.pop(queue.address, None)
             self._by_uid[located.uid] = queue
-            self._of_places.setdefault(located.place, {})[located.uid] = queue
+            self._by_store.setdefault(located.store_ref, {})[located.uid] = queue
 
     def use(self, other: Registry) -> None:
         """Take over the limits of ``other``, and forget where the queues are, so that they are looked up again."""
@@ -349,26 +349,26 @@ class Registry:
 
     # -- what to ask the stores --------------------------------------------------------------------------------------
 
-    def places(self) -> list[Place]:
-        """The places of the queues that are waited for and known to exist."""
+    def store_refs(self) -> list[StoreRef]:
+        """The stores of the queues that are waited for and known to exist."""
         with self._lock:
-            return list(self._of_places)
+            return list(self._by_store)
 
-    def is_waited_at(self, place: Place) -> bool:
-        return place in self._of_places
+    def is_waited_at(self, store_ref: StoreRef) -> bool:
+        return store_ref in self._by_store
 
-    def place_of(self, uid: str) -> Place | None:
+    def store_of(self, uid: str) -> StoreRef | None:
         """Where the queue of this uid is, if it is waited for."""
         with self._lock:
             queue = self._by_uid.get(uid)
-            return None if queue is None or queue.located is None else queue.located.place
+            return None if queue is None or queue.located is None else queue.located.store_ref
 
-    def uids_of(self, place: Place) -> list[str]:
-        """The uids of the queues of this place that are waited for."""
+    def uids_of(self, store_ref: StoreRef) -> list[str]:
+        """The uids of the queues of this store that are waited for."""
         with self._lock:
-            return list(self._of_places.get(place, ()))
+            return list(self._by_store.get(store_ref, ()))
 
-    def missing(self) -> list[Address]:
+    def missing(self) -> list[QueueName]:
         """The names that are waited for and that no queue is known by."""
         with self._lock:
             return list(self._missing)

@@ -8,8 +8,8 @@ from enum import Enum, Flag
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from zaqar.model import Address, QueuePosition
-from zaqar.storage.placement import Place
+from zaqar.model import QueueName, QueuePosition
+from zaqar.storage.pools import StoreRef
 
 if TYPE_CHECKING:
     from zaqar.waiting.registry import Waiter
@@ -40,10 +40,10 @@ class Wake(Flag):
 
 
 class Located(NamedTuple):
-    """The uid of a queue that exists, and the place of the store that serves it."""
+    """The uid of a queue that exists, and the reference to the store that serves it."""
 
     uid: str
-    place: Place
+    store_ref: StoreRef
 
 
 class TooManyWaiting(Exception):
@@ -61,7 +61,7 @@ class WaitedQueue:
     ``version`` grows with each change that readers may see; see :class:`~zaqar.waiting.shared_reads.SharedReads`.
     """
 
-    address: Address
+    address: QueueName
     digest: str
     located: Located | None = None
     takers: dict[Waiter, None] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class WaitedQueue:
         return is_news
 
 
-def digest_of(address: Address) -> str:
+def digest_of(address: QueueName) -> str:
     """Identifies the name of a queue among processes, in 16 characters."""
     # A tenant that finds two names with the same digest only delays and wakes its own waiters for these two queues.
     return blake2b("\0".join(address).encode(), digest_size=8).hexdigest()

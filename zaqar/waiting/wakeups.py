@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-from zaqar.bell import Listener
+from zaqar.ipc.wakeup_socket import WakeupSocket
 from zaqar.storage.base import Wakeups
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 from zaqar.waiting.background import Job
 from zaqar.waiting.polling import POLL_SECONDS
 from zaqar.waiting.registry import Registry
@@ -92,7 +92,7 @@ class HostListener(Job):
         self,
         registry: Registry,
         *,
-        bind: Callable[[], Listener | None],
+        bind: Callable[[], WakeupSocket | None],
         hear: Callable[[Told], None],
         look_at_all: Callable[[], None],
         tidy: Callable[[], None],
@@ -108,7 +108,7 @@ class HostListener(Job):
         self._look_at_all = look_at_all
         self._tidy = tidy
         self._spread = Spread()
-        self._listener: Listener | None = None
+        self._listener: WakeupSocket | None = None
 
     @property
     def socket_name(self) -> str | None:
@@ -160,20 +160,20 @@ class HostListener(Job):
 class Channel(Job):
     """Receives what a store tells, if it has such a channel."""
 
-    def __init__(self, place: Place, registry: Registry) -> None:
+    def __init__(self, store_ref: StoreRef, registry: Registry) -> None:
         super().__init__()
-        self.name = "wake-ups of the store" if place.name is None else f"wake-ups of pool {place.name}"
-        self._place = place
+        self.name = "wake-ups of the store" if store_ref.name is None else f"wake-ups of pool {store_ref.name}"
+        self._store_ref = store_ref
         self._registry = registry
         self._wakeups: Wakeups | None = None
         self._spread = Spread()
 
     def is_needed(self) -> bool:
-        return self._registry.is_waited_at(self._place)
+        return self._registry.is_waited_at(self._store_ref)
 
     def step(self) -> float:
         if self._wakeups is None:
-            self._wakeups = self._place.store.wakeups()
+            self._wakeups = self._store_ref.store.wakeups()
             if self._wakeups is None:
                 return NO_CHANNEL_SECONDS
         for uid in self._wakeups.receive(self._spread.seconds(POLL_SECONDS)):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.api.client import Api
-from zaqar.model import DEAD, DONE, WAITING, Address, Attempt, Delivery
+from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, QueueName
 
 MAIL = "mailto:anna@example.org"
 _STATES = {"dead1": DEAD, "dead2": DEAD, "done": DONE, "waiting": WAITING}
@@ -20,7 +20,7 @@ def add_deliveries(api: Api, project: str, subscriptions: dict[str, str]) -> dic
     (store,) = api.parts.stores()
     now = api.clock.now
     for (kind, name), prefix in _OF.items():
-        row = api.parts.queues.row(Address(project, kind, name))
+        row = api.parts.queues.row(QueueName(project, kind, name))
         assert row is not None
         for number, (what, state) in enumerate(_STATES.items(), start=1):
             is_settled = state != WAITING

@@ -18,7 +18,7 @@ from zaqar import conf as configuration
 from zaqar.access import trusts
 from zaqar.access.trust_answers import MadeTrust, TrustGone, TrustRefused, TrustToken
 from zaqar.access.trusts import SILENCE_SECONDS, Bounds, RequestTrusts, open_trustee
-from zaqar.conf.trustee import OPTS
+from zaqar.conf.access import TRUSTEE_OPTS
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable, StartupError
 
@@ -250,7 +250,7 @@ def test_the_options_are_those_of_the_library() -> None:
     of_library = [*loading.get_auth_common_conf_options(), *loading.get_session_conf_options()]
     of_library += loading.get_auth_plugin_conf_options("password")
     known = {option.dest: option for option in of_library}
-    for option in OPTS:
+    for option in TRUSTEE_OPTS:
         assert option.secret == bool(known[option.dest].secret), option.dest
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from zaqar import app
-from zaqar.cmd import db_manage, failures, gc, notifier, server, status, websocket
+from zaqar.cmd import db_manage, failures, gc, notifier, status, websocket
+from zaqar.cmd.server import main
 from zaqar.errors import StoreUnavailable
 
 SECRET = "s3cr3t"
@@ -18,7 +19,7 @@ SECRET = "s3cr3t"
 Main = Callable[[Sequence[str]], int]
 
 COMMANDS: dict[str, tuple[Main, tuple[str, ...]]] = {
-    "zaqar-server": (server.main, ("--bind=127.0.0.1:0", "--websocket-bind=127.0.0.1:0")),
+    "zaqar-server": (main.main, ("--bind=127.0.0.1:0", "--websocket-bind=127.0.0.1:0")),
     "zaqar-websocket": (websocket.main, ("--bind=127.0.0.1:0",)),
     "zaqar-notifier": (notifier.main, ()),
     "zaqar-gc": (gc.main, ()),
@@ -107,7 +108,7 @@ def test_an_unexpected_error_of_a_driver_shows_its_traceback(
         raise LookupError("a surprise of the driver")
 
     monkeypatch.setattr(app, "build", fail)
-    monkeypatch.setattr("zaqar.storage.sqlalchemy.connection.Database.open", fail)
+    monkeypatch.setattr("zaqar.storage.sqlalchemy.client.database.Database.open", fail)
     assert run_with(command, b"", tmp_path) == 1
     error = capfd.readouterr().err
     assert "Traceback" in error and ", in fail" in error

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from zaqar import app, conf, encryption_keys, plugins
+from zaqar import app, conf, entry_points
 from zaqar.cmd import gc
 from zaqar.context import Context
+from zaqar.encryption import keys as encryption_keys
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Address, Draft, Queue
+from zaqar.model import Draft, Queue, QueueName
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Place
+from zaqar.storage.pools import StoreRef
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
@@ -63,7 +64,7 @@ class Store(MemoryMessageStore):
         return limit if self.each is None else self.each
 
 
-class Pool(Place):
+class Pool(StoreRef):
     store: MessageStore = None  # type: ignore[assignment]
 
     def __init__(self, name: str, store: MessageStore) -> None:
@@ -75,7 +76,7 @@ def make_sweeper(*stores: MessageStore, share: float = 0.2, tidied: tuple[int, b
     pools = [Pool(f"p{number}", store) for number, store in enumerate(stores)]
     return gc.Sweeper(
         tidy=lambda: tidied,
-        places=lambda: pools,
+        store_refs=lambda: pools,
         clock=FakeClock(),
         pause=lambda: None,
         share_seconds=share,
@@ -190,7 +191,7 @@ def test_once(state_dir: Path) -> None:
 def test_subscriptions_that_are_over(state_dir: Path) -> None:
     parts = app.build(conf.load(), clock=lambda: 1000.0)
     body = b'{"subscriber":"mailto:a@example.org","ttl":60}'
-    address = Address("p", "queue", "q")
+    address = QueueName("p", "queue", "q")
     parts.subscriptions.create(Context("p", "c"), address, body)
     parts.close()
     assert gc.main([]) == 0
@@ -230,12 +231,12 @@ class Away(MemoryMessageStore):
 
 @pytest.fixture
 def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = plugins.load
+    load = entry_points.load
 
     def load_away(group: str, name: str, **more: str) -> Any:
         return Away if group == "zaqar.data.storage" else load(group, name, **more)
 
-    monkeypatch.setattr(plugins, "load", load_away)
+    monkeypatch.setattr(entry_points, "load", load_away)
 
 
 @pytest.mark.usefixtures("away")
@@ -277,7 +278,7 @@ def configure(folder: Path, *lines: str) -> list[str]:
 
 def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new, lost = ("hex:" + digit * 64 for digit in "123")
-    address = Address("p", "queue", "q")
+    address = QueueName("p", "queue", "q")
 
     def post(key: str, arguments: list[str]) -> None:
         configuration = conf.load(arguments)

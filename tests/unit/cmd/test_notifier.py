@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.notification.scene import Scene, ScriptedTask
-from zaqar import plugins
+from tests.unit.notification.scene import Scene, ScriptedSender
+from zaqar import entry_points
 from zaqar.cmd import notifier
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DONE, Posted
@@ -37,10 +37,10 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     found: dict[str, object] = {
         "zaqar.control.storage": type("Management", (), {"from_settings": lambda settings: scene.management}),
         "zaqar.data.storage": type("Messages", (), {"from_settings": lambda settings: scene.store}),
-        "zaqar.notification.tasks": ScriptedTask,
+        "zaqar.notification.tasks": ScriptedSender,
     }
-    load = plugins.load
-    monkeypatch.setattr("zaqar.plugins.load", lambda group, name, **kw: found.get(group) or load(group, name))
+    load = entry_points.load
+    monkeypatch.setattr("zaqar.entry_points.load", lambda group, name, **kw: found.get(group) or load(group, name))
     return scene
 
 
@@ -101,9 +101,9 @@ def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.usefixtures("scene")
 def test_a_task_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    load = plugins.load
+    load = entry_points.load
     monkeypatch.setattr(
-        "zaqar.plugins.load",
+        "zaqar.entry_points.load",
         lambda group, name, **kw: object if group == "zaqar.notification.tasks" else load(group, name, **kw),
     )
     assert notifier.main([]) == 1

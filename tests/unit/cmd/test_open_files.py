@@ -7,7 +7,8 @@ import resource
 
 import pytest
 
-from zaqar.cmd import open_files, worker
+from zaqar.cmd import open_files
+from zaqar.cmd.server import gunicorn_worker
 
 NO_LIMIT = resource.RLIM_INFINITY
 
@@ -34,13 +35,13 @@ def test_a_worker_has_the_connections_that_it_has_open_files_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = Limit(256, 1256, monkeypatch)
-    assert worker._allow_connections(1000) == 1000
+    assert gunicorn_worker._allow_connections(1000) == 1000
     assert caplog.text == ""
     limit.soft, limit.hard = 256, 700
-    assert worker._allow_connections(1000) == 444
+    assert gunicorn_worker._allow_connections(1000) == 444
     assert "1000 connections need 1256 open files, and a worker may have 700 (ulimit -Hn)" in caplog.text
     limit.soft, limit.hard = 64, 64
-    assert worker._allow_connections(1000) == 1
+    assert gunicorn_worker._allow_connections(1000) == 1
 
 
 class Limit:

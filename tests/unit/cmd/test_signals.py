@@ -34,14 +34,14 @@ def test_sigterm_ends_a_child_that_has_no_handler_of_its_own(prepare: str, statu
 
 LOAD = """
 import sys, time
-from zaqar import plugins
+from zaqar import entry_points
 
 class Slow:
     def __del__(self):  # an exception in it is dropped
         print("loading", flush=True)
         time.sleep(60)
 
-plugins.DriverManager = lambda *names, **more: {load}
+entry_points.DriverManager = lambda *names, **more: {load}
 from zaqar.cmd import {command}
 sys.exit({command}.main({arguments}))
 """

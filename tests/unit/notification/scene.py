@@ -15,15 +15,15 @@ from typing import Any, Self
 from oslo_config import cfg
 
 from tests.clock import FakeClock
+from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.message_encryption import NO_KEYS, MessageKeys
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.dispatcher import Dispatcher
-from zaqar.notification.tasks.base import Outcome, Task
+from zaqar.notification.senders.base import Outcome, Sender
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 
 UID = "a" * 24
 QUEUE = Queue(UID, "shop", "orders", notify=True)
@@ -43,7 +43,7 @@ class Sent:
     subscription: str
 
 
-class ScriptedTask(Task):
+class ScriptedSender(Sender):
     """Each subscriber answers as its script says; the host of its URL is the target."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class ScriptedTask(Task):
         self.closed = True
 
 
-class Link(Place):
+class Link(StoreRef):
     """The way of one notifier to the store; others have ways of their own."""
 
     def __init__(self, store: MessageStore) -> None:
@@ -108,19 +108,19 @@ class _Counting:
 
 class Links(Placement):
     def __init__(self, *links: Link) -> None:
-        self.links: list[Place] = list(links)
+        self.links: list[StoreRef] = list(links)
 
-    def places(self) -> list[Place]:
+    def all_stores(self) -> list[StoreRef]:
         return self.links
 
-    def places_in_use(self) -> list[Place]:
+    def stores_in_use(self) -> list[StoreRef]:
         return self.links
 
 
 @dataclass
 class Notifier:
     dispatcher: Dispatcher
-    task: ScriptedTask
+    task: ScriptedSender
     link: Link
     stop: asyncio.Event
     running: asyncio.Task[None]
@@ -139,7 +139,7 @@ class Scene:
     encrypted_letters: int = 0
     keys: MessageKeys = NO_KEYS
     refusal: Exception | None = None
-    place_of_letters: Place | None = None
+    store_of_letters: StoreRef | None = None
 
     def __post_init__(self) -> None:
         self.management.queue_records.create(queue=QUEUE)
@@ -173,9 +173,9 @@ class Scene:
         self.management.subscriptions.delete(queue_uid=UID, subscription_id=subscription.id)
         return True
 
-    def find_place(self, project: str, queue: str) -> Place | None:
+    def find_store(self, project: str, queue: str) -> StoreRef | None:
         """Where the dead letter queue is; None as it is made when it is needed."""
-        return self.place_of_letters
+        return self.store_of_letters
 
     def post_dead_letter(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
         if self.refusal is not None:
@@ -196,19 +196,19 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def notifier(
-        self, task: ScriptedTask | None = None, *others: Link, folder: Path | None = None
+        self, task: ScriptedSender | None = None, *others: Link, folder: Path | None = None
     ) -> AsyncIterator[Notifier]:
-        task = task or ScriptedTask()
+        task = task or ScriptedSender()
         link = Link(self.store)
         dispatcher = Dispatcher(
             management=self.management,
             placement=Links(link, *others),
             clock=self.clock,
-            tasks={"http": task},
+            senders={"http": task},
             bounds=self.bounds,
             keys=self.keys,
             end_subscription=self.end,
-            find_place=self.find_place,
+            find_store=self.find_store,
             post_dead_letter=self.post_dead_letter,
         )
         stop = asyncio.Event()

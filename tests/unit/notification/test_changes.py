@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import FINE, GONE, UID, Notifier, Scene, ScriptedTask, until
+from tests.unit.notification.scene import FINE, GONE, UID, Notifier, Scene, ScriptedSender, until
 from zaqar.model import PENDING, REFUSED, SUBSCRIPTION_CONFIRMATION, Delivery, Subscription
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.tasks.base import Outcome
+from zaqar.notification.senders.base import Outcome
 
 OLD, NEW = "http://old/x", "http://new/x"
 
 
-class RecordingTask(ScriptedTask):
+class RecordingSender(ScriptedSender):
     """Notes who was sent what."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ CHANGES: dict[str, Callable[[Scene], None]] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
     """The subscription was read a moment ago, is changed, and the next delivery is taken right after that."""
-    scene, task = Scene(), RecordingTask()
+    scene, task = Scene(), RecordingSender()
     scene.subscribe(subscriber=OLD)
 
     async def script() -> None:
@@ -77,13 +77,13 @@ def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
 def resend(scene: Scene, notifier: Notifier) -> None:
     sent = scene.store.delivery_log.resend(queue_uid=UID, subscription_id="s1", numbers=[1], now=scene.clock(), limit=1)
     assert sent == 1
-    notifier.dispatcher.ring()
+    notifier.dispatcher.wake()
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The subscriptions are listed, the store takes its time to store the deliveries, and meanwhile one is changed."""
-    scene, task = Scene(), RecordingTask()
+    scene, task = Scene(), RecordingSender()
     scene.subscribe(subscriber=OLD)
     expand, stored = scene.store.outbox.expand, asyncio.Event()
 
@@ -110,7 +110,7 @@ def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: 
 
 def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
     """It answers 410 when the subscription has another subscriber already, who then gets the message."""
-    scene, task = Scene(), RecordingTask()
+    scene, task = Scene(), RecordingSender()
     scene.subscribe(subscriber=OLD)
 
     async def answer(delivery: Delivery) -> Outcome:
@@ -153,7 +153,7 @@ def asking() -> Scene:
 async def look(scene: Scene, *notifiers: Notifier) -> None:
     """Return when nothing is due any more."""
     for notifier in notifiers:
-        notifier.dispatcher.ring()
+        notifier.dispatcher.wake()
     names = [f"s{number}" for number in range(1, 9)]
     await until(
         lambda: all(each.due > scene.clock() and each.owner is None for name in names for each in scene.waiting(name))
@@ -162,7 +162,7 @@ async def look(scene: Scene, *notifiers: Notifier) -> None:
 
 def test_asking_again_has_a_pause(asking: Scene) -> None:
     """Subscribe and unsubscribe, or change the subscriber, as often as you like: one confirmation in a pause."""
-    task = RecordingTask()
+    task = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
     begin = asking.clock()
 
@@ -182,7 +182,7 @@ def test_asking_again_has_a_pause(asking: Scene) -> None:
 
 def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Scene) -> None:
     """Eight subscriptions of eight projects, two notifiers, of which one is started again."""
-    task = RecordingTask()
+    task = RecordingSender()
     for number in range(1, 9):
         asking.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", project=f"p{number}", state=PENDING)
         ask(asking, f"s{number}")
@@ -208,7 +208,7 @@ def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Scene) 
     assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
 
 
-async def until_sent(scene: Scene, task: RecordingTask, count: int, *notifiers: Notifier) -> None:
+async def until_sent(scene: Scene, task: RecordingSender, count: int, *notifiers: Notifier) -> None:
     for _ in range(200):
         scene.clock.advance(PAUSE)
         await look(scene, *notifiers)
@@ -218,7 +218,7 @@ async def until_sent(scene: Scene, task: RecordingTask, count: int, *notifiers: 
 
 
 def test_a_failed_attempt_counts_as_well(asking: Scene) -> None:
-    task = RecordingTask()
+    task = RecordingSender()
     task.answers["s1"] = lambda delivery: Outcome(False, 500, "no")
     asking.subscribe(subscriber=OLD, state=PENDING)
     ask(asking, "s1")
@@ -236,14 +236,14 @@ def test_a_failed_attempt_counts_as_well(asking: Scene) -> None:
 
 
 def test_without_a_pause_all_are_asked_at_once() -> None:
-    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingTask()
+    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     for number in range(1, 9):
         scene.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
         ask(scene, f"s{number}")
 
     async def script() -> None:
         async with scene.notifier(task) as notifier:
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.sent) == 8)
 
     asyncio.run(script())
@@ -251,7 +251,7 @@ def test_without_a_pause_all_are_asked_at_once() -> None:
 
 def test_who_was_replaced_is_not_asked_again() -> None:
     """Each subscriber is replaced right after it was asked; the next confirmation goes to the one there is then."""
-    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingTask()
+    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     subscribers = [f"http://host{number}/" for number in range(6)]
     scene.subscribe(subscriber=subscribers[0], state=PENDING)
 
@@ -261,7 +261,7 @@ def test_who_was_replaced_is_not_asked_again() -> None:
                 if number:
                     change(scene, subscriber=subscriber)
                 ask(scene, "s1")
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda at=number: len(task.subscribers) == at + 1 and not scene.waiting())  # type: ignore[misc]
 
     asyncio.run(script())
@@ -269,7 +269,7 @@ def test_who_was_replaced_is_not_asked_again() -> None:
 
 
 def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = RecordingTask()
+    task = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
     take_pauses = asking.management.subscriptions.take_pauses
 
@@ -296,7 +296,7 @@ def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monk
 
 def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Scene) -> None:
     """It may be what it was sent, and that is a signature which is for nobody else."""
-    task = RecordingTask()
+    task = RecordingSender()
     task.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
     asking.subscribe(subscriber=OLD, state=PENDING)
     ask(asking, "s1")

@@ -10,10 +10,10 @@ import pytest
 
 from tests.clock import START
 from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_subscription
+from zaqar.access.signed_urls import Claim, SignedUrls
 from zaqar.errors import SignatureRefused, StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Subscription
 from zaqar.notification.confirmation import VALID_SECONDS, Confirmations
-from zaqar.signed_urls import Claim, SignedUrls
 
 PATH = f"/v2/queues/orders/subscriptions/{SUBSCRIPTION_ID}/confirm"
 SUBSCRIPTION = a_subscription("http://example.org/")

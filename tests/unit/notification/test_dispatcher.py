@@ -24,14 +24,14 @@ from tests.unit.notification.scene import (
     UID,
     Link,
     Scene,
-    ScriptedTask,
+    ScriptedSender,
     handed_back,
     hang,
     until,
 )
-from zaqar.bell import Bell
 from zaqar.clock import CLOCKS_APART
 from zaqar.errors import InvalidInput, StoreUnavailable
+from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.model import (
     DONE,
     PENDING,
@@ -43,8 +43,8 @@ from zaqar.model import (
 )
 from zaqar.notification import dispatcher as dispatchers
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.dead_letters import CLIENT_ID
-from zaqar.notification.tasks.base import Outcome
+from zaqar.notification.failed_deliveries import CLIENT_ID
+from zaqar.notification.senders.base import Outcome
 from zaqar.storage.base import DROPPED_LIFETIME
 from zaqar.storage.memory import MemoryMessageStore
 
@@ -70,7 +70,7 @@ def test_each_message_reaches_each_subscriber_once(scene: Scene) -> None:
             scene.subscribe(id_)
         async with scene.notifier() as notifier:
             ids = [id_ for _ in range(20) for id_ in scene.post(1, 2, 3)]
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: all(len(scene.deliveries(id_, DONE)) == 60 for id_ in ("s1", "s2", "s3")))
             for id_ in ("s1", "s2", "s3"):
                 assert sorted(notifier.messages(id_)) == sorted(ids)
@@ -83,7 +83,7 @@ def test_the_log_of_a_delivery(scene: Scene) -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
             (id_,) = scene.post({"n": 1})
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             (delivery,) = scene.deliveries()
             assert (delivery.id, delivery.tries, delivery.owner) == (id_, 1, None)
@@ -100,14 +100,14 @@ def test_nothing_is_kept_without_retention() -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: notifier.dispatcher.counts["delivered"])
         assert scene.deliveries() == []
 
     asyncio.run(play())
 
 
-def test_without_a_bell_it_is_found_all_the_same(scene: Scene) -> None:
+def test_without_a_wakeup_socket_work_is_found_by_polling(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
@@ -118,7 +118,7 @@ def test_without_a_bell_it_is_found_all_the_same(scene: Scene) -> None:
     asyncio.run(play())
 
 
-def test_the_bell_wakes_it(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wakeup_wakes_the_notifier(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.notification.pump.LOOK_SECONDS", 600.0)
 
     async def play() -> None:
@@ -127,7 +127,7 @@ def test_the_bell_wakes_it(scene: Scene, tmp_path: Path, monkeypatch: pytest.Mon
             await until(lambda: notifier.link.calls["deliveries.take"])
             await asyncio.sleep(0.02)
             scene.post(1)
-            Bell(tmp_path).ring()
+            WakeupSender(tmp_path).wake()
             await until(lambda: notifier.messages())
         assert not list(tmp_path.iterdir())
 
@@ -138,7 +138,7 @@ def test_a_post_without_subscribers_is_forgotten(scene: Scene) -> None:
     async def play() -> None:
         async with scene.notifier() as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not scene.store.data.outbox)
 
     asyncio.run(play())
@@ -154,7 +154,7 @@ def test_more_deliveries_than_are_stored_in_one_step(scene: Scene, monkeypatch: 
             scene.subscribe(id_)
         async with scene.notifier() as notifier:
             scene.post(1, 2)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: all(len(scene.deliveries(id_, DONE)) == 2 for id_ in names))
             assert len(notifier.task.sent) == 40
 
@@ -167,15 +167,15 @@ def test_a_delayed_message_is_not_early(scene: Scene) -> None:
         async with scene.notifier() as notifier:
             scene.post(1, delay=30)
             scene.post(2)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE) and scene.waiting())
             for seconds in (10, 19.5):
                 scene.clock.advance(seconds)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await asyncio.sleep(0.05)
                 assert len(notifier.task.sent) == 1
             scene.clock.advance(0.5)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(notifier.task.sent) == 2)
 
     asyncio.run(play())
@@ -187,7 +187,7 @@ def test_a_filter(scene: Scene) -> None:
         scene.subscribe("s2")
         async with scene.notifier() as notifier:
             wanted = scene.post({"kind": "order"}, {"kind": "refund"}, "text")[0]
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(scene.deliveries("s2", DONE)) == 3)
             assert notifier.messages("s1") == [wanted]
             assert len(scene.deliveries("s1")) == 1
@@ -210,7 +210,7 @@ def test_unconfirmed_subscriptions(state: str, required: bool, gets: bool) -> No
         scene.subscribe("s2")
         async with scene.notifier() as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries("s2", DONE))
             assert bool(scene.deliveries("s1")) == gets
 
@@ -225,7 +225,7 @@ def test_a_subscription_that_ends_in_between(scene: Scene, how: str, monkeypatch
         subscription = scene.subscribe(expires=scene.clock() + 65)
         scene.post(1, delay=60)
         async with scene.notifier() as notifier:
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting())
             if how == "deleted":
                 scene.end(subscription)
@@ -233,7 +233,7 @@ def test_a_subscription_that_ends_in_between(scene: Scene, how: str, monkeypatch
                 changed = replace(subscription, state=REFUSED, version=2)
                 assert scene.management.subscriptions.replace(subscription=changed, now=scene.clock())
             scene.clock.advance(66)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not scene.deliveries())
             assert notifier.task.sent == []
             assert notifier.dispatcher.counts["discarded"] == 1
@@ -266,7 +266,7 @@ def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(
             while scene.store.sweep(now=scene.clock(), limit=1000):
                 pass
             scene.store.deliveries.put(delivery=Delivery(UID, "gone", 1, b"1", 300, now, "c", now))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not scene.deliveries("gone"))
 
     asyncio.run(play())
@@ -293,7 +293,7 @@ def test_one_that_may_come_back_is_not_dropped(scene: Scene, how: str, monkeypat
             if how != "refused":
                 scene.store.deliveries.put(delivery=Delivery(UID, "s1", 77, b"1", 300, now, "c", now))
                 scene.clock.advance(1)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda: notifier.link.calls["delivery_log.drop"])
 
     asyncio.run(play())
@@ -311,7 +311,7 @@ def test_what_is_remembered_discards_nothing() -> None:
             confirmed = replace(subscription, state="confirmed", version=2)
             assert scene.management.subscriptions.replace(subscription=confirmed, now=scene.clock())
             scene.store.deliveries.put(delivery=Delivery(UID, "s1", 7, b"7", 300, scene.clock(), "c", scene.clock()))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             assert len(notifier.messages()) == 1
 
@@ -330,7 +330,7 @@ def test_a_confirmation_is_sent_while_it_is_wanted() -> None:
                     UID, id_, 0, b"{}", 300, scene.clock(), "", scene.clock(), kind=SUBSCRIPTION_CONFIRMATION
                 )
                 scene.store.deliveries.put(delivery=asked)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries("s1", DONE) and not scene.deliveries("s2"))
             assert [sent.subscription for sent in notifier.task.sent] == ["s1"]
 
@@ -345,21 +345,21 @@ def test_retries(scene: Scene) -> None:
 
     async def play() -> None:
         scene.subscribe()
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: BROKEN if delivery.tries < 5 else FINE
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting() and scene.waiting()[0].tries == 4)
             (delivery,) = scene.waiting()
             assert delivery.owner is None
             assert scene.clock() + 5 <= delivery.due <= scene.clock() + 5.5
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await asyncio.sleep(0.05)
             assert len(task.sent) == 4
             for tries in (5, 6):
                 scene.clock.advance(6)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda tries=tries: scene.deliveries()[0].tries == tries)
             (delivery,) = scene.deliveries(state=DONE)
             assert [attempt.status for attempt in delivery.attempts] == [500] * 5 + [204]
@@ -371,11 +371,11 @@ def test_retries(scene: Scene) -> None:
 def test_a_subscriber_that_asks_for_patience(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: Outcome(False, 503, "", retry_after=120.0)
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting() and scene.waiting()[0].tries == 1)
             assert scene.waiting()[0].due == scene.clock() + 120
 
@@ -386,17 +386,17 @@ def test_a_subscriber_that_asks_for_patience(scene: Scene) -> None:
 def test_delays_of_a_task_come_in_place_of_the_policy(scene: Scene, policy: dict[str, int]) -> None:
     async def play() -> None:
         scene.subscribe(expires=1e12, options={"_retry_policy": policy})
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.delays = (300.0, 7200.0)
         task.answers["s1"] = lambda delivery: Outcome(False, None, "450 not now")
         async with scene.notifier(task) as notifier:
             scene.post(1)
             for tries, delay in enumerate((300.0, 7200.0), 1):
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda tries=tries: scene.waiting() and scene.waiting()[0].tries == tries)
                 assert scene.waiting()[0].due == pytest.approx(scene.clock() + delay, abs=delay * 0.1)
                 scene.clock.advance(delay * 1.11)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.dead())
             assert scene.dead()[0].tries == 3
 
@@ -406,11 +406,11 @@ def test_delays_of_a_task_come_in_place_of_the_policy(scene: Scene, policy: dict
 def test_what_is_refused_for_good_is_dead_at_once(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe(options={"dead_letter_queue": "lost"})
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: Outcome(False, None, "550 no such user", final=True)
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.dead())
             assert [attempt.answer for attempt in scene.dead()[0].attempts] == ["550 no such user"]
         assert len(scene.dead_letters) == 1
@@ -422,7 +422,7 @@ async def let_time_pass(scene: Scene, notifier: scenes.Notifier) -> None:
     """A minute, unless a delivery is leased: it would be free by this clock, and be sent twice."""
     if all(delivery.owner is None for delivery in scene.waiting()):
         scene.clock.advance(60)
-    notifier.dispatcher.ring()
+    notifier.dispatcher.wake()
     await asyncio.sleep(0.01)
 
 
@@ -438,7 +438,7 @@ def test_dead_after_the_last_attempt(scene: Scene, whose: str, caplog: pytest.Lo
         if whose == "queue":
             scene.management.queue_records.replace(queue=replace(scenes.QUEUE, metadata=policy, generation=2))
         scene.subscribe(options=policy if whose == "subscription" else {})
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: BROKEN
         async with scene.notifier(task) as notifier:
             (id_,) = scene.post(1)
@@ -456,11 +456,11 @@ def test_dead_after_the_last_attempt(scene: Scene, whose: str, caplog: pytest.Lo
 def test_only_the_latest_attempts_are_kept(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe(options={"_retry_policy": {"retries_with_no_delay": 30}})
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: Outcome(False, 500, str(delivery.tries + 1))
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting() and scene.waiting()[0].tries == 31)
             assert [attempt.answer for attempt in scene.waiting()[0].attempts] == [str(n) for n in range(12, 32)]
 
@@ -470,14 +470,14 @@ def test_only_the_latest_attempts_are_kept(scene: Scene) -> None:
 def test_gone_ends_the_subscription(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = lambda delivery: GONE
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: notifier.dispatcher.counts["discarded"])
             scene.post(2)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not scene.store.data.outbox and not scene.deliveries())
             assert len(task.sent) == 1
         assert scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock()) is None
@@ -494,11 +494,11 @@ def test_a_plug_in_with_a_bug_is_a_failed_attempt(scene: Scene, caplog: pytest.L
         scene.subscribe("s2", subscriber="http:s2")  # has no host
         scene.subscribe("s3", subscriber="gopher://s3/")
         scene.subscribe("s4")
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["s1"] = answer
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries("s4", DONE))
             await until(lambda: all(scene.deliveries(id_)[0].tries == 4 for id_ in ("s1", "s2", "s3")))
             answers = {scene.waiting(id_)[0].attempts[-1].answer for id_ in ("s1", "s2", "s3")}
@@ -514,9 +514,9 @@ def test_a_plug_in_with_a_bug_is_a_failed_attempt(scene: Scene, caplog: pytest.L
 # -- dead letters ----------------------------------------------------------------------------------------------------
 
 
-def subscribe_with_dead_letters(scene: Scene) -> ScriptedTask:
+def subscribe_with_dead_letters(scene: Scene) -> ScriptedSender:
     scene.subscribe(options={"_retry_policy": NO_RETRIES, "dead_letter_queue": "lost"})
-    task = ScriptedTask()
+    task = ScriptedSender()
     task.answers["s1"] = lambda delivery: BROKEN
     return task
 
@@ -574,7 +574,7 @@ def test_a_dead_letter_queue_that_is_away(scene: Scene, monkeypatch: pytest.Monk
             scene.post(1)
             while notifier.dispatcher.counts["put off"] < 20:
                 scene.clock.advance(60)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await asyncio.sleep(0.01)
             assert len(notifier.task.sent) == 11
             assert scene.dead_letters == []
@@ -603,7 +603,7 @@ def test_many_dead_letters_that_wait_are_little_work(scene: Scene) -> None:
                 pauses.append((await handed_back(scene)).due - scene.clock())
                 scene.clock.advance(pauses[-1])
                 put_off = notifier.dispatcher.counts["put off"]
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda put_off=put_off: notifier.dispatcher.counts["put off"] > put_off)
             assert pauses == [5, 5, 10, 20, 40, 60]
             assert len(notifier.task.sent) == 11
@@ -643,7 +643,7 @@ def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
 
     async def play() -> None:
         options: dict[str, Any] = {"_retry_policy": NO_RETRIES, "dead_letter_queue": "lost"}
-        task = ScriptedTask()
+        task = ScriptedSender()
         outcome = GONE if what == "ends" else BROKEN
         if what == "ends":
             del options["dead_letter_queue"]
@@ -653,17 +653,17 @@ def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
         scene.subscribe("s1", project="other", expires=scene.clock() + 10**6)
         link = Link(MemoryMessageStore())
         async with scene.notifier(task, link) as notifier:
-            scene.place_of_letters = {"of the deliveries": notifier.link, "of others": link, "none yet": None}[place]
+            scene.store_of_letters = {"of the deliveries": notifier.link, "of others": link, "none yet": None}[place]
             # All that is tried once is exhausted.
             monkeypatch.setattr("zaqar.notification.retry.BACKOFF_RETRIES", 0)
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(hanging) == 2)
             slowest = 0.0
             for n in range(10):
                 began = asyncio.get_running_loop().time()
                 scene.post(n)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages("s1")) == n + 2)
                 slowest = max(slowest, asyncio.get_running_loop().time() - began)
             assert slowest < 1.0
@@ -690,7 +690,7 @@ async def advance_until(scene: Scene, notifier: scenes.Notifier, condition: Call
     async with asyncio.timeout(30):
         while not condition():
             scene.clock.advance(20)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await asyncio.sleep(0.02)
 
 
@@ -701,7 +701,7 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
     scene = Scene(bounds=Bounds(most=40, most_per_project=30, most_per_target=10))
 
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
         for n in range(5):
             scene.subscribe(f"h{n}")
             task.answers[f"h{n}"] = hang
@@ -709,7 +709,7 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
         async with scene.notifier(task) as notifier:
             for _ in range(40):
                 scene.post(1)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await asyncio.sleep(0)
             await until(lambda: len(scene.deliveries("s1", DONE)) == 40)
             assert all(task.under_way[f"h{n}"] for n in range(5))
@@ -734,7 +734,7 @@ def test_projects_whose_receivers_hang_hold_up_no_other(projects: int, receivers
         return SILENT
 
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
         scene.subscribe("known", project="known")
         async with scene.notifier(task) as notifier:
             await deliver_in_time(scene, notifier, "known", [])
@@ -768,7 +768,7 @@ async def deliver_in_time(scene: Scene, notifier: scenes.Notifier, id_: str, wai
     before = len(notifier.messages(id_))
     began = asyncio.get_running_loop().time()
     scene.post(1)
-    notifier.dispatcher.ring()
+    notifier.dispatcher.wake()
     await until(lambda: len(notifier.messages(id_)) > before, 20)
     waited.append(asyncio.get_running_loop().time() - began)
 
@@ -777,7 +777,7 @@ def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:
     scene = Scene()
 
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
         healthy = asyncio.Event()
 
         async def answer(delivery: Delivery) -> Outcome:
@@ -789,7 +789,7 @@ def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:
             task.answers[id_] = answer
         async with scene.notifier(task) as notifier:
             scene.post(*range(30))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.sent) > 5)
             task.most.clear()
             await until(lambda: len(task.sent) > 20)
@@ -805,7 +805,7 @@ def test_bounds() -> None:
     scene = Scene(bounds=Bounds(most=12, most_per_project=8, most_per_target=4))
 
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
 
         async def answer(delivery: Delivery) -> Outcome:
             await asyncio.sleep(0.002)
@@ -819,7 +819,7 @@ def test_bounds() -> None:
             task.answers[f"s{n}"] = answer
         async with scene.notifier(task) as notifier:
             scene.post(*range(30))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: all(len(scene.deliveries(f"s{n}", DONE)) == 30 for n in range(6)))
             assert max(task.most.values()) <= 4
             assert 4 < most_seen[0] <= 8
@@ -833,7 +833,7 @@ def test_bounds() -> None:
 
 def test_two_notifiers_never_send_the_same_at_a_time(scene: Scene) -> None:
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
         now: set[tuple[str, str]] = set()
 
         async def answer(delivery: Delivery) -> Outcome:
@@ -850,8 +850,8 @@ def test_two_notifiers_never_send_the_same_at_a_time(scene: Scene) -> None:
         async with scene.notifier(task) as one, scene.notifier(task) as other:
             for _ in range(50):
                 scene.post(1, 2)
-                one.dispatcher.ring()
-                other.dispatcher.ring()
+                one.dispatcher.wake()
+                other.dispatcher.wake()
                 await asyncio.sleep(0.001)
             await until(lambda: all(len(scene.deliveries(id_, DONE)) == 100 for id_ in ("s1", "s2")))
             assert len(task.sent) == 400
@@ -863,18 +863,18 @@ def test_two_notifiers_never_send_the_same_at_a_time(scene: Scene) -> None:
 def test_the_work_of_a_killed_notifier_is_taken_over(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
-        dying = ScriptedTask()
+        dying = ScriptedSender()
         dying.answers["s1"] = hang
         async with scene.notifier(dying) as killed:
             ids = scene.post(1, 2)
-            killed.dispatcher.ring()
+            killed.dispatcher.wake()
             await until(lambda: killed.messages())
             killed.link.cut = True
             async with scene.notifier() as heir:
                 await until(lambda: heir.link.calls["deliveries.take"] >= 2)
                 assert not set(killed.messages()) & set(heir.messages())
                 scene.clock.advance(6)
-                heir.dispatcher.ring()
+                heir.dispatcher.wake()
                 await until(lambda: len(scene.deliveries(state=DONE)) == 2)
                 assert sorted(heir.messages()) == sorted(ids)
 
@@ -889,7 +889,7 @@ def test_leases_of_what_takes_long_are_extended(scene: Scene, monkeypatch: pytes
 
     async def play() -> None:
         scene.subscribe()
-        task, finish = ScriptedTask(), asyncio.Event()
+        task, finish = ScriptedSender(), asyncio.Event()
 
         async def answer(delivery: Delivery) -> Outcome:
             await finish.wait()
@@ -898,12 +898,12 @@ def test_leases_of_what_takes_long_are_extended(scene: Scene, monkeypatch: pytes
         task.answers["s1"] = answer
         async with scene.notifier(task) as notifier, scene.notifier() as other:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: task.sent)
             for _ in range(4):
                 scene.clock.advance(3)
                 await until(lambda: scene.waiting()[0].due == scene.clock() + 6)
-                other.dispatcher.ring()
+                other.dispatcher.wake()
                 await asyncio.sleep(0.02)
             assert other.task.sent == []
             finish.set()
@@ -917,7 +917,7 @@ def test_a_lease_that_was_over_makes_no_second_attempt_in_one_notifier(scene: Sc
 
     async def play() -> None:
         scene.subscribe()
-        task, finish = ScriptedTask(), asyncio.Event()
+        task, finish = ScriptedSender(), asyncio.Event()
 
         async def answer(delivery: Delivery) -> Outcome:
             await finish.wait()
@@ -926,11 +926,11 @@ def test_a_lease_that_was_over_makes_no_second_attempt_in_one_notifier(scene: Sc
         task.answers["s1"] = answer
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: task.sent)
             before = scene.waiting()[0].due
             scene.clock.advance(60)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting()[0].due > before)
             finish.set()
             await until(lambda: scene.deliveries(state=DONE))
@@ -957,10 +957,10 @@ def test_a_store_that_is_away_for_a_while(scene: Scene, caplog: pytest.LogCaptur
         broken = Link(other)
         async with scene.notifier(None, broken) as notifier:
             broken.cut = True
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: "is away" in caplog.text)
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             other.messages.post(queue=queue, drafts=[scenes.Draft(b"1", 60)], client_id="c", now=scene.clock())
             broken.cut = False
@@ -974,7 +974,7 @@ def test_a_store_that_is_away_for_a_while(scene: Scene, caplog: pytest.LogCaptur
 def test_an_outcome_that_cannot_be_written_is_written_later(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
-        task, finish = ScriptedTask(), asyncio.Event()
+        task, finish = ScriptedSender(), asyncio.Event()
 
         async def answer(delivery: Delivery) -> Outcome:
             await finish.wait()
@@ -983,7 +983,7 @@ def test_an_outcome_that_cannot_be_written_is_written_later(scene: Scene) -> Non
         task.answers["s1"] = answer
         async with scene.notifier(task) as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: task.sent)
             notifier.link.cut = True
             finish.set()
@@ -1003,7 +1003,7 @@ def test_the_management_store_is_away(scene: Scene, monkeypatch: pytest.MonkeyPa
         scene.subscribe()
         scene.post(1, delay=5)
         async with scene.notifier() as notifier:
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.waiting())
 
             def fail(**_: object) -> Subscription:
@@ -1012,11 +1012,11 @@ def test_the_management_store_is_away(scene: Scene, monkeypatch: pytest.MonkeyPa
             monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
             monkeypatch.setattr(scene.management.subscriptions, "get", fail)
             scene.clock.advance(6)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: notifier.dispatcher.counts["handed back"])
             monkeypatch.undo()
             scene.clock.advance(2)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: notifier.messages())
 
     asyncio.run(play())
@@ -1030,7 +1030,7 @@ def test_an_idle_notifier_looks_once_a_second(scene: Scene) -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
             scene.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             await asyncio.sleep(0.1)
             notifier.link.calls.clear()
@@ -1044,7 +1044,7 @@ def test_an_idle_notifier_looks_once_a_second(scene: Scene) -> None:
 def test_stop_lets_what_is_under_way_end(scene: Scene) -> None:
     async def play() -> None:
         scene.subscribe()
-        task = ScriptedTask()
+        task = ScriptedSender()
 
         async def answer(delivery: Delivery) -> Outcome:
             await asyncio.sleep(0.1)
@@ -1053,7 +1053,7 @@ def test_stop_lets_what_is_under_way_end(scene: Scene) -> None:
         task.answers["s1"] = answer
         async with scene.notifier(task) as notifier:
             scene.post(*range(20))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: task.sent)
         assert task.closed
         done = len(scene.deliveries(state=DONE))

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import BROKEN, QUEUE, SILENT, UID, Scene, ScriptedTask, until
-from zaqar.message_encryption import UNREADABLE_SECONDS, MessageKeys
+from tests.unit.notification.scene import BROKEN, QUEUE, SILENT, UID, Scene, ScriptedSender, until
+from zaqar.encryption.messages import UNREADABLE_SECONDS, MessageKeys
 from zaqar.model import DEAD, Delivery, Draft, is_sealed
+from zaqar.notification.senders.base import Outcome
 from zaqar.notification.sending import NOT_KEPT, UNREADABLE_PAUSE_SECONDS
-from zaqar.notification.tasks.base import Outcome
 
 KEY, OTHER = bytes(32), bytes(range(32))
 NO_RETRIES = {
@@ -38,7 +38,7 @@ def post(scene: Scene, *bodies: Any, key: bytes = KEY) -> None:
     scene.store.messages.post(queue=QUEUE, drafts=drafts, client_id="c", now=now)
 
 
-class Recorder(ScriptedTask):
+class Recorder(ScriptedSender):
     """Notes the bodies that subscribers get."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def test_subscribers_get_plain_bodies_and_the_store_keeps_ciphertext(scene: Scen
     async def play() -> None:
         async with scene.notifier(task) as notifier:
             post(scene, {"n": 1}, {"n": 2})
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 3 and not scene.waiting() and not scene.waiting("s2"))
 
     asyncio.run(play())
@@ -82,7 +82,7 @@ def test_what_a_subscriber_answers_is_not_kept(scene: Scene, outcome: Outcome, t
     async def play() -> None:
         async with scene.notifier(task) as notifier:
             post(scene, "secret")
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: any(each.attempts for each in kept(scene)))
 
     asyncio.run(play())
@@ -100,7 +100,7 @@ def test_a_dead_letter_of_an_encrypted_message_is_encrypted(scene: Scene, monkey
         async with scene.notifier(task) as notifier:
             scene.post("plain")
             post(scene, "secret")
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(scene.dead()) == 2)
 
     asyncio.run(play())
@@ -120,7 +120,7 @@ def test_what_cannot_be_decrypted_waits_while_others_go_on(scene: Scene, caplog:
         async with scene.notifier(task) as notifier:
             post(scene, "lost", key=OTHER)
             post(scene, "kept")
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 2 and len(scene.waiting()) == len(scene.waiting("s2")) == 1)
             await until(lambda: all(each.attempts for each in scene.waiting()))
             (waiting,) = scene.waiting()
@@ -131,7 +131,7 @@ def test_what_cannot_be_decrypted_waits_while_others_go_on(scene: Scene, caplog:
             # It is tried again, and again is one entry in the log of the delivery.
             for _ in range(3):
                 scene.clock.advance(UNREADABLE_PAUSE_SECONDS)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda: all(each.due > scene.clock() for each in scene.waiting()))
             (waiting,) = scene.waiting()
             assert len(waiting.attempts) == 1
@@ -139,7 +139,7 @@ def test_what_cannot_be_decrypted_waits_while_others_go_on(scene: Scene, caplog:
         scene.keys = MessageKeys([KEY, OTHER])
         async with scene.notifier(task) as notifier:
             scene.clock.advance(UNREADABLE_PAUSE_SECONDS)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 4)
 
     with caplog.at_level(logging.ERROR):
@@ -155,10 +155,10 @@ def test_it_does_not_wait_for_ever(scene: Scene) -> None:
     async def play() -> None:
         async with scene.notifier(task) as notifier:
             post(scene, "lost", key=OTHER)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: any(each.attempts for each in scene.waiting()))
             scene.clock.advance(UNREADABLE_SECONDS)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(scene.dead()) == 1)
 
     asyncio.run(play())
@@ -179,14 +179,14 @@ def test_a_post_to_filter_waits_for_its_key(scene: Scene) -> None:
         async with scene.notifier(task) as notifier:
             post(scene, {"n": 1}, {"n": 2}, key=OTHER)
             post(scene, {"n": 1})
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 1)
             await until(lambda: notifier.link.calls["outbox.expand"] >= 2 and not scene.waiting())
             assert [each.number for each in kept(scene)] == [3]
         scene.keys = MessageKeys([KEY, OTHER])
         async with scene.notifier(task) as notifier:
             scene.clock.advance(60)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(task.bodies) == 2)
             await until(lambda: not scene.waiting())
 
@@ -202,7 +202,7 @@ def test_a_post_to_filter_does_not_wait_for_ever(scene: Scene) -> None:
         async with scene.notifier(Recorder()) as notifier:
             post(scene, {"n": 2}, key=OTHER)
             scene.clock.advance(UNREADABLE_SECONDS)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(scene.dead()) == 1)
 
     asyncio.run(play())
@@ -217,7 +217,7 @@ def test_a_body_of_another_project_is_not_sent(scene: Scene) -> None:
     async def play() -> None:
         async with scene.notifier(task) as notifier:
             scene.store.messages.post(queue=QUEUE, drafts=[Draft(foreign, 300)], client_id="c", now=scene.clock())
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: [each.attempts[-1].answer for each in scene.waiting() if each.attempts] == [refusal])
 
     asyncio.run(play())

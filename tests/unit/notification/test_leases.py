@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import BROKEN, Scene, ScriptedTask, until
+from tests.unit.notification.scene import BROKEN, Scene, ScriptedSender, until
 from zaqar.model import DONE
 
 
@@ -45,10 +45,10 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
         scene.post(1)
         if slow == "deliveries.take":
             # It is expanded, and fails once, so that it is taken from the store later.
-            first = ScriptedTask()
+            first = ScriptedSender()
             first.answers["s1"] = lambda delivery: BROKEN
             async with scene.notifier(first) as notifier:
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda: first.sent and scene.waiting() and scene.waiting()[0].owner is None)
             scene.clock.advance(60)
         answered = threading.Event()
@@ -57,7 +57,7 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
             part = getattr(scene.store, name)
             patch.setattr(part, method, answer_late(getattr(part, method), answered))
             async with scene.notifier() as notifier:
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(answered.is_set)
                 await until(lambda: notifier.dispatcher._capacity._in_hand == 0)
                 await asyncio.sleep(0.05)
@@ -66,11 +66,11 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
                 (left,) = scene.waiting()
                 assert left.due == scene.clock() + 6, "it is left to whoever comes after the lease"
         async with scene.notifier() as other:
-            other.dispatcher.ring()
+            other.dispatcher.wake()
             await asyncio.sleep(0.05)
             assert other.task.sent == []
             scene.clock.advance(6)
-            other.dispatcher.ring()
+            other.dispatcher.wake()
             await until(lambda: scene.deliveries(state=DONE))
             assert len(other.task.sent) == 1
 

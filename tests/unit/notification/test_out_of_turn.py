@@ -13,7 +13,7 @@ from zaqar.model import Delivery
 from zaqar.notification import lanes
 from zaqar.notification.capacity import Capacity, Seat
 from zaqar.notification.lanes import Lanes
-from zaqar.notification.tasks.base import Outcome
+from zaqar.notification.senders.base import Outcome
 
 WAITS = Outcome(False, None, "waits for its turn", reached=False, waits=True)
 COUNT = 60
@@ -60,7 +60,7 @@ def test_those_of_a_killed_notifier_come_before_the_backlog_when_their_lease_is_
             notifier.task.answers["s1"] = subscriber
             await until(lambda: len(subscriber.taken) == min(displaced) - 1 and subscriber.refused)
             scene.clock.advance(7)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(subscriber.taken) == COUNT)
             await until(lambda: not scene.waiting())
 

@@ -10,8 +10,8 @@ import pytest
 from tests.unit.notification.scene import FINE, Scene, handed_back, until
 from zaqar.model import Delivery
 from zaqar.notification.retry import MOST_JITTER
+from zaqar.notification.senders.base import Outcome
 from zaqar.notification.sending import MOST_LATER_SECONDS, POSTPONED_PART, POSTPONED_SECONDS
-from zaqar.notification.tasks.base import Outcome
 
 POSTPONED = Outcome(False, None, "Keystone is not available", reached=None, postponed=True)
 
@@ -37,7 +37,7 @@ def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
                 least = min(max(POSTPONED_SECONDS, lasted * POSTPONED_PART), MOST_LATER_SECONDS)
                 assert least <= pause <= least * (1 + MOST_JITTER)
                 scene.clock.advance(pause)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
             back = True
             await until(lambda: scene.deliveries()[0].state == "done")
         (delivery,) = scene.deliveries()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import QUEUE, UID, Scene, ScriptedTask, hang, until
+from tests.unit.notification.scene import QUEUE, UID, Scene, ScriptedSender, hang, until
 from tests.unit.notification.test_expansion import COSTLY
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DONE, NOT_EXPANDED, Delivery, Draft, Posted, PostPosition, Queue, Subscription
@@ -124,12 +124,12 @@ def test_a_large_post_holds_up_no_small_one(crowd: Crowd) -> None:
         queue, subscriber = crowd.queue("b")
         async with crowd.notifier() as notifier:
             crowd.post(*range(300))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(crowd.store.outbox.pieces()) > 5)
             for n in range(3):
                 before = len(crowd.store.outbox.pieces())
                 crowd.post_to(queue, str(n))
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
                 assert len(crowd.store.outbox.pieces()) - before < 80
             assert len(crowd.store.outbox.pieces()) < 300, "it is still under way"
@@ -149,11 +149,11 @@ def test_costly_filters_hold_up_nobody(kind: str) -> None:
         queue, subscriber = crowd.queue("b")
         async with crowd.notifier() as notifier:
             crowd.post(*[{"a": body}] * 1000)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: crowd.store.outbox.pieces())
             for n in range(5):
                 crowd.post_to(queue, str(n))
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
             assert crowd.store.outbox.pieces()[-1].ends is not None, "it is still under way"
 
@@ -166,7 +166,7 @@ def test_posts_of_several_queues_take_turns(crowd: Crowd) -> None:
         for queue in queues:
             crowd.post_to(queue, *map(str, range(200)))
         async with crowd.notifier() as notifier:
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not crowd.store.data.outbox, 60)
         order = [step.queue_uid for step in crowd.store.outbox.steps if step.is_piece]
         assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
@@ -186,12 +186,12 @@ def test_projects_take_turns_however_many_queues_one_has(crowd: Crowd) -> None:
             # Whose a queue is becomes known with its first post.
             for queue in (*many, one):
                 crowd.post_to(queue, "first")
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not crowd.store.data.outbox)
             crowd.store.outbox.steps.clear()
             for queue in (*many, one):
                 crowd.post_to(queue, *map(str, range(200)))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not crowd.store.data.outbox, 60)
         order = [step.queue_uid for step in crowd.store.outbox.steps if step.is_piece]
         end = len(order) - order[::-1].index(one.uid)
@@ -220,11 +220,11 @@ def test_posts_in_memory_are_bounded_in_number_and_bytes(crowd: Crowd, largest: 
                     waiting.append(len(pump._leased_posts._begun))
 
             crowd.store.outbox.before = look
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             while crowd.store.data.outbox:
                 # For those that were handed back for a while.
                 crowd.clock.advance(1)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await asyncio.sleep(0.01)
             assert 0 < max(held) <= most
             assert max(waiting) <= most // 2
@@ -243,7 +243,7 @@ def test_two_notifiers_on_large_posts_make_each_delivery_once(crowd: Crowd) -> N
             for _ in range(6):
                 crowd.post(*range(20))
             for notifier in (one, other):
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
             await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 120 for id_ in names), 60)
             assert each_once(crowd, names, range(1, 121))
             sent = Counter((each.subscription, each.message) for each in one.task.sent + other.task.sent)
@@ -267,7 +267,7 @@ def test_whoever_takes_over_goes_on_from_the_stored_position(crowd: Crowd, killa
 
             crowd.store.outbox.before = cut
             crowd.post(*range(60))
-            killed.dispatcher.ring()
+            killed.dispatcher.wake()
             await until(enough.is_set)
             crowd.store.outbox.before = lambda step: None
             ((_, noted),) = crowd.store.data.outbox.items()
@@ -278,7 +278,7 @@ def test_whoever_takes_over_goes_on_from_the_stored_position(crowd: Crowd, killa
                 await until(lambda: heir.link.calls["outbox.take"] >= 2)
                 assert len(crowd.store.outbox.pieces()) == 7, "the lease is not over"
                 crowd.clock.advance(6)
-                heir.dispatcher.ring()
+                heir.dispatcher.wake()
                 await until(lambda: not crowd.store.data.outbox)
                 assert crowd.store.outbox.pieces()[7].begins == position
                 assert len(crowd.store.outbox.pieces()) == 30
@@ -314,11 +314,11 @@ def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_d
 
             crowd.store.outbox.before = hold
             crowd.post(*range(40))
-            late.dispatcher.ring()
+            late.dispatcher.wake()
             await until(held_up.is_set)
             async with crowd.notifier() as heir:
                 crowd.clock.advance(6)
-                heir.dispatcher.ring()
+                heir.dispatcher.wake()
                 await until(lambda: not crowd.store.data.outbox, 30)
                 await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 40 for id_ in names))
                 sent = Counter((each.subscription, each.message) for each in late.task.sent + heir.task.sent)
@@ -359,7 +359,7 @@ def test_subscribers_that_come_and_go_between_pieces(crowd: Crowd, monkeypatch: 
         crowd.store.outbox.before = change
         async with crowd.notifier() as notifier:
             crowd.post(*range(50))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: not crowd.store.data.outbox, 30)
         made = crowd.store.outbox.made()
         assert set(made.values()) == {1}
@@ -383,16 +383,16 @@ def test_leases_are_extended_while_a_post_is_matched(monkeypatch: pytest.MonkeyP
     conditions, body, _ = COSTLY["numeric"]
 
     async def play() -> None:
-        task = ScriptedTask()
+        task = ScriptedSender()
         task.answers["b"] = hang
         queue, _ = crowd.queue("b")
         crowd.subscribe_many(40, options={"filter": {"a": conditions}})
         async with crowd.notifier(task) as notifier:
             crowd.post_to(queue, "held")
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: notifier.messages("b"))
             crowd.post(*[{"a": body}] * 500)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             (noted,) = crowd.store.data.outbox.values()
             await until(lambda: noted.due > crowd.clock())
             (held,) = crowd.store.data.deliveries
@@ -400,7 +400,7 @@ def test_leases_are_extended_while_a_post_is_matched(monkeypatch: pytest.MonkeyP
                 for _ in range(4):
                     crowd.clock.advance(3)
                     await until(lambda: noted.due == crowd.store.data.deliveries[held].due == crowd.clock() + 6)
-                    other.dispatcher.ring()
+                    other.dispatcher.wake()
                     await asyncio.sleep(0.02)
                 assert not crowd.store.outbox.pieces()
                 assert other.task.sent == []
@@ -414,14 +414,14 @@ def test_a_stop_hands_posts_back_at_once(crowd: Crowd) -> None:
         async with crowd.notifier() as notifier:
             for _ in range(3):
                 crowd.post(*range(100))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(crowd.store.outbox.pieces()) > 10)
         left = list(crowd.store.data.outbox.values())
         assert left
         assert all(noted.due <= crowd.clock() for noted in left)
         assert any(noted.posted.position != NOT_EXPANDED for noted in left)
         async with crowd.notifier() as heir:
-            heir.dispatcher.ring()
+            heir.dispatcher.wake()
             await until(lambda: not crowd.store.data.outbox, 60)
         assert each_once(crowd, names, range(1, 301))
 
@@ -439,7 +439,7 @@ def test_a_post_that_cannot_be_expanded_holds_up_no_other(crowd: Crowd, monkeypa
         async with crowd.notifier() as notifier:
             for n in range(3):
                 crowd.post_to(queue, str(n))
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
         assert list(crowd.store.data.outbox) == [(UID, bad[0])]
 
@@ -471,7 +471,7 @@ def test_a_store_that_is_away_for_a_while_during_a_large_post(
         names = crowd.subscribe_many(10)
         async with crowd.notifier() as notifier:
             crowd.post(*range(50))
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: len(crowd.store.outbox.pieces()) > 3)
             away.set()
             await until(lambda: failed)
@@ -479,7 +479,7 @@ def test_a_store_that_is_away_for_a_while_during_a_large_post(
             away.clear()
             while crowd.store.data.outbox:
                 crowd.clock.advance(1)
-                notifier.dispatcher.ring()
+                notifier.dispatcher.wake()
                 await asyncio.sleep(0.05)
             await until(lambda: all(len(crowd.deliveries(id_, DONE)) == 50 for id_ in names))
         assert each_once(crowd, names, range(1, 51))
@@ -501,7 +501,7 @@ def test_jobs_of_a_piece_that_is_refused_are_not_sent(crowd: Crowd) -> None:
 
             crowd.store.outbox.before = go_on_elsewhere
             crowd.post(1)
-            notifier.dispatcher.ring()
+            notifier.dispatcher.wake()
             await until(lambda: crowd.store.outbox.steps)
             await asyncio.sleep(0.05)
             assert notifier.task.sent == []

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.workers import ADDRESS, Cluster, PooledCluster
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.service.health import Health
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 
 OPERATIONS = {
     "create_queue": "queues.open",

@@ -22,10 +22,9 @@ import pytest
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
 from zaqar.bounded_cache import BoundedCache
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
-from zaqar.model import TOPIC, Address, Queue, Subscription
+from zaqar.model import TOPIC, Queue, QueueName, Subscription
 from zaqar.schemas.queues import QueueFilter, make_filter
-from zaqar.service import queue_listing
-from zaqar.service import queues as queues_module
+from zaqar.service import queue_cache, queue_listing
 from zaqar.service.queue_listing import QueuePage
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 
@@ -129,7 +128,7 @@ def entry_bytes(cluster: Cluster) -> int:
 
 
 def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues_module, "CACHE_BYTES", 3 * entry_bytes(cluster))
+    monkeypatch.setattr(queue_cache, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
     for address in addresses:
@@ -137,7 +136,7 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
         assert len(worker.queues._cache) <= 3
     assert list(worker.queues._cache) == addresses[2:]
     # One that is there already pushes nobody out.
-    worker.queues.reopen(addresses[3], create=False)
+    worker.queues.refresh(addresses[3], create=False)
     assert set(worker.queues._cache) == set(addresses[2:])
     cluster.forget_counts()
     for address in addresses:
@@ -147,14 +146,14 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
 
 def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the oldest entry fails while another thread adds or removes one."""
-    monkeypatch.setattr(queues_module, "CACHE_BYTES", 4 * entry_bytes(cluster) + 100)
+    monkeypatch.setattr(queue_cache, "CACHE_BYTES", 4 * entry_bytes(cluster) + 100)
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(12)]
 
     def churn(first: int) -> None:
         for step in range(400):
             address = addresses[(first + 7 * step) % len(addresses)]
-            worker.queues.reopen(address, create=True)
+            worker.queues.refresh(address, create=True)
 
     with impatient_threads(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
@@ -182,7 +181,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
 ) -> None:
     """The limit is one of bytes: what a tenant chooses to store in the metadata decides how many are remembered."""
     bound = 1024 * 1024
-    monkeypatch.setattr(queues_module, "CACHE_BYTES", bound)
+    monkeypatch.setattr(queue_cache, "CACHE_BYTES", bound)
     worker = cluster.worker()
     raw = json.dumps(metadata_of(kind, 10_000), separators=(",", ":"))
     assert 6_000 < len(raw) < 12_000
@@ -213,7 +212,7 @@ def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
     for number in range(2000):
         cluster.management.queue_records.create(queue=make_row(f"q{number:04}", few if number % 2 else {}))
         worker.queues.find(ADDRESS._replace(name=f"q{number:04}"), create=False)
-    assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queues_module.CACHE_BYTES
+    assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queue_cache.CACHE_BYTES
     assert len(worker.queues._cache) == 2000
 
 
@@ -641,7 +640,7 @@ def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
         two.queues.patch(ADDRESS, patch(n=2))
 
     cluster.fences.before("queues.open", change_twice)
-    one.queues.reopen(ADDRESS, create=False)
+    one.queues.refresh(ADDRESS, create=False)
     assert ADDRESS not in one.queues._cache
     assert one.queues.get(ADDRESS)["n"] == 2
     one.post("a")
@@ -677,7 +676,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
     cluster.store.queues.open(queue=ahead, now=cluster.clock())
     # A worker that was not restarted remembers the queue as it was before the restore.
     remembers = cluster.worker()
-    remembers.queues._remember(ADDRESS, ahead)
+    remembers.queues._cache.remember(ADDRESS, ahead)
     worker = cluster.worker()
     cluster.forget_counts()
     operations: dict[str, Callable[[], object]] = {
@@ -776,7 +775,7 @@ def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point
     assert worker.bodies() == ["b"]
 
 
-def subscribe(cluster: Cluster, worker: Worker, address: Address = ADDRESS) -> None:
+def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) -> None:
     row = worker.queues.ensure_row(address)
     now = cluster.clock()
     cluster.management.subscriptions.create(
@@ -796,7 +795,7 @@ def subscribe(cluster: Cluster, worker: Worker, address: Address = ADDRESS) -> N
     assert worker.queues.mark_subscribed(address, row.uid, anew=True)
 
 
-def subscriptions(cluster: Cluster, address: Address = ADDRESS) -> tuple[list[str], bool]:
+def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[str], bool]:
     """Those of the queue, and whether its row says that there are some."""
     row = cluster.row(address)
     assert row is not None
@@ -930,7 +929,7 @@ def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
 def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 4)
-    first = Address("shop", "queue", "q00001late")
+    first = QueueName("shop", "queue", "q00001late")
     cluster.rows.after("queue_records.list_names", lambda: cluster.worker().queues.delete(first))
     page = page_of(worker, detailed=True, keep=make_filter("late", {}))
     assert page.names == [queue.name for queue in page.queues] == ["q00002late", "q00003late"]

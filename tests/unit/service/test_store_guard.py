@@ -12,7 +12,7 @@ from zaqar.errors import StoreUnavailable
 from zaqar.service import store_guard
 from zaqar.service.store_guard import StoreBusy, StoreGuard
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 
 
 class Clock:
@@ -22,59 +22,59 @@ class Clock:
         return self.now
 
 
-def new_place() -> Place:
-    return Placement(MemoryMessageStore()).places()[0]
+def new_store_ref() -> StoreRef:
+    return Placement(MemoryMessageStore()).all_stores()[0]
 
 
-def ask(guard: StoreGuard, place: Place, *, is_away: bool = False) -> None:
-    with guard.asking(place):
+def ask(guard: StoreGuard, store_ref: StoreRef, *, is_away: bool = False) -> None:
+    with guard.asking(store_ref):
         if is_away:
             raise StoreUnavailable
 
 
 def test_a_store_may_have_some_questions_at_a_time_and_no_more() -> None:
-    guard, place, other = StoreGuard(2, Clock()), new_place(), new_place()
-    with guard.asking(place), guard.asking(place):
+    guard, store_ref, other = StoreGuard(2, Clock()), new_store_ref(), new_store_ref()
+    with guard.asking(store_ref), guard.asking(store_ref):
         with pytest.raises(StoreBusy):
-            ask(guard, place)
+            ask(guard, store_ref)
         ask(guard, other)
-    ask(guard, place)
+    ask(guard, store_ref)
 
 
 def test_a_store_that_failed_is_left_alone_for_longer_each_time() -> None:
     clock = Clock()
-    guard, place, other = StoreGuard(2, clock), new_place(), new_place()
+    guard, store_ref, other = StoreGuard(2, clock), new_store_ref(), new_store_ref()
     pause = store_guard.FIRST_PAUSE_SECONDS
     for _ in range(6):
         with pytest.raises(StoreUnavailable):
-            ask(guard, place, is_away=True)
+            ask(guard, store_ref, is_away=True)
         clock.now += pause - 0.001
         with pytest.raises(StoreUnavailable):
-            ask(guard, place)
+            ask(guard, store_ref)
         ask(guard, other)
         clock.now += 0.001
         pause = min(2 * pause, store_guard.MOST_PAUSE_SECONDS)
-    with guard.asking(place), pytest.raises(StoreUnavailable):
+    with guard.asking(store_ref), pytest.raises(StoreUnavailable):
         # One at a time finds out whether it is back.
-        ask(guard, place)
-    with guard.asking(place):
-        ask(guard, place)
+        ask(guard, store_ref)
+    with guard.asking(store_ref):
+        ask(guard, store_ref)
 
 
 def test_another_error_is_no_failure_of_the_store() -> None:
-    guard, place = StoreGuard(1, Clock()), new_place()
-    with pytest.raises(ValueError, match="x"), guard.asking(place):
+    guard, store_ref = StoreGuard(1, Clock()), new_store_ref()
+    with pytest.raises(ValueError, match="x"), guard.asking(store_ref):
         raise ValueError("x")
-    ask(guard, place)
+    ask(guard, store_ref)
 
 
 def test_a_store_that_hangs_holds_few_threads() -> None:
     clock = Clock()
-    guard, place, other = StoreGuard(3, clock), new_place(), new_place()
+    guard, store_ref, other = StoreGuard(3, clock), new_store_ref(), new_store_ref()
     begun, release = threading.Semaphore(0), threading.Event()
 
     def hang() -> None:
-        with guard.asking(place):
+        with guard.asking(store_ref):
             begun.release()
             assert release.wait(10)
 
@@ -84,12 +84,12 @@ def test_a_store_that_hangs_holds_few_threads() -> None:
             assert begun.acquire(timeout=10)
         try:
             with pytest.raises(StoreBusy):
-                threads.submit(ask, guard, place).result(10)
+                threads.submit(ask, guard, store_ref).result(10)
             clock.now += store_guard.SLOW_SECONDS
             for _ in range(5):
                 with pytest.raises(StoreUnavailable):
-                    threads.submit(ask, guard, place).result(10)
+                    threads.submit(ask, guard, store_ref).result(10)
                 threads.submit(ask, guard, other).result(10)
         finally:
             release.set()
-    ask(guard, place)
+    ask(guard, store_ref)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tests.unit.workers import ADDRESS, Cluster
 from zaqar.context import Context
-from zaqar.message_encryption import NO_KEYS
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.model import UID_LENGTH, Claim
 from zaqar.service import streams as streams_module
 from zaqar.service.bodies import Bodies
@@ -175,15 +175,15 @@ class Streaming(RuleBasedStateMachine):
     def tell(self) -> None:
         row = self.cluster.row()
         if row is not None:
-            self.hub.registry.note_queue(ADDRESS, Located(row.uid, self.placement.place_of(row)))
+            self.hub.registry.note_queue(ADDRESS, Located(row.uid, self.placement.store_of(row)))
 
     @rule()
     def look(self) -> None:
         """What happens once a second while anybody waits."""
         registry = self.hub.registry
-        for place in registry.places():
-            uids = registry.uids_of(place)
-            positions = place.store.queues.positions(uids=uids, now=self.clock.now)
+        for store_ref in registry.store_refs():
+            uids = registry.uids_of(store_ref)
+            positions = store_ref.store.queues.positions(uids=uids, now=self.clock.now)
             registry.note_positions(uids, positions, self.clock.now)
         for address in registry.missing():
             if address == ADDRESS:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.unit.workers import ADDRESS, CALLER, Cluster
 from zaqar.context import Context
+from zaqar.encryption.messages import NO_KEYS
 from zaqar.errors import Forbidden, NotAcceptable, StageFailed
-from zaqar.message_encryption import NO_KEYS
 from zaqar.model import Message
 from zaqar.service.bodies import Bodies
 from zaqar.service.staged.streams import StagedStreams

@@ -12,9 +12,9 @@ import pytest
 
 from tests.unit.service.trusting import Keystone
 from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, PooledCluster, Worker, die
-from zaqar.addresses import AddressGuard
 from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import REFUSED, Delivery, Subscription
+from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import MessageStore
 
@@ -26,7 +26,7 @@ class Subscribers:
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self.cluster = cluster
-        self.rings = 0
+        self.wakeups = 0
         self.worker: Worker = cluster.worker()
         self.service = Subscriptions(
             management=cluster.management,
@@ -34,13 +34,13 @@ class Subscribers:
             queues=self.worker.queues,
             limits=cluster.limits,
             clock=cluster.clock,
-            guard=AddressGuard(["192.0.2.0/24"]),
-            ring=self._ring,
+            target_policy=WebhookTargetPolicy(["192.0.2.0/24"]),
+            wake_notifiers=self._wake_notifiers,
             **{"notifying": True, "require_confirmation": False, **options},
         )
 
-    def _ring(self) -> None:
-        self.rings += 1
+    def _wake_notifiers(self) -> None:
+        self.wakeups += 1
 
     def subscribe(self, subscriber: str = MAIL, **fields: Any) -> str:
         raw = json.dumps({"subscriber": subscriber, **fields}).encode()
@@ -334,10 +334,10 @@ def test_the_bell_rings_for_a_confirmation(cluster: Cluster) -> None:
     subscribers.subscribe()
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
-    assert subscribers.rings == 2
+    assert subscribers.wakeups == 2
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
-    assert subscribers.rings == 3
+    assert subscribers.wakeups == 3
 
 
 # -- trusts are in test_subscription_trusts.py ---------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_without_keystone_there_is_no_trust(cluster: Cluster) -> None:
     assert cluster.row() is None
 
 
-def test_the_guard_is_asked_at_each_way_in(cluster: Cluster) -> None:
+def test_the_target_policy_is_asked_at_each_way_in(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster, trusts=Keystone(cluster.clock))
     for scheme in ("http", "https", "trust+http", "trust+https"):
         with pytest.raises(InvalidInput, match="webhook_allowed_networks"):

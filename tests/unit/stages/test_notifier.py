@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.unit.workers import ADDRESS, CALLER
 from zaqar import conf as configuration
-from zaqar import plugins
-from zaqar.bell import listen
+from zaqar import entry_points
+from zaqar.ipc.wakeup_socket import open_wakeup_socket
 from zaqar.model import Queue
 from zaqar.stages.operations import MESSAGES
 from zaqar.stages.published.adapters import make_stage
@@ -17,9 +17,9 @@ def test_rings_after_a_post_to_a_queue_with_subscribers(tmp_path: Path) -> None:
     conf = configuration.load([], default_config_files=[])
     conf.set_override("state_dir", str(tmp_path))
     (name,) = conf.storage.message_pipeline
-    plugin = plugins.load("zaqar.storage.stages", name)
+    plugin = entry_points.load("zaqar.storage.stages", name)
     stage = make_stage("message_pipeline", name, plugin, resource=MESSAGES, conf=conf, clock=lambda: 0.0, keywords={})
-    listener = listen(configuration.notifiers_dir(conf))
+    listener = open_wakeup_socket(configuration.notifiers_dir(conf))
     assert listener is not None
     for notify in (False, True):
         queue = Queue("0" * 24, ADDRESS.project, ADDRESS.name, notify=notify)

@@ -11,13 +11,13 @@ import pytest
 from zaqar import conf
 from zaqar.context import Context, caller_in, current
 from zaqar.errors import StageFailed, StartupError
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.stages.base import Done, Stage
 from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, CreateClaim, CreateQueue, DeleteQueue, GetQueue
 from zaqar.stages.pipeline import Changed, Pipeline
 from zaqar.stages.published.adapters import make_stage
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "producer")
 
 

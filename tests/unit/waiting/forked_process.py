@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from tests.unit.waiting.processes import ADDRESS, build, until
-from zaqar import conf, socket_files
+from zaqar import conf
 from zaqar.app import Parts
+from zaqar.ipc import socket_files
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting.waiters import Kind, Wake
 
@@ -19,10 +20,10 @@ def main(folder: Path) -> None:
     known = parts.queues.ensure(ADDRESS)
     sockets = conf.waiters_dir(parts.conf)
     waiter = parts.hub.join(ADDRESS, Kind.READER, wake=lambda: None)
-    place = known.place
-    until(lambda: len(socket_files.names(sockets)) == 1 and parts.hub._background.get(place))
+    store_ref = known.store_ref
+    until(lambda: len(socket_files.names(sockets)) == 1 and parts.hub._background.get(store_ref))
     # The first look is over.
-    until(lambda: parts.hub._background.get(place)._known)  # type: ignore[union-attr]
+    until(lambda: parts.hub._background.get(store_ref)._known)  # type: ignore[union-attr]
     waiter.begin()
     if not (child := os.fork()):
         in_child(parts, sockets)
@@ -43,8 +44,8 @@ def in_child(parts: Parts, sockets: Path) -> None:
     waiter = hub.join(ADDRESS, Kind.READER, wake=lambda: None)
     waiter.begin()
     until(lambda: len(socket_files.names(sockets)) == 2)
-    hub._bell._list_again = float("-inf")
-    hub.posted(known.queue, known.place, [known.queue.uid + "0" * 11 + "1"])
+    hub._wakeup_sender._list_again = float("-inf")
+    hub.posted(known.queue, known.store_ref, [known.queue.uid + "0" * 11 + "1"])
     assert waiter.is_ready
     assert hub.registry.wake(known.queue.uid, Wake.TAKERS) is False
     waiter.leave()

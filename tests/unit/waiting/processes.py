@@ -11,11 +11,11 @@ from typing import Any
 
 from zaqar import app, conf
 from zaqar.context import Context
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.waiting.blocking import Attempt, wait_for
 from zaqar.waiting.waiters import Kind
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "c" * 32)
 SECONDS = 20.0
 """How long a test waits for something that is to happen at once."""
@@ -32,15 +32,15 @@ class Process:
     def __init__(self, parts: app.Parts) -> None:
         self.parts = parts
 
-    def post(self, *bodies: str, address: Address = ADDRESS) -> list[str]:
+    def post(self, *bodies: str, address: QueueName = ADDRESS) -> list[str]:
         raw = json.dumps({"messages": [{"body": body} for body in bodies]}).encode()
         return self.parts.messages.post(CALLER, address, raw)
 
-    def claim(self, limit: int = 1, address: Address = ADDRESS) -> tuple[str, list[str]]:
+    def claim(self, limit: int = 1, address: QueueName = ADDRESS) -> tuple[str, list[str]]:
         claimed = self.parts.claims.prepare(address, b"", limit=limit).answer_now()
         return claimed.claim.id, [json.loads(message.body) for message in claimed.messages]
 
-    def attempt(self, limit: int = 1, address: Address = ADDRESS) -> Attempt:
+    def attempt(self, limit: int = 1, address: QueueName = ADDRESS) -> Attempt:
         _, bodies = self.claim(limit, address)
         return Attempt(bodies, bool(bodies), len(bodies) == limit)
 
@@ -54,7 +54,7 @@ class WaitingClaim:
         *,
         seconds: float = SECONDS,
         limit: int = 1,
-        address: Address = ADDRESS,
+        address: QueueName = ADDRESS,
         attempt: Callable[[int], Attempt] | None = None,
     ) -> None:
         self.error: BaseException | None = None

@@ -16,15 +16,16 @@ import pytest
 
 from tests.clock import FakeClock
 from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, WaitingClaim, build, until
-from zaqar import bell, conf, socket_files
+from zaqar import conf
 from zaqar.errors import StoreUnavailable
+from zaqar.ipc import socket_files, wakeup_socket
 from zaqar.model import UID_LENGTH, QueuePosition
 from zaqar.storage.base import Wakeups
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.waiting import background, polling, wakeups
 from zaqar.waiting import hub as waiting_hub
 from zaqar.waiting.blocking import Attempt, wait_for
-from zaqar.waiting.polling import PlacePoller
+from zaqar.waiting.polling import StorePoller
 from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, Wake, digest_of
 from zaqar.waiting.wakeups import Told
@@ -48,7 +49,7 @@ class Pair:
         hub = self.there.parts.hub
         until(self.is_listening)
         # The other process lists the folder at most once a second.
-        hub._bell._list_again = hub.check_at = float("-inf")
+        hub._wakeup_sender._list_again = hub.check_at = float("-inf")
 
     def is_listening(self) -> bool:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
@@ -124,8 +125,8 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     pair.there.claim()
     elsewhere = pair.wait()
     # Its process has looked at the store, and does not do so while the posts are made.
-    place, jobs = pair.here.parts.placement.places()[0], pair.here.parts.hub._background
-    until(lambda: (job := jobs.get(place)) is not None and job._known)  # type: ignore[attr-defined]
+    store_ref, jobs = pair.here.parts.placement.all_stores()[0], pair.here.parts.hub._background
+    until(lambda: (job := jobs.get(store_ref)) is not None and job._known)  # type: ignore[attr-defined]
     own = WaitingClaim(pair.there)
     before = elsewhere.attempts
     pair.there.post("one")
@@ -171,19 +172,19 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Told(Wake.POSTED, "f" * 24, 1, digest_of(ADDRESS._replace(name="other"))).encode()
     while waiting.thread.is_alive():
         for _ in range(50):
-            pair.there.parts.hub._bell.ring(other)
+            pair.there.parts.hub._wakeup_sender.wake(other)
         waiting.thread.join(0.01)
     assert waiting.bodies == ["not told"]
 
 
 def test_datagrams_that_may_be_lost_cost_a_store_little(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, looked = pair.here.parts.hub, []
-    monkeypatch.setattr(hub, "_look", lambda uid, place: looked.append(uid))
-    place = pair.here.parts.placement.places()[0]
+    monkeypatch.setattr(hub, "_look", lambda uid, store_ref: looked.append(uid))
+    store_ref = pair.here.parts.placement.all_stores()[0]
     waiters = []
     for number in range(101):
         address = ADDRESS._replace(name=f"q{number}")
-        located = Located(f"{number:024x}", place)
+        located = Located(f"{number:024x}", store_ref)
         waiters.append(hub.registry.join(address, located, Kind.READER, wake=lambda: None))
     hub._look_at_all()
     assert looked == []
@@ -200,7 +201,7 @@ def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     waiting = pair.wait()
     for datagram in (b"", b"\0" * 200, b"9" + b"a" * 52, b"7" + b"z" * 52):
         assert Told.decode(datagram) is None
-        pair.there.parts.hub._bell.ring(datagram)
+        pair.there.parts.hub._wakeup_sender.wake(datagram)
     pair.there.post("new")
     assert waiting.bodies == ["new"]
 
@@ -215,7 +216,7 @@ def test_told() -> None:
 @pytest.fixture
 def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second in which a post does not list the folder again has not passed, however slow the machine is."""
-    for module in (bell, waiting_hub):
+    for module in (wakeup_socket, waiting_hub):
         monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
 
 
@@ -456,7 +457,7 @@ def test_a_silent_store_delays_no_other_one(process: Process, tmp_path: Path, mo
         address = ADDRESS._replace(name=f"queue {id(store)}")
         known = pool.queues.ensure(address)
         hub.registry.join(address, None, Kind.READER, wake=lambda: None)
-        hub._found(address, Located(known.queue.uid, known.place))
+        hub._found(address, Located(known.queue.uid, known.store_ref))
     until(lambda: len(other.looks) > 5)
     assert len(silent.looks) == 1
     silent.is_silent = False
@@ -467,13 +468,13 @@ def test_a_silent_store_delays_no_other_one(process: Process, tmp_path: Path, mo
 def test_one_call_for_all_queues(process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "CHUNK", 10)
     registry = process.parts.hub.registry
-    place = process.parts.placement.places()[0]
+    store_ref = process.parts.placement.all_stores()[0]
     for number in range(25):
         uid = f"{number:024x}"
         for kind in Kind:
-            registry.join(ADDRESS._replace(name=uid), Located(uid, place), kind, wake=lambda: None)
+            registry.join(ADDRESS._replace(name=uid), Located(uid, store_ref), kind, wake=lambda: None)
     lost: list[bool] = []
-    poller = PlacePoller(place, registry, time.time, lost=lambda: lost.append(True))
+    poller = StorePoller(store_ref, registry, time.time, lost=lambda: lost.append(True))
     poller.step()
     assert [len(uids) for uids in store.looks] == [10, 10, 5]
     # The store has none of them.
@@ -497,9 +498,9 @@ class Waited:
             passed_on=lambda *_: None,
         )
         known = parts.queues.ensure(ADDRESS)
-        self.located = Located(known.queue.uid, known.place)
+        self.located = Located(known.queue.uid, known.store_ref)
         self.waiter = self.registry.join(ADDRESS, self.located, Kind.TAKER, wake=lambda: None)
-        self.poller = PlacePoller(known.place, self.registry, self.clock, lost=lambda: None)
+        self.poller = StorePoller(known.store_ref, self.registry, self.clock, lost=lambda: None)
 
     def rest(self) -> None:
         """The taker finds nothing."""
@@ -533,7 +534,9 @@ def test_a_queue_that_was_not_waited_for_is_looked_at_soon(tmp_path: Path, monke
     waited = Waited(tmp_path)
     waited.poller.step()
     new = waited.process.parts.queues.ensure(ADDRESS._replace(name="new"))
-    waited.registry.join(ADDRESS._replace(name="new"), Located(new.queue.uid, new.place), Kind.TAKER, wake=lambda: None)
+    waited.registry.join(
+        ADDRESS._replace(name="new"), Located(new.queue.uid, new.store_ref), Kind.TAKER, wake=lambda: None
+    )
     waited.poller.look_if_new(waited.located.uid)
     assert waited.poller.step() > 0
     assert len(waited.store.looks) == 1

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, build, until
-from zaqar import conf, socket_files
+from zaqar import conf
+from zaqar.ipc import socket_files
 
 HERE = Path(__file__).resolve()
 
@@ -52,7 +53,7 @@ def waiting_in(folder: Path, kind: str) -> Iterator[Other]:
 
 def list_sockets_again(process: Process) -> None:
     """What happens by itself after a second."""
-    process.parts.hub._bell._list_again = process.parts.hub.check_at = float("-inf")
+    process.parts.hub._wakeup_sender._list_again = process.parts.hub.check_at = float("-inf")
 
 
 @pytest.mark.parametrize("kind", ["threads", "gevent"])

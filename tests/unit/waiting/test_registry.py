@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
-from zaqar.model import QUEUE, Address, QueuePosition
+from zaqar.model import QUEUE, QueueName, QueuePosition
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Place, Placement
+from zaqar.storage.pools import Placement, StoreRef
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.waiters import UNCHANGED_SECONDS, Kind, Located, TooManyWaiting, Wake, digest_of
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 UID = "a" * 24
 NEWER_UID = "b" * 24
-PLACE: Place = Placement(MemoryMessageStore()).places()[0]
-LOCATED = Located(UID, PLACE)
+STORE_REF: StoreRef = Placement(MemoryMessageStore()).all_stores()[0]
+LOCATED = Located(UID, STORE_REF)
 
 
 class Clients:
     """Waiters of one registry, and how often each was woken."""
 
     def __init__(self, **limits: int) -> None:
-        self.passed_on: list[tuple[Address, str]] = []
+        self.passed_on: list[tuple[QueueName, str]] = []
         most: dict[str, Any] = {
             "max_waiting": 100,
             "max_waiting_per_project": 100,
@@ -34,11 +34,11 @@ class Clients:
         self.registry = Registry(**{**most, **limits}, passed_on=lambda address, uid: self._note(address, uid))
         self.wakes: dict[Waiter, int] = {}
 
-    def _note(self, address: Address, uid: str) -> None:
+    def _note(self, address: QueueName, uid: str) -> None:
         assert not self.registry._lock.locked()
         self.passed_on.append((address, uid))
 
-    def join(self, kind: Kind = Kind.TAKER, address: Address = ADDRESS, located: Located | None = LOCATED) -> Waiter:
+    def join(self, kind: Kind = Kind.TAKER, address: QueueName = ADDRESS, located: Located | None = LOCATED) -> Waiter:
         woken = [0]
 
         def wake() -> None:
@@ -216,13 +216,13 @@ def test_a_queue_that_did_not_exist(clients: Clients) -> None:
     taker = clients.join(located=None)
     attempt(taker, found=0)
     assert clients.registry.missing() == [ADDRESS]
-    assert not clients.registry.is_waited_at(PLACE)
+    assert not clients.registry.is_waited_at(STORE_REF)
     assert clients.registry.note_queue(ADDRESS, LOCATED)
     assert taker.is_ready
     assert clients.registry.missing() == []
-    assert clients.registry.uids_of(PLACE) == [UID]
+    assert clients.registry.uids_of(STORE_REF) == [UID]
     taker.leave()
-    assert clients.registry.places() == []
+    assert clients.registry.store_refs() == []
 
 
 def test_a_queue_that_another_process_created(clients: Clients) -> None:
@@ -241,17 +241,17 @@ def test_a_queue_that_was_created_anew(clients: Clients) -> None:
     assert taker.is_ready
     attempt(taker, found=0)
     # Its old uid is not asked for any more.
-    assert clients.registry.uids_of(PLACE) == []
-    clients.registry.note_queue(ADDRESS, Located(NEWER_UID, PLACE))
-    assert clients.registry.uids_of(PLACE) == [NEWER_UID]
+    assert clients.registry.uids_of(STORE_REF) == []
+    clients.registry.note_queue(ADDRESS, Located(NEWER_UID, STORE_REF))
+    assert clients.registry.uids_of(STORE_REF) == [NEWER_UID]
     assert not clients.registry.wake(UID)
 
 
 def test_what_others_tell_of_queues_that_nobody_waits_for_is_ignored(clients: Clients) -> None:
     clients.join()
-    other = Address("shop", QUEUE, "other")
+    other = QueueName("shop", QUEUE, "other")
     assert not clients.registry.note_foreign(digest_of(other), NEWER_UID, Wake.POSTED, 1)
-    assert not clients.registry.note_queue(other, Located(NEWER_UID, PLACE))
+    assert not clients.registry.note_queue(other, Located(NEWER_UID, STORE_REF))
     assert not clients.registry.wake(NEWER_UID)
 
 
@@ -346,7 +346,7 @@ def test_limits(kinds: tuple[Kind, Kind], limits: dict[str, int]) -> None:
         clients.join(kinds[0])
     assert refused.value.of_project is is_of_project
     if is_of_project:
-        clients.join(kinds[0], Address("another", QUEUE, "orders"), None)
+        clients.join(kinds[0], QueueName("another", QUEUE, "orders"), None)
     waiters[0].leave()
     waiters[0].leave()
     clients.join(kinds[1])
@@ -370,12 +370,12 @@ def test_a_drain_answers_all_and_lets_no_other_one_wait(clients: Clients) -> Non
 def test_nothing_is_kept_of_queues_that_nobody_waits_for(clients: Clients) -> None:
     registry = clients.registry
     for number in range(50):
-        address = Address(f"p{number}", QUEUE, "q")
+        address = QueueName(f"p{number}", QUEUE, "q")
         waiters = [clients.join(kind, address, None) for kind in Kind]
-        registry.note_queue(address, Located(f"{number:024x}", PLACE))
+        registry.note_queue(address, Located(f"{number:024x}", STORE_REF))
         for waiter in waiters:
             waiter.leave()
-    kept = (registry._queues, registry._by_uid, registry._by_digest, registry._of_places, registry._missing)
+    kept = (registry._queues, registry._by_uid, registry._by_digest, registry._by_store, registry._missing)
     assert not any(kept)
     assert not registry._of_projects
     assert (registry.waiting, registry.streams) == (0, 0)

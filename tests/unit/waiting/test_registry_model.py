@@ -9,16 +9,16 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.placement import Placement
+from zaqar.storage.pools import Placement
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 UID = "a" * 24
-LOCATED = Located(UID, Placement(MemoryMessageStore()).places()[0])
+LOCATED = Located(UID, Placement(MemoryMessageStore()).all_stores()[0])
 DIGEST = digest_of(ADDRESS)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from zaqar.context import caller_in
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.schemas.claims import parse_terms
 from zaqar.service.awaited import Awaited
 from zaqar.service.claims import Claimed, Claims
@@ -22,7 +22,7 @@ class StagedClaims(Claims):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def prepare(self, address: Address, raw: bytes, *, limit: int) -> Awaited[Claimed]:
+    def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
         ttl, grace = self._terms(raw)
 
         def prepare(wanted: Changed[CreateClaim]) -> Awaited[Claimed]:
@@ -41,7 +41,7 @@ class StagedClaims(Claims):
             to_answer=lambda held: Claimed(held.claim, list(held.messages), self._clock()),
         )
 
-    def get(self, address: Address, claim_id: str) -> Claimed:
+    def get(self, address: QueueName, claim_id: str) -> Claimed:
         now = self._clock()
 
         def act(wanted: Changed[GetClaim]) -> HeldClaim:
@@ -52,7 +52,7 @@ class StagedClaims(Claims):
         held = self._pipeline.run(caller_in(address.project), GetClaim(address, claim_id), act)
         return Claimed(held.claim, list(held.messages), now)
 
-    def renew(self, address: Address, claim_id: str, raw: bytes) -> None:
+    def renew(self, address: QueueName, claim_id: str, raw: bytes) -> None:
         terms = parse_terms(raw, limits=self._limits)
 
         def act(wanted: Changed[RenewClaim]) -> None:
@@ -65,7 +65,7 @@ class StagedClaims(Claims):
         request = RenewClaim(address, claim_id, terms.ttl, terms.grace)
         self._pipeline.run(caller_in(address.project), request, act)
 
-    def release(self, address: Address, claim_id: str) -> None:
+    def release(self, address: QueueName, claim_id: str) -> None:
         def act(wanted: Changed[ReleaseClaim]) -> None:
             super(StagedClaims, self).release(address, str(wanted.request.claim_id))
 

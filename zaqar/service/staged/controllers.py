@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas.subscriptions import shown
 from zaqar.service.queues import Queues
 from zaqar.service.subscriptions import Subscriptions
@@ -25,8 +25,8 @@ class QueueController:
     def bind(self, queues: Queues) -> None:
         self._queues = queues
 
-    def address_of(self, name: str, project: str | None) -> Address:
-        queue = Address(project or "", QUEUE, name)
+    def address_of(self, name: str, project: str | None) -> QueueName:
+        queue = QueueName(project or "", QUEUE, name)
         return queue if self._queues.row(queue) is not None else queue._replace(kind=TOPIC)
 
     def get(self, name: str, project: str | None = None) -> dict[str, Any]:

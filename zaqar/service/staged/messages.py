@@ -8,7 +8,7 @@ from typing import Any
 
 from zaqar.context import Context, caller_in
 from zaqar.errors import InvalidInput
-from zaqar.model import Address, Message
+from zaqar.model import Message, QueueName
 from zaqar.schemas.messages import check_ids
 from zaqar.service.awaited import Awaited
 from zaqar.service.messages import MessagePage, Messages
@@ -34,7 +34,7 @@ class StagedMessages(Messages):
     def prepare_list(
         self,
         context: Context,
-        address: Address,
+        address: QueueName,
         *,
         marker: str | None,
         limit: int,
@@ -64,7 +64,7 @@ class StagedMessages(Messages):
     def _page_of(self, messages: Sequence[Message]) -> MessagePage:
         return MessagePage(list(messages), self._clock())
 
-    def get(self, address: Address, message: str) -> MessagePage:
+    def get(self, address: QueueName, message: str) -> MessagePage:
         page = MessagePage([], self._clock())
 
         def act(wanted: Changed[GetMessage]) -> Message:
@@ -75,7 +75,7 @@ class StagedMessages(Messages):
         found = self._pipeline.run(caller_in(address.project), GetMessage(address, message), act)
         return page._replace(messages=[found])
 
-    def get_many(self, address: Address, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
+    def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
         page = MessagePage([], self._clock())
 
         def act(wanted: Changed[GetMessages]) -> Sequence[Message]:
@@ -87,7 +87,7 @@ class StagedMessages(Messages):
         messages = self._pipeline.run(caller_in(address.project), GetMessages(address, wanted), act)
         return page._replace(messages=list(messages))
 
-    def delete(self, address: Address, message: str, *, claim_id: str | None) -> None:
+    def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
         def act(wanted: Changed[DeleteMessage]) -> None:
             id_, claim = _text(wanted.request.message_id, "message_id"), wanted.request.claim_id
             claim = None if claim is None else _text(claim, "claim_id")
@@ -96,7 +96,7 @@ class StagedMessages(Messages):
         self._pipeline.run(caller_in(address.project), DeleteMessage(address, message, claim_id), act)
 
     def delete_many(
-        self, address: Address, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+        self, address: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
     ) -> None:
         most = self._limits.max_messages_per_page
         claims = None if claim_ids is None else tuple(check_ids(claim_ids, most=most, field="claim_ids"))
@@ -110,7 +110,7 @@ class StagedMessages(Messages):
         request = DeleteMessages(address, tuple(check_ids(ids, most=most, field=field)), claims)
         self._pipeline.run(caller_in(address.project), request, act)
 
-    def prepare_pop(self, address: Address, *, limit: int) -> Awaited[MessagePage]:
+    def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
         def prepare(wanted: Changed[PopMessages]) -> Awaited[MessagePage]:
             if wanted.by_stages:
                 check_limit(wanted.request.limit, self._limits.max_messages_per_claim_or_pop)

@@ -12,7 +12,7 @@ from zaqar.model import Draft
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import check_range, is_id
 from zaqar.schemas.messages import make_checksum
-from zaqar.service.queues import Known
+from zaqar.service.queue_cache import ResolvedQueue
 from zaqar.stages.base import Done
 from zaqar.stages.pipeline import Hook, failure, guarded
 
@@ -26,7 +26,7 @@ class PostEnded(ZaqarError):
 
 
 def run_before_post(
-    hooks: Sequence[Hook], context: Context, known: Known, drafts: list[Draft], limits: Limits
+    hooks: Sequence[Hook], context: Context, known: ResolvedQueue, drafts: list[Draft], limits: Limits
 ) -> list[Draft]:
     """The drafts to store, of which there is at least one. Raises PostEnded if there is nothing to store.
 
@@ -61,7 +61,7 @@ def _is_id(item: object) -> bool:
     return isinstance(item, str) and is_id(item)
 
 
-def _check(drafts: list[Draft], given: dict[int, Draft], known: Known, limits: Limits) -> list[Draft]:
+def _check(drafts: list[Draft], given: dict[int, Draft], known: ResolvedQueue, limits: Limits) -> list[Draft]:
     checked = []
     size = 0
     for index, draft in enumerate(drafts):

@@ -8,7 +8,7 @@ from typing import Any
 
 from zaqar.context import Context, caller_in
 from zaqar.errors import InvalidInput, NotFound, ZaqarError
-from zaqar.model import Address, Draft, Queue, Stats
+from zaqar.model import Draft, Queue, QueueName, Stats
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import check_marker, check_range
 from zaqar.schemas.queues import Metadata, QueueFilter, make_filter
@@ -47,7 +47,7 @@ class StagedQueues(Queues):
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, address: Address, raw: bytes) -> bool:
+    def create(self, address: QueueName, raw: bytes) -> bool:
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         return self._pipelines[address.kind].run(
@@ -60,7 +60,7 @@ class StagedQueues(Queues):
         request = wanted.request
         return super().create(request.address, encode_changed(request.metadata) if wanted.by_stages else raw)
 
-    def create_implied(self, context: Context, address: Address) -> None:
+    def create_implied(self, context: Context, address: QueueName) -> None:
         """Create a missing queue for a post or a subscription, if stages have a say in that.
 
         Raises NotFound if a stage ends the creation: then there is no queue for what implies it.
@@ -74,20 +74,20 @@ class StagedQueues(Queues):
         created = pipeline.serve(answer, lambda wanted: self._create(wanted, b"{}"))
         pipeline.tell(context, answer.request, created)
 
-    def ensure_row(self, address: Address) -> Queue:
+    def ensure_row(self, address: QueueName) -> Queue:
         self.create_implied(caller_in(address.project), address)
         return super().ensure_row(address)
 
     # -- one queue ---------------------------------------------------------------------------------------------------
 
-    def get(self, address: Address, *, defaults: bool = True) -> JsonObject:
+    def get(self, address: QueueName, *, defaults: bool = True) -> JsonObject:
         return self._pipelines[address.kind].run(
             caller_in(address.project),
             GetQueue(address),
             lambda wanted: super(StagedQueues, self).get(address, defaults=defaults),
         )
 
-    def patch(self, address: Address, raw: bytes, *, defaults: bool = True) -> JsonObject:
+    def patch(self, address: QueueName, raw: bytes, *, defaults: bool = True) -> JsonObject:
         context, pipeline = caller_in(address.project), self._pipelines[address.kind]
         operations = self.schemas.parse_patch(raw)
         last = UpdateQueue(address, {})
@@ -115,12 +115,12 @@ class StagedQueues(Queues):
         pipeline.tell(context, last, shown)
         return shown
 
-    def delete(self, address: Address) -> None:
+    def delete(self, address: QueueName) -> None:
         self._pipelines[address.kind].run(
             caller_in(address.project), DeleteQueue(address), lambda wanted: super(StagedQueues, self).delete(address)
         )
 
-    def stats(self, address: Address) -> tuple[Stats, float]:
+    def stats(self, address: QueueName) -> tuple[Stats, float]:
         now = self._clock()
 
         def act(wanted: Changed[QueueStats]) -> Stats:
@@ -131,7 +131,7 @@ class StagedQueues(Queues):
         stats = self._pipelines[address.kind].run(caller_in(address.project), QueueStats(address), act)
         return stats, now
 
-    def purge(self, address: Address, raw: bytes) -> None:
+    def purge(self, address: QueueName, raw: bytes) -> None:
         types = tuple(self.schemas.parse_purge(raw))
 
         def act(wanted: Changed[PurgeQueue]) -> None:
@@ -153,7 +153,7 @@ class StagedQueues(Queues):
         with_count: bool,
         detailed: bool = False,
     ) -> QueuePage:
-        address = Address(project, kind, "")
+        address = QueueName(project, kind, "")
 
         def act(wanted: Changed[ListQueues]) -> ListedQueues:
             request, kept = wanted.request, keep
@@ -188,7 +188,7 @@ class ImpliedCreation(Stage):
         self._queues = queues
 
     def before_post(self, context: Context, queue: Queue, drafts: Sequence[Draft]) -> Sequence[Draft]:
-        self._queues.create_implied(context, Address(queue.project, queue.kind, queue.name))
+        self._queues.create_implied(context, QueueName(queue.project, queue.kind, queue.name))
         return drafts
 
 
@@ -216,7 +216,7 @@ def _listed(page: QueuePage, detailed: bool) -> ListedQueues:
     return ListedQueues(queues, page.following, page.count)
 
 
-def _page(listed: ListedQueues, address: Address, detailed: bool, with_count: bool) -> QueuePage:
+def _page(listed: ListedQueues, address: QueueName, detailed: bool, with_count: bool) -> QueuePage:
     queues = [
         Queue("", address.project, queue.name, address.kind, queue.metadata or {})
         for queue in listed.queues

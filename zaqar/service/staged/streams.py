@@ -7,7 +7,7 @@ from typing import Any
 
 from zaqar.context import Context
 from zaqar.errors import NotAcceptable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.service.streams import Stream, Streams
 from zaqar.stages.base import Done
 from zaqar.stages.operations import ListMessages
@@ -23,7 +23,7 @@ class StagedStreams(Streams):
         self._pipeline = pipeline
 
     def open(
-        self, context: Context, address: Address, *, marker: str | None, from_start: bool, echo: bool, version: int
+        self, context: Context, address: QueueName, *, marker: str | None, from_start: bool, echo: bool, version: int
     ) -> Stream:
         request = ListMessages(address, marker, self.most, echo, include_claimed=True, include_delayed=True)
         wanted = self._pipeline.prepare(context, request)

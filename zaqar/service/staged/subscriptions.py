@@ -8,7 +8,7 @@ from typing import Any
 
 from zaqar.context import Context, caller_in
 from zaqar.errors import InvalidInput
-from zaqar.model import Address, Subscription
+from zaqar.model import QueueName, Subscription
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.schemas.subscriptions import parse_change, parse_connection_creation, parse_creation, parse_grace
 from zaqar.service.connection_subscriptions import ConnectionSubscriptions
@@ -32,7 +32,7 @@ class StagedSubscriptions(Subscriptions):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def create(self, context: Context, address: Address, raw: bytes) -> Created:
+    def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
         wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
         secret: str | None = None
@@ -50,7 +50,7 @@ class StagedSubscriptions(Subscriptions):
         request = CreateSubscription(address, wanted.subscriber or "", ttl, wanted.options or {})
         return Created(self._pipeline.run(context, request, act), secret)
 
-    def list_page(self, address: Address, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+    def list_page(self, address: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
         now = self._clock()
 
         def act(wanted: Changed[ListSubscriptions]) -> Sequence[Subscription]:
@@ -65,7 +65,7 @@ class StagedSubscriptions(Subscriptions):
         request = ListSubscriptions(address, marker, limit)
         return list(self._pipeline.run(caller_in(address.project), request, act)), now
 
-    def get(self, address: Address, id_: str) -> tuple[Subscription, float]:
+    def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
         now = self._clock()
 
         def act(wanted: Changed[GetSubscription]) -> Subscription:
@@ -75,7 +75,7 @@ class StagedSubscriptions(Subscriptions):
 
         return self._pipeline.run(caller_in(address.project), GetSubscription(address, id_), act), now
 
-    def patch(self, context: Context, address: Address, id_: str, raw: bytes) -> None:
+    def patch(self, context: Context, address: QueueName, id_: str, raw: bytes) -> None:
         change = parse_change(raw, source=address.name, limits=self._limits)
 
         def act(wanted: Changed[UpdateSubscription]) -> None:
@@ -88,7 +88,7 @@ class StagedSubscriptions(Subscriptions):
         request = UpdateSubscription(address, id_, change.subscriber, change.ttl, change.options)
         self._pipeline.run(context, request, act)
 
-    def set_confirmed(self, address: Address, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+    def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
         def act(wanted: Changed[ConfirmSubscription]) -> None:
             request = wanted.request
             super(StagedSubscriptions, self).set_confirmed(
@@ -98,7 +98,7 @@ class StagedSubscriptions(Subscriptions):
         request = ConfirmSubscription(address, id_, confirmed)
         self._pipeline.run(caller_in(address.project), request, act)
 
-    def rotate_secret(self, address: Address, id_: str, raw: bytes) -> str:
+    def rotate_secret(self, address: QueueName, id_: str, raw: bytes) -> str:
         def act(wanted: Changed[RotateSecret]) -> str:
             request = wanted.request
             document = encode_changed({"grace": request.grace}) if wanted.by_stages else raw
@@ -107,7 +107,7 @@ class StagedSubscriptions(Subscriptions):
         request = RotateSecret(address, id_, parse_grace(raw))
         return self._pipeline.run(caller_in(address.project), request, act)
 
-    def delete(self, address: Address, id_: str) -> None:
+    def delete(self, address: QueueName, id_: str) -> None:
         def act(wanted: Changed[DeleteSubscription]) -> None:
             super(StagedSubscriptions, self).delete(address, str(wanted.request.subscription_id))
 
@@ -122,7 +122,7 @@ class StagedConnectionSubscriptions(ConnectionSubscriptions):
         super().__init__(*parts)
         self._pipeline = pipeline
 
-    def create(self, context: Context, address: Address, raw: bytes, connection: str) -> str:
+    def create(self, context: Context, address: QueueName, raw: bytes, connection: str) -> str:
         wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
         subscriber = f"{CONNECTION_SCHEME}:{connection}"

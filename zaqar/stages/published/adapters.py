@@ -10,8 +10,8 @@ from typing import Any
 from oslo_config import cfg
 
 from zaqar.clock import Clock
+from zaqar.entry_points import is_from_outside
 from zaqar.errors import StartupError, ZaqarError
-from zaqar.plugins import is_from_outside
 from zaqar.stages.base import Stage
 from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, REQUESTS, SUBSCRIPTIONS
 from zaqar.stages.published.base import PublishedStage

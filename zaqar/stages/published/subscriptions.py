@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from zaqar.context import Context
 from zaqar.errors import Conflict
-from zaqar.model import CONFIRMED, PENDING, Address, Subscription
+from zaqar.model import CONFIRMED, PENDING, QueueName, Subscription
 from zaqar.stages.base import Done
 from zaqar.stages.operations import (
     ConfirmSubscription,
@@ -104,7 +104,7 @@ class PublishedSubscriptionStage(PublishedStage):
         )
         return request if answer is None else Done(None)
 
-    def _subscription(self, address: Address, value: object) -> Subscription:
+    def _subscription(self, address: QueueName, value: object) -> Subscription:
         fields = object_of(value)
         if not isinstance(fields.get("id"), str) or not isinstance(fields.get("subscriber"), str):
             raise BadResult("a subscription without 'id' or 'subscriber'")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
-from zaqar.model import Address, Queue
+from zaqar.model import Queue, QueueName
 
 
 class QueueRecordStore(ABC):
@@ -24,8 +24,8 @@ class QueueRecordStore(ABC):
         """The record, or None if there is none."""
 
     @abstractmethod
-    def find(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
-        """The queues of these names that exist, in one call to the server; at most 500 ``addresses``."""
+    def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
+        """The queues of these names that exist, in one call to the server; at most 500 ``names``."""
 
     @abstractmethod
     def list_after(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 from threading import Lock
 
-from zaqar.model import Address, Queue
+from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
 
 
@@ -30,9 +30,9 @@ class MemoryQueueRecords(QueueRecordStore):
             queue = self._records.get((project, kind, name))
             return None if queue is None else _copy(queue)
 
-    def find(self, *, addresses: Collection[Address]) -> dict[Address, Queue]:
+    def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
         with self._lock:
-            return {address: _copy(self._records[address]) for address in addresses if address in self._records}
+            return {address: _copy(self._records[address]) for address in names if address in self._records}
 
     def list_after(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         with self._lock:

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from zaqar.app import Parts
 from zaqar.context import Context
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.schemas.fields import JsonSchema
 from zaqar.service.awaited import Awaited, unchanged
 from zaqar.service.subscriptions import Grant
@@ -78,7 +78,7 @@ class Call:
     """
 
     caller: Context
-    address: Address | None
+    address: QueueName | None
     body: Mapping[str, Any]
     raw: bytes
     connection: str
@@ -88,7 +88,7 @@ class Call:
     streams: StreamTable = field(default_factory=StreamTable)
 
     @property
-    def target(self) -> Address:
+    def target(self) -> QueueName:
         """``address``, for an action that always has one. Raises RuntimeError for others."""
         if self.address is None:
             raise RuntimeError("the action has no queue or topic")

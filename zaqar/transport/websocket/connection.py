@@ -24,7 +24,6 @@ from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.admission import Slot
 from zaqar.transport.websocket.close_codes import Close
-from zaqar.transport.websocket.ending import BYES, tell_end
 from zaqar.transport.websocket.interface import Reply, Request, Session, is_answered
 from zaqar.transport.websocket.memory import STRANGERS, Account
 from zaqar.transport.websocket.protocol import BoundedConnection
@@ -33,7 +32,7 @@ from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
 from zaqar.transport.websocket.server_context import ServerContext
 from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE
-from zaqar.transport.websocket.stream_sending import StreamSender, bye
+from zaqar.transport.websocket.stream_sending import DRAIN, EXPIRED, StreamSender, bye
 from zaqar.transport.websocket.token_watch import Timers, TokenWatch
 from zaqar.transport.websocket.waiting import RequestWait, has_hung_up
 from zaqar.waiting.registry import TooManyWaiting
@@ -51,6 +50,12 @@ KEYSTONE = "keystone"
 
 _EXPANSION = 16
 """Largest ratio of the memory of a decoded request to the size of its frame."""
+
+_NOT_TOLD = (1000, close_codes.GOING_AWAY, close_codes.SERVICE_RESTART, close_codes.TOO_MANY_CONNECTIONS)
+"""Codes that are not logged here: the log has another line for them, or needs none."""
+
+_BYES = {close_codes.GOING_AWAY: DRAIN, close_codes.AUTHENTICATION_EXPIRED: EXPIRED}
+"""Reasons in the last frames of streams, by the code with which the connection is closed then."""
 
 
 class Connection:
@@ -119,7 +124,7 @@ class Connection:
             pass
         finally:
             self._streams.close()
-            tell_end(_log, self._socket, self.id, self._project)
+            _tell_end(_log, self._socket, self.id, self._project)
             self._server.connections.remove(self)
             self._server.closed(self.id)
             self._enter_project(None)
@@ -370,7 +375,7 @@ class Connection:
             if self._closing is None:
                 return
             for opened in self._streams.close():
-                if (reason := BYES.get(self._closing.code)) is not None:
+                if (reason := _BYES.get(self._closing.code)) is not None:
                     await self._socket.send(bye(opened, reason))
             await self._socket.close(*self._closing)
 
@@ -394,3 +399,19 @@ class Connection:
 
     def _give_up_authentication(self) -> None:
         self.close(close_codes.NOT_AUTHENTICATED, "Not authenticated in time.")
+
+
+def _tell_end(log: QuietLog, socket: BoundedConnection, connection: str, project: str | None) -> None:
+    """Log why the server has closed a connection, if it was the server; many clients show no code."""
+    protocol = socket.protocol
+    sent = protocol.close_sent
+    if sent is not None and not protocol.close_rcvd_then_sent and sent.code not in _NOT_TOLD:
+        log.tell(
+            logging.INFO,
+            sent.code,
+            "Connection %s of project %s was closed with code %d: %s.",
+            connection,
+            project or "-",
+            sent.code,
+            sent.reason.rstrip(".") or "no reason",
+        )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.stream_table import StreamTable
 
@@ -18,7 +18,7 @@ class Addressed(Protocol):
     """Something that is about a queue or topic, or about none."""
 
     @property
-    def address(self) -> Address | None: ...
+    def address(self) -> QueueName | None: ...
 
 
 class Request(Protocol):
@@ -29,7 +29,7 @@ class Request(Protocol):
     @property
     def project(self) -> str | None: ...
     @property
-    def address(self) -> Address | None: ...
+    def address(self) -> QueueName | None: ...
     @property
     def expires(self) -> float | None: ...
     @property

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Unix socket and the TCP port at which notifiers deliver notifications for the connections of this process.
 
-The protocol is in :mod:`zaqar.push_protocol`. A peer that does not prove in time that it has the key of this node is
-dropped. Until then it costs a few hundred bytes.
+The protocol is in :mod:`zaqar.ipc.push_protocol`. A peer that does not prove in time that it has the key of this node
+is dropped. Until then it costs a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from zaqar import push_protocol, socket_files
 from zaqar.errors import StartupError
-from zaqar.keep_alive import keep_alive
-from zaqar.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolError, Push, Status
+from zaqar.ipc import push_protocol, socket_files
+from zaqar.ipc.keep_alive import keep_alive
+from zaqar.ipc.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, ProtocolError, Push, Status
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from zaqar.errors import InvalidInput
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas.fields import check_name
 from zaqar.transport.websocket.action import Action, Field
 
@@ -60,7 +60,7 @@ def _check_text(name: str, value: str) -> None:
         raise InvalidInput(name, "must not hold the character U+0000")
 
 
-def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Address | None:
+def read_address(action: Action, fields: Mapping[str, Any], project: str) -> QueueName | None:
     """The queue or topic that the fields name, None for an action without one.
 
     Raises InvalidInput if the fields of another action name none or both, or if the name is not valid.
@@ -75,10 +75,10 @@ def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Add
         )
     name = given[0]
     check_name(fields[name], field=name)
-    return Address(project, _NAMES[name], fields[name])
+    return QueueName(project, _NAMES[name], fields[name])
 
 
-def path_of(action: Action, address: Address | None, fields: Mapping[str, Any]) -> str:
+def path_of(action: Action, address: QueueName | None, fields: Mapping[str, Any]) -> str:
     """The path of the same operation over HTTP. Each field of the body becomes exactly one segment of it."""
     path = action.path
     if address is not None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from zaqar.push_protocol import Status
+from zaqar.ipc.push_protocol import Status
 
 Call = TypeVar("Call")
 """What the caller passes in with a notification and gets back with its status."""

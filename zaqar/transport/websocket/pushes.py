@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from zaqar.errors import StoreUnavailable
-from zaqar.push_protocol import Push, Status
+from zaqar.ipc.push_protocol import Push, Status
 from zaqar.service.connection_subscriptions import QUESTIONS
 from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket.order import Order

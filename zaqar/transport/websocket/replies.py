@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.service.subscriptions import Grant
 from zaqar.transport.websocket.action import Action, Pending
 from zaqar.transport.websocket.codec import Format, encode_reply
@@ -56,7 +56,7 @@ class Request:
     id: str
     action: str | None = None
     project: str | None = None
-    address: Address | None = None
+    address: QueueName | None = None
     operation: Action | None = None
     client_id: str = ""
     roles: frozenset[str] = frozenset()

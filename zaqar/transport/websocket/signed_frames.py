@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from zaqar.access.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.clock import Clock
 from zaqar.errors import Forbidden, InvalidInput, SignatureRefused
 from zaqar.service.subscriptions import Grant
-from zaqar.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.transport.refused_signatures import RefusedSignatures
 from zaqar.transport.websocket.headers import Headers
 

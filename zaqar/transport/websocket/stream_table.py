@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zaqar.errors import Conflict, InvalidInput, NotFound
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.service.streams import Stream, Streams
 from zaqar.transport.websocket.codec import Format
 from zaqar.waiting.registry import Waiter
@@ -30,7 +30,7 @@ class OpenStream:
     ``granted`` changes in threads only, and ``sent`` on the event loop only, so no lock is needed.
     """
 
-    address: Address
+    address: QueueName
     stream: Stream
     waiter: Waiter
     format: Format
@@ -60,7 +60,7 @@ class StreamTable:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._streams: dict[Address, OpenStream] = {}
+        self._streams: dict[QueueName, OpenStream] = {}
         self._is_closed = False
         self.changed: Callable[[], None] = lambda: None
 
@@ -76,12 +76,12 @@ class StreamTable:
         for opened in self.all():
             opened.stream.use(streams)
 
-    def check_room(self, address: Address) -> None:
+    def check_room(self, address: QueueName) -> None:
         """Raises Conflict if the connection follows this queue already, or has as many streams as it may."""
         with self._lock:
             self._check_room(address)
 
-    def _check_room(self, address: Address) -> None:
+    def _check_room(self, address: QueueName) -> None:
         if self._is_closed:
             raise Conflict("The connection is being closed.")
         if address in self._streams:
@@ -96,7 +96,7 @@ class StreamTable:
             self._streams[opened.address] = opened
         self.changed()
 
-    def grant(self, address: Address, credit: int) -> None:
+    def grant(self, address: QueueName, credit: int) -> None:
         """Allow so many messages more. Raises NotFound if there is no such stream, and InvalidInput."""
         with self._lock:
             opened = self._streams.get(address)
@@ -113,7 +113,7 @@ class StreamTable:
             opened.expires = float("-inf")
         self.changed()
 
-    def end(self, address: Address) -> None:
+    def end(self, address: QueueName) -> None:
         """End the stream of this queue, if there is one, so that nothing more is sent."""
         with self._lock:
             opened = self._streams.pop(address, None)

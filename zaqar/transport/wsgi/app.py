@@ -7,6 +7,7 @@ from typing import Any
 
 import falcon
 
+from zaqar import context
 from zaqar.access.http_server import HttpServer, find_http_server
 from zaqar.app import Parts
 from zaqar.errors import SignatureRefused
@@ -32,7 +33,6 @@ from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesReso
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.share import ShareResource
 from zaqar.transport.wsgi.signed_requests import SignedRequests
-from zaqar.transport.wsgi.stages import CallerNote
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
     DeliveriesResource,
@@ -128,7 +128,7 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
         parts.tokens.start()
         middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
     if parts.pipelines.want_caller:
-        middleware.append(CallerNote())
+        middleware.append(_CallerNote())
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
@@ -144,3 +144,17 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     for path, resource in (routes(parts, slots) | pages(parts)).items():
         app.add_route(path, resource)
     return profiler.wrap(app, parts.conf)
+
+
+class _CallerNote:
+    """Tells stages who asks, in ``zaqar.context.current``. It is in use only if a stage has a hook that is told."""
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        # Always set, as a thread of the server serves many callers one after another.
+        context.current.set(getattr(req.context, "caller", None))
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        # A caller may have a token, which must not stay anywhere when the request is over.
+        context.current.set(None)

@@ -7,11 +7,35 @@ from typing import Any
 
 import falcon
 
-from zaqar.access.headers import PROJECT, remove_identity
 from zaqar.access.keystone import TokenValidator
 
 CALLER = "zaqar.caller"
 """Where the WSGI environment has (identity, token) of a caller whose token is valid. No client can set this name."""
+
+PROJECT = "HTTP_X_PROJECT_ID"
+
+_FORGED = (
+    "HTTP_X_ROLE",
+    "HTTP_X_USER",
+    "HTTP_X_PROJECT",
+    "HTTP_X_TENANT",
+    "HTTP_X_DOMAIN",
+    "HTTP_X_IDENTITY",
+    "HTTP_X_IS_ADMIN",
+    "HTTP_X_SERVICE_ROLE",
+    "HTTP_X_SERVICE_USER",
+    "HTTP_X_SERVICE_PROJECT",
+    "HTTP_X_SERVICE_TENANT",
+    "HTTP_X_SERVICE_DOMAIN",
+    "HTTP_X_SERVICE_IDENTITY",
+    "HTTP_X_SERVICE_CATALOG",
+    "HTTP_OPENSTACK_SYSTEM_SCOPE",
+    "keystone.",
+)
+"""Beginnings of the names that keystonemiddleware gives to what it found out, in the spelling of WSGI.
+
+In WSGI ``X_Roles`` and ``X-Roles`` have one spelling, so both are meant.
+"""
 
 _OPEN = frozenset({"/", "/confirm"})
 """Exactly these need no token: the versions, and the page that links in mails lead to."""
@@ -51,3 +75,14 @@ def _is_preflight(req: falcon.Request) -> bool:
     """Whether a browser asks what it may send (Fetch standard, section 3.2.2). It never adds a token to that."""
     env: dict[str, Any] = req.env
     return req.method == "OPTIONS" and "HTTP_ORIGIN" in env and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in env
+
+
+def remove_identity(env: dict[str, Any]) -> str | None:
+    """Remove from a WSGI environment all that says who the caller is; return the X-Project-ID that was there, if any.
+
+    With Keystone only a token says who a caller is, and no such header is believed.
+    """
+    project = env.get(PROJECT)
+    for name in [name for name in env if name.startswith(_FORGED)]:
+        del env[name]
+    return project

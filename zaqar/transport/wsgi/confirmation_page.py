@@ -16,11 +16,11 @@ from urllib.parse import parse_qs
 
 import falcon
 
+from zaqar.access.signed_urls import Claim, SignedUrls
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, NotFound, SignatureRefused
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.service.subscriptions import Grant, Subscriptions
-from zaqar.signed_urls import Claim, SignedUrls
 from zaqar.transport.wsgi.requests import read_body, read_query
 
 _MOST_BYTES = 4096
@@ -59,7 +59,7 @@ _HEADERS = {
 class _Link(NamedTuple):
     """What a link may be good for; whether it is, its grant says of the subscription as it is now."""
 
-    address: Address
+    address: QueueName
     subscription_id: str
     grant: Grant
 
@@ -107,7 +107,7 @@ class ConfirmationPage:
             return None
         if valid is None:
             return None
-        return _Link(Address(project, parts[1], parts[2]), parts[3], valid)
+        return _Link(QueueName(project, parts[1], parts[2]), parts[3], valid)
 
     def _decide(self, link: _Link, confirmed: bool | None) -> tuple[int, str, str]:
         if confirmed is None:
@@ -120,12 +120,12 @@ class ConfirmationPage:
 
 
 def _read_choice(req: falcon.Request) -> bool | None:
-    """Which button was pressed; None where it was none of the two."""
+    """Which button was pressed; None if it was none of the two."""
     form = parse_qs(read_body(req, _MOST_BYTES).decode("latin-1"), max_num_fields=10)
     return {"true": True, "false": False}.get(",".join(form.get("confirmed", ())))
 
 
-def _ask(address: Address) -> tuple[int, str, str]:
+def _ask(address: QueueName) -> tuple[int, str, str]:
     return (
         200,
         "Confirm the subscription",

@@ -43,7 +43,7 @@ MAX_OUTAGE_PAUSE = 5.0
 _PIECE_BYTES = 16 * 1024
 """About so many bytes are written at once. Other requests have their turn between two pieces."""
 
-# A line break would end the line of the event. Outside of strings, where JSON escapes it, it is but white space.
+# A line break would end the line of the event. JSON escapes it in strings, and elsewhere it is white space.
 _NO_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
 Render = Callable[[Message, float], object]

@@ -74,7 +74,7 @@ def render(base: str, message: Message, now: float, *, with_origin: bool) -> Wir
 
 
 def flag(query: Query, name: str) -> bool:
-    """A boolean query parameter that is false where it is absent."""
+    """A boolean query parameter that is false if it is absent."""
     return name in query and parse_boolean(query[name], field=name)
 
 

@@ -16,7 +16,7 @@ STRING: JsonSchema = {"type": "string"}
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. ``answers`` maps a status to a sentence and, where it has a body, its schema."""
+    """One method of one path. ``answers`` maps a status to a sentence and, if it has a body, its schema."""
 
     id: str
     summary: str

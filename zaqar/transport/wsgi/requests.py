@@ -7,15 +7,15 @@ from urllib.parse import parse_qsl, urlencode
 
 import falcon
 
+from zaqar.access.extra_specs import ExtraSpecs
 from zaqar.access.identity import Identity
+from zaqar.access.signed_urls import SignedUrls
 from zaqar.clock import system_clock
 from zaqar.context import Context, new_request_id
 from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, SignatureRefused
-from zaqar.extraspec import ExtraSpecs
 from zaqar.limits import Limits
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas.fields import check_name, parse_boolean
-from zaqar.signed_urls import SignedUrls
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
@@ -123,12 +123,12 @@ class RequestChecks:
         if "queue_name" in params:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")
-            req.context.address = Address(project, QUEUE, name)
+            req.context.address = QueueName(project, QUEUE, name)
             req.context.base = f"{req.context.prefix}/v2/queues/{name}"
         elif "topic_name" in params:
             name = params.pop("topic_name")
             check_name(name, field="topic_name")
-            req.context.address = Address(project, TOPIC, name)
+            req.context.address = QueueName(project, TOPIC, name)
             req.context.base = f"{req.context.prefix}/v2/topics/{name}"
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
@@ -261,7 +261,7 @@ def next_link(path: str, query: Query, *, marker: str, booleans: Collection[str]
 
 
 def read_body(req: falcon.Request, most: int) -> bytes:
-    """The whole body, of at most ``most`` bytes, with a Content-Length or chunked; empty where there is none."""
+    """The whole body, of at most ``most`` bytes, with a Content-Length or chunked; empty if there is none."""
     length = req.content_length
     if length is not None and length > most:
         raise InvalidInput("body", f"has {length} bytes, more than {most}")

@@ -14,9 +14,9 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 
 import falcon
 
+from zaqar.access.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.clock import Clock
 from zaqar.errors import InvalidInput, SignatureRefused
-from zaqar.signed_urls import Claim, SignedUrls, parse_time
 from zaqar.transport.refused_signatures import RefusedSignatures
 
 MAX_QUERY_SECONDS = 3600

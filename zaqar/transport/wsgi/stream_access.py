@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import falcon
 
+from zaqar.access.signed_urls import parse_time
 from zaqar.app import Parts
 from zaqar.clock import Clock
 from zaqar.context import Context
 from zaqar.errors import Forbidden, StoreUnavailable, Unauthorized
-from zaqar.model import Address
-from zaqar.signed_urls import parse_time
+from zaqar.model import QueueName
 from zaqar.transport.wsgi.authentication import CALLER
 
 RULE = "messages:get_all"
@@ -84,7 +84,7 @@ class StreamAccess:
 class _Validation:
     """Asks whether a token is still valid and its user may still read the queue."""
 
-    def __init__(self, parts: Parts, caller: Context, address: Address, token: str, path: str) -> None:
+    def __init__(self, parts: Parts, caller: Context, address: QueueName, token: str, path: str) -> None:
         self._parts = parts
         self._caller = caller
         self._address = address

@@ -10,7 +10,7 @@ from typing import Any
 from tests.clock import FakeClock
 from zaqar import app, conf
 from zaqar.context import Context
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas import strict_json
 from zaqar.storage.base.nodes import Node
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -56,7 +56,7 @@ class Caller:
         address = None
         for kind in (QUEUE, TOPIC):
             if f"{kind}_name" in body:
-                address = Address(self.project, kind, body[f"{kind}_name"])
+                address = QueueName(self.project, kind, body[f"{kind}_name"])
         context = Context(self.project, "client", frozenset(self.roles), signed=signed or grant is not None)
         known = {name: value for name, value in body.items() if name in self._actions[action].fields}
         call = Call(context, address, known, strict_json.encode(body), self.connection, grant)

@@ -21,7 +21,7 @@ from zaqar import app, conf
 from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.connection import Connection
@@ -43,7 +43,7 @@ class Request:
 
     action: str | None = None
     project: str | None = "p"
-    address: Address | None = None
+    address: QueueName | None = None
     text: str = ""
     sleep: float = 0.0
     large: int = 0
@@ -83,7 +83,7 @@ class ScriptedSession:
 
     def read(self, frame: str | bytes) -> Request:
         request = Request(**json.loads(frame))
-        request.address = request.address and Address(*request.address)
+        request.address = request.address and QueueName(*request.address)
         if request.action == "malformed":
             request.reply = Reply(request.text, 400)
         return request

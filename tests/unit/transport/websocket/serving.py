@@ -22,7 +22,7 @@ from zaqar import app, conf
 from zaqar.app import Parts
 from zaqar.clock import Clock, system_clock
 from zaqar.context import Context
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.connection import Connection
 from zaqar.transport.websocket.server import WebSocketServer
@@ -112,7 +112,7 @@ class Service:
     async def post(self, *bodies: Any, queue: str = "q") -> None:
         """Post without a connection."""
         document = {"messages": [{"body": body, "ttl": 300} for body in bodies]}
-        caller, address = Context("p", "poster"), Address("p", QUEUE, queue)
+        caller, address = Context("p", "poster"), QueueName("p", QUEUE, queue)
         await asyncio.to_thread(self.parts.messages.post, caller, address, json.dumps(document).encode())
 
     async def until_waiting(self, count: int) -> None:
@@ -135,9 +135,9 @@ def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clo
 
 def reload_parts(before: Parts, **options: Any) -> Parts:
     """Parts with other options, as a process makes them when it reloads."""
-    (place,) = before.placement.places()
+    (store_ref,) = before.placement.all_stores()
     loaded = _configure({"state_dir": before.conf.state_dir, **options})
-    parts = app.build(loaded, clock=before.clock, management=before.management, messages=place.store)
+    parts = app.build(loaded, clock=before.clock, management=before.management, messages=store_ref.store)
     parts.hub.adopt(before.hub)
     return parts
 

@@ -29,7 +29,7 @@ from tests.unit.transport.websocket.scripted import (
     wait_until,
 )
 from zaqar.access.identity import Identity
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket import connection as connections
 from zaqar.transport.websocket.admission import SILENT_SECONDS
 from zaqar.transport.websocket.pushes import Gone, TooSlow
@@ -126,8 +126,8 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         clients = [await scene.connect() for _ in range(4)]
         for client in clients[:3]:
-            await client.send(json.dumps({"action": "block", "address": Address("p", QUEUE, "hot")}))
-        assert await ask(clients[3], text="quick", address=Address("p", QUEUE, "cold")) == "quick"
+            await client.send(json.dumps({"action": "block", "address": QueueName("p", QUEUE, "hot")}))
+        assert await ask(clients[3], text="quick", address=QueueName("p", QUEUE, "cold")) == "quick"
         await wait_until(lambda: scene.server.is_busy)
         for client in clients:
             await client.close()

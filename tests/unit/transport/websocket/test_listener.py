@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from zaqar import push_protocol
 from zaqar.errors import StartupError
-from zaqar.notification import link as links
-from zaqar.notification.link import Link, Unreachable
-from zaqar.push_protocol import NotifierPeer, Push, Status
+from zaqar.ipc import push_protocol
+from zaqar.ipc.push_protocol import NotifierPeer, Push, Status
+from zaqar.notification.senders import node_connection as links
+from zaqar.notification.senders.node_connection import Link, Unreachable
 from zaqar.storage.base.nodes import Node
 from zaqar.transport.websocket import listener as listeners
 from zaqar.transport.websocket.listener import Listener

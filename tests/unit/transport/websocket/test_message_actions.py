@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.unit.transport.websocket.frames import CLIENT, FORMATS, HEADERS, Client, make_parts
-from zaqar.message_encryption import MessageKeys
+from zaqar.encryption.messages import MessageKeys
 from zaqar.transport.websocket.codec import Format
 
 BODY = '{"b" :1.50,\t"a": [1E2, "\\u00e9é\\/", {"n":0.1000000000000000055511151231257827}], "z": -0}'

@@ -15,7 +15,7 @@ from tests.clock import FakeClock
 from zaqar import app, conf
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.notification import node_removal
 from zaqar.service.nodes import LEASE_SECONDS, Nodes
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -24,7 +24,7 @@ from zaqar.transport.websocket.node import NodeService
 
 _RENEWAL_SECONDS = module.RENEWAL_SECONDS
 
-ADDRESS = Address("shop", QUEUE, "orders")
+ADDRESS = QueueName("shop", QUEUE, "orders")
 
 
 class Scene:

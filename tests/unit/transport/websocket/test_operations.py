@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.unit.transport.websocket.frames import PROJECT
-from zaqar.model import QUEUE, TOPIC, Address
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.operations import path_of
 
-Q, T = Address(PROJECT, QUEUE, "q"), Address(PROJECT, TOPIC, "t")
+Q, T = QueueName(PROJECT, QUEUE, "q"), QueueName(PROJECT, TOPIC, "t")
 ID = "a" * 36
 
 
@@ -39,7 +39,7 @@ ID = "a" * 36
         ("pool_get", None, {"pool_name": "../flavors/f"}, "/v2/pools/..%2Fflavors%2Ff"),
     ],
 )
-def test_path(action: str, address: Address | None, fields: dict[str, Any], path: str) -> None:
+def test_path(action: str, address: QueueName | None, fields: dict[str, Any], path: str) -> None:
     assert path_of(ACTIONS[action], address, fields) == path
 
 

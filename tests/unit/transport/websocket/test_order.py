@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zaqar.push_protocol import Status
+from zaqar.ipc.push_protocol import Status
 from zaqar.transport.websocket import order as orders
 from zaqar.transport.websocket.order import Order, Ranges
 

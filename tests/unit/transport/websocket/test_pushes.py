@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from zaqar.errors import StoreUnavailable
-from zaqar.push_protocol import Push, Status
+from zaqar.ipc.push_protocol import Push, Status
 from zaqar.service.store_guard import StoreBusy
 from zaqar.transport.websocket import pushes as module
 from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow

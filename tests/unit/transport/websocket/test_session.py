@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.transport.websocket.frames import FORMATS, HEADERS, Client, make_parts, pack, unpack
 from zaqar import context
+from zaqar.access.extra_specs import ExtraSpecs
 from zaqar.app import Parts
 from zaqar.errors import (
     ClientError,
@@ -23,8 +24,7 @@ from zaqar.errors import (
     SignatureRefused,
     StoreUnavailable,
 )
-from zaqar.extraspec import ExtraSpecs
-from zaqar.staging import Pipelines
+from zaqar.service.staged.pipelines import Pipelines
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.codec import Format

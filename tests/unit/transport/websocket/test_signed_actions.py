@@ -16,9 +16,9 @@ import pytest
 from tests.clock import FakeClock
 from tests.websocket import JSON, MSGPACK, Format
 from zaqar import app, conf
-from zaqar.model import QUEUE, Address
+from zaqar.access.signed_urls import format_time, sign
+from zaqar.model import QUEUE, QueueName
 from zaqar.schemas.share import METHODS
-from zaqar.signed_urls import format_time, sign
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.actions import ACTIONS
@@ -216,7 +216,7 @@ def test_the_action_is_carried_out_for_nobody(probe: Probe) -> None:
     caller = probe.calls[-1].caller
     assert (caller.project, caller.signed, caller.user_id, caller.token) == (PROJECT, True, None, None)
     assert (caller.roles, caller.system_scope, probe.calls[-1].grant) == (frozenset(), None, None)
-    assert probe.calls[-1].address == Address(PROJECT, QUEUE, "mail")
+    assert probe.calls[-1].address == QueueName(PROJECT, QUEUE, "mail")
     # The next frame is nobody's, and the one before leaves nothing behind.
     status, _ = probe.ask("message_list", {"queue_name": "mail"}, {"X-Project-ID": "other"})
     assert status == 200

@@ -12,9 +12,9 @@ import pytest
 from tests.clock import START, FakeClock
 from tests.unit.transport.websocket.frames import FORMATS, PROJECT, Client, make_parts
 from tests.unit.transport.websocket.tokens import ALICE, Tokens, with_tokens
+from zaqar.access.signed_urls import format_time, sign
 from zaqar.app import Parts
-from zaqar.model import QUEUE, Address
-from zaqar.signed_urls import format_time, sign
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket.action import Answer, Call
 from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.codec import Format
@@ -106,7 +106,7 @@ def test_it_opens_no_other_action_queue_or_path(parts: Parts, action: str, body:
     reply = Client(parts, ACTIONS).call(action, body, **signed())
     assert reply["headers"] == {"status": 403}
     assert reply["body"]["error"] == REFUSED["error"]
-    assert parts.queues.find(Address(PROJECT, QUEUE, "other"), create=False) is None
+    assert parts.queues.find(QueueName(PROJECT, QUEUE, "other"), create=False) is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_grant_to_confirm_confirms_its_subscription_and_does_nothing_else(part
     body = {"queue_name": "q", "subscriber": "mailto:ann@example.org", "ttl": 600}
     id_ = client.call("subscription_create", body)["body"]["subscription_id"]
     client = Client(parts, ACTIONS)
-    found, _ = parts.subscriptions.get(Address(PROJECT, QUEUE, "q"), id_)
+    found, _ = parts.subscriptions.get(QueueName(PROJECT, QUEUE, "q"), id_)
     path, expires = f"/v2/queues/q/subscriptions/{id_}/confirm", format_time(START + 60)
 
     def grant(bound_to: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tests.unit.transport.websocket.serving import make_parts, wait_until
 from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket import stream_sending
 from zaqar.transport.websocket.admission import Admission
 from zaqar.transport.websocket.codec import Format
@@ -29,7 +29,7 @@ from zaqar.transport.websocket.stream_table import OpenStream, StreamTable
 from zaqar.waiting import shared_reads
 from zaqar.waiting.waiters import Kind
 
-ADDRESS = Address("p", QUEUE, "q")
+ADDRESS = QueueName("p", QUEUE, "q")
 CALLER = Context("p", "client")
 STREAMS = 1000
 
@@ -91,15 +91,15 @@ def post(parts: Parts, *bodies: Any) -> None:
 
 def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that gets one entry for each read of messages from the store."""
-    (place,) = parts.placement.places()
+    (store_ref,) = parts.placement.all_stores()
     reads: list[str] = []
-    read = place.store.messages.list_after
+    read = store_ref.store.messages.list_after
 
     def count(**named: Any) -> Any:
         reads.append("read")
         return read(**named)
 
-    monkeypatch.setattr(place.store.messages, "list_after", count)
+    monkeypatch.setattr(store_ref.store.messages, "list_after", count)
     return reads
 
 
@@ -185,8 +185,8 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
     for name in ("_RETRY_SECONDS", "_MAX_RETRY_SECONDS"):
         monkeypatch.setattr(stream_sending, name, 3600.0)
     parts = make_parts(tmp_path)
-    (place,) = parts.placement.places()
-    read, failures = place.store.messages.list_after, []
+    (store_ref,) = parts.placement.all_stores()
+    read, failures = store_ref.store.messages.list_after, []
 
     def fail(**named: Any) -> Any:
         failures.append(1)
@@ -196,11 +196,11 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         server = Server(parts)
         connections = [Connection(server) for _ in range(200)]
         await wait_until(lambda: not any(each.sender._is_running for each in connections))
-        monkeypatch.setattr(place.store.messages, "list_after", fail)
+        monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
         await asyncio.to_thread(post, parts, 1)
         await wait_until(lambda: all(each.table.all()[0].failures for each in connections))
         assert len(failures) <= 5
-        monkeypatch.setattr(place.store.messages, "list_after", read)
+        monkeypatch.setattr(store_ref.store.messages, "list_after", read)
         for connection in connections:
             connection.table.all()[0].retry_at = 0.0
             connection.sender.look()

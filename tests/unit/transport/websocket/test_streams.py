@@ -26,8 +26,8 @@ from tests.unit.transport.websocket.serving import (
 from tests.unit.transport.websocket.test_waiting import bodies, close_code, post
 from tests.unit.transport.websocket.tokens import Tokens, with_tokens
 from zaqar.access.identity import Identity
+from zaqar.access.signed_urls import format_time
 from zaqar.errors import StoreUnavailable
-from zaqar.signed_urls import format_time
 from zaqar.transport.websocket import close_codes, stream_sending
 from zaqar.transport.websocket.stream_table import MAX_CREDIT, MAX_STREAMS
 
@@ -500,8 +500,8 @@ def test_a_client_that_does_not_read_is_closed_and_holds_nothing(tmp_path: Path,
 def test_a_stream_goes_on_when_its_store_answers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_sending, "_RETRY_SECONDS", 0.05)
     parts = make_parts(tmp_path)
-    (place,) = parts.placement.places()
-    read, failures = place.store.messages.list_after, []
+    (store_ref,) = parts.placement.all_stores()
+    read, failures = store_ref.store.messages.list_after, []
 
     def fail(**named: Any) -> Any:
         if len(failures) < 3:
@@ -514,7 +514,7 @@ def test_a_stream_goes_on_when_its_store_answers_again(tmp_path: Path, monkeypat
             await follow(client)
             await post(poster, 1)
             assert await messages(client, 1) == [1]
-            monkeypatch.setattr(place.store.messages, "list_after", fail)
+            monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
             await post(poster, 2, 3)
             assert await messages(client, 2) == [2, 3]
             assert len(failures) == 3
@@ -526,7 +526,7 @@ def test_a_fault_ends_a_stream_and_the_log_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = make_parts(tmp_path)
-    (place,) = parts.placement.places()
+    (store_ref,) = parts.placement.all_stores()
 
     def fail(**named: Any) -> Any:
         raise RuntimeError("a fault")
@@ -534,7 +534,7 @@ def test_a_fault_ends_a_stream_and_the_log_has_it(
     async def script(service: Service) -> None:
         async with service.client() as client, service.client() as poster:
             await follow(client)
-            monkeypatch.setattr(place.store.messages, "list_after", fail)
+            monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
             await post(poster, 1)
             bye = await client.frame()
             assert (bye["event"], bye["data"]) == ("bye", {"reason": "error"})

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.transport.websocket.calling import CONNECTION, Caller
 from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, NotFound, SignatureRefused
-from zaqar.model import DEAD, NOTIFICATION, Address, Delivery
+from zaqar.model import DEAD, NOTIFICATION, Delivery, QueueName
 from zaqar.transport.websocket.action import Answer
 from zaqar.transport.websocket.actions.subscriptions import ACTIONS
 
@@ -255,7 +255,7 @@ def test_a_share_subscribes_no_connection_that_a_rule_about_schemes_does_not_all
 def give_up(caller: Caller, of: dict[str, str], id_: str, numbers: range) -> list[str]:
     """Deliveries as notifiers leave them that have given up; the newest first."""
     (kind,) = (name.removesuffix("_name") for name in of)
-    row = caller.parts.queues.row(Address(caller.project, kind, "q"))
+    row = caller.parts.queues.row(QueueName(caller.project, kind, "q"))
     assert row is not None
     now = caller.clock.now
     (store,) = caller.parts.stores()

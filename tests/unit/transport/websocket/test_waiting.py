@@ -23,7 +23,7 @@ from tests.unit.transport.websocket.serving import (
     run,
     wait_until,
 )
-from zaqar.model import QUEUE, Address
+from zaqar.model import QUEUE, QueueName
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.frame_checks import MAX_WAITING_FRAME
@@ -202,10 +202,10 @@ def test_waiting_claims_are_served_in_their_order_and_a_post_costs_one_claim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = make_parts(tmp_path)
-    (place,) = parts.placement.places()
+    (store_ref,) = parts.placement.all_stores()
     claims: list[float] = []
-    claim = place.store.claims.claim
-    monkeypatch.setattr(place.store.claims, "claim", lambda **named: claims.append(1) or claim(**named))
+    claim = store_ref.store.claims.claim
+    monkeypatch.setattr(store_ref.store.claims, "claim", lambda **named: claims.append(1) or claim(**named))
 
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
@@ -319,8 +319,8 @@ def test_a_claim_that_the_client_cannot_be_told_is_released(
     parts = make_parts(tmp_path, store=store)
 
     async def script(service: Service) -> None:
-        (place,) = parts.placement.places()
-        loop, claim = asyncio.get_running_loop(), place.store.claims.claim
+        (store_ref,) = parts.placement.all_stores()
+        loop, claim = asyncio.get_running_loop(), store_ref.store.claims.claim
         has_claimed = threading.Event()
 
         def claim_and_lose_the_client(**named: Any) -> Any:
@@ -339,7 +339,7 @@ def test_a_claim_that_the_client_cannot_be_told_is_released(
         async with service.client() as poster:
             await free(poster)
             own = service.connections[0].id
-            monkeypatch.setattr(place.store.claims, "claim", claim_and_lose_the_client)
+            monkeypatch.setattr(store_ref.store.claims, "claim", claim_and_lose_the_client)
             if not wait:
                 await post(poster, 1)
             async with service.client() as client:
@@ -458,7 +458,7 @@ def test_the_address_of_a_waiter_is_that_of_the_request(tmp_path: Path) -> None:
         async with service.client() as client, service.client(project="other") as other:
             await client.send("message_list", topic_name="q", wait=20, echo=True)
             await service.until_waiting(1)
-            assert not service.parts.hub.registry.has_takers(Address("p", QUEUE, "q"))
+            assert not service.parts.hub.registry.has_takers(QueueName("p", QUEUE, "q"))
             await post(other, 1)
             await post(other, 2, queue="q2")
             assert await client.is_quiet(0.3)

@@ -13,7 +13,7 @@ from tests.api.client import JSON_PATCH, Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
 from zaqar.context import Context
-from zaqar.model import Address
+from zaqar.model import QueueName
 from zaqar.policies import list_rules
 from zaqar.policies.endpoints import OPEN, Endpoint, rules_of_endpoints
 from zaqar.policies.targets import target_names
@@ -107,7 +107,7 @@ def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPa
     seen: dict[str, set[str]] = {}
     check = type(api.parts.authorizer).check
 
-    def note(self: Any, context: Context, rule: str, address: Address | None = None, **attributes: str) -> None:
+    def note(self: Any, context: Context, rule: str, address: QueueName | None = None, **attributes: str) -> None:
         names = set(attributes)
         if address is not None:
             assert address.project == context.project == api.project

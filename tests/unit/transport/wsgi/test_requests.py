@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.workers import make_limits
-from zaqar import signed_urls
+from zaqar.access import signed_urls
+from zaqar.access.signed_urls import SignedUrls
 from zaqar.context import Context
 from zaqar.errors import InvalidInput, NotAcceptable, NotFound, SignatureRefused
-from zaqar.model import QUEUE, TOPIC, Address
-from zaqar.signed_urls import SignedUrls
+from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.transport.wsgi.requests import RequestChecks, read_body, read_query
 from zaqar.transport.wsgi.signed_requests import SignedRequests
 
@@ -387,7 +387,7 @@ def test_an_empty_project_is_none() -> None:
 
 def test_the_address_of_a_queue() -> None:
     params = {"queue_name": "orders", "message_id": "x"}
-    assert checked(GOOD, params=params).address == Address("shop", QUEUE, "orders")
+    assert checked(GOOD, params=params).address == QueueName("shop", QUEUE, "orders")
     assert params == {"message_id": "x"}, "a responder gets the rest of the path only"
     assert not hasattr(checked(GOOD), "address")
     for name in ("", "a b", "é", "..", "x" * 65, "a\n"):
@@ -594,5 +594,5 @@ def test_a_page_for_browsers_is_no_json() -> None:
 
 
 def test_the_address_of_a_topic() -> None:
-    assert checked(GOOD, params={"topic_name": "t"}).address == Address("shop", TOPIC, "t")
+    assert checked(GOOD, params={"topic_name": "t"}).address == QueueName("shop", TOPIC, "t")
     assert complaint(GOOD, params={"topic_name": "a b"}) == "topic_name"

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from zaqar import daemon_threads
+
+
+def test_the_result_or_the_error_comes_back() -> None:
+    def fail() -> None:
+        raise LookupError("x")
+
+    async def run() -> str:
+        with pytest.raises(LookupError, match="x"):
+            await daemon_threads.run(fail, name="t")
+        return await daemon_threads.run(lambda: threading.current_thread().name, name="t")
+
+    assert asyncio.run(run()) == "t"
+
+
+def test_nobody_waits_for_one_that_hangs() -> None:
+    release = threading.Event()
+
+    async def run() -> None:
+        # Far more than a pool would have threads.
+        hanging = [
+            asyncio.create_task(daemon_threads.run(lambda: release.wait(60), name="hanging")) for _ in range(100)
+        ]
+        assert await daemon_threads.run(lambda: 1, name="t") == 1
+        for task in hanging:
+            task.cancel()
+        assert all(
+            isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*hanging, return_exceptions=True)
+        )
+
+    # The loop is closed while they hang, and they end without a word.
+    asyncio.run(run())
+    left = [thread for thread in threading.enumerate() if thread.name == "hanging"]
+    assert len(left) == 100
+    assert all(thread.daemon for thread in left)
+    release.set()
+    for thread in left:
+        thread.join()

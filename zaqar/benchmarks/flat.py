@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``zaqar-bench flat``: what an operation costs beside many messages, against what it costs beside few.
+
+Two queues for each state a message can be in, one filled with few and one with many messages of that state. Then each
+operation is measured on both in turn. All states are made before the first is measured, so that the expiry of
+messages, which takes the shortest TTL the API allows, is waited for once. A server removes expired messages as it meets
+them, so for these each round has queues of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zaqar.benchmarks.figures import Figures, middle, ratio
+from zaqar.benchmarks.spelling import MESSAGE_TTL, Draft, make_body
+from zaqar.benchmarks.subject import Scene, Subject
+
+SHORTEST_TTL = 60
+LONGEST_DELAY = 900
+LONGEST_CLAIM = 43_200
+
+_CLAIM_LIMIT = 20
+_POST_BYTES = 200_000
+
+STATES = ("expired", "claimed", "ready", "delayed")
+"""In the order they are made: what has to wait comes first, what runs out comes last."""
+
+Report = Callable[[str], None]
+Pair = tuple[Scene, Scene]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation beside few and beside many messages; each ratio is many to few."""
+
+    state: str
+    operation: str
+    few: Figures
+    many: Figures
+    cpu_ratio: float | None
+    p50_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured. ``fill_bytes`` is the size of the bodies that fill the queues."""
+
+    few: int = 100
+    many: int = 100_000
+    fill_bytes: int = 100
+    rounds: int = 3
+    count: int = 100
+
+
+def measure(
+    subject: Subject,
+    *,
+    extent: Extent,
+    project: str,
+    token: str | None = None,
+    report: Report = print,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[Step]:
+    """Every operation in every state; takes a minute and more, and leaves nothing behind."""
+    pairs = {state: _pairs(subject, state, extent, project, token) for state in STATES}
+    expired_at = 0.0
+    for state, rounds in pairs.items():
+        report(f"making {extent.few} and {extent.many} {state} messages")
+        for few, many in dict.fromkeys(rounds):
+            fill(few, state, extent.few, extent.fill_bytes)
+            fill(many, state, extent.many, extent.fill_bytes)
+        if state == "expired":
+            expired_at = time.monotonic() + SHORTEST_TTL + 1
+    remaining = expired_at - time.monotonic()
+    if remaining > 0:
+        report(f"waiting {remaining:.0f} s for messages to expire")
+        sleep(remaining)
+    steps = [step for state, rounds in pairs.items() for step in _measure_state(state, rounds, extent.count, report)]
+    for rounds in pairs.values():
+        for scene in {scene for pair in rounds for scene in pair}:
+            scene.drop()
+    return steps
+
+
+def _pairs(subject: Subject, state: str, extent: Extent, project: str, token: str | None) -> list[Pair]:
+    """For each round the scene with few and the one with many messages."""
+
+    def pair() -> Pair:
+        return Scene(subject, project, token), Scene(subject, project, token)
+
+    return [pair() for _ in range(extent.rounds)] if state == "expired" else [pair()] * extent.rounds
+
+
+def fill(scene: Scene, state: str, size: int, body_bytes: int) -> None:
+    """Put ``size`` messages of a state into the queue of a scene; those of ``expired`` are so a minute later."""
+    # Some servers heed a message's own delay only if the queue has a default one.
+    scene.prepare([scene.author.create(scene.queue, {"_default_message_delay": 1} if state == "delayed" else {})])
+    draft: Draft = {
+        "body": make_body(body_bytes),
+        "ttl": SHORTEST_TTL if state == "expired" else MESSAGE_TTL,
+        "delay": LONGEST_DELAY if state == "delayed" else 0,
+    }
+    each = max(1, _POST_BYTES // (body_bytes + 100))
+    full, rest = divmod(size, each)
+    scene.prepare([scene.author.post(scene.queue, [draft] * each)] * full)
+    if rest:
+        scene.prepare([scene.author.post(scene.queue, [draft] * rest)])
+    if state == "claimed":
+        claim = scene.reader.claim(scene.queue, limit=_CLAIM_LIMIT, ttl=LONGEST_CLAIM)
+        scene.prepare([claim] * -(-size // _CLAIM_LIMIT))
+
+
+def _measure_state(state: str, rounds: Sequence[Pair], count: int, report: Report) -> list[Step]:
+    report(f"measuring beside {state} messages")
+    collected: dict[str, tuple[list[Figures], list[Figures]]] = {name: ([], []) for name, _, _ in OPERATIONS}
+    for number, pair in enumerate(rounds):
+        for name, prepare, status in OPERATIONS:
+            sides = list(zip(pair, collected[name], strict=True))
+            for scene, side in sides if number % 2 == 0 else reversed(sides):
+                side.append(scene.measure(prepare(scene, count), {status}))
+    return [_step(state, name, few, many) for name, (few, many) in collected.items()]
+
+
+def _step(state: str, operation: str, few: Sequence[Figures], many: Sequence[Figures]) -> Step:
+    return Step(
+        state,
+        operation,
+        middle(few),
+        middle(many),
+        ratio((each.total_cpu for each in many), (each.total_cpu for each in few)),
+        ratio((each.p50 for each in many), (each.p50 for each in few)),
+    )
+
+
+def _post(scene: Scene, count: int) -> list[bytes]:
+    draft = {"body": make_body(), "ttl": MESSAGE_TTL, "delay": 0}
+    return [scene.author.post(scene.queue, [draft])] * count
+
+
+def _page(scene: Scene, count: int) -> list[bytes]:
+    return [scene.reader.page(scene.queue, limit=10)] * count
+
+
+def _claim(scene: Scene, count: int) -> list[bytes]:
+    return [scene.reader.claim(scene.queue, limit=1)] * count
+
+
+def _delete(scene: Scene, _count: int) -> list[bytes]:
+    return [scene.reader.delete(href) for claim in scene.hrefs(scene.answers, 1) for href in claim]
+
+
+OPERATIONS = (
+    ("POST 1", _post, 201),
+    ("GET list 10", _page, 200),
+    ("claim 1", _claim, 201),
+    ("delete claimed 1", _delete, 204),
+)
+"""Each round leaves a queue as it was: it posts, claims and deletes the same number of messages."""

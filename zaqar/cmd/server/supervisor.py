@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the parts of a server as child processes: starts them again when they die, and ends them together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zaqar.cmd import failures
+from zaqar.cmd.signals import end_with_parent
+from zaqar.errors import StartupError
+
+DRAIN_SECONDS = 9.5
+"""How long the parts have to end after SIGTERM."""
+
+_QUICK_SECONDS = 10.0
+_MOST_QUICK_DEATHS = 5
+_FIRST_PAUSE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A child process. ``reload`` is the signal that makes it read its configuration anew, by ending or by itself."""
+
+    name: str
+    command: tuple[str, ...]
+    pass_fds: tuple[int, ...] = ()
+    reload: signal.Signals = signal.SIGTERM
+
+
+class Supervisor:
+    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
+        """``check`` is a command that ends with a status, and says why in its last line, if nothing can be reloaded.
+
+        Its last line is on standard error, as are the lines of its log.
+        """
+        self._parts = parts
+        self._env = dict(env)
+        self._check = tuple(check)
+        self._checking: asyncio.Task[None] | None = None
+        self._hung_up_again = False
+        self._processes: dict[Part, asyncio.subprocess.Process] = {}
+        self._replaced: set[asyncio.subprocess.Process] = set()
+        self._stop = asyncio.Event()
+
+    async def run(
+        self, started: Callable[[], Coroutine[Any, Any, None]], stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run until SIGTERM or SIGINT; ``started`` runs beside the parts, ``stopping`` is called before they end.
+
+        Raises StartupError if a part keeps dying, and what ``started`` raises.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        announcing = asyncio.create_task(started())
+        keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
+        pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
+        try:
+            done: set[asyncio.Task[Any]] = set()
+            while done <= {announcing}:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            self._stop.set()
+            announcing.cancel()
+            stopping()
+            await self._end(keepers)
+
+    def _hung_up(self) -> None:
+        self._hung_up_again = True
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._reload_as_asked())
+
+    async def _reload_as_asked(self) -> None:
+        # A SIGHUP during a check may announce a file that was written after the check had read it.
+        while self._hung_up_again and not self._stop.is_set():
+            self._hung_up_again = False
+            await self._check_and_reload()
+
+    async def _check_and_reload(self) -> None:
+        """Reload, unless the new configuration cannot be served: parts that end for it would not come back."""
+        if self._check:
+            checking = await asyncio.create_subprocess_exec(
+                *self._check, env=self._env, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            )
+            _, said = await checking.communicate()
+            *log, reason = said.decode(errors="replace").rstrip().split("\n")
+            if not checking.returncode:
+                log.append(reason)
+            if any(log):
+                print(*log, sep="\n", file=sys.stderr, flush=True)
+            if checking.returncode:
+                reason = reason or f"the check has ended with {describe_status(checking.returncode)}"
+                say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
+                return
+        if not self._stop.is_set():
+            self.reload()
+
+    def reload(self) -> None:
+        """Have each part read its configuration anew."""
+        for part, process in self._processes.items():
+            _send(process, part.reload)
+            if part.reload == signal.SIGTERM and process not in self._replaced:
+                # A part with another signal reloads by itself: if it ends later, that is a failure.
+                self._replaced.add(process)
+                asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._kill_late, part, process)
+
+    def _kill_late(self, part: Part, process: asyncio.subprocess.Process) -> None:
+        if self._processes.get(part) is process:
+            say(f"The {part.name} did not end within {DRAIN_SECONDS:g} s; it is killed.")
+            _kill_group(process)
+
+    async def _keep_running(self, part: Part) -> None:
+        loop = asyncio.get_running_loop()
+        quick_deaths = 0
+        while not self._stop.is_set():
+            began = loop.time()
+            process = self._processes[part] = await asyncio.create_subprocess_exec(
+                *part.command,
+                env=self._env,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=part.pass_fds,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which then ends the parts in order
+                # Without a supervisor the parts would keep the port and the database.
+                preexec_fn=end_with_parent,
+            )
+            if self._stop.is_set():
+                # The end began while the process was started, so it was not told.
+                _send(process, signal.SIGTERM)
+            status = await process.wait()
+            del self._processes[part]
+            # Workers of a master that was killed would go on, on the same port, beside those of the next one.
+            _kill_group(process)
+            if self._stop.is_set():
+                return
+            if process in self._replaced:
+                self._replaced.discard(process)
+                continue
+            # Whoever is killed from outside, by the kernel for example, did not fail to start.
+            failed = loop.time() - began < _QUICK_SECONDS and status != -signal.SIGKILL
+            quick_deaths = quick_deaths + 1 if failed else 0
+            if quick_deaths == _MOST_QUICK_DEATHS:
+                raise StartupError(f"The {part.name} keeps ending, at last with {describe_status(status)}; giving up.")
+            pause = _FIRST_PAUSE * 2**quick_deaths
+            say(f"The {part.name} has ended with {describe_status(status)}; it is started again in {pause:g} s.")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
+        for process in self._processes.values():
+            _send(process, signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=DRAIN_SECONDS)
+        for part, process in self._processes.items():
+            say(f"The {part.name} did not end within {DRAIN_SECONDS:g} s; it is killed.")
+            _kill_group(process)
+        if late:
+            await asyncio.wait(late)
+
+
+def say(sentence: str) -> None:
+    """A line for the operator, beside what the parts themselves log."""
+    failures.report("zaqar-server", sentence)
+
+
+def describe_status(status: int) -> str:
+    """The exit status of a process, negative for a signal, in words."""
+    return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # It may have ended at this moment.
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _kill_group(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the stores: ``[drivers:message_store:*]`` and ``[drivers:management_store:*]``, a group for each driver.
+
+Both stores on one kind of server share most options.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from oslo_config import cfg
+
+
+def _synchronous() -> cfg.Opt:
+    return cfg.StrOpt(
+        "synchronous",
+        default="FULL",
+        choices=["NORMAL", "FULL", "EXTRA"],
+        help="What an acknowledged write on SQLite survives: NORMAL a process crash, FULL and EXTRA a power cut.",
+    )
+
+
+def _sql_connections() -> cfg.Opt:
+    return cfg.IntOpt(
+        "connections",
+        default=20,
+        min=1,
+        help="Connections to PostgreSQL that each process of the service keeps at most. A request for which none is "
+        "free within 1.4 seconds is answered with 503. One that was not needed for a minute is closed.",
+    )
+
+
+def _redis_options() -> list[cfg.Opt]:
+    return [
+        cfg.StrOpt(
+            "uri",
+            default="redis://127.0.0.1:6379",
+            secret=True,
+            help="redis://[user:password@]host[:port][,host2...][/path.sock]?master=&socket_timeout=&dbid=; several "
+            "hosts with a master are Sentinels, with cluster=true nodes of a Redis Cluster; rediss:// is TLS.",
+        ),
+        cfg.IntOpt(
+            "connections",
+            default=50,
+            min=1,
+            help="Connections that each process of the service keeps at most, to each server. A request for which none "
+            "is free within 1.5 seconds is answered with 503. One that was not needed for a minute is closed.",
+        ),
+        cfg.IntOpt(
+            "max_reconnect_attempts",
+            default=10,
+            min=0,
+            help="Most attempts to connect in one request. However many, a request is answered within 5 seconds.",
+        ),
+        cfg.FloatOpt(
+            "reconnect_sleep",
+            default=1.0,
+            min=0,
+            help="Pause between attempts to connect, in seconds; none is made that would end after 5 seconds.",
+        ),
+        cfg.IntOpt(
+            "wait_replicas",
+            default=0,
+            min=0,
+            help="Replicas that must have a change before it is acknowledged (WAIT); with fewer the answer is 503, "
+            "though the change may be there.",
+        ),
+        cfg.FloatOpt(
+            "wait_timeout",
+            default=1.0,
+            min=0.001,
+            max=4,
+            help="Seconds that a change waits for wait_replicas.",
+        ),
+    ]
+
+
+def _mongodb_options() -> list[cfg.Opt]:
+    return [
+        cfg.StrOpt("ssl_keyfile", help="File of the private key that this client shows to the server."),
+        cfg.StrOpt("ssl_certfile", help="File of the certificate that this client shows to the server."),
+        cfg.StrOpt(
+            "ssl_cert_reqs",
+            default="CERT_REQUIRED",
+            choices=["CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"],
+            help="Whether the server has to show a certificate, and whether it is checked.",
+        ),
+        cfg.StrOpt("ssl_ca_certs", help="File of the certificates of the authorities that are trusted."),
+        cfg.StrOpt("uri", secret=True, help="Connection URI of the replica set, mongodb://..."),
+        cfg.StrOpt("database", default="zaqar", help="Name of the database."),
+        cfg.IntOpt(
+            "connections",
+            default=50,
+            min=1,
+            help="Connections that each process of the service keeps at most, to each member, unless the URI sets "
+            "maxPoolSize. One that was not needed for a minute is closed, unless the URI sets maxIdleTimeMS.",
+        ),
+        cfg.IntOpt("max_attempts", default=1000, min=0, help="Most attempts of a step that others get ahead of."),
+        cfg.FloatOpt("max_retry_sleep", default=0.1, min=0, help="Longest pause between these attempts, in seconds."),
+        cfg.FloatOpt("max_retry_jitter", default=0.005, min=0, help="Longest random part of such a pause, in seconds."),
+        cfg.IntOpt("max_reconnect_attempts", default=10, min=0, help="Most attempts when the connection is lost."),
+        cfg.FloatOpt("reconnect_sleep", default=0.02, min=0, help="Pause between attempts to reconnect, in seconds."),
+    ]
+
+
+_MESSAGES_ON_SQL = [
+    cfg.StrOpt(
+        "uri",
+        default="",
+        secret=True,
+        help="URI of the database: sqlite:///path or postgresql://user:password@host/database. "
+        "Empty: the embedded file zaqar.db in state_dir.",
+    ),
+    _synchronous(),
+    _sql_connections(),
+    cfg.BoolOpt(
+        "listen",
+        default=False,
+        help="Wake clients that wait for messages by LISTEN and NOTIFY of PostgreSQL if a message is posted or "
+        "released in another process; without it they may notice that up to a second later. Each post and release then "
+        "takes one more round trip to the server, and each process one more connection. Not for SQLite.",
+    ),
+]
+
+_MANAGEMENT_ON_SQL = [
+    cfg.StrOpt(
+        "uri",
+        default="sqlite:///:memory:",
+        secret=True,
+        help="URI of the database: sqlite:///path or postgresql://user:password@host/database. "
+        "Left unset it is the file zaqar.db in state_dir; only where a file sets "
+        "sqlite:///:memory: is the database really in memory, and then of one process alone.",
+    ),
+    _synchronous(),
+    _sql_connections(),
+]
+
+_MESSAGES_ON_MONGODB = [
+    *_mongodb_options(),
+    cfg.IntOpt(
+        "partitions",
+        default=2,
+        min=1,
+        help="Accepted, and without effect: there is no lock of a whole database to get around, so one is enough. "
+        "Use pools to spread queues over several replica sets.",
+    ),
+    cfg.BoolOpt(
+        "change_stream",
+        default=False,
+        help="Learn of messages that processes on other hosts store from a change stream, within milliseconds. Without "
+        "it, clients that wait learn of them up to a second later. Each process that has waiting clients opens one, "
+        "for which the primary reads everything that is written to the collection of messages.",
+    ),
+]
+
+GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
+    "drivers:message_store:sqlalchemy": _MESSAGES_ON_SQL,
+    "drivers:message_store:redis": _redis_options(),
+    "drivers:message_store:mongodb": _MESSAGES_ON_MONGODB,
+    "drivers:management_store:sqlalchemy": _MANAGEMENT_ON_SQL,
+    "drivers:management_store:redis": _redis_options(),
+    "drivers:management_store:mongodb": _mongodb_options(),
+}

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wakes other processes of this host when there is work, so that they need not wait for their next poll.
+
+Each process that can be woken has a Unix datagram socket in a folder; a wakeup is a datagram to each socket there. One
+folder is for running notifiers, whose datagrams are empty. Another one is for processes in which clients wait for
+messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A wakeup that is lost costs a second at
+most, because each of these processes also polls once a second. So nothing here blocks.
+
+The API processes and the waiting clients send wakeups, and notifiers and waiting clients receive them. So this belongs
+neither to ``zaqar.notification`` nor to ``zaqar.waiting``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+import weakref
+from pathlib import Path
+
+from zaqar.errors import StartupError
+from zaqar.ipc import socket_files
+
+_log = logging.getLogger(__name__)
+
+LISTING_SECONDS = 1.0
+"""How long the listing of the folder is remembered, and so how long a new socket may get no wakeups."""
+
+MOST_BYTES = 256
+"""A longer datagram is cut."""
+
+
+class WakeupSender:
+    """Sends wakeups to the sockets of a folder.
+
+    Any number of threads and greenlets may use it, and so may children of the process that made it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: tuple[str, ...] = ()
+        self._list_again = float("-inf")
+        # One unbound socket for all threads: sending a datagram changes no state of the socket.
+        self._socket = socket_files.make(socket.SOCK_DGRAM)
+        weakref.finalize(self, self._socket.close)
+
+    def listeners(self) -> tuple[str, ...]:
+        """The names of the sockets in the folder, as they were a second ago at most."""
+        now = time.monotonic()
+        if now >= self._list_again:
+            self._names = socket_files.names(self._folder)
+            self._list_again = now + LISTING_SECONDS
+        return self._names
+
+    def wake(self, datagram: bytes = b"", *, except_name: str | None = None) -> None:
+        """Send a datagram to every socket of the folder, except the one named ``except_name``.
+
+        It never blocks and never fails: a process that is not reached finds the work at its next poll.
+        """
+        names = self.listeners()
+        if not names or names == (except_name,):
+            return
+        # The folder may have gone, or belong to another user.
+        with contextlib.suppress(OSError), socket_files.short(self._folder) as folder:
+            for name in names:
+                if name != except_name:
+                    self._send(datagram, folder, name)
+
+    def _send(self, datagram: bytes, folder: str, name: str) -> None:
+        # If its buffer is full, the process has wakeups that it has not read yet, so it will look anyhow.
+        with contextlib.suppress(OSError):
+            try:
+                self._socket.sendto(datagram, f"{folder}/{name}")
+            except ConnectionRefusedError:
+                socket_files.remove_dead(self._folder / name)
+
+
+class WakeupSocket:
+    """The socket by which one process is woken. ``fileno()`` is readable if a wakeup came since ``drain()``."""
+
+    def __init__(self, bound: socket.socket, path: Path) -> None:
+        self._socket = bound
+        self._path = path
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def name(self) -> str:
+        """The name of the socket in its folder."""
+        return self._path.name
+
+    def receive(self, seconds: float) -> bytes | None:
+        """The next datagram; waits up to ``seconds`` for it. None if there is none. Not together with an event loop."""
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(MOST_BYTES)
+        except (BlockingIOError, TimeoutError):
+            return None
+
+    def drain(self) -> None:
+        """Read all wakeups that are there."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(1)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Close the socket in this process; another one that has it open goes on with it."""
+        self._socket.close()
+
+
+def open_wakeup_socket(folder: Path) -> WakeupSocket | None:
+    """Open a socket in the folder, which is made if it is missing. None, with a warning, if that fails.
+
+    The sockets of killed processes in the folder are removed.
+    """
+    try:
+        bound, path = socket_files.bind(folder, socket.SOCK_DGRAM)
+    except (OSError, StartupError) as exc:
+        _log.warning("No wakeup socket in %s, so new work is found by polling once a second: %s", folder, exc)
+        return None
+    return WakeupSocket(bound, path)

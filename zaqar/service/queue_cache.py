@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queues that a process remembers, so that an operation needs no read of the management store.
+
+A cached queue needs no expiry: every operation of a message store checks it against the fence of the queue, and raises
+StaleQueue if it is out of date. :class:`zaqar.service.queues.Queues` then reads the row again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zaqar.bounded_cache import BoundedCache, size_of
+from zaqar.limits import Limits
+from zaqar.model import Queue, QueueName, QueueRules
+from zaqar.schemas.queues import rules_of
+from zaqar.storage.pools import Placement, StoreRef
+
+CACHE_BYTES = 64 * 1024 * 1024
+"""Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
+
+The queue that was cached longest ago goes first. Metadata are counted as they are in memory, which may take ten
+times as much as their JSON.
+"""
+
+_ENTRY_BYTES = 700
+"""Memory of a remembered queue and its rules, without the strings and the metadata."""
+
+
+class ResolvedQueue(NamedTuple):
+    """A queue, the rules its metadata set, and the store that serves it."""
+
+    queue: Queue
+    rules: QueueRules
+    store_ref: StoreRef
+
+
+class QueueCache(BoundedCache[QueueName, ResolvedQueue]):
+    """A bounded cache of queues by name. ``get`` may return a stale queue."""
+
+    # PERF: it inherits, so that get() is one call on the path of every request.
+
+    def __init__(self, placement: Placement, limits: Limits) -> None:
+        super().__init__(CACHE_BYTES)
+        self._placement = placement
+        self._limits = limits
+
+    def remember(self, address: QueueName, row: Queue) -> ResolvedQueue:
+        """Cache the queue of a row that was just read, in place of what was cached under its name; return it."""
+        resolved = ResolvedQueue(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
+        strings = (address, row.uid, row.project, row.kind, row.name, row.pool, resolved.rules.dead_letter_queue)
+        self.put(address, resolved, _ENTRY_BYTES + size_of(strings) + size_of(row.metadata))
+        return resolved
+
+    def provisional(self, queue: Queue) -> ResolvedQueue:
+        """A queue that has no row yet, with the rules of empty metadata. It is not cached."""
+        return ResolvedQueue(queue, rules_of({}, self._limits), self._placement.provisional(queue.uid))

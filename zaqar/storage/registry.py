@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the configuration, or the URI of a pool, to an open store. Drivers are found by entry points only."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from oslo_config import cfg
+
+from zaqar import entry_points
+from zaqar.conf import sqlalchemy_uri
+from zaqar.conf.opts import list_opts
+from zaqar.errors import InvalidInput, StartupError
+from zaqar.model import Pool
+from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.uris import lower_scheme
+
+_log = logging.getLogger(__name__)
+
+MESSAGE_STORES = "zaqar.data.storage"
+MANAGEMENT_STORES = "zaqar.control.storage"
+
+_DRIVER_OF_SCHEME = {
+    "mongodb": "mongodb",
+    "mongodb.fifo": "mongodb",
+    "postgresql": "sqlalchemy",
+    "redis": "redis",
+    "rediss": "redis",
+    "sqlite": "sqlalchemy",
+}
+"""The part of a scheme before a ``+`` names the driver; a scheme that is not here is itself the name of a driver."""
+
+_IN_MEMORY = ("", ":memory:")
+
+_JSON_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (cfg.BoolOpt, (bool,), "boolean"),
+    (cfg.IntOpt, (int,), "integer"),
+    (cfg.FloatOpt, (int, float), "number"),
+    (cfg.StrOpt, (str,), "string"),
+)
+
+
+def open_management_store(conf: cfg.ConfigOpts) -> ManagementStore:
+    """The store that ``[drivers] management_store`` names; raises StartupError if it cannot be opened."""
+    return cast("ManagementStore", _open_configured(conf, "management_store", MANAGEMENT_STORES))
+
+
+def open_message_store(conf: cfg.ConfigOpts) -> MessageStore:
+    """The store that ``[drivers] message_store`` names; raises StartupError if it cannot be opened."""
+    return cast("MessageStore", _open_configured(conf, "message_store", MESSAGE_STORES))
+
+
+def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
+    name = conf.drivers[which]
+    store = entry_points.load(namespace, name)
+    settings = _settings(conf, f"drivers:{which}:{name}")
+    if name == "sqlalchemy":
+        settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
+    elif settings.get("uri"):
+        settings["uri"] = lower_scheme(settings["uri"])
+    return store.from_settings(settings)
+
+
+def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:
+    # A driver of somebody else's may have no options here.
+    return dict(conf[group]) if group in conf else {}
+
+
+class DriverRegistry:
+    """The installed message store drivers, for pools; what :mod:`zaqar.storage.pools` asks for as PoolDrivers."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._conf = conf
+        self._loaded: dict[str, type[MessageStore]] = {}
+
+    def check(self, pool: Pool) -> None:
+        scheme, separator, rest = lower_scheme(pool.uri).partition("://")
+        if not scheme or not separator:
+            raise InvalidInput("uri", "must begin with the scheme of a store, such as redis://")
+        name = self._driver(pool)
+        installed = entry_points.installed(MESSAGE_STORES)
+        if name not in installed:
+            raise InvalidInput("uri", f"no installed driver serves its scheme; installed: {', '.join(installed)}")
+        if scheme.partition("+")[0] == "sqlite" and rest.partition("?")[0].removeprefix("/") in _IN_MEMORY:
+            raise InvalidInput("uri", "a database in memory is one for each process and cannot be a pool")
+        opts = {opt.dest: opt for group, opts in list_opts() if group == _group(name) for opt in opts}
+        for option, value in pool.options.items():
+            _check_option(option, value, opts.get(option))
+        try:
+            self._load(name)
+        except StartupError as exc:
+            _log.warning("The driver '%s' cannot be loaded.", name, exc_info=True)
+            raise InvalidInput("uri", f"the driver '{name}' cannot be loaded; the log says why") from exc
+
+    def open(self, pool: Pool) -> MessageStore:
+        name = self._driver(pool)
+        settings = {**_settings(self._conf, _group(name)), **pool.options, "uri": lower_scheme(pool.uri)}
+        if name == "sqlalchemy":
+            # Nobody runs migrations on a pool by hand.
+            settings["embedded"] = True
+        return self._load(name).from_settings(settings)
+
+    def capabilities(self, pool: Pool) -> frozenset[str]:
+        try:
+            return self._load(self._driver(pool)).capabilities
+        except StartupError:
+            _log.warning("The driver of pool '%s' cannot be loaded.", pool.name, exc_info=True)
+            return frozenset()
+
+    def _load(self, name: str) -> type[MessageStore]:
+        if name not in self._loaded:
+            self._loaded[name] = entry_points.load(MESSAGE_STORES, name)
+        return self._loaded[name]
+
+    def _driver(self, pool: Pool) -> str:
+        scheme = lower_scheme(pool.uri).partition("://")[0]
+        return _DRIVER_OF_SCHEME.get(scheme) or _DRIVER_OF_SCHEME.get(scheme.partition("+")[0], scheme)
+
+
+def _group(driver: str) -> str:
+    return f"drivers:message_store:{driver}"
+
+
+def _check_option(name: str, value: object, opt: cfg.Opt | None) -> None:
+    field = f"options.{name}"
+    if opt is None:
+        raise InvalidInput(field, "the pool's driver has no such option")
+    if name == "uri":
+        raise InvalidInput(field, "the URI of a pool is its field 'uri'")
+    for kind, types, noun in _JSON_TYPES:
+        fits = isinstance(value, types) and isinstance(value, bool) == (kind is cfg.BoolOpt)
+        if isinstance(opt, kind) and not fits:
+            raise InvalidInput(field, f"must be of type {noun}")
+    try:
+        opt.type(value)
+    except ValueError as exc:
+        raise InvalidInput(field, str(exc)) from exc
