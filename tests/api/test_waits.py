@@ -99,6 +99,12 @@ class Clients:
 
 
 @pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    """One of its own: its hub is drained, and its waiters are counted."""
+    return make_api()
+
+
+@pytest.fixture
 def clients(api: Api, pool: ThreadPoolExecutor) -> Clients:
     return Clients(api, pool)
 

@@ -15,7 +15,6 @@ from tests.clock import FakeClock
 from tests.unit.transport.websocket.frames import PROJECT
 from tests.unit.transport.websocket.serving import (
     PATIENCE,
-    STORES,
     Peer,
     Service,
     make_parts,
@@ -53,9 +52,8 @@ async def messages(client: Peer, count: int) -> list[Any]:
 # -- frames ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
-def test_a_stream_sends_what_a_list_shows(tmp_path: Path, packs: bool, store: str) -> None:
+def test_a_stream_sends_what_a_list_shows(tmp_path: Path, packs: bool, store: str = "memory") -> None:
     async def script(service: Service) -> None:
         async with service.client(packs=packs) as client, service.client() as poster:
             await post(poster, "before")
@@ -102,8 +100,7 @@ def test_claimed_messages_are_sent_too(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str) -> None:
+def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str = "memory") -> None:
     """Also if the queue was not there when it began, and if messages were deleted meanwhile."""
 
     async def script(service: Service) -> None:

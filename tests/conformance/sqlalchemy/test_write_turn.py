@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writers wait for their turn, for a limited time, and each gets its share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from tests.conformance.scene import Scene, new_queue
+from tests.conformance.sqlalchemy import children
+from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
+from zaqar.model import QueueName, QueuePosition
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.management import SqlManagementStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
+
+spawn = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
+    """A process that has said that it is where it should be."""
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=work, args=(*arguments, there))
+    process.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == "locked"
+        yield process, here
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_turn_that_does_not_come_is_store_unavailable(
+    scene: Scene, database: Database, open_database: Callable[..., Database]
+) -> None:
+    hasty = Scene(SqlMessageStore(open_database(patience=0.2)), queue=scene.queue)
+    management = SqlManagementStore(open_database(patience=0.2))
+    with child(children.hold_lock_file, f"{database.path}.lock") as (process, pipe):
+        with pytest.raises(StoreUnavailable):
+            hasty.post("a")
+        # Readers do not wait for writers.
+        assert hasty.listing() == []
+        assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
+            scene.queue.uid: QueuePosition(0, False, None)
+        }
+        assert management.queue_records.find(names=[QueueName("shop", "queue", "orders")]) == {}
+        pipe.send("let go")
+        process.join(60)
+        assert hasty.post("a") == [1]
+
+
+def test_the_turn_of_a_killed_process_ends_with_it(scene: Scene, uri: str) -> None:
+    with child(children.hold_a_transaction, uri) as (process, _):
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert scene.post("a") == [1]
+
+
+def test_the_turn_of_a_killed_process_ends_though_a_child_of_it_lives(scene: Scene, uri: str) -> None:
+    """A lock belongs to the open file, which a fork shares: a child that kept it would keep the lock."""
+    with child(children.fork_and_hold_a_transaction, uri) as (process, pipe):
+        forked = pipe.recv()
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            assert scene.post("a") == [1]
+            os.kill(forked, 0)
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_a_writer_without_the_lock_file_is_waited_for_as_well(
+    scene: Scene, open_database: Callable[..., Database]
+) -> None:
+    """The command line of SQLite knows nothing of our lock file."""
+    hasty = open_database(patience=0.2)
+    with stranger(hasty), pytest.raises(StoreUnavailable) as caught:
+        Scene(SqlMessageStore(hasty), queue=scene.queue)
+    assert "locked" in str(caught.value.__cause__)
+    assert Scene(SqlMessageStore(hasty), queue=scene.queue).post("a") == [1]
+
+
+@contextmanager
+def stranger(database: Database, *begin: str) -> Iterator[None]:
+    """A program that uses the file without our lock file, as the command line of SQLite does, is in a transaction."""
+    assert database.path is not None
+    connection = sqlite3.connect(database.path, isolation_level=None)
+    try:
+        for statement in begin or ("BEGIN IMMEDIATE",):
+            connection.execute(statement).fetchall()
+        yield
+    finally:
+        connection.close()
+
+
+def refuse(scene: Scene) -> float:
+    """Post, see it refused, and say after how many seconds."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        scene.post("refused")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("held", ["by a stranger", "by another process"])
+def test_the_times_of_those_who_wait_do_not_add_up(
+    scene: Scene, open_database: Callable[..., Database], held: str
+) -> None:
+    patience, writers = 1.0, 6
+    database = open_database(patience=patience)
+    hasty = Scene(SqlMessageStore(database), queue=scene.queue)
+    lock_file = child(children.hold_lock_file, f"{database.path}.lock")
+    with stranger(database) if held == "by a stranger" else lock_file:
+        began = time.monotonic()
+        with ThreadPoolExecutor(writers) as threads:
+            waits = list(threads.map(lambda _: refuse(hasty), range(writers)))
+        together = time.monotonic() - began
+        again = [refuse(hasty) for _ in range(3)]
+    assert max(waits) >= patience, "somebody waited as long as a write waits"
+    assert together < writers * patience / 2
+    assert sorted(again)[1] < patience, "whoever comes later does not wait as long for what is known to be held"
+    assert hasty.post("a") == [1]
+    with stranger(database):
+        assert refuse(hasty) >= patience, "it was free meanwhile, so it may be free again soon"
+
+
+@pytest.mark.parametrize("operation", ["read", "write", "change_schema"])
+def test_a_file_that_nobody_else_may_open_is_waited_for(database: Database, operation: str) -> None:
+    """As during the recovery after a crash: the first statement on a new connection meets the lock."""
+    database.close_idle()
+    taken, held = threading.Event(), 0.3
+
+    def hold() -> None:
+        with stranger(database, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"):
+            taken.set()
+            time.sleep(held)
+
+    transactions = {"read": database.read, "write": lambda: database.write, "change_schema": database.change_schema}
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(60)
+    began = time.monotonic()
+    with transactions[operation]() as connection:
+        assert connection is not None
+    assert time.monotonic() - began > held / 2, "the file was not locked"
+    thread.join()
+
+
+def test_a_database_that_others_hold_cannot_be_opened(database: Database, uri: str) -> None:
+    with (
+        child(children.hold_lock_file, f"{database.path}.lock"),
+        pytest.raises(StartupError, match="another process does not let go of it"),
+    ):
+        Database.open(uri, embedded=True, patience=0.2)
+
+
+def test_a_thread_waits_for_a_thread(database: Database, open_database: Callable[..., Database]) -> None:
+    impatient = open_database(patience=0.2)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with impatient.write:
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(60)
+    with pytest.raises(StoreUnavailable), impatient.write:
+        pass
+    leave.set()
+    thread.join()
+    with impatient.write as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_error_gives_the_turn_back(scene: Scene, open_database: Callable[..., Database]) -> None:
+    other = Scene(SqlMessageStore(open_database(patience=1.0)), queue=scene.queue)
+    for _ in range(3):
+        with pytest.raises(StaleQueue):
+            scene.store.queues.purge(queue=new_queue(), now=scene.now)
+        other.post("a")
+        scene.post("a")
+
+
+def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
+    """Without the lock file some get one turn in seconds."""
+    writers = 4
+    gate = spawn.Barrier(writers)
+    pipes, processes = [], []
+    for _ in range(writers):
+        here, there = spawn.Pipe()
+        process = spawn.Process(target=children.post_for, args=(uri, scene.queue, 1.5, gate, there))
+        process.start()
+        pipes.append(here)
+        processes.append(process)
+    counts = [pipe.recv() if pipe.poll(120) else 0 for pipe in pipes]
+    for process in processes:
+        process.join(60)
+    assert min(counts) * 5 > max(counts)
+    assert scene.stats().free == sum(counts)
+    assert scene.listing()[-1].sequence == sum(counts)
