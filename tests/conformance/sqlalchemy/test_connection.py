@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.scene import Scene, at_once, bodies, new_queue
+from tests.conformance.queue_client import QueueClient, at_once, bodies, new_queue
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
@@ -175,7 +175,7 @@ def test_both_stores_can_share_a_database(database: Database) -> None:
     management, messages = SqlManagementStore(database), SqlMessageStore(database)
     queue = new_queue()
     assert management.queue_records.create(queue=queue) == queue
-    assert Scene(messages, queue=queue).post("a") == [1]
+    assert QueueClient(messages, queue=queue).post("a") == [1]
     management.ping()
     messages.ping()
     management.close()
@@ -197,11 +197,11 @@ def test_in_memory(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     database = Database.open(address, embedded=False)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    at_once(*[lambda: scene.post("a", "b")] * 8, *[scene.list_everything] * 4)
-    assert [message.sequence for message in scene.listing()] == list(range(1, 17))
-    assert "nothing" in scene.store.durability()["survives"]
-    scene.drop()
+    orders = QueueClient(SqlMessageStore(database))
+    at_once(*[lambda: orders.post("a", "b")] * 8, *[orders.list_everything] * 4)
+    assert [message.sequence for message in orders.listing()] == list(range(1, 17))
+    assert "nothing" in orders.store.durability()["survives"]
+    orders.drop()
     database.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -217,11 +217,11 @@ def test_each_database_in_memory_is_its_own() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Database, scene: Scene) -> None:
-    scene.post("a")
+def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Database, orders: QueueClient) -> None:
+    orders.post("a")
     with database.change_schema() as connection:
         connection.execute(sa.text("ALTER TABLE messages RENAME TO elsewhere"))
-    for operation in (lambda: scene.post("b"), scene.listing, scene.claim, scene.stats, scene.volume):
+    for operation in (lambda: orders.post("b"), orders.listing, orders.claim, orders.stats, orders.volume):
         with pytest.raises(StoreUnavailable) as caught:
             operation()
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
@@ -229,12 +229,14 @@ def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Databas
         assert "no such table" not in str(caught.value)
     with database.change_schema() as connection:
         connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO messages"))
-    assert scene.post("b") == [2]
-    assert bodies(scene.listing()) == ["a", "b"]
+    assert orders.post("b") == [2]
+    assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_a_full_disk_stores_nothing_and_takes_no_number(scene: Scene, open_database: Callable[..., Database]) -> None:
-    scene.post("before")
+def test_a_full_disk_stores_nothing_and_takes_no_number(
+    orders: QueueClient, open_database: Callable[..., Database]
+) -> None:
+    orders.post("before")
     small = open_database()
 
     def limit(connection: sqlite3.Connection, _: object) -> None:
@@ -242,12 +244,12 @@ def test_a_full_disk_stores_nothing_and_takes_no_number(scene: Scene, open_datab
 
     small.close_idle()
     sa.event.listen(small.engine, "connect", limit)
-    cramped = Scene(SqlMessageStore(small), queue=scene.queue)
+    cramped = QueueClient(SqlMessageStore(small), queue=orders.queue)
     with pytest.raises(StoreUnavailable) as caught:
         cramped.post("x" * 1_000_000)
     assert "full" in str(caught.value.__cause__)
-    assert scene.post("after") == [2]
-    assert bodies(scene.listing()) == ["before", "after"]
+    assert orders.post("after") == [2]
+    assert bodies(orders.listing()) == ["before", "after"]
 
 
 def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
@@ -255,65 +257,65 @@ def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
     folder.mkdir()
     database = Database.open(f"sqlite:///{folder}/zaqar.db", embedded=True, patience=0.2)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    scene.post("a")
+    orders = QueueClient(SqlMessageStore(database))
+    orders.post("a")
     database.close_idle()
     folder.rename(tmp_path / "away")
-    for operation in (lambda: scene.post("b"), scene.listing, scene.store.ping):
+    for operation in (lambda: orders.post("b"), orders.listing, orders.store.ping):
         with pytest.raises(StoreUnavailable):
             operation()
     (tmp_path / "away").rename(folder)
-    assert scene.post("b") == [2]
-    assert bodies(scene.listing()) == ["a", "b"]
+    assert orders.post("b") == [2]
+    assert bodies(orders.listing()) == ["a", "b"]
     database.close()
 
 
-def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Database, scene: Scene) -> None:
+def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Database, orders: QueueClient) -> None:
     """An open file outlives its name; what is written to it then would be gone with the process."""
-    scene.post("before")
+    orders.post("before")
     path = Path(database.path or "")
     away = path.with_suffix(".away")
     path.rename(away)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            scene.post("lost")
+            orders.post("lost")
         with pytest.raises(StoreUnavailable):
-            scene.listing()
+            orders.listing()
         with pytest.raises(StoreUnavailable):
-            scene.store.ping()
+            orders.store.ping()
     assert not path.exists()
     away.rename(path)
-    scene.post("after")
-    assert bodies(scene.listing()) == ["before", "after"]
+    orders.post("after")
+    assert bodies(orders.listing()) == ["before", "after"]
 
 
 def test_another_file_in_its_place_is_taken_up(
-    database: Database, scene: Scene, open_database: Callable[..., Database]
+    database: Database, orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
-    scene.post("in both")
+    orders.post("in both")
     path = Path(database.path or "")
     copy = path.with_suffix(".copy")
     with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
         source.backup(target)
     source.close()
     target.close()
-    scene.post("in the first")
+    orders.post("in the first")
     database.close_idle()
     copy.rename(path)
-    scene.post("in the second")
-    scene.post("and again")
+    orders.post("in the second")
+    orders.post("and again")
     expected = ["in both", "in the second", "and again"]
-    assert bodies(scene.listing()) == expected
-    assert bodies(Scene.listing(scene)) == expected
+    assert bodies(orders.listing()) == expected
+    assert bodies(QueueClient.listing(orders)) == expected
     database.close_idle()
-    assert bodies(scene.listing()) == expected
+    assert bodies(orders.listing()) == expected
 
 
-def test_connections_are_used_again(database: Database, scene: Scene) -> None:
+def test_connections_are_used_again(database: Database, orders: QueueClient) -> None:
     with traced(database):
         for _ in range(5):
-            scene.post("a")
-            scene.listing()
+            orders.post("a")
+            orders.listing()
         assert len(database.idle) == 1
 
 
@@ -332,22 +334,22 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_fork_leaves_no_connection_to_the_child(database: Database, scene: Scene) -> None:
-    scene.post("a")
+def test_a_fork_leaves_no_connection_to_the_child(database: Database, orders: QueueClient) -> None:
+    orders.post("a")
     assert database.idle
     parent = {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
 
     def work() -> None:
         assert database.idle == []
         assert parent == {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
-        assert scene.post("b") == [2]
+        assert orders.post("b") == [2]
 
     assert in_a_fork(work) == 0
-    assert bodies(scene.listing()) == ["a", "b"]
-    assert scene.post("c") == [3]
+    assert bodies(orders.listing()) == ["a", "b"]
+    assert orders.post("c") == [3]
 
 
-def test_parent_and_child_do_not_share_the_lock(scene: Scene, open_database: Callable[..., Database]) -> None:
+def test_parent_and_child_do_not_share_the_lock(orders: QueueClient, open_database: Callable[..., Database]) -> None:
     """A lock on an inherited file is the parent's: unlocking it in the child would end the parent's turn."""
     hasty = open_database(patience=0.2)
 
@@ -370,28 +372,28 @@ def test_parent_and_child_do_not_share_the_lock(scene: Scene, open_database: Cal
     with hasty.write:
         os.close(write)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    scene.post("a")
+    orders.post("a")
 
 
-def test_forks_while_threads_write(database: Database, scene: Scene) -> None:
+def test_forks_while_threads_write(database: Database, orders: QueueClient) -> None:
     done = threading.Event()
     posted: list[int] = []
 
     def write_on() -> None:
         while not done.is_set():
-            posted.extend(scene.post("parent"))
+            posted.extend(orders.post("parent"))
 
     threads = [threading.Thread(target=write_on) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
-        statuses = [in_a_fork(lambda: scene.post("child") and None) for _ in range(5)]
+        statuses = [in_a_fork(lambda: orders.post("child") and None) for _ in range(5)]
     finally:
         done.set()
         for thread in threads:
             thread.join()
     assert statuses == [0] * 5
-    everything = scene.listing()
+    everything = orders.listing()
     assert [message.sequence for message in everything] == list(range(1, len(posted) + 6))
     assert bodies(everything).count("child") == 5
     with database.read() as connection:
@@ -401,12 +403,12 @@ def test_forks_while_threads_write(database: Database, scene: Scene) -> None:
 def test_a_database_in_memory_is_copied_by_a_fork() -> None:
     database = Database.open("sqlite:///:memory:", embedded=True)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    scene.post("a")
+    orders = QueueClient(SqlMessageStore(database))
+    orders.post("a")
 
     def work() -> None:
-        assert scene.post("b") == [2]
+        assert orders.post("b") == [2]
 
     assert in_a_fork(work) == 0
-    assert bodies(scene.listing()) == ["a"]
+    assert bodies(orders.listing()) == ["a"]
     database.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drivers import DRIVERS, Driver
-from tests.conformance.scene import Scene, bodies
+from tests.conformance.queue_client import QueueClient, bodies
 from zaqar.errors import StaleQueue
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy.core import BATCH
@@ -26,46 +26,46 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture
-def crowd(driver: Driver, tmp_path: Path) -> Iterator[tuple[Scene, Scene]]:
+def crowd(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
     """A queue on the store and the same one in memory."""
     store = driver.open_messages(driver.prepare(tmp_path))
-    scene = Scene(store)
-    yield scene, Scene(MemoryMessageStore(), scene.clock, scene.queue)
-    scene.drop()
+    orders = QueueClient(store)
+    yield orders, QueueClient(MemoryMessageStore(), orders.clock, orders.queue)
+    orders.drop()
     store.close()
 
 
-def rows_of(scene: Scene) -> int:
-    store = scene.store
+def rows_of(orders: QueueClient) -> int:
+    store = orders.store
     assert isinstance(store, SqlMessageStore)
     with store._database.read() as connection:
         query = "SELECT count(*) FROM messages WHERE segment IN (SELECT segment FROM fences WHERE forget_at IS NULL)"
         return int(connection.execute(query).fetchone()[0])
 
 
-def same_statistics(here: Scene, model: Scene) -> None:
+def same_statistics(here: QueueClient, model: QueueClient) -> None:
     mine, other = here.stats(), model.stats()
     assert (mine.free, mine.claimed) == (other.free, other.claimed)
     assert (mine.oldest and mine.oldest.sequence) == (other.oldest and other.oldest.sequence)
     assert (mine.newest and mine.newest.sequence) == (other.newest and other.newest.sequence)
 
 
-def post_many(scenes: tuple[Scene, Scene], count: int, *, ttl: int, delay: int = 0) -> None:
-    for scene in scenes:
+def post_many(queue_clients: tuple[QueueClient, QueueClient], count: int, *, ttl: int, delay: int = 0) -> None:
+    for orders in queue_clients:
         for start in range(0, count, 1000):
-            scene.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
+            orders.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
 
 
 @pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
-def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -> None:
+def test_they_are_exact_at_each_call(crowd: tuple[QueueClient, QueueClient], expired: int) -> None:
     here, model = crowd
     post_many(crowd, 30, ttl=3600)
     post_many(crowd, expired - 40, ttl=60)
     post_many(crowd, 40, ttl=60, delay=900)
     post_many(crowd, 20, ttl=3600)
     post_many(crowd, 10, ttl=3600, delay=900)
-    for scene in crowd:
-        scene.claim(50, ttl=600)
+    for orders in crowd:
+        orders.claim(50, ttl=600)
     here.clock.advance(60)
     # A claim of 50 holds the 30 in front and 20 of the others for as long as it lasts.
     left = expired - 20 + 80
@@ -81,7 +81,7 @@ def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -
         same_statistics(here, model)
 
 
-def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[Scene, Scene]) -> None:
+def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[QueueClient, QueueClient]) -> None:
     here, _ = crowd
     post_many((here,), AT_ONCE + 10, ttl=60)
     here.post("alive", ttl=3600)
@@ -97,7 +97,7 @@ def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple
     assert here.stats().total == 4
 
 
-def test_a_stale_queue_is_refused(crowd: tuple[Scene, Scene]) -> None:
+def test_a_stale_queue_is_refused(crowd: tuple[QueueClient, QueueClient]) -> None:
     here, _ = crowd
     post_many((here,), MOST_EXPIRED + 1, ttl=60)
     here.clock.advance(60)

@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy import children
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
@@ -90,7 +90,7 @@ def test_several_processes_make_it_at_once(uri: str, processes: int, open_databa
     assert answers == ["done"] * processes
     database = open_database()
     database.prepare()
-    assert Scene(SqlMessageStore(database)).post("a") == [1]
+    assert QueueClient(SqlMessageStore(database)).post("a") == [1]
 
 
 def test_the_service_leaves_the_schema_of_a_configured_database_alone(

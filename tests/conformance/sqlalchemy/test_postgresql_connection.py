@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import servers
-from tests.conformance.scene import new_queue
+from tests.conformance.queue_client import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters

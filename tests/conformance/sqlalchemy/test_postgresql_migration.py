@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene, at_once
+from tests.conformance.queue_client import QueueClient, at_once
 from zaqar.cmd import db_manage
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
@@ -65,7 +65,7 @@ def test_a_configured_database_is_only_checked(uri: str) -> None:
 
 def test_that_of_a_pool_is_made(uri: str) -> None:
     store = SqlMessageStore.from_settings({"uri": uri})
-    assert Scene(store).post("a") == [1]
+    assert QueueClient(store).post("a") == [1]
     store.close()
 
 

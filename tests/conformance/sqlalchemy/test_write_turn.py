@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import QueueName, QueuePosition
@@ -44,17 +44,17 @@ def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Con
 
 
 def test_a_turn_that_does_not_come_is_store_unavailable(
-    scene: Scene, database: Database, open_database: Callable[..., Database]
+    orders: QueueClient, database: Database, open_database: Callable[..., Database]
 ) -> None:
-    hasty = Scene(SqlMessageStore(open_database(patience=0.2)), queue=scene.queue)
+    hasty = QueueClient(SqlMessageStore(open_database(patience=0.2)), queue=orders.queue)
     management = SqlManagementStore(open_database(patience=0.2))
     with child(children.hold_lock_file, f"{database.path}.lock") as (process, pipe):
         with pytest.raises(StoreUnavailable):
             hasty.post("a")
         # Readers do not wait for writers.
         assert hasty.listing() == []
-        assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
-            scene.queue.uid: QueuePosition(0, False, None)
+        assert hasty.store.queues.positions(uids=[orders.queue.uid], now=orders.now) == {
+            orders.queue.uid: QueuePosition(0, False, None)
         }
         assert management.queue_records.find(names=[QueueName("shop", "queue", "orders")]) == {}
         pipe.send("let go")
@@ -62,35 +62,35 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
         assert hasty.post("a") == [1]
 
 
-def test_the_turn_of_a_killed_process_ends_with_it(scene: Scene, uri: str) -> None:
+def test_the_turn_of_a_killed_process_ends_with_it(orders: QueueClient, uri: str) -> None:
     with child(children.hold_a_transaction, uri) as (process, _):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert scene.post("a") == [1]
+        assert orders.post("a") == [1]
 
 
-def test_the_turn_of_a_killed_process_ends_though_a_child_of_it_lives(scene: Scene, uri: str) -> None:
+def test_the_turn_of_a_killed_process_ends_though_a_child_of_it_lives(orders: QueueClient, uri: str) -> None:
     """A lock belongs to the open file, which a fork shares: a child that kept it would keep the lock."""
     with child(children.fork_and_hold_a_transaction, uri) as (process, pipe):
         forked = pipe.recv()
         try:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            assert scene.post("a") == [1]
+            assert orders.post("a") == [1]
             os.kill(forked, 0)
         finally:
             os.kill(forked, signal.SIGKILL)
 
 
 def test_a_writer_without_the_lock_file_is_waited_for_as_well(
-    scene: Scene, open_database: Callable[..., Database]
+    orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
     """The command line of SQLite knows nothing of our lock file."""
     hasty = open_database(patience=0.2)
     with stranger(hasty), pytest.raises(StoreUnavailable) as caught:
-        Scene(SqlMessageStore(hasty), queue=scene.queue)
+        QueueClient(SqlMessageStore(hasty), queue=orders.queue)
     assert "locked" in str(caught.value.__cause__)
-    assert Scene(SqlMessageStore(hasty), queue=scene.queue).post("a") == [1]
+    assert QueueClient(SqlMessageStore(hasty), queue=orders.queue).post("a") == [1]
 
 
 @contextmanager
@@ -106,21 +106,21 @@ def stranger(database: Database, *begin: str) -> Iterator[None]:
         connection.close()
 
 
-def refuse(scene: Scene) -> float:
+def refuse(orders: QueueClient) -> float:
     """Post, see it refused, and say after how many seconds."""
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        scene.post("refused")
+        orders.post("refused")
     return time.monotonic() - began
 
 
 @pytest.mark.parametrize("held", ["by a stranger", "by another process"])
 def test_the_times_of_those_who_wait_do_not_add_up(
-    scene: Scene, open_database: Callable[..., Database], held: str
+    orders: QueueClient, open_database: Callable[..., Database], held: str
 ) -> None:
     patience, writers = 1.0, 6
     database = open_database(patience=patience)
-    hasty = Scene(SqlMessageStore(database), queue=scene.queue)
+    hasty = QueueClient(SqlMessageStore(database), queue=orders.queue)
     lock_file = child(children.hold_lock_file, f"{database.path}.lock")
     with stranger(database) if held == "by a stranger" else lock_file:
         began = time.monotonic()
@@ -186,23 +186,23 @@ def test_a_thread_waits_for_a_thread(database: Database, open_database: Callable
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_an_error_gives_the_turn_back(scene: Scene, open_database: Callable[..., Database]) -> None:
-    other = Scene(SqlMessageStore(open_database(patience=1.0)), queue=scene.queue)
+def test_an_error_gives_the_turn_back(orders: QueueClient, open_database: Callable[..., Database]) -> None:
+    other = QueueClient(SqlMessageStore(open_database(patience=1.0)), queue=orders.queue)
     for _ in range(3):
         with pytest.raises(StaleQueue):
-            scene.store.queues.purge(queue=new_queue(), now=scene.now)
+            orders.store.queues.purge(queue=new_queue(), now=orders.now)
         other.post("a")
-        scene.post("a")
+        orders.post("a")
 
 
-def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
+def test_each_process_gets_its_share(orders: QueueClient, uri: str) -> None:
     """Without the lock file some get one turn in seconds."""
     writers = 4
     gate = spawn.Barrier(writers)
     pipes, processes = [], []
     for _ in range(writers):
         here, there = spawn.Pipe()
-        process = spawn.Process(target=children.post_for, args=(uri, scene.queue, 1.5, gate, there))
+        process = spawn.Process(target=children.post_for, args=(uri, orders.queue, 1.5, gate, there))
         process.start()
         pipes.append(here)
         processes.append(process)
@@ -210,5 +210,5 @@ def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
     for process in processes:
         process.join(60)
     assert min(counts) * 5 > max(counts)
-    assert scene.stats().free == sum(counts)
-    assert scene.listing()[-1].sequence == sum(counts)
+    assert orders.stats().free == sum(counts)
+    assert orders.listing()[-1].sequence == sum(counts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outbox of a store with a clock: what tests of posts to notify and of deliveries act on."""
+"""The calls of a notifier to a message store, with a clock. Tests of posts and deliveries use it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.clock import FakeClock
-from tests.conformance.scene import ALL, Scene, new_queue
+from tests.conformance.queue_client import ALL, QueueClient, new_queue
 from zaqar.model import DEAD, DONE, WAITING, Delivery, DeliveryKey, Posted, PostPosition
 from zaqar.storage.base import PIECE_DELIVERIES, MessageStore
 
 LEASE = 6.0
 KEPT = 3600.0
 _LATER = 10.0**8
-"""Seconds after the clock of a test at which no lease and no delay of one is left."""
+"""Seconds from the time of the clock after which all leases and delays of a test have ended."""
 
 
 def new_subscription_id() -> str:
@@ -28,7 +28,7 @@ def numbers(deliveries: Iterable[Delivery]) -> list[int]:
 
 
 def deliveries_of(posted: Posted, *subscription_ids: str, **fields: Any) -> list[Delivery]:
-    """What a notifier makes of a post: one for each message and subscription."""
+    """The deliveries that a notifier makes of a post: one for each message and subscription."""
     return [
         replace(
             Delivery(
@@ -49,22 +49,22 @@ def deliveries_of(posted: Posted, *subscription_ids: str, **fields: Any) -> list
 
 
 @dataclass
-class Outbox:
-    """Its methods are those of the store, at the time of the clock, with everyday defaults."""
+class NotifierClient:
+    """Its methods call the outbox and the deliveries of the store with the time of the clock and usual defaults."""
 
     store: MessageStore
     clock: FakeClock = field(default_factory=FakeClock)
-    scenes: list[Scene] = field(default_factory=list)
+    queue_clients: list[QueueClient] = field(default_factory=list)
 
     @property
     def now(self) -> float:
         return self.clock.now
 
-    def new_scene(self, name: str = "orders", *, notify: bool = True) -> Scene:
-        """An open queue with the clock of the outbox."""
-        scene = Scene(self.store, self.clock, new_queue(name, notify=notify))
-        self.scenes.append(scene)
-        return scene
+    def open_queue(self, name: str = "orders", *, notify: bool = True) -> QueueClient:
+        """Open a new queue, with the clock of this notifier; ``close`` drops it."""
+        orders = QueueClient(self.store, self.clock, new_queue(name, notify=notify))
+        self.queue_clients.append(orders)
+        return orders
 
     # -- posts -------------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class Outbox:
         return self.store.outbox.take(owner=owner, until=end, now=self.now, limit=limit)
 
     def take_all_posted(self, owner: str = "me", *, limit: int = 100) -> list[Posted]:
-        """Whatever is to be had, in several calls: a store may give less than it was asked for."""
+        """Take everything, in several calls: a store may return less than ``limit`` although there is more."""
         taken: list[Posted] = []
         while some := self.take_posted(owner, limit=limit):
             taken += some
@@ -87,12 +87,12 @@ class Outbox:
         to: PostPosition | None = None,
         until: float | None = None,
     ) -> bool:
-        """Store a piece that leads to that position, by default the last one."""
+        """Store a piece that leads to the position ``to``; with None the post is forgotten."""
         end = self.now + LEASE if until is None else until
         return self.store.outbox.expand(posted=posted, deliveries=deliveries, position=to, until=end)
 
     def expand_whole(self, posted: Posted, deliveries: Sequence[Delivery]) -> None:
-        """In as many pieces as a notifier would make of so many small deliveries."""
+        """Expand the post in as many pieces as a notifier would make of these deliveries."""
         for n in range(PIECE_DELIVERIES, len(deliveries), PIECE_DELIVERIES):
             position = posted.position._replace(message=posted.position.message + 1)
             assert self.expand(posted, deliveries[n - PIECE_DELIVERIES : n], to=position)
@@ -122,7 +122,7 @@ class Outbox:
     def take_all(
         self, owner: str = "me", *, limit: int = 1000, most_of_one: int = 1000, without: Collection[str] = ()
     ) -> list[Delivery]:
-        """Whatever is to be had, in several calls: a store may give less than it was asked for."""
+        """Take everything, in several calls: a store may return less than ``limit`` although there is more."""
         taken: list[Delivery] = []
         while some := self.take(owner, limit=limit, most_of_one=most_of_one, without=without):
             taken += some
@@ -132,7 +132,7 @@ class Outbox:
         self.store.deliveries.extend_leases(owner=owner, keys=[delivery.key for delivery in deliveries], until=until)
 
     def advance(self, one: Delivery, dues: Mapping[int, tuple[float, float]]) -> int:
-        """Have some of the subscription of this one be due earlier."""
+        """Make deliveries of the subscription of ``one`` due earlier."""
         of_one = {"queue_uid": one.queue_uid, "subscription_id": one.subscription_id}
         return self.store.deliveries.make_due_earlier(**of_one, dues=dues)
 
@@ -140,7 +140,7 @@ class Outbox:
         self.store.deliveries.settle(owner=owner, settled=settled, now=self.now)
 
     def settle_as(self, state: str, deliveries: Iterable[Delivery], *, owner: str = "me", kept: float = KEPT) -> None:
-        """Settle each for good, to be kept for a while."""
+        """Settle each as DONE or DEAD; the store keeps it for ``kept`` seconds."""
         end = self.now + kept
         self.settle(*(replace(each, state=state, due=self.now, keep_until=end) for each in deliveries), owner=owner)
 
@@ -148,14 +148,14 @@ class Outbox:
         self.settle(*(replace(each, state=WAITING, due=due, tries=each.tries + 1) for each in deliveries), owner=owner)
 
     def discard(self, deliveries: Iterable[Delivery], *, owner: str = "me") -> None:
-        """What a notifier does with those of a subscription that is gone."""
+        """Settle each so that nothing is kept, as a notifier does if the subscription is gone."""
         self.settle(*(replace(each, state=DONE, keep_until=None) for each in deliveries), owner=owner)
 
     def get(self, key: DeliveryKey) -> Delivery | None:
         return self.store.delivery_log.get(key=key)
 
     def drain(self) -> None:
-        """Leave nothing to be taken: the store is one for all tests."""
+        """Expand all posts and settle all deliveries: all tests share the store."""
         later = self.now + _LATER
         while posts := self.store.outbox.take(owner="drain", until=later + 1, now=later, limit=1000):
             for posted in posts:
@@ -167,48 +167,48 @@ class Outbox:
 
     def close(self) -> None:
         self.drain()
-        for scene in self.scenes:
-            scene.drop()
+        for orders in self.queue_clients:
+            orders.drop()
 
 
 @dataclass
-class Lane:
-    """The deliveries of one subscription of a queue that need not exist: nothing in a store depends on it."""
+class SubscriptionBacklog:
+    """The deliveries of one subscription. No queue and no subscription with these ids has to exist in a store."""
 
-    outbox: Outbox
+    notifier: NotifierClient
     queue_uid: str = field(default_factory=lambda: secrets.token_hex(12))
     subscription_id: str = field(default_factory=new_subscription_id)
 
-    def beside(self) -> Lane:
+    def beside(self) -> SubscriptionBacklog:
         """Another subscription of the same queue."""
-        return Lane(self.outbox, self.queue_uid)
+        return SubscriptionBacklog(self.notifier, self.queue_uid)
 
     def new(self, number: int, *, due: float | None = None, **fields: Any) -> Delivery:
-        now = self.outbox.now
+        now = self.notifier.now
         given = {"body": b'{"n": %d}' % number, "ttl": 3600, "created": now, "client_id": "producer", **fields}
         return Delivery(self.queue_uid, self.subscription_id, number, due=now if due is None else due, **given)
 
     def fill(self, count: int, *, first: int = 1, **fields: Any) -> list[Delivery]:
-        """Store some with the numbers from ``first`` on, the lower the longer due."""
-        now = self.outbox.now
+        """Store ``count`` deliveries with numbers from ``first`` on; the smaller the number, the longer it is due."""
+        now = self.notifier.now
         made = [self.new(n, due=now - 1 + (n - first) / 2**14, **fields) for n in range(first, first + count)]
-        self.outbox.put(*made)
+        self.notifier.put(*made)
         return made
 
     def key(self, number: int) -> DeliveryKey:
         return DeliveryKey(self.queue_uid, self.subscription_id, number)
 
     def get(self, number: int) -> Delivery | None:
-        return self.outbox.get(self.key(number))
+        return self.notifier.get(self.key(number))
 
     def listing(self, state: str | None = None, *, before: int | None = None, limit: int = ALL) -> list[Delivery]:
-        return self.outbox.store.delivery_log.list_before(
+        return self.notifier.store.delivery_log.list_before(
             queue_uid=self.queue_uid, subscription_id=self.subscription_id, state=state, before=before, limit=limit
         )
 
     def counts(self) -> tuple[int, int]:
         """How many are waiting and how many dead."""
-        counts = self.outbox.store.delivery_log.count(queue_uid=self.queue_uid, subscription_id=self.subscription_id)
+        counts = self.notifier.store.delivery_log.count(queue_uid=self.queue_uid, subscription_id=self.subscription_id)
         return counts.get(WAITING, 0), counts.get(DEAD, 0)
 
     def resend(self, *numbers: int) -> int:
@@ -218,10 +218,10 @@ class Lane:
         return self._resend(None, limit)
 
     def _resend(self, numbers: Collection[int] | None, limit: int) -> int:
-        return self.outbox.store.delivery_log.resend(
+        return self.notifier.store.delivery_log.resend(
             queue_uid=self.queue_uid,
             subscription_id=self.subscription_id,
             numbers=numbers,
-            now=self.outbox.now,
+            now=self.notifier.now,
             limit=limit,
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any sequence of what notifiers do: a driver comes to hold what the memory driver holds.
+"""Parts ``outbox``, ``deliveries`` and ``delivery_log``: random calls have the same results as the memory driver.
 
-Where the contract leaves open which deliveries are taken, all of them are taken.
+If the contract leaves open which deliveries are taken, the test takes all of them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.clock import START, TICK, FakeClock
 from tests.conformance.drivers import Driver
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, new_subscription_id
-from tests.conformance.scene import new_queue
+from tests.conformance.notifier_client import (
+    LEASE,
+    NotifierClient,
+    SubscriptionBacklog,
+    deliveries_of,
+    new_subscription_id,
+)
+from tests.conformance.queue_client import new_queue
+from tests.conformance.test_delivery_order import is_held
 from tests.conformance.test_sweep import sweep_clean
-from tests.conformance.test_undelivered_before import is_held
 from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, Draft, Posted, PostPosition
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
@@ -39,9 +45,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     def __init__(self, store: MessageStore) -> None:
         super().__init__()
         self.clock = FakeClock(START)
-        self.outboxes = [Outbox(store, self.clock), Outbox(MemoryMessageStore(), self.clock)]
+        self.outboxes = [NotifierClient(store, self.clock), NotifierClient(MemoryMessageStore(), self.clock)]
         self.queues = [new_queue(name, notify=True) for name in ("first", "second")]
-        self.ids = [Lane(self.outboxes[0]).subscription_id for _ in range(4)]
+        self.ids = [SubscriptionBacklog(self.outboxes[0]).subscription_id for _ in range(4)]
         self.given_out = [0, 0]
         """The last number of each queue."""
         self.posts: list[Posted] = []
@@ -53,18 +59,20 @@ class DeliveryMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.outboxes[0].drain()
         sweep_clean(self.outboxes[0].store, self.clock.now)
-        for outbox in self.outboxes:
+        for notifier in self.outboxes:
             for queue in self.queues:
-                outbox.store.queues.open(queue=queue, now=self.clock.now)
+                notifier.store.queues.open(queue=queue, now=self.clock.now)
 
     def teardown(self) -> None:
         self.outboxes[0].drain()
         for queue in self.queues:
             self.outboxes[0].store.queues.drop(queue=queue, now=self.clock.now)
 
-    def lanes(self, place: int) -> list[Lane]:
+    def backlogs(self, place: int) -> list[SubscriptionBacklog]:
         """All four, of one of the stores."""
-        return [Lane(self.outboxes[place], self.queues[n // 2].uid, id_) for n, id_ in enumerate(self.ids)]
+        return [
+            SubscriptionBacklog(self.outboxes[place], self.queues[n // 2].uid, id_) for n, id_ in enumerate(self.ids)
+        ]
 
     def same(self, answers: Sequence[object]) -> None:
         assert answers[0] == answers[1]
@@ -76,15 +84,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         drafts = [Draft(b"%d" % n, 3600, delay) for n, delay in enumerate(delays)]
         now = self.clock.now
         answers = [
-            outbox.store.messages.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
-            for outbox in self.outboxes
+            notifier.store.messages.post(queue=self.queues[side], drafts=drafts, client_id="c", now=now)
+            for notifier in self.outboxes
         ]
         self.same(answers)
         self.given_out[side] = answers[1][-1]
 
     @rule(owner=OWNERS)
     def take_posted(self, owner: str) -> None:
-        answers = [outbox.take_all_posted(owner) for outbox in self.outboxes]
+        answers = [notifier.take_all_posted(owner) for notifier in self.outboxes]
         for queue in self.queues:
             self.same([[posted for posted in posts if posted.queue_uid == queue.uid] for posts in answers])
         self.posts = [*answers[1], *self.posts][:REMEMBERED]
@@ -106,7 +114,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if owner is not None:
             made = [replace(each, owner=owner, due=self.clock.now + LEASE) for each in made]
         end = self.clock.now + until
-        answers = [outbox.expand(posted, made, to=to, until=end) for outbox in self.outboxes]
+        answers = [notifier.expand(posted, made, to=to, until=end) for notifier in self.outboxes]
         self.same(answers)
         if to is not None:
             # So that the machine can go on from there; if it was refused it is a late notifier.
@@ -119,7 +127,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(which=st.sampled_from(range(4)), state=st.sampled_from([WAITING, WAITING, DONE, DEAD]), number=PICK)
     def put(self, which: int, state: str, number: int) -> None:
         for place in (0, 1):
-            delivery = self.lanes(place)[which].new(number)
+            delivery = self.backlogs(place)[which].new(number)
             if state != WAITING:
                 delivery = replace(delivery, state=state, keep_until=self.clock.now + 60)
             self.outboxes[place].put(delivery)
@@ -127,26 +135,26 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(owner=OWNERS, most=st.sampled_from([1, 3, 100]))
     def take_all(self, owner: str, most: int) -> None:
         """All, in turns. Those that are due at the same time may come in any order."""
-        answers = [outbox.take_all(owner, most_of_one=most) for outbox in self.outboxes]
+        answers = [notifier.take_all(owner, most_of_one=most) for notifier in self.outboxes]
         self.same([sorted(taken, key=lambda each: each.key) for taken in answers])
         self.taken = [*answers[1], *self.taken][:REMEMBERED]
 
     @rule(owner=OWNERS, which=st.sampled_from(range(4)), limit=st.sampled_from([1, 2]))
     def take_the_first_of_one(self, owner: str, which: int, limit: int) -> None:
         now = self.clock.now
-        due = [each.due for each in self.lanes(1)[which].listing(WAITING) if each.due <= now]
+        due = [each.due for each in self.backlogs(1)[which].listing(WAITING) if each.due <= now]
         if len(due) != len(set(due)):
             return
         others = [id_ for id_ in self.ids if id_ != self.ids[which]]
-        answers = [outbox.take(owner, limit=limit, without=others) for outbox in self.outboxes]
+        answers = [notifier.take(owner, limit=limit, without=others) for notifier in self.outboxes]
         self.same(answers)
         self.taken = [*answers[1], *self.taken][:REMEMBERED]
 
     @rule(picks=PICKS, owner=OWNERS, later=st.sampled_from([2.0, LEASE, 60.0]))
     def extend(self, picks: list[int], owner: str, later: float) -> None:
         chosen = self.chosen(picks)
-        for outbox in self.outboxes:
-            outbox.extend(chosen, self.clock.now + later, owner=owner)
+        for notifier in self.outboxes:
+            notifier.extend(chosen, self.clock.now + later, owner=owner)
 
     @rule(pick=PICK, step=st.sampled_from([TICK, 5.0]), late=st.booleans())
     def advance_one(self, pick: int, step: float, late: bool) -> None:
@@ -154,7 +162,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         for chosen in self.chosen([pick]):
             stored = self.outboxes[1].get(chosen.key)
             due = chosen.due if late or stored is None else stored.due
-            answers = [outbox.advance(chosen, {chosen.number: (due, due - step)}) for outbox in self.outboxes]
+            answers = [notifier.advance(chosen, {chosen.number: (due, due - step)}) for notifier in self.outboxes]
             # What was dropped is out of reach, but may still be there.
             if chosen.subscription_id in self.ids:
                 self.same(answers)
@@ -163,15 +171,15 @@ class DeliveryMachine(RuleBasedStateMachine):
     def settle(self, picks: list[int], owner: str, verdict: str) -> None:
         attempt = Attempt(self.clock.now, 500, 0.5, verdict)
         chosen = [replace(each, attempts=(*each.attempts, attempt)) for each in self.chosen(picks)]
-        for outbox in self.outboxes:
+        for notifier in self.outboxes:
             if verdict == WAITING:
-                outbox.retry_at(self.clock.now + 30, chosen, owner=owner)
+                notifier.retry_at(self.clock.now + 30, chosen, owner=owner)
             elif verdict == "hand back":
-                outbox.retry_at(self.clock.now, chosen, owner=owner)
+                notifier.retry_at(self.clock.now, chosen, owner=owner)
             elif verdict == "discard":
-                outbox.discard(chosen, owner=owner)
+                notifier.discard(chosen, owner=owner)
             else:
-                outbox.settle_as(verdict, chosen, owner=owner, kept=60)
+                notifier.settle_as(verdict, chosen, owner=owner, kept=60)
 
     def chosen(self, picks: list[int]) -> list[Delivery]:
         """Of what was taken lately, each key once: two words about one delivery in one call mean nothing."""
@@ -180,13 +188,13 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from(range(4)), numbers=PICKS)
     def resend(self, which: int, numbers: list[int]) -> None:
-        self.same([self.lanes(place)[which].resend(*numbers) for place in (0, 1)])
+        self.same([self.backlogs(place)[which].resend(*numbers) for place in (0, 1)])
 
     @rule(which=st.sampled_from(range(4)))
     def resend_dead(self, which: int) -> None:
         counted = [0, 0]
         for place in (0, 1):
-            while some := self.lanes(place)[which].resend_dead(2):
+            while some := self.backlogs(place)[which].resend_dead(2):
                 counted[place] += some
         self.same(counted)
 
@@ -194,8 +202,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def drop_subscription(self, which: int) -> None:
         """What was taken of it goes on to be settled, and its posts to be expanded for the one that follows it."""
         uid = self.queues[which // 2].uid
-        for outbox in self.outboxes:
-            outbox.store.delivery_log.drop(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
+        for notifier in self.outboxes:
+            notifier.store.delivery_log.drop(queue_uid=uid, subscription_ids=[self.ids[which]], now=self.clock.now)
         self.ids[which] = new_subscription_id()
 
     @rule(side=SIDES)
@@ -203,34 +211,34 @@ class DeliveryMachine(RuleBasedStateMachine):
         """Likewise, with both its subscriptions."""
         old, self.queues[side] = self.queues[side], new_queue("again", notify=True)
         self.given_out[side] = 0
-        for outbox in self.outboxes:
-            outbox.store.queues.drop(queue=old, now=self.clock.now)
-            outbox.store.queues.open(queue=self.queues[side], now=self.clock.now)
+        for notifier in self.outboxes:
+            notifier.store.queues.drop(queue=old, now=self.clock.now)
+            notifier.store.queues.open(queue=self.queues[side], now=self.clock.now)
         self.ids[2 * side : 2 * side + 2] = [new_subscription_id(), new_subscription_id()]
 
     @rule(step=STEPS)
     def advance(self, step: float) -> None:
         """A settled delivery may be shown until it is swept, so that is done when its time has come."""
         self.clock.advance(step)
-        for outbox in self.outboxes:
-            sweep_clean(outbox.store, self.clock.now)
+        for notifier in self.outboxes:
+            sweep_clean(notifier.store, self.clock.now)
 
     @invariant()
     def the_same_is_stored_and_counted(self) -> None:
-        for lane, model in zip(self.lanes(0), self.lanes(1), strict=True):
+        for backlog, model in zip(self.backlogs(0), self.backlogs(1), strict=True):
             there = model.listing()
-            assert lane.listing() == there
+            assert backlog.listing() == there
             states = Counter(each.state for each in there)
-            assert lane.counts() == model.counts() == (states[WAITING], states[DEAD])
-            assert all(lane.get(each.number) == each for each in there[:2])
+            assert backlog.counts() == model.counts() == (states[WAITING], states[DEAD])
+            assert all(backlog.get(each.number) == each for each in there[:2])
 
     @invariant()
     def the_same_holds_what_comes_after_it(self) -> None:
-        for n, lanes in enumerate(zip(self.lanes(0), self.lanes(1), strict=True)):
+        for n, backlogs in enumerate(zip(self.backlogs(0), self.backlogs(1), strict=True)):
             last = self.given_out[n // 2]
             for number in {(last + 1) // 2, last} - {0}:
-                self.same([is_held(lane, number) for lane in lanes])
-                self.same([is_held(lane, number, self.clock.now + LEASE) for lane in lanes])
+                self.same([is_held(backlog, number) for backlog in backlogs])
+                self.same([is_held(backlog, number, self.clock.now + LEASE) for backlog in backlogs])
 
 
 def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any sequence of operations: a driver answers what the memory driver answers, and both keep the plain invariants."""
+"""All promises about messages: random calls have the same results as the memory driver, and the invariants hold."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.clock import TICK
 from tests.conformance.drivers import Driver
-from tests.conformance.machine import REACHED, StoreMachine
-from tests.conformance.test_fence import OPERATIONS
+from tests.conformance.store_state_machine import REACHED, StoreStateMachine
+from tests.conformance.test_fences import OPERATIONS
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 
 
-def machine_for(driver: Driver, messages: MessageStore, reached: Counter[str]) -> StoreMachine:
-    return StoreMachine(messages, None if driver.name == "memory" else MemoryMessageStore(), reached)
+def machine_for(driver: Driver, messages: MessageStore, reached: Counter[str]) -> StoreStateMachine:
+    return StoreStateMachine(messages, None if driver.name == "memory" else MemoryMessageStore(), reached)
 
 
 def test_any_sequence_of_operations(driver: Driver, messages: MessageStore) -> None:
-    def machine() -> StoreMachine:
+    def machine() -> StoreStateMachine:
         return machine_for(driver, messages, Counter())
 
     # With a server each step is a few round trips, and finds come early: the first examples are the same everywhere.
@@ -31,7 +31,7 @@ def test_any_sequence_of_operations(driver: Driver, messages: MessageStore) -> N
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=50))  # type: ignore[arg-type]
 
 
-def walk(machine: StoreMachine, steps: int, random: Random) -> None:
+def walk(machine: StoreStateMachine, steps: int, random: Random) -> None:
     """A long life of two queues. What hypothesis finds is short; this wanders where only many steps lead."""
 
     def side() -> int:

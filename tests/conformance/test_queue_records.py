@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The management store: the truth about which queues exist."""
+"""Part ``queue_records``: the management store decides which queues exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.scene import at_once, new_queue
+from tests.conformance.queue_client import at_once, new_queue
 from zaqar.model import QUEUE, TOPIC, Queue, QueueName
 from zaqar.storage.base import ManagementStore
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine of test_model: what can be done to two queues, and what always holds."""
+"""The hypothesis state machine of test_random_operations: rules for two queues, and invariants."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 
 from tests.clock import START, TICK
-from tests.conformance.scene import ALL, new_claim_id, new_queue
-from tests.conformance.test_fence import OPERATIONS
+from tests.conformance.queue_client import ALL, new_claim_id, new_queue
+from tests.conformance.test_fences import OPERATIONS
 from zaqar.errors import StaleQueue, ZaqarError
 from zaqar.model import Claim, DeadLetters, Draft, Message, Queue
 from zaqar.storage.base import MessageStore
@@ -74,7 +74,7 @@ def outcome(operation: Callable[[], Any]) -> Any:
         return Refused(type(error), getattr(error, "uid", None))
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreStateMachine(RuleBasedStateMachine):
     """Drives the store and, where there is one, the model side by side on two queues."""
 
     def __init__(self, store: MessageStore, model: MessageStore | None, reached: Counter[str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A queue on a store with a clock: what most tests of messages and claims act on."""
+"""One open queue of a message store, with a clock. Most tests of messages and claims use it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zaqar.model import QUEUE, Claim, DeadLetters, Draft, Message, Queue, Stats
 from zaqar.storage.base import MessageStore
 
 ALL = 100_000
-"""A limit that no test reaches."""
+"""A limit greater than the number of messages in any test."""
 
 
 def new_queue(
     name: str = "orders", *, project: str = "shop", kind: str = QUEUE, generation: int = 1, notify: bool = False
 ) -> Queue:
-    """A queue as the service would create it: with a uid that no other has."""
+    """A queue as the service would create it, with a new uid."""
     return Queue(uid=secrets.token_hex(12), project=project, name=name, kind=kind, generation=generation, notify=notify)
 
 
@@ -33,7 +33,7 @@ def bodies(messages: Iterable[Message]) -> list[str]:
 
 
 def at_once(*works: Callable[[], object]) -> None:
-    """Run each in a thread of its own, all from the same moment; raise what any of them raised."""
+    """Run each function in its own thread, all from the same moment; raise the exception of one that fails."""
     barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], object]) -> None:
@@ -47,8 +47,8 @@ def at_once(*works: Callable[[], object]) -> None:
 
 
 @dataclass
-class Scene:
-    """One open queue. Its methods are those of the store, at the time of the clock, with everyday defaults."""
+class QueueClient:
+    """One open queue. Its methods call the store with this queue, the time of the clock, and usual defaults."""
 
     store: MessageStore
     clock: FakeClock = field(default_factory=FakeClock)
@@ -64,15 +64,15 @@ class Scene:
     def open(self) -> int:
         return self.store.queues.open(queue=self.queue, now=self.now)
 
-    def beside(self, name: str = "other", *, project: str = "shop") -> Scene:
+    def beside(self, name: str = "other", *, project: str = "shop") -> QueueClient:
         """Another open queue on the same store, with the same clock."""
-        return Scene(self.store, self.clock, new_queue(name, project=project))
+        return QueueClient(self.store, self.clock, new_queue(name, project=project))
 
     def drop(self) -> None:
         self.store.queues.drop(queue=self.queue, now=self.now)
 
     def raise_generation(self) -> Queue:
-        """Raise the fence, go on with the new queue, return the one that is stale now."""
+        """Raise the fence and use the new generation from here on; return the queue as it was, which is stale now."""
         stale, self.queue = self.queue, replace(self.queue, generation=self.queue.generation + 1)
         self.open()
         return stale

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subscriptions of a queue in a management store with a clock: what tests of subscriptions act on."""
+"""The subscriptions of one queue in a management store, with a clock. Tests of subscriptions use it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.clock import FakeClock
-from tests.conformance.scene import ALL
+from tests.conformance.queue_client import ALL
 from zaqar.model import Subscription
 from zaqar.storage.base import ManagementStore
 
 
 @dataclass
-class Subscribers:
-    """The subscriptions of one queue, with a clock."""
+class SubscriptionClient:
+    """The subscriptions of one queue. Its methods call the store with its uid and the time of the clock."""
 
     store: ManagementStore
     clock: FakeClock = field(default_factory=FakeClock)
     uid: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def beside(self) -> Subscribers:
+    def beside(self) -> SubscriptionClient:
         """Those of another queue, with the same clock."""
-        return Subscribers(self.store, self.clock)
+        return SubscriptionClient(self.store, self.clock)
 
     def new(self, subscriber: str, *, ttl: int = 3600, **fields: Any) -> Subscription:
         now = self.clock.now
@@ -31,7 +31,7 @@ class Subscribers:
         return Subscription(secrets.token_hex(12), self.uid, source="orders", subscriber=subscriber, **given)
 
     def create(self, subscriber: str, *, ttl: int = 3600, **fields: Any) -> Subscription:
-        """Make one that nobody has; as it is in place afterwards."""
+        """Store a new subscription, and check that it is the one in place afterwards."""
         wanted = self.new(subscriber, ttl=ttl, **fields)
         assert self.put(wanted) == wanted
         return wanted

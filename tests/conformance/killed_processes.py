@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_kill kills: processes that write on and on, and note each acknowledgement outside of the store."""
+"""Child processes that test_kill kills: each writes in a loop and notes each acknowledgement in a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from itertools import count
 from tests.clock import START
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.history import Gate
-from tests.conformance.outbox import KEPT, LEASE, deliveries_of, new_subscription_id
-from tests.conformance.scene import new_claim_id
+from tests.conformance.notifier_client import KEPT, LEASE, deliveries_of, new_subscription_id
+from tests.conformance.queue_client import new_claim_id
 from zaqar.model import DONE, Claim, Draft, PostPosition, Queue
 from zaqar.storage.base import MessageStore
 

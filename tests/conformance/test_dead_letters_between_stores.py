@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promise 7 across stores: dead letters are set aside in one, received in the other, and forgotten in the first."""
+"""Part ``dead_letters``, promise 7 between stores: one store sets messages aside, another one receives them.
+
+Then the first store forgets them. Each step can be repeated.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.conformance.scene import ALL, Scene, at_once, bodies
+from tests.conformance.queue_client import ALL, QueueClient, at_once, bodies
 from zaqar.errors import NotFound
 from zaqar.model import DeadLetters, Draft, Message, Origin
 from zaqar.storage.base import TOMBSTONE_LIFETIME
@@ -19,8 +22,8 @@ from zaqar.storage.memory import MemoryMessageStore
 class Journey:
     """A queue on the store under test and one that takes its dead letters, the steps between them by hand."""
 
-    source: Scene
-    grave: Scene
+    source: QueueClient
+    grave: QueueClient
 
     def set_aside(self, *, count: int = 1, limit: int = ALL) -> list[Message]:
         return self.source.store.dead_letters.set_aside(
@@ -42,8 +45,8 @@ def addressed(messages: Sequence[Message]) -> list[Message]:
 
 
 @pytest.fixture
-def journey(scene: Scene) -> Iterator[Journey]:
-    journey = Journey(scene, scene.beside("grave"))
+def journey(orders: QueueClient) -> Iterator[Journey]:
+    journey = Journey(orders, orders.beside("grave"))
     yield journey
     journey.grave.drop()
 
@@ -214,7 +217,7 @@ def test_many_movers_at_a_time_move_each_once(journey: Journey) -> None:
 
 def test_from_and_to_another_driver(journey: Journey) -> None:
     """What any store sets aside any other can receive."""
-    other = Scene(MemoryMessageStore(), journey.source.clock)
+    other = QueueClient(MemoryMessageStore(), journey.source.clock)
     for one, two in ((journey.source, other), (other, journey.grave)):
         one.post("x", "y")
         one.wear_out(2, times=1)
