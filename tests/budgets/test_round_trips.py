@@ -35,18 +35,18 @@ def scene(address: str) -> Iterator[Scene]:
 
 def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -> int:
     """Each wait for an answer is a round trip."""
-    from zaqar.storage.sqlalchemy.postgresql_link import Link
+    from zaqar.storage.sqlalchemy.postgresql.connection import PostgresqlConnection
 
     trips = 0
-    wait = Link.wait
+    wait = PostgresqlConnection.wait
 
-    def counted(link: Link, *args: Any, **kwargs: Any) -> Any:
+    def counted(connection: PostgresqlConnection, *args: Any, **kwargs: Any) -> Any:
         nonlocal trips
         trips += 1
-        return wait(link, *args, **kwargs)
+        return wait(connection, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Link, "wait", counted)
+        patched.setattr(PostgresqlConnection, "wait", counted)
         operation()
     return trips
 

@@ -81,8 +81,8 @@ def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outages, "QUIET_SECONDS", 0.0)
-    for patience in ("transactions.PATIENCE", "connection.PING_PATIENCE"):
-        monkeypatch.setattr(f"zaqar.storage.mongodb.{patience}", 0.5)  # or it is what the test waits for
+    for patience in ("transactions.STEP_TIMEOUT", "connection.PING_TIMEOUT"):
+        monkeypatch.setattr(f"zaqar.storage.mongodb.client.{patience}", 0.5)  # or it is what the test waits for
     caplog.set_level(logging.INFO)
     with store_of(name) as store:
         messages, management = DRIVERS[name].open_messages(store.address), DRIVERS[name].open_management(store.address)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import servers
 from tests.conformance.scene import Scene
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 DATABASE = "own_tests"
 

@@ -20,13 +20,13 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from tests import servers
-from tests.conformance.mongodb.test_transactions import overheard
+from tests.conformance.mongodb.test_transactions import recorded
 from tests.conformance.scene import Scene
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
-from zaqar.storage.mongodb import changes
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.client import change_stream
+from zaqar.storage.mongodb.housekeeping import MAX_SKIPPED
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
@@ -53,7 +53,7 @@ def other(members: servers.MongoSet) -> Iterator[Scene]:
     """A queue as another process sees it, in a database of its own."""
     store = MongoMessageStore.from_settings({"uri": members.uri, "database": f"stream_{secrets.token_hex(4)}"})
     yield Scene(store)
-    store._set.opened.client.drop_database(store._set.name)
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     store.close()
 
 
@@ -72,11 +72,11 @@ def wakeups(store: MongoMessageStore) -> Iterator[Wakeups]:
 
 def name_of(scene: Scene) -> str:
     assert isinstance(scene.store, MongoMessageStore)
-    return scene.store._set.name
+    return scene.store.core.replica_set.name
 
 
 def received(wakeups: Wakeups, last: Scene) -> list[str]:
-    """What it tells up to and with a post to ``last``, which is made now."""
+    """The uids that are told before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
@@ -86,7 +86,7 @@ def received(wakeups: Wakeups, last: Scene) -> list[str]:
     return uids[: uids.index(last.queue.uid)]
 
 
-def test_without_the_option_there_is_none(other: Scene) -> None:
+def test_without_the_option_there_is_no_change_stream(other: Scene) -> None:
     assert other.store.wakeups() is None
 
 
@@ -111,7 +111,7 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
     unknown = other.beside("unknown")
     for scene in (other, unknown):
         scene.post("a")
-    assert list(store.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
+    assert list(store.queues.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
     received(wakeups, other.beside("before"))
     for scene in (unknown, other):
         claim_id, _ = scene.claim()
@@ -120,9 +120,9 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
 
 
 def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.post("a")
     claim_id, _ = other.claim()
     received(wakeups, other.beside("before"))
@@ -130,8 +130,8 @@ def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore,
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+def test_claims_deletions_and_purges_are_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     numbers = other.post(*["a"] * 5)
     received(wakeups, other.beside("before"))
     claim_id, (first,) = other.claim(1)
@@ -143,16 +143,16 @@ def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageS
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_tidying_up_in_a_look_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    other.post(*["a"] * (FAR + 1), ttl=60)
+def test_housekeeping_of_positions_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     assert received(wakeups, other.beside("last")) == []
 
 
 def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
         scene = Scene(store)
         scene.post("a")
         assert commands.of(lambda: scene.post("b")) == ["update", "commitTransaction"]
@@ -162,13 +162,13 @@ def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
 
 
 def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
         for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
             assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
             assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
 
 
-def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
     wakeups = store.wakeups()
     assert wakeups is not None
     ends: list[type[BaseException]] = []
@@ -191,22 +191,24 @@ def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, sto
     assert cursors(members, store) == 0, "it is still open on the server"
 
 
-def test_closing_it_closes_it_on_the_server(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_closes_its_cursor_on_the_server(
+    members: servers.MongoSet, store: MongoMessageStore
+) -> None:
     with listening_to(store) as wakeups:
         wakeups.receive(0)
         assert cursors(members, store) == 1
     assert cursors(members, store) == 0
 
 
-def test_dropping_the_database_ends_it(store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store._set.opened.client.drop_database(store._set.name)
+def test_dropping_the_database_ends_the_stream(store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     with pytest.raises(StoreUnavailable):
         wakeups.receive(3600)
 
 
 def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
     """Open cursors of the store on the primary that no command uses at the moment."""
-    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store._set.name}[.]"}}
+    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store.core.replica_set.name}[.]"}}
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
 
@@ -222,7 +224,7 @@ def own() -> Iterator[servers.MongoSet]:
     members.stop()
 
 
-def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
+def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
     own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (member,) = own.members
@@ -234,7 +236,7 @@ def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
             with pytest.raises(StoreUnavailable):
                 wakeups.receive(3600)
         with monkeypatch.context() as patched:
-            patched.setattr(changes, "PATIENCE", 0.3)
+            patched.setattr(change_stream, "STEP_TIMEOUT", 0.3)
             with pytest.raises(StoreUnavailable):
                 store.wakeups()
         member.start()
@@ -243,7 +245,7 @@ def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
             assert received(wakeups, scene) == []
 
 
-def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
         scene = Scene(store)
         received(wakeups, scene)
@@ -258,8 +260,8 @@ def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
                 assert received(following, scene) == []
 
 
-def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "ANSWER_SECONDS", 0.25)
+def test_a_server_that_does_not_answer_ends_the_stream(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_stream, "ANSWER_SECONDS", 0.25)
     (member,) = own.members
     with opened(own.uri) as store, listening_to(store) as wakeups:
         member.signal(signal.SIGSTOP)
@@ -271,12 +273,12 @@ def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatc
             member.signal(signal.SIGCONT)
 
 
-def test_a_user_who_may_not_open_one_is_told_in_the_log(
+def test_the_log_has_a_warning_if_the_user_may_not_open_a_stream(
     own: servers.MongoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:
         Scene(store)
-        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store._set.application}
+        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store.core.replica_set.application}
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse})
         assert store.wakeups() is None
         assert store.wakeups() is None
@@ -291,7 +293,7 @@ import sys, time
 import gevent
 from tests.conformance.scene import Scene
 from tests.greenlets import Pulse
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()

@@ -17,7 +17,7 @@ import pytest
 from tests import servers
 from tests.conformance.scene import Scene
 from zaqar.storage.mongodb.documents import SLOTS
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 FEW, MANY = 128, int(os.environ.get("ZAQAR_FLAT_MESSAGES", "8192"))
 """Multiples of 64, where posts tidy up, so that the next ones do not."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What another process does between the read and the write of an operation, which MongoDB does in two commands."""
+"""Another process acts between the read and the write of an operation, which are two commands on MongoDB."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, bodies, new_claim_id
 from zaqar.model import Claim, DeadLetters
-from zaqar.storage.mongodb.messages import MongoMessageStore
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.client.transactions import Attempt
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 MOST = 2
-"""Claims after which a message is dead."""
+"""Claims after which a message is exhausted."""
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def other(members: servers.MongoSet, scene: Scene) -> Iterator[Scene]:
 
 @contextmanager
 def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Iterator[list[bool]]:
-    """Once, when an operation has read and has not written yet; whether that came about."""
-    peek = Turns.peek
+    """Act once, when an operation has read and has not written yet. The list is empty until then."""
+    read_latest = Attempt.read_latest
     acted: list[bool] = []
 
-    def peek_and_act(turn: Turns, *args: Any, **kwargs: Any) -> Any:
-        found = peek(turn, *args, **kwargs)
+    def read_and_act(attempt: Attempt, *args: Any, **kwargs: Any) -> Any:
+        found = read_latest(attempt, *args, **kwargs)
         if not acted:
             acted.append(True)
             act()
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(Turns, "peek", peek_and_act)
+        patched.setattr(Attempt, "read_latest", read_and_act)
         yield acted
     assert acted
 
@@ -75,16 +75,21 @@ ACTS = [wear_out, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
 
 
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("grave", ["passed over", "moved", "moved to itself"])
+@pytest.mark.parametrize("target", ["passed over", "moved", "moved to itself"])
 @pytest.mark.parametrize("before", range(MOST + 1))
 def test_no_message_is_claimed_once_more_than_allowed(
-    scene: Scene, other: Scene, monkeypatch: pytest.MonkeyPatch, act: Callable[[Scene], None], grave: str, before: int
+    scene: Scene,
+    other: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Scene], None],
+    target: str,
+    before: int,
 ) -> None:
     dead = scene.beside("dead")
-    rules = DeadLetters({"passed over": None, "moved": dead.queue, "moved to itself": scene.queue}[grave], MOST, None)
+    rules = DeadLetters({"passed over": None, "moved": dead.queue, "moved to itself": scene.queue}[target], MOST, None)
     scene.post("a", "b", "c")
     scene.wear_out(3, before)
-    scene.claim(1, ttl=1)  # so that the hint of this process is a warm one
+    scene.claim(1, ttl=1)  # so that this process knows the fence
     scene.clock.advance(2)
     scene.listing()
     with between(monkeypatch, lambda: act(other)):
@@ -93,8 +98,8 @@ def test_no_message_is_claimed_once_more_than_allowed(
     if taken:
         _, held = scene.get_claim(claim_id)
         assert list(held) == list(taken), "the answer is what is stored"
-    agree(scene)
-    agree(dead)
+    assert_stats_agree(scene)
+    assert_stats_agree(dead)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -116,7 +121,7 @@ def test_what_is_taken_is_answered_as_it_is_stored(
             elif act is wear_out:
                 counts["a"] += 1
             assert [message.claim_count for message in taken] == [counts[body] for body in bodies(taken)]
-    agree(scene)
+    assert_stats_agree(scene)
 
 
 def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
@@ -133,10 +138,10 @@ def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
 
     with between(monkeypatch, renew):
         assert bodies(scene.listing()) == ["a"]
-    agree(scene)
+    assert_stats_agree(scene)
 
 
-def agree(scene: Scene) -> None:
+def assert_stats_agree(scene: Scene) -> None:
     """The statistics are those of a listing."""
     listed = scene.listing(claimed=True)
     stats = scene.stats()

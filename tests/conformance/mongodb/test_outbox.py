@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outbox and the deliveries cost on MongoDB, and what a killed notifier leaves in the way."""
+"""The cost of the outbox and of deliveries on MongoDB, and transactions that a killed notifier leaves behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests import servers
 from tests.conformance.mongodb.test_flat import Meter
 from tests.conformance.mongodb.test_flat import meter as meter
-from tests.conformance.mongodb.test_transactions import listening
+from tests.conformance.mongodb.test_transactions import recorded_scene
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.test_dropped_deliveries import drop_lanes
@@ -21,10 +21,10 @@ from tests.conformance.test_sweep import sweep_clean
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
 from zaqar.storage.base import MOST_PASSED, TOMBSTONE_LIFETIME
-from zaqar.storage.mongodb.deliveries import DELIVERIES, delivery_document
-from zaqar.storage.mongodb.documents import COLLECTION
-from zaqar.storage.mongodb.dropped import DROPPED
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.delivery_documents import DELIVERIES, delivery_document
+from zaqar.storage.mongodb.documents import MESSAGES
+from zaqar.storage.mongodb.store import MongoMessageStore
+from zaqar.storage.mongodb.tombstones import TOMBSTONES
 
 FEW, MANY = 100, 5000
 SLACK = 20
@@ -34,7 +34,7 @@ SLACK = 20
 def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
     members: servers.MongoSet, notify: bool, size: int
 ) -> None:
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.queue = new_queue(notify=notify)
         scene.open()
         scene.post("warm")
@@ -53,7 +53,7 @@ def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
 
 
 def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.queue = new_queue(notify=True)
         scene.open()
         outbox = Outbox(scene.store, scene.clock)
@@ -70,7 +70,7 @@ def test_a_post_larger_than_a_document(store: MongoMessageStore, scene: Scene) -
     scene.open()
     outbox = Outbox(store, scene.clock)
     drafts = [Draft(bytes([65 + n]) * 5_000_000, 60) for n in range(3)]
-    assert store.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now) == range(1, 4)
+    assert store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now) == range(1, 4)
     posts = outbox.take_posted()
     assert [(posted.first, len(posted.drafts)) for posted in posts] == [(1, 2), (3, 1)]
     assert [draft for posted in posts for draft in posted.drafts] == drafts
@@ -81,17 +81,17 @@ def test_a_post_larger_than_a_document(store: MongoMessageStore, scene: Scene) -
     outbox.drain()
 
 
-def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, scene: Scene) -> None:
-    """Its transaction would keep the post from everybody for a minute."""
+def test_a_post_is_taken_after_a_notifier_was_killed_while_it_expanded(store: MongoMessageStore, scene: Scene) -> None:
+    """If its transaction were not ended, every notifier would wait for it for a minute."""
     scene.queue = new_queue(notify=True)
     scene.open()
     outbox = Outbox(store, scene.clock)
     scene.post("a")
     (posted,) = outbox.take_posted("killed")
-    opened = store._set.opened
-    session = opened.client.start_session()
+    connection = store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
-    opened.collection.delete_one({"queue": posted.queue_uid}, session=session)
+    connection.main.majority.delete_one({"queue": posted.queue_uid}, session=session)
     outbox.clock.advance(LEASE)
     begun = time.monotonic()
     assert outbox.take_posted("me") == [posted]
@@ -100,13 +100,14 @@ def test_a_notifier_that_was_killed_while_it_expanded(store: MongoMessageStore, 
     outbox.expand(posted)
 
 
-def test_a_number_that_is_not_given_out_has_to_wait(store: MongoMessageStore) -> None:
-    """As of the moment that is seen: a member that is behind may show one before it was given out."""
+def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> None:
+    """A member that is behind may show a moment before the number was given out."""
     outbox = Outbox(store)
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
     scene.post("a", "b")
-    assert outbox.expand(*[each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid])
+    (posted,) = [each for each in outbox.take_all_posted() if each.queue_uid == lane.queue_uid]
+    assert outbox.expand(posted)
     assert [is_held(lane, number) for number in (1, 2, 3)] == [False, False, True]
     assert is_held(Lane(outbox), 1)
 
@@ -162,7 +163,7 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
 
 @pytest.mark.parametrize("later", [None, 60.0])
 def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, later: float | None) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries are settled before the number, wait after it, and are in the outbox."""
     outbox = Outbox(meter.store)
     seen = []
     soon = None if later is None else outbox.now + later
@@ -205,14 +206,14 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
     assert documents <= 5
 
 
-# -- what was dropped -------------------------------------------------------------------------------------------------
+# -- dropped queues and subscriptions ----------------------------------------------------------------------------------
 
 
 def left(meter: Meter) -> int:
     """Documents of posts, deliveries and tombstones."""
     database = meter.client["zaqar"]
-    outbox = database[COLLECTION].count_documents({"queue": {"$exists": True}})
-    return outbox + database[DELIVERIES].count_documents({}) + database[DROPPED].count_documents({})
+    outbox = database[MESSAGES].count_documents({"queue": {"$exists": True}})
+    return outbox + database[DELIVERIES].count_documents({}) + database[TOMBSTONES].count_documents({})
 
 
 def drop(lane: Lane, scene: Scene, what: str) -> None:
@@ -223,7 +224,7 @@ def drop(lane: Lane, scene: Scene, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_dropped_costs_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
+def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
     outbox = Outbox(meter.store)
     seen = []
     for size in (FEW, MANY):
@@ -257,7 +258,7 @@ def test_what_was_dropped_costs_a_take_and_a_drop_nothing(meter: Meter, what: st
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_nothing_is_left_of_what_was_dropped(meter: Meter, what: str) -> None:
+def test_a_sweep_leaves_nothing_of_a_drop_but_the_tombstone(meter: Meter, what: str) -> None:
     outbox = Outbox(meter.store)
     outbox.drain()
     sweep_clean(meter.store, outbox.now + 10 * TOMBSTONE_LIFETIME)
@@ -280,7 +281,7 @@ def test_nothing_is_left_of_what_was_dropped(meter: Meter, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_stored_at_the_moment_of_a_drop_is_not_given_and_goes(meter: Meter, what: str) -> None:
+def test_deliveries_stored_at_the_moment_of_a_drop_are_not_taken_and_are_swept(meter: Meter, what: str) -> None:
     """A transaction that began before the drop may commit after it, and after the first look of a sweep."""
     outbox = Outbox(meter.store)
     outbox.drain()
@@ -300,8 +301,8 @@ def test_what_was_stored_at_the_moment_of_a_drop_is_not_given_and_goes(meter: Me
     assert left(meter) == before
 
 
-def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
-    """It wrote the tombstone of the queue alone. Notifiers find the subscriptions gone, and drop each."""
+def test_deliveries_of_a_queue_that_was_dropped_without_a_tombstone_are_swept(meter: Meter) -> None:
+    """An earlier version left no such document. Notifiers find the subscriptions gone, and drop each."""
     outbox = Outbox(meter.store)
     outbox.drain()
     scene = outbox.new_scene()
@@ -309,7 +310,7 @@ def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
     for lane in lanes:
         fill(meter, lane, 50, CHANGES["waiting"])
     scene.drop()
-    meter.client["zaqar"][DROPPED].delete_many({})
+    meter.client["zaqar"][TOMBSTONES].delete_many({})
     while taken := outbox.take(limit=1):
         drop_lanes(Lane(outbox, taken[0].queue_uid, taken[0].subscription_id))
     sweep_clean(meter.store, outbox.now)
@@ -317,8 +318,8 @@ def test_what_an_earlier_version_left_of_a_dropped_queue(meter: Meter) -> None:
 
 
 @pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
-def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
-    """What it began is in the way of nobody for long, and what it did half others finish."""
+def test_a_transaction_of_a_killed_process_does_not_hold_up_a_drop(meter: Meter, killed: str) -> None:
+    """The drop ends the transaction, and a sweep finishes the rest."""
     outbox = Outbox(meter.store)
     outbox.drain()
     scene = outbox.new_scene()
@@ -326,15 +327,15 @@ def test_who_was_killed_beside_a_drop(meter: Meter, killed: str) -> None:
     scene.post("a", "b")
     (posted,) = outbox.take_posted()
     outbox.expand(posted, deliveries_of(posted, lane.subscription_id), to=PostPosition("", "x", 1))
-    opened = meter.store._set.opened
-    session = opened.client.start_session()
+    connection = meter.store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
     if killed == "drop":
-        opened.beside(DROPPED).collection.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
+        connection[TOMBSTONES].majority.insert_one({"_id": scene.queue.uid, "look": 0}, session=session)
     elif killed == "expansion":
-        opened.collection.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
+        connection.main.majority.update_one({"queue": scene.queue.uid}, {"$set": {"due": 1.0}}, session=session)
     else:
-        opened.beside(DELIVERIES).collection.delete_one({"queue": scene.queue.uid}, session=session)
+        connection[DELIVERIES].majority.delete_one({"queue": scene.queue.uid}, session=session)
     begun = time.monotonic()
     scene.drop()
     sweep_clean(meter.store, outbox.now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primary is killed while posts are noted, expanded and delivered: nothing acknowledged is lost."""
+"""The primary is killed while posts are stored, expanded and delivered: nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conformance.mongodb.test_failover import kill_and_restart
 from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
 from tests.conformance.scene import at_once
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 LANES = 2
 

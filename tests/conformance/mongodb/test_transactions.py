@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each operation costs, and transactions that somebody else is in the way of."""
+"""The round trips of each operation, and transactions that conflict with those of others."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.conformance.mongodb.conftest import DATABASE
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
-from zaqar.storage.mongodb import transactions
+from zaqar.storage.mongodb.client import transactions
+from zaqar.storage.mongodb.client.statements import statement
+from zaqar.storage.mongodb.client.transactions import Attempt, TransactionConflict, retry_on_conflict, split_by_size
 from zaqar.storage.mongodb.documents import fence_id
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
-from zaqar.storage.mongodb.statements import statement
-from zaqar.storage.mongodb.transactions import Turns, _batches
+from zaqar.storage.mongodb.housekeeping import MAX_SKIPPED
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 
 class Commands(monitoring.CommandListener):
-    """The names of the commands that were sent, and the last command of each name."""
+    """Records the names of the commands that were sent, and the last command of each name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -50,8 +50,8 @@ class Commands(monitoring.CommandListener):
 
 
 @contextmanager
-def overheard() -> Iterator[Commands]:
-    """The commands of stores that are opened inside."""
+def recorded() -> Iterator[Commands]:
+    """The commands of stores that are opened inside of the block."""
     commands = Commands()
     monitoring.register(commands)
     try:
@@ -61,9 +61,9 @@ def overheard() -> Iterator[Commands]:
 
 
 @contextmanager
-def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    """A scene on a store whose commands are heard."""
-    with overheard() as commands:
+def recorded_scene(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
+    """A scene on a store whose commands are recorded."""
+    with recorded() as commands:
         store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
     yield Scene(store), commands
     store.close()
@@ -82,8 +82,8 @@ LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
 }
 
 
-def test_round_trips_of_a_claim_in_vain(members: servers.MongoSet) -> None:
-    with listening(members) as (scene, commands):
+def test_round_trips_of_a_claim_that_finds_nothing(members: servers.MongoSet) -> None:
+    with recorded_scene(members) as (scene, commands):
         scene.listing()
         commands.names.clear()
         assert scene.claim()[1] == []
@@ -93,7 +93,7 @@ def test_round_trips_of_a_claim_in_vain(members: servers.MongoSet) -> None:
 @pytest.mark.parametrize("name", LIMITS)
 def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -> None:
     most, operation = LIMITS[name]
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
         scene.post("warm")
         scene.listing(limit=1)
@@ -104,7 +104,7 @@ def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -
 
 @pytest.mark.parametrize("many", [1, 5])
 def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: int) -> None:
-    with listening(members) as (scene, commands):
+    with recorded_scene(members) as (scene, commands):
         scene.post(*"0123456789abcdef")
         claim_id, taken = scene.claim(many)
         commands.names.clear()
@@ -115,8 +115,10 @@ def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: 
         assert commands.names == ["update", "commitTransaction"]
 
 
-def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: servers.MongoSet, store: MongoMessageStore) -> None:
-    with listening(members) as (scene, commands):
+def test_numbers_are_not_guessed_for_a_while_after_other_processes_have_posted(
+    members: servers.MongoSet, store: MongoMessageStore
+) -> None:
+    with recorded_scene(members) as (scene, commands):
         other = Scene(store, queue=scene.queue)
         scene.post("a")
         for n in range(20):
@@ -130,11 +132,11 @@ def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: servers.Mong
 def test_a_transaction_of_a_dead_process_is_ended(
     store: MongoMessageStore, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between its two commands it would hold up everybody for a minute."""
-    opened = store._set.opened
-    session = opened.client.start_session()
+    """If it were not ended, all operations on the queue would wait for it for a minute."""
+    connection = store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
-    opened.collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+    connection.main.majority.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
     begun = time.monotonic()
     assert scene.post("a") == [1]
     assert time.monotonic() - begun < 4
@@ -150,7 +152,7 @@ def test_a_live_transaction_of_others_is_left_alone(
     with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
         session.start_transaction()
         collection = client[DATABASE]["message_store"]
-        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
             scene.post("a")
@@ -159,38 +161,45 @@ def test_a_live_transaction_of_others_is_left_alone(
     assert scene.post("a") == [1]
 
 
-def test_a_lost_transaction_changes_nothing(store: MongoMessageStore) -> None:
+def test_a_transaction_with_a_conflict_changes_nothing(store: MongoMessageStore) -> None:
     key = f"x{ObjectId()}"
     statements = [statement({"_id": key}, {"$set": {"a": 1}}, upsert=True), statement({"_id": "absent"}, {"$set": {}})]
-    turn = next(Turns(store._set))
-    assert not turn.write(statements, expect=2)
-    assert turn.write(statements, expect=1)
+    attempt = Attempt(store.core.replica_set)
+    with pytest.raises(TransactionConflict):
+        attempt.update(statements, expect=2)
+    attempt.update(statements, expect=1)
 
     def break_off() -> None:
-        with turn.transaction() as transaction:
+        with attempt.transaction() as transaction:
             transaction.update([statement({"_id": key}, {"$set": {"a": 2}})], expect=1)
             raise KeyError
 
     with pytest.raises(KeyError):
         break_off()
-    assert turn.peek([{"$match": {"_id": key}}], expect=2) == [{"_id": key, "a": 1}]
-    store._set.opened.collection.delete_one({"_id": key})
+    assert attempt.read_latest([{"$match": {"_id": key}}], expect=2) == [{"_id": key, "a": 1}]
+    store.core.replica_set.connection.main.majority.delete_one({"_id": key})
 
 
-def test_turns_end(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions, "PATIENCE", 0.3)
+def test_a_step_that_always_conflicts_ends(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "STEP_TIMEOUT", 0.3)
     begun = time.monotonic()
-    turns = Turns(store._set)
+    attempts = 0
+
+    def conflict(_: Attempt) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise TransactionConflict
+
     with pytest.raises(StoreUnavailable):
-        list(turns)
+        retry_on_conflict(store.core.replica_set, conflict)
     assert time.monotonic() - begun < 1
-    assert turns._attempts > 3
+    assert attempts > 3
 
 
-def test_what_is_too_large_for_one_command_is_sent_in_several() -> None:
+def test_documents_too_large_for_one_command_are_sent_in_several() -> None:
     documents = [{"_id": n, "b": b"x" * 3_000_000} for n in range(7)]
-    assert [[each["_id"] for each in batch] for batch in _batches(documents)] == [[0, 1], [2, 3], [4, 5], [6]]
-    assert list(_batches([])) == []
+    assert [[each["_id"] for each in batch] for batch in split_by_size(documents)] == [[0, 1], [2, 3], [4, 5], [6]]
+    assert list(split_by_size([])) == []
 
 
 def test_a_post_larger_than_a_command(scene: Scene) -> None:
@@ -200,30 +209,32 @@ def test_a_post_larger_than_a_command(scene: Scene) -> None:
     assert [len(message.body) for message in scene.listing()] == [4_000_000] * 6
 
 
-def test_queues_keep_apart_in_the_memory_of_a_process(
+def test_a_process_remembers_a_bounded_number_of_queues(
     store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zaqar.storage.mongodb import fences
+    from zaqar.storage.mongodb import core
 
-    monkeypatch.setattr(fences, "MOST_HINTS", 3)
+    monkeypatch.setattr(core, "MAX_QUEUES", 3)
     scenes = [Scene(store) for _ in range(5)]
     for scene in scenes:
         scene.post("a")
-    assert len(store._hints) <= 3
+    assert len(store.core._fences) <= 3
     assert isinstance(scenes[0].queue, Queue)
     assert all(bodies(scene.listing()) == ["a"] for scene in scenes)
 
 
-def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessageStore, scene: Scene) -> None:
-    """More takers than messages: some are dealt to in an attempt that fails, and must not believe it."""
+def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
+    store: MongoMessageStore, scene: Scene
+) -> None:
+    """There are more requests than messages. Some get messages in an attempt that conflicts, and must not keep them."""
     scene.post(*(f"{n:03}" for n in range(60)))
-    others = [Scene(store, queue=scene.queue), Scene(MongoMessageStore(store._set), queue=scene.queue)]
+    others = [Scene(store, queue=scene.queue), Scene(MongoMessageStore(store.core.replica_set), queue=scene.queue)]
     taken: list[list[str]] = []
 
     def take(number: int) -> None:
         own = others[number % 2]
-        for turn in range(6):
-            got = own.pop(2) if (number + turn) % 3 == 0 else own.claim(2)[1]
+        for round_ in range(6):
+            got = own.pop(2) if (number + round_) % 3 == 0 else own.claim(2)[1]
             assert bodies(got) == sorted(bodies(got))
             taken.append(bodies(got))
 
@@ -233,8 +244,8 @@ def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessa
     assert scene.claim()[1] == []
 
 
-def test_what_brings_messages_back_does_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
-    """In a queue with many posts it would lose against each of them."""
+def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
+    """In a queue with many posts they would conflict with each of them."""
     import pymongo
 
     scene.post(*"abc")
@@ -251,16 +262,16 @@ def test_what_brings_messages_back_does_not_wait_for_posts(members: servers.Mong
         session.abort_transaction()
 
 
-def test_what_comes_back_is_found_below_where_scans_began(store: MongoMessageStore, scene: Scene) -> None:
-    many = 2 * FAR
+def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, scene: Scene) -> None:
+    many = 2 * MAX_SKIPPED
     scene.post(*(f"{n:04}" for n in range(many + 2)))
     first, _ = scene.claim(3, ttl=600)
     scene.claim(3, ttl=60)
     scene.claim(many - 6, ttl=600)
     assert bodies(scene.claim(1, ttl=600)[1]) == [f"{many:04}"]
-    fence = store._set.opened.collection.find_one({"_id": fence_id(scene.queue.uid)})
+    fence = store.core.replica_set.connection.main.majority.find_one({"_id": fence_id(scene.queue.uid)})
     assert fence is not None
-    assert fence["from"] == many + 2
+    assert fence["ready_from"] == many + 2
     scene.release(first)
     assert bodies(scene.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
     scene.clock.advance(60)

@@ -26,7 +26,7 @@ from tests.conformance.test_dropped_deliveries import drop_lanes
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.redis.management import RedisManagementStore
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
@@ -44,8 +44,8 @@ def serves(store: RedisMessageStore) -> None:
     scene.delete(1, held)
     scene.release(held)
     assert scene.stats().free == 2
-    letters = store.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
-    store.forget_set_aside(queue=scene.queue, sequences=[letters[0].sequence], now=scene.now)
+    letters = store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
+    store.dead_letters.forget(queue=scene.queue, sequences=[letters[0].sequence], now=scene.now)
     scene.purge()
     store.volume(now=scene.now)
     store.sweep(now=scene.now, limit=100)
@@ -120,8 +120,9 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     assert "unknown" not in open_store(uri).durability().values()
     management = RedisManagementStore.from_settings({"uri": uri})
     queue = new_queue()
-    management.create_queue(queue=queue)
-    assert [each.uid for each in management.list_queues(project="shop", kind="queue", after="", limit=9)] == [queue.uid]
+    management.queue_records.create(queue=queue)
+    listed = management.queue_records.list_after(project="shop", kind="queue", after="", limit=9)
+    assert [each.uid for each in listed] == [queue.uid]
     subscribers = Subscribers(management)
     first = subscribers.create("http://a.example")
     assert subscribers.replace(replace(first, version=2, expires=first.expires + 60))

@@ -21,7 +21,7 @@ from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, bodies
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.model import DONE, DeliveryKey
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 SOON = 5.0
 PATIENCE = 30.0
@@ -192,7 +192,7 @@ def test_without_replicas_one_can_still_read(open_store: OpenStore, own_redis: s
     scene = Scene(open_store(own_redis.uri))
     scene.post("a")
     waiting = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
-    seen = waiting.list_messages(queue=scene.queue, after=0, limit=10, now=scene.now)
+    seen = waiting.messages.list_after(queue=scene.queue, after=0, limit=10, now=scene.now)
     assert bodies(seen) == ["a"]
 
 
@@ -283,7 +283,7 @@ def test_cluster_slots_that_move(open_store: OpenStore) -> None:
         scene = Scene(open_store(cluster.uri))
         scene.post(*(str(n) for n in range(50)))
         scene.claim(10)
-        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:f", during=lambda: when_tried(scene))
+        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:fence", during=lambda: when_tried(scene))
         scene.post("after")
         assert bodies(scene.listing())[-1] == "after"
         assert scene.stats().claimed == 10
@@ -321,7 +321,7 @@ def test_cluster_slots_that_move_with_an_outbox(open_store: OpenStore) -> None:
             with soon():
                 work()
 
-        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:p", during=work_in_the_middle)
+        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:posts", during=work_in_the_middle)
         outbox.clock.advance(LEASE)
         for posted in outbox.take_all_posted():
             outbox.expand(posted, deliveries_of(posted, *names))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is dead leaves the server: at leisure, wholly, and without anybody seeing it go."""
+"""Dead records are removed completely, in bounded batches, and no reader ever sees them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def scene(open_store: OpenStore, own_redis: servers.Redis) -> Scene:
     return Scene(open_store(own_redis.uri))
 
 
-def key(scene: Scene, letter: str) -> str:
-    return f"zaqar:{{{scene.queue.uid}}}:{letter}"
+def key(scene: Scene, word: str) -> str:
+    return f"zaqar:{{{scene.queue.uid}}}:{word}"
 
 
 def sweep(scene: Scene) -> int:
@@ -39,7 +39,7 @@ def sweep(scene: Scene) -> int:
 
 
 def fill(scene: Scene) -> None:
-    """Many that have expired, and a few of every other kind between them."""
+    """Many expired messages, and a few of every other kind between them."""
     scene.post("claimed", "living", ttl=3600)
     scene.claim(1, ttl=600)
     for n in range(0, MANY, 500):
@@ -64,39 +64,39 @@ def is_right(scene: Scene) -> None:
     assert scene.stats() == stats
 
 
-def test_very_many_that_expired_are_put_out_of_sight_in_one_step(scene: Scene, client: redis.Redis) -> None:
+def test_very_many_expired_messages_are_hidden_in_one_step(scene: Scene, client: redis.Redis) -> None:
     fill(scene)
     is_right(scene)
-    assert client.zcard(key(scene, "z")) == MANY
-    assert client.zcard(key(scene, "r")) == client.zcard(key(scene, "l")) == len(LIVING)
+    assert client.zcard(key(scene, "expired")) == MANY
+    assert client.zcard(key(scene, "ready")) == client.zcard(key(scene, "expiry")) == len(LIVING)
     assert sweep(scene) == MANY
-    assert not client.exists(key(scene, "z"))
-    assert client.hlen(key(scene, "m")) == len(LIVING) + 2
+    assert not client.exists(key(scene, "expired"))
+    assert client.hlen(key(scene, "messages")) == len(LIVING) + 2
     is_right(scene)
     scene.clock.advance(840)
     assert bodies(scene.claim()[1]) == ["claimed", *LIVING, "late"]
 
 
-def test_more_may_expire_before_the_first_are_gone(scene: Scene, client: redis.Redis) -> None:
+def test_more_messages_expire_before_the_first_are_removed(scene: Scene, client: redis.Redis) -> None:
     fill(scene)
     is_right(scene)
     scene.post(*["expired as well"] * MANY, ttl=60)
     scene.clock.advance(60)
-    assert client.exists(key(scene, "z"))
+    assert client.exists(key(scene, "expired"))
     is_right(scene)
     sweep(scene)
-    assert client.hlen(key(scene, "m")) == len(LIVING) + 2
+    assert client.hlen(key(scene, "messages")) == len(LIVING) + 2
     is_right(scene)
 
 
-def test_who_only_posts_keeps_a_queue_small(scene: Scene, client: redis.Redis) -> None:
+def test_a_queue_that_nobody_reads_stays_small(scene: Scene, client: redis.Redis) -> None:
     for _ in range(60):
         scene.post(*["x"] * 50, ttl=60)
         scene.clock.advance(5)
-    assert client.hlen(key(scene, "m")) < 1500
+    assert client.hlen(key(scene, "messages")) < 1500
 
 
-def test_nothing_is_left_of_a_queue_whose_messages_came_and_went(scene: Scene, client: redis.Redis) -> None:
+def test_no_key_is_left_after_all_messages_are_gone(scene: Scene, client: redis.Redis) -> None:
     before = set(client.keys("*"))
     scene.post(*["x"] * 50)
     scene.post("late", delay=30)
@@ -110,13 +110,13 @@ def test_nothing_is_left_of_a_queue_whose_messages_came_and_went(scene: Scene, c
     sweep(scene)
     assert set(client.keys("*")) == before
     scene.drop()
-    assert {name for name in client.keys("*") if b"{" in name} == {key(scene, "f").encode()}
+    assert {name for name in client.keys("*") if b"{" in name} == {key(scene, "fence").encode()}
     scene.clock.advance(86_400)
     sweep(scene)
     assert client.keys("*") == []
 
 
-def test_memory_returns_to_its_start(scene: Scene, client: redis.Redis) -> None:
+def test_memory_is_given_back(scene: Scene, client: redis.Redis) -> None:
     def come_and_go(rounds: int) -> int:
         for _ in range(rounds):
             scene.post(*["x" * 500] * 200, ttl=300)

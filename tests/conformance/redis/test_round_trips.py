@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -15,8 +16,8 @@ from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.scene import Scene, new_queue
 from tests.conformance.subscribers import Subscribers
 from zaqar.model import DeadLetters, QueueName
+from zaqar.storage.redis.client.connection import Connection
 from zaqar.storage.redis.management import RedisManagementStore
-from zaqar.storage.redis.wire import Wire
 
 INSIDE = {"info", "config", "config|resetstat", "client", "client|setinfo", "hello", "select"}
 
@@ -104,29 +105,32 @@ def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str
 def test_a_queue_is_read_in_one_command(kind: str) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     queue = new_queue(project="round-trips")
-    management.create_queue(queue=queue)
+    management.queue_records.create(queue=queue)
     counts = commands_of(
-        clients(kind), lambda: management.get_queue(project=queue.project, kind=queue.kind, name=queue.name)
+        clients(kind), lambda: management.queue_records.get(project=queue.project, kind=queue.kind, name=queue.name)
     )
     assert {name: count for name, count in counts.items() if name not in INSIDE} == {"hget": 1}
-    management.delete_queue(queue=queue)
+    management.queue_records.delete(queue=queue)
     management.close()
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
 def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
-    addresses = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
-    queue = management.create_queue(queue=new_queue(project="round-trips"))
-    addresses.append(QueueName(queue.project, queue.kind, queue.name))
+    names = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
+    queue = management.queue_records.create(queue=new_queue(project="round-trips"))
+    names.append(QueueName(queue.project, queue.kind, queue.name))
     trips = []
-    exchange = Wire.exchange
-    monkeypatch.setattr(
-        Wire, "exchange", lambda wire, data, replies: (trips.append(wire.peer()), exchange(wire, data, replies))[1]
-    )
-    assert management.find_queues(names=addresses) == {addresses[-1]: queue}
+    exchange = Connection.exchange
+
+    def counted(connection: Connection, data: bytes, replies: int) -> list[Any]:
+        trips.append(connection.peer())
+        return exchange(connection, data, replies)
+
+    monkeypatch.setattr(Connection, "exchange", counted)
+    assert management.queue_records.find(names=names) == {names[-1]: queue}
     assert len(trips) == len(set(trips)) == (1 if kind == "redis" else 3)
-    management.delete_queue(queue=queue)
+    management.queue_records.delete(queue=queue)
     management.close()
 
 
@@ -139,7 +143,7 @@ def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers
         subscribers = Subscribers(management)
         numbers = iter(range(100))
         changes: dict[str, Callable[[], object]] = {
-            "create a queue on a pool": lambda: management.create_queue(
+            "create a queue on a pool": lambda: management.queue_records.create(
                 queue=replace(new_queue(f"q{next(numbers)}"), pool="one")
             ),
             "create a subscription": lambda: subscribers.create(f"http://{next(numbers)}.example"),

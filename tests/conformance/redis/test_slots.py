@@ -14,9 +14,9 @@ from tests.conformance.redis.test_faults import when_back
 from tests.conformance.redis.test_round_trips import clients
 from tests.conformance.scene import Scene
 from zaqar.errors import StoreUnavailable
+from zaqar.storage.redis.client.connection import Argument
 from zaqar.storage.redis.keys import OUTBOX_SLOTS, SLOTS, SLOTS_IN_USE, slot_of
-from zaqar.storage.redis.messages import RedisMessageStore
-from zaqar.storage.redis.wire import Word
+from zaqar.storage.redis.store import RedisMessageStore
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def outbox(store: RedisMessageStore) -> Iterator[Outbox]:
     outbox.close()
 
 
-def ask(store: RedisMessageStore, *words: Word) -> object:
+def ask(store: RedisMessageStore, *words: Argument) -> object:
     """A plain command about the key that comes second."""
-    return store._redis.command(*words, slot=slot_of(bytes(words[1])))  # type: ignore[arg-type]
+    return store._core.client.command(*words, slot=slot_of(bytes(words[1])))  # type: ignore[arg-type]
 
 
 def slot(scene: Scene) -> int:
@@ -42,12 +42,12 @@ def slot(scene: Scene) -> int:
 
 
 def noted(store: RedisMessageStore, slots: bytes) -> set[int]:
-    return set(store._slots(slots))
+    return set(store._core.slots.recorded(slots))
 
 
 def lose(store: RedisMessageStore, which: str, slots: Collection[int]) -> None:
     for each in (OUTBOX_SLOTS, SLOTS_IN_USE):
-        words: tuple[Word, ...] = (b"DEL", each) if which == "all" else (b"SREM", each, *slots)
+        words: tuple[Argument, ...] = (b"DEL", each) if which == "all" else (b"SREM", each, *slots)
         ask(store, *words)
 
 
@@ -116,7 +116,7 @@ def test_a_slot_counts_as_noted_only_when_it_is(store: RedisMessageStore, outbox
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
     others = noted(store, which) - {slot(scene)}
-    store._noted.clear()
+    store._core.slots._recorded.clear()
     ask(store, b"DEL", which)
     ask(store, b"SET", which, b"in the way")
     operations: list[Callable[[], object]] = [lambda: scene.post("a"), lambda: outbox.put(lane.new(0))]

@@ -26,11 +26,11 @@ from tests.conformance.scene import Scene, new_queue
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DeadLetters, Origin
 from zaqar.storage.base import Wakeups
-from zaqar.storage.redis import wakeups as redis_wakeups
+from zaqar.storage.redis.client import wakeups as redis_wakeups
+from zaqar.storage.redis.client.connection import Connection
 from zaqar.storage.redis.keys import slot_of
-from zaqar.storage.redis.messages import RedisMessageStore
-from zaqar.storage.redis.positions import CHANNEL, WAITED_SECONDS
-from zaqar.storage.redis.wire import Wire
+from zaqar.storage.redis.queues import WAITED_SECONDS
+from zaqar.storage.redis.store import CHANNEL, RedisMessageStore
 
 LONG = 20.0
 """Seconds in which something comes for sure."""
@@ -208,14 +208,14 @@ def test_many_queues_take_one_round_trip_to_each_server(
     scenes = [scene, *(scene.beside(f"q{n}") for n in range(30))]
     ask(*scenes)
     trips: Counter[int] = Counter()
-    exchange = Wire.exchange
+    exchange = Connection.exchange
 
-    def counted(wire: Wire, data: bytes, replies: int) -> object:
+    def counted(wire: Connection, data: bytes, replies: int) -> object:
         trips[wire.peer()[1]] += 1
         return exchange(wire, data, replies)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Wire, "exchange", counted)
+        patched.setattr(Connection, "exchange", counted)
         ask(*scenes)
     assert list(trips.values()) == [1] * (1 if kind == "redis" else 3)
     for node in clients(kind):
@@ -240,24 +240,6 @@ def test_posts_at_each_node_wake_a_subscriber_at_one(scene: Scene) -> None:
     wakeups.close()
     for each in scenes[1:]:
         each.drop()
-
-
-def test_a_message_that_an_earlier_version_delayed_says_when_it_is_due(scene: Scene, kind: str) -> None:
-    """Earlier versions stored the end of a delay in the index of delays only."""
-    scene.post("a", "b", delay=60)
-    key = f"zaqar:{{{scene.queue.uid}}}:s"
-    store = scene.store
-    assert isinstance(store, RedisMessageStore)
-    slot = slot_of(scene.queue.uid.encode())
-    for number in (b"1", b"2"):
-        state = store._redis.command(b"HGET", key, number, slot=slot)
-        store._redis.command(b"HSET", key, number, state[:8] + bytes(8) + state[16:], slot=slot)
-    due = scene.now + 60
-    assert [message.due for message in scene.listing(delayed=True)] == [due, due]
-    assert [message.due for message in scene.listing(delayed=True, exclude="x")] == [due, due]
-    assert [message.due for message in scene.get(1, 2)] == [due, due]
-    scene.clock.advance(60)
-    assert [message.due for message in [*scene.get(1, 2), *scene.listing(delayed=True)]] == [None] * 4
 
 
 # -- the end of a connection -------------------------------------------------------------------------------------------
@@ -319,16 +301,16 @@ import sys, time
 import gevent
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 store = RedisMessageStore.from_settings({"uri": sys.argv[1]})
 queue = Queue(sys.argv[2], "p", "q")
-store.open_queue(queue=queue, now=1000.0)
-assert queue.uid in store.positions(uids=[queue.uid], now=1000.0)
+store.queues.open(queue=queue, now=1000.0)
+assert queue.uid in store.queues.positions(uids=[queue.uid], now=1000.0)
 wakeups = store.wakeups()
 receiving = gevent.spawn(wakeups.receive, 20)
 gevent.sleep(0.05)
-store.post(queue=queue, drafts=[Draft(b"1", 60)], client_id="c", now=1000.0)
+store.messages.post(queue=queue, drafts=[Draft(b"1", 60)], client_id="c", now=1000.0)
 assert receiving.get(timeout=20) == [queue.uid]
 
 def end():
@@ -343,7 +325,7 @@ started = time.monotonic()
 wakeups.close()
 assert ending.get(timeout=20) == "ended"
 assert time.monotonic() - started < 5
-store.drop_queue(queue=queue, now=1000.0)
+store.queues.drop(queue=queue, now=1000.0)
 store.close()
 """
 
@@ -444,7 +426,7 @@ def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None
 
 def _port_of(wakeups: Wakeups) -> int:
     assert isinstance(wakeups, redis_wakeups.RedisWakeups)
-    return wakeups._wire.peer()[1]
+    return wakeups._connection.peer()[1]
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------

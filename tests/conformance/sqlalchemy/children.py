@@ -12,8 +12,8 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from zaqar.model import Draft, Queue
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 def hold_lock_file(path: str, pipe: Connection) -> None:
@@ -66,7 +66,7 @@ def post_for(uri: str, queue: Queue, seconds: float, gate: Barrier, pipe: Connec
     gate.wait(60)
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        store.post(**arguments, now=1_700_000_000.0)
+        store.messages.post(**arguments, now=1_700_000_000.0)
         count += 1
     pipe.send(count)
     database.close()

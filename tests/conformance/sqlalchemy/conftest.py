@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.scene import Scene
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 @pytest.fixture

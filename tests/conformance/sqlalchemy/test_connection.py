@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from tests.conformance.scene import Scene, at_once, bodies, new_queue
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 # -- opening ----------------------------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ def test_other_ways_to_write_are_refused(uri: str, synchronous: str) -> None:
 def test_both_stores_can_share_a_database(database: Database) -> None:
     management, messages = SqlManagementStore(database), SqlMessageStore(database)
     queue = new_queue()
-    assert management.create_queue(queue=queue) == queue
+    assert management.queue_records.create(queue=queue) == queue
     assert Scene(messages, queue=queue).post("a") == [1]
     management.ping()
     messages.ping()
@@ -335,11 +335,11 @@ def in_a_fork(work: Callable[[], None]) -> int:
 def test_a_fork_leaves_no_connection_to_the_child(database: Database, scene: Scene) -> None:
     scene.post("a")
     assert database.idle
-    parent = {Path(f"/proc/self/fd/{database.turn.descriptor}").readlink()}
+    parent = {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
 
     def work() -> None:
         assert database.idle == []
-        assert parent == {Path(f"/proc/self/fd/{database.turn.descriptor}").readlink()}
+        assert parent == {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
         assert scene.post("b") == [2]
 
     assert in_a_fork(work) == 0

@@ -12,19 +12,20 @@ from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.errors import ClientError
 from zaqar.model import DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.sqlalchemy import dead_letters, fences, messages, sweep
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.fences import SKEW
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy import claims, core, dead_letters, exhausted_messages, queues, sweep
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.core import SKEW
+from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.sqlite import messages
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches so small that most operations take several."""
-    for module in (fences, dead_letters, sweep):
+    for module in (claims, core, dead_letters, exhausted_messages, queues, sweep):
         monkeypatch.setattr(module, "BATCH", 3)
-    monkeypatch.setattr(fences, "FAR", 2)
+    monkeypatch.setattr(core, "FAR", 2)
     monkeypatch.setattr(messages, "FAR", 2)
     monkeypatch.setattr(messages, "TIDY_EVERY", 4)
     monkeypatch.setattr(sweep, "QUEUES_AT_ONCE", 2)

@@ -12,9 +12,10 @@ from tests.conformance.drivers import DRIVERS, Driver
 from tests.conformance.scene import Scene, bodies
 from zaqar.errors import StaleQueue
 from zaqar.storage.memory import MemoryMessageStore
-from zaqar.storage.sqlalchemy.fences import BATCH
-from zaqar.storage.sqlalchemy.messages import BATCHES_AT_ONCE, SqlMessageStore
-from zaqar.storage.sqlalchemy.selections import CROWD
+from zaqar.storage.sqlalchemy.core import BATCH
+from zaqar.storage.sqlalchemy.queries import MOST_EXPIRED
+from zaqar.storage.sqlalchemy.queues import BATCHES_AT_ONCE
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 AT_ONCE = BATCH * BATCHES_AT_ONCE
 
@@ -55,7 +56,7 @@ def post_many(scenes: tuple[Scene, Scene], count: int, *, ttl: int, delay: int =
             scene.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
 
 
-@pytest.mark.parametrize("expired", [CROWD, CROWD + 1, 2 * AT_ONCE + 700])
+@pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
 def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -> None:
     here, model = crowd
     post_many(crowd, 30, ttl=3600)
@@ -72,7 +73,7 @@ def test_they_are_exact_at_each_call(crowd: tuple[Scene, Scene], expired: int) -
         assert rows_of(here) == left
         same_statistics(here, model)
         dead = left - 80
-        if dead > CROWD:
+        if dead > MOST_EXPIRED:
             left -= min(dead, AT_ONCE)
     assert rows_of(here) == left
     here.clock.advance(1000)
@@ -98,7 +99,7 @@ def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple
 
 def test_a_stale_queue_is_refused(crowd: tuple[Scene, Scene]) -> None:
     here, _ = crowd
-    post_many((here,), CROWD + 1, ttl=60)
+    post_many((here,), MOST_EXPIRED + 1, ttl=60)
     here.clock.advance(60)
     here.queue = here.raise_generation()
     with pytest.raises(StaleQueue):

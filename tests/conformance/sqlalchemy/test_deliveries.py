@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What notifiers ask of SQLite: few statements, as much work beside many deliveries as beside few, and turns."""
+"""What notifiers ask of SQLite: few statements, as much work beside many deliveries as beside few, and fair shares."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.conformance.scene import Scene, new_queue
 from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.model import DEAD, WAITING
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.deliveries import take_in_turns
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.fair_shares import take_fair_shares
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-# -- turns ------------------------------------------------------------------------------------------------------------
+# -- shares -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -37,22 +37,22 @@ from zaqar.storage.sqlalchemy.messages import SqlMessageStore
         ({}, 5, 5, {}),
     ],
 )
-def test_each_lane_gives_as_many(waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]) -> None:
+def test_each_backlog_gives_as_many(waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]) -> None:
     left = dict(waiting)
     calls = 0
 
-    def take(lanes: Sequence[str], each: int) -> list[tuple[str, int]]:
+    def take(backlogs: Sequence[str], each: int) -> list[tuple[str, int]]:
         nonlocal calls
         calls += 1
         found = []
-        for lane in lanes:
-            count = min(each, left[lane])
-            left[lane] -= count
-            found += [(lane, n) for n in range(count)]
+        for backlog in backlogs:
+            count = min(each, left[backlog])
+            left[backlog] -= count
+            found += [(backlog, n) for n in range(count)]
         return found
 
-    rows = take_in_turns(list(waiting), limit, most, take, lane_of=itemgetter(0))
-    assert {lane: len([row for row in rows if row[0] == lane]) for lane, _ in rows} == taken
+    rows = take_fair_shares(list(waiting), limit, most, take, backlog_of=itemgetter(0))
+    assert {backlog: len([row for row in rows if row[0] == backlog]) for backlog, _ in rows} == taken
     assert calls <= 5
 
 

@@ -13,9 +13,9 @@ from tests.conformance.drivers import DRIVERS
 from tests.conformance.outbox import Outbox, deliveries_of
 from tests.conformance.scene import Scene, new_queue
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.sqlite_database import SqliteDatabase
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 CAPACITY, RESERVE = 20 * 2**20, 8 * 2**20
 

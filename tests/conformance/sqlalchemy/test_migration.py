@@ -20,9 +20,9 @@ from tests.conformance.sqlalchemy import children
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import HEAD, metadata
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD, metadata
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 def schema_of(connection: sa.Connection) -> set[str]:
@@ -124,7 +124,7 @@ def test_a_start_on_a_current_schema_changes_nothing_and_loads_no_alembic(databa
         database.prepare()
     assert not any(statement.startswith(("CREATE", "INSERT", "UPDATE")) for statement in seen)
     script = (
-        "import sys; from zaqar.storage.sqlalchemy.connection import Database; "
+        "import sys; from zaqar.storage.sqlalchemy.client.database import Database; "
         f"Database.open({uri!r}, embedded=True).prepare(); "
         "sys.exit('alembic' in sys.modules)"
     )

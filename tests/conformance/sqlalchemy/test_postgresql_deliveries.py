@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries on PostgreSQL: an index serves each statement, and notifiers that are in each other's way go on."""
+"""Deliveries on PostgreSQL: pages read beside many deliveries, and notifiers that conflict with each other go on."""
 
 from __future__ import annotations
 
@@ -21,30 +21,14 @@ from tests.conformance.subscribers import Subscribers
 from tests.conformance.test_undelivered_before import crowd_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
-from zaqar.storage.sqlalchemy.delivery_statements import DeliveryStatements
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.nodes import NodeStatements
-from zaqar.storage.sqlalchemy.queue_statements import QueueStatements
-from zaqar.storage.sqlalchemy.statements import FenceStatements
-from zaqar.storage.sqlalchemy.subscription_statements import SubscriptionStatements
-from zaqar.storage.sqlalchemy.sweep_statements import SweepStatements
-from zaqar.storage.sqlalchemy.trusts import TrustStatements
+from zaqar.storage.sqlalchemy.deliveries import DeliveryQueries
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 
 RUNS_WITH = "postgresql"
 
-CROWD = 3000
-SEVERAL = {
-    "uids": '["a"]',
-    "addresses": '[["p", "queue", "q"]]',
-    "ids": "[1]",
-    "lanes": '["a"]',
-    "without": '["a"]',
-    "numbers": "[1]",
-    "subscriptions": '["a"]',
-}
-OF_DROPPED = ("dropped_to_sweep", "posts_of_queue", "deliveries_of_queue", "deliveries_of_one", "look_again")
+MANY = 3000
 
 
 @pytest.fixture(scope="module")
@@ -78,54 +62,7 @@ def other(address: str) -> Iterator[Any]:
         yield connection
 
 
-# -- plans ------------------------------------------------------------------------------------------------------------
-
-TEXTS = {
-    f"{type(group).__name__}.{name}": text
-    for group in (
-        DeliveryStatements("postgresql"),
-        SubscriptionStatements("postgresql"),
-        TrustStatements("postgresql"),
-        NodeStatements("postgresql"),
-    )
-    for name, text in vars(group).items()
-    if isinstance(text, str) and name != "_dialect" and not text.startswith("INSERT")
-} | {
-    "FenceStatements.positions": FenceStatements("postgresql").positions,
-    "QueueStatements.find": QueueStatements("postgresql").find,
-}
-TEXTS |= {f"SweepStatements.{name}": getattr(SweepStatements("postgresql"), name) for name in OF_DROPPED}
-INDEXES = {
-    "DeliveryStatements.queues_with_posts": {"pk_outbox", "pk_dropped"},
-    "DeliveryStatements.find_posted": {"pk_outbox", "pk_dropped"},
-    "DeliveryStatements.subscriptions_with_due": {"ix_deliveries_waiting", "pk_dropped"},
-    "DeliveryStatements.find_due": {"ix_deliveries_waiting", "pk_dropped"},
-    "DeliveryStatements.dropped_among": {"pk_dropped"},
-    "DeliveryStatements.list": {"uq_deliveries_uid_subscription_number"},
-    "DeliveryStatements.list_waiting": {"ix_deliveries_waiting", "pk_deliveries"},
-    "DeliveryStatements.list_settled": {"ix_deliveries_settled"},
-    "DeliveryStatements.resend": {"uq_deliveries_uid_subscription_number"},
-    "DeliveryStatements.resend_dead": {"ix_deliveries_settled", "pk_deliveries"},
-    "DeliveryStatements.count": {"ix_deliveries_waiting", "ix_deliveries_settled"},
-    "DeliveryStatements.past": {"ix_deliveries_keep_until"},
-    "DeliveryStatements.has_undelivered_before": {"pk_outbox", "ix_deliveries_unsent"},
-    "SweepStatements.dropped_to_sweep": {"ix_dropped_sweep_at"},
-    "SweepStatements.posts_of_queue": {"pk_outbox"},
-    "SweepStatements.deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
-    "SweepStatements.deliveries_of_one": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
-    "SweepStatements.look_again": {"pk_dropped"},
-    "FenceStatements.positions": {"pk_fences", "ix_messages_order", "ix_messages_due"},
-    "QueueStatements.find": {"uq_queues_project_kind_name"},
-    "SubscriptionStatements.list": {"pk_subscriptions"},
-    "SubscriptionStatements.expired": {"ix_subscriptions_expires"},
-    "NodeStatements.list_expired": {"ix_nodes_expires"},
-    "NodeStatements.list_subscriptions": {"pk_node_subscriptions"},
-    "NodeStatements.forget": {"pk_node_subscriptions"},
-    "NodeStatements.forget_all": {"pk_node_subscriptions"},
-    "TrustStatements.list_due": {"ix_trusts_due"},
-    "TrustStatements.hasten_queue": {"ix_trusts_queue_uid_subscription_id"},
-    "TrustStatements.hasten_subscription": {"ix_trusts_queue_uid_subscription_id"},
-}
+# -- pages -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -138,69 +75,24 @@ def crowded(address: str) -> str:
         connection.execute(
             f"INSERT INTO deliveries ({columns}) SELECT 'u' || n %% 9, 'plan-' || n %% 9, n, 'x', 60, 0, 'c', 9e12,"
             " 'Notification', n %% 3, 0, '[]', CASE WHEN n %% 3 > 0 THEN 9e12 END FROM generate_series(1, %s) AS n",
-            [CROWD],
+            [MANY],
         )
         connection.execute(
-            "INSERT INTO outbox SELECT 'plan-' || n %% 9, n, 9e12, 'x' FROM generate_series(1, %s) AS n", [CROWD]
-        )
-        connection.execute(
-            "INSERT INTO subscriptions SELECT 'plan-' || n %% 9, n, 'p', 'queue', 'q', 'http://' || n, 60, 0, 9e12,"
-            " '{}', 'pending', '[]', 1 FROM generate_series(1, %s) AS n",
-            [CROWD],
+            "INSERT INTO outbox SELECT 'plan-' || n %% 9, n, 9e12, 'x' FROM generate_series(1, %s) AS n", [MANY]
         )
         connection.execute(
             "INSERT INTO dropped SELECT 'plan-' || n, 's' || n %% 9, 9e12, 9e12 FROM generate_series(1, %s) AS n",
-            [CROWD],
+            [MANY],
         )
-        connection.execute(
-            "INSERT INTO trusts SELECT 'plan-' || n, 'p', 'u', 'q' || n %% 999, 's' || n, 9e12, 9e12 + n, true, 0"
-            " FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "INSERT INTO nodes SELECT 'plan-' || n, 'm', 'h', 1, 's', 9e12 + n, 'k', false"
-            " FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "INSERT INTO node_subscriptions SELECT 'plan-' || n %% 99, 'q', 's' || n FROM generate_series(1, %s) AS n",
-            [CROWD],
-        )
-        connection.execute(
-            "VACUUM ANALYZE deliveries, dropped, node_subscriptions, nodes, outbox, subscriptions, trusts"
-        )
+        connection.execute("VACUUM ANALYZE deliveries, dropped, outbox")
     return address
-
-
-def plan_of(store: SqlMessageStore, text: str) -> list[str]:
-    """The plan for any values, which is the one that the store's connections use."""
-    names = sorted(set(re.findall(r"%\((\w+)\)s", text)))
-    values = ", ".join(f"'{SEVERAL.get(name, '1')}'" for name in names)
-    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text)
-    with store._database.write as connection:
-        connection.execute(f"PREPARE looked_at AS {numbered}")
-        try:
-            return [row[0] for row in connection.execute(f"EXPLAIN EXECUTE looked_at ({values})").fetchall()]
-        finally:
-            connection.execute("DEALLOCATE looked_at")
-
-
-@pytest.mark.parametrize("name", sorted(TEXTS))
-def test_an_index_serves_it(crowded: str, store: SqlMessageStore, name: str) -> None:
-    plan = plan_of(store, TEXTS[name])
-    scans = [step for step in plan if "Seq Scan" in step or "Bitmap" in step or "Join" in step]
-    assert scans == []
-    assert not any("Sort" in step for step in plan) or name == "DeliveryStatements.list_waiting", plan
-    used = set(re.findall(r"Index(?: Only)? Scan(?: Backward)? using (\w+)", "\n".join(plan)))
-    assert used
-    assert used == INDEXES.get(name, used)
 
 
 def pages_of(store: SqlMessageStore, lane: Lane, number: int, due_before: float) -> int:
     """Pages that a question about the order touches, as the server counts them."""
     one = {"uid": lane.queue_uid, "subscription": lane.subscription_id}
     values = {**one, "number": number, "due_before": due_before}
-    text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryStatements('postgresql').has_undelivered_before}"
+    text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryQueries.of('postgresql').has_undelivered_before}"
     with store._database.write as connection:
         plan = "\n".join(row[0] for row in connection.execute(text, values).fetchall())
     # The first line with them is that of the whole statement; planning has a section of its own behind it.

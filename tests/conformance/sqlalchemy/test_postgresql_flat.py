@@ -16,7 +16,7 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import Scene
 from zaqar.storage.base import MessageStore
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -16,7 +16,7 @@ from gevent import monkey
 monkey.patch_all()
 import sys
 import gevent
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 
 database = Database.open(sys.argv[1], embedded=True)
 others = 0
@@ -32,7 +32,7 @@ def wait(transaction):
         connection.execute("SELECT pg_sleep(1)").fetchone()
 
 gevent.spawn(work)
-waiting = [gevent.spawn(wait, transaction) for transaction in (database.alone(), database.read(), database.write)]
+waiting = [gevent.spawn(wait, transaction) for transaction in (database.autocommit(), database.read(), database.write)]
 gevent.joinall(waiting, raise_error=True)
 database.close()
 assert others > 10, others

@@ -15,8 +15,8 @@ from tests.conformance.drivers import DRIVERS
 from tests.conformance.scene import Scene, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DeadLetters
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -17,9 +17,9 @@ from tests.conformance.scene import Scene, at_once
 from zaqar.cmd import db_manage
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
-from zaqar.storage.sqlalchemy.tables import HEAD, metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD, metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -22,11 +22,12 @@ from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import DeadLetters, Message, Origin
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.registry import open_message_store
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 if TYPE_CHECKING:
-    from zaqar.storage.sqlalchemy.postgresql_messages import PostgresqlMessageStore
-    from zaqar.storage.sqlalchemy.postgresql_wakeups import PostgresqlWakeups
+    from zaqar.storage.sqlalchemy.postgresql.core import PostgresqlFenceQueries
+    from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
+    from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -40,6 +41,10 @@ LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND da
 
 def open_store(address: str, *, listen: bool) -> MessageStore:
     return SqlMessageStore.from_settings({"uri": address, "listen": listen})
+
+
+def queries_of(store: MessageStore) -> PostgresqlFenceQueries:
+    return cast("PostgresqlFenceQueries", cast("SqlMessageStore", store)._core._sql)
 
 
 @pytest.fixture
@@ -172,7 +177,7 @@ def test_a_post_that_cannot_be_told_is_done_once(
     store: MessageStore, scene: Scene, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(cast("PostgresqlMessageStore", store)._warm, "tell", "SELECT 1 / 0, %(uid)s::text")
+        patched.setattr(queries_of(store), "wake_waiting", "SELECT 1 / 0, %(uid)s::text")
         assert scene.post("a") == [1]
         claim_id, _ = scene.claim()
         scene.release(claim_id)
@@ -181,13 +186,13 @@ def test_a_post_that_cannot_be_told_is_done_once(
 
 
 def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: MessageStore, scene: Scene) -> None:
-    sql = cast("PostgresqlMessageStore", store)
+    database = cast("PostgresqlDatabase", cast("SqlMessageStore", store)._database)
     ask = "SELECT current_setting('synchronous_commit')"
-    with sql._database.write as connection:
-        connection.execute(sql._warm.tell, {"uid": scene.queue.uid})
+    with database.write as connection:
+        connection.execute(queries_of(store).wake_waiting, {"uid": scene.queue.uid})
         assert connection.execute(ask).fetchone() == ("off",)
     scene.post("a")
-    with sql._database.alone() as connection:
+    with database.autocommit() as connection:
         assert connection.execute(ask).fetchone() == ("on",)
 
 
@@ -256,7 +261,7 @@ def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, scene: Sc
             os._exit(ended)
     assert os.waitpid(child, 0)[1] == 0
     poll = select.poll()
-    poll.register(cast("PostgresqlWakeups", wakeups)._ends, select.POLLIN)
+    poll.register(cast("PostgresqlWakeups", wakeups)._close_signal, select.POLLIN)
     assert poll.poll(0) == []  # the close there ends no wait here
     scene.post("a")
     assert wakeups.receive(SOON) == [scene.queue.uid]
@@ -268,7 +273,7 @@ monkey.patch_all()
 import sys
 import gevent
 from zaqar.errors import StoreUnavailable
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 wakeups = SqlMessageStore.from_settings({"uri": sys.argv[1], "listen": True}).wakeups()
 others = 0

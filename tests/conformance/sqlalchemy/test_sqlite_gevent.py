@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 
 ROOT = Path(__file__).parents[4]
 
@@ -22,7 +22,7 @@ import sys
 import gevent
 from tests.greenlets import Pulse
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 
 uri, kind, patience = sys.argv[1], sys.argv[2], 1.0
 

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from tests.conformance.scene import Scene
 from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.core import StoreCore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 TABLES = ("segments", "garbage", "fences", "messages", "claims")
 
@@ -103,15 +106,17 @@ def test_a_segment_that_was_purged_meanwhile_is_left_alone(
     scene = Scene(store)
     scene.post(*["x"] * 10, ttl=60)
     scene.clock.advance(60)
-    expire_in = SqlMessageStore._expire_in
+    remove_expired_in = StoreCore.remove_expired_in
 
-    def purge_first(self: SqlMessageStore, found: list[tuple[str, int]], now: float, limit: int) -> int:
+    def purge_first(
+        self: StoreCore, queues: Iterable[tuple[str, int]], now: float, limit: int
+    ) -> tuple[int, int | None]:
         monkeypatch.undo()
         scene.purge()
         scene.post("new")
-        return expire_in(self, found, now, limit)
+        return remove_expired_in(self, queues, now, limit)
 
-    monkeypatch.setattr(SqlMessageStore, "_expire_in", purge_first)
+    monkeypatch.setattr(StoreCore, "remove_expired_in", purge_first)
     sweep_clean(scene)
     assert scene.stats().free == 1
     with database.read() as connection:

@@ -21,9 +21,9 @@ from tests.conformance.scene import Scene, new_queue
 from tests.conformance.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import QueueName, QueuePosition
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -56,7 +56,7 @@ def test_a_turn_that_does_not_come_is_store_unavailable(
         assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
             scene.queue.uid: QueuePosition(0, False, None)
         }
-        assert management.find_queues(names=[QueueName("shop", "queue", "orders")]) == {}
+        assert management.queue_records.find(names=[QueueName("shop", "queue", "orders")]) == {}
         pipe.send("let go")
         process.join(60)
         assert hasty.post("a") == [1]

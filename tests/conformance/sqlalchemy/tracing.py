@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from zaqar.storage.sqlalchemy.connection import Database
+from zaqar.storage.sqlalchemy.client.database import Database
 
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA")
 

@@ -112,7 +112,7 @@ def test_an_unexpected_error_of_a_driver_shows_its_traceback(
         raise LookupError("a surprise of the driver")
 
     monkeypatch.setattr(app, "build", fail)
-    monkeypatch.setattr("zaqar.storage.sqlalchemy.connection.Database.open", fail)
+    monkeypatch.setattr("zaqar.storage.sqlalchemy.client.database.Database.open", fail)
     assert run_with(command, b"", tmp_path) == 1
     error = capfd.readouterr().err
     assert "Traceback" in error and ", in fail" in error

@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 
-from zaqar.storage.sqlalchemy import tables
+from zaqar.storage.sqlalchemy import schema
 
 _DIALECTS: dict[str, Any] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
 _PARAMSTYLES = {"sqlite": "named", "postgresql": "pyformat"}
 
 # Written out, not bound: SQLite uses an index with a condition only where the statement has that condition literally.
 READY, CLAIMED, DELAYED = (
-    sa.literal_column(str(state), sa.SmallInteger) for state in (tables.READY, tables.CLAIMED, tables.DELAYED)
+    sa.literal_column(str(state), sa.SmallInteger) for state in (schema.READY, schema.CLAIMED, schema.DELAYED)
 )
 NOTHING = sa.literal_column("0", sa.Integer)
 """Also as OFFSET, which SQLAlchemy would otherwise bind for SQLite."""

@@ -1,0 +1,98 @@
+-- Pieces of SQL that several statements contain. Both databases share them.
+
+-- piece: MESSAGE_COLUMNS
+-- A message as rows.py reads it, in this order. The claim and the delay are shown only while they last.
+sequence, body, created, expires, client_id,
+CASE WHEN state = :CLAIMED AND due > :now THEN claim_id END AS live_claim_id,
+claim_count, checksum, origin_queue, origin_id, origin_claim_count,
+CASE WHEN state = :DELAYED AND due > :now THEN due END AS delayed_until
+
+-- piece: DELIVERY_COLUMNS
+-- A delivery in the order of the fields of model.Delivery.
+uid, subscription, number, body, ttl, created, client_id, due, kind, owner, state, tries, attempts, keep_until
+
+-- piece: LEASED_UNTIL
+-- The new end of life of a message that a claim takes or holds on to: a claim never moves it closer.
+CASE WHEN expires < :life THEN :life ELSE expires END
+
+-- piece: FENCE
+-- The fence of a queue if the caller's copy of the queue is not stale, and whether a claim or a delay has ended (due).
+SELECT segment, next_sequence, ready_from,
+    EXISTS (
+        SELECT 1 FROM messages AS m WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now
+    ) AS due
+FROM fences
+WHERE uid = :uid AND generation = :generation AND forget_at IS NULL
+
+-- Statistics are the counters of the fence, corrected by what time did since they were written. A message is due if its
+-- claim or delay has ended. The end of life of a claimed message is never before the end of its claim. So a message
+-- that has expired is READY (subtract it), or due (added as free, so subtract it too), or DELAYED for longer than it
+-- lives (never counted as free, but subtracted, so add it back).
+-- "m.state + 0" keeps the planner from the index by state: the rows are found by their time, and are few.
+
+-- piece: COUNT_DUE
+(SELECT count(*) FROM messages AS m WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now)
+
+-- piece: COUNT_DUE_CLAIMED
+(
+    SELECT count(*) FROM messages AS m
+    WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now AND m.state + 0 = :CLAIMED
+)
+
+-- piece: FIRST_EXPIRED
+(
+    SELECT m.due, m.state FROM messages AS m
+    WHERE m.segment = fences.segment AND m.expires <= :now
+    LIMIT :MORE_THAN_MOST_EXPIRED
+)
+
+-- piece: QUICK_COUNTS
+-- Free and claimed messages of a fence. Free is null if more than MOST_EXPIRED have expired, which are not all counted.
+:READY_COUNTER + :COUNT_DUE
+    - (SELECT nullif(count(*), :MORE_THAN_MOST_EXPIRED) FROM :FIRST_EXPIRED AS expired)
+    + CASE WHEN :DELAYED_COUNTER = 0 THEN 0 ELSE (
+        SELECT count(*) FROM :FIRST_EXPIRED AS expired WHERE expired.due > :now AND expired.state = :DELAYED
+    ) END AS free,
+:CLAIMED_COUNTER - :COUNT_DUE_CLAIMED AS claimed
+
+-- piece: FULL_COUNTS
+-- The same, however many have expired.
+:READY_COUNTER + :COUNT_DUE
+    - (SELECT count(*) FROM messages AS m WHERE m.segment = fences.segment AND m.expires <= :now)
+    + CASE WHEN :DELAYED_COUNTER = 0 THEN 0 ELSE (
+        SELECT count(*) FROM messages AS m
+        WHERE m.segment = fences.segment AND m.expires <= :now AND m.due > :now AND m.state + 0 = :DELAYED
+    ) END AS free,
+:CLAIMED_COUNTER - :COUNT_DUE_CLAIMED AS claimed
+
+-- The position of a queue. Each part is the first row in an order that an index has. Expired messages are passed over,
+-- up to MOST_EXPIRED of them; if there are more, they count as a free message. The claim that follows finds none, and
+-- removes some of them or lets searches begin behind them.
+
+-- piece: READY_IN_ORDER
+FROM messages AS m
+WHERE m.segment = fences.segment AND m.state = :READY AND m.sequence >= fences.ready_from
+ORDER BY m.sequence
+
+-- piece: DUE_IN_ORDER
+FROM messages AS m
+WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now
+ORDER BY m.due
+
+-- piece: POSITION
+uid,
+next_sequence - 1 AS last,
+EXISTS (SELECT 1 FROM (SELECT m.expires :READY_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
+    OR EXISTS (SELECT m.expires :READY_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED)
+    OR EXISTS (SELECT 1 FROM (SELECT m.expires :DUE_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
+    OR EXISTS (SELECT m.expires :DUE_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED) AS has_free,
+(
+    SELECT m.due FROM messages AS m
+    WHERE m.segment = fences.segment AND m.state != :READY AND m.due > :now
+    ORDER BY m.due
+    LIMIT 1
+) AS next_due
+
+-- piece: NEW_DELIVERY
+:new_uid, :new_subscription, :new_number, :new_body, :new_ttl, :new_created, :new_client_id, :new_due, :new_kind,
+:new_owner, :new_state, :new_tries, :new_attempts, :new_keep_until
