@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which test modules show which promise, and what became of the tests of an earlier revision.
 
-``python -m tests.promises`` prints the table with the number of test functions of each promise. ``python -m tests.promises
-REVISION`` also prints the test functions of that revision that are not there any more. tests/budgets/test_promises.py holds each
-entry to a module that exists, and each module to an entry.
+``python -m tests.promises`` prints the table with the number of test functions of each promise. If it is called with a
+revision, it also prints the test functions of that revision that this tree has under no name. A test in tests/budgets
+checks that each entry names a module with tests, and that each module of the conformance suite has its entry.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "conformance/sqlalchemy/test_statements.py",
     ),
 }
-"""The promises of docs (README and the guides) by number, then others; their test modules below ``tests``."""
+"""The numbered promises of a store and of the service, then others, with their test modules below ``tests``."""
 
 
 def functions_of(source: str) -> Iterator[str]:
@@ -166,9 +166,8 @@ def main(arguments: list[str]) -> None:
     print(f"{sum(len(names) for names in now.values()):4}  test functions in all")
     for revision in arguments:
         before = functions_at(revision)
-        print(
-            f"{sum(len(names) for names in before.values()):4}  test functions in {revision}; gone, or with another name:"
-        )
+        count = sum(len(names) for names in before.values())
+        print(f"{count:4}  test functions in {revision}, of which these are gone or renamed:")
         kept = {name for names in now.values() for name in names}
         for module, names in before.items():
             for name in sorted(names - kept):
