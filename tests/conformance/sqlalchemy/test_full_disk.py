@@ -105,9 +105,9 @@ def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(orders: QueueClie
 def test_no_deliveries_are_made_on_a_full_disk(orders: QueueClient, database: SqliteDatabase) -> None:
     orders.queue = new_queue(notify=True)
     orders.open()
-    outbox = Outbox(orders.store, orders.clock)
+    notifier = NotifierClient(orders.store, orders.clock)
     orders.post("x" * 10_000)
-    (posted,) = outbox.take_posted()
+    (posted,) = notifier.take_posted()
     numbers = fill(orders, 10_000)
     with pytest.raises(StoreUnavailable):
         notifier.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(100))))

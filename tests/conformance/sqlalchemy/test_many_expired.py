@@ -26,17 +26,17 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture
-def crowd(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
+def pair(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
     """A queue on the store and the same one in memory."""
     store = driver.open_messages(driver.prepare(tmp_path))
-    orders = QueueClient(store)
-    yield orders, QueueClient(MemoryMessageStore(), orders.clock, orders.queue)
-    orders.drop()
+    scene = QueueClient(store)
+    yield scene, QueueClient(MemoryMessageStore(), scene.clock, scene.queue)
+    scene.drop()
     store.close()
 
 
-def rows_of(orders: QueueClient) -> int:
-    store = orders.store
+def rows_of(scene: QueueClient) -> int:
+    store = scene.store
     assert isinstance(store, SqlMessageStore)
     with store._database.read() as connection:
         query = "SELECT count(*) FROM messages WHERE segment IN (SELECT segment FROM fences WHERE forget_at IS NULL)"
@@ -50,22 +50,22 @@ def same_statistics(here: QueueClient, model: QueueClient) -> None:
     assert (mine.newest and mine.newest.sequence) == (other.newest and other.newest.sequence)
 
 
-def post_many(queue_clients: tuple[QueueClient, QueueClient], count: int, *, ttl: int, delay: int = 0) -> None:
-    for orders in queue_clients:
+def post_many(scenes: tuple[QueueClient, QueueClient], count: int, *, ttl: int, delay: int = 0) -> None:
+    for scene in scenes:
         for start in range(0, count, 1000):
-            orders.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
+            scene.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
 
 
 @pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
-def test_they_are_exact_at_each_call(crowd: tuple[QueueClient, QueueClient], expired: int) -> None:
-    here, model = crowd
-    post_many(crowd, 30, ttl=3600)
-    post_many(crowd, expired - 40, ttl=60)
-    post_many(crowd, 40, ttl=60, delay=900)
-    post_many(crowd, 20, ttl=3600)
-    post_many(crowd, 10, ttl=3600, delay=900)
-    for orders in crowd:
-        orders.claim(50, ttl=600)
+def test_they_are_exact_at_each_call(pair: tuple[QueueClient, QueueClient], expired: int) -> None:
+    here, model = pair
+    post_many(pair, 30, ttl=3600)
+    post_many(pair, expired - 40, ttl=60)
+    post_many(pair, 40, ttl=60, delay=900)
+    post_many(pair, 20, ttl=3600)
+    post_many(pair, 10, ttl=3600, delay=900)
+    for scene in pair:
+        scene.claim(50, ttl=600)
     here.clock.advance(60)
     # A claim of 50 holds the 30 in front and 20 of the others for as long as it lasts.
     left = expired - 20 + 80
@@ -81,8 +81,8 @@ def test_they_are_exact_at_each_call(crowd: tuple[QueueClient, QueueClient], exp
         same_statistics(here, model)
 
 
-def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[QueueClient, QueueClient]) -> None:
-    here, _ = crowd
+def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(pair: tuple[QueueClient, QueueClient]) -> None:
+    here, _ = pair
     post_many((here,), AT_ONCE + 10, ttl=60)
     here.post("alive", ttl=3600)
     here.clock.advance(60)
@@ -97,8 +97,8 @@ def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple
     assert here.stats().total == 4
 
 
-def test_a_stale_queue_is_refused(crowd: tuple[QueueClient, QueueClient]) -> None:
-    here, _ = crowd
+def test_a_stale_queue_is_refused(pair: tuple[QueueClient, QueueClient]) -> None:
+    here, _ = pair
     post_many((here,), MOST_EXPIRED + 1, ttl=60)
     here.clock.advance(60)
     here.queue = here.raise_generation()
