@@ -16,8 +16,8 @@ from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore, json_array
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class ClaimQueries(Queries):

@@ -15,8 +15,8 @@ from zaqar.model import DeadLetters, Message, Queue, message_id
 from zaqar.storage.base import pack_letter
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class ExhaustedQueries(Queries, file="exhausted_messages"):

@@ -1,7 +1,7 @@
 -- Pieces of SQL that several statements contain. Both databases share them.
 
 -- piece: MESSAGE_COLUMNS
--- A message as rows.py reads it, in this order. The claim and the delay are shown only while they last.
+-- A message as message_rows.py reads it, in this order. The claim and the delay are shown only while they last.
 sequence, body, created, expires, client_id,
 CASE WHEN state = :CLAIMED AND due > :now THEN claim_id END AS live_claim_id,
 claim_count, checksum, origin_queue, origin_id, origin_claim_count,
