@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.api.client import Api
+from tests.api.marks import on_every_store
 from tests.api.test_common import assert_error
 from tests.conformance.drivers import Driver
 from zaqar.model import QUEUE
+
+pytestmark = on_every_store
 
 
 @pytest.fixture

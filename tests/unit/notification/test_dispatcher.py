@@ -1025,7 +1025,9 @@ def test_the_management_store_is_away(scene: Scene, monkeypatch: pytest.MonkeyPa
 # -- at rest and at the end --------------------------------------------------------------------------------------------
 
 
-def test_an_idle_notifier_looks_once_a_second(scene: Scene) -> None:
+def test_an_idle_notifier_looks_at_its_interval(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.notification.pump.LOOK_SECONDS", 0.2)
+
     async def play() -> None:
         scene.subscribe()
         async with scene.notifier() as notifier:
@@ -1034,9 +1036,9 @@ def test_an_idle_notifier_looks_once_a_second(scene: Scene) -> None:
             await until(lambda: scene.deliveries(state=DONE))
             await asyncio.sleep(0.1)
             notifier.link.calls.clear()
-            await asyncio.sleep(2.0)
-            assert set(notifier.link.calls) == {"outbox.take", "deliveries.take"}
+            await asyncio.sleep(0.4)
             assert notifier.link.calls.total() <= 6
+            await until(lambda: set(notifier.link.calls) == {"outbox.take", "deliveries.take"})
 
     asyncio.run(play())
 
