@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics beside many expired messages: exact at each call, and after a few calls those are gone."""
+"""Statistics beside many expired messages: they are exact at each call, and some calls remove the expired messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def post_many(scenes: tuple[QueueClient, QueueClient], count: int, *, ttl: int, 
 
 
 @pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
-def test_they_are_exact_at_each_call(pair: tuple[QueueClient, QueueClient], expired: int) -> None:
+def test_statistics_are_exact_at_each_call(pair: tuple[QueueClient, QueueClient], expired: int) -> None:
     here, model = pair
     post_many(pair, 30, ttl=3600)
     post_many(pair, expired - 40, ttl=60)
