@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outbox costs what it has to: one script an operation, nothing where nobody subscribed, no memory after."""
+"""Cost of the outbox: one script an operation, nothing for a queue without subscribers, no memory afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def outbox(open_store: OpenStore, own_redis: servers.Redis) -> Outbox:
 
 
 def deliver(outbox: Outbox, scene: Scene, lanes: list[Lane]) -> None:
-    """Post, expand, deliver, fail, try again and resend: all that may become of a delivery."""
+    """Post, expand, deliver, fail, retry and resend: everything that may happen to a delivery."""
     scene.post(*map(str, range(20)))
     scene.post("late", delay=60)
     for posted in outbox.take_all_posted():
@@ -57,7 +57,9 @@ def deliver(outbox: Outbox, scene: Scene, lanes: list[Lane]) -> None:
 
 
 @pytest.mark.parametrize("dropped", ["nothing", "the queue", "subscriptions", "subscriptions, then the queue"])
-def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client: redis.Redis, dropped: str) -> None:
+def test_no_key_is_left_after_deliveries_are_settled_or_dropped(
+    outbox: Outbox, client: redis.Redis, dropped: str
+) -> None:
     scene = outbox.new_scene()
     before = set(client.keys("*"))
     lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
@@ -92,7 +94,9 @@ def test_nothing_is_left_of_deliveries_that_came_and_went(outbox: Outbox, client
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_dropped_costs_a_take_and_a_drop_nothing(outbox: Outbox, client: redis.Redis, what: str) -> None:
+def test_the_number_of_dropped_deliveries_does_not_matter_to_a_drop_and_a_take(
+    outbox: Outbox, client: redis.Redis, what: str
+) -> None:
     """The server runs the same commands beside few and beside many, with their posts."""
     seen = []
     for size in (4, 4_000):
@@ -112,7 +116,7 @@ def test_what_was_dropped_costs_a_take_and_a_drop_nothing(outbox: Outbox, client
     assert seen[0] == seen[1]
 
 
-def test_a_sweep_of_dropped_subscriptions_is_bounded_and_comes_to_all(outbox: Outbox, client: redis.Redis) -> None:
+def test_a_sweep_removes_dropped_subscriptions_in_bounded_batches(outbox: Outbox, client: redis.Redis) -> None:
     lanes = [Lane(outbox) for _ in range(3)]
     beside = lanes[0].beside()
     for lane in (*lanes, beside):
@@ -134,7 +138,7 @@ def test_a_sweep_of_dropped_subscriptions_is_bounded_and_comes_to_all(outbox: Ou
     assert client.keys("*") == []
 
 
-def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: redis.Redis) -> None:
+def test_a_server_without_memory_lets_deliveries_be_sent_and_settled(outbox: Outbox, client: redis.Redis) -> None:
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
     scene.post(*map(str, range(20)))
@@ -163,7 +167,7 @@ def test_a_server_without_memory_gives_out_what_it_has(outbox: Outbox, client: r
     assert len(outbox.take_posted()) == 1
 
 
-def test_a_queue_without_subscribers_pays_nothing(open_store: OpenStore) -> None:
+def test_a_post_to_a_queue_without_subscribers_has_no_more_commands(open_store: OpenStore) -> None:
     outbox = Outbox(open_store(servers.shared("redis").uri))
     scene = outbox.new_scene(notify=False)
     counts = commands_of(clients("redis"), lambda: scene.post("x"))
@@ -237,7 +241,7 @@ def serve_others(outbox: Outbox, busy: Lane) -> None:
     outbox.discard(taken)
 
 
-def test_the_size_of_a_subscription_does_not_matter_to_another(outbox: Outbox, client: redis.Redis) -> None:
+def test_the_backlog_of_a_subscription_does_not_matter_to_others(outbox: Outbox, client: redis.Redis) -> None:
     """The same commands beside few and beside many, for another of the same queue and for one elsewhere."""
     seen = []
     for size in (4, 4_000):
@@ -250,7 +254,7 @@ def test_the_size_of_a_subscription_does_not_matter_to_another(outbox: Outbox, c
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_costs_the_same_beside_many(
+def test_has_undelivered_before_runs_the_same_commands_beside_few_and_many(
     outbox: Outbox, client: redis.Redis, later: float | None
 ) -> None:
     """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
@@ -271,7 +275,7 @@ def test_a_question_about_the_order_costs_the_same_beside_many(
     assert all(counts["evalsha"] == 1 and sum(counts.values()) <= 6 for counts in seen[0]), seen[0]
 
 
-def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) -> None:
+def test_an_idle_take_asks_only_slots_that_ever_had_a_post(open_store: OpenStore) -> None:
     nodes = clients("redis-cluster")
     outbox = Outbox(open_store(servers.shared("redis-cluster").uri))
     outbox.drain()
@@ -285,7 +289,7 @@ def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) 
         scene.drop()
 
 
-def test_nothing_is_left_of_subscriptions(own_redis: servers.Redis, client: redis.Redis) -> None:
+def test_no_key_is_left_after_subscriptions_are_removed(own_redis: servers.Redis, client: redis.Redis) -> None:
     management = RedisManagementStore.from_settings({"uri": own_redis.uri})
     queue = Subscribers(management)
     for n in range(10):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets that say which slots of a Cluster have something: what a fail-over lost of them, a sweep puts back."""
+"""The sets of the slots in use of a Cluster: a sweep records again what a fail-over lost of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outbox(store: RedisMessageStore) -> Iterator[Outbox]:
 
 
 def ask(store: RedisMessageStore, *words: Argument) -> object:
-    """A plain command about the key that comes second."""
+    """Run a plain command; the second word is its key."""
     return store._core.client.command(*words, slot=slot_of(bytes(words[1])))  # type: ignore[arg-type]
 
 
@@ -41,7 +41,7 @@ def slot(scene: Scene) -> int:
     return slot_of(scene.queue.uid.encode())
 
 
-def noted(store: RedisMessageStore, slots: bytes) -> set[int]:
+def recorded(store: RedisMessageStore, slots: bytes) -> set[int]:
     return set(store._core.slots.recorded(slots))
 
 
@@ -52,11 +52,11 @@ def lose(store: RedisMessageStore, which: str, slots: Collection[int]) -> None:
 
 
 @pytest.mark.parametrize("which", ["all", "some"])
-@pytest.mark.parametrize("by", ["the one that noted them", "another process"])
-def test_a_sweep_notes_slots_that_a_fail_over_lost(
+@pytest.mark.parametrize("by", ["the process that recorded them", "another process"])
+def test_a_sweep_records_slots_that_a_fail_over_lost(
     open_store: OpenStore, store: RedisMessageStore, outbox: Outbox, which: str, by: str
 ) -> None:
-    """A process that noted a slot does not do so again, so its posts would never be found."""
+    """A process that recorded a slot does not record it again, so its posts would never be found."""
     posted_to, delivering, settled, confirming, quiet = (
         outbox.new_scene(notify=name != "quiet")
         for name in ("posted_to", "delivering", "settled", "confirming", "quiet")
@@ -72,31 +72,31 @@ def test_a_sweep_notes_slots_that_a_fail_over_lost(
     posted_to.post("b")
     quiet.post("c", ttl=60)
     every = {slot(scene) for scene in (posted_to, delivering, settled, confirming, quiet)}
-    before = noted(store, SLOTS_IN_USE)
+    before = recorded(store, SLOTS_IN_USE)
     lose(store, which, every)
     posted_to.post("d")
     assert outbox.take_posted() == []
-    sweeper = store if by == "the one that noted them" else open_store(servers.shared("redis-cluster").uri)
+    sweeper = store if by == "the process that recorded them" else open_store(servers.shared("redis-cluster").uri)
     sweeper.sweep(now=outbox.now, limit=1)
-    assert noted(store, OUTBOX_SLOTS) >= every - {slot(quiet)}
-    assert noted(store, SLOTS_IN_USE) >= every
-    assert noted(store, SLOTS_IN_USE) <= before
+    assert recorded(store, OUTBOX_SLOTS) >= every - {slot(quiet)}
+    assert recorded(store, SLOTS_IN_USE) >= every
+    assert recorded(store, SLOTS_IN_USE) <= before
     assert sum(len(posted.drafts) for posted in outbox.take_all_posted()) == 2
     assert {each.queue_uid for each in outbox.take_all()} == {delivering.queue.uid, confirming.queue.uid}
 
 
-def test_slots_that_have_nothing_are_not_noted(store: RedisMessageStore, outbox: Outbox) -> None:
-    """So that an idle look stays as short as it was."""
+def test_slots_without_records_are_not_recorded(store: RedisMessageStore, outbox: Outbox) -> None:
+    """Otherwise an idle look would ask more slots than before."""
     scene = outbox.new_scene(notify=False)
     scene.post("a")
     lose(store, "all", ())
     store.sweep(now=outbox.now, limit=1000)
-    assert slot(scene) in noted(store, SLOTS_IN_USE)
-    assert slot(scene) not in noted(store, OUTBOX_SLOTS)
+    assert slot(scene) in recorded(store, SLOTS_IN_USE)
+    assert slot(scene) not in recorded(store, OUTBOX_SLOTS)
 
 
-def test_looking_for_lost_slots_is_not_part_of_each_batch(store: RedisMessageStore, outbox: Outbox) -> None:
-    """A sweep is asked for batch after batch; in one of them the slots are looked through."""
+def test_a_sweep_looks_for_lost_slots_in_one_of_many_batches(store: RedisMessageStore, outbox: Outbox) -> None:
+    """The caller sweeps batch after batch; one of the batches looks through all slots."""
     scene = outbox.new_scene(notify=False)
     scene.post(*["a"] * 300, ttl=60)
     outbox.clock.advance(60)
@@ -111,11 +111,13 @@ def test_looking_for_lost_slots_is_not_part_of_each_batch(store: RedisMessageSto
 
 
 @pytest.mark.parametrize("which", [OUTBOX_SLOTS, SLOTS_IN_USE])
-def test_a_slot_counts_as_noted_only_when_it_is(store: RedisMessageStore, outbox: Outbox, which: bytes) -> None:
-    """What could not be noted is refused, and noted the next time: else nobody would ever find it."""
+def test_a_slot_counts_as_recorded_only_after_the_write_succeeded(
+    store: RedisMessageStore, outbox: Outbox, which: bytes
+) -> None:
+    """If the write fails, the operation is refused, and the next one writes again. Otherwise nobody would find it."""
     scene = outbox.new_scene()
     lane = Lane(outbox, scene.queue.uid)
-    others = noted(store, which) - {slot(scene)}
+    others = recorded(store, which) - {slot(scene)}
     store._core.slots._recorded.clear()
     ask(store, b"DEL", which)
     ask(store, b"SET", which, b"in the way")
@@ -133,7 +135,7 @@ def test_a_slot_counts_as_noted_only_when_it_is(store: RedisMessageStore, outbox
             ask(store, b"SADD", which, *others)
     for operation in operations:
         operation()
-        assert slot(scene) in noted(store, which)
+        assert slot(scene) in recorded(store, which)
     if which == OUTBOX_SLOTS:
         assert len(outbox.take_posted()) == len(outbox.take()) == 1
 
@@ -165,7 +167,7 @@ def test_posts_are_found_after_a_fail_over_that_lost_their_slots(open_store: Ope
         cluster.stop()
 
 
-def test_a_sweep_goes_on_where_a_node_without_queues_is_away(open_store: OpenStore) -> None:
+def test_a_sweep_goes_on_if_a_node_without_queues_is_away(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         outbox = Outbox(open_store(cluster.uri))

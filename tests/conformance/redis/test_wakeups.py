@@ -51,7 +51,7 @@ def scene(kind: str, open_store: OpenStore) -> Iterator[Scene]:
 
 
 def ask(*scenes: Scene) -> None:
-    """As a process does in which clients wait for the queues."""
+    """Ask for positions as a process does in which clients wait for the queues."""
     found = scenes[0].store.queues.positions(uids=[scene.queue.uid for scene in scenes], now=scenes[0].now)
     assert len(found) == len(scenes)
 
@@ -75,7 +75,7 @@ def receive_until_lost(wakeups: Wakeups) -> None:
 
 
 def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
-    """Everything that was published until now, also at other nodes, of which the subscriber learns later."""
+    """Everything that was published until now, also at other nodes, whose messages come later."""
     ends = set()
     for number, node in enumerate(nodes):
         node.publish(CHANNEL, f"end-{number}")
@@ -120,7 +120,7 @@ def reset(nodes: list[redis.Redis]) -> None:
         node.config_resetstat()
 
 
-def test_nothing_is_published_while_nobody_waits(scene: Scene, kind: str) -> None:
+def test_nothing_is_published_while_no_client_waits(scene: Scene, kind: str) -> None:
     letters, nodes = scene.beside("letters"), clients(kind)
     reset(nodes)
     for name, _, operation in makes_available(scene, letters):
@@ -129,7 +129,7 @@ def test_nothing_is_published_while_nobody_waits(scene: Scene, kind: str) -> Non
     letters.drop()
 
 
-def test_while_somebody_waits_each_publishes_once(scene: Scene, kind: str) -> None:
+def test_each_operation_publishes_once_while_a_client_waits(scene: Scene, kind: str) -> None:
     letters, nodes = scene.beside("letters"), clients(kind)
     wakeups = subscribe(scene.store)
     for name, woken, operation in makes_available(scene, letters):
@@ -145,7 +145,7 @@ def test_while_somebody_waits_each_publishes_once(scene: Scene, kind: str) -> No
     letters.drop()
 
 
-def test_what_makes_nothing_available_publishes_nothing(scene: Scene, kind: str) -> None:
+def test_an_operation_that_makes_no_message_available_publishes_nothing(scene: Scene, kind: str) -> None:
     scene.post(*"abcd")
     claim_id, (first, *_) = scene.claim(3)
     ask(scene)
@@ -163,7 +163,7 @@ def test_what_makes_nothing_available_publishes_nothing(scene: Scene, kind: str)
     assert calls(nodes)["publish"] == 0
 
 
-def test_a_note_ends_five_seconds_after_the_last_question(scene: Scene, kind: str) -> None:
+def test_a_note_ends_five_seconds_after_the_last_call_of_positions(scene: Scene, kind: str) -> None:
     nodes = clients(kind)
 
     def publishes() -> bool:
@@ -188,8 +188,8 @@ def test_a_note_ends_five_seconds_after_the_last_question(scene: Scene, kind: st
     assert not publishes()
 
 
-def test_a_question_writes_only_when_its_note_is_old(scene: Scene, kind: str) -> None:
-    """Each write is one to the append-only file."""
+def test_positions_writes_the_note_again_only_if_it_is_old(scene: Scene, kind: str) -> None:
+    """Each write goes to the append-only file."""
     nodes = clients(kind)
     scene.post("a", "late", delay=60)
     scene.clock.advance(61)
@@ -202,7 +202,7 @@ def test_a_question_writes_only_when_its_note_is_old(scene: Scene, kind: str) ->
     assert not seen.keys() & {"zadd", "zrem", "unlink", "rename"}
 
 
-def test_many_queues_take_one_round_trip_to_each_server(
+def test_positions_of_many_queues_take_one_round_trip_to_each_server(
     scene: Scene, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenes = [scene, *(scene.beside(f"q{n}") for n in range(30))]
@@ -225,7 +225,7 @@ def test_many_queues_take_one_round_trip_to_each_server(
         each.drop()
 
 
-def test_posts_at_each_node_wake_a_subscriber_at_one(scene: Scene) -> None:
+def test_a_subscriber_at_one_node_hears_of_posts_at_all_nodes(scene: Scene) -> None:
     scenes = [scene, *(scene.beside(f"q{n}") for n in range(12))]
     wakeups = subscribe(scene.store)
     ask(*scenes)
@@ -245,7 +245,7 @@ def test_posts_at_each_node_wake_a_subscriber_at_one(scene: Scene) -> None:
 # -- the end of a connection -------------------------------------------------------------------------------------------
 
 
-def test_another_thread_ends_it(scene: Scene) -> None:
+def test_another_thread_may_close_wakeups_while_one_receives(scene: Scene) -> None:
     wakeups = subscribe(scene.store)
     closing = threading.Timer(0.1, wakeups.close)
     closing.start()
@@ -258,7 +258,7 @@ def test_another_thread_ends_it(scene: Scene) -> None:
         wakeups.receive(0.1)
 
 
-def test_a_child_process_leaves_it_to_its_parent(scene: Scene) -> None:
+def test_a_child_process_does_not_close_the_wakeups_of_its_parent(scene: Scene) -> None:
     wakeups = subscribe(scene.store)
     receiving = threading.Thread(target=wakeups.receive, args=(LONG,))
     receiving.start()
@@ -278,8 +278,8 @@ def test_a_child_process_leaves_it_to_its_parent(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("size", [5, 150])
-def test_claims_that_hold_nothing_any_more(scene: Scene, size: int) -> None:
-    """Each stays until its end; however many there are, a question looks at a bounded number of them."""
+def test_positions_looks_at_a_bounded_number_of_claims_without_messages(scene: Scene, size: int) -> None:
+    """Such a claim stays until its end, so there may be many of them."""
     scene.post(*["x"] * size)
     last = scene.now + 100 + size
     for n in range(size):
@@ -330,13 +330,13 @@ store.close()
 """
 
 
-def test_under_gevent(kind: str) -> None:
+def test_receive_and_close_work_under_gevent(kind: str) -> None:
     command = [sys.executable, "-c", GREENLETS, servers.shared(kind).uri, new_queue().uid]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_restart(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenStore, own_redis: servers.Redis) -> None:
     scene = Scene(open_store(own_redis.uri))
     wakeups = subscribe(scene.store)
     own_redis.kill()
@@ -358,8 +358,10 @@ def wakes(scene: Scene) -> None:
     subscribed[-1].close()
 
 
-def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends such a connection, so the server is asked now and then whether it is there."""
+def test_a_server_that_hangs_is_noticed(
+    open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ends such a connection, so the process asks now and then whether the server is there."""
     monkeypatch.setattr(redis_wakeups, "_QUIET_SECONDS", 0.1)
     scene = Scene(open_store(f"{own_redis.uri}?socket_timeout=1"))
     wakeups = subscribe(scene.store)
@@ -374,7 +376,7 @@ def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, mo
         own_redis.program.signal(signal.SIGCONT)
 
 
-def test_a_fail_over_from_a_master_that_hangs(open_store: OpenStore) -> None:
+def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) -> None:
     """Nothing ends the connection to it, but other operations find the new master."""
     group = servers.own(servers.RedisSentinel)
     try:
@@ -393,7 +395,7 @@ def test_a_fail_over_from_a_master_that_hangs(open_store: OpenStore) -> None:
         group.stop()
 
 
-def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None:
+def test_a_subscription_ends_with_its_cluster_node_and_goes_to_another(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         store = open_store(cluster.uri)
@@ -432,7 +434,7 @@ def _port_of(wakeups: Wakeups) -> int:
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_user_that_may_not_subscribe_or_publish(
+def test_a_store_works_for_a_user_that_may_not_subscribe_or_publish(
     open_store: OpenStore, own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     rights = ["~zaqar:*", "+@all", "-publish", "-subscribe", "resetchannels"]
