@@ -85,7 +85,7 @@ def test_a_sweep_records_slots_that_a_fail_over_lost(
     assert {each.queue_uid for each in outbox.take_all()} == {delivering.queue.uid, confirming.queue.uid}
 
 
-def test_slots_without_records_are_not_recorded(store: RedisMessageStore, outbox: Outbox) -> None:
+def test_empty_slots_are_not_recorded(store: RedisMessageStore, outbox: Outbox) -> None:
     """Otherwise an idle look would ask more slots than before."""
     scene = outbox.new_scene(notify=False)
     scene.post("a")
