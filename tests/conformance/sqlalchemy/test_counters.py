@@ -56,13 +56,13 @@ def step(random: Random, queue_clients: list[QueueClient], models: list[QueueCli
     here, model, limit = queue_clients[side], models[side], random.randint(1, 9)
     texts = [str(random.random()) for _ in range(random.randint(1, 9))]
     ttl, delay = random.choice([60, 61, 90, 3600]), random.choice([0, 0, 0, 5, 60])
-    act = random.choice(["post"] * 5 + ["claim"] * 4 + ["bury", "pop", "delete", "release", "list", "purge", "sweep"])
+    act = random.choice(["post"] * 5 + ["claim"] * 4 + ["move", "pop", "delete", "release", "list", "purge", "sweep"])
     if act == "post":
         assert here.post(*texts, ttl=ttl, delay=delay) == model.post(*texts, ttl=ttl, delay=delay)
-    elif act in ("claim", "bury"):
+    elif act in ("claim", "move"):
         span = random.choice([10, 60])
         rules = [
-            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "bury" else None
+            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "move" else None
             for pair in (queue_clients, models)
         ]
         taken = here.claim(limit, ttl=span, grace=1, dead_letters=rules[0])

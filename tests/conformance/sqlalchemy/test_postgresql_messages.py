@@ -70,20 +70,22 @@ def test_empty_is_not_said_before_the_locks_of_others_end(orders: QueueClient, o
     timer.join()
 
 
-@pytest.mark.parametrize("grave", ["passed over", "moved"])
-def test_a_message_that_wears_out_while_a_claim_waits_for_its_lock(orders: QueueClient, other: Any, grave: str) -> None:
+@pytest.mark.parametrize("exhausted", ["passed over", "moved"])
+def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
+    orders: QueueClient, other: Any, exhausted: str
+) -> None:
     """It is READY before and after; the claim has to see how often it was claimed by then."""
     dead = orders.beside("dead")
-    rules = DeadLetters(dead.queue if grave == "moved" else None, 2, None)
+    rules = DeadLetters(dead.queue if exhausted == "moved" else None, 2, None)
     orders.post("a")
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     count = "UPDATE messages SET claim_count = claim_count + 1 WHERE segment = %s"
     other.execute(count, [segment_of(other, orders)])
     timer = threading.Timer(0.3, other.commit)
     timer.start()
     assert orders.claim(dead_letters=rules)[1] == []
     timer.join()
-    assert bodies(dead.listing()) == (["a"] if grave == "moved" else [])
+    assert bodies(dead.listing()) == (["a"] if exhausted == "moved" else [])
     dead.drop()
 
 
