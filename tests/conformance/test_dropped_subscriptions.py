@@ -46,7 +46,7 @@ def drop(what: str, queue: QueueClient, backlog: SubscriptionBacklog) -> Callabl
 def drop_backlogs(*backlogs: SubscriptionBacklog) -> None:
     """Drop several subscriptions of one queue."""
     ids = [backlog.subscription_id for backlog in backlogs]
-    notifier = backlogs[0].outbox
+    notifier = backlogs[0].notifier
     notifier.store.delivery_log.drop(queue_uid=backlogs[0].queue_uid, subscription_ids=ids, now=notifier.now)
 
 
