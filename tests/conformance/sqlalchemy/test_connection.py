@@ -45,7 +45,9 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
         ("", "The URI of the database is not of the form sqlite:///path or postgresql://user:password@host/database."),
     ],
 )
-def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: str, sentence: str) -> None:
+def test_a_database_that_cannot_be_opened_is_a_startup_error_of_one_sentence(
+    tmp_path: Path, address: str, sentence: str
+) -> None:
     (tmp_path / "file").write_text("plain text, and long enough to have the header of a database" * 20)
     with pytest.raises(StartupError) as caught:
         Database.open(address.format(tmp_path), embedded=True)
@@ -58,7 +60,7 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: st
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o007, 0o077])
 @pytest.mark.parametrize("mode", [None, 0o644, 0o666, 0o660])
 def test_the_files_of_a_database_are_private(tmp_path: Path, umask: int, mode: int | None) -> None:
-    """Whatever the umask, and whether the files are new or were made by an earlier release with ``mode``."""
+    """With any umask, for new files and for files that an earlier release made with ``mode``."""
     path, folder_mode = tmp_path / "zaqar.db", stat.S_IMODE(tmp_path.stat().st_mode)
     address = f"sqlite:///{path}"
     before = os.umask(umask)
@@ -80,7 +82,7 @@ def test_the_files_of_a_database_are_private(tmp_path: Path, umask: int, mode: i
     assert stat.S_IMODE(tmp_path.stat().st_mode) == folder_mode
 
 
-def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
+def test_opening_a_file_that_is_not_a_database_does_not_change_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("plain text, and long enough to have the header of a database" * 20)
     path.chmod(0o644)
@@ -90,7 +92,7 @@ def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def as_nobody(work: Callable[[], None]) -> int:
-    """Run it in a child without the rights of root, to which nothing is read-only; its exit status."""
+    """Run it in a child process without the rights of root, for whom no file is read-only. Return its exit status."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -107,14 +109,14 @@ def as_nobody(work: Callable[[], None]) -> int:
 
 
 def open_folder(path: Path) -> None:
-    """Let everybody reach a folder of pytest, which makes them for one user only."""
+    """Let every user reach a folder of pytest, which creates folders for one user only."""
     for folder in (path, *path.parents[:3]):
         if folder.owner() == Path("/proc/self").owner() and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
 
 
 @pytest.mark.parametrize("what", ["directory", "database", "lock file"])
-def test_what_cannot_be_written_is_named(tmp_path: Path, what: str) -> None:
+def test_a_startup_error_names_the_file_that_is_read_only(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     path = folder / "zaqar.db"
@@ -152,7 +154,7 @@ def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> 
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL", "EXTRA"])
-def test_what_stored_survives_is_read_from_the_connection(
+def test_durability_reports_the_setting_of_the_connection(
     open_database: Callable[..., Database], synchronous: str
 ) -> None:
     database = open_database(synchronous=synchronous)
@@ -166,7 +168,7 @@ def test_what_stored_survives_is_read_from_the_connection(
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "full", ""])
-def test_other_ways_to_write_are_refused(uri: str, synchronous: str) -> None:
+def test_any_other_value_of_synchronous_is_refused(uri: str, synchronous: str) -> None:
     with pytest.raises(StartupError, match="NORMAL, FULL or EXTRA"):
         Database.open(uri, embedded=True, synchronous=synchronous)
 
@@ -182,7 +184,7 @@ def test_both_stores_can_share_a_database(database: Database) -> None:
     messages.close()
 
 
-def test_a_link_leads_to_the_same_lock_file(database: Database, tmp_path: Path) -> None:
+def test_a_symbolic_link_leads_to_the_same_lock_file(database: Database, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     linked = Database.open(f"sqlite:///{tmp_path}/link/zaqar.db", embedded=True)
     assert linked.path == database.path
@@ -206,7 +208,7 @@ def test_in_memory(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_database_in_memory_is_its_own() -> None:
+def test_two_databases_in_memory_share_nothing() -> None:
     first, second = (Database.open("sqlite:///:memory:", embedded=True) for _ in range(2))
     first.prepare()
     assert not sa.inspect(second.engine).get_table_names()
@@ -217,7 +219,9 @@ def test_each_database_in_memory_is_its_own() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Database, orders: QueueClient) -> None:
+def test_an_error_of_the_library_is_store_unavailable_and_the_store_heals(
+    database: Database, orders: QueueClient
+) -> None:
     orders.post("a")
     with database.change_schema() as connection:
         connection.execute(sa.text("ALTER TABLE messages RENAME TO elsewhere"))
@@ -233,7 +237,7 @@ def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Databas
     assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_a_full_disk_stores_nothing_and_takes_no_number(
+def test_a_post_on_a_full_disk_stores_nothing_and_uses_no_number(
     orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
     orders.post("before")
@@ -270,8 +274,8 @@ def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
     database.close()
 
 
-def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Database, orders: QueueClient) -> None:
-    """An open file outlives its name; what is written to it then would be gone with the process."""
+def test_no_post_is_acknowledged_after_the_file_was_removed(database: Database, orders: QueueClient) -> None:
+    """An open file outlives its name: a write to it would be lost when the process ends."""
     orders.post("before")
     path = Path(database.path or "")
     away = path.with_suffix(".away")
@@ -289,7 +293,7 @@ def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Data
     assert bodies(orders.listing()) == ["before", "after"]
 
 
-def test_another_file_in_its_place_is_taken_up(
+def test_a_file_that_replaces_the_database_is_used_from_then_on(
     database: Database, orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
     orders.post("in both")
@@ -311,7 +315,7 @@ def test_another_file_in_its_place_is_taken_up(
     assert bodies(orders.listing()) == expected
 
 
-def test_connections_are_used_again(database: Database, orders: QueueClient) -> None:
+def test_connections_are_reused(database: Database, orders: QueueClient) -> None:
     with traced(database):
         for _ in range(5):
             orders.post("a")
@@ -334,7 +338,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_fork_leaves_no_connection_to_the_child(database: Database, orders: QueueClient) -> None:
+def test_a_child_inherits_no_connection(database: Database, orders: QueueClient) -> None:
     orders.post("a")
     assert database.idle
     parent = {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
@@ -349,8 +353,8 @@ def test_a_fork_leaves_no_connection_to_the_child(database: Database, orders: Qu
     assert orders.post("c") == [3]
 
 
-def test_parent_and_child_do_not_share_the_lock(orders: QueueClient, open_database: Callable[..., Database]) -> None:
-    """A lock on an inherited file is the parent's: unlocking it in the child would end the parent's turn."""
+def test_parent_and_child_have_separate_locks(orders: QueueClient, open_database: Callable[..., Database]) -> None:
+    """If they shared the lock file, unlocking it in the child would end the turn of the parent."""
     hasty = open_database(patience=0.2)
 
     def work() -> None:

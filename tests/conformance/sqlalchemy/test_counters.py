@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters and the start of scans that each fence keeps are right after any sequence of operations."""
+"""The counters of each fence, and the number at which searches begin, are right after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -51,18 +51,20 @@ def recount(database: Database, now: float) -> None:
 
 
 def step(random: Random, queue_clients: list[QueueClient], models: list[QueueClient]) -> None:
-    """One operation on the store and on the memory driver; both must answer alike."""
+    """One operation on the store and on the memory driver. Both must return the same."""
     side = random.randrange(2)
     here, model, limit = queue_clients[side], models[side], random.randint(1, 9)
     texts = [str(random.random()) for _ in range(random.randint(1, 9))]
     ttl, delay = random.choice([60, 61, 90, 3600]), random.choice([0, 0, 0, 5, 60])
-    act = random.choice(["post"] * 5 + ["claim"] * 4 + ["move", "pop", "delete", "release", "list", "purge", "sweep"])
+    act = random.choice(
+        ["post"] * 5 + ["claim"] * 4 + ["dead letters", "pop", "delete", "release", "list", "purge", "sweep"]
+    )
     if act == "post":
         assert here.post(*texts, ttl=ttl, delay=delay) == model.post(*texts, ttl=ttl, delay=delay)
-    elif act in ("claim", "move"):
+    elif act in ("claim", "dead letters"):
         span = random.choice([10, 60])
         rules = [
-            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "move" else None
+            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "dead letters" else None
             for pair in (queue_clients, models)
         ]
         taken = here.claim(limit, ttl=span, grace=1, dead_letters=rules[0])
@@ -125,7 +127,7 @@ def ready_from(database: Database, orders: QueueClient) -> int:
     return int(row[0])
 
 
-def test_scans_begin_past_what_expired(database: Database, orders: QueueClient) -> None:
+def test_searches_begin_after_expired_messages(database: Database, orders: QueueClient) -> None:
     orders.post(*["x"] * 1000, ttl=60)
     orders.post("alive", ttl=3600)
     orders.clock.advance(60 + SKEW)
@@ -143,7 +145,9 @@ def test_scans_begin_past_what_expired(database: Database, orders: QueueClient) 
     assert [message.sequence for message in orders.listing()] == [1001]
 
 
-def test_a_claim_that_finds_nothing_behind_expired_ones_notes_it_once(database: Database, orders: QueueClient) -> None:
+def test_a_claim_that_finds_only_expired_messages_moves_ready_from_once(
+    database: Database, orders: QueueClient
+) -> None:
     orders.post(*["x"] * 1000, ttl=60)
     orders.clock.advance(60 + SKEW)
     assert orders.claim()[1] == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What notifiers ask of SQLite: few statements, as much work beside many deliveries as beside few, and fair shares."""
+"""Notifiers on SQLite: few statements, the same work beside many deliveries as beside few, and fair shares."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
         ({}, 5, 5, {}),
     ],
 )
-def test_each_backlog_gives_as_many(waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]) -> None:
+def test_each_backlog_gives_the_same_share(
+    waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]
+) -> None:
     left = dict(waiting)
     calls = 0
 
@@ -64,7 +66,7 @@ def notifier(store: SqlMessageStore) -> NotifierClient:
     return NotifierClient(store)
 
 
-def crowd_of(notifier: NotifierClient, state: str, size: int) -> SubscriptionBacklog:
+def backlog_in_state(notifier: NotifierClient, state: str, size: int) -> SubscriptionBacklog:
     """A subscription with that many deliveries: due, waiting for later, or dead."""
     backlog = SubscriptionBacklog(notifier)
     orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=backlog.queue_uid))
@@ -77,44 +79,46 @@ def crowd_of(notifier: NotifierClient, state: str, size: int) -> SubscriptionBac
 
 
 def operations_of(
-    notifier: NotifierClient, crowd: SubscriptionBacklog, others: list[SubscriptionBacklog]
+    notifier: NotifierClient, large: SubscriptionBacklog, others: list[SubscriptionBacklog]
 ) -> dict[str, Callable[[], object]]:
-    sent = crowd.subscription_id
+    sent = large.subscription_id
     return {
         "take": lambda: notifier.take(limit=6, most_of_one=2),
         "take without": lambda: notifier.take(limit=6, most_of_one=2, without=[sent]),
-        "list": lambda: crowd.listing(limit=10),
-        "list dead": lambda: crowd.listing(DEAD, limit=10),
+        "list": lambda: large.listing(limit=10),
+        "list dead": lambda: large.listing(DEAD, limit=10),
         "list of another": lambda: others[0].listing(WAITING, limit=10),
         "count of another": lambda: others[0].counts(),
-        "resend dead": lambda: crowd.resend_dead(3),
-        "resend": lambda: crowd.resend(17, 19),
-        "put": lambda: notifier.put(crowd.new(7)),
+        "resend dead": lambda: large.resend_dead(3),
+        "resend": lambda: large.resend(17, 19),
+        "put": lambda: notifier.put(large.new(7)),
     }
 
 
 @pytest.mark.parametrize("state", [WAITING, "later", DEAD])
-def test_many_deliveries_of_one_cost_nobody_anything(database: Database, notifier: NotifierClient, state: str) -> None:
+def test_a_take_costs_the_same_beside_many_deliveries_of_one_subscription(
+    database: Database, notifier: NotifierClient, state: str
+) -> None:
     steps: list[dict[str, int]] = []
     for size in (50, 5000):
-        crowd = crowd_of(notifier, state, size)
+        large = backlog_in_state(notifier, state, size)
         others = [SubscriptionBacklog(notifier) for _ in range(5)]
         for other in others:
             other.fill(10)
-        operations = operations_of(notifier, crowd, others)
+        operations = operations_of(notifier, large, others)
         steps.append({name: steps_of(database, operation) for name, operation in operations.items()})
         notifier.drain()
-        crowd.resend_dead()
+        large.resend_dead()
         notifier.drain()
     few, many = steps
     assert {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 200} == {}
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_is_as_much_work_beside_many(
+def test_has_undelivered_before_costs_the_same_beside_many_deliveries(
     database: Database, notifier: NotifierClient, later: float | None
 ) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries before the number are settled, many after it wait, and many posts are in the outbox."""
     steps = []
     soon = None if later is None else notifier.now + later
     for size in (10, 1000):
@@ -132,12 +136,14 @@ def test_a_question_about_the_order_is_as_much_work_beside_many(
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_many_that_were_dropped_cost_nobody_anything(database: Database, notifier: NotifierClient, what: str) -> None:
+def test_a_take_and_a_sweep_cost_the_same_beside_many_dropped_rows(
+    database: Database, notifier: NotifierClient, what: str
+) -> None:
     """A take, of posts too, and each batch of a sweep; also while there are many tombstones."""
     steps: list[dict[str, int]] = []
     for size in (500, 5000):
-        crowd = crowd_of(notifier, WAITING, size)
-        orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=crowd.queue_uid))
+        large = backlog_in_state(notifier, WAITING, size)
+        orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=large.queue_uid))
         for _ in range(size // 50):
             orders.post("not expanded")
         other_queue = notifier.open_queue()
@@ -148,10 +154,10 @@ def test_many_that_were_dropped_cost_nobody_anything(database: Database, notifie
             orders.drop()
         else:
             notifier.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=notifier.now
+                queue_uid=large.queue_uid, subscription_ids=[large.subscription_id], now=notifier.now
             )
             notifier.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[f"{n:024}" for n in range(size // 10)], now=notifier.now
+                queue_uid=large.queue_uid, subscription_ids=[f"{n:024}" for n in range(size // 10)], now=notifier.now
             )
         operations: dict[str, Callable[[], object]] = {
             "take": lambda: notifier.take(limit=6, most_of_one=2),
@@ -160,8 +166,8 @@ def test_many_that_were_dropped_cost_nobody_anything(database: Database, notifie
             ),
             "take posts": lambda: notifier.take_posted(limit=1),
             "sweep": lambda: notifier.store.sweep(now=notifier.now, limit=40),
-            "drop": lambda crowd=crowd: notifier.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=notifier.now
+            "drop": lambda large=large: notifier.store.delivery_log.drop(
+                queue_uid=large.queue_uid, subscription_ids=[large.subscription_id], now=notifier.now
             ),
         }
         steps.append({name: steps_of(database, operation) for name, operation in operations.items()})
@@ -201,7 +207,7 @@ def test_posts_are_taken_with_few_statements_at_any_number_of_queues(
     assert max(needed) <= 6, needed
 
 
-def test_who_finds_nothing_writes_nothing(database: Database, notifier: NotifierClient) -> None:
+def test_a_take_that_finds_nothing_writes_nothing(database: Database, notifier: NotifierClient) -> None:
     SubscriptionBacklog(notifier).fill(3)
     notifier.take()
     with traced(database) as seen:
@@ -211,7 +217,9 @@ def test_who_finds_nothing_writes_nothing(database: Database, notifier: Notifier
     assert commits_of(seen) == 0
 
 
-def test_only_a_post_to_notify_pays_for_the_outbox(database: Database, notifier: NotifierClient) -> None:
+def test_only_a_post_to_a_queue_with_subscribers_writes_to_the_outbox(
+    database: Database, notifier: NotifierClient
+) -> None:
     quiet, heard = notifier.open_queue(notify=False), notifier.open_queue()
     with traced(database) as seen:
         quiet.post("a")

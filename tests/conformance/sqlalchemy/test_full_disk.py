@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that is full under SQLite: posts are refused before it is, and what frees space works on."""
+"""SQLite on a disk that becomes full: posts are refused early, and operations that free space still work."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def orders(database: SqliteDatabase) -> QueueClient:
 
 
 def batch_of(size: int) -> int:
-    """Messages that are posted or deleted in one step: no more bytes than the API takes."""
+    """How many messages are posted or deleted in one step: no more bytes than the API accepts."""
     return max(1, min(200, 1_000_000 // (size + 1000)))
 
 
 def fill(orders: QueueClient, size: int) -> list[int]:
-    """Post until that is refused; the numbers of what was posted."""
+    """Post until a post is refused. Return the numbers of the messages."""
     numbers: list[int] = []
     texts = ["x" * size] * batch_of(size)
     while True:
@@ -63,7 +63,7 @@ def fill(orders: QueueClient, size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [10, 2_000, 200_000])
-def test_what_frees_space_works_when_posts_are_refused(
+def test_deletes_and_claims_work_while_posts_are_refused(
     orders: QueueClient, database: SqliteDatabase, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
     numbers = fill(orders, size)
@@ -87,7 +87,7 @@ def test_what_frees_space_works_when_posts_are_refused(
 
 
 def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(orders: QueueClient) -> None:
-    """The space is that of the file, which does not shrink, and the reserve does not wear away."""
+    """The file does not shrink, so posts reuse its free pages, and the reserve of the disk stays as large as it was."""
     counts = []
     for round_ in range(6):
         numbers = fill(orders, 3_000)
@@ -102,7 +102,7 @@ def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(orders: QueueClie
     assert min(counts[1:]) > counts[0] / 2, counts
 
 
-def test_deliveries_are_not_made_where_there_is_no_room(orders: QueueClient, database: SqliteDatabase) -> None:
+def test_no_deliveries_are_made_on_a_full_disk(orders: QueueClient, database: SqliteDatabase) -> None:
     orders.queue = new_queue(notify=True)
     orders.open()
     notifier = NotifierClient(orders.store, orders.clock)

@@ -57,7 +57,7 @@ def backlog(notifier: NotifierClient) -> SubscriptionBacklog:
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """A session of somebody else."""
+    """Another session, of no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
@@ -66,8 +66,8 @@ def other(address: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def crowded(address: str) -> str:
-    """Tables of some size, of which the server knows it, as on small ones it may take any index."""
+def filled(address: str) -> str:
+    """Large tables with fresh statistics. On small tables the planner may use any index."""
     with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as connection:
         columns = (
             "uid, subscription, number, body, ttl, created, client_id, due, kind, state, tries, attempts, keep_until"
@@ -89,7 +89,7 @@ def crowded(address: str) -> str:
 
 
 def pages_of(store: SqlMessageStore, backlog: SubscriptionBacklog, number: int, due_before: float) -> int:
-    """Pages that a question about the order touches, as the server counts them."""
+    """Pages that ``has_undelivered_before`` reads, as the server counts them."""
     one = {"uid": backlog.queue_uid, "subscription": backlog.subscription_id}
     values = {**one, "number": number, "due_before": due_before}
     text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryQueries.of('postgresql').has_undelivered_before}"
@@ -100,14 +100,14 @@ def pages_of(store: SqlMessageStore, backlog: SubscriptionBacklog, number: int, 
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers)))
 
 
-def test_a_question_about_the_order_touches_the_same_pages_beside_many(
-    store: SqlMessageStore, notifier: NotifierClient, crowded: str
+def test_has_undelivered_before_reads_the_same_pages_beside_many_deliveries(
+    store: SqlMessageStore, notifier: NotifierClient, filled: str
 ) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries before the number are settled, many after it wait, and many posts are in the outbox."""
     seen = []
     for size in (10, 3000):
         _, backlog = fill_in_order(notifier, size)
-        with psycopg.connect(crowded, autocommit=True) as connection:
+        with psycopg.connect(filled, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE deliveries, outbox")
         numbers_asked = (2 * size + 1, 2 * size + 2, 4 * size)
         ends = (math.inf, notifier.now + 60)
@@ -127,7 +127,7 @@ def lock(connection: Any, backlog: SubscriptionBacklog, *wanted: int) -> None:
     connection.execute(query, [backlog.subscription_id, list(wanted)])
 
 
-def test_a_take_passes_over_what_another_one_takes(
+def test_a_take_passes_over_deliveries_that_another_one_has_locked(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
 ) -> None:
     backlog.fill(4)
@@ -138,7 +138,7 @@ def test_a_take_passes_over_what_another_one_takes(
     assert numbers(notifier.take()) == [1, 3]
 
 
-def test_posts_that_another_one_takes_are_passed_over(notifier: NotifierClient, other: Any) -> None:
+def test_a_take_passes_over_posts_that_another_one_has_locked(notifier: NotifierClient, other: Any) -> None:
     orders = notifier.open_queue()
     for n in range(3):
         orders.post(str(n))
@@ -149,10 +149,10 @@ def test_posts_that_another_one_takes_are_passed_over(notifier: NotifierClient, 
 
 
 @pytest.mark.parametrize("states", [(DONE, DONE), (DONE, None), (None, DONE), (None, None)])
-def test_outcomes_are_written_in_the_order_of_their_keys(
+def test_settle_locks_deliveries_in_the_order_of_their_keys(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any, states: tuple[str | None, str | None]
 ) -> None:
-    """Whoever waits for the first has not locked the second yet, whichever is given first, kept or not (None)."""
+    """While it waits for the first one it has not locked the second one, in whatever order they are given."""
     backlog.fill(2)
     outcomes = [
         replace(delivery, state=DONE, keep_until=None if state is None else notifier.now + 60)
@@ -173,10 +173,10 @@ def test_outcomes_are_written_in_the_order_of_their_keys(
     assert [backlog.get(number) is None for number in (1, 2)] == [state is None for state in states]
 
 
-def test_what_is_sent_again_beside_another_one_is_not_overlooked(
+def test_a_resend_waits_for_locked_deliveries_and_takes_the_next_ones(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
 ) -> None:
-    """A resend waits for who has the first ones, and takes the next where those are not dead any more."""
+    """The first deliveries are locked, and are no longer dead when the lock ends."""
     backlog.fill(6)
     notifier.settle_as(DEAD, notifier.take())
     query = "UPDATE deliveries SET state = 0, keep_until = NULL WHERE subscription = %s AND number <= 3"
@@ -192,8 +192,10 @@ def test_what_is_sent_again_beside_another_one_is_not_overlooked(
     assert backlog.counts() == (6, 0)
 
 
-def test_extending_and_settling_at_a_time_end_well(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
-    """One notifier extends leases in one thread and settles in others, each in an order of its own."""
+def test_extending_and_settling_concurrently_does_not_deadlock(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
+    """One notifier extends leases in one thread and settles in others, each in another order."""
     backlog.fill(60)
     taken = notifier.take_all("me")
 
@@ -213,7 +215,7 @@ def test_extending_and_settling_at_a_time_end_well(notifier: NotifierClient, bac
     assert backlog.listing(WAITING) == []
 
 
-def test_a_subscriber_that_comes_up_elsewhere_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
+def test_a_subscriber_that_another_subscription_gets_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
     store = DRIVERS["postgresql"].open_management(address)
     queue = SubscriptionClient(store)
     first = queue.create("http://a.example")

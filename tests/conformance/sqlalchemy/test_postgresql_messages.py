@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is special to PostgreSQL: locks of others, counters in two places, connections that end, forks."""
+"""PostgreSQL only: locks of other sessions, counters in two tables, connections that end, forks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def orders(address: str) -> Iterator[QueueClient]:
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """A session of somebody else."""
+    """Another session, of no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
@@ -53,14 +53,16 @@ def lock_first(connection: Any, orders: QueueClient, limit: int) -> None:
     connection.execute(query, [segment_of(connection, orders), limit])
 
 
-def test_a_claim_passes_over_what_another_one_takes(orders: QueueClient, other: Any) -> None:
+def test_a_claim_passes_over_messages_that_another_one_has_locked(orders: QueueClient, other: Any) -> None:
     orders.post("a", "b", "c")
     lock_first(other, orders, 1)
     assert bodies(orders.claim(1)[1]) == ["b"]
 
 
 @pytest.mark.parametrize("take", ["claim", "pop"])
-def test_empty_is_not_said_before_the_locks_of_others_end(orders: QueueClient, other: Any, take: str) -> None:
+def test_a_take_waits_for_the_locks_of_others_before_it_returns_nothing(
+    orders: QueueClient, other: Any, take: str
+) -> None:
     orders.post("a", "b")
     lock_first(other, orders, 2)
     timer = threading.Timer(0.3, other.rollback)
@@ -74,7 +76,7 @@ def test_empty_is_not_said_before_the_locks_of_others_end(orders: QueueClient, o
 def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
     orders: QueueClient, other: Any, exhausted: str
 ) -> None:
-    """It is READY before and after; the claim has to see how often it was claimed by then."""
+    """The message is READY before and after. The claim has to see its new claim count."""
     dead = orders.beside("dead")
     rules = DeadLetters(dead.queue if exhausted == "moved" else None, 2, None)
     orders.post("a")
@@ -89,7 +91,7 @@ def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
     dead.drop()
 
 
-def test_counters_are_exact_after_a_crowd(orders: QueueClient, other: Any) -> None:
+def test_counters_are_exact_after_concurrent_operations(orders: QueueClient, other: Any) -> None:
     def live() -> None:
         for _ in range(15):
             orders.post("a", "b", "c")
@@ -113,8 +115,8 @@ def test_counters_are_exact_after_a_crowd(orders: QueueClient, other: Any) -> No
     assert orders.stats().total == len(orders.listing(claimed=True))
 
 
-def test_two_queues_can_be_each_other_s_dead_letter_queue(orders: QueueClient, other: Any) -> None:
-    """Who moves letters one way does not wait for who moves them the other way, who waits for the first."""
+def test_two_queues_can_be_dead_letter_queues_of_each_other(orders: QueueClient, other: Any) -> None:
+    """A claim that moves messages one way does not deadlock with a claim that moves them the other way."""
     back = orders.beside("back")
 
     def move(here: QueueClient, there: QueueClient) -> None:
@@ -141,7 +143,7 @@ def test_connections_that_ended_between_two_requests_are_not_noticed(orders: Que
     assert orders.post("b") == [2]
 
 
-def test_who_finds_no_connection_free_gives_up(address: str) -> None:
+def test_a_transaction_without_a_free_connection_is_store_unavailable(address: str) -> None:
     database = Database.open(address, embedded=True, connections=1)
     with database.read(), pytest.raises(StoreUnavailable), database.read():
         pass
@@ -180,7 +182,7 @@ def test_an_unsafe_setting_is_warned_of(address: str, caplog: pytest.LogCaptureF
     assert "synchronous_commit is off" in caplog.text
 
 
-def test_a_guess_that_no_text_can_hold_is_a_guess(orders: QueueClient) -> None:
+def test_a_claim_id_that_postgresql_cannot_store_is_absent(orders: QueueClient) -> None:
     orders.post("a")
     orders.release("\0")
     orders.release("\ud800")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema on PostgreSQL, each time in a namespace of its own."""
+"""The schema on PostgreSQL, each test in a PostgreSQL schema of its own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_revisions_make_the_tables(uri: str) -> None:
     database.close()
 
 
-def test_the_commands(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_and_upgrades_the_revision(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         status = db_manage.main(["--uri", uri, *arguments])
         return status, capsys.readouterr().out.strip().rpartition(": ")[2]
@@ -63,13 +63,13 @@ def test_a_configured_database_is_only_checked(uri: str) -> None:
         SqlMessageStore.from_settings({"uri": uri, "embedded": False})
 
 
-def test_that_of_a_pool_is_made(uri: str) -> None:
+def test_the_database_of_a_pool_is_upgraded(uri: str) -> None:
     store = SqlMessageStore.from_settings({"uri": uri})
     assert QueueClient(store).post("a") == [1]
     store.close()
 
 
-def test_several_make_it_at_once(uri: str) -> None:
+def test_several_processes_may_upgrade_at_once(uri: str) -> None:
     def prepare() -> None:
         database = Database.open(uri, embedded=True)
         database.prepare()

@@ -95,20 +95,20 @@ def all_told(wakeups: Wakeups, last: QueueClient) -> list[str]:
     return told
 
 
-def test_a_post_is_told(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_a_post_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a")
     assert wakeups.receive(SOON) == [orders.queue.uid]
     assert wakeups.receive(0) == []
 
 
-def test_a_post_that_is_noted_for_subscribers_is_told(store: MessageStore, wakeups: Wakeups) -> None:
+def test_a_post_to_a_queue_with_subscribers_sends_a_wakeup(store: MessageStore, wakeups: Wakeups) -> None:
     orders = QueueClient(store, queue=new_queue(notify=True))
     orders.post("a")
     assert wakeups.receive(SOON) == [orders.queue.uid]
     orders.drop()
 
 
-def test_a_release_is_told(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_a_release_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a", "b")
     claim_id, _ = orders.claim(1)
     assert all_told(wakeups, orders.beside()) == [orders.queue.uid]
@@ -116,7 +116,7 @@ def test_a_release_is_told(orders: QueueClient, wakeups: Wakeups) -> None:
     assert wakeups.receive(SOON) == [orders.queue.uid]
 
 
-def test_dead_letters_are_told_to_those_that_wait_for_them(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups: Wakeups) -> None:
     dead = orders.beside("dead")
     orders.post("a")
     orders.claim_and_release(1, times=1)
@@ -129,7 +129,7 @@ def test_dead_letters_are_told_to_those_that_wait_for_them(orders: QueueClient, 
     assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
 
 
-def test_what_frees_nothing_is_not_told(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_an_operation_that_frees_nothing_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a", "b", "c")
     all_told(wakeups, orders.beside())
     claim_id, held = orders.claim(1)
@@ -153,7 +153,7 @@ def test_each_of_many_posts_wakes_once_for_each_queue(orders: QueueClient, wakeu
     assert set(all_told(wakeups, orders)) == {other.queue.uid for other in others}
 
 
-def test_every_one_that_listens_is_told(orders: QueueClient, store: MessageStore, wakeups: Wakeups) -> None:
+def test_each_listener_receives_a_wakeup(orders: QueueClient, store: MessageStore, wakeups: Wakeups) -> None:
     mine = store.wakeups()
     assert mine is not None
     orders.post("a")
@@ -161,7 +161,7 @@ def test_every_one_that_listens_is_told(orders: QueueClient, store: MessageStore
     mine.close()
 
 
-def test_nothing_is_told_and_heard_unless_it_is_switched_on(
+def test_no_wakeup_is_sent_or_received_unless_listen_is_set(
     address: str, wakeups: Wakeups, orders: QueueClient
 ) -> None:
     silent = open_store(address, listen=False)
@@ -175,7 +175,7 @@ def test_nothing_is_told_and_heard_unless_it_is_switched_on(
     silent.close()
 
 
-def test_a_post_that_cannot_be_told_is_done_once(
+def test_a_post_whose_wakeup_fails_is_stored_once(
     store: MessageStore, orders: QueueClient, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -187,9 +187,7 @@ def test_a_post_that_cannot_be_told_is_done_once(
     assert all_told(wakeups, orders.beside()) == []
 
 
-def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(
-    store: MessageStore, orders: QueueClient
-) -> None:
+def test_a_wakeup_does_not_wait_for_the_disk_but_later_statements_do(store: MessageStore, orders: QueueClient) -> None:
     database = cast("PostgresqlDatabase", cast("SqlMessageStore", store)._database)
     ask = "SELECT current_setting('synchronous_commit')"
     with database.write as connection:
@@ -304,7 +302,7 @@ assert others > 10, others
 """
 
 
-def test_one_that_waits_does_not_block_the_worker(address: str) -> None:
+def test_waiting_for_wakeups_does_not_block_the_worker(address: str) -> None:
     ended = subprocess.run([sys.executable, "-c", WORKER, address], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep leaves nothing dead in any table, in steps, without the lock where there is nothing to do."""
+"""A sweep removes all dead rows of every table, in steps, and takes no lock if there is nothing to do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_small_queue_is_removed_with_its_drop(database: Database, orders: Queu
     assert sizes(database) == {"fences": 1}
 
 
-def test_nothing_to_do_is_found_out_without_the_write_lock(database: Database, orders: QueueClient) -> None:
+def test_a_sweep_with_nothing_to_do_does_not_take_the_write_lock(database: Database, orders: QueueClient) -> None:
     orders.post("a", "b")
     orders.claim(1)
     with traced(database) as seen:
@@ -84,7 +84,7 @@ def test_nothing_to_do_is_found_out_without_the_write_lock(database: Database, o
     assert "BEGIN IMMEDIATE" not in seen
 
 
-def test_it_goes_on_where_it_stopped(
+def test_a_sweep_continues_where_the_last_one_stopped(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "QUEUES_AT_ONCE", 2)
@@ -102,7 +102,7 @@ def test_it_goes_on_where_it_stopped(
 def test_a_segment_that_was_purged_meanwhile_is_left_alone(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the look, purged before the turn to write: its counters are those of the new segment."""
+    """It is purged after the sweep found it and before the sweep can write. Then the counters are of a new segment."""
     orders = QueueClient(store)
     orders.post(*["x"] * 10, ttl=60)
     orders.clock.advance(60)

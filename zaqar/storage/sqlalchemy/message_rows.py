@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to the nouns of the model."""
+"""Messages as rows: the columns :MESSAGE_COLUMNS of ``sql/pieces.sql``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zaqar.model import Message, Origin
 
 
 def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
-    """The message in a row of the columns that the statements show."""
+    """The message in one row."""
     sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count, due = row
     origin = None if queue is None else Origin(queue, message_id, count)
     return Message(
@@ -19,5 +19,5 @@ def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
 
 
 def messages_of(queue_uid: str, rows: Iterable[tuple[Any, ...]]) -> list[Message]:
-    """The messages in order; rows that a change returns come in none."""
+    """Sort by sequence: RETURNING yields rows in no defined order."""
     return [message_of(queue_uid, row) for row in sorted(rows)]

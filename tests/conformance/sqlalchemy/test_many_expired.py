@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics beside many expired messages: exact at each call, and after a few calls those are gone."""
+"""Statistics beside many expired messages: they are exact at each call, and some calls remove the expired messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture
-def crowd(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
+def pair(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
     """A queue on the store and the same one in memory."""
     store = driver.open_messages(driver.prepare(tmp_path))
     orders = QueueClient(store)
@@ -57,14 +57,14 @@ def post_many(queue_clients: tuple[QueueClient, QueueClient], count: int, *, ttl
 
 
 @pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
-def test_they_are_exact_at_each_call(crowd: tuple[QueueClient, QueueClient], expired: int) -> None:
-    here, model = crowd
-    post_many(crowd, 30, ttl=3600)
-    post_many(crowd, expired - 40, ttl=60)
-    post_many(crowd, 40, ttl=60, delay=900)
-    post_many(crowd, 20, ttl=3600)
-    post_many(crowd, 10, ttl=3600, delay=900)
-    for orders in crowd:
+def test_statistics_are_exact_at_each_call(pair: tuple[QueueClient, QueueClient], expired: int) -> None:
+    here, model = pair
+    post_many(pair, 30, ttl=3600)
+    post_many(pair, expired - 40, ttl=60)
+    post_many(pair, 40, ttl=60, delay=900)
+    post_many(pair, 20, ttl=3600)
+    post_many(pair, 10, ttl=3600, delay=900)
+    for orders in pair:
         orders.claim(50, ttl=600)
     here.clock.advance(60)
     # A claim of 50 holds the 30 in front and 20 of the others for as long as it lasts.
@@ -81,8 +81,8 @@ def test_they_are_exact_at_each_call(crowd: tuple[QueueClient, QueueClient], exp
         same_statistics(here, model)
 
 
-def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple[QueueClient, QueueClient]) -> None:
-    here, _ = crowd
+def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(pair: tuple[QueueClient, QueueClient]) -> None:
+    here, _ = pair
     post_many((here,), AT_ONCE + 10, ttl=60)
     here.post("alive", ttl=3600)
     here.clock.advance(60)
@@ -97,8 +97,8 @@ def test_a_clock_that_is_a_little_behind_sees_the_same_as_a_listing(crowd: tuple
     assert here.stats().total == 4
 
 
-def test_a_stale_queue_is_refused(crowd: tuple[QueueClient, QueueClient]) -> None:
-    here, _ = crowd
+def test_a_stale_queue_is_refused(pair: tuple[QueueClient, QueueClient]) -> None:
+    here, _ = pair
     post_many((here,), MOST_EXPIRED + 1, ttl=60)
     here.clock.advance(60)
     here.queue = here.raise_generation()
