@@ -34,7 +34,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 def serves(store: RedisMessageStore) -> None:
     """Call every operation, so that every command is sent."""
     orders = QueueClient(store)
-    grave = orders.beside()
+    dead_letters = orders.beside()
     orders.post("a", "b", "c", delay=30)
     orders.post("d", "e", ttl=60)
     orders.clock.advance(60)
@@ -52,7 +52,7 @@ def serves(store: RedisMessageStore) -> None:
     store.ping()
     assert store.durability()["appendonly"] == "yes"
     wakes(orders)
-    for each in (orders, grave):
+    for each in (orders, dead_letters):
         each.drop()
     notifies(store)
 

@@ -45,13 +45,13 @@ def commands_of(nodes: list[redis.Redis], operation: Callable[[], object]) -> Co
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
     orders = QueueClient(open_store(servers.shared(kind).uri))
-    grave = orders.beside()
+    dead_letters = orders.beside()
     nodes = clients(kind)
     orders.post(*["x"] * size)
     held, _ = orders.claim(30, ttl=600)
     numbers = iter(range(1, 30))
     free = iter(range(1000, 2000) if size > 2000 else range(60, 99))
-    rules = DeadLetters(grave.queue, 5)
+    rules = DeadLetters(dead_letters.queue, 5)
     operations: dict[str, Callable[[], object]] = {
         "post": lambda: orders.post("x"),
         "post 10": lambda: orders.post(*["x"] * 10),
@@ -76,7 +76,7 @@ def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStor
         counts = commands_of(nodes, operation)
         assert counts["evalsha"] == 1, (name, counts)
         assert not counts.keys() & {"eval", "script", "script|load", "watch", "multi", "wait"}, (name, counts)
-    for each in (orders, grave):
+    for each in (orders, dead_letters):
         each.drop()
 
 

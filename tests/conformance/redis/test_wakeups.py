@@ -95,11 +95,11 @@ def makes_available(
     yield "post a delayed one", orders, lambda: orders.post("late", delay=60)
     claim_id, _ = orders.claim(2)
     yield "release", orders, lambda: orders.release(claim_id)
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     rules = DeadLetters(letters.queue, 2)
     yield "dead letters", letters, lambda: orders.claim(3, dead_letters=rules)
     orders.post("f")
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     (letter,) = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
     named = replace(letter, origin=Origin("orders", letter.id, 1))
     yield (
