@@ -52,7 +52,8 @@ def orders(kind: str, open_store: OpenStore) -> Iterator[QueueClient]:
 
 def ask(*queue_clients: QueueClient) -> None:
     """Ask for positions as a process does in which clients wait for the queues."""
-    found = queue_clients[0].store.queues.positions(uids=[orders.queue.uid for orders in queue_clients], now=queue_clients[0].now)
+    uids, first = [each.queue.uid for each in queue_clients], queue_clients[0]
+    found = first.store.queues.positions(uids=uids, now=first.now)
     assert len(found) == len(queue_clients)
 
 
