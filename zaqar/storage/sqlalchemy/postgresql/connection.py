@@ -198,8 +198,8 @@ def register_for_fork(owner: HasConnections) -> None:
 
 
 _inherited: list[PostgresqlConnection] = []
-"""Connections of the parent. They stay referenced for good: their destructor would send the server a termination over the
-socket that the parent still uses."""
+"""Connections of the parent. They stay referenced for good: their destructor would send the server a message that
+ends the session, over the socket that the parent still uses."""
 
 
 def leave_to_parent(connections: Iterable[PostgresqlConnection]) -> None:

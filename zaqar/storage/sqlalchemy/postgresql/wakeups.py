@@ -79,7 +79,7 @@ class PostgresqlWakeups(Wakeups):
         return not self._connection.is_quiet()
 
     def close(self) -> None:
-        # In this order: the receiver wakes up, sees the flag and gives up the lock; then no thread reads the connection.
+        # In this order: the receiver wakes up, sees the flag, releases the lock. Then no thread reads the connection.
         self._is_closed = True
         with suppress(OSError):  # closed before, or so many callers have closed it that its buffer is full
             self._close_sender.send(b"x")

@@ -7,8 +7,8 @@ process that was stopped. So this one polls ``flock``, for a limited time.
 
 Polling alone favours the process that has just released the lock. Therefore a waiting process writes the time into the
 lock file every millisecond or so, and a process that has written for ``LONGEST_RUN`` without a pause reads that time
-and sleeps once if another one waits. Only fairness depends on it: SQLite's own lock keeps two transactions from writing at
-once, whatever the lock file says.
+and sleeps once if another one waits. Only fairness depends on it: SQLite's own lock keeps two transactions from writing
+at once, whatever the lock file says.
 
 ``WriteTransaction`` acquires and releases the turn. Decision 0005 has the measurements.
 """
