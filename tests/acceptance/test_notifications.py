@@ -27,7 +27,7 @@ from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, start
 from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.server import STOP_SECONDS, Server, kill, running
 from tests.acceptance.sinks import Sink, Sinks
-from zaqar.notification.jobs import LEASE_SECONDS
+from zaqar.notification.leased_store import LEASE_SECONDS
 
 POSTS = 300
 OF_ONE_POST = 4

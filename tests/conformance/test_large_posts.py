@@ -14,16 +14,16 @@ import pytest
 
 from tests.conformance.outbox import Lane, Outbox
 from tests.conformance.scene import Scene
-from tests.unit.notification import scene as notifiers
-from tests.unit.notification.scene import until
+from tests.unit.notification import harness
+from tests.unit.notification.harness import until
 from zaqar.model import Posted, PostPosition
-from zaqar.notification import expansion
+from zaqar.notification import pieces
 
 SUBSCRIBERS, MESSAGES, PIECE = 10, 120, 40
 PIECES = SUBSCRIBERS * MESSAGES // PIECE
 
 
-class Notifiers(notifiers.Scene):
+class Notifiers(harness.Harness):
     """Notifiers on the store under test, with subscriptions in memory."""
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class Watched:
 def test_a_large_post_holds_up_nobody_and_is_expanded_once(
     outbox: Outbox, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+    monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
     crowd = Notifiers(store=outbox.store, clock=outbox.clock)  # type: ignore[arg-type]
     large, small = outbox.new_scene("large"), outbox.new_scene("small")
     lanes, (neighbour,) = crowd.subscribe_to(large, SUBSCRIBERS), crowd.subscribe_to(small, 1)
@@ -90,7 +90,7 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
 
             def wake() -> None:
                 for each in running:
-                    each.dispatcher.wake()
+                    each.wake()
 
             def sent(lane: Lane) -> list[str]:
                 return [message for each in running for message in each.messages(lane.subscription_id)]
@@ -110,10 +110,10 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
 
 
 def test_a_notifier_that_takes_over_goes_on_from_the_position(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
-    monkeypatch.setattr("zaqar.notification.dispatcher.FINISH_SECONDS", 0.1)
-    monkeypatch.setattr("zaqar.notification.dispatcher.HAND_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
+    monkeypatch.setattr("zaqar.notification.notifier.FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("zaqar.notification.notifier.HAND_BACK_SECONDS", 0.1)
     crowd = Notifiers(store=outbox.store, clock=outbox.clock)  # type: ignore[arg-type]
     large = outbox.new_scene("large")
     lanes = crowd.subscribe_to(large, SUBSCRIBERS)
@@ -124,18 +124,18 @@ def test_a_notifier_that_takes_over_goes_on_from_the_position(outbox: Outbox, mo
         async with crowd.notifier() as killed:
 
             def cut_off() -> None:
-                killed.link.cut = True
+                killed.connection.cut = True
                 cut.set()
 
             # The piece that is under way then is stored; nothing further reaches the store.
             watched.at[5] = cut_off
             large.post(*map(str, range(MESSAGES)))
-            killed.dispatcher.wake()
+            killed.wake()
             await until(cut.is_set, 30)
             await until(lambda: watched.stored == 6)
         outbox.clock.advance(6)
         async with crowd.notifier() as heir:
-            heir.dispatcher.wake()
+            heir.wake()
             await until(lambda: watched.stored == PIECES, 60)
             await until(lambda: all(lane.counts() == (0, 0) for lane in lanes), 60)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.outbox import LEASE, Lane, Outbox, numbers
 from tests.conformance.scene import at_once
 from zaqar.model import DEAD, DONE, WAITING, Delivery
-from zaqar.notification.store import LeasedStore
+from zaqar.notification.leased_store import LeasedStore
 from zaqar.storage.pools import Placement
 
 
