@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -75,12 +76,8 @@ class Notifier:
         self._senders = Senders(senders)
         verdicts = Verdicts(clock=clock, retention=bounds.retention)
         subscribers = Subscribers(management, self._management, clock)
-        self.owner = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}"
-        """The name under which this notifier leases posts and deliveries."""
-        self.counts = verdicts.counts
-        """How often each verdict was given since the start."""
         self._shared = Shared(
-            owner=self.owner,
+            owner=f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}",
             clock=clock,
             capacity=_capacity_of(bounds),
             subscribers=subscribers,
@@ -106,6 +103,16 @@ class Notifier:
             self._removals.append(trusts)
         self._pumps: dict[StoreRef, tuple[Pump, asyncio.Task[None]]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def owner(self) -> str:
+        """The name under which this notifier leases posts and deliveries."""
+        return self._shared.owner
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each verdict was given since the start."""
+        return self._shared.verdicts.counts
 
     def wake(self) -> None:
         """There is new work in a store."""
