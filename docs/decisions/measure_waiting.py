@@ -148,7 +148,7 @@ def store_of(name: str) -> Iterator[str]:
 def counted() -> Callable[..., Any]:
     """The application with a count of the calls to its message store, as JSON at ``/calls``."""
     from zaqar.storage.base import MessageStore
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     calls: Counter[str] = Counter()
 

@@ -112,15 +112,15 @@ class Service:
         )
 
     def try_endpoint(
-        self, scene: Scene, method: str, template: str, headers: Mapping[str, str], **more: Any
+        self, target: Target, method: str, template: str, headers: Mapping[str, str], **more: Any
     ) -> testing.Result:
         """The answer to a whole and sensible request to a path of the table."""
         query, body = _QUERIES.get((method, template), ""), _BODIES.get((method, template))
         if (method, template) == ("PUT", "/v2/pools/{pool}"):
-            body = {"uri": f"sqlite:///{self.folder}/{scene.names['pool']}.db", "weight": 0}
+            body = {"uri": f"sqlite:///{self.folder}/{target.names['pool']}.db", "weight": 0}
         elif body is None and method not in _HAVE_NO_BODY:
             body = {}
-        return self.send(method, f"{scene.path(template)}?{query}", body, headers, **more)
+        return self.send(method, f"{target.path(template)}?{query}", body, headers, **more)
 
     def ask(self, method: str, path: str, body: Any = None, *, token: str = "") -> testing.Result:
         """The same of somebody in ``demo``: the administrator, unless there is a token."""
@@ -142,12 +142,12 @@ class Service:
         after = self.dump()
         assert after == before, f"written: {sorted(after - before)}, removed: {sorted(before - after)}"
 
-    def new_scene(self, path: str) -> Scene:
+    def new_target(self, path: str) -> Target:
         """What there has to be in ``demo`` for a path of the table to lead to something."""
-        return Scene(self, path)
+        return Target(self, path)
 
 
-class Scene:
+class Target:
     """A queue, topic, pool or flavor of its own, with one of everything in it that the path is about."""
 
     def __init__(self, service: Service, path: str) -> None:
@@ -184,7 +184,7 @@ class Scene:
             self.names["id"] = self._give_up_delivery(kind, name)
 
     def _give_up_delivery(self, kind: str, name: str) -> str:
-        """Leave what a notifier leaves that could not deliver a message; the id of the delivery."""
+        """Store a delivery that was given up, as a notifier does after the last attempt; its id."""
         parts = self._service.parts
         known = parts.queues.find(QueueName(self._service.project, kind, name), create=False)
         assert known is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stores behind a running service: a server of its own for each test, how to configure it, and how to hurt it."""
+"""The stores behind a running service: how to start a server of each, to configure it, and to kill and restore it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ AWAY_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Backend:
-    """``name`` is the kind of server, ``options`` are the lines of the driver's groups, ``hurt`` kills and restores it.
+    """``name`` is the kind of server, ``options`` are the lines of the driver's groups.
+
+    ``kill_and_restore`` kills the server, or a part of it, and starts it again.
 
     ``signal`` sends a signal to every process of the server: SIGSTOP keeps its connections open and silent.
     """
@@ -30,7 +32,7 @@ class Backend:
     name: str
     driver: str
     options: Callable[[Any], dict[str, str]]
-    hurt: Callable[[Any], None]
+    kill_and_restore: Callable[[Any], None]
     signal: Callable[[Any, int], None]
 
     def start_again(self, server: Any) -> None:
@@ -131,7 +133,7 @@ def _migrated(server: servers.Postgres) -> str:
 
 @contextmanager
 def started(backend: Backend) -> Iterator[Any]:
-    """A server of its own; skips where its program is missing, and fails there with ``CI=true``."""
+    """A server of its own. If its program is missing, the test is skipped, or fails with ``CI=true``."""
     server = servers.own(servers.KINDS[backend.name])
     try:
         yield server
@@ -139,4 +141,4 @@ def started(backend: Backend) -> Iterator[Any]:
         server.stop()
 
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name, scope="session")

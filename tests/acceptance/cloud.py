@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import servers
-from tests.acceptance.server import Server, free_port, start
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, start
 from tests.keystone import PASSWORD, REGION, Keystone
 
 SECRET_KEY = "a key of more than thirty-two characters"
@@ -80,14 +80,14 @@ class Cloud:
 
 
 @contextmanager
-def running_cloud(folder: Path, *lines: str) -> Iterator[Cloud]:
+def running_cloud(folder: Path, *lines: str, command: tuple[str, ...] = HTTP_COMMAND) -> Iterator[Cloud]:
     """``zaqar-server`` with more lines of ``[DEFAULT]``, and the Keystone of the test run."""
     keystone: Keystone = servers.shared("keystone")
     bind = f"127.0.0.1:{free_port()}"
     config = folder / "zaqar.conf"
     config.write_text(keystone.options(bind) + _CONFIG + "\n".join(["[DEFAULT]", *lines]) + "\n")
     options = ("--config-file", str(config), "--workers", "2")
-    server = start(folder / "state", port=int(bind.rpartition(":")[2]), options=options)
+    server = start(folder / "state", port=int(bind.rpartition(":")[2]), options=options, command=command)
     try:
         yield Cloud(keystone, server, keystone.new_project())
     finally:

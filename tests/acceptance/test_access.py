@@ -17,7 +17,7 @@ import pytest
 from falcon import testing
 
 from tests import servers
-from tests.acceptance.access import Scene, Service
+from tests.acceptance.access import Service, Target
 from tests.acceptance.callers import FORGERIES, SPOOFED, Callers
 from tests.keystone import ApplicationCredential, Keystone
 from zaqar.transport.wsgi.app import pages, routes
@@ -197,9 +197,9 @@ def service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def scenes(service: Service) -> dict[str, Scene]:
+def targets(service: Service) -> dict[str, Target]:
     """For those who get nothing done: something to get at below each path."""
-    return {path: service.new_scene(path) for path in PATHS}
+    return {path: service.new_target(path) for path in PATHS}
 
 
 @pytest.fixture(scope="module")
@@ -248,24 +248,24 @@ def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> No
 
 @pytest.mark.parametrize("caller", CALLED)
 def test_every_endpoint(
-    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], caller: str
+    service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], caller: str
 ) -> None:
     headers = callers[caller]
     refused = [row for row in ROWS if expected(caller, row) in (401, 403)]
     with service.unchanged():
         for row in refused:
-            answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+            answer = service.try_endpoint(targets[row.path], row.method, row.path, headers)
             check(answer, expected(caller, row), caller, row)
-            assert scenes[row.path].text not in shown(answer), row
-    admitted = [(row, service.new_scene(row.path)) for row in ROWS if row not in refused]
+            assert targets[row.path].text not in shown(answer), row
+    admitted = [(row, service.new_target(row.path)) for row in ROWS if row not in refused]
     before = service.dump()
-    for row, scene in admitted:
-        answer = service.try_endpoint(scene, row.method, row.path, headers)
+    for row, target in admitted:
+        answer = service.try_endpoint(target, row.method, row.path, headers)
         check(answer, expected(caller, row), caller, row)
         if CALLED[caller] == "foreign":
-            assert scene.text not in shown(answer), row
+            assert target.text not in shown(answer), row
         elif row.method == "GET" and row.path.endswith(SHOW_THE_TEXT):
-            assert scene.text in shown(answer), row
+            assert target.text in shown(answer), row
     if CALLED[caller] == "foreign":
         after = service.dump()
         assert before <= after, f"changed or removed: {sorted(before - after)}"
@@ -274,7 +274,7 @@ def test_every_endpoint(
 
 
 SHOW_THE_TEXT = ("{queue}", "{topic}", "/messages", "{message}", "/subscriptions", "{subscription}")
-"""Ends of the paths at which a GET shows something that a scene has put there."""
+"""Ends of the paths at which a GET shows something that a target has put there."""
 
 
 def check(answer: testing.Result, status: int, caller: str, row: Row) -> None:
@@ -291,21 +291,21 @@ def shown(answer: testing.Result) -> str:
 
 @pytest.mark.parametrize("caller", ["no token", "a revoked token", "unscoped", "of the system", "reader", "admin"])
 def test_other_methods_are_not_served(
-    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], caller: str
+    service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], caller: str
 ) -> None:
     with service.unchanged():
         for row in NOT_SERVED:
-            answer = service.try_endpoint(scenes[row.path], row.method, row.path, callers[caller])
+            answer = service.try_endpoint(targets[row.path], row.method, row.path, callers[caller])
             check(answer, expected(caller, row), caller, row)
         for path in PATHS:
-            answer = service.try_endpoint(scenes[path], "OPTIONS", path, callers[caller])
+            answer = service.try_endpoint(targets[path], "OPTIONS", path, callers[caller])
             is_open = OF_PATH[path].to == "anybody" or CALLED[caller] != "401"
             assert answer.status_code == (200 if is_open else 401), path
 
 
 @pytest.mark.parametrize("name", SPOOFED)
 def test_nobody_becomes_somebody_by_a_header(
-    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], name: str
+    service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], name: str
 ) -> None:
     ids = {"admin": service.keystone.id_of("user", "admin"), "demo": service.project}
     value = SPOOFED[name].replace("{admin}", ids["admin"]).replace("{demo}", ids["demo"])
@@ -315,13 +315,13 @@ def test_nobody_becomes_somebody_by_a_header(
                 status = expected(caller, row)
                 if status < 400 and row.method != "GET":
                     continue  # served, and seen to be served for one's own by the test above
-                answer = service.try_endpoint(scenes[row.path], row.method, row.path, {**callers[caller], name: value})
+                answer = service.try_endpoint(targets[row.path], row.method, row.path, {**callers[caller], name: value})
                 check(answer, status, f"{caller} with {name}", row)
-                assert scenes[row.path].text not in shown(answer), row
+                assert targets[row.path].text not in shown(answer), row
         for row in ROWS:
             if row.to == "admin":
                 headers = {**callers["reader"], name: value}
-                answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+                answer = service.try_endpoint(targets[row.path], row.method, row.path, headers)
                 check(answer, 403, f"reader with {name}", row)
 
 
@@ -343,15 +343,15 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
     service = strict_service
     refused = [row for row in ROWS if RANKS.index(row.strict) > RANKS.index(caller)]
     assert refused or caller == "admin"
-    scenes = {row.path: service.new_scene(row.path) for row in refused}
+    targets = {row.path: service.new_target(row.path) for row in refused}
     with service.unchanged():
         for row in refused:
-            answer = service.try_endpoint(scenes[row.path], row.method, row.path, callers[caller])
+            answer = service.try_endpoint(targets[row.path], row.method, row.path, callers[caller])
             check(answer, 403, caller, row)
-            assert scenes[row.path].text not in shown(answer), row
+            assert targets[row.path].text not in shown(answer), row
     for row in ROWS:
         if row not in refused:
-            answer = service.try_endpoint(service.new_scene(row.path), row.method, row.path, callers[caller])
+            answer = service.try_endpoint(service.new_target(row.path), row.method, row.path, callers[caller])
             check(answer, row.own, caller, row)
 
 
@@ -360,7 +360,7 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
 
 @pytest.mark.parametrize("value", ["messagecode:anything", "messagecode", "unknown:anything", "", ":", "x" * 5000])
 def test_extra_spec_lets_nobody_in(
-    service: Service, scenes: dict[str, Scene], callers: dict[str, Mapping[str, str]], value: str
+    service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], value: str
 ) -> None:
     """It is checked in addition: with one that is accepted all is as without it, with another nothing is served."""
     is_accepted = value.startswith("messagecode")
@@ -370,7 +370,7 @@ def test_extra_spec_lets_nobody_in(
                 status = expected(caller, row)
                 if status in (401, 403) or (row.method == "GET" and row.to != "anybody"):
                     headers = {**callers[caller], "EXTRA-SPEC": value}
-                    answer = service.try_endpoint(scenes[row.path], row.method, row.path, headers)
+                    answer = service.try_endpoint(targets[row.path], row.method, row.path, headers)
                     by_spec = status != 401 and not is_accepted and row.to != "token"
                     # A token without a project is refused first, a rule is asked last.
                     by_spec = by_spec and caller != "unscoped"
@@ -379,15 +379,15 @@ def test_extra_spec_lets_nobody_in(
 
 def test_extra_spec_beside_a_signature(service: Service) -> None:
     path = "/v2/queues/{queue}/messages"
-    scene = service.new_scene(path)
-    made = share(service, "queue", scene.names["queue"], ["messages"], ["POST"])
+    target = service.new_target(path)
+    made = share(service, "queue", target.names["queue"], ["messages"], ["POST"])
     with service.unchanged():
         for value in ("messagecode:x", "unknown:x"):
             forged = {**made, "URL-Expires": "2099-01-01T00:00:00", "EXTRA-SPEC": value}
-            assert is_refused(service.try_endpoint(scene, "POST", path, forged), "POST")
-        refused = service.try_endpoint(scene, "POST", path, {**made, "EXTRA-SPEC": "unknown:x"})
+            assert is_refused(service.try_endpoint(target, "POST", path, forged), "POST")
+        refused = service.try_endpoint(target, "POST", path, {**made, "EXTRA-SPEC": "unknown:x"})
         assert refused.status_code == 400
-    accepted = service.try_endpoint(scene, "POST", path, {**made, "EXTRA-SPEC": "messagecode:x"})
+    accepted = service.try_endpoint(target, "POST", path, {**made, "EXTRA-SPEC": "messagecode:x"})
     assert accepted.status_code == 201
 
 
@@ -462,22 +462,22 @@ def test_a_signature_opens_its_collection_and_nothing_else(
     below = [row for row in ROWS if "{" + kind + "}" in row.path]
     everywhere = max(below, key=lambda row: len(row.path)).path
     others = [row for row in ROWS if not opens(row, kind, collection)]
-    scene = service.new_scene(everywhere + "/claims/{queue}/{topic}")
-    scene.names.update(pool="first", flavor="first")
-    headers = {**callers[beside], **share(service, kind, scene.names[kind], [collection], list(METHODS))}
+    target = service.new_target(everywhere + "/claims/{queue}/{topic}")
+    target.names.update(pool="first", flavor="first")
+    headers = {**callers[beside], **share(service, kind, target.names[kind], [collection], list(METHODS))}
     with service.unchanged():
         for row in others:
-            answer = service.try_endpoint(scene, row.method, row.path, headers)
+            answer = service.try_endpoint(target, row.method, row.path, headers)
             assert is_refused(answer, row.method), (row, answer.status, answer.text)
-            assert scene.text not in shown(answer), row
+            assert target.text not in shown(answer), row
         for row in NOT_SERVED:
-            answer = service.try_endpoint(scene, row.method, row.path, headers)
+            answer = service.try_endpoint(target, row.method, row.path, headers)
             is_open = opens(row, kind, collection) and row.method in METHODS and not row.path.endswith("/confirm")
             status = 405 if is_open else 404
             assert answer.status_code == status, (row, answer.text)
     for row in ROWS:
         if opens(row, kind, collection):
-            own = service.new_scene(row.path)
+            own = service.new_target(row.path)
             headers = {**callers[beside], **share(service, kind, own.names[kind], [collection], list(METHODS))}
             answer = service.try_endpoint(own, row.method, row.path, headers)
             assert answer.status_code == row.own, (row, answer.text)
@@ -486,13 +486,13 @@ def test_a_signature_opens_its_collection_and_nothing_else(
 @pytest.mark.parametrize(("kind", "collection"), COLLECTIONS)
 def test_a_signature_opens_only_its_methods(service: Service, kind: str, collection: str) -> None:
     rows = [row for row in ROWS if opens(row, kind, collection)]
-    scene = service.new_scene("".join(row.path for row in rows))
+    target = service.new_target("".join(row.path for row in rows))
     for method in METHODS:
-        headers = share(service, kind, scene.names[kind], [collection], [method])
+        headers = share(service, kind, target.names[kind], [collection], [method])
         with service.unchanged():
             for row in rows:
                 if row.method != method:
-                    answer = service.try_endpoint(scene, row.method, row.path, headers)
+                    answer = service.try_endpoint(target, row.method, row.path, headers)
                     assert is_refused(answer, row.method), (method, row, answer.status)
 
 
@@ -500,17 +500,17 @@ def test_a_signature_opens_only_its_methods(service: Service, kind: str, collect
 def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, Mapping[str, str]], beside: str) -> None:
     """Beside a valid token either: there are no two ways into one request, of which the easier one counts."""
     path = "/v2/queues/{queue}/messages"
-    scene = service.new_scene(path)
-    made = share(service, "queue", scene.names["queue"], ["messages"], ["POST"])
+    target = service.new_target(path)
+    made = share(service, "queue", target.names["queue"], ["messages"], ["POST"])
     with service.unchanged():
         for name, change in FORGERIES.items():
             if name == "without URL-Signature" and beside != "no token":
                 continue  # then it is no signed request, and the token counts
             forged = {header: value for header, value in {**made, **change(made)}.items() if value is not None}
-            answer = service.try_endpoint(scene, "POST", path, {**callers[beside], **forged})
+            answer = service.try_endpoint(target, "POST", path, {**callers[beside], **forged})
             is_unsigned = name == "without URL-Signature" and answer.status_code == 401
             assert is_unsigned or is_refused(answer, "POST"), (name, answer.status, answer.text)
-    assert service.try_endpoint(scene, "POST", path, {**callers[beside], **made}).status_code == 201
+    assert service.try_endpoint(target, "POST", path, {**callers[beside], **made}).status_code == 201
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------
@@ -526,7 +526,7 @@ AROUND = (
 """Targets that are near to those that are open, or to what they protect."""
 
 
-def test_only_two_paths_are_open(service: Service, scenes: dict[str, Scene]) -> None:
+def test_only_two_paths_are_open(service: Service, targets: dict[str, Target]) -> None:
     with service.unchanged():
         for target in AROUND:
             for method in ("GET", "HEAD", "POST", "OPTIONS"):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.acceptance import wire
+from tests.acceptance import raw_http
 from tests.acceptance.server import Server
 from tests.acceptance.test_keystone import COMMANDS, serving
 from tests.keystone import PASSWORD, Keystone
@@ -98,13 +98,13 @@ class Target:
             connection.close()
         return answer.status, json.loads(text) if text else None
 
-    def talk(self, target: str, *headers: str, method: str = "GET") -> wire.Conversation:
+    def talk(self, target: str, *headers: str, method: str = "GET") -> raw_http.Conversation:
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
-        return wire.talk(self.server, "\r\n".join(lines).encode("latin-1") + b"\r\n" + CLIENT + b"\r\n\r\n")
+        return raw_http.talk(self.server, "\r\n".join(lines).encode("latin-1") + b"\r\n" + CLIENT + b"\r\n\r\n")
 
     def statuses(self, target: str, *headers: str, method: str = "GET") -> list[int]:
         """Those of the answers; none if the server closes the connection without one."""
-        # wire.talk insists on a complete answer. Those to HEAD have a length and no body.
+        # raw_http.talk insists on a complete answer. Those to HEAD have a length and no body.
         with suppress(AssertionError, ValueError):
             conversation = self.talk(target, *headers, method=method)
             assert BODY.encode() not in b"".join(reply.body for reply in conversation.replies)
@@ -219,7 +219,7 @@ def test_a_token_counts_for_its_request_only(target: Target) -> None:
     """Not for the next one on the connection."""
     request = b"GET /v2/queues HTTP/1.1\r\nHost: a\r\n" + CLIENT + b"\r\n"
     token = f"X-Auth-Token: {target.tokens['member']}\r\n".encode()
-    replies = wire.talk(target.server, request + token + b"\r\n" + request + b"\r\n").replies
+    replies = raw_http.talk(target.server, request + token + b"\r\n" + request + b"\r\n").replies
     assert [reply.status for reply in replies] in ([200, 401], [200])
     assert b"secret" in replies[0].body
 
@@ -233,7 +233,7 @@ def test_signed_headers_twice(target: Target) -> None:
     values = (made["signature"], ",".join(made["paths"]), ",".join(made["methods"]), made["expires"], made["project"])
     headers = [f"{name}: {value}" for name, value in zip(SIGNED_HEADERS, values, strict=True)]
     path = f"{QUEUE}/messages?echo=true"
-    assert wire.talk(target.server, _raw(path, headers)).statuses == [200]
+    assert raw_http.talk(target.server, _raw(path, headers)).statuses == [200]
     for position, header in enumerate(headers):
         for other in (header, header.partition(":")[0] + ": 0", header.partition(":")[0] + ":"):
             for doubled in ([*headers, other], [other, *headers]):

@@ -6,21 +6,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import Server
 
 COMMAND = (sys.executable, "-m", "zaqar.benchmarks.main")
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("bench") / "state") as server:
-        yield server
+RUNS_WITH = "plain_server"
+
+
+@pytest.fixture
+def service(plain_server: Server) -> Server:
+    return plain_server
 
 
 def run(service: Server, *arguments: str, status: int = 0) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def run(service: Server, *arguments: str, status: int = 0) -> dict[str, Any]:
 
 
 def test_load_has_every_role_at_work(service: Server) -> None:
-    found = run(service, "-t", "1.5", "-pp", "2", "-pw", "1", "-cw", "2", "-ow", "1", "-qno", "2")
+    for seconds in ("1.5", "15"):
+        found = run(service, "-t", seconds, "-pp", "2", "-pw", "1", "-cw", "2", "-ow", "1", "-qno", "2")
+        if found["messages"]["deleted"]:
+            break
+        # On a busy machine the consumers come too late for a short time.
     assert set(found["operations"]) >= {"producer POST 1", "consumer claim 10", "observer list 10"}
     for operation in found["operations"].values():
         assert operation["requests"] > 0

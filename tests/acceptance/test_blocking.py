@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, SENTINEL, Backend, started
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 WINDOW = 1.0
 """Seconds for which a store is away. Every driver waits longer than that for a store that does not answer."""
@@ -33,6 +33,7 @@ LEAST_SHARE = 0.02
 On a quiet machine the share is about 1; a busy one may be slower in one of the two windows.
 """
 
+ATTEMPTS = 3
 TIMEOUT = 60.0
 
 POST = {"messages": [{"body": "x", "ttl": 300}]}
@@ -104,7 +105,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("blocking")
     config = folder / "zaqar.conf"
     config.write_text("[DEFAULT]\nadmin_mode = True\npooling = True\n")
-    with running(folder / "state", options=("--config-file", str(config), "--workers", "1")) as server:
+    with running(
+        folder / "state", options=("--config-file", str(config), "--workers", "1"), command=HTTP_COMMAND
+    ) as server:
         make_pool(server, "other", f"sqlite:///{folder}/other.db")
         yield server
 
@@ -129,6 +132,35 @@ def answered_by_others(server: Server) -> int:
         answers += 1
 
 
+@dataclass
+class Outage:
+    """What was seen while a store was away, and of the requests for it."""
+
+    seconds: float
+    answers: int
+    early: int
+    """Requests for the store that were answered while it was away."""
+    statuses: list[int]
+
+
+def outage(server: Server, case: Case, store: Any, queue: str) -> Outage:
+    statuses: list[int] = []
+
+    def post() -> None:
+        statuses.append(ask(server, "POST", f"/v2/queues/{queue}/messages", POST))
+
+    waiting = [threading.Thread(target=post) for _ in range(AT_ONCE)]
+    with case.away(store):
+        began = time.monotonic()
+        for thread in waiting:
+            thread.start()
+        answers, early = answered_by_others(server), len(statuses)
+        seconds = time.monotonic() - began
+    for thread in waiting:
+        thread.join()
+    return Outage(seconds, answers, early, statuses)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_store_that_does_not_answer_holds_up_no_request_for_another(
     server: Server, tmp_path: Path, name: str
@@ -139,20 +171,12 @@ def test_a_store_that_does_not_answer_holds_up_no_request_for_another(
     with case.started(tmp_path) as store:
         make_pool(server, pool, case.uri(store))
         control = answered_by_others(server)
-        statuses: list[int] = []
-
-        def post() -> None:
-            statuses.append(ask(server, "POST", f"/v2/queues/{pool}/messages", POST))
-
-        waiting = [threading.Thread(target=post) for _ in range(AT_ONCE)]
-        with case.away(store):
-            for thread in waiting:
-                thread.start()
-            answers = answered_by_others(server)
-            early = list(statuses)
-        for thread in waiting:
-            thread.join()
-    assert answers > control * LEAST_SHARE, f"{control} answers before"
-    assert len(early) < AT_ONCE, "nobody was waiting for the store meanwhile"
-    assert set(statuses) <= {201, 503}
-    assert len(statuses) == AT_ONCE
+        for _ in range(ATTEMPTS):
+            seen = outage(server, case, store, pool)
+            assert set(seen.statuses) <= {201, 503}
+            assert len(seen.statuses) == AT_ONCE
+            if seen.seconds < 2 * WINDOW:
+                break
+            # The machine stood still, perhaps for longer than a driver waits.
+    assert seen.answers > control * LEAST_SHARE, f"{control} answers before"
+    assert seen.early < AT_ONCE, "nobody was waiting for the store meanwhile"

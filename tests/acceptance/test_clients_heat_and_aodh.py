@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.acceptance.cloud import Cloud, running_cloud
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.cloud import Cloud
+from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.keystone import PASSWORD, REGION
 from tests.virtualenvs import HEAT_AND_AODH, KEYSTONE
 
 VIRTUALENVS = (KEYSTONE, HEAT_AND_AODH)
+RUNS_WITH = "shared_cloud"
 HOOK = "http://127.0.0.1:9/hook"
 ALARM = {
     "alarm_name": "CPU is hot",
@@ -45,12 +46,6 @@ project_domain_id = default
 region_name = {region}
 interface = public
 """
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with running_cloud(tmp_path_factory.mktemp("heat")) as cloud:
-        yield cloud
 
 
 @pytest.fixture(scope="module")

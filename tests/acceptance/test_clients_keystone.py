@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Iterator
 from typing import Any
 
 import openstack
@@ -15,20 +14,15 @@ from keystoneauth1.identity import v3
 from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
-from tests.acceptance.cloud import CLIENT_ID, Cloud, running_cloud
+from tests.acceptance.cloud import CLIENT_ID, Cloud
 from tests.keystone import REGION
 from tests.virtualenvs import KEYSTONE
 
 VIRTUALENVS = (KEYSTONE,)
+RUNS_WITH = "shared_cloud"
 
 # openstacksdk warns about itself, on each call.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::openstack\.")
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with running_cloud(tmp_path_factory.mktemp("clients")) as cloud:
-        yield cloud
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from openstack import exceptions
 from openstack.message.v2.claim import Claim
 
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import Server
 
 # The library warns about itself, on each call.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::openstack\.")
@@ -32,10 +32,12 @@ class Project(keystoneauth1.noauth.NoAuth):
         return self.project
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("openstacksdk") / "state") as server:
-        yield server
+RUNS_WITH = "plain_server"
+
+
+@pytest.fixture
+def service(plain_server: Server) -> Server:
+    return plain_server
 
 
 @contextmanager

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import Server
+
+RUNS_WITH = "plain_server"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("zaqarclient") / "state") as server:
-        yield server
+@pytest.fixture
+def service(plain_server: Server) -> Server:
+    return plain_server
 
 
 @pytest.fixture

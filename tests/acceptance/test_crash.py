@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Money tests: the processes of the service are killed while clients post, claim and delete; every answer holds."""
+"""The processes of the service are killed while clients post, claim and delete: every answer holds."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.crowd import Crowd
-from tests.acceptance.ledger import await_progress, settle_accounts
-from tests.acceptance.server import kill, running, start
+from tests.acceptance.check_answers import check_all_answers, wait_for_progress
+from tests.acceptance.server import HTTP_COMMAND, kill, running, start
+from tests.acceptance.working_clients import WorkingClients
+
+KILLS = int(os.environ.get("ZAQAR_CRASH_KILLS", "4"))
+"""How many times processes are killed."""
 
 
 @dataclass(frozen=True)
@@ -21,42 +25,43 @@ class Pace:
     """
 
     server: str
-    kills: int
     pause: float
 
 
-PACES = (Pace("gunicorn", 10, 0.5), Pace("granian", 6, 1.5))
+PACES = (Pace("gunicorn", 0.5), Pace("granian", 1.5))
 
 
 @pytest.mark.parametrize("pace", PACES, ids=lambda pace: pace.server)
 def test_workers_die_and_every_answer_holds(tmp_path: Path, pace: Pace) -> None:
-    with running(tmp_path / "state", options=("--server", pace.server, "--workers", "3")) as server:
-        crowd = Crowd(server)
-        crowd.start()
+    with running(
+        tmp_path / "state", options=("--server", pace.server, "--workers", "3"), command=HTTP_COMMAND
+    ) as server:
+        clients = WorkingClients(server)
+        clients.start()
         try:
-            for number in range(pace.kills):
-                await_progress(crowd, pace.pause)
-                is_half_way = number == pace.kills // 2
+            for number in range(KILLS):
+                wait_for_progress(clients, pace.pause)
+                is_half_way = number == KILLS // 2
                 kill(server.masters() if is_half_way else server.workers()[:1])
-            await_progress(crowd, pace.pause)
+            wait_for_progress(clients, pace.pause)
         finally:
-            crowd.stop()
-        settle_accounts(crowd)
+            clients.stop()
+        check_all_answers(clients)
 
 
 def test_the_whole_service_dies_and_every_answer_holds(tmp_path: Path) -> None:
     options = ("--workers", "2")
     server = start(tmp_path / "state", options=options)
-    crowd = Crowd(server)
-    crowd.start()
+    clients = WorkingClients(server)
+    clients.start()
     try:
-        for _ in range(2):
-            await_progress(crowd)
+        for _ in range(max(1, KILLS // 4)):
+            wait_for_progress(clients)
             server.kill()
             server = start(server.state_dir, port=server.port, options=options)
-        await_progress(crowd)
-        crowd.stop()
-        settle_accounts(crowd)
+        wait_for_progress(clients)
+        clients.stop()
+        check_all_answers(clients)
     finally:
-        crowd.stop()
+        clients.stop()
         server.close()

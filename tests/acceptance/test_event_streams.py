@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
-from tests.acceptance.server import Server, start, wait_until
+from tests.acceptance.raw_http import ask
+from tests.acceptance.server import HTTP_COMMAND, Server, start, wait_until
 from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATES, post, shown
-from tests.acceptance.wire import ask
 from tests.event_streams import Parser, ServerEvent
 from tests.servers import free_port
 from zaqar.access.signed_urls import format_time, sign
@@ -95,7 +95,7 @@ class Service:
     def start(self) -> Server:
         options = ("--config-file", str(self.config), "--workers", "1")
         environment = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
-        self.server = start(self.state, port=self.port, options=options, environment=environment)
+        self.server = start(self.state, port=self.port, options=options, environment=environment, command=HTTP_COMMAND)
         return self.server
 
 
@@ -170,13 +170,21 @@ def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, se
 
 
 def test_a_stream_whose_client_has_gone_is_released_before_there_is_something_to_send(server: Server) -> None:
+    # A beat would notice it, too, but later. On a busy machine it is tried again.
+    assert any(seconds_until_released(server) < BEAT_SECONDS / 2 for _ in range(3))
+
+
+def seconds_until_released(server: Server) -> float:
+    """What it takes until all the streams of a project, whose clients go away, leave room for another one."""
     with ExitStack() as stack:
-        connections = open_streams(server, stack, MAX_STREAMS)
-        assert len(connections) == MAX_STREAMS
+        connections: list[socket.socket] = []
+        while len(connections) < MAX_STREAMS:
+            connections += open_streams(server, stack, MAX_STREAMS - len(connections))
         for connection in connections:
             connection.close()
-        # A beat would notice it, too.
-        wait_until(lambda: open_streams(server, stack, 1), seconds=BEAT_SECONDS / 2)
+        began = time.monotonic()
+        wait_until(lambda: open_streams(server, stack, 1), seconds=SECONDS)
+        return time.monotonic() - began
 
 
 def test_streams_of_clients_that_have_gone_are_released(server: Server) -> None:

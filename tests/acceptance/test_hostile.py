@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.acceptance import wire
-from tests.acceptance.server import Server, running
-from tests.acceptance.wire import request, talk
+from tests.acceptance import raw_http
+from tests.acceptance.raw_http import request, talk
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 MEBIBYTE = 1 << 20
 POST = b'{"messages":[{"body":"stored","ttl":300}]}'
@@ -60,8 +60,10 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Targ
         found = {}
         for name in LETS_GO:
             state_dir = tmp_path_factory.mktemp(f"hostile-{name}") / "state"
-            server = stack.enter_context(running(state_dir, options=("--server", name, "--workers", "1")))
-            stalled = {where: [stack.enter_context(wire.connect(server)) for _ in range(STALLED)] for where in cuts}
+            server = stack.enter_context(
+                running(state_dir, options=("--server", name, "--workers", "1"), command=HTTP_COMMAND)
+            )
+            stalled = {where: [stack.enter_context(raw_http.connect(server)) for _ in range(STALLED)] for where in cuts}
             for where, cut in cuts.items():
                 for sock in stalled[where]:
                     sock.sendall(cut)
@@ -85,11 +87,11 @@ def project(service: Server) -> Iterator[str]:
     project = uuid.uuid4().hex
     yield project
     other = uuid.uuid4().hex
-    assert wire.ask(service, "POST", MESSAGES, project=other, document=json.loads(POST)).status == 201
-    assert wire.bodies(service, other) == ["stored"]
+    assert raw_http.ask(service, "POST", MESSAGES, project=other, document=json.loads(POST)).status == 201
+    assert raw_http.bodies(service, other) == ["stored"]
 
 
-def assert_refused(conversation: wire.Conversation) -> None:
+def assert_refused(conversation: raw_http.Conversation) -> None:
     """Nothing but 4xx, or a connection that was closed without a word."""
     assert conversation.replies or conversation.closed
     for reply in conversation.replies:
@@ -99,12 +101,12 @@ def assert_refused(conversation: wire.Conversation) -> None:
             assert set(reply.json) == {"title", "description"}
 
 
-def assert_stands(target: Target, case: str, conversation: wire.Conversation, project: str) -> None:
+def assert_refused_or_harmless(target: Target, case: str, conversation: raw_http.Conversation, project: str) -> None:
     """Refused with nothing stored, or served where the server knows the case to be harmless."""
     if target.refuses(case):
         assert_refused(conversation)
         assert target.name == "granian" or all(reply.body for reply in conversation.replies)
-        assert wire.bodies(target.server, project) == []
+        assert raw_http.bodies(target.server, project) == []
     else:
         assert {status < 300 for status in conversation.statuses} <= {True}
 
@@ -158,37 +160,37 @@ CHUNKS = {
 @pytest.mark.parametrize("case", LENGTHS)
 def test_content_length_that_is_none(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, *LENGTHS[case], project=project)
-    assert_stands(target, case, talk(target.server, head, POST), project)
+    assert_refused_or_harmless(target, case, talk(target.server, head, POST), project)
 
 
 @pytest.mark.parametrize("case", CODINGS)
 def test_transfer_codings(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, CODINGS[case], project=project)
-    assert_stands(target, case, talk(target.server, head, wire.chunked(POST)), project)
+    assert_refused_or_harmless(target, case, talk(target.server, head, raw_http.chunked(POST)), project)
 
 
 @pytest.mark.parametrize("case", CHUNKS)
 def test_broken_chunks(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, CHUNKED, project=project)
-    assert_stands(target, case, talk(target.server, head, CHUNKS[case], half_close=True), project)
+    assert_refused_or_harmless(target, case, talk(target.server, head, CHUNKS[case], half_close=True), project)
 
 
 def test_chunked_is_not_for_http_1_0(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, CHUNKED, project=project, version=b"HTTP/1.0")
-    assert_refused(talk(service, head, wire.chunked(POST)))
-    assert wire.bodies(service, project) == []
+    assert_refused(talk(service, head, raw_http.chunked(POST)))
+    assert raw_http.bodies(service, project) == []
 
 
 def test_content_length_shorter_than_the_body(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, b"Content-Length: 20", project=project)
     assert_refused(talk(service, head, POST))
-    assert wire.bodies(service, project) == []
+    assert raw_http.bodies(service, project) == []
 
 
 def test_content_length_longer_than_the_body(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, b"Content-Length: 4000", project=project)
     assert_refused(talk(service, head, POST, half_close=True))
-    assert wire.bodies(service, project) == []
+    assert raw_http.bodies(service, project) == []
 
 
 def test_nothing_is_smuggled_behind_two_framings(service: Server, project: str) -> None:
@@ -196,7 +198,7 @@ def test_nothing_is_smuggled_behind_two_framings(service: Server, project: str) 
     for body, length in ((b"0\r\n\r\n" + inner, len(inner) + 5), (b"0\r\n\r\n" + inner, 5)):
         head = request("POST", MESSAGES, CHUNKED, b"Content-Length: %d" % length, project=project)
         assert_refused(talk(service, head, body))
-    assert wire.bodies(service, project) == []
+    assert raw_http.bodies(service, project) == []
 
 
 # -- where the service is ----------------------------------------------------------------------------------------------
@@ -240,14 +242,14 @@ def test_a_large_body_that_is_sent_anyway_leaves_the_client_its_answer(service: 
     (reply,) = talk(service, request("POST", MESSAGES, project=project, body=body)).replies
     assert reply.status == 400
     assert "body" in reply.json["description"]
-    assert wire.bodies(service, project) == []
+    assert raw_http.bodies(service, project) == []
 
 
 def test_an_endless_chunked_body_is_refused_early_in_little_memory(service: Server, project: str) -> None:
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     before = most = service.resident_bytes()
     sent = refused_at = 0
-    with wire.connect(service) as sock:
+    with raw_http.connect(service) as sock:
         sock.sendall(request("POST", MESSAGES, CHUNKED, project=project))
         with contextlib.suppress(ConnectionError):
             while sent < 100 * MEBIBYTE:
@@ -257,11 +259,11 @@ def test_an_endless_chunked_body_is_refused_early_in_little_memory(service: Serv
                     refused_at = sent
                 if sent % (4 * MEBIBYTE) < len(piece):
                     most = max(most, service.resident_bytes())
-        conversation = wire.listen(sock)
+        conversation = raw_http.listen(sock)
     assert_refused(conversation)
     assert (refused_at or sent) < 32 * MEBIBYTE
     assert most - before < 24 * MEBIBYTE
-    assert wire.bodies(service, project) == []
+    assert raw_http.bodies(service, project) == []
 
 
 def test_a_body_of_the_largest_size_is_taken_either_way(service: Server, project: str) -> None:
@@ -269,11 +271,13 @@ def test_a_body_of_the_largest_size_is_taken_either_way(service: Server, project
     body = frame % (b"x" * (262144 - len(frame) + 2))
     with_length = talk(service, request("POST", MESSAGES, CLOSE, project=project, body=body))
     head = request("POST", MESSAGES, CLOSE, CHUNKED, project=project)
-    in_chunks = talk(service, head, wire.chunked(*(body[start : start + 1000] for start in range(0, len(body), 1000))))
+    in_chunks = talk(
+        service, head, raw_http.chunked(*(body[start : start + 1000] for start in range(0, len(body), 1000)))
+    )
     assert with_length.statuses + in_chunks.statuses == [201, 201]
     one_more = body.replace(b"x", b"xx", 1)
     assert_refused(talk(service, request("POST", MESSAGES, CLOSE, project=project, body=one_more)))
-    assert_refused(talk(service, head, wire.chunked(one_more)))
+    assert_refused(talk(service, head, raw_http.chunked(one_more)))
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------
@@ -320,7 +324,7 @@ HEADS = {
 
 @pytest.mark.parametrize("case", HEADS)
 def test_heads_that_are_none(target: Target, project: str, case: str) -> None:
-    assert_stands(target, case, talk(target.server, HEADS[case], half_close=True), project)
+    assert_refused_or_harmless(target, case, talk(target.server, HEADS[case], half_close=True), project)
 
 
 PATHS = {
@@ -382,18 +386,18 @@ def test_a_refused_request_does_not_spoil_the_next_on_its_connection(service: Se
 
 def test_expect_continue(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, CLOSE, b"Expect: 100-continue", b"Content-Length: %d" % len(POST), project=project)
-    with wire.connect(service) as sock:
+    with raw_http.connect(service) as sock:
         sock.sendall(head)
         assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")
         sock.sendall(POST)
-        assert wire.listen(sock).statuses == [201]
+        assert raw_http.listen(sock).statuses == [201]
     too_much = request("POST", MESSAGES, b"Expect: 100-continue", b"Content-Length: 9999999", project=project)
     assert talk(service, too_much).statuses == [400]
-    assert wire.bodies(service, project) == ["stored"]
+    assert raw_http.bodies(service, project) == ["stored"]
 
 
 def test_http_1_0(service: Server, project: str) -> None:
-    head = wire.join([b"GET / HTTP/1.0"])
+    head = raw_http.join([b"GET / HTTP/1.0"])
     conversation = talk(service, head, replies=None)
     assert (conversation.statuses, conversation.closed) == ([300], True)
     post = request("POST", MESSAGES, project=project, body=POST, version=b"HTTP/1.0")
@@ -403,7 +407,7 @@ def test_http_1_0(service: Server, project: str) -> None:
 def test_absolute_form(service: Server, project: str) -> None:
     target = f"http://{service.host}:{service.port}{MESSAGES}"
     assert talk(service, request("POST", target, CLOSE, project=project, body=POST)).statuses == [201]
-    assert wire.bodies(service, project) == ["stored"]
+    assert raw_http.bodies(service, project) == ["stored"]
 
 
 # -- to be run last: by then the bound has nearly passed ---------------------------------------------------------------
@@ -417,6 +421,6 @@ def test_clients_that_went_silent_are_let_go(target: Target) -> None:
         with contextlib.suppress(ConnectionError):
             while part := sock.recv(65536):
                 received += part
-        replies, _ = wire.parse(received)
+        replies, _ = raw_http.parse(received)
         assert all(reply.status in range(400, 500) for reply in replies)
-    assert wire.bodies(target.server, "stalled") == []
+    assert raw_http.bodies(target.server, "stalled") == []

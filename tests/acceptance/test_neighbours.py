@@ -3,6 +3,7 @@
 
 A quiet project has one queue and one subscriber that answers at once. It posts at a steady pace, first alone and then
 beside a neighbour of each kind. What the neighbour costs it is the difference, on the same machine in the same minute.
+The tests of one store share a service, to which the second one adds a notifier.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import asyncio
 import http.client
 import json
 import math
+import os
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,20 @@ from typing import Any
 import pytest
 
 from tests.acceptance.backends import REDIS, started
-from tests.acceptance.server import Server, free_port, running
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.event_loop_thread import EventLoopThread
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running
 from tests.acceptance.test_notifications import Notifier
+from tests.acceptance.webhook_sinks import Sink, Sinks
 
-SECONDS = 3.0
-PAUSE = 0.025
+SECONDS = float(os.environ.get("ZAQAR_NEIGHBOUR_SECONDS", "2"))
+"""How long the quiet project posts alone, and beside each neighbour."""
+
+PAUSE = SECONDS / 120
 PATIENCE = 60.0
 MOST_SECONDS = 1.0
 """The delay that 99 of 100 messages may have beside a neighbour, on a quiet machine."""
 
+ATTEMPTS = 3
 MOST_TIMES = 5.0
 """On a busy machine: how many times the delay that they have alone."""
 
@@ -78,7 +84,7 @@ class Project:
 
 
 @dataclass
-class Quiet:
+class QuietProject:
     """The project whose messages are in time."""
 
     server: Server
@@ -88,12 +94,12 @@ class Quiet:
         self._project = Project(self.server, "quiet")
         self._project.subscribe("mail", self.sink.url)
 
-    def delays(self) -> list[float]:
+    def delays(self, seconds: float = SECONDS) -> list[float]:
         """Seconds from each post to its arrival, the longest last; infinite if it did not arrive."""
         run = uuid.uuid4().hex
         posted = 0
         due = began = time.monotonic()
-        while time.monotonic() < began + SECONDS:
+        while time.monotonic() < began + seconds:
             self._project.post("mail", {"run": run, "at": time.time()})
             posted += 1
             due += PAUSE
@@ -138,9 +144,6 @@ async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.S
 @contextmanager
 def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
     """Their URLs: one port on several loopback addresses, each of which is a target of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -150,82 +153,78 @@ def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
         finally:
             writer.close()
 
-    port = free_port()
-    listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(answer, hosts, port), loop).result(30)
-    try:
+    async def listen() -> None:
+        async with await asyncio.start_server(answer, hosts, port) as server:
+            listening.set()
+            await server.serve_forever()
+
+    port, listening = free_port(), threading.Event()
+    with EventLoopThread() as loop:
+        loop.begin(listen())
+        assert listening.wait(PATIENCE)
         yield [f"http://{host}:{port}/hook" for host in hosts]
-    finally:
-        loop.call_soon_threadsafe(listening.close)
-
-        async def end() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 # -- neighbours --------------------------------------------------------------------------------------------------------
 #
-# Each prepares what it does and yields the step that begins it.
+# Each prepares itself, and yields the step that begins to disturb the others.
 
 
 @dataclass
-class Place:
+class Environment:
     """What neighbours work with. ``silent`` is the server of the pool ``silent``, which stops to answer."""
 
     server: Server
+    config: Path
     silent: Any
     busy: Sink
-    sick: Sink
+    failing_sink: Sink
+    quiet: QuietProject
 
     def __post_init__(self) -> None:
-        self.failing = Failing(self)
+        self.failing_project = FailingProject(self)
 
 
 Begin = Callable[[], object]
+Neighbour = Callable[[Environment], AbstractContextManager[Begin]]
 
 
 @contextmanager
-def conditions_without_end(place: Place) -> Iterator[Begin]:
+def conditions_without_end(environment: Environment) -> Iterator[Begin]:
     """40 subscriptions with 150 conditions each, and one post of 100 bodies of 600 words."""
-    project = Project(place.server, "conditions")
+    project = Project(environment.server, "conditions")
     for number in range(40):
         conditions = [{"prefix": f"no-{number}-{condition}"} for condition in range(150)]
-        project.subscribe("q", f"{place.busy.url}?{number}", filter={"words": conditions})
+        project.subscribe("q", f"{environment.busy.url}?{number}", filter={"words": conditions})
     words = [f"word{number}" for number in range(600)]
     yield lambda: project.post("q", *({"words": words, "number": number} for number in range(100)))
     project.ask("DELETE", "/queues/q")
 
 
 @contextmanager
-def a_big_post(place: Place) -> Iterator[Begin]:
+def a_big_post(environment: Environment) -> Iterator[Begin]:
     """60 subscriptions and one post of 5,000 messages."""
-    project = Project(place.server, "big")
+    project = Project(environment.server, "big")
     for number in range(60):
-        project.subscribe("q", f"{place.busy.url}?{number}")
+        project.subscribe("q", f"{environment.busy.url}?{number}")
     yield lambda: project.post("q", *range(5_000))
     project.ask("DELETE", "/queues/q")
 
 
-class Failing(threading.Thread):
+class FailingProject(threading.Thread):
     """A project whose deliveries fail, a few each second, and become dead letters 30 s later, after the last retry.
 
     Its dead letter queue is on the pool ``silent``.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, environment: Environment) -> None:
         super().__init__()
-        self._project = Project(place.server, "failing")
+        self._project = Project(environment.server, "failing")
         self._project.ask("PUT", "/queues/dead", {"_flavor": "silent-only"})
         policy = {"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0}
         policy |= {"minimum_delay": 1, "maximum_delay": 11, "retry_backoff_function": "exponential"}
         for number in range(3):
-            url = f"{place.sick.url}?{number}"
+            url = f"{environment.failing_sink.url}?{number}"
             self._project.subscribe("q", url, dead_letter_queue="dead", _retry_policy=policy)
         self._end = threading.Event()
 
@@ -246,16 +245,19 @@ class Failing(threading.Thread):
 
 
 @contextmanager
-def dead_letters_for_a_silent_store(place: Place) -> Iterator[Begin]:
+def dead_letters_for_a_silent_store(environment: Environment) -> Iterator[Begin]:
     """Deliveries are given up each second, whose dead letter queue is on a pool that stops to answer."""
-    place.failing.wait_for_a_dead_letter()
-    yield lambda: place.silent.program.signal(signal.SIGSTOP)
+    environment.failing_project.wait_for_a_dead_letter()
+    try:
+        yield lambda: environment.silent.program.signal(signal.SIGSTOP)
+    finally:
+        environment.silent.program.signal(signal.SIGCONT)
 
 
 @contextmanager
-def receivers_that_hang(place: Place) -> Iterator[Begin]:
+def receivers_that_hang(environment: Environment) -> Iterator[Begin]:
     """Three projects with 100 receivers each that never answer."""
-    projects = [Project(place.server, f"hanging-{number}") for number in range(3)]
+    projects = [Project(environment.server, f"hanging-{number}") for number in range(3)]
     hosts = [[f"127.1.{number}.{host + 1}" for host in range(100)] for number in range(len(projects))]
     with receivers(_hang, [host for some in hosts for host in some]) as urls:
         for number, project in enumerate(projects):
@@ -272,9 +274,9 @@ def receivers_that_hang(place: Place) -> Iterator[Begin]:
 
 
 @contextmanager
-def answers_without_end(place: Place) -> Iterator[Begin]:
+def answers_without_end(environment: Environment) -> Iterator[Begin]:
     """20 receivers that send interim answers for ever."""
-    project = Project(place.server, "endless")
+    project = Project(environment.server, "endless")
     with receivers(_never_come_to_the_end, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
         for url in urls:
             project.subscribe("q", url)
@@ -295,7 +297,8 @@ NEIGHBOURS = (
 
 
 @contextmanager
-def service(store: str, notifiers: int, folder: Path, silent: Any) -> Iterator[Server]:
+def service(store: str, folder: Path, silent: Any) -> Iterator[tuple[Server, Path]]:
+    """The service with two pools, ``home`` and ``silent``, and its configuration file."""
     config = folder / "zaqar.conf"
     with ExitStack() as stack:
         text = CONFIG
@@ -305,39 +308,63 @@ def service(store: str, notifiers: int, folder: Path, silent: Any) -> Iterator[S
             text += f"[drivers]\nmanagement_store = redis\n[drivers:management_store:redis]\nuri = {uri}\n"
         config.write_text(text)
         options = ("--config-file", str(config), "--workers", "1")
-        server = stack.enter_context(running(folder / "state", options=options))
+        server = stack.enter_context(running(folder / "state", options=options, command=HTTP_COMMAND))
         admin = Project(server, "admin")
         for name, where in {"home": uri, "silent": silent.uri}.items():
             admin.ask("PUT", f"/pools/{name}", {"uri": where, "weight": 100 if name == "home" else 1})
         admin.ask("PUT", "/flavors/silent-only", {"pool_list": ["silent"]})
-        for _ in range(notifiers - 1):
-            stack.callback(Notifier(config, server.state_dir).close)
-        yield server
+        yield server, config
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    busy, failing_sink, sink = Sink(), Sink("failing"), Sink()
+    with ExitStack() as stack:
+        silent = stack.enter_context(started(REDIS))
+        stack.enter_context(Sinks(busy, failing_sink, sink))
+        folder = tmp_path_factory.mktemp(request.param)
+        server, config = stack.enter_context(service(request.param, folder, silent))
+        environment = Environment(server, config, silent, busy, failing_sink, QuietProject(server, sink))
+        environment.failing_project.start()
+        stack.callback(environment.failing_project.end)
+        yield environment
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("notifiers", [1, 2])
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_a_neighbour_does_not_delay_the_messages_of_others(store: str, notifiers: int, tmp_path: Path) -> None:
-    busy, sick, sink = Sink(), Sink("sick"), Sink()
+def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environment, notifiers: int) -> None:
+    quiet = environment.quiet
     with ExitStack() as stack:
-        silent = stack.enter_context(started(REDIS))
-        stack.enter_context(Sinks(busy, sick, sink))
-        server = stack.enter_context(service(store, notifiers, tmp_path, silent))
-        quiet, place = Quiet(server, sink), Place(server, silent, busy, sick)
-        place.failing.start()
-        stack.callback(place.failing.end)
-        quiet.delays()  # so that the notifier knows the queue and the target
+        for _ in range(notifiers - 1):
+            notifier = Notifier(environment.config, environment.server.state_dir)
+            stack.callback(notifier.close)
+            notifier.wait_until_started()
+        quiet.delays(SECONDS / 4)  # so that the notifier knows the queue and the target
         alone = percentile(quiet.delays())
         beside: dict[str, float] = {}
         for neighbour in NEIGHBOURS:
-            with neighbour(place) as begin:
-                beginning = threading.Thread(target=begin)
-                beginning.start()
-                beside[neighbour.__name__] = percentile(quiet.delays())
-                beginning.join()
-    print(f"{store}, {notifiers} notifiers: 99 % within {alone:.3f} s alone, beside:")
+            for _ in range(ATTEMPTS):
+                beside[neighbour.__name__] = delay_beside(neighbour, environment)
+                if beside[neighbour.__name__] <= most(alone):
+                    break
+                # A busy machine delays messages now and then, a service that is not fair delays them each time.
+                alone = max(alone, percentile(quiet.delays()))
+    print(f"{notifiers} notifiers: 99 % within {alone:.3f} s alone, beside:")
     for name, delay in beside.items():
         print(f"  {name:32} {delay:6.3f} s, {delay / alone:5.1f} times")
-    late = {name: delay for name, delay in beside.items() if delay > max(MOST_SECONDS, MOST_TIMES * alone)}
+    late = {name: delay for name, delay in beside.items() if delay > most(alone)}
     assert not late, f"alone {alone:.3f} s"
+
+
+def most(alone: float) -> float:
+    """The delay that messages may have beside a neighbour."""
+    return max(MOST_SECONDS, MOST_TIMES * alone)
+
+
+def delay_beside(neighbour: Neighbour, environment: Environment) -> float:
+    with neighbour(environment) as begin:
+        beginning = threading.Thread(target=begin)
+        beginning.start()
+        delay = percentile(environment.quiet.delays())
+        beginning.join()
+    return delay

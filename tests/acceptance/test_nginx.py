@@ -23,9 +23,10 @@ import pytest
 from websockets.sync.client import connect
 
 from tests import servers
-from tests.acceptance.event_streams import Event, events_of
+from tests.acceptance.event_loop_thread import EventLoopThread
 from tests.acceptance.nginx import SHUTDOWN_SECONDS, Nginx, password_of
 from tests.acceptance.server import Server, start, wait_until
+from tests.acceptance.stream_readers import Event, events_of
 from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
 
 WAIT = 2
@@ -58,24 +59,15 @@ def nginx(service: Server) -> Iterator[Nginx]:
         yield proxy
 
 
-class QuietStream(threading.Thread):
+class QuietStream:
     """A stream of a queue without messages, which is open while the other tests run."""
 
-    def __init__(self, nginx: Nginx) -> None:
-        super().__init__()
+    def __init__(self, nginx: Nginx, loop: EventLoopThread) -> None:
         self.events: list[Event] = []
         self.opened = float("inf")
         """Time of the monotonic clock."""
-        self.error: BaseException | None = None
         self._nginx = nginx
-        self._loop = asyncio.new_event_loop()
-        self._reading = self._loop.create_task(self._read())
-
-    def run(self) -> None:
-        self._loop.run_until_complete(asyncio.wait([self._reading]))
-        if not self._reading.cancelled():
-            self.error = self._reading.exception()
-        self._loop.close()
+        self._reading = loop.begin(self._read())
 
     async def _read(self) -> None:
         async with aclosing(stream(self._nginx, "quiet")) as found:
@@ -84,23 +76,23 @@ class QuietStream(threading.Thread):
                 self.opened = min(self.opened, time.monotonic())
 
     def is_open(self) -> bool:
-        return not self._reading.done()
-
-    def end(self) -> None:
-        if self.is_open():
-            self._loop.call_soon_threadsafe(self._reading.cancel)
-        self.join()
+        """Whether the stream goes on. Raises the error of the reader if there was one."""
+        if self._reading.done():
+            self._reading.result()
+            return False
+        return True
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietStream]:
     """Through an nginx of its own, which is not told to reload."""
     http, websocket = f"{service.host}:{service.port}", service.websocket_url.removeprefix("ws://")
-    with servers.folder_for("nginx") as folder, Nginx(http, websocket, folder, CHANGES) as proxy:
-        found = QuietStream(proxy)
-        found.start()
-        yield found
-        found.end()
+    with (
+        servers.folder_for("nginx") as folder,
+        Nginx(http, websocket, folder, CHANGES) as proxy,
+        EventLoopThread() as loop,
+    ):
+        yield QuietStream(proxy, loop)
 
 
 def ask(nginx: Nginx, method: str, path: str, document: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
@@ -277,7 +269,7 @@ def test_a_stream_without_messages_lives_longer_than_the_time_out(quiet: QuietSt
     """It was opened before the other tests."""
     deadline = time.monotonic() + STREAM_SECONDS + SECONDS
     while time.monotonic() < quiet.opened + STREAM_SECONDS + 1:
-        assert quiet.is_open(), (quiet.error, quiet.events)
+        assert quiet.is_open(), quiet.events
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert {event.kind for event in quiet.events} == {"open", "beat"}

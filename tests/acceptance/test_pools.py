@@ -16,7 +16,7 @@ import pytest
 
 from tests import servers
 from tests.acceptance.backends import MONGODB, REDIS, started
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 PATIENCE = 60.0
 QUICK = 8.0
@@ -65,7 +65,7 @@ class Cloud:
         page = self.must(200, "GET", f"/v2/queues/{queue}/messages?limit=20&echo=true")
         return [message["body"] for message in page["messages"]]
 
-    def wear_out(self, queue: str) -> None:
+    def claim_and_release(self, queue: str) -> None:
         """Claim all and release it."""
         answer = self.ask("POST", f"/v2/queues/{queue}/claims?limit=20")
         if answer.status == 201:
@@ -80,7 +80,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with ExitStack() as stack:
         redis, mongodb = stack.enter_context(started(REDIS)), stack.enter_context(started(MONGODB))
         options = ("--config-file", str(config), "--workers", "2")
-        cloud = Cloud(stack.enter_context(running(folder / "state", options=options)), redis, mongodb)
+        cloud = Cloud(
+            stack.enter_context(running(folder / "state", options=options, command=HTTP_COMMAND)), redis, mongodb
+        )
         mongo_host, _, mongo_query = mongodb.uri.partition("/?")
         for name, uri in {
             "redis": redis.uri,
@@ -124,10 +126,10 @@ def test_dead_letters_go_from_pool_to_pool(cloud: Cloud, source: str, grave: str
     queue = queue_of(cloud, source, _max_claim_count=2, _dead_letter_queue=dead)
     cloud.post(queue, *range(8))
     for _ in range(3):
-        cloud.wear_out(queue)
+        cloud.claim_and_release(queue)
     assert cloud.bodies(queue) == []
     assert cloud.bodies(dead) == list(range(8))
-    cloud.wear_out(queue)
+    cloud.claim_and_release(queue)
     assert cloud.must(200, "GET", f"/v2/queues/{dead}/stats")["messages"]["free"] == 8
 
 

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests import servers
-from tests.acceptance.server import running
+from tests.acceptance.server import HTTP_COMMAND, running
 
 KEY = "key-of-the-operator"
 
@@ -35,7 +35,7 @@ def test_a_signed_request_is_traced(tmp_path: Path) -> None:
         f"[profiler]\nenabled = True\ntrace_wsgi_transport = True\nhmac_keys = other,{KEY}\nconnection_string = {uri}\n"
     )
     signed, forged = str(uuid.uuid4()), str(uuid.uuid4())
-    with running(tmp_path / "state", options=("--config-file", str(config))) as server:
+    with running(tmp_path / "state", options=("--config-file", str(config)), command=HTTP_COMMAND) as server:
         headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p"}
         for more in (trace_headers(KEY, signed), trace_headers("SECRET_KEY", forged), {"X-Trace-Info": "x"}, {}):
             path = f"{server.url}/v2/queues/q/messages"

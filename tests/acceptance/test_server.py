@@ -11,20 +11,30 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from zaqarclient.queues import client as zaqarclient
+from falcon import testing
 
-from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, kill, running, wait_until
+from tests.acceptance import raw_http
+from tests.acceptance.server import (
+    COMMAND,
+    HTTP_COMMAND,
+    START_SECONDS,
+    Server,
+    free_port,
+    kill,
+    running,
+    wait_until,
+)
+from zaqar import app, conf
+from zaqar.transport.wsgi.app import make_app
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -214,7 +224,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, complaint:
 def test_a_configuration_file_reaches_the_workers(tmp_path: Path) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text("[transport]\nmax_messages_post_size = 20\n")
-    with running(tmp_path / "state", options=("--config-file", str(config))) as server:
+    options = ("--config-file", str(config), "--workers", "1")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         status, document = ask(server, "POST", MESSAGES, POST)
     assert status == 400
     assert "20" in document["description"]
@@ -230,9 +241,10 @@ def parts_of(server: Server) -> list[int]:
 
 
 def test_messages_are_there_after_the_next_start(tmp_path: Path) -> None:
-    with running(tmp_path / "state") as server:
+    options = ("--workers", "1")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
-    with running(tmp_path / "state") as server:
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert stored(server) == 1
 
 
@@ -289,7 +301,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait(PATIENCE)
         wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids))
-    with running(tmp_path / "state", options=("--workers", "1")) as server:
+    with running(tmp_path / "state", options=("--workers", "1"), command=HTTP_COMMAND) as server:
         assert server.answers()
 
 
@@ -297,7 +309,8 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
 def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text("")
-    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+    options = ("--server", name, "--config-file", str(config), "--workers", "2")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         config.write_text("[transport]\nmax_messages_post_size = 20\n")
         server.process.send_signal(signal.SIGHUP)
@@ -321,7 +334,8 @@ def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str
     config, policy = tmp_path / "zaqar.conf", tmp_path / "policy.yaml"
     config.write_text("")
     policy.write_text('"messages:create": "role:member"\n')
-    with running(tmp_path / "state", options=("--server", name, "--config-file", str(config))) as server:
+    options = ("--server", name, "--config-file", str(config), "--workers", "2")
+    with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         workers = set(server.workers())
         if broken is None:
             policy.unlink()
@@ -357,12 +371,13 @@ DRIBBLE_SECONDS = 6
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
 def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> None:
-    whole = wire.request("POST", MESSAGES, project="slow", body=POST)
+    whole = raw_http.request("POST", MESSAGES, project="slow", body=POST)
     head, body = whole[: -len(POST)], whole[-len(POST) :]
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
-        in_headers = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
-        in_body = [stack.enter_context(wire.connect(server)) for _ in range(DRIBBLERS)]
+        options = ("--server", name, "--workers", "1")
+        server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
+        in_headers = [stack.enter_context(raw_http.connect(server)) for _ in range(DRIBBLERS)]
+        in_body = [stack.enter_context(raw_http.connect(server)) for _ in range(DRIBBLERS)]
         for sock in in_body:
             sock.sendall(head)
         end = threading.Event()
@@ -407,13 +422,16 @@ def refuses(server: Server) -> bool:
 @pytest.mark.parametrize(
     ("name", "number"), [("gunicorn", signal.SIGTERM), ("gunicorn", signal.SIGINT), ("granian", signal.SIGTERM)]
 )
-def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal.Signals) -> None:
+def test_a_running_request_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: signal.Signals
+) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--server", name, "--workers", "1")))
-        running_one, idle = (stack.enter_context(wire.connect(server)) for _ in range(2))
-        idle.sendall(wire.request("GET", "/v2/queues"))
+        options = ("--server", name, "--workers", "1")
+        server = stack.enter_context(running(tmp_path / "state", options=options, command=HTTP_COMMAND))
+        running_one, idle = (stack.enter_context(raw_http.connect(server)) for _ in range(2))
+        idle.sendall(raw_http.request("GET", "/v2/queues"))
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
-        request = wire.request("POST", MESSAGES, project="p", body=POST)
+        request = raw_http.request("POST", MESSAGES, project="p", body=POST)
         running_one.sendall(request[:-5])
         # So that the request before has been taken up, by a worker on a busy machine as well.
         for _ in range(5):
@@ -422,10 +440,17 @@ def test_a_running_request_is_finished(tmp_path: Path, name: str, number: signal
         server.process.send_signal(number)
         wait_until(lambda: refuses(server))
         running_one.sendall(request[-5:])
-        assert wire.listen(running_one).statuses == [201]
+        assert raw_http.listen(running_one).statuses == [201]
         assert server.process.wait(PATIENCE) == 0
-    with running(tmp_path / "state") as server:
-        assert stored(server) == 1
+    assert stored_in(tmp_path / "state", monkeypatch) == 1
+
+
+def stored_in(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What another process finds in the database of a server that has ended."""
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(state_dir))
+    with closing(app.build(conf.load([]))) as parts:
+        answer = testing.TestClient(make_app(parts)).simulate_get("/v2/queues/q/stats", headers=HEADERS)
+    return int(answer.json["messages"]["total"])
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
@@ -456,226 +481,13 @@ def _seconds_to_end(state_dir: Path, name: str, moment: str) -> float:
 
 def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2")))
+        server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2"), command=HTTP_COMMAND))
         for _ in range(20):
-            sock = stack.enter_context(wire.connect(server))
-            sock.sendall(wire.request("GET", "/v2/queues"))
+            sock = stack.enter_context(raw_http.connect(server))
+            sock.sendall(raw_http.request("GET", "/v2/queues"))
             assert sock.recv(65_536).startswith(b"HTTP/1.1 200")
         pids = server.processes()
         assert server.terminate() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert "killed" not in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
-
-
-# -- other servers -----------------------------------------------------------------------------------------------------
-
-BIN = Path(sys.executable).parent
-
-
-def assert_one_answer_to_each_project(server: Server) -> None:
-    """Whichever server it is: a project id is printable ASCII without a comma, else 400 says so."""
-    for project in (b"a b", b"a/b", b"~"):
-        assert ask_as(server, project) == (200, ["q"]), project
-    for project in (b"caf\xc3\xa9", b"caf\xe9", b"\xff", b"\xe2\x82\xac", b"a,b", b"a\tb", b"x" * 257, b""):
-        status, description = ask_as(server, project)
-        assert (status, "X-Project-ID" in description, "ASCII" in description) == (400, True, True), (
-            project,
-            description,
-        )
-
-
-def ask_as(server: Server, project: bytes) -> tuple[int, Any]:
-    """PUT a queue as a project, whose id goes out as these bytes, and list its queues: status, names or complaint."""
-    answers = []
-    for method, path in (("PUT", "/v2/queues/q"), ("GET", "/v2/queues")):
-        with wire.connect(server) as sock:
-            head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nClient-ID: {HEADERS['Client-ID']}\r\n"
-            head += "Content-Length: 0\r\nConnection: close\r\n"
-            sock.sendall(head.encode() + b"X-Project-ID: " + project + b"\r\n\r\n")
-            response = http.client.HTTPResponse(sock)
-            response.begin()
-            answers.append((response.status, json.loads(response.read() or b"null")))
-    status, document = answers[-1]
-    assert (answers[0][0] in (201, 204)) == (status == 200)
-    return status, [queue["name"] for queue in document["queues"]] if status == 200 else document["description"]
-
-
-def _gunicorn(port: int, _: Path) -> list[str]:
-    return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "zaqar.wsgi:application"]
-
-
-def _gunicorn_sample(port: int, _: Path) -> list[str]:
-    sample = str(ROOT / "etc" / "gunicorn.conf.py")
-    bind = f"127.0.0.1:{port}"
-    return [sys.executable, "-m", "gunicorn", "--config", sample, "--bind", bind, "zaqar.wsgi:application"]
-
-
-def _granian(port: int, _: Path) -> list[str]:
-    return [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "zaqar.wsgi:application"]
-
-
-def _uwsgi_sample(port: int, folder: Path) -> list[str]:
-    sample = (ROOT / "etc" / "uwsgi.ini").read_text()
-    sample = sample.replace("127.0.0.1:8888", f"127.0.0.1:{port}").replace("/etc/zaqar/", f"{folder}/")
-    (folder / "uwsgi.ini").write_text(sample)
-    return [str(BIN / "uwsgi"), "--ini", str(folder / "uwsgi.ini")]
-
-
-MOUNT = "/messaging"
-
-
-def _granian_mounted(port: int, folder: Path) -> list[str]:
-    return [*_granian(port, folder), "--url-path-prefix", MOUNT]
-
-
-def _uwsgi_mounted(port: int, folder: Path) -> list[str]:
-    command = _uwsgi_sample(port, folder)
-    file = folder / "uwsgi.ini"
-    mount = f"mount = {MOUNT}=zaqar.wsgi:application\nmanage-script-name = true"
-    file.write_text(file.read_text().replace("module = zaqar.wsgi:application", mount))
-    return command
-
-
-def _zaqar_server(port: int, folder: Path) -> list[str]:
-    return [*COMMAND, "--bind", f"127.0.0.1:{port}", "--state-dir", str(folder / "state")]
-
-
-@pytest.mark.parametrize("command", [_zaqar_server, _gunicorn, _granian_mounted, _uwsgi_mounted])
-def test_mounted_at_a_path(tmp_path: Path, command: Any) -> None:
-    """Every link leads to what it names, also as python-zaqarclient follows it."""
-    port, log = free_port(), tmp_path / "log"
-    (tmp_path / "zaqar.conf").write_text("")
-    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
-    if command in (_zaqar_server, _gunicorn):
-        environment["SCRIPT_NAME"] = MOUNT
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(port, tmp_path), stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path
-        )
-    server = Server("127.0.0.1", port, tmp_path / "state", log, process, MOUNT)
-    try:
-        server.wait_until_ready()
-        assert ask(server, "GET", MOUNT)[1]["versions"][0]["links"] == [{"href": f"{MOUNT}/v2/", "rel": "self"}]
-        assert ask(server, "GET", f"{MOUNT}/v2/")[1]["resources"]["rel/ping"]["href"] == f"{MOUNT}/v2/ping"
-        status, posted = ask(server, "POST", MOUNT + MESSAGES, POST)
-        assert status == 201
-        assert ask(server, "GET", posted["resources"][0])[1]["href"] == posted["resources"][0]
-        _follow_as_a_client(server)
-        for outside in ("/", "/v2/", MESSAGES, f"{MOUNT}x/v2/ping", f"{MOUNT}v2/ping", f"{MOUNT}{MOUNT}/v2/ping"):
-            # The other servers serve such paths as well, or answer with a 500.
-            if command is _zaqar_server:
-                assert ask(server, "GET", outside)[0] == 404, outside
-        if command is _uwsgi_mounted:
-            # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
-            wait_until(lambda: log.read_text().count("WSGI app 0") == 2)
-    finally:
-        server.close()
-
-
-def _follow_as_a_client(server: Server) -> None:
-    """By ``next``, which python-zaqarclient appends to the URL it was given, of which the mount path is a part."""
-    auth = {"backend": "noauth", "options": {"os_project_id": "pages"}}
-    client = zaqarclient.Client(server.url, version=2, conf={"auth_opts": auth})
-    names = [f"q{number:02}" for number in range(5)]
-    for name in names:
-        client.queue(name, force_create=True).post([{"body": name, "ttl": 300}] * 5)
-    assert [queue.name for queue in client.queues(limit=2)[0].stream()] == names
-    queue = client.queue("q00", auto_create=False)
-    assert [message.body for message in queue.messages(limit=2, echo=True).stream()] == ["q00"] * 5
-
-
-@pytest.mark.parametrize("command", [_gunicorn, _gunicorn_sample, _granian, _uwsgi_sample])
-def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> None:
-    port = free_port()
-    (tmp_path / "zaqar.conf").write_text("")
-    log = tmp_path / "log"
-    environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
-    arguments = command(port, tmp_path)
-    with log.open("wb") as output, umask(0):
-        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
-    server = Server("127.0.0.1", port, tmp_path / "state", log, process)
-    try:
-        server.wait_until_ready()
-        assert ask(server, "GET", "/v2/ping") == (204, None)
-        assert ask(server, "POST", MESSAGES, POST)[0] == 201
-        assert stored(server) == 1
-        assert open_to_others(server.state_dir) == []
-        assert_one_answer_to_each_project(server)
-        if command is _uwsgi_sample:
-            # uWSGI does not end on a SIGTERM that comes while one of its processes still loads.
-            wait_until(lambda: log.read_text().count("WSGI app 0") == 2)
-    finally:
-        server.close()
-
-
-@pytest.mark.parametrize("command", [_gunicorn_sample, _granian, _uwsgi_sample])
-def test_a_new_policy_reaches_all_workers_of_other_servers(tmp_path: Path, command: Any) -> None:
-    """SIGHUP after ``zaqar.cmd.server.preflight``: no request is lost, and later changes of the file do not count."""
-    port, log, policy = free_port(), tmp_path / "log", tmp_path / "policy.yaml"
-    (tmp_path / "zaqar.conf").write_text("")
-    policy.write_text('"messages:create": "role:member"\n')
-    environment = {
-        **os.environ,
-        "ZAQAR_STATE_DIR": str(tmp_path / "state"),
-        "ZAQAR_CONFIG_FILE": str(tmp_path / "zaqar.conf"),
-        "ZAQAR_POLICY_SNAPSHOT": str(tmp_path / "policy.json"),
-    }
-
-    def check() -> subprocess.CompletedProcess[str]:
-        arguments = [sys.executable, "-m", "zaqar.cmd.server.preflight"]
-        return subprocess.run(
-            arguments, env=environment, cwd=tmp_path, timeout=START_SECONDS, check=False, capture_output=True, text=True
-        )
-
-    assert check().returncode == 0
-    arguments = [*command(port, tmp_path), *(["--workers", "2"] if command is _granian else [])]
-    with log.open("wb") as output:
-        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
-    server = Server("127.0.0.1", port, tmp_path / "state", log, process)
-    try:
-        server.wait_until_ready()
-        if command is _uwsgi_sample:
-            # uWSGI mixes up signals that come while one of its processes still loads.
-            wait_until(lambda: log.read_text().count("WSGI app 0") == 2)
-        assert ask(server, "POST", MESSAGES, POST)[0] == 403
-        policy.write_text('"messages:create": ""\n')
-        assert check().returncode == 0
-        policy.write_text('"messages:create": "role:')
-        process.send_signal(signal.SIGHUP)
-        statuses = []
-
-        def is_open() -> bool:
-            statuses.append(ask(server, "POST", MESSAGES, POST)[0])
-            return statuses[-20:] == [201] * 20
-
-        wait_until(is_open)
-        assert set(statuses) == {403, 201}
-        if command is _uwsgi_sample:
-            wait_until(lambda: "chain reloading complete" in log.read_text())
-        done = check()
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert done.stderr.startswith("[oslo_policy] policy_file: while scanning")
-    finally:
-        server.close()
-
-
-@pytest.mark.parametrize("command", [_gunicorn, _granian, _uwsgi_sample])
-def test_a_configuration_that_cannot_be_served_ends_other_servers_with_one_sentence(
-    tmp_path: Path, command: Any
-) -> None:
-    (tmp_path / "zaqar.conf").write_text("[transport]\nmax_message_ttl = soon\n")
-    environment = {**os.environ, "ZAQAR_CONFIG_FILE": str(tmp_path / "zaqar.conf")}
-    done = subprocess.run(
-        command(free_port(), tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-        env=environment,
-        cwd=tmp_path,
-    )
-    assert done.returncode not in (0, None)
-    assert "zaqar.wsgi: [transport] max_message_ttl: " in done.stdout + done.stderr
-    # uWSGI interrupts the other worker. If that one is importing, it prints a traceback of KeyboardInterrupt.
-    assert "StartupError" not in done.stdout + done.stderr

@@ -20,8 +20,8 @@ import pytest
 from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport import errors
 
-from tests.acceptance import wire
-from tests.acceptance.server import COMMAND, Server, free_port, running, wait_until
+from tests.acceptance import raw_http
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "o" * 32, "n" * 32
@@ -38,12 +38,12 @@ def write_keys(folder: Path, secret_key: str, *previous: str) -> Path:
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     config = write_keys(folder, OLD)
-    with running(folder / "state", options=("--config-file", str(config), *options)) as server:
+    with running(folder / "state", options=("--config-file", str(config), *options), command=HTTP_COMMAND) as server:
         yield server
 
 
 def share(server: Server, project: str, **wanted: Any) -> dict[str, Any]:
-    reply = wire.ask(server, "POST", "/v2/queues/q/share", project=project, document=wanted)
+    reply = raw_http.ask(server, "POST", "/v2/queues/q/share", project=project, document=wanted)
     assert reply.status == 200, reply.body
     shared: dict[str, Any] = reply.json
     return shared
@@ -64,11 +64,11 @@ def headers_of(shared: dict[str, Any]) -> list[bytes]:
 
 
 def _gunicorn(port: int, _: Path) -> list[str]:
-    return [*COMMAND[1:], "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*HTTP_COMMAND[1:], "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _granian(port: int, _: Path) -> list[str]:
-    return [*COMMAND[1:], "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    return [*HTTP_COMMAND[1:], "--server", "granian", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
 
 
 def _uwsgi(port: int, folder: Path) -> list[str]:
@@ -156,9 +156,9 @@ def test_the_guest_of_the_documentation(served: tuple[str, Server]) -> None:
         list(guest.queue("mail").messages())
 
 
-def asked(server: Server, target: str, *headers: bytes, project: str) -> wire.Reply:
-    request = wire.request("GET", target, b"Connection: close", *headers, project=project)
-    (reply,) = wire.talk(server, request).replies
+def asked(server: Server, target: str, *headers: bytes, project: str) -> raw_http.Reply:
+    request = raw_http.request("GET", target, b"Connection: close", *headers, project=project)
+    (reply,) = raw_http.talk(server, request).replies
     return reply
 
 
@@ -208,7 +208,7 @@ class Posters:
 
     def __init__(self, server: Server, project: str, headers: list[bytes], threads: int = 1) -> None:
         self.statuses: Counter[int | str] = Counter()
-        self._request = wire.request("POST", MESSAGES, b"Connection: close", *headers, project=project, body=POST)
+        self._request = raw_http.request("POST", MESSAGES, b"Connection: close", *headers, project=project, body=POST)
         self._server = server
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
@@ -216,7 +216,7 @@ class Posters:
     def _run(self) -> None:
         while not self._end.is_set():
             try:
-                (reply,) = wire.talk(self._server, self._request).replies
+                (reply,) = raw_http.talk(self._server, self._request).replies
                 self.statuses[reply.status] += 1
             except (OSError, AssertionError, ValueError) as exc:
                 self.statuses[repr(exc)] += 1
@@ -266,8 +266,8 @@ def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
         by_hand = Counter[int]()
 
         def is_refused() -> bool:
-            request = wire.request("POST", MESSAGES, b"Connection: close", *old, project=project, body=POST)
-            (status,) = wire.talk(server, request).statuses
+            request = raw_http.request("POST", MESSAGES, b"Connection: close", *old, project=project, body=POST)
+            (status,) = raw_http.talk(server, request).statuses
             by_hand[status] += 1
             return status == 404
 
@@ -279,7 +279,7 @@ def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
         assert set(newer.statuses) == {201}, newer.statuses
         assert set(older.statuses) == {201, 404}, older.statuses
         accepted = sum(counts[201] for counts in (posters.statuses, newer.statuses, older.statuses, by_hand))
-        stats = wire.ask(server, "GET", "/v2/queues/q/stats", project=project).json
+        stats = raw_http.ask(server, "GET", "/v2/queues/q/stats", project=project).json
         assert stats["messages"]["total"] == accepted
         text = server.log.read_text()
         assert "no key has made the signature" in text

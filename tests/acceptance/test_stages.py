@@ -16,7 +16,7 @@ import requests
 from zaqarclient.queues import client as zaqarclient
 
 from tests import plugins
-from tests.acceptance.server import COMMAND, START_SECONDS, Server, free_port, running
+from tests.acceptance.server import HTTP_COMMAND, START_SECONDS, Server, free_port, running
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "stages"
 PUBLISHED = Path(plugins.__file__).parent / "published.py"
@@ -46,7 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         topic="acme.ledgers",
         message="acme.cards, zaqar.notification.notifier",
     )
-    with running(folder / "state", options=options, environment=plugins.environment_with(site)) as server:
+    with running(
+        folder / "state", options=options, environment=plugins.environment_with(site), command=HTTP_COMMAND
+    ) as server:
         yield server
 
 
@@ -112,7 +114,9 @@ def test_no_stage_ends_a_worker(tmp_path: Path, project: str, http_server: str) 
     site = plugins.install(tmp_path / "site", points, {"published.py": PUBLISHED.read_text()})
     options = configure(tmp_path / "zaqar.conf", queue="acme.Exits", message="acme.Raiser", claim="acme.Exits")
     options += ("--server", http_server, "--workers", "1")
-    with running(tmp_path / "state", options=options, environment=plugins.environment_with(site)) as server:
+    with running(
+        tmp_path / "state", options=options, environment=plugins.environment_with(site), command=HTTP_COMMAND
+    ) as server:
         workers = server.workers()
         for _ in range(3):
             for method, path in (
@@ -142,7 +146,7 @@ def test_a_stage_that_cannot_be_loaded_is_a_sentence(tmp_path: Path, pipeline: s
     site = plugins.install(tmp_path / "site", points, {"published.py": PUBLISHED.read_text()})
     done = subprocess.run(
         [
-            *(*COMMAND, *configure(tmp_path / "zaqar.conf", **{pipeline: stage})),
+            *(*HTTP_COMMAND, *configure(tmp_path / "zaqar.conf", **{pipeline: stage})),
             *("--bind", f"127.0.0.1:{free_port()}", "--state-dir", str(tmp_path / "state")),
         ],
         capture_output=True,

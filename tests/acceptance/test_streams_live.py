@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.event_streams import Connection, Reader, Readers, Seen
-from tests.acceptance.live import Service, each_store, everything
 from tests.acceptance.server import Server, wait_until
-from tests.acceptance.stream_judge import (
-    JUDGEMENT,
+from tests.acceptance.service_on_store import Service, all_bodies, each_store
+from tests.acceptance.stream_checks import (
+    CHECKS,
     Posts,
     Run,
     a_connection_repeats_nothing,
@@ -36,6 +34,8 @@ from tests.acceptance.stream_judge import (
     missing,
     no_message_is_lost,
 )
+from tests.acceptance.stream_readers import Connection, Reader, Readers, Seen
+from tests.acceptance.working_clients import Client, Recorder
 
 SECONDS = float(os.environ.get("ZAQAR_STREAM_SECONDS", "4"))
 """How long messages are posted."""
@@ -53,7 +53,7 @@ class Traffic:
 
     def __init__(self, server: Server) -> None:
         self.posts = Posts()
-        self.ledger = Ledger()
+        self.recorder = Recorder()
         self._server = server
         self._ending = threading.Event()
         work = [(self._write, number) for number in range(WRITERS)] + [(self._claim, n) for n in range(CLAIMERS)]
@@ -70,7 +70,7 @@ class Traffic:
                 thread.join()
 
     def client(self) -> Client:
-        return Client(self._server, PROJECT, self.ledger)
+        return Client(self._server, PROJECT, self.recorder)
 
     def _run(self, work: Any, number: int) -> None:
         client = self.client()
@@ -107,14 +107,14 @@ class Traffic:
                 client.ask("DELETE", f"/v2/queues/{QUEUE}/claims/{messages[0]['href'].rpartition('=')[2]}")
 
 
-def suffer(service: Service) -> None:
+def kill_processes(service: Service) -> None:
     """Kill workers, the WebSocket process, all of the service or all that serves clients, and the store."""
     # A start of all of it takes much CPU, so it is done on the store that dies with it.
     kill_all = service.restart if service.backend is None else service.kill_servers
-    strikes = (service.kill_worker, service.kill_websocket, kill_all, service.restart_store, service.kill_worker)
-    for strike in strikes:
-        time.sleep(SECONDS / len(strikes))
-        strike()
+    faults = (service.kill_worker, service.kill_websocket, kill_all, service.restart_store, service.kill_worker)
+    for fault in faults:
+        time.sleep(SECONDS / len(faults))
+        fault()
 
 
 def run(service: Service) -> Run:
@@ -135,41 +135,41 @@ def run(service: Service) -> Run:
             try:
                 wait_until(lambda: all(reader.connections for reader in readers.all))
                 traffic.start()
-                suffer(service)
+                kill_processes(service)
             finally:
                 traffic.stop()
             time.sleep(max(DELAYS))
-            left = everything(client, QUEUE)
+            left = all_bodies(client, QUEUE)
             readers.is_cutting = False
             deadline = time.monotonic() + PATIENCE_SECONDS
             while missing(readers.all, left) and time.monotonic() < deadline:
                 time.sleep(0.05)
-    assert traffic.ledger.wrong_answers == []
-    assert traffic.ledger.lost_answers, "nobody was disturbed"
+    assert traffic.recorder.wrong_answers == []
+    assert traffic.recorder.lost_answers, "nobody was disturbed"
     return Run(readers.all, traffic.posts, left)
 
 
 @each_store
 def test_readers_that_are_cut_resume_without_a_gap(service_on: Service) -> None:
     began = time.monotonic()
-    story = run(service_on)
-    for judge in JUDGEMENT:
-        judge(story)
-    for reader in story.readers:
+    outcome = run(service_on)
+    for check in CHECKS:
+        check(outcome)
+    for reader in outcome.readers:
         assert reader.faults == []
         assert len(reader.connections) > 1, "it was never cut"
         assert {event.kind for each in reader.connections for event in each.other} <= {"open", "bye"}
-    assert any(is_delayed(body) for body in story.left.values())
-    report(story, time.monotonic() - began)
+    assert any(is_delayed(body) for body in outcome.left.values())
+    report(outcome, time.monotonic() - began)
 
 
-def report(story: Run, seconds: float) -> None:
+def report(outcome: Run, seconds: float) -> None:
     """Print the figures of a run, for ``pytest -s``."""
-    sent = [seen.id for _, connection in story.connections() for seen in connection.seen]
-    distinct = sum(len(reader.ids) for reader in story.readers)
-    connections = sum(len(reader.connections) for reader in story.readers)
+    sent = [seen.id for _, connection in outcome.connections() for seen in connection.seen]
+    distinct = sum(len(reader.ids) for reader in outcome.readers)
+    connections = sum(len(reader.connections) for reader in outcome.readers)
     print(
-        f"{len(story.left)} messages left, {len(story.posts.deleted)} deleted; {READERS} readers, {connections} "
+        f"{len(outcome.left)} messages left, {len(outcome.posts.deleted)} deleted; {READERS} readers, {connections} "
         f"connections, {len(sent)} messages sent, {len(sent) - distinct} of them again, in {seconds:.1f} s"
     )
 
@@ -200,8 +200,8 @@ def good_run() -> Run:
 
 
 def test_a_good_run_is_found_good() -> None:
-    for judge in JUDGEMENT:
-        judge(good_run())
+    for check in CHECKS:
+        check(good_run())
 
 
 def lose_one(run: Run) -> None:
@@ -254,9 +254,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "judge"), FAULTS, ids=[spoil.__name__ for spoil, _ in FAULTS])
-def test_a_fault_is_found(spoil: Callable[[Run], None], judge: Callable[[Run], None]) -> None:
-    story = good_run()
-    spoil(story)
+@pytest.mark.parametrize(("spoil", "check"), FAULTS, ids=[spoil.__name__ for spoil, _ in FAULTS])
+def test_a_fault_is_found(spoil: Callable[[Run], None], check: Callable[[Run], None]) -> None:
+    outcome = good_run()
+    spoil(outcome)
     with pytest.raises(AssertionError):
-        judge(story)
+        check(outcome)

@@ -21,11 +21,13 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.acceptance.server import Server, free_port, start, wait_until
-from tests.acceptance.sinks import Sink, Sinks
+from tests.acceptance.server import HTTP_COMMAND, Server, free_port, start, wait_until
+from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.keystone import Keystone
 
 PATIENCE = 60.0
+MOST_TIMES = 5.0
+"""How many times the delay that a message has on the same machine it may have beside those that wait for Keystone."""
 
 # Without a pause at first, so that tests need not wait; then often enough for a trustor who comes back.
 EAGER = {
@@ -144,7 +146,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     config.write_text(
         keystone.options(f"127.0.0.1:{port}") + "timeout = 2\n[notification]\nwebhook_allowed_networks = 127.0.0.0/8\n"
     )
-    server = start(folder / "state", port=port, options=("--config-file", str(config)))
+    server = start(folder / "state", port=port, options=("--config-file", str(config)), command=HTTP_COMMAND)
     try:
         yield Cloud(keystone, server)
     finally:
@@ -223,7 +225,7 @@ def test_a_queue_that_posts_to_another_queue(cloud: Cloud) -> None:
     message = {"body": {"k": "v", "n": [1, 2.5, None]}, "ttl": 350}
     assert user.ask("POST", f"/queues/{user.queue}/messages", {"messages": [message]})[0] == 201
     path = f"/queues/{target}/messages?echo=true"
-    (found,) = until(lambda: user.ask("GET", path)[1]["messages"], 10)
+    (found,) = until(lambda: user.ask("GET", path)[1]["messages"])
     assert found["body"] == {**message, "queue_name": user.queue, "Message_Type": "Notification"}
 
 
@@ -385,13 +387,13 @@ def test_a_project_that_is_disabled_for_a_while_loses_no_subscription(cloud: Clo
     path = f"/projects/{keystone.id_of('project', project)}"
     user.post("x")
     until(lambda: sink.receipts)
-    sink.mood = "sick"
+    sink.behaviour = "failing"
     user.post("y")
     until(lambda: sink.refused)
     keystone.request("PATCH", path, {"project": {"enabled": False}}, token=keystone.administrator())
     time.sleep(3)
     keystone.request("PATCH", path, {"project": {"enabled": True}}, token=keystone.administrator())
-    sink.mood = "well"
+    sink.behaviour = "accepting"
     until(lambda: [receipt.document["body"] for receipt in sink.receipts] == ["x", "y"])
     user.token = keystone.token(user.name, project)
     assert len(user.subscriptions()) == 1
@@ -420,13 +422,21 @@ def test_keystone_and_notifier_die_and_nothing_is_lost(cloud: Cloud) -> None:
             for number in range(10):
                 user.post(number)
                 other.post(number)
-            until(lambda: len(plain.receipts) == 11, 30)
+            until(lambda: len(plain.receipts) == 11)
             assert len(trusting.receipts) == 1
             cloud.kill_notifier()
         finally:
             cloud.keystone.start()
         until(lambda: {receipt.document["body"] for receipt in trusting.receipts} == {"first", *range(10)})
         assert len(user.subscriptions()) == 1
+
+
+def seconds_to_arrive(user: User, sink: Sink) -> float:
+    """What one message takes to the only subscriber of the user."""
+    before, began = len(sink.receipts), time.monotonic()
+    user.post("timed")
+    until(lambda: len(sink.receipts) == before + 1)
+    return time.monotonic() - began
 
 
 def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
@@ -443,20 +453,16 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
         until(lambda: trusting.receipts and plain.receipts)
         for each in (user, other, *hoarders):
             each.warm_up()
+        alone = seconds_to_arrive(other, plain)
         cloud.keystone.signal(signal.SIGSTOP)
         try:
             for each in hoarders:
                 for number in range(20):
                     each.post(number)
             with subscribing_at_once(user, trusting.url, 24) as statuses:
-                delays = []
-                for number in range(5):
-                    began = time.monotonic()
-                    other.post(number)
-                    until(lambda number=number: len(plain.receipts) == 2 + number)
-                    delays.append(time.monotonic() - began)
+                delays = [seconds_to_arrive(other, plain) for _ in range(5)]
                 # A question to Keystone takes 2 s until it counts as not answered.
-                assert statistics.median(delays) < 2
+                assert statistics.median(delays) < max(2, MOST_TIMES * alone)
             assert statuses == 24 * [503]
             assert [each["id"] for each in user.subscriptions()] == [subscription]
         finally:

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.acceptance import waiting_client
-from tests.acceptance.crowd import Client, Ledger
-from tests.acceptance.live import Service, each_store, everything
-from tests.acceptance.stream_judge import number_of
+from tests.acceptance.service_on_store import Service, all_bodies, each_store
+from tests.acceptance.stream_checks import number_of
+from tests.acceptance.working_clients import Client, Recorder
 from tests.conformance.history import Lease, Post, Record, Release
 from tests.conformance.test_history import (
     History,
@@ -42,7 +42,10 @@ from tests.conformance.test_history import (
 )
 
 SECONDS = float(os.environ.get("ZAQAR_WAITING_SECONDS", "5"))
-"""How long it goes on; the promise is about 20 seconds."""
+"""How long it goes on at least; the promise is about 20 seconds."""
+
+MOST_SECONDS = 60.0
+"""How much longer it may go on, until everything has happened that the test is about."""
 
 KILL_SECONDS = 0.5
 KILLED = ("work", "produce", "work", "produce", "service")
@@ -72,7 +75,7 @@ class Group(NamedTuple):
 GROUPS = (Group("busy", 7, 5, 0.1), Group("quiet", 1, 3, 1.2))
 
 
-class Kin:
+class ClientSeries:
     """The clients of one role and number, one after the other: one that is killed is followed by another."""
 
     def __init__(self, role: str, group: Group, number: int, address: tuple[str, int], folder: Path) -> None:
@@ -155,14 +158,15 @@ class Notes:
     record: Record = field(default_factory=Record)
     wrong: list[Any] = field(default_factory=list)
 
-    def read(self, kin: Kin) -> None:
-        for file in kin.files:
+    def read(self, series: ClientSeries, *, only_killed: bool = False) -> None:
+        """Add the notes of these clients; with ``only_killed`` without those of the one that is running."""
+        for file in series.files[:-1] if only_killed else series.files:
             lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
             for note, following in itertools.zip_longest(lines, lines[1:]):
                 if note["kind"] == "wrong":
                     self.wrong.append(note["answer"])
-                elif kin.role == "produce":
-                    self._note_post(kin.number, note, following)
+                elif series.role == "produce":
+                    self._note_post(series.number, note, following)
                 else:
                     self._note_work(note, following)
 
@@ -200,7 +204,7 @@ class Notes:
 
 
 @dataclass
-class Story:
+class Outcome:
     """A queue: what was noted of it, what is left in it, and when the machine was slow."""
 
     notes: Notes
@@ -237,25 +241,27 @@ class Story:
 # -- the judgement ----------------------------------------------------------------------------------------------------
 
 
-def no_false_empty_answer(story: Story) -> None:
+def no_false_empty_answer(outcome: Outcome) -> None:
     """No claim came back empty although a message was free for more than a second while it waited."""
-    empty = [(claim, claim.returned) for claim in story.notes.claims if claim.returned is not None and claim.id is None]
-    for body, since, until in story.free_times():
+    empty = [
+        (claim, claim.returned) for claim in outcome.notes.claims if claim.returned is not None and claim.id is None
+    ]
+    for body, since, until in outcome.free_times():
         for claim, returned in empty:
             begin, end = max(since, claim.asked), min(until, returned)
             if end - begin > FREE_SECONDS + LEEWAY_SECONDS:
-                slow = story.slowness.between(begin, end)
+                slow = outcome.slowness.between(begin, end)
                 free = f"{body} was free for {end - begin:.2f} s, {slow:.2f} of them slow, while {claim} waited"
                 assert end - begin < FREE_SECONDS + LEEWAY_SECONDS + slow, free
 
 
-def an_empty_answer_comes_after_the_time_that_was_asked_for(story: Story) -> None:
-    for claim in story.notes.claims:
+def an_empty_answer_comes_after_the_time_that_was_asked_for(outcome: Outcome) -> None:
+    for claim in outcome.notes.claims:
         if claim.returned is not None and claim.id is None:
             assert claim.returned - claim.asked >= claim.wait - 0.01, claim
 
 
-JUDGEMENT = (
+CHECKS = (
     each_message_is_consumed_once,
     no_message_is_under_two_live_claims,
     each_post_has_its_own_numbers,
@@ -265,98 +271,126 @@ JUDGEMENT = (
 
 
 @contextmanager
-def clients(address: tuple[str, int], folder: Path) -> Iterator[list[Kin]]:
+def clients(address: tuple[str, int], folder: Path) -> Iterator[list[ClientSeries]]:
     folder.mkdir()
-    all_kin: list[Kin] = []
+    all_series: list[ClientSeries] = []
     try:
         for group in GROUPS:
-            all_kin += [Kin("produce", group, n, address, folder) for n in range(group.producers)]
-            all_kin += [Kin("work", group, n, address, folder) for n in range(group.workers)]
-        yield all_kin
+            all_series += [ClientSeries("produce", group, n, address, folder) for n in range(group.producers)]
+            all_series += [ClientSeries("work", group, n, address, folder) for n in range(group.workers)]
+        yield all_series
     finally:
-        for kin in all_kin:
-            kin.process.kill()
-            kin.process.wait()
+        for series in all_series:
+            series.process.kill()
+            series.process.wait()
 
 
-def suffer(service: Service, all_kin: list[Kin]) -> int:
+def has_shown_all(all_series: list[ClientSeries]) -> bool:
+    """Whether everything has happened that the test is about.
+
+    A claim of the quiet queue has waited in vain, another one until a message came, and an answer on the busy queue was
+    lost.
+    """
+    quiet, busy = Notes(), Notes()
+    for series in all_series:
+        if series.group.queue == "quiet":
+            quiet.read(series)
+        else:
+            # The last note of a client that is running is not answered yet.
+            busy.read(series, only_killed=True)
+    return was_in_vain(quiet) and was_ended_by_a_message(quiet) and has_lost_answers(busy)
+
+
+def has_lost_answers(notes: Notes) -> bool:
+    return bool(notes.maybe_posted) or any(claim.returned is None for claim in notes.claims)
+
+
+def was_in_vain(notes: Notes) -> bool:
+    return any(claim.id is None and claim.returned is not None for claim in notes.claims)
+
+
+def was_ended_by_a_message(notes: Notes) -> bool:
+    return any(claim.id and claim.returned and claim.returned - claim.asked > 0.2 for claim in notes.claims)
+
+
+def kill_clients_and_workers(service: Service, all_series: list[ClientSeries]) -> int:
     """Kill a client, or a worker of the service, twice a second; returns how many clients were killed."""
     kills, end = 0, time.monotonic() + SECONDS
     for kind in itertools.cycle(KILLED):
         time.sleep(KILL_SECONDS)
-        if time.monotonic() > end:
+        if time.monotonic() > end and (has_shown_all(all_series) or time.monotonic() > end + MOST_SECONDS):
             return kills
         if kind == "service":
             service.kill_worker()
         else:
-            random.choice([kin for kin in all_kin if kin.role == kind and kin.is_killed]).kill()
+            random.choice([series for series in all_series if series.role == kind and series.is_killed]).kill()
             kills += 1
     raise AssertionError
 
 
-def run(service: Service, folder: Path) -> tuple[dict[str, Story], int]:
+def run(service: Service, folder: Path) -> tuple[dict[str, Outcome], int]:
     """What came of it, by queue, and how many clients were killed."""
     server = service.server
-    with closing(Client(server, PROJECT, Ledger())) as client:
+    with closing(Client(server, PROJECT, Recorder())) as client:
         slowness = Slowness(client)
         slowness.start()
         try:
-            with clients((server.host, server.port), folder / "notes") as all_kin:
-                kills = suffer(service, all_kin)
-                for kin in all_kin:
-                    kin.process.send_signal(signal.SIGTERM)
-                for kin in all_kin:
-                    assert kin.end() in (0, -signal.SIGTERM), kin.files[-1]
+            with clients((server.host, server.port), folder / "notes") as all_series:
+                kills = kill_clients_and_workers(service, all_series)
+                for series in all_series:
+                    series.process.send_signal(signal.SIGTERM)
+                for series in all_series:
+                    assert series.end() in (0, -signal.SIGTERM), series.files[-1]
         finally:
             slowness.end()
         # The last messages may be delayed.
         time.sleep(waiting_client.DELAY)
-        return {group.queue: told(client, group, all_kin, slowness) for group in GROUPS}, kills
+        return {group.queue: outcome_of(client, group, all_series, slowness) for group in GROUPS}, kills
 
 
-def told(client: Client, group: Group, all_kin: list[Kin], slowness: Slowness) -> Story:
+def outcome_of(client: Client, group: Group, all_series: list[ClientSeries], slowness: Slowness) -> Outcome:
     notes = Notes()
-    for kin in all_kin:
-        if kin.group is group:
-            notes.read(kin)
-    return Story(notes, everything(client, group.queue), slowness)
+    for series in all_series:
+        if series.group is group:
+            notes.read(series)
+    return Outcome(notes, all_bodies(client, group.queue), slowness)
 
 
 @each_store
 def test_claims_that_wait_lose_nothing_and_are_not_empty_in_vain(tmp_path: Path, service_on: Service) -> None:
     began = time.monotonic()
-    stories, kills = run(service_on, tmp_path)
-    for queue, story in stories.items():
-        assert story.notes.wrong == []
-        history = story.history()
-        for judge in JUDGEMENT:
-            judge(history)
-        no_false_empty_answer(story)
-        an_empty_answer_comes_after_the_time_that_was_asked_for(story)
-        report(queue, story)
+    outcomes, kills = run(service_on, tmp_path)
+    for queue, outcome in outcomes.items():
+        assert outcome.notes.wrong == []
+        history = outcome.history()
+        for check in CHECKS:
+            check(history)
+        no_false_empty_answer(outcome)
+        an_empty_answer_comes_after_the_time_that_was_asked_for(outcome)
+        report(queue, outcome)
     print(f"{kills} clients killed; {time.monotonic() - began:.1f} s in all")
-    quiet = stories["quiet"].notes
-    assert any(claim.id is None and claim.returned is not None for claim in quiet.claims), "no claim was in vain"
-    assert any(claim.id and claim.returned and claim.returned - claim.asked > 0.2 for claim in quiet.claims)
-    assert stories["busy"].notes.maybe_posted or any(claim.returned is None for claim in stories["busy"].notes.claims)
+    quiet = outcomes["quiet"].notes
+    assert was_in_vain(quiet)
+    assert was_ended_by_a_message(quiet)
+    assert has_lost_answers(outcomes["busy"].notes)
 
 
-def report(queue: str, story: Story) -> None:
+def report(queue: str, outcome: Outcome) -> None:
     """Print the figures of a run, for ``pytest -s``."""
     delays = sorted(
         1000 * (claim.returned - begin)
-        for body, begin, _ in story.free_times()
-        for claim in story.notes.claims
+        for body, begin, _ in outcome.free_times()
+        for claim in outcome.notes.claims
         if claim.returned is not None
         and claim.asked < begin < claim.returned
         and any(b == body for _, b in claim.messages)
     )
-    notes = story.notes
+    notes = outcome.notes
     empty = sum(claim.id is None and claim.returned is not None for claim in notes.claims)
     lost = sum(claim.returned is None for claim in notes.claims)
     print(
         f"{queue}: {len(notes.posts)} posts acknowledged, {len(notes.maybe_posted)} not; {len(notes.claims)} claims, "
-        f"{empty} empty, {lost} not answered; {len(story.left)} messages left"
+        f"{empty} empty, {lost} not answered; {len(outcome.left)} messages left"
     )
     if len(delays) > 1:
         print(f"  free to waiting claim: {statistics.median(delays):.0f} ms median, {delays[-1]:.0f} ms most")
@@ -373,27 +407,27 @@ class Quick(Slowness):
         return 0.0
 
 
-def told_of(free: float, taken: float) -> Story:
+def outcome_with(free: float, taken: float) -> Outcome:
     """A message that was free from ``free`` to ``taken``, while a claim waited from 10 to 13 and came back empty."""
     taker = Claim(taken, 1, taken + 0.01, "c", [("a" * 35 + "1", "x")])
     notes = Notes(claims=[Claim(10.0, 3, 13.0, None, []), taker])
     notes.free_from["x"].append(free)
-    return Story(notes, {}, Quick())
+    return Outcome(notes, {}, Quick())
 
 
 @pytest.mark.parametrize(("free", "taken"), [(10.5, 11.4), (12.0, 20.0), (5.0, 10.9), (14.0, 20.0)])
 def test_a_moment_is_no_fault(free: float, taken: float) -> None:
-    no_false_empty_answer(told_of(free, taken))
+    no_false_empty_answer(outcome_with(free, taken))
 
 
 @pytest.mark.parametrize(("free", "taken"), [(10.5, 12.0), (11.0, 20.0), (5.0, 11.5), (5.0, 20.0)])
 def test_a_false_empty_answer_is_found(free: float, taken: float) -> None:
     with pytest.raises(AssertionError):
-        no_false_empty_answer(told_of(free, taken))
+        no_false_empty_answer(outcome_with(free, taken))
 
 
 def test_an_answer_before_the_time_is_found() -> None:
     with pytest.raises(AssertionError):
         an_empty_answer_comes_after_the_time_that_was_asked_for(
-            Story(Notes(claims=[Claim(10.0, 3, 12.0, None, [])]), {}, Quick())
+            Outcome(Notes(claims=[Claim(10.0, 3, 12.0, None, [])]), {}, Quick())
         )

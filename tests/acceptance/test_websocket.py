@@ -219,12 +219,15 @@ def test_a_frame_that_is_too_large(server: Server) -> None:
 
 def test_silent_sockets_and_slow_handshakes_delay_nobody(server: Server) -> None:
     host, _, port = server.websocket_url.removeprefix("ws://").partition(":")
+    with WebSocket(server.websocket_url, project="quick") as client:
+        without = percentile([timed(lambda: post(client)) for _ in range(20)])
     with ExitStack() as stack:
         for number in range(300):
             sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
             sock.sendall((b"", b"GET / HTTP/1.1\r\nHost:", b"\x16\x03\x01\x00")[number % 3])
         with WebSocket(server.websocket_url, project="quick") as client:
-            assert percentile([timed(lambda: post(client)) for _ in range(20)]) < MOST_SECONDS
+            beside = percentile([timed(lambda: post(client)) for _ in range(20)])
+    assert beside < max(MOST_SECONDS, MOST_TIMES * without)
 
 
 # -- one does not delay another ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import falcon
 import pytest
 
 from tests import servers
-from tests.acceptance.access import Scene, Service
+from tests.acceptance.access import Service, Target
 from tests.acceptance.callers import FORGERIES, SPOOFED, Callers
 from tests.keystone import Keystone
 from tests.websocket import JSON, MSGPACK, Format
@@ -166,7 +166,7 @@ class Row(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the same is over HTTP, in the names of a scene."""
+        """Where the same is over HTTP, in the names of a target."""
         path = ACTIONS[self.action].path.replace("_name}", "}").replace("_id}", "}")
         path = path.replace("{delivery}", "{id}")
         return path.replace("queues/{queue}", "topics/{topic}") if self.kind == "topic" else path
@@ -230,14 +230,14 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "flavor_update": {"flavor_name": "{flavor}", "pool_list": ["second"]},
     "flavor_delete": {"flavor_name": "{flavor}"},
 }
-"""What is sent besides the name of the queue or topic, with the names of a scene."""
+"""What is sent besides the name of the queue or topic, with the names of a target."""
 
 
-def body_of(scene: Scene, row: Row) -> dict[str, Any]:
+def body_of(target: Target, row: Row) -> dict[str, Any]:
     """A whole and sensible body."""
     body = {f"{row.kind}_name": "{" + row.kind + "}"} if row.kind else {}
     text = json.dumps({**body, **BODIES.get(row.action, {})})
-    for name, value in {**scene.names, "folder": str(scene.folder)}.items():
+    for name, value in {**target.names, "folder": str(target.folder)}.items():
         text = text.replace(f"{{{name}}}", value)
     named: dict[str, Any] = json.loads(text)
     return named
@@ -296,9 +296,9 @@ def service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def scenes(service: Service) -> dict[Row, Scene]:
+def targets(service: Service) -> dict[Row, Target]:
     """For those who get nothing done: something to get at for each action."""
-    by_path = {path: service.new_scene(path) for path in {row.path for row in SERVED}}
+    by_path = {path: service.new_target(path) for path in {row.path for row in SERVED}}
     return {row: by_path[row.path] for row in SERVED}
 
 
@@ -370,37 +370,37 @@ def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> No
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_nothing_before_authentication(service: Service, scenes: dict[Row, Scene], form: Format) -> None:
+def test_nothing_before_authentication(service: Service, targets: dict[Row, Target], form: Format) -> None:
     with service.unchanged():
         for project in (service.project, "anything"):
             connection = Connection(service, project, form)
             for row in SERVED:
-                reply = connection.ask(row.action, body_of(scenes[row], row))
+                reply = connection.ask(row.action, body_of(targets[row], row))
                 assert (reply.status, reply.body["error"]) == (403, "Not authentified."), (row, reply)
 
 
 @pytest.mark.parametrize("caller", CALLED)
 def test_every_action(
-    service: Service, scenes: dict[Row, Scene], callers: dict[str, Mapping[str, str]], caller: str
+    service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], caller: str
 ) -> None:
     connection = connect(service, callers, caller)
     refused = [row for row in SERVED if expected(caller, row) in (401, 403)]
     with service.unchanged():
         for row in refused:
-            reply = connection.ask(row.action, body_of(scenes[row], row))
+            reply = connection.ask(row.action, body_of(targets[row], row))
             check(reply, expected(caller, row), caller, row)
-            assert scenes[row].text not in reply.text, row
-    admitted = [(row, scenes[row]) for row in SERVED if row not in refused and row.method == "GET"]
+            assert targets[row].text not in reply.text, row
+    admitted = [(row, targets[row]) for row in SERVED if row not in refused and row.method == "GET"]
     if caller in WRITE or "own" not in CALLED[caller][1]:
-        admitted = [(row, service.new_scene(row.path)) for row in SERVED if row not in refused]
+        admitted = [(row, service.new_target(row.path)) for row in SERVED if row not in refused]
     before = service.dump()
-    for row, scene in admitted:
-        reply = connection.ask(row.action, body_of(scene, row))
+    for row, target in admitted:
+        reply = connection.ask(row.action, body_of(target, row))
         check(reply, expected(caller, row), caller, row)
         if CALLED[caller][1] == "foreign":
-            assert scene.text not in reply.text, row
+            assert target.text not in reply.text, row
         elif row.action in SHOW_THE_TEXT:
-            assert scene.text in reply.text, row
+            assert target.text in reply.text, row
     if CALLED[caller][1] == "foreign":
         after = service.dump()
         assert before <= after, f"changed or removed: {sorted(before - after)}"
@@ -413,7 +413,7 @@ WRITE = ("no role of ours", "member", "admin")
 
 SHOW_THE_TEXT = ("queue_get", "topic_get", "message_list", "message_get", "message_get_many", "claim_create")
 SHOW_THE_TEXT += ("message_delete_many", "subscription_list", "subscription_get")
-"""Actions whose reply shows something that a scene has put there."""
+"""Actions whose reply shows something that a target has put there."""
 
 
 def check(reply: Reply, status: int, caller: str, row: Row) -> None:
@@ -425,7 +425,7 @@ def check(reply: Reply, status: int, caller: str, row: Row) -> None:
 
 @pytest.mark.parametrize("name", SPOOFED)
 def test_nobody_becomes_somebody_by_a_header(
-    service: Service, scenes: dict[Row, Scene], callers: dict[str, Mapping[str, str]], name: str
+    service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], name: str
 ) -> None:
     """In any frame: nothing but X-Auth-Token says who a caller is."""
     ids = {"admin": service.keystone.id_of("user", "admin"), "demo": service.project}
@@ -435,7 +435,7 @@ def test_nobody_becomes_somebody_by_a_header(
     with service.unchanged():
         assert nobody.ask("authenticate", headers=header).status == 400
         for row in SERVED:
-            body = body_of(scenes[row], row)
+            body = body_of(targets[row], row)
             assert nobody.ask(row.action, body, header).status == 403, (name, row)
             status = expected("member elsewhere", row)
             if status >= 400 or row.method == "GET":
@@ -443,7 +443,7 @@ def test_nobody_becomes_somebody_by_a_header(
                 reply = elsewhere.ask(row.action, body, header)
                 is_project = name.lower() == "x-project-id"
                 assert reply.status == (status if not is_project else 403), (name, row, reply)
-                assert scenes[row].text not in reply.text, row
+                assert targets[row].text not in reply.text, row
             if row.to == "admin":
                 assert reader.ask(row.action, body, header).status == 403, (name, row)
 
@@ -466,16 +466,16 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
     service, connection = strict_service, connect(strict_service, callers, caller)
     refused = [row for row in SERVED if RANKS.index(row.strict) > RANKS.index(caller)]
     assert refused or caller == "admin"
-    scenes = {row: service.new_scene(row.path) for row in refused}
+    targets = {row: service.new_target(row.path) for row in refused}
     with service.unchanged():
         for row in refused:
-            reply = connection.ask(row.action, body_of(scenes[row], row))
+            reply = connection.ask(row.action, body_of(targets[row], row))
             check(reply, 403, caller, row)
-            assert scenes[row].text not in reply.text, row
+            assert targets[row].text not in reply.text, row
     for row in SERVED:
         # The role that a rule asks for, and the highest one.
         if caller == "admin" or row.strict == caller:
-            reply = connection.ask(row.action, body_of(service.new_scene(row.path), row))
+            reply = connection.ask(row.action, body_of(service.new_target(row.path), row))
             check(reply, row.own, caller, row)
 
 
@@ -484,7 +484,7 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
 
 @pytest.mark.parametrize("value", ["messagecode:anything", "messagecode", "unknown:anything", "", ":", "x" * 5000])
 def test_extra_spec_lets_nobody_in(
-    service: Service, scenes: dict[Row, Scene], callers: dict[str, Mapping[str, str]], value: str
+    service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], value: str
 ) -> None:
     """It is checked in addition: with one that is accepted all is as without it, with another nothing is served."""
     is_accepted, header = value.startswith("messagecode"), {"EXTRA-SPEC": value}
@@ -494,7 +494,7 @@ def test_extra_spec_lets_nobody_in(
             for row in SERVED:
                 status = expected(caller, row)
                 if status == 403 or row.method == "GET":
-                    reply = connection.ask(row.action, body_of(scenes[row], row), header)
+                    reply = connection.ask(row.action, body_of(targets[row], row), header)
                     allowed = {status} if is_accepted else {400, 403} if status == 403 else {400}
                     assert reply.status in allowed, (caller, row, reply)
 
@@ -552,22 +552,22 @@ def test_a_signature_opens_its_collection_and_nothing_else(
     """With all methods. Who has authenticated on the connection changes nothing."""
     connection = connect(service, callers, beside)
     everything = "".join(row.path for row in SERVED if row.kind == kind)
-    scene = service.new_scene(everything + "/claims/{queue}/{topic}")
-    scene.names.update(pool="first", flavor="first")
-    headers = share(service, kind, scene.names[kind], [collection], list(METHODS), by)
+    target = service.new_target(everything + "/claims/{queue}/{topic}")
+    target.names.update(pool="first", flavor="first")
+    headers = share(service, kind, target.names[kind], [collection], list(METHODS), by)
     with service.unchanged():
         for row in SERVED:
             if not opens(row, kind, collection):
-                reply = connection.ask(row.action, body_of(scene, row), headers)
+                reply = connection.ask(row.action, body_of(target, row), headers)
                 check_refused(reply, row)
-                assert scene.text not in reply.text, row
+                assert target.text not in reply.text, row
             else:
                 # Another queue or topic in the body than in the signature.
-                other = {**body_of(scene, row), f"{kind}_name": f"n{uuid.uuid4().hex}"}
+                other = {**body_of(target, row), f"{kind}_name": f"n{uuid.uuid4().hex}"}
                 check_refused(connection.ask(row.action, other, headers), row, "another name")
     for row in SERVED:
         if opens(row, kind, collection):
-            own = service.new_scene(row.path)
+            own = service.new_target(row.path)
             headers = share(service, kind, own.names[kind], [collection], list(METHODS), by)
             reply = connection.ask(row.action, body_of(own, row), headers)
             assert reply.status == row.own, (row, reply)
@@ -579,13 +579,13 @@ def test_a_signature_opens_its_collection_and_nothing_else(
 @pytest.mark.parametrize(("kind", "collection"), COLLECTIONS)
 def test_a_signature_opens_only_its_methods(service: Service, kind: str, collection: str) -> None:
     rows = [row for row in SERVED if opens(row, kind, collection)]
-    scene, connection = service.new_scene("".join(row.path for row in rows)), Connection(service, None)
+    target, connection = service.new_target("".join(row.path for row in rows)), Connection(service, None)
     for method in METHODS:
-        headers = share(service, kind, scene.names[kind], [collection], [method], "HTTP")
+        headers = share(service, kind, target.names[kind], [collection], [method], "HTTP")
         with service.unchanged():
             for row in rows:
                 if row.method != method:
-                    check_refused(connection.ask(row.action, body_of(scene, row), headers), row, method)
+                    check_refused(connection.ask(row.action, body_of(target, row), headers), row, method)
 
 
 ODD_FORGERIES: Mapping[str, Mapping[str, Any]] = {
@@ -607,9 +607,9 @@ ODD_FORGERIES: Mapping[str, Mapping[str, Any]] = {
 def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, Mapping[str, str]], beside: str) -> None:
     """Beside a valid token either: there are no two ways into one request, of which the easier one counts."""
     row = next(row for row in ROWS if (row.action, row.kind) == ("message_post", "queue"))
-    scene, connection = service.new_scene(row.path), connect(service, callers, beside)
-    made = share(service, "queue", scene.names["queue"], ["messages"], ["POST"], "WebSocket")
-    text, body = as_text(made), body_of(scene, row)
+    target, connection = service.new_target(row.path), connect(service, callers, beside)
+    made = share(service, "queue", target.names["queue"], ["messages"], ["POST"], "WebSocket")
+    text, body = as_text(made), body_of(target, row)
     with service.unchanged():
         for name, change in FORGERIES.items():
             if name == "without URL-Signature" and beside != "no token":
@@ -629,8 +629,8 @@ def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, M
 
 def test_a_signature_beside_extra_spec(service: Service) -> None:
     row = next(row for row in ROWS if (row.action, row.kind) == ("message_post", "queue"))
-    scene, connection = service.new_scene(row.path), Connection(service, None)
-    made, body = share(service, "queue", scene.names["queue"], ["messages"], ["POST"], "HTTP"), body_of(scene, row)
+    target, connection = service.new_target(row.path), Connection(service, None)
+    made, body = share(service, "queue", target.names["queue"], ["messages"], ["POST"], "HTTP"), body_of(target, row)
     with service.unchanged():
         for value in ("messagecode:x", "unknown:x"):
             forged = {**made, "URL-Expires": "2099-01-01T00:00:00", "EXTRA-SPEC": value}

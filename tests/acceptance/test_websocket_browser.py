@@ -19,7 +19,7 @@ import pytest
 
 from tests.acceptance.browser import Browser, Page, find_chromium
 from tests.acceptance.cloud import Cloud, running_cloud
-from tests.acceptance.server import Server, running
+from tests.acceptance.server import COMMAND, Server, running
 from tests.servers import free_port
 from tests.virtualenvs import KEYSTONE
 
@@ -153,7 +153,7 @@ def test_the_program_of_the_readme_prints_what_is_posted(server: Server) -> None
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    with running_cloud(tmp_path, LINES) as cloud:
+    with running_cloud(tmp_path, LINES, command=COMMAND) as cloud:
         yield cloud
 
 

@@ -29,8 +29,7 @@ import msgpack
 import pytest
 from websockets.exceptions import WebSocketException
 
-from tests.acceptance.server import STOP_SECONDS, free_port, wait_until
-from tests.acceptance.wire_websocket import (
+from tests.acceptance.raw_websocket import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -42,6 +41,7 @@ from tests.acceptance.wire_websocket import (
     frame,
     handshake,
 )
+from tests.acceptance.server import STOP_SECONDS, free_port, wait_until
 from tests.websocket import WebSocket
 from zaqar.ipc import push_protocol
 

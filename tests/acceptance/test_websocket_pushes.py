@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.server import Server, running
 from tests.acceptance.test_notifications import configured
+from tests.acceptance.working_clients import Client, Recorder
 from tests.websocket import JSON, MSGPACK, WebSocket
 
 PROJECT = "shop"
@@ -25,7 +25,7 @@ class Service:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.url = server.websocket_url
-        self._client = Client(server, PROJECT, Ledger())
+        self._client = Client(server, PROJECT, Recorder())
 
     def __enter__(self) -> Self:
         return self

@@ -9,9 +9,9 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-from tests.acceptance.crowd import Client, Ledger
 from tests.acceptance.programs import find
 from tests.acceptance.server import running, wait_until
+from tests.acceptance.working_clients import Client, Recorder
 from tests.servers import end_with_parent
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -31,7 +31,7 @@ def test_workers_of_the_guide_wait_for_messages_and_delete_them(tmp_path: Path) 
     project = uuid.uuid4().hex
     with (
         running(tmp_path / "state", options=("--workers", "1")) as server,
-        closing(Client(server, project, Ledger())) as client,
+        closing(Client(server, project, Recorder())) as client,
     ):
         workers = []
         try:

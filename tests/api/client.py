@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 from typing import Any
@@ -35,6 +36,12 @@ class Api:
             configuration, clock=clock, management=driver.open_management(address), messages=self._messages
         )
         self._client = testing.TestClient(make_app(self.parts))
+
+    def in_new_project(self) -> Api:
+        """The same worker, in another project."""
+        other = copy.copy(self)
+        other.project = uuid.uuid4().hex
+        return other
 
     def close(self) -> None:
         self.parts.close()

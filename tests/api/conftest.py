@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An application over each store."""
+"""An application over a store: in memory and on PostgreSQL, or over each store with ``marks.on_every_store``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import pytest
 
 from tests import servers
 from tests.api.client import Api
-from tests.clock import FakeClock
+from tests.clock import START, FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
 
 # Its assertions show what differs only if they are rewritten, as those of test modules are.
 pytest.register_assert_rewrite("tests.api.agreement")
 
+CONTRACT = ("memory", "postgresql")
+"""The HTTP contract runs on the memory driver and on the strictest server, whose texts hold no U+0000.
 
-@pytest.fixture(scope="session", params=DRIVERS.values(), ids=DRIVERS.keys())
+What a store promises to the service is tested on each of them in ``tests/conformance``.
+"""
+
+
+@pytest.fixture(scope="session", params=[DRIVERS[name] for name in CONTRACT], ids=CONTRACT)
 def driver(request: pytest.FixtureRequest) -> Driver:
     driver: Driver = request.param
     return driver
@@ -28,13 +34,20 @@ def address(driver: Driver) -> Iterator[str]:
         yield driver.prepare(folder)
 
 
-@pytest.fixture
-def clock() -> FakeClock:
+@pytest.fixture(scope="session")
+def clock_of_session() -> FakeClock:
     return FakeClock()
 
 
 @pytest.fixture
+def clock(clock_of_session: FakeClock) -> FakeClock:
+    clock_of_session.now = START
+    return clock_of_session
+
+
+@pytest.fixture
 def make_api(driver: Driver, address: str, clock: FakeClock) -> Iterator[Callable[..., Api]]:
+    """Builds applications for one test, which may change them."""
     made: list[Api] = []
 
     def make(**options: object) -> Api:
@@ -47,7 +60,32 @@ def make_api(driver: Driver, address: str, clock: FakeClock) -> Iterator[Callabl
         api.close()
 
 
+@pytest.fixture(scope="session")
+def _shared_apis(driver: Driver, address: str, clock_of_session: FakeClock) -> Iterator[Callable[..., Api]]:
+    """Builds one application for each set of options."""
+    made: dict[str, Api] = {}
+
+    def share(**options: object) -> Api:
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = Api(driver, address, clock=clock_of_session, **options)
+        return made[key]
+
+    yield share
+    for api in made.values():
+        api.close()
+
+
 @pytest.fixture
-def api(make_api: Callable[..., Api]) -> Api:
+def share_api(_shared_apis: Callable[..., Api], clock: FakeClock) -> Callable[..., Api]:
+    """An application that tests with the same options share, in a project of its own.
+
+    For tests that only send requests and read: a test that changes the application needs ``make_api``.
+    """
+    return lambda **options: _shared_apis(**options).in_new_project()
+
+
+@pytest.fixture
+def api(share_api: Callable[..., Api]) -> Api:
     """One worker in a project of its own."""
-    return make_api()
+    return share_api()

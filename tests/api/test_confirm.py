@@ -33,8 +33,8 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif"
 
 
 @pytest.fixture
-def api(make_api: Callable[..., Api]) -> Api:
-    return make_api(
+def api(share_api: Callable[..., Api]) -> Api:
+    return share_api(
         notification__require_confirmation=True,
         notification__webhook_allowed_networks=["192.0.2.0/24"],
         signed_url__secret_key=KEY,

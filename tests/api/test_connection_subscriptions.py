@@ -68,6 +68,12 @@ class Process:
 
 
 @pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    """One of its own: the process serves connections as one node."""
+    return make_api()
+
+
+@pytest.fixture
 def process(api: Api) -> Process:
     return Process(api)
 

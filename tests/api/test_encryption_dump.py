@@ -13,6 +13,7 @@ from typing import Any
 
 from tests import servers
 from tests.api.client import Api
+from tests.api.marks import on_every_store
 from tests.conformance.drivers import Driver
 from zaqar import app
 from zaqar.model import DONE, QUEUE, Delivery, Queue, QueueName, is_sealed
@@ -71,7 +72,7 @@ def _sqlite(address: str) -> Iterator[bytes]:
 
 def dump(driver: Driver, address: str, store: MessageStore) -> bytes:
     if isinstance(store, MemoryMessageStore):
-        return repr(vars(store)).encode()
+        return repr(vars(store.data)).encode()
     found = {
         "sqlite": lambda: _sqlite(address),
         "postgresql": lambda: _postgresql(address),
@@ -161,6 +162,7 @@ def send_all(api: Api, store: MessageStore, uid: str, subscription: str) -> None
     )
 
 
+@on_every_store
 def test_a_dump_holds_no_plain_text(driver: Driver, address: str, make_api: Callable[..., Api]) -> None:
     api = make_api(
         transport__message_encryption_key="hex:" + "ab" * 32,

@@ -13,19 +13,10 @@ from falcon import testing
 
 from tests.api.client import JSON_PATCH, Api
 from tests.api.marks import on_one_store
-from tests.conformance.drivers import DRIVERS
 from zaqar import conf
 from zaqar.limits import Limits
 from zaqar.transport.wsgi import openapi
 from zaqar.transport.wsgi.operation import Operation
-
-on_strict_stores = pytest.mark.parametrize(
-    "driver",
-    [DRIVERS["memory"], DRIVERS["postgresql"]],
-    ids=["memory", "postgresql"],
-    indirect=True,
-    scope="session",
-)
 
 OPERATIONS = openapi.operations(Limits.from_conf(conf.load(default_config_files=[])), admin_mode=True, pooling=True)
 
@@ -58,8 +49,8 @@ NEVER_TAKEN = ("NUL", "NUL in the middle", "invalid UTF-8", "half a surrogate pa
 
 
 @pytest.fixture
-def api(make_api: Any) -> Api:
-    api: Api = make_api(**{"pooling": True, "pooling:catalog__enable_virtual_pool": True})
+def api(share_api: Any) -> Api:
+    api: Api = share_api(**{"pooling": True, "pooling:catalog__enable_virtual_pool": True})
     return api
 
 
@@ -90,7 +81,6 @@ def queries() -> list[Any]:
     ]
 
 
-@on_strict_stores
 @pytest.mark.parametrize(("method", "path", "name"), queries())
 def test_query_parameters(api: Api, method: str, path: str, name: str) -> None:
     api.send("q", 1)
@@ -114,7 +104,6 @@ def test_query_parameters(api: Api, method: str, path: str, name: str) -> None:
         assert api.bodies("q") == [1]
 
 
-@on_strict_stores
 @pytest.mark.parametrize("path", ["/v2/queues", "/v2/topics", "/v2/pools", "/v2/flavors"])
 def test_a_marker_of_names_is_a_name(api: Api, path: str) -> None:
     for marker in ("a%00", "a/b", "..", "a%20b", "x" * 65, "%E2%82%AC", "%F4%8F%BF%BF", "a%0A"):
@@ -151,7 +140,6 @@ BODIES: dict[str, Any] = {
 }
 
 
-@on_strict_stores
 @pytest.mark.parametrize(("method", "path", "name"), segments())
 def test_path_segments(api: Api, method: str, path: str, name: str) -> None:
     body = next((value for end, value in BODIES.items() if path.endswith(end)), {})
@@ -170,7 +158,6 @@ def test_path_segments(api: Api, method: str, path: str, name: str) -> None:
 TEXTS = ["\x00", "a\x00b", "\x01\x1f\x7f", "\ufffe\uffff", "\U0010ffff", "\u202e", "\u2028"]
 
 
-@on_strict_stores
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_texts_in_bodies(api: Api, text: str) -> None:
     """What JSON can say is kept as it is, in messages and metadata and options, or refused with 400."""
@@ -201,7 +188,6 @@ def test_texts_in_bodies(api: Api, text: str) -> None:
     assert call(api, "PUT", "/v2/flavors/f", body={"pool_list": [text]}).status_code == 400
 
 
-@on_strict_stores
 @pytest.mark.parametrize("raw", [rb'"\ud800"', rb'{"\udfff": 1}', b'"\xed\xa0\x80"', b'"\xff"', b'"\x00"'], ids=ascii)
 def test_what_is_no_text_is_refused_in_bodies(api: Api, raw: bytes) -> None:
     for method, path, body in (
@@ -215,7 +201,6 @@ def test_what_is_no_text_is_refused_in_bodies(api: Api, raw: bytes) -> None:
     assert api.get("/v2/queues").json["queues"] == []
 
 
-@on_strict_stores
 @pytest.mark.parametrize("name", ["Client-ID", "X-Project-ID"])
 @pytest.mark.parametrize("checking", ["strict", "off"])
 def test_headers(make_api: Any, name: str, checking: str) -> None:

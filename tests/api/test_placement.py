@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.api.client import Api
+from tests.api.marks import on_every_store
 from tests.api.test_common import assert_error
 from tests.api.test_pools import ADMIN, Admin, admin, api
 from tests.conformance.drivers import Driver
@@ -154,6 +155,7 @@ def test_the_virtual_pool(make_api: Callable[..., Api], tmp_path: Path) -> None:
     admin.request("DELETE", "pools/one")
 
 
+@on_every_store
 def test_queues_that_are_older_than_the_pools(driver: Driver, make_api: Callable[..., Api], tmp_path: Path) -> None:
     before = make_api()
     before.send("old", 1)
@@ -386,6 +388,7 @@ def test_dead_letters_wait_for_their_pool(admin: Admin, cut: Callable[[str], Cal
 # -- schemes ---------------------------------------------------------------------------------------------------------
 
 
+@on_every_store
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
 def test_the_scheme_of_a_store_has_no_case(driver: Driver, address: str, spell: Callable[[str], str]) -> None:
     """Of those that are configured, and of pools."""

@@ -37,8 +37,8 @@ Headers = dict[str, str | None]
 
 
 @pytest.fixture
-def api(make_api: Callable[..., Api]) -> Api:
-    return make_api(**OPTIONS)
+def api(share_api: Callable[..., Api]) -> Api:
+    return share_api(**OPTIONS)
 
 
 def share(api: Api, wanted: Any, queue: str = "q", kind: str = "queues") -> dict[str, Any]:
@@ -377,8 +377,9 @@ def test_the_holder_of_a_signature_asks_no_rule(ruled: Callable[[str], Api]) -> 
     assert_refused(api.get("/v2/queues/q", headers=headers | spoofed))
 
 
-def test_every_operation_below_a_shared_path_has_its_rule(api: Api) -> None:
+def test_every_operation_below_a_shared_path_has_its_rule(make_api: Callable[..., Api]) -> None:
     """What a signature opens is what the maker was asked about: the routes and the table of rules agree."""
+    api = make_api(**OPTIONS)
     asked: dict[tuple[str, str], set[str]] = {}
 
     class Asked(Exception):
@@ -545,7 +546,10 @@ def test_a_signature_replaces_no_other_check(api: Api) -> None:
 
 
 @on_one_store
-def test_a_refusal_shows_nothing_of_the_signature(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_shows_nothing_of_the_signature(
+    make_api: Callable[..., Api], caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api(**OPTIONS)
     headers = signed(api)
     signature = headers["URL-Signature"] or ""
     with caplog.at_level("DEBUG"):

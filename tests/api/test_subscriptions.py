@@ -22,9 +22,9 @@ MISSING = "0" * 24
 
 
 @pytest.fixture
-def api(make_api: Callable[..., Api]) -> Api:
+def api(share_api: Callable[..., Api]) -> Api:
     """One that may reach the addresses of documentation, which are nobody's."""
-    return make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
+    return share_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
 
 def subscribe(api: Api, queue: str = "q", subscriber: str = HOOK, **fields: Any) -> str:

@@ -18,7 +18,7 @@ import msgpack
 import pytest
 
 from tests.api.client import ALICE, BOB, Api
-from tests.api.marks import on_one_store
+from tests.api.marks import on_every_store, on_one_store
 from zaqar.storage.base.nodes import Node
 from zaqar.transport.websocket.session import Session
 
@@ -429,6 +429,7 @@ def test_recorded_frames(api: Api, name: str, form: str) -> None:
     replay(Client(api, form), name)
 
 
+@on_every_store
 def test_recorded_frames_on_every_store(api: Api) -> None:
     for name in RECORDED:
         replay(Client(api, "json"), name)

@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.api.client import Api
+from tests.api.marks import on_every_store
 from tests.api.test_common import assert_error
 from tests.conformance.drivers import Driver
 from zaqar.model import QUEUE
+
+pytestmark = on_every_store
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def workers(driver: Driver, make_api: Callable[..., Api]) -> tuple[Api, Api]:
     if not driver.shared:
         # A store that cannot be shared is shared as an object.
         two.parts.queues._management = one.parts.management
-        two.parts.queues._placement = one.parts.placement
+        two.parts.queues._placement = two.parts.queues._cache._placement = one.parts.placement
     two.project = one.project
     return one, two
 

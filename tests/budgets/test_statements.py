@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tests.api.client import Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
-from tests.unit.storage.sqlalchemy.tracing import TRANSACTION_CONTROL
+from tests.conformance.sqlalchemy.tracing import TRANSACTION_CONTROL
 
 
 class Traced:

@@ -36,21 +36,21 @@ class Driver:
 
 
 def _sql_management(address: str) -> ManagementStore:
-    from zaqar.storage.sqlalchemy.connection import Database
+    from zaqar.storage.sqlalchemy.client.database import Database
     from zaqar.storage.sqlalchemy.management import SqlManagementStore
 
     return SqlManagementStore(Database.open(address, embedded=True))
 
 
 def _sql_messages(address: str) -> MessageStore:
-    from zaqar.storage.sqlalchemy.connection import Database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.client.database import Database
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-    return SqlMessageStore.on(Database.open(address, embedded=True))
+    return SqlMessageStore(Database.open(address, embedded=True))
 
 
 def _migrate(address: str) -> str:
-    from zaqar.storage.sqlalchemy.connection import Database
+    from zaqar.storage.sqlalchemy.client.database import Database
 
     database = Database.open(address, embedded=True)
     database.prepare()
@@ -70,7 +70,7 @@ def _with_time(uri: str) -> str:
 
 
 def _redis_messages(address: str) -> MessageStore:
-    from zaqar.storage.redis.messages import RedisMessageStore
+    from zaqar.storage.redis.store import RedisMessageStore
 
     return RedisMessageStore.from_settings({"uri": address})
 
@@ -83,7 +83,7 @@ def _mongodb_management(address: str) -> ManagementStore:
 
 
 def _mongodb_messages(address: str) -> MessageStore:
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
     uri, _, database = address.partition(" ")
     return MongoMessageStore.from_settings({"uri": uri, "database": database})

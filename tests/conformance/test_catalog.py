@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The management store: pools and flavors, one record that is changed by comparing its version."""
+"""Part ``catalog``: pools and flavors are one record, which is changed by comparing its version."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.scene import at_once, new_queue
-from tests.conformance.test_queues import METADATA
+from tests.conformance.queue_client import at_once, new_queue
+from tests.conformance.test_queue_records import METADATA
 from zaqar.model import Catalog, Pool
 from zaqar.storage.base import ManagementStore
 

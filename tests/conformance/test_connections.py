@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of a store: bounded at any load, given back after it, and none lost by what goes wrong."""
+"""Connections of a store: their number is bounded, they are given back after use, and no fault loses one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.drivers import Driver
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import MessageStore
 
@@ -46,12 +46,12 @@ def pool(driver: Driver, address: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _sqlite(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
-    from zaqar.storage.sqlalchemy import sqlite_database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.sqlite import database as sqlite_database
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
     monkeypatch.setattr(sqlite_database, "IDLE_SECONDS", 0.2)
     database = sqlite_database.SqliteDatabase.connect(address, embedded=True)
-    store = SqlMessageStore.on(database)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     others = _descriptors_of(address) - len(database.idle)
 
@@ -81,20 +81,21 @@ def _descriptors_of(address: str) -> int:
 def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import psycopg
 
-    from zaqar.storage.sqlalchemy import postgresql_database
-    from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+    from zaqar.storage.sqlalchemy.postgresql import pool as postgresql_pool
+    from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
+    from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-    monkeypatch.setattr(postgresql_database, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(postgresql_pool, "IDLE_SECONDS", 0.2)
     name = f"{address}{'&' if '?' in address else '?'}application_name=test_connections"
-    database = postgresql_database.PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
-    store = SqlMessageStore.on(database)
+    database = PostgresqlDatabase.connect(name, embedded=True, connections=MOST)
+    store = SqlMessageStore(database)
     stack.callback(store.close)
     observer = stack.enter_context(psycopg.connect(address.replace("+psycopg", ""), autocommit=True))
     mine = "FROM pg_stat_activity WHERE application_name = 'test_connections'"
 
     def take() -> Callable[[], object]:
-        link = database.take()
-        return lambda: database.give(link)
+        connection = database.pool.acquire()
+        return lambda: database.pool.release(connection)
 
     def count() -> int:
         row = observer.execute(f"SELECT count(*) {mine}").fetchone()
@@ -107,15 +108,16 @@ def _postgresql(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack)
 def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import redis
 
-    from zaqar.storage.redis import cluster, wire
-    from zaqar.storage.redis.messages import RedisMessageStore
+    from zaqar.storage.redis.client import cluster, pool
+    from zaqar.storage.redis.store import RedisMessageStore
 
-    for module in (wire, cluster):
+    for module in (pool, cluster):
         monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
     store = RedisMessageStore.from_settings({"uri": address, "connections": MOST})
     stack.callback(store.close)
-    route: Any = store._redis._route
-    hosts = store._redis.address.hosts
+    client = store._core.client
+    router: Any = client._router
+    hosts = client.address.hosts
     observers = [stack.enter_context(redis.Redis(host=host, port=port)) for host, port in hosts]
     others = [{each["id"] for each in server.client_list()} for server in observers]
 
@@ -127,10 +129,10 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
     store.close()  # those that looked at the server at its start
 
     def take() -> Callable[[], object]:
-        node = route._master_of(0) if store._redis.is_cluster else None
-        taken = route._take(node) if store._redis.is_cluster else route._wires.take(route._dial)
-        wires = route._wires[node] if store._redis.is_cluster else route._wires
-        return lambda: wires.give(taken)
+        node = router._master_of(0) if client.is_cluster else None
+        taken = router._take(node) if client.is_cluster else router._pool.take(router._connect)
+        connections = router._pools[node] if client.is_cluster else router._pool
+        return lambda: connections.give(taken)
 
     def break_all() -> None:
         for server, ids in zip(observers, found(), strict=True):
@@ -143,14 +145,14 @@ def _redis(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> P
 def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Pool:
     import pymongo
 
-    from zaqar.storage.mongodb import connection
-    from zaqar.storage.mongodb.messages import MongoMessageStore
+    from zaqar.storage.mongodb.client import connection
+    from zaqar.storage.mongodb.store import MongoMessageStore
 
-    monkeypatch.setitem(connection._OWN_OPTIONS, "maxIdleTimeMS", 200)
+    monkeypatch.setitem(connection._DEFAULT_OPTIONS, "maxIdleTimeMS", 200)
     uri, _, database = address.partition(" ")
     store = MongoMessageStore.from_settings({"uri": uri, "database": database, "connections": MOST})
     stack.callback(store.close)
-    client: Any = store._set.opened.client
+    client: Any = store.core.replica_set.connection.client
     server = client._topology._servers[client.primary]
 
     def take() -> Callable[[], object]:
@@ -169,9 +171,9 @@ def _mongodb(address: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) ->
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations wait for a connection for a short time only."""
     for name in (
-        "redis.wire.PATIENCE",
-        "sqlalchemy.postgresql_database._FOR_A_CONNECTION",
-        "mongodb.transactions.PATIENCE",
+        "redis.client.pool.WAIT_SECONDS",
+        "sqlalchemy.postgresql.pool.ACQUIRE_SECONDS",
+        "mongodb.client.transactions.STEP_TIMEOUT",
     ):
         monkeypatch.setattr(f"zaqar.storage.{name}", 0.3)
 
@@ -187,11 +189,11 @@ def burst(pool: Pool, *, threads: int, rounds: int) -> int:
             time.sleep(0.002)
 
     def work(number: int) -> None:
-        scene = Scene(pool.store)
+        orders = QueueClient(pool.store)
         for _ in range(rounds):
-            scene.post(f"{number}")
-            assert len(scene.listing()) > 0
-        scene.drop()
+            orders.post(f"{number}")
+            assert len(orders.listing()) > 0
+        orders.drop()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -217,26 +219,26 @@ def test_those_of_a_burst_are_closed_when_they_were_idle_for_a_while(pool: Pool)
     assert pool.count() >= MOST
     for give in give_back:
         give()
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     end = time.monotonic() + 20
     while pool.count() > 1 and time.monotonic() < end:
-        scene.post("a")
+        orders.post("a")
         time.sleep(0.05)
     assert pool.count() <= 1
-    scene.drop()
+    orders.drop()
 
 
 def open_everywhere(store: MessageStore) -> None:
     """Open so many queues that each node of a Cluster gets some."""
     for _ in range(60):
-        Scene(store)
+        QueueClient(store)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
     if driver.name == "sqlite":
         pytest.skip("there is one for each thread")
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     give_back = [pool.take() for _ in range(MOST)]
     began = time.monotonic()
     with ExitStack() as stack:
@@ -245,15 +247,15 @@ def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, drive
         with pytest.raises(StoreUnavailable):
             open_everywhere(pool.store)
         assert time.monotonic() - began < 10
-    scene.post("a")
-    assert len(scene.listing()) == 1
-    scene.drop()
+    orders.post("a")
+    assert len(orders.listing()) == 1
+    orders.drop()
 
 
 def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
     give_back = [pool.take() for _ in range(MOST)]
     with ThreadPoolExecutor(2) as executor:
-        waiting = [executor.submit(Scene, pool.store) for _ in range(2)]
+        waiting = [executor.submit(QueueClient, pool.store) for _ in range(2)]
         time.sleep(0.1)
         for give in give_back:
             give()
@@ -266,9 +268,9 @@ def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver
     """A place that was lost each time would soon be missed."""
     if driver.name in ("sqlite", "mongodb"):
         pytest.skip("no server ends them, or the library counts them")
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     for _ in range(3 * MOST):
-        scene.post("a")
+        orders.post("a")
         pool.break_all()
         time.sleep(0.06)
     give_back = [pool.take() for _ in range(MOST)]
@@ -276,4 +278,4 @@ def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver
     for give in give_back:
         give()
     assert burst(pool, threads=2 * MOST, rounds=2) <= MOST
-    scene.drop()
+    orders.drop()

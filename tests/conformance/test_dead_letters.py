@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promise 7: what was claimed too often moves to the dead letter queue at the next claim that would take it, once."""
+"""Promise 7, dead letters: an exhausted message moves to the dead letter queue at the next claim, exactly once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.clock import TICK
-from tests.conformance.scene import Scene, at_once, bodies, new_claim_id
+from tests.conformance.queue_client import QueueClient, at_once, bodies, new_claim_id
 from zaqar.errors import NotFound, StaleQueue
 from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, message_id
 
@@ -18,8 +18,8 @@ from zaqar.model import Claim, DeadLetters, Draft, Message, Origin, message_id
 class Pair:
     """A queue and its dead letter queue."""
 
-    source: Scene
-    dead: Scene
+    source: QueueClient
+    dead: QueueClient
 
     def rules(self, count: int = 2, ttl: int | None = None) -> DeadLetters:
         return DeadLetters(self.dead.queue, count, ttl)
@@ -29,8 +29,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(scene: Scene) -> Iterator[Pair]:
-    pair = Pair(scene, scene.beside("dead-letters"))
+def pair(orders: QueueClient) -> Iterator[Pair]:
+    pair = Pair(orders, orders.beside("dead-letters"))
     yield pair
     pair.dead.drop()
 
@@ -334,13 +334,13 @@ def test_a_stale_source_is_named(pair: Pair) -> None:
     assert bodies(pair.source.listing()) == ["dead"]
 
 
-def test_a_queue_that_is_its_own_dead_letter_queue_loses_nothing(scene: Scene) -> None:
-    scene.post("a", "b", "c")
-    scene.wear_out(2, times=2)
-    _, taken = scene.claim(10, dead_letters=DeadLetters(scene.queue, 2))
-    assert sorted(bodies(scene.list_everything())) == ["a", "b", "c"]
+def test_a_queue_that_is_its_own_dead_letter_queue_loses_nothing(orders: QueueClient) -> None:
+    orders.post("a", "b", "c")
+    orders.wear_out(2, times=2)
+    _, taken = orders.claim(10, dead_letters=DeadLetters(orders.queue, 2))
+    assert sorted(bodies(orders.list_everything())) == ["a", "b", "c"]
     assert "c" in bodies(taken)
-    moved = [message for message in scene.list_everything() if message.origin is not None]
+    moved = [message for message in orders.list_everything() if message.origin is not None]
     assert sorted(bodies(moved)) == ["a", "b"]
 
 

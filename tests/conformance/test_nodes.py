@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The management store: which processes hold WebSocket connections, and whose connections have which subscriptions."""
+"""Part ``nodes``: which processes hold WebSocket connections, and which subscriptions their connections have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.clock import START, TICK
-from tests.conformance.scene import ALL, at_once
+from tests.conformance.queue_client import ALL, at_once
 from zaqar.storage.base import ManagementStore, Node, NodeStore, NodeSubscription
 
 LEASE = 20.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promise 13 on each store: a reader that resumes with the last marker misses nothing. The unit tests have a model."""
+"""Promise 13, streams: a reader that resumes with its last marker misses nothing. The unit tests have a model."""
 
 from __future__ import annotations
 

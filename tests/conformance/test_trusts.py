@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The management store: which Keystone trusts are to be deleted one day."""
+"""Part ``trusts``: which Keystone trusts the service has to delete, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.clock import START, TICK
-from tests.conformance.scene import ALL, at_once
+from tests.conformance.queue_client import ALL, at_once
 from zaqar.model import Trust
 from zaqar.storage.base import ManagementStore, TrustStore
 

@@ -13,7 +13,7 @@ from stevedore.extension import ExtensionManager
 
 from zaqar import entry_points
 from zaqar.errors import StartupError
-from zaqar.storage.sqlalchemy.messages import SqlMessageStore
+from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 GROUP = "zaqar.storage.stages"
 

@@ -11,6 +11,7 @@ import pytest
 from tests import servers
 
 
+@pytest.mark.child_process
 def test_a_program_on_path_is_called_by_the_name_it_was_found_under(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,8 @@ from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.tables import HEAD
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD
 
 _STORES = ("management_store", "message_store")
 

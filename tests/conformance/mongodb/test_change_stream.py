@@ -20,13 +20,13 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from tests import servers
-from tests.conformance.mongodb.test_transactions import overheard
-from tests.conformance.scene import Scene
+from tests.conformance.mongodb.test_transactions import recorded
+from tests.conformance.queue_client import QueueClient
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
-from zaqar.storage.mongodb import changes
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.client import change_stream
+from zaqar.storage.mongodb.housekeeping import MAX_SKIPPED
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
@@ -49,16 +49,16 @@ def listening_to(store: MongoMessageStore) -> Iterator[Wakeups]:
 
 
 @pytest.fixture
-def other(members: servers.MongoSet) -> Iterator[Scene]:
+def other(members: servers.MongoSet) -> Iterator[QueueClient]:
     """A queue as another process sees it, in a database of its own."""
     store = MongoMessageStore.from_settings({"uri": members.uri, "database": f"stream_{secrets.token_hex(4)}"})
-    yield Scene(store)
-    store._set.opened.client.drop_database(store._set.name)
+    yield QueueClient(store)
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     store.close()
 
 
 @pytest.fixture
-def store(members: servers.MongoSet, other: Scene) -> Iterator[MongoMessageStore]:
+def store(members: servers.MongoSet, other: QueueClient) -> Iterator[MongoMessageStore]:
     """The store of the process that waits."""
     with opened(members.uri, database=name_of(other)) as store:
         yield store
@@ -70,13 +70,13 @@ def wakeups(store: MongoMessageStore) -> Iterator[Wakeups]:
         yield wakeups
 
 
-def name_of(scene: Scene) -> str:
-    assert isinstance(scene.store, MongoMessageStore)
-    return scene.store._set.name
+def name_of(orders: QueueClient) -> str:
+    assert isinstance(orders.store, MongoMessageStore)
+    return orders.store.core.replica_set.name
 
 
-def received(wakeups: Wakeups, last: Scene) -> list[str]:
-    """What it tells up to and with a post to ``last``, which is made now."""
+def received(wakeups: Wakeups, last: QueueClient) -> list[str]:
+    """The uids that are told before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
@@ -86,18 +86,18 @@ def received(wakeups: Wakeups, last: Scene) -> list[str]:
     return uids[: uids.index(last.queue.uid)]
 
 
-def test_without_the_option_there_is_none(other: Scene) -> None:
+def test_without_the_option_there_is_no_change_stream(other: QueueClient) -> None:
     assert other.store.wakeups() is None
 
 
-def test_a_post_is_told(other: Scene, wakeups: Wakeups) -> None:
+def test_a_post_is_told(other: QueueClient, wakeups: Wakeups) -> None:
     second = other.beside("second")
     other.post("a", "b")
     second.post("a", delay=60)
     assert received(wakeups, other.beside("last")) == [other.queue.uid, second.queue.uid]
 
 
-def test_posts_that_come_together_are_told_of_once(other: Scene, wakeups: Wakeups) -> None:
+def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: Wakeups) -> None:
     for _ in range(20):
         other.post("a")
     last = other.beside("last")
@@ -106,23 +106,23 @@ def test_posts_that_come_together_are_told_of_once(other: Scene, wakeups: Wakeup
 
 
 def test_a_release_is_told_if_somebody_waits_for_the_queue(
-    other: Scene, store: MongoMessageStore, wakeups: Wakeups
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     unknown = other.beside("unknown")
-    for scene in (other, unknown):
-        scene.post("a")
-    assert list(store.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
+    for orders in (other, unknown):
+        orders.post("a")
+    assert list(store.queues.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
     received(wakeups, other.beside("before"))
-    for scene in (unknown, other):
-        claim_id, _ = scene.claim()
-        scene.release(claim_id)
+    for orders in (unknown, other):
+        claim_id, _ = orders.claim()
+        orders.release(claim_id)
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.post("a")
     claim_id, _ = other.claim()
     received(wakeups, other.beside("before"))
@@ -130,8 +130,10 @@ def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore,
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store.positions(uids=[other.queue.uid], now=other.now)
+def test_claims_deletions_and_purges_are_not_told(
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
+) -> None:
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     numbers = other.post(*["a"] * 5)
     received(wakeups, other.beside("before"))
     claim_id, (first,) = other.claim(1)
@@ -143,32 +145,32 @@ def test_what_takes_messages_away_is_not_told(other: Scene, store: MongoMessageS
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_tidying_up_in_a_look_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
-    other.post(*["a"] * (FAR + 1), ttl=60)
+def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+    other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
-    store.positions(uids=[other.queue.uid], now=other.now)
+    store.queues.positions(uids=[other.queue.uid], now=other.now)
     assert received(wakeups, other.beside("last")) == []
 
 
 def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
-        scene = Scene(store)
-        scene.post("a")
-        assert commands.of(lambda: scene.post("b")) == ["update", "commitTransaction"]
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
+        orders = QueueClient(store)
+        orders.post("a")
+        assert commands.of(lambda: orders.post("b")) == ["update", "commitTransaction"]
 
 
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
-    with overheard() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
+    with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
         for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
             assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
             assert commands.last["getMore"]["maxTimeMS"] in range(1, milliseconds + 1)
 
 
-def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_in_another_thread_ends_a_wait(members: servers.MongoSet, store: MongoMessageStore) -> None:
     wakeups = store.wakeups()
     assert wakeups is not None
     ends: list[type[BaseException]] = []
@@ -191,22 +193,24 @@ def test_closing_it_in_another_thread_ends_a_wait(members: servers.MongoSet, sto
     assert cursors(members, store) == 0, "it is still open on the server"
 
 
-def test_closing_it_closes_it_on_the_server(members: servers.MongoSet, store: MongoMessageStore) -> None:
+def test_closing_the_stream_closes_its_cursor_on_the_server(
+    members: servers.MongoSet, store: MongoMessageStore
+) -> None:
     with listening_to(store) as wakeups:
         wakeups.receive(0)
         assert cursors(members, store) == 1
     assert cursors(members, store) == 0
 
 
-def test_dropping_the_database_ends_it(store: MongoMessageStore, wakeups: Wakeups) -> None:
-    store._set.opened.client.drop_database(store._set.name)
+def test_dropping_the_database_ends_the_stream(store: MongoMessageStore, wakeups: Wakeups) -> None:
+    store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     with pytest.raises(StoreUnavailable):
         wakeups.receive(3600)
 
 
 def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
     """Open cursors of the store on the primary that no command uses at the moment."""
-    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store._set.name}[.]"}}
+    idle = {"type": "idleCursor", "ns": {"$regex": f"^{store.core.replica_set.name}[.]"}}
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
 
@@ -222,44 +226,44 @@ def own() -> Iterator[servers.MongoSet]:
     members.stop()
 
 
-def test_a_server_that_is_killed_ends_it_and_a_new_one_works(
+def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
     own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (member,) = own.members
     with opened(own.uri) as store:
         with listening_to(store) as wakeups:
-            scene = Scene(store)
-            received(wakeups, scene)
+            orders = QueueClient(store)
+            received(wakeups, orders)
             member.kill()
             with pytest.raises(StoreUnavailable):
                 wakeups.receive(3600)
         with monkeypatch.context() as patched:
-            patched.setattr(changes, "PATIENCE", 0.3)
+            patched.setattr(change_stream, "STEP_TIMEOUT", 0.3)
             with pytest.raises(StoreUnavailable):
                 store.wakeups()
         member.start()
         own.await_primary()
         with listening_to(store) as wakeups:
-            assert received(wakeups, scene) == []
+            assert received(wakeups, orders) == []
 
 
-def test_it_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
-        scene = Scene(store)
-        received(wakeups, scene)
+        orders = QueueClient(store)
+        received(wakeups, orders)
         client = pymongo.MongoClient[dict[str, Any]](own.uri, directConnection=True)
         with client, suppress(AutoReconnect):  # it may close all connections
             client.admin.command({"replSetStepDown": 1, "force": True})
         own.await_primary()
         try:
-            assert received(wakeups, scene) == []
+            assert received(wakeups, orders) == []
         except StoreUnavailable:
             with listening_to(store) as following:
-                assert received(following, scene) == []
+                assert received(following, orders) == []
 
 
-def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "ANSWER_SECONDS", 0.25)
+def test_a_server_that_does_not_answer_ends_the_stream(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_stream, "ANSWER_SECONDS", 0.25)
     (member,) = own.members
     with opened(own.uri) as store, listening_to(store) as wakeups:
         member.signal(signal.SIGSTOP)
@@ -271,12 +275,12 @@ def test_a_server_that_does_not_answer_ends_it(own: servers.MongoSet, monkeypatc
             member.signal(signal.SIGCONT)
 
 
-def test_a_user_who_may_not_open_one_is_told_in_the_log(
+def test_the_log_has_a_warning_if_the_user_may_not_open_a_stream(
     own: servers.MongoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:
-        Scene(store)
-        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store._set.application}
+        QueueClient(store)
+        refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store.core.replica_set.application}
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse})
         assert store.wakeups() is None
         assert store.wakeups() is None
@@ -289,17 +293,17 @@ from gevent import monkey
 monkey.patch_all()
 import sys, time
 import gevent
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.greenlets import Pulse
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()
-scene = Scene(store)
+orders = QueueClient(store)
 pulse = Pulse()
-post = gevent.spawn_later(0.6, scene.post, "a")
+post = gevent.spawn_later(0.6, orders.post, "a")
 uids = wakeups.receive(30)
-assert uids == [scene.queue.uid], uids
+assert uids == [orders.queue.uid], uids
 share = pulse.share()
 post.get()
 gevent.spawn_later(0.3, wakeups.close)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a start refuses and what it does not need, forks, and a set that is away."""
+"""Servers that a start refuses, forks, and a replica set that is away."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.mongodb import documents, management
+from zaqar.storage.mongodb import documents, queue_records
 from zaqar.storage.mongodb.management import MongoManagementStore
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 SECRET = "s3cr%40t"
 SOON = 5.0
@@ -33,14 +33,14 @@ def soon(seconds: float = SOON) -> Iterator[None]:
 
 
 def refusal(uri: str) -> str:
-    """Why a start refuses it."""
+    """The reason for which a start refuses the server."""
     with soon(), pytest.raises(StartupError) as caught:
         MongoMessageStore.from_settings({"uri": uri})
     return str(caught.value)
 
 
 def cause(uri: str) -> str:
-    """What a registration of a pool would find out."""
+    """The reason that the registration of a pool would find."""
     with soon():
         store = MongoMessageStore.from_settings({"uri": uri})
         with pytest.raises(StoreUnavailable) as caught:
@@ -50,7 +50,7 @@ def cause(uri: str) -> str:
     return str(caught.value.__cause__)
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- servers that a start refuses --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +86,22 @@ def test_two_may_start_at_once_and_a_second_start_is_fine(members: servers.Mongo
     start()
 
 
-# -- what it is -------------------------------------------------------------------------------------------------------
+# -- durability --------------------------------------------------------------------------------------------------------
 
 
-def test_durability_says_how_many(store: MongoMessageStore) -> None:
+def test_durability_names_the_number_of_members(store: MongoMessageStore) -> None:
     assert store.durability()["members"] == "3"
     assert "majority" in store.durability()["write_concern"]
 
 
-def test_majority_and_journal_whatever_the_uri_says(members: servers.MongoSet) -> None:
+def test_writes_are_journaled_by_a_majority_whatever_the_uri_says(members: servers.MongoSet) -> None:
     store = MongoMessageStore.from_settings({"uri": members.uri + "&w=0&journal=false&readPreference=secondary"})
-    opened = store._set.opened
-    assert opened.collection.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
-    assert opened.collection.read_preference.mode == 0
-    scene = Scene(store)
-    scene.post("a")
-    assert bodies(scene.listing()) == ["a"]
+    connection = store.core.replica_set.connection
+    assert connection.main.majority.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
+    assert connection.main.majority.read_preference.mode == 0
+    orders = QueueClient(store)
+    orders.post("a")
+    assert bodies(orders.listing()) == ["a"]
     store.close()
 
 
@@ -109,28 +109,28 @@ def test_majority_and_journal_whatever_the_uri_says(members: servers.MongoSet) -
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_parent_and_child_work_on_after_a_fork(scene: Scene) -> None:
-    scene.post("before")
+def test_parent_and_child_work_on_after_a_fork(orders: QueueClient) -> None:
+    orders.post("before")
     child = os.fork()
     if child == 0:
         ended = 1
         try:
-            scene.post("child")
-            ended = 0 if len(scene.listing()) >= 2 else 2
+            orders.post("child")
+            ended = 0 if len(orders.listing()) >= 2 else 2
         finally:
             os._exit(ended)
-    scene.post("parent")
+    orders.post("parent")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert sorted(bodies(scene.listing())) == ["before", "child", "parent"]
-    scene.post("after")
-    assert len(scene.listing()) == 4
+    assert sorted(bodies(orders.listing())) == ["before", "child", "parent"]
+    orders.post("after")
+    assert len(orders.listing()) == 4
 
 
 # -- away -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["refused", "black hole"])
-def test_a_set_that_is_away_is_no_obstacle_to_a_start(listening: bool) -> None:
+def test_a_start_succeeds_if_the_set_is_away(listening: bool) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         if listening:
@@ -147,7 +147,12 @@ def test_a_set_that_is_away_is_no_obstacle_to_a_start(listening: bool) -> None:
             with soon(), pytest.raises(StoreUnavailable):
                 operation()
 
-        operations = (lambda: Scene(messages), lambda: Scene(messages), queues.get_catalog, messages.durability)
+        operations = (
+            lambda: QueueClient(messages),
+            lambda: QueueClient(messages),
+            queues.catalog.get,
+            messages.durability,
+        )
         at_once(*(partial(refused, operation) for operation in operations))
         messages.close()
         queues.close()
@@ -157,7 +162,7 @@ def open_into(stores: list[Any], kind: Any, uri: str) -> None:
     stores.append(kind.from_settings({"uri": uri}))
 
 
-def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
+def test_the_first_contact_makes_the_indexes_after_a_start_without_a_server() -> None:
     members = new_set(1)
     try:
         (member,) = members.members
@@ -168,15 +173,15 @@ def test_the_first_contact_makes_up_for_a_start_without_a_server() -> None:
             store.ping()
         member.start()
         members.await_primary()
-        scene = Scene(store)
-        scene.post("a")
-        assert bodies(scene.listing()) == ["a"]
-        assert queues.count_queues(project="p", kind="queue") == 0
-        for opened, indexes in (
-            (store._set.opened, documents.INDEXES),
-            (queues._set.opened, management.INDEXES),
+        orders = QueueClient(store)
+        orders.post("a")
+        assert bodies(orders.listing()) == ["a"]
+        assert queues.queue_records.count(project="p", kind="queue") == 0
+        for connection, indexes in (
+            (store.core.replica_set.connection, documents.INDEXES),
+            (queues.replica_set.connection, queue_records.RECORD_INDEXES),
         ):
-            assert set(opened.collection.index_information()) == {"_id_", *(index.name for index in indexes)}
+            assert set(connection.main.majority.index_information()) == {"_id_", *(index.name for index in indexes)}
         store.close()
         queues.close()
     finally:

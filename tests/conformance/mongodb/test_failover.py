@@ -13,20 +13,20 @@ from functools import partial
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import ClientError, StoreUnavailable
-from zaqar.storage.mongodb.messages import MongoMessageStore
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 WRITERS = 4
 MOST_SECONDS = 5.0
 
 
 @dataclass
-class Crowd:
-    """Clients that go on whatever happens, and what they were told."""
+class Clients:
+    """Clients that go on whatever happens, and a record of what they were told."""
 
-    work: Scene
-    news: Scene
+    work: QueueClient
+    news: QueueClient
     acknowledged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ class Crowd:
         number = 0
         while not self.ended.is_set():
             texts = [f"{writer}.{number}.{k}" for k in range(3)]
-            for scene in (self.work, self.news):
-                told = self.attempt(partial(scene.post, *texts, client=str(writer)))
-                (self.acknowledged if told else self.unknown).extend(f"{scene.queue.name}:{text}" for text in texts)
+            for orders in (self.work, self.news):
+                told = self.attempt(partial(orders.post, *texts, client=str(writer)))
+                (self.acknowledged if told else self.unknown).extend(f"{orders.queue.name}:{text}" for text in texts)
             number += 1
 
     def consume(self) -> None:
@@ -102,45 +102,45 @@ def kill_and_restart(members: servers.MongoSet) -> None:
 @pytest.mark.parametrize("fault", [servers.MongoSet.step_down, kill_and_restart])
 def test_a_fail_over_loses_nothing(own_members: servers.MongoSet, fault: Callable[[servers.MongoSet], None]) -> None:
     store = MongoMessageStore.from_settings({"uri": own_members.uri})
-    crowd = Crowd(Scene(store).beside("work"), Scene(store).beside("news"))
+    clients = Clients(QueueClient(store).beside("work"), QueueClient(store).beside("news"))
 
     def break_it() -> None:
         try:
             time.sleep(1)
             fault(own_members)
-            before = len(crowd.acknowledged)
+            before = len(clients.acknowledged)
             end = time.monotonic() + 30
-            while len(crowd.acknowledged) < before + 60:
+            while len(clients.acknowledged) < before + 60:
                 assert time.monotonic() < end, "it does not heal"
                 time.sleep(0.05)
         finally:
-            crowd.ended.set()
+            clients.ended.set()
 
     def write_all() -> None:
         try:
-            at_once(break_it, crowd.consume, *(partial(crowd.write, writer) for writer in range(WRITERS)))
+            at_once(break_it, clients.consume, *(partial(clients.write, writer) for writer in range(WRITERS)))
         finally:
-            crowd.written.set()
+            clients.written.set()
 
-    at_once(write_all, crowd.follow)
-    assert crowd.slowest_refusal <= MOST_SECONDS
-    nothing_was_lost(crowd)
+    at_once(write_all, clients.follow)
+    assert clients.slowest_refusal <= MOST_SECONDS
+    nothing_was_lost(clients)
     store.close()
 
 
-def nothing_was_lost(crowd: Crowd) -> None:
-    told = Counter(crowd.acknowledged)
-    possible = told + Counter(crowd.unknown)
-    there = crowd.news.listing()
+def nothing_was_lost(clients: Clients) -> None:
+    told = Counter(clients.acknowledged)
+    possible = told + Counter(clients.unknown)
+    there = clients.news.listing()
     found = Counter(f"news:{text}" for text in bodies(there))
     assert not Counter({text: n for text, n in told.items() if text.startswith("news:")}) - found, "lost"
     assert not found - possible, "doubled, or never posted"
-    assert crowd.read == [(message.sequence, message.body.decode()) for message in there]
+    assert clients.read == [(message.sequence, message.body.decode()) for message in there]
     assert [message.sequence for message in there] == list(range(1, len(there) + 1))
-    assert crowd.news.stats().total == len(there)
-    left = Counter(f"work:{text}" for text in bodies(crowd.work.listing(claimed=True)))
-    consumed = Counter(f"work:{text}" for text in crowd.consumed)
-    maybe = Counter(f"work:{text}" for text in crowd.maybe_consumed)
+    assert clients.news.stats().total == len(there)
+    left = Counter(f"work:{text}" for text in bodies(clients.work.listing(claimed=True)))
+    consumed = Counter(f"work:{text}" for text in clients.consumed)
+    maybe = Counter(f"work:{text}" for text in clients.maybe_consumed)
     assert max(consumed.values(), default=1) == 1, "consumed twice"
     assert not (left & consumed), "deleted, and back"
     posted = Counter({text: n for text, n in told.items() if text.startswith("work:")})

@@ -12,16 +12,16 @@ from pymongo.collection import Collection
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.scene import at_once
+from tests.conformance.queue_client import at_once
 from zaqar.storage.base import Node, NodeSubscription
 from zaqar.storage.mongodb.management import MongoManagementStore
-from zaqar.storage.mongodb.nodes import MongoNodeStore
+from zaqar.storage.mongodb.nodes import MongoNodes
 
 NOW = 1_000_000.0
 
 
 @pytest.fixture
-def nodes(members: servers.MongoSet) -> Iterator[MongoNodeStore]:
+def nodes(members: servers.MongoSet) -> Iterator[MongoNodes]:
     management = MongoManagementStore.from_settings({"uri": members.uri, "database": DATABASE})
     yield management.nodes  # type: ignore[misc]
     management.close()
@@ -36,7 +36,7 @@ class Killed(Exception):
 
 
 def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
-    nodes: MongoNodeStore, monkeypatch: pytest.MonkeyPatch
+    nodes: MongoNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = {name: secrets.token_hex(12) for name in ("gone", "live", "condemned")}
     left, kept = new_note(), new_note()
@@ -75,7 +75,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=NOW)
 
 
-def test_looking_for_what_was_left_behind_harms_no_node_that_begins(nodes: MongoNodeStore) -> None:
+def test_condemn_forgotten_harms_no_node_that_begins(nodes: MongoNodes) -> None:
     ids = [secrets.token_hex(12) for _ in range(10)]
 
     def begin(node_id: str) -> None:

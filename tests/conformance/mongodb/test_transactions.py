@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each operation costs, and transactions that somebody else is in the way of."""
+"""The round trips of each operation, and transactions that conflict with those of others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pymongo import monitoring
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
-from zaqar.storage.mongodb import transactions
+from zaqar.storage.mongodb.client import transactions
+from zaqar.storage.mongodb.client.statements import statement
+from zaqar.storage.mongodb.client.transactions import Attempt, TransactionConflict, retry_on_conflict, split_by_size
 from zaqar.storage.mongodb.documents import fence_id
-from zaqar.storage.mongodb.fences import FAR
-from zaqar.storage.mongodb.messages import MongoMessageStore
-from zaqar.storage.mongodb.statements import statement
-from zaqar.storage.mongodb.transactions import Turns, _batches
+from zaqar.storage.mongodb.housekeeping import MAX_SKIPPED
+from zaqar.storage.mongodb.store import MongoMessageStore
 
 
 class Commands(monitoring.CommandListener):
-    """The names of the commands that were sent, and the last command of each name."""
+    """Records the names of the commands that were sent, and the last command of each name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -50,8 +50,8 @@ class Commands(monitoring.CommandListener):
 
 
 @contextmanager
-def overheard() -> Iterator[Commands]:
-    """The commands of stores that are opened inside."""
+def recorded() -> Iterator[Commands]:
+    """The commands of stores that are opened inside of the block."""
     commands = Commands()
     monitoring.register(commands)
     try:
@@ -61,207 +61,221 @@ def overheard() -> Iterator[Commands]:
 
 
 @contextmanager
-def listening(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    """A scene on a store whose commands are heard."""
-    with overheard() as commands:
+def recorded_queue(members: servers.MongoSet) -> Iterator[tuple[QueueClient, Commands]]:
+    """An open queue on a store whose commands are recorded."""
+    with recorded() as commands:
         store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
-    yield Scene(store), commands
+    yield QueueClient(store), commands
     store.close()
 
 
-LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
-    "post": (2, lambda scene: scene.post("x")),
-    "post ten": (2, lambda scene: scene.post(*"0123456789")),
-    "list": (1, lambda scene: scene.listing(limit=10)),
-    "get": (1, lambda scene: scene.get(5, 6)),
-    "stats": (1, lambda scene: scene.stats()),
-    "delete a free one": (2, lambda scene: scene.delete(9)),
+LIMITS: dict[str, tuple[int, Callable[[QueueClient], object]]] = {
+    "post": (2, lambda orders: orders.post("x")),
+    "post ten": (2, lambda orders: orders.post(*"0123456789")),
+    "list": (1, lambda orders: orders.listing(limit=10)),
+    "get": (1, lambda orders: orders.get(5, 6)),
+    "stats": (1, lambda orders: orders.stats()),
+    "delete a free one": (2, lambda orders: orders.delete(9)),
     # A read of what is free, a change of several documents, a commit: before MongoDB 8.0 no command is all of them.
-    "claim": (3, lambda scene: scene.claim(2)),
-    "pop": (3, lambda scene: scene.pop(1)),
+    "claim": (3, lambda orders: orders.claim(2)),
+    "pop": (3, lambda orders: orders.pop(1)),
 }
 
 
-def test_round_trips_of_a_claim_in_vain(members: servers.MongoSet) -> None:
-    with listening(members) as (scene, commands):
-        scene.listing()
+def test_round_trips_of_a_claim_that_finds_nothing(members: servers.MongoSet) -> None:
+    with recorded_queue(members) as (orders, commands):
+        orders.listing()
         commands.names.clear()
-        assert scene.claim()[1] == []
+        assert orders.claim()[1] == []
         assert commands.names == ["aggregate"]
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -> None:
     most, operation = LIMITS[name]
-    with listening(members) as (scene, commands):
-        scene.post(*"0123456789abcdef")
-        scene.post("warm")
-        scene.listing(limit=1)
+    with recorded_queue(members) as (orders, commands):
+        orders.post(*"0123456789abcdef")
+        orders.post("warm")
+        orders.listing(limit=1)
         commands.names.clear()
-        operation(scene)
+        operation(orders)
         assert len(commands.names) <= most, commands.names
 
 
 @pytest.mark.parametrize("many", [1, 5])
 def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: int) -> None:
-    with listening(members) as (scene, commands):
-        scene.post(*"0123456789abcdef")
-        claim_id, taken = scene.claim(many)
+    with recorded_queue(members) as (orders, commands):
+        orders.post(*"0123456789abcdef")
+        claim_id, taken = orders.claim(many)
         commands.names.clear()
         if many == 1:
-            scene.delete(taken[0].sequence, claim_id)
+            orders.delete(taken[0].sequence, claim_id)
         else:
-            scene.delete_many(*(message.sequence for message in taken), claim_ids=[claim_id])
+            orders.delete_many(*(message.sequence for message in taken), claim_ids=[claim_id])
         assert commands.names == ["update", "commitTransaction"]
 
 
-def test_a_guess_that_others_spoil_is_given_up_for_a_while(members: servers.MongoSet, store: MongoMessageStore) -> None:
-    with listening(members) as (scene, commands):
-        other = Scene(store, queue=scene.queue)
-        scene.post("a")
+def test_numbers_are_not_guessed_for_a_while_after_other_processes_have_posted(
+    members: servers.MongoSet, store: MongoMessageStore
+) -> None:
+    with recorded_queue(members) as (orders, commands):
+        other = QueueClient(store, queue=orders.queue)
+        orders.post("a")
         for n in range(20):
             other.post(f"other {n}")
-            scene.post(f"mine {n}")
+            orders.post(f"mine {n}")
         guesses = commands.names.count("abortTransaction")
         assert guesses <= 5
-        assert len(scene.listing()) == 41
+        assert len(orders.listing()) == 41
 
 
 def test_a_transaction_of_a_dead_process_is_ended(
-    store: MongoMessageStore, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    store: MongoMessageStore, orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between its two commands it would hold up everybody for a minute."""
-    opened = store._set.opened
-    session = opened.client.start_session()
+    """If it were not ended, all operations on the queue would wait for it for a minute."""
+    connection = store.core.replica_set.connection
+    session = connection.client.start_session()
     session.start_transaction()
-    opened.collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+    connection.main.majority.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
     begun = time.monotonic()
-    assert scene.post("a") == [1]
+    assert orders.post("a") == [1]
     assert time.monotonic() - begun < 4
-    assert bodies(scene.listing()) == ["a"]
+    assert bodies(orders.listing()) == ["a"]
     session.abort_transaction()
 
 
 def test_a_live_transaction_of_others_is_left_alone(
-    members: servers.MongoSet, store: MongoMessageStore, scene: Scene
+    members: servers.MongoSet, store: MongoMessageStore, orders: QueueClient
 ) -> None:
     import pymongo
 
     with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
         session.start_transaction()
         collection = client[DATABASE]["message_store"]
-        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"back": 1}}, session=session)
+        collection.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            scene.post("a")
+            orders.post("a")
         assert 2.5 < time.monotonic() - begun < 5
         session.abort_transaction()
-    assert scene.post("a") == [1]
+    assert orders.post("a") == [1]
 
 
-def test_a_lost_transaction_changes_nothing(store: MongoMessageStore) -> None:
+def test_a_transaction_with_a_conflict_changes_nothing(store: MongoMessageStore) -> None:
     key = f"x{ObjectId()}"
     statements = [statement({"_id": key}, {"$set": {"a": 1}}, upsert=True), statement({"_id": "absent"}, {"$set": {}})]
-    turn = next(Turns(store._set))
-    assert not turn.write(statements, expect=2)
-    assert turn.write(statements, expect=1)
+    attempt = Attempt(store.core.replica_set)
+    with pytest.raises(TransactionConflict):
+        attempt.update(statements, expect=2)
+    attempt.update(statements, expect=1)
 
     def break_off() -> None:
-        with turn.transaction() as transaction:
+        with attempt.transaction() as transaction:
             transaction.update([statement({"_id": key}, {"$set": {"a": 2}})], expect=1)
             raise KeyError
 
     with pytest.raises(KeyError):
         break_off()
-    assert turn.peek([{"$match": {"_id": key}}], expect=2) == [{"_id": key, "a": 1}]
-    store._set.opened.collection.delete_one({"_id": key})
+    assert attempt.read_latest([{"$match": {"_id": key}}], expect=2) == [{"_id": key, "a": 1}]
+    store.core.replica_set.connection.main.majority.delete_one({"_id": key})
 
 
-def test_turns_end(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions, "PATIENCE", 0.3)
+def test_a_step_that_always_conflicts_ends(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "STEP_TIMEOUT", 0.3)
     begun = time.monotonic()
-    turns = Turns(store._set)
+    attempts = 0
+
+    def conflict(_: Attempt) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise TransactionConflict
+
     with pytest.raises(StoreUnavailable):
-        list(turns)
+        retry_on_conflict(store.core.replica_set, conflict)
     assert time.monotonic() - begun < 1
-    assert turns._attempts > 3
+    assert attempts > 3
 
 
-def test_what_is_too_large_for_one_command_is_sent_in_several() -> None:
+def test_documents_too_large_for_one_command_are_sent_in_several() -> None:
     documents = [{"_id": n, "b": b"x" * 3_000_000} for n in range(7)]
-    assert [[each["_id"] for each in batch] for batch in _batches(documents)] == [[0, 1], [2, 3], [4, 5], [6]]
-    assert list(_batches([])) == []
+    assert [[each["_id"] for each in batch] for batch in split_by_size(documents)] == [[0, 1], [2, 3], [4, 5], [6]]
+    assert list(split_by_size([])) == []
 
 
-def test_a_post_larger_than_a_command(scene: Scene) -> None:
+def test_a_post_larger_than_a_command(orders: QueueClient) -> None:
     drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
-    numbers = scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    numbers = orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now)
     assert numbers == range(1, 7)
-    assert [len(message.body) for message in scene.listing()] == [4_000_000] * 6
+    assert [len(message.body) for message in orders.listing()] == [4_000_000] * 6
 
 
-def test_queues_keep_apart_in_the_memory_of_a_process(
+def test_a_process_remembers_a_bounded_number_of_queues(
     store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zaqar.storage.mongodb import fences
+    from zaqar.storage.mongodb import core
 
-    monkeypatch.setattr(fences, "MOST_HINTS", 3)
-    scenes = [Scene(store) for _ in range(5)]
-    for scene in scenes:
-        scene.post("a")
-    assert len(store._hints) <= 3
-    assert isinstance(scenes[0].queue, Queue)
-    assert all(bodies(scene.listing()) == ["a"] for scene in scenes)
+    monkeypatch.setattr(core, "MAX_QUEUES", 3)
+    queue_clients = [QueueClient(store) for _ in range(5)]
+    for orders in queue_clients:
+        orders.post("a")
+    assert len(store.core._fences) <= 3
+    assert isinstance(queue_clients[0].queue, Queue)
+    assert all(bodies(orders.listing()) == ["a"] for orders in queue_clients)
 
 
-def test_takes_of_many_threads_are_dealt_out_once_and_in_order(store: MongoMessageStore, scene: Scene) -> None:
-    """More takers than messages: some are dealt to in an attempt that fails, and must not believe it."""
-    scene.post(*(f"{n:03}" for n in range(60)))
-    others = [Scene(store, queue=scene.queue), Scene(MongoMessageStore(store._set), queue=scene.queue)]
+def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
+    store: MongoMessageStore, orders: QueueClient
+) -> None:
+    """There are more requests than messages. Some get messages in an attempt that conflicts, and must not keep them."""
+    orders.post(*(f"{n:03}" for n in range(60)))
+    others = [
+        QueueClient(store, queue=orders.queue),
+        QueueClient(MongoMessageStore(store.core.replica_set), queue=orders.queue),
+    ]
     taken: list[list[str]] = []
 
     def take(number: int) -> None:
         own = others[number % 2]
-        for turn in range(6):
-            got = own.pop(2) if (number + turn) % 3 == 0 else own.claim(2)[1]
+        for round_ in range(6):
+            got = own.pop(2) if (number + round_) % 3 == 0 else own.claim(2)[1]
             assert bodies(got) == sorted(bodies(got))
             taken.append(bodies(got))
 
     at_once(*(partial(take, number) for number in range(12)))
     assert sorted(text for texts in taken for text in texts) == [f"{n:03}" for n in range(60)]
-    assert scene.stats().free == 0
-    assert scene.claim()[1] == []
+    assert orders.stats().free == 0
+    assert orders.claim()[1] == []
 
 
-def test_what_brings_messages_back_does_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
-    """In a queue with many posts it would lose against each of them."""
+def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, orders: QueueClient) -> None:
+    """In a queue with many posts they would conflict with each of them."""
     import pymongo
 
-    scene.post(*"abc")
-    claim_id, _ = scene.claim(1, ttl=600)
-    scene.claim(1, ttl=60)
+    orders.post(*"abc")
+    claim_id, _ = orders.claim(1, ttl=600)
+    orders.claim(1, ttl=60)
     with pymongo.MongoClient(members.uri, appname="somebody who posts") as client, client.start_session() as session:
         session.start_transaction()
         collection = client[DATABASE]["message_store"]
-        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"next": 1}}, session=session)
-        scene.renew(claim_id, ttl=600)
-        scene.release(claim_id)
-        scene.clock.advance(60)
-        assert bodies(scene.listing()) == ["a", "b", "c"]
+        collection.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"next": 1}}, session=session)
+        orders.renew(claim_id, ttl=600)
+        orders.release(claim_id)
+        orders.clock.advance(60)
+        assert bodies(orders.listing()) == ["a", "b", "c"]
         session.abort_transaction()
 
 
-def test_what_comes_back_is_found_below_where_scans_began(store: MongoMessageStore, scene: Scene) -> None:
-    many = 2 * FAR
-    scene.post(*(f"{n:04}" for n in range(many + 2)))
-    first, _ = scene.claim(3, ttl=600)
-    scene.claim(3, ttl=60)
-    scene.claim(many - 6, ttl=600)
-    assert bodies(scene.claim(1, ttl=600)[1]) == [f"{many:04}"]
-    fence = store._set.opened.collection.find_one({"_id": fence_id(scene.queue.uid)})
+def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, orders: QueueClient) -> None:
+    many = 2 * MAX_SKIPPED
+    orders.post(*(f"{n:04}" for n in range(many + 2)))
+    first, _ = orders.claim(3, ttl=600)
+    orders.claim(3, ttl=60)
+    orders.claim(many - 6, ttl=600)
+    assert bodies(orders.claim(1, ttl=600)[1]) == [f"{many:04}"]
+    fence = store.core.replica_set.connection.main.majority.find_one({"_id": fence_id(orders.queue.uid)})
     assert fence is not None
-    assert fence["from"] == many + 2
-    scene.release(first)
-    assert bodies(scene.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
-    scene.clock.advance(60)
-    assert bodies(scene.listing(limit=6)) == [f"{n:04}" for n in range(6)]
+    assert fence["ready_from"] == many + 2
+    orders.release(first)
+    assert bodies(orders.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
+    orders.clock.advance(60)
+    assert bodies(orders.listing(limit=6)) == [f"{n:04}" for n in range(6)]

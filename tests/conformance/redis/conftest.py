@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 OpenStore = Callable[..., RedisMessageStore]
 

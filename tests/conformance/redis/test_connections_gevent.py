@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In a process that gevent has patched: greenlets that are killed leave their place among the connections to others."""
+"""In a process that gevent has patched: greenlets that are killed release their slots in the pool of connections."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import gevent
 import redis
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 uri, host, port = sys.argv[1:]
 store = RedisMessageStore.from_settings({"uri": uri, "connections": 2})
 queue = Queue("c" * 24, "p", "q")
-store.open_queue(queue=queue, now=1000.0)
+store.queues.open(queue=queue, now=1000.0)
 observer = redis.Redis(host=host, port=int(port))
 
 def post(number):
-    store.post(queue=queue, drafts=[Draft(b"%d" % number, 60)], client_id="c", now=1000.0)
+    store.messages.post(queue=queue, drafts=[Draft(b"%d" % number, 60)], client_id="c", now=1000.0)
 
 for _ in range(3):
     observer.client_pause(200, all=False)
@@ -39,20 +39,21 @@ for _ in range(3):
     gevent.joinall(posts, timeout=20, raise_error=True)
     assert all(each.dead for each in posts)
 
-pools = list(store._redis._route._wires.values()) if store._redis.is_cluster else [store._redis._route._wires]
+client = store._core.client
+pools = list(client._router._pools.values()) if client.is_cluster else [client._router._pool]
 for pool in pools:
-    assert pool._places == len(pool._idle) <= 2, (pool._places, pool._idle)
-    assert not pool._waiting
+    assert pool._slots == len(pool._idle) <= 2, (pool._slots, pool._idle)
+    assert not pool._waiters
 gevent.joinall([gevent.spawn(post, number) for number in range(20)], timeout=20, raise_error=True)
-stored = store.list_messages(queue=queue, after=0, limit=100, now=1000.0)
+stored = store.messages.list_after(queue=queue, after=0, limit=100, now=1000.0)
 assert len(stored) >= 20 + 3 * 4, len(stored)
 store.close()
 """
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_greenlets_that_are_killed_leave_their_place(kind: str) -> None:
-    from zaqar.storage.redis import uri
+def test_greenlets_that_are_killed_release_their_slots(kind: str) -> None:
+    from zaqar.storage.redis.client import uri
 
     server = servers.shared(kind)
     host, port = uri.parse(server.uri).hosts[0]

@@ -18,51 +18,51 @@ import pytest
 import redis
 
 from tests import servers
-from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of, numbers
+from tests.conformance.notifier_client import KEPT, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
+from tests.conformance.queue_client import QueueClient, bodies, new_queue
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, bodies, new_queue
-from tests.conformance.subscribers import Subscribers
-from tests.conformance.test_dropped_deliveries import drop_lanes
+from tests.conformance.subscription_client import SubscriptionClient
+from tests.conformance.test_dropped_subscriptions import drop_backlogs
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.redis.management import RedisManagementStore
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.store import RedisMessageStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
 
 def serves(store: RedisMessageStore) -> None:
     """Every operation, so every command that any of them sends."""
-    scene = Scene(store)
-    grave = scene.beside()
-    scene.post("a", "b", "c", delay=30)
-    scene.post("d", "e", ttl=60)
-    scene.clock.advance(60)
-    held, taken = scene.claim(2)
+    orders = QueueClient(store)
+    grave = orders.beside()
+    orders.post("a", "b", "c", delay=30)
+    orders.post("d", "e", ttl=60)
+    orders.clock.advance(60)
+    held, taken = orders.claim(2)
     assert bodies(taken) == ["a", "b"]
-    scene.renew(held)
-    scene.delete(1, held)
-    scene.release(held)
-    assert scene.stats().free == 2
-    letters = store.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
-    store.forget_set_aside(queue=scene.queue, sequences=[letters[0].sequence], now=scene.now)
-    scene.purge()
-    store.volume(now=scene.now)
-    store.sweep(now=scene.now, limit=100)
+    orders.renew(held)
+    orders.delete(1, held)
+    orders.release(held)
+    assert orders.stats().free == 2
+    letters = store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
+    store.dead_letters.forget(queue=orders.queue, sequences=[letters[0].sequence], now=orders.now)
+    orders.purge()
+    store.volume(now=orders.now)
+    store.sweep(now=orders.now, limit=100)
     store.ping()
     assert store.durability()["appendonly"] == "yes"
-    wakes(scene)
-    for each in (scene, grave):
+    wakes(orders)
+    for each in (orders, grave):
         each.drop()
     notifies(store)
 
 
-def wakes(scene: Scene) -> None:
-    wakeups = scene.store.wakeups()
+def wakes(orders: QueueClient) -> None:
+    wakeups = orders.store.wakeups()
     assert wakeups is not None
-    scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
-    scene.post("f")
-    assert wakeups.receive(20) == [scene.queue.uid]
+    orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)
+    orders.post("f")
+    assert wakeups.receive(20) == [orders.queue.uid]
     closing = threading.Timer(0.05, wakeups.close)
     closing.start()
     with pytest.raises(StoreUnavailable):
@@ -71,25 +71,25 @@ def wakes(scene: Scene) -> None:
 
 
 def notifies(store: RedisMessageStore) -> None:
-    outbox = Outbox(store)
-    scene = outbox.new_scene()
-    lane = Lane(outbox, scene.queue.uid)
-    scene.post("a", "b", "c")
-    (posted,) = outbox.take_posted()
-    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
-    outbox.put(lane.new(0))
-    taken = outbox.take()
-    outbox.extend(taken, outbox.now + 60)
-    outbox.settle_as(DEAD, taken)
-    assert lane.counts() == (0, 4)
-    assert lane.resend_dead(1) == lane.resend(3) == 1
-    assert numbers(lane.listing(WAITING)) == [3, 0]
-    assert lane.get(1) is not None
-    outbox.clock.advance(KEPT)
-    assert store.sweep(now=outbox.now, limit=100) >= 2
-    drop_lanes(lane)
-    assert store.sweep(now=outbox.now, limit=100) >= 2
-    outbox.close()
+    notifier = NotifierClient(store)
+    orders = notifier.open_queue()
+    backlog = SubscriptionBacklog(notifier, orders.queue.uid)
+    orders.post("a", "b", "c")
+    (posted,) = notifier.take_posted()
+    notifier.expand(posted, deliveries_of(posted, backlog.subscription_id))
+    notifier.put(backlog.new(0))
+    taken = notifier.take()
+    notifier.extend(taken, notifier.now + 60)
+    notifier.settle_as(DEAD, taken)
+    assert backlog.counts() == (0, 4)
+    assert backlog.resend_dead(1) == backlog.resend(3) == 1
+    assert numbers(backlog.listing(WAITING)) == [3, 0]
+    assert backlog.get(1) is not None
+    notifier.clock.advance(KEPT)
+    assert store.sweep(now=notifier.now, limit=100) >= 2
+    drop_backlogs(backlog)
+    assert store.sweep(now=notifier.now, limit=100) >= 2
+    notifier.close()
 
 
 def test_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
@@ -120,9 +120,10 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     assert "unknown" not in open_store(uri).durability().values()
     management = RedisManagementStore.from_settings({"uri": uri})
     queue = new_queue()
-    management.create_queue(queue=queue)
-    assert [each.uid for each in management.list_queues(project="shop", kind="queue", after="", limit=9)] == [queue.uid]
-    subscribers = Subscribers(management)
+    management.queue_records.create(queue=queue)
+    listed = management.queue_records.list_after(project="shop", kind="queue", after="", limit=9)
+    assert [each.uid for each in listed] == [queue.uid]
+    subscribers = SubscriptionClient(management)
     first = subscribers.create("http://a.example")
     assert subscribers.replace(replace(first, version=2, expires=first.expires + 60))
     assert len(subscribers.listing()) == 1

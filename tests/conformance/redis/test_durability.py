@@ -10,8 +10,8 @@ import pytest
 from tests import servers
 from tests.conformance.redis.conftest import OpenStore
 from zaqar.errors import StartupError
-from zaqar.storage.redis import durability
-from zaqar.storage.redis.messages import RedisMessageStore
+from zaqar.storage.redis.client import durability
+from zaqar.storage.redis.store import RedisMessageStore
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,13 @@ def test_a_condemnation_that_a_fail_over_has_lost_is_repeated(server: servers.Re
     assert nodes.note(node_id=node_id, subscription=NodeSubscription(uid, id_))
     now = clock.now
     subscription = Subscription(id_, uid, "p", QUEUE, "q", "websocket:c", 60, now, now + 60, {}, CONFIRMED)
-    management.create_subscription(subscription=subscription, now=now)
+    management.subscriptions.create(subscription=subscription, now=now)
     clock.advance(LEASE)
 
     def remove(node: str) -> Iterator[int]:
         while notes := nodes.list_subscriptions(node_id=node, limit=10):
             for note in notes:
-                management.delete_subscription(queue_uid=note.queue_uid, subscription_id=note.subscription_id)
+                management.subscriptions.delete(queue_uid=note.queue_uid, subscription_id=note.subscription_id)
             nodes.forget(node_id=node, subscriptions=notes)
             yield len(notes)
 

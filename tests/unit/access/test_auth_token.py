@@ -274,7 +274,7 @@ def test_what_an_answer_of_keystone_is_about(tmp_path: Path, status: int, messag
     """The token, only this question, or every question: then Keystone counts as away."""
     answering = type("Answering", (Answering,), {"status": status, "message": message})
     with ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         tokens = started(tmp_path, port=server.server_address[1])
         with pytest.raises((Unauthorized, KeystoneUnavailable)) as caught:
             ask(tokens, "token")

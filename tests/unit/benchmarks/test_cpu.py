@@ -55,12 +55,14 @@ def family() -> Iterator[Family]:
         process.stdin.close()
 
 
+@pytest.mark.child_process
 def test_a_tree_holds_all_descendants(family: Family) -> None:
     assert tree([family.pid]) == {family.pid, family.child}
     assert tree([family.child]) == {family.child}
     assert {os.getpid(), family.pid, family.child} <= tree([os.getpid()])
 
 
+@pytest.mark.child_process
 def test_a_process_that_is_not_there_has_no_tree_and_no_usage() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -68,6 +70,7 @@ def test_a_process_that_is_not_there_has_no_tree_and_no_usage() -> None:
     assert read_usage([process.pid]) == {}
 
 
+@pytest.mark.child_process
 def test_what_a_process_and_its_child_use_is_seen(family: Family) -> None:
     before = read_usage([family.pid])
     family.burn("3000000")

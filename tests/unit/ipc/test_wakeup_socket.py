@@ -109,6 +109,7 @@ def test_one_that_has_gone_is_no_trouble(folder: Path, listener: WakeupSocket) -
     assert len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.child_process
 def test_what_a_killed_notifier_left_is_removed(folder: Path, listener: WakeupSocket) -> None:
     program = (
         "import os, pathlib; from zaqar.ipc.wakeup_socket import open_wakeup_socket\n"
@@ -137,6 +138,7 @@ def test_threads(folder: Path, listener: WakeupSocket) -> None:
     assert was_woken(listener)
 
 
+@pytest.mark.child_process
 def test_after_a_fork(folder: Path, listener: WakeupSocket) -> None:
     sender = WakeupSender(folder)
     pid = os.fork()
@@ -147,6 +149,7 @@ def test_after_a_fork(folder: Path, listener: WakeupSocket) -> None:
     assert was_woken(listener)
 
 
+@pytest.mark.child_process
 def test_under_gevent(folder: Path, listener: WakeupSocket) -> None:
     program = (
         "from gevent import monkey; monkey.patch_all()\n"

@@ -90,7 +90,7 @@ def test_a_store_that_failed_is_asked_by_one_call_after_a_pause(caplog: pytest.L
     async def play() -> None:
         loop = asyncio.get_running_loop()
         calls = GuardedExecutor("The store", 2)
-        end = loop.time() + 2.0
+        end = loop.time() + 1.0
 
         def count() -> None:
             made.append(loop.time())

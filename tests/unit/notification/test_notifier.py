@@ -1031,7 +1031,9 @@ def test_the_management_store_is_away(harness: Harness, monkeypatch: pytest.Monk
 # -- at rest and at the end --------------------------------------------------------------------------------------------
 
 
-def test_an_idle_notifier_looks_once_a_second(harness: Harness) -> None:
+def test_an_idle_notifier_looks_at_its_interval(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.notification.pump.LOOK_SECONDS", 0.2)
+
     async def play() -> None:
         harness.subscribe()
         async with harness.notifier() as notifier:
@@ -1040,9 +1042,9 @@ def test_an_idle_notifier_looks_once_a_second(harness: Harness) -> None:
             await until(lambda: harness.deliveries(state=DONE))
             await asyncio.sleep(0.1)
             notifier.connection.calls.clear()
-            await asyncio.sleep(2.0)
-            assert set(notifier.connection.calls) == {"outbox.take", "deliveries.take"}
+            await asyncio.sleep(0.4)
             assert notifier.connection.calls.total() <= 6
+            await until(lambda: set(notifier.connection.calls) == {"outbox.take", "deliveries.take"})
 
     asyncio.run(play())
 

@@ -290,11 +290,11 @@ COSTLY: dict[str, tuple[Any, Any, int]] = {
 }
 
 
-def costly(kind: str) -> tuple[Posted, Page]:
-    """A post and 40 subscriptions that want none of it and take long to match."""
+def costly(kind: str, subscriptions: int = 40) -> tuple[Posted, Page]:
+    """A post and subscriptions that want none of it and take long to match."""
     conditions, body, count = COSTLY[kind]
     post = posted(*[json.dumps({"a": body}).encode()] * count)
-    return post, page_of(*(subscription(f"{n:02}", filter={"a": conditions}) for n in range(40)))
+    return post, page_of(*(subscription(f"{n:02}", filter={"a": conditions}) for n in range(subscriptions)))
 
 
 async def lags(during: asyncio.Task[Any]) -> list[float]:
@@ -314,7 +314,7 @@ def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: 
     monkeypatch.setattr(pieces, "MOST_STEPS_OF_A_PAGE", 10**9)
 
     async def play() -> list[float]:
-        matching = asyncio.create_task(PieceMaker(require_confirmation=False).make(*costly(kind)))
+        matching = asyncio.create_task(PieceMaker(require_confirmation=False).make(*costly(kind, 15)))
         found = await lags(matching)
         assert matching.result() == Piece([], None)
         return found

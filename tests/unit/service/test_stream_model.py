@@ -300,4 +300,4 @@ class Streaming(RuleBasedStateMachine):
 
 
 def test_a_reader_that_resumes_misses_nothing() -> None:
-    run_state_machine_as_test(Streaming, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Streaming, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))

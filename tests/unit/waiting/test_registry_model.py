@@ -225,5 +225,5 @@ class Waiting(RuleBasedStateMachine):
             assert process.registry.streams == len(process.readers)
 
 
-Waiting.TestCase.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+Waiting.TestCase.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
 TestWaiting = Waiting.TestCase

@@ -1,292 +1,134 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims. The end of a claim is the ``d`` of its messages, always, so the messages of a claim that ended are free."""
+"""Claims. The ``DUE`` of the messages of a claim is always the ``end`` of the claim.
+
+So when a claim ends, each of its messages is free by its own fields, and no step is necessary for that.
+"""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 from bson import ObjectId
 
-from zaqar.errors import NotFound, SealedMessages, StaleQueue
-from zaqar.model import Claim, DeadLetters, Message, Queue, is_sealed
-from zaqar.storage.mongodb.desk import Request
-from zaqar.storage.mongodb.documents import CLAIMED, COLLECTION, READY, Document, messages_of, segment_id
-from zaqar.storage.mongodb.fences import FAR, FenceStore, Look
-from zaqar.storage.mongodb.statements import (
-    FREE,
-    check,
-    count,
-    count_back,
-    ids_of,
-    in_force,
-    lower_ready_from,
-    put,
-    remove,
-    slot,
-    statement,
-)
-from zaqar.storage.mongodb.transactions import Transaction, Turns
+from zaqar.errors import NotFound
+from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.storage.base import ClaimStore
+from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.statements import ids_of, statement
+from zaqar.storage.mongodb.client.transactions import Attempt
+from zaqar.storage.mongodb.core import Core
+from zaqar.storage.mongodb.documents import MESSAGES, Field, claim_key, messages_of
+from zaqar.storage.mongodb.first_free import FirstFree, claim_document
+from zaqar.storage.mongodb.statements import BECOME_READY, check_fence, count_returned, lower_ready_from
 
-_OVER = 0.0
-"""The ``end`` of a claim that was released; a sweep removes it."""
+_RELEASED = 0.0
+"""The ``end`` of a claim that was released. A sweep removes it."""
 
 
-MOST_TOGETHER = 200
-"""Messages that claims and pops of one process take in one transaction, or one of them alone."""
+class _StoredClaim(NamedTuple):
+    """A claim as it was read, live or over, with the messages that have its id and its end."""
+
+    segment: ObjectId
+    document: Document | None
+    held: list[Document]
+
+    def still_held(self, claim_id: str) -> Document:
+        """A query for ``held``. A claim only ever loses messages, so it holds the same ones if as many match."""
+        assert self.document is not None
+        return {"_id": {"$in": ids_of(self.held)}, Field.CLAIM: claim_id, Field.DUE: self.document["end"]}
+
+    def unchanged(self, change: Document) -> Document:
+        """A statement that changes the claim if it was not renewed or released since it was read."""
+        assert self.document is not None
+        return statement({"_id": self.document["_id"], "end": self.document["end"]}, change)
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Take(Request):
-    """A claim, or without ``claim`` a pop, of the first free messages.
-
-    A pop that finds a sealed one takes none, and its answer is None.
-    """
-
-    claim: Claim | None
-    limit: int
-    now: float
-    found: list[Document] = field(default_factory=list)
-    sealed: bool = False
-
-    def statements(self, segment: ObjectId, now: float) -> list[Document]:
-        """They match all that were found when all are still free, the count, and the claim."""
-        still_free = {**_as_found(self.found), "t": READY, "x": {"$gt": now}}
-        many = len(self.found)
-        if self.claim is None:
-            return [remove(segment, still_free), count(segment, slot(), ready=-many)]
-        change = {
-            "$set": {"t": CLAIMED, "d": self.claim.expires, "k": self.claim.id},
-            "$inc": {"n": 1},
-            "$max": {"x": self.claim.expires + self.claim.grace},
-        }
-        return [
-            statement(still_free, change, many=True),
-            count(segment, slot(), ready=-many, claimed=many),
-            put(_document_of(segment, self.claim)),
-        ]
-
-    def finish(self, queue: Queue) -> None:
-        """Answer the messages as that change leaves them."""
-        if self.sealed:
-            return
-        taken = self.found
-        if self.claim is not None:
-            life = self.claim.expires + self.claim.grace
-            held = {"t": CLAIMED, "d": self.claim.expires, "k": self.claim.id}
-            taken = [{**each, **held, "n": each["n"] + 1, "x": max(each["x"], life)} for each in taken]
-        self.answer = messages_of(queue.uid, taken, self.now)
-
-
-class ClaimStore(FenceStore):
-    """The part of the message store that is about claims."""
+class MongoClaims(ClaimStore):
+    def __init__(self, core: Core, first_free: FirstFree) -> None:
+        self._core = core
+        self._first_free = first_free
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
     ) -> list[Message]:
-        return self._take(queue, Take(weight=limit, claim=claim, limit=limit, now=now), dead_letters)
+        return self._first_free.claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
 
-    # -- taking the first free messages ------------------------------------------------------------------------------
+    def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
+        def read(attempt: Attempt) -> tuple[Claim, list[Message]]:
+            found = self._read(attempt, queue, claim_id, alive_at=now, whole=True, latest=False)
+            document = _live(found.document, now)
+            claim = Claim(claim_id, document["ttl"], document["grace"], document["started"])
+            return claim, messages_of(queue.uid, found.held, now)
 
-    def _take(self, queue: Queue, take: Take, rules: DeadLetters | None) -> list[Message]:
-        """What was taken. Raises SealedMessages for a pop that must take nothing."""
-        grave = rules.queue if rules else None
-        same = rules and (grave and (grave.uid, grave.generation), rules.max_claim_count, rules.ttl)
-        desk = self._desk(("take", queue.uid, queue.generation, same), MOST_TOGETHER)
-        taken: list[Message] | None = desk.serve(take, lambda takes: self._take_together(queue, takes, rules))
-        if taken is None:
-            raise SealedMessages(queue.uid)
-        return taken
+        return self._core.retry(read)
 
-    def _take_together(self, queue: Queue, takes: Sequence[Take], rules: DeadLetters | None) -> None:
-        now = max(take.now for take in takes)
-        passed_over = rules.max_claim_count if rules and rules.queue is None else None
-        worn_out = rules.max_claim_count if rules and rules.queue else math.inf
-        for turn in self._turns():
-            look = self._first_free(turn, queue, sum(take.limit for take in takes), now, below=passed_over)
-            if look is None:
-                continue
-            if rules is not None and any(each["n"] >= worn_out for each in look.documents):
-                self._take_past(queue, takes, now, rules)
-                return
-            statements, expect = _taking(queue, look, takes, now)
-            if expect > 1 and not turn.write(statements, expect=expect):
-                continue
-            for take in takes:
-                take.finish(queue)
-            self._removed(look.hint, sum(len(take.found) for take in takes if take.claim is None))
-            self._passed(look, now)
-            return
-
-    def _take_past(self, queue: Queue, takes: Sequence[Take], now: float, rules: DeadLetters) -> None:
-        """One claim after the other, each of which moves the worn out messages that it meets."""
-        for take in takes:
-            for turn in self._turns():
-                look = self._first_free(turn, queue, 1, now)
-                if look is not None and self._claim_past(turn, queue, look, take, now, rules):
-                    take.served = True
-                    break
-
-    @abstractmethod
-    def _claim_past(self, turn: Turns, queue: Queue, look: Look, take: Take, now: float, rules: DeadLetters) -> bool:
-        """What dead letters make of a claim; False where it has to begin again."""
-
-    def _first_free(
-        self, turn: Turns, queue: Queue, limit: int, now: float, *, below: int | None = None
-    ) -> Look | None:
-        """The first free messages as the primary has them; None where it has to look again."""
-
-        def first(segment: ObjectId, begin: int) -> list[list[Document]]:
-            free: Document = {"s": segment, "t": READY, "q": {"$gte": begin}, "x": {"$gt": now}}
-            if below is not None:
-                free["n"] = {"$lt": below}
-            return [[{"$match": free}, {"$sort": {"q": 1}}, {"$limit": limit}]]
-
-        return self._settled(turn, queue, now, first, expect=limit, latest=True)
-
-    def _passed(self, look: Look, now: float) -> None:
-        """After a scan for free messages: see that the next one does not pass the same numbers in vain."""
-        first = look.documents[0]["q"] if look.documents else look.fence["next"]
-        if first > look.fence["from"] + FAR:
-            self._move_ready_from(look.fence, now)
-
-    def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
-        for turn in self._turns():
-            part = partial(_claim_and_held, claim_id, {"x": {"$gt": now}}, _WHOLE)
-            found = self._look_at_claim(turn, queue, part, latest=False)
-            if found is None:
-                continue
-            claim, held = found.claim, found.held
-            if claim is None or claim["end"] <= now:
-                raise NotFound("There is no such claim.")
-            return _claim_of(claim_id, claim), messages_of(queue.uid, held, now)
-        raise AssertionError("turns end by themselves")
-
-    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
-        for turn in self._turns():
-            found = self._look_at_claim(turn, queue, partial(_claim_and_held, claim_id, {"x": {"$gt": now}}, _NUMBER))
-            if found is None:
-                continue
-            segment, old, held = found.segment, found.claim, found.held
-            if old is None or old["end"] <= now:
-                raise NotFound("There is no such claim.")
+    def renew(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
+        def renew(attempt: Attempt) -> None:
+            found = self._read(attempt, queue, claim_id, alive_at=now)
+            old = _live(found.document, now)
             new = Claim(claim_id, old["ttl"] if ttl is None else ttl, old["grace"] if grace is None else grace, now)
-            longer = {"$set": {"d": new.expires}, "$max": {"x": new.expires + new.grace}}
+            longer = {"$set": {Field.DUE: new.expires}, "$max": {Field.EXPIRES: new.expires + new.grace}}
             changes = [
-                check(queue, segment),
-                statement({"_id": old["_id"], "end": old["end"]}, _document_of(segment, new)),
-                statement(_still_held(held, claim_id, old), longer, many=True),
+                check_fence(queue, found.segment),
+                found.unchanged(claim_document(found.segment, new)),
+                statement(found.still_held(claim_id), longer, many=True),
             ]
-            if turn.write(changes, expect=2 + len(held)):
-                return
+            attempt.update(changes, expect=2 + len(found.held))
 
-    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
-        for turn in self._turns():
-            found = self._look_at_claim(turn, queue, partial(_claim_and_held, claim_id, {}, _NUMBER))
-            if found is None:
-                continue
-            segment, old, held = found.segment, found.claim, found.held
-            if old is None or old["end"] == _OVER:
+        self._core.retry(renew)
+
+    def release(self, *, queue: Queue, claim_id: str, now: float) -> None:
+        def release(attempt: Attempt) -> None:
+            found = self._read(attempt, queue, claim_id)
+            if found.document is None or found.document["end"] == _RELEASED:
                 return
-            first = min((each["q"] for each in held), default=math.inf)
+            held = found.held
             changes = [
-                count_back(segment, ready=len(held), claimed=-len(held)),
-                check(queue, segment),
-                statement({"_id": old["_id"], "end": old["end"]}, {"$set": {"end": _OVER}}),
-                statement(_still_held(held, claim_id, old), FREE, many=True),
-                lower_ready_from(queue.uid, segment, first),
+                count_returned(found.segment, ready=len(held), claimed=-len(held)),
+                check_fence(queue, found.segment),
+                found.unchanged({"$set": {"end": _RELEASED}}),
+                statement(found.still_held(claim_id), BECOME_READY, many=True),
+                # The messages become READY in the same transaction, so no scan may begin behind them afterwards.
+                lower_ready_from(
+                    queue.uid, found.segment, min((each[Field.SEQUENCE] for each in held), default=math.inf)
+                ),
             ]
-            if turn.write(changes, expect=4 + len(held)):
-                return
+            attempt.update(changes, expect=4 + len(held))
 
-    def _look_at_claim(
-        self, turn: Turns, queue: Queue, part: Callable[[ObjectId], list[Document]], *, latest: bool = True
-    ) -> _Found | None:
-        """A claim, alive or not, and what it holds; None where one has to look again."""
-        hint = self._hint(turn, queue)
-        look = self._look(turn, queue, hint, [part(hint.segment)], expect=100, latest=latest)
-        if look is None:
-            return None
+        self._core.retry(release)
+
+    def _read(
+        self,
+        attempt: Attempt,
+        queue: Queue,
+        claim_id: str,
+        *,
+        alive_at: float | None = None,
+        whole: bool = False,
+        latest: bool = True,
+    ) -> _StoredClaim:
+        """A claim and what it holds: messages that are alive at ``alive_at`` (all if it is None), ``whole`` or not."""
+        known = self._core.known_fence(attempt, queue)
+        held: Document = {Field.SEGMENT: known.segment, Field.CLAIM: claim_id}
+        if alive_at is not None:
+            held[Field.EXPIRES] = {"$gt": alive_at}
+        pipeline: list[Document] = [{"$match": held}]
+        if not whole:
+            pipeline.append({"$project": {Field.SEQUENCE: 1}})
+        joined = {"from": MESSAGES, "localField": "end", "foreignField": Field.DUE, "pipeline": pipeline, "as": "held"}
+        # One document for each message that is held, each with the claim; one without ``held`` if there is none.
+        part: list[Document] = [
+            {"$match": {"_id": claim_key(known.segment, claim_id)}},
+            {"$lookup": joined},
+            {"$unwind": {"path": "$held", "preserveNullAndEmptyArrays": True}},
+        ]
+        look = self._core.look(attempt, queue, known, [part], expect=100, latest=latest)
         claim = look.documents[0] if look.documents else None
-        return _Found(hint.segment, claim, [each["held"] for each in look.documents if "held" in each])
+        return _StoredClaim(known.segment, claim, [each["held"] for each in look.documents if "held" in each])
 
 
-class _Found(NamedTuple):
-    segment: ObjectId
-    claim: Document | None
-    held: list[Document]
-
-
-_WHOLE: list[Document] = []
-_NUMBER: list[Document] = [{"$project": {"q": 1}}]
-
-
-def _claim_and_held(claim_id: str, which: Document, shown: list[Document], segment: ObjectId) -> list[Document]:
-    """The claim once with each message that it holds, or alone where it holds none."""
-    held = [{"$match": {"s": segment, "k": claim_id, **which}}, *shown]
-    theirs = {"from": COLLECTION, "localField": "end", "foreignField": "d", "pipeline": held, "as": "held"}
-    return [
-        {"$match": {"_id": segment_id("c", segment, claim_id)}},
-        {"$lookup": theirs},
-        {"$unwind": {"path": "$held", "preserveNullAndEmptyArrays": True}},
-    ]
-
-
-def _as_found(found: Sequence[Document]) -> Document:
-    """Matches messages that no claim has held since they were read as READY.
-
-    Each claim adds to the count ``n``, so it is the version of a READY message: one that was claimed and released in
-    between is READY as before, but may have been claimed as often as it is allowed to be.
-    """
-    by_count: dict[int, list[Document]] = {}
-    for each in found:
-        by_count.setdefault(each["n"], []).append(each)
-    versions: list[Document] = [{"_id": {"$in": ids_of(some)}, "n": n} for n, some in by_count.items()]
-    return versions[0] if len(versions) == 1 else {"$or": versions}
-
-
-def _still_held(held: Sequence[Document], claim_id: str, claim: Document) -> Document:
-    """A claim only ever loses messages, so it still holds what it held when as many match."""
-    return {"_id": {"$in": ids_of(held)}, "k": claim_id, "d": claim["end"]}
-
-
-def segment_in(transaction: Transaction, queue: Queue) -> ObjectId:
-    """Where the messages of the queue are, as of the moment of the transaction."""
-    fence = transaction.get(in_force(queue))
-    if fence is None:
-        raise StaleQueue(queue.uid)
-    segment: ObjectId = fence["seg"]
-    return segment
-
-
-def _taking(queue: Queue, look: Look, takes: Sequence[Take], now: float) -> tuple[list[Document], int]:
-    """Deal out what was found, in order; the statements that take it, and how many documents they match."""
-    segment, left = look.hint.segment, list(look.documents)
-    statements, expect = [check(queue, segment)], 1
-    for take in takes:
-        found, rest = left[: take.limit], left[take.limit :]
-        take.sealed = take.claim is None and any(is_sealed(each["b"]) for each in found)
-        # What such a pop leaves is there for the next one.
-        take.found, left = ([], left) if take.sealed else (found, rest)
-        if take.found:
-            statements += take.statements(segment, now)
-            expect += len(take.found) + (2 if take.claim else 1)
-    return statements, expect
-
-
-def _document_of(segment: ObjectId, claim: Claim) -> Document:
-    return {
-        "_id": segment_id("c", segment, claim.id),
-        "ttl": claim.ttl,
-        "grace": claim.grace,
-        "started": claim.started,
-        "end": claim.expires,
-    }
-
-
-def _claim_of(claim_id: str, document: Document) -> Claim:
-    return Claim(claim_id, document["ttl"], document["grace"], document["started"])
+def _live(document: Document | None, now: float) -> Document:
+    if document is None or document["end"] <= now:
+        raise NotFound("There is no such claim.")
+    return document

@@ -1,186 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posts on their way to be notified: documents beside the messages, as one command has to write both.
+"""The outbox: posts of which a notifier has to make deliveries.
 
-A post has ``queue``, ``first``, ``due`` (0, or until when it is leased), ``b``, what was posted, and ``position``, how
-far it is expanded. Its deliveries are made in transactions that also write or remove the post, so of two that expand
-it at a time the second finds another position, and nobody makes a delivery of a post that is forgotten.
+They are in the main collection (``post/<uid>/<number>``), because one command writes messages and post. The fields are
+``queue``, ``first`` (the number of the first message), ``due`` (0, or the end of the lease), ``body`` (the packed post)
+and ``position`` (how far the post is expanded; absent at first).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zaqar.model import NOT_EXPANDED, WAITING, Delivery, Draft, Posted, PostPosition
-from zaqar.storage.base import MOST_PASSED
+from zaqar.model import NOT_EXPANDED, Delivery, Draft, Posted, PostPosition
+from zaqar.storage.base import OutboxStore
 from zaqar.storage.base.packed_posts import pack_posted, unpack_posted
-from zaqar.storage.mongodb.connection import ReplicaSet
-from zaqar.storage.mongodb.deliveries import DELIVERIES, MongoDeliveryStore, delivery_document, lease
-from zaqar.storage.mongodb.documents import COLLECTION, Document, fence_id
-from zaqar.storage.mongodb.dropped import DROPPED, any_of, dropped_among
-from zaqar.storage.mongodb.lanes import Found, Rotation
-from zaqar.storage.mongodb.statements import ids_of, statement
-from zaqar.storage.mongodb.transactions import Turns
+from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.statements import ids_of, insert_if_absent
+from zaqar.storage.mongodb.client.transactions import Attempt
+from zaqar.storage.mongodb.core import Core
+from zaqar.storage.mongodb.delivery_documents import DELIVERIES, delivery_document
+from zaqar.storage.mongodb.documents import MESSAGES, post_id
+from zaqar.storage.mongodb.leases import lease_due
+from zaqar.storage.mongodb.round_robin import Found, RoundRobin
+from zaqar.storage.mongodb.tombstones import TOMBSTONES, any_of, dropped_among
 
-LARGEST = 12 * 1024 * 1024
-"""Bytes of one document. The server takes 16 MiB; a larger post is noted as several."""
+MAX_DOCUMENT_BYTES = 12 * 1024 * 1024
+"""Bytes of bodies in one document. The server takes 16 MiB; a larger post is stored as several documents."""
 
-_LIGHT = 400
-"""What a draft weighs without its body."""
-
-_TRIES = 3
-"""Looks of one call, where others were faster to take all that it had found."""
+_DRAFT_OVERHEAD = 400
+"""Bytes that are counted for a draft besides its body."""
 
 
-class OutboxStore(MongoDeliveryStore):
-    """The part of the message store that is about posts to notify."""
+class MongoOutbox(OutboxStore):
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._queues = RoundRobin()
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        super().__init__(replica_set)
-        self._queues = Rotation()
-
-    def take_posted(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
-        turn = Turns(self._set)
+    def take(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
+        attempt = self._core.attempt()
         shown = {"_id": 0, "queue": 1, "first": 1}
 
-        def page(after: str, end: str | None, many: int) -> list[tuple[str, str]]:
-            others = list(self._queues.dropped)
-            queues = {"$gt": after, **({} if end is None else {"$lte": end}), **({"$nin": others} if others else {})}
-            which = {"queue": queues, "due": {"$lte": now}}
+        def read_page(after: str, end: str | None, many: int) -> Found:
+            which = {"queue": self._queues.between(after, end), "due": {"$lte": now}}
             order = {"queue": 1, "first": 1}
-            found = turn.look(
-                lambda opened: list(opened.latest.find(which, shown, sort=order, limit=many, batch_size=many))
+            found = attempt.read(
+                lambda connection: list(
+                    connection.main.latest.find(which, shown, sort=order, limit=many, batch_size=many)
+                )
             )
-            return [(each["queue"], _id(each["queue"], each["first"])) for each in found]
+            return [(each["queue"], post_id(each["queue"], each["first"])) for each in found]
 
-        def living(found: Found) -> Found:
-            dropped = turn.look(lambda opened: dropped_among(opened, {queue for queue, _ in found}))
+        def without_dropped(found: Found) -> Found:
+            dropped = attempt.read(lambda connection: dropped_among(connection, {queue for queue, _ in found}))
             return [each for each in found if each[0] not in dropped] if dropped else found
 
-        taken: list[Document] = []
-        for _ in range(_TRIES):
-            chosen = self._queues.choose(page, living, limit=limit, most_of_one=limit)
-            taken = lease(turn, COLLECTION, chosen, {"due": until}, now)
-            if taken or not chosen:
-                break
+        taken = lease_due(
+            attempt,
+            MESSAGES,
+            lambda: self._queues.choose(read_page, without_dropped, limit=limit, most_of_one=limit),
+            {"due": until},
+            now,
+        )
         return [
-            unpack_posted(each["b"], queue_uid=each["queue"], first=each["first"], position=_position_of(each))
+            unpack_posted(each["body"], queue_uid=each["queue"], first=each["first"], position=_position_of(each))
             for each in taken
         ]
 
     def expand(
         self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
     ) -> bool:
-        here = {"_id": _id(posted.queue_uid, posted.first), "position": _stored(posted.position)}
-        there: Document = {"due": until} if position is None else {"due": until, "position": _stored(position)}
+        """One transaction writes the post first, then the deliveries.
+
+        Two notifiers that expand one post at the same moment both write it. The server refuses the second one, which
+        begins again and finds another position. A notifier that is killed before the commit leaves the post as it was:
+        its transaction is ended, and when the lease is over another notifier makes the same deliveries, with the same
+        ids. If it is killed after the commit, the deliveries are stored together with the position they lead to.
+
+        The tombstones are read in the same transaction. A drop that commits after that moment may miss deliveries that
+        are stored here, but its tombstone keeps them from being taken, and a sweep looks for them twice.
+        """
+        this = {"_id": post_id(posted.queue_uid, posted.first), "position": _stored_position(posted.position)}
+        change: Document = (
+            {"due": until} if position is None else {"due": until, "position": _stored_position(position)}
+        )
         documents = {document["_id"]: document for document in map(delivery_document, deliveries)}
-        names = {key: key.rpartition("/")[0] for key in documents}
-        some_may_be_there = False
-        for turn in Turns(self._set):
-            dropped: set[str] = set()
-            with turn.transaction() as transaction:
-                # That the post is written makes this collide with whoever else expands it, or removes it, now.
-                found = transaction.delete(here) if position is None else transaction.alter(here, {"$set": there})
+        subscriptions = {key: key.rpartition("/")[0] for key in documents}
+        is_repeated = False
+
+        def expand(attempt: Attempt) -> bool:
+            nonlocal is_repeated
+            # An insert of all is cheaper, but conflicts if one of the deliveries exists. Then the next attempt inserts
+            # those that are absent.
+            some_may_exist, is_repeated = is_repeated, True
+            with attempt.transaction() as transaction:
+                found = (
+                    transaction.delete_many(this)
+                    if position is None
+                    else transaction.update_one(this, {"$set": change})
+                )
+                dropped: set[str] = set()
                 if found:
-                    tombstones = any_of([posted.queue_uid, *names.values()])
-                    dropped.update(ids_of(transaction.beside(DROPPED).find(tombstones)))
-                new = [document for key, document in documents.items() if names[key] not in dropped]
+                    tombstones = any_of([posted.queue_uid, *subscriptions.values()])
+                    dropped.update(ids_of(transaction.on(TOMBSTONES).find(tombstones)))
+                new = [document for key, document in documents.items() if subscriptions[key] not in dropped]
                 if not found or posted.queue_uid in dropped:
                     transaction.reads_only = True
-                elif new and some_may_be_there:
-                    transaction.beside(DELIVERIES).update([_put_new(each) for each in new], expect=len(new))
+                elif new and some_may_exist:
+                    transaction.on(DELIVERIES).update([insert_if_absent(each) for each in new], expect=len(new))
                 elif new:
-                    transaction.beside(DELIVERIES).insert(new)
-            if transaction.committed:
-                return not transaction.reads_only
-            some_may_be_there = True
-        raise AssertionError("turns end by themselves")
+                    transaction.on(DELIVERIES).insert(new)
+            return not transaction.reads_only
 
-    def has_undelivered_before(
-        self, *, queue_uid: str, subscription_id: str, number: int, due_before: float | None = None
-    ) -> bool:
-        """One command reads posts and deliveries at one moment, because an expansion moves them in one transaction.
-
-        That moment may be in the past: a member may not know yet what a majority has, or that it is no longer the
-        primary. So the same command reads the fence and checks that ``number`` was given out at that moment. Numbers
-        become visible in order, so all posts before it were visible too, in the outbox or as deliveries. If the fence
-        does not show ``number``, earlier posts may be missing, and the result is True.
-        """
-        given_out = {"_id": fence_id(queue_uid), "next": {"$gt": number}}
-        posts = {"queue": queue_uid, "first": {"$lt": number}, "due": {"$gte": 0}}
-        waiting = {"queue": queue_uid, "subscription": subscription_id, "state": WAITING, "number": {"$lt": number}}
-        found = Turns(self._set).read(
-            [
-                {"$match": given_out},
-                {"$project": {"_id": 0, "next": 1}},
-                _first_of(COLLECTION, posts, "first", [{"$limit": 1}, {"$project": {"_id": 0, "first": 1}}]),
-                *(_first_of(DELIVERIES, waiting, "number", choice) for choice in _counting(due_before)),
-            ],
-            expect=5,
-        )
-        return not (len(found) == 1 and "next" in found[0])
-
-
-def _first_of(collection: str, which: Document, order: str, choice: Sequence[Document]) -> Document:
-    """A stage that adds documents of a collection that match ``which``, sorted by ``order``, then ``choice``."""
-    return {"$unionWith": {"coll": collection, "pipeline": [{"$match": which}, {"$sort": {order: 1}}, *choice]}}
-
-
-def _counting(due_before: float | None) -> list[Sequence[Document]]:
-    """Stages for waiting deliveries: the first that counts, and the last of MOST_PASSED if there are so many.
-
-    Both read the index only, except for the due time.
-    """
-    number: Document = {"$project": {"_id": 0, "number": 1}}
-    if due_before is None:
-        return [[{"$limit": 1}, number]]
-    counts: Document = {"$match": {"due": {"$lt": due_before}}}
-    return [
-        [{"$limit": MOST_PASSED}, counts, {"$limit": 1}, number],
-        [{"$skip": MOST_PASSED - 1}, {"$limit": 1}, number],
-    ]
+        return self._core.retry(expand)
 
 
 def posted_documents(queue_uid: str, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> list[Document]:
-    """A post as it is stored beside its messages: one document, or several where it is very large."""
+    """A post as it is stored: one document, or several if it is very large."""
     documents: list[Document] = []
-    for part in _parts(drafts):
+    for part in _split_by_size(drafts):
         documents.append(
             {
-                "_id": _id(queue_uid, first),
+                "_id": post_id(queue_uid, first),
                 "queue": queue_uid,
                 "first": first,
                 "due": 0.0,
-                "b": pack_posted(part, client_id, now),
+                "body": pack_posted(part, client_id, now),
             }
         )
         first += len(part)
     return documents
 
 
-def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+def _split_by_size(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     begin = size = 0
-    for place, draft in enumerate(drafts):
-        weight = len(draft.body) + _LIGHT
-        if place > begin and size + weight > LARGEST:
-            yield drafts[begin:place]
-            begin, size = place, 0
-        size += weight
+    for index, draft in enumerate(drafts):
+        draft_size = len(draft.body) + _DRAFT_OVERHEAD
+        if index > begin and size + draft_size > MAX_DOCUMENT_BYTES:
+            yield drafts[begin:index]
+            begin, size = index, 0
+        size += draft_size
     yield drafts[begin:]
 
 
-def _stored(position: PostPosition) -> list[str | int] | None:
-    """A position as it is stored; a new post has none, which None matches."""
+def _stored_position(position: PostPosition) -> list[str | int] | None:
+    """A position as it is stored. A new post has none, which None matches in a query."""
     return None if position == NOT_EXPANDED else list(position)
 
 
 def _position_of(document: Document) -> PostPosition:
     return PostPosition(*(document.get("position") or ()))
-
-
-def _put_new(document: Document) -> Document:
-    new = {name: value for name, value in document.items() if name != "_id"}
-    return statement({"_id": document["_id"]}, {"$setOnInsert": new}, upsert=True)
-
-
-def _id(queue_uid: str, first: int) -> str:
-    return f"p{queue_uid}{first:012x}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an update command is made of. Each statement says what it matches, so a count of matches checks them all."""
+"""The statements with which the operations of the message store check a fence, and change counts and messages.
+
+Each matches documents only if they still are as the operation has read them; see ``client.statements``.
+"""
 
 from __future__ import annotations
 
@@ -10,111 +13,139 @@ from typing import Final
 from bson import ObjectId
 
 from zaqar.model import Queue
-from zaqar.storage.mongodb.documents import CLAIMED, DELAYED, READY, SLOTS, Document, fence_id, segment_id
+from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.statements import ids_of, statement
+from zaqar.storage.mongodb.documents import (
+    CLAIMED,
+    DELAYED,
+    READY,
+    RETURNS,
+    SLOTS,
+    Field,
+    counts_id,
+    fence_id,
+)
 
-BACK = 0
-"""The one of a segment's counts that ``count_back`` adds to."""
+_OF_LIVING_MESSAGES = (
+    *(Field.STATE, Field.DUE, Field.EXPIRES, Field.CLAIM, Field.CREATED, Field.CLIENT),
+    *(Field.CLAIM_COUNT, Field.CHECKSUM, Field.ORIGIN, Field.BODY),
+)
+_DELETE: Final = {"$unset": dict.fromkeys(_OF_LIVING_MESSAGES, "")}
 
-_GONE: Final = {"$unset": dict.fromkeys("tdxkcunhob", "")}
-FREE: Final = {"$set": {"t": READY}, "$unset": {"d": "", "k": ""}}
+BECOME_READY: Final = {"$set": {Field.STATE: READY}, "$unset": {Field.DUE: "", Field.CLAIM: ""}}
 
-
-def statement(query: Document, change: Document, *, many: bool = False, upsert: bool = False) -> Document:
-    return {"q": query, "u": change, "multi": many, "upsert": upsert}
-
-
-def remove(segment: ObjectId, query: Document, *, many: bool = True) -> Document:
-    """Delete messages, as far as anybody can see."""
-    return statement(query, gone(segment), many=many)
-
-
-def gone(segment: ObjectId) -> Document:
-    return {**_GONE, "$set": {"z": segment}}
-
-
-def count(segment: ObjectId, slot: int, **more: int) -> Document:
-    """Add to the counts of a segment."""
-    return statement({"_id": counts_id(segment, slot)}, {"$inc": more}, upsert=True)
-
-
-def counts_id(segment: ObjectId, slot: int) -> str:
-    return segment_id("s", segment, f"{slot:x}")
-
-
-def new_counts(segment: ObjectId) -> Document:
-    """The one that ``count_back`` adds to, as it begins."""
-    return {"_id": counts_id(segment, BACK), "back": 0}
-
-
-def put(document: Document) -> Document:
-    return statement({"_id": document["_id"]}, document, upsert=True)
+# -- the fence --------------------------------------------------------------------------------------------------------
 
 
 def new_fence(queue: Queue) -> Document:
     return {
         "_id": fence_id(queue.uid),
-        "gen": queue.generation,
-        "seg": ObjectId(),
+        "generation": queue.generation,
+        "segment": ObjectId(),
         "next": 1,
-        "from": 1,
+        "ready_from": 1,
         "ready": 0,
         "delayed": 0,
     }
 
 
 def in_force(queue: Queue) -> Document:
-    return {"_id": fence_id(queue.uid), "gen": queue.generation, "seg": {"$exists": True}}
+    """A query for the fence, if it has the generation of ``queue`` and is no tombstone."""
+    return {"_id": fence_id(queue.uid), "generation": queue.generation, "segment": {"$exists": True}}
 
 
-def check(queue: Queue, segment: ObjectId) -> Document:
-    """Matches one document if the fence is as the operation believes, and changes nothing."""
-    return statement({"_id": fence_id(queue.uid), "gen": queue.generation, "seg": segment}, {"$set": {"seg": segment}})
+def check_fence(queue: Queue, segment: ObjectId) -> Document:
+    """Match the fence if its generation and segment are as the operation believes. It changes nothing.
+
+    The server does not write a document that an update leaves as it is. So operations that only check the fence do not
+    conflict with each other, nor with posts. Such an operation takes place at the moment of its snapshot. If a purge
+    commits after that moment, the operation changes documents of the old segment, which nobody can reach any more.
+    """
+    this = {"_id": fence_id(queue.uid), "generation": queue.generation, "segment": segment}
+    return statement(this, {"$set": {"segment": segment}})
+
+
+def check_segment(uid: str, segment: ObjectId) -> Document:
+    """The same for upkeep, which does not depend on the generation."""
+    return statement({"_id": fence_id(uid), "segment": segment}, {"$set": {"segment": segment}})
 
 
 def lower_ready_from(uid: str, segment: ObjectId, first: float) -> Document:
-    """Matches the fence of the segment, and changes it only where ``from`` is too high. Goes with ``count_back``."""
-    return statement({"_id": fence_id(uid), "seg": segment}, {"$min": {"from": first}})
+    """Match the fence of the segment, and change it only if ``ready_from`` is too high.
+
+    It goes with ``count_returned``.
+    """
+    return statement({"_id": fence_id(uid), "segment": segment}, {"$min": {"ready_from": first}})
 
 
-def count_back(segment: ObjectId, **more: int) -> Document:
+# -- counts -----------------------------------------------------------------------------------------------------------
+
+
+def new_counts(segment: ObjectId) -> Document:
+    """The document that ``count_returned`` adds to, as it is in a new segment."""
+    return {"_id": counts_id(segment, RETURNS), "returns": 0}
+
+
+def count(segment: ObjectId, **changes: int) -> Document:
+    """Add to the counts of a segment, in a document chosen at random, so that operations rarely conflict."""
+    slot = randrange(RETURNS + 1, SLOTS)  # noqa: S311
+    return statement({"_id": counts_id(segment, slot)}, {"$inc": changes}, upsert=True)
+
+
+def count_returned(segment: ObjectId, **changes: int) -> Document:
     """Add to the counts when messages come back to READY.
 
-    Always in the same document, which is there as long as the segment is, so that it is seen by who moves ``from``, and
-    does not collide with posts.
+    It is always the same document, which exists as long as the segment. So this conflicts with an operation that moves
+    ``ready_from`` at the same moment, and never with a post.
     """
-    return statement({"_id": counts_id(segment, BACK)}, {"$inc": {"back": 1, **more}})
+    return statement({"_id": counts_id(segment, RETURNS)}, {"$inc": {"returns": 1, **changes}})
 
 
-def ripening(uid: str, segment: ObjectId, due: Sequence[Document], now: float) -> list[Document]:
-    """They match the counts, the fence, and all that are due if these are as they were found."""
-    live = [each for each in due if each["x"] > now]
-    dead = [each for each in due if each["x"] <= now]
-    changes = [
-        count_back(segment, **counts_of(len(live), [each["t"] for each in due])),
-        lower_ready_from(uid, segment, min(each["q"] for each in due)),
-    ]
-    for state in (CLAIMED, DELAYED):
-        for change, some, life in ((FREE, live, {"$gt": now}), (gone(segment), dead, {"$lte": now})):
-            ids = ids_of([each for each in some if each["t"] == state])
-            if ids:
-                # A renewal by a worker whose clock is behind may have moved both times since they were read.
-                as_found = {"_id": {"$in": ids}, "t": state, "d": {"$lte": now}, "x": life}
-                changes.append(statement(as_found, change, many=True))
-    return changes
-
-
-def counts_of(ready: int, left: Sequence[int]) -> dict[str, int]:
-    """What the counts change by when some become READY and some leave the states that are given."""
+def changes_of_counts(*, to_ready: int, leaving: Sequence[int]) -> dict[str, int]:
+    """How the counts change if ``to_ready`` messages become READY and messages leave the states ``leaving``."""
     return {
-        "ready": ready - left.count(READY),
-        "claimed": -left.count(CLAIMED),
-        "delayed": -left.count(DELAYED),
+        "ready": to_ready - leaving.count(READY),
+        "claimed": -leaving.count(CLAIMED),
+        "delayed": -leaving.count(DELAYED),
     }
 
 
-def ids_of(documents: Sequence[Document]) -> list[str]:
-    return [each["_id"] for each in documents]
+# -- messages ---------------------------------------------------------------------------------------------------------
 
 
-def slot() -> int:
-    return randrange(BACK + 1, SLOTS)  # noqa: S311 - to keep out of each other's way
+def delete(segment: ObjectId, query: Document, *, many: bool = True) -> Document:
+    """Delete the messages that match, as far as any operation can see."""
+    return statement(query, _deletion(segment), many=many)
+
+
+def promote_due(uid: str, segment: ObjectId, due: Sequence[Document], now: float) -> list[Document]:
+    """Make due messages READY, or delete those that have expired meanwhile.
+
+    Together the statements match the counts, the fence and all of ``due``, if all are as they were read.
+    """
+    alive = [each for each in due if each[Field.EXPIRES] > now]
+    expired = [each for each in due if each[Field.EXPIRES] <= now]
+    changes = [
+        count_returned(segment, **changes_of_counts(to_ready=len(alive), leaving=[each[Field.STATE] for each in due])),
+        lower_ready_from(uid, segment, min(each[Field.SEQUENCE] for each in due)),
+    ]
+    for state in (CLAIMED, DELAYED):
+        for change, some, life in (
+            (BECOME_READY, alive, {"$gt": now}),
+            (_deletion(segment), expired, {"$lte": now}),
+        ):
+            ids = ids_of([each for each in some if each[Field.STATE] == state])
+            if ids:
+                # A renewal by a worker whose clock is behind may have moved both times since they were read.
+                as_read = {
+                    "_id": {"$in": ids},
+                    Field.STATE: state,
+                    Field.DUE: {"$lte": now},
+                    Field.EXPIRES: life,
+                }
+                changes.append(statement(as_read, change, many=True))
+    return changes
+
+
+def _deletion(segment: ObjectId) -> Document:
+    return {**_DELETE, "$set": {Field.DELETED: segment}}

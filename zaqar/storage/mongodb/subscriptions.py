@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions, in a collection of their own: a document each, with queue and id as its ``_id``.
+"""Subscriptions: a document each in a collection of their own, with ``uid/subscription`` as its ``_id``.
 
-An index sees that a queue has each subscriber once. One that is over is in its way until somebody removes it: a sweep,
-or whoever wants the same subscriber.
+A unique index keeps a queue from having two subscriptions with one subscriber. A subscription that has expired counts
+for the index until it is removed, by a sweep or by a call that needs its subscriber.
+
+The collection ``pauses`` has a document for each pause, with its key as the ``_id``, until it ``ends``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
 
 import pymongo
 from pymongo.collection import Collection
@@ -16,119 +20,111 @@ from pymongo.errors import DuplicateKeyError
 
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
-from zaqar.storage.base.uncut import UncutManagementStore
-from zaqar.storage.mongodb.connection import PATIENCE, ReplicaSet
-from zaqar.storage.mongodb.documents import Document, Index
-from zaqar.storage.mongodb.nodes import MongoNodeStore
-from zaqar.storage.mongodb.transactions import Turns
-from zaqar.storage.mongodb.trusts import MongoTrustStore
+from zaqar.storage.base import SubscriptionStore
+from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet
+from zaqar.storage.mongodb.client.statements import under
+from zaqar.storage.mongodb.client.transactions import Attempt, retry_on_conflict
 
-SUBSCRIPTIONS = "subscriptions"
-
-PAUSES = "pauses"
-PAUSE_INDEXES = (Index("ends", ("ends",), "ends"),)
-
-_MOST_REMOVED = 100
-"""Pauses that are over and removed by whoever begins one."""
-
-SUBSCRIPTION_INDEXES = (
+SUBSCRIPTIONS: Final = "subscriptions"
+SUBSCRIPTION_INDEXES: Final = (
     Index("subscriber", ("queue", "subscriber"), "subscriber", unique=True),
     Index("expires", ("expires",), "expires"),
 )
 
-_AFTER_SLASH = "0"
-"""The character after the one that ends the queue's part of an id."""
+PAUSES: Final = "pauses"
+PAUSE_INDEXES: Final = (Index("ends", ("ends",), "ends"),)
+
+_MAX_PAUSES_REMOVED = 100
+"""Pauses that are over and that one ``take_pauses`` removes at most."""
 
 
-class MongoSubscriptionStore(UncutManagementStore):
-    """The part of the management store that is about subscriptions."""
-
+class MongoSubscriptions(SubscriptionStore):
     def __init__(self, replica_set: ReplicaSet) -> None:
         self._set = replica_set
-        self.trusts = MongoTrustStore(replica_set)
-        self.nodes = MongoNodeStore(replica_set)
 
-    def create_subscription(self, *, subscription: Subscription, now: float) -> Subscription:
+    def create(self, *, subscription: Subscription, now: float) -> Subscription:
         document = _document_of(subscription)
-        with self._set.translated(), pymongo.timeout(PATIENCE):
+        with self._subscriptions() as subscriptions:
             while True:
                 try:
-                    self._subscriptions.insert_one(document)
+                    subscriptions.insert_one(document)
                 except DuplicateKeyError:
-                    taken = self._in_the_way(subscription, now)
+                    taken = _find_other(subscriptions, subscription, now)
                     if taken is not None:
                         return taken
                 else:
                     return _subscription_of(document)
 
-    def get_subscription(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
+    def get(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
         this = {"_id": _id(queue_uid, subscription_id), "expires": {"$gt": now}}
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            found = self._subscriptions.find_one(this)
+        with self._subscriptions() as subscriptions:
+            found = subscriptions.find_one(this)
         return None if found is None else _subscription_of(found)
 
-    def find_subscription(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
+    def find(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
         this = {"queue": queue_uid, "subscriber": subscriber, "expires": {"$gt": now}}
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            found = self._subscriptions.find_one(this)
+        with self._subscriptions() as subscriptions:
+            found = subscriptions.find_one(this)
         return None if found is None else _subscription_of(found)
 
-    def list_subscriptions(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
-        ids = {"$gt": _id(queue_uid, after), "$lt": f"{queue_uid}{_AFTER_SLASH}"}
+    def list_after(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
+        ids = {**under(queue_uid), "$gt": _id(queue_uid, after)}
         page = {"_id": ids, "expires": {"$gt": now}}
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            found = list(self._subscriptions.find(page, sort={"_id": 1}, limit=limit))
+        with self._subscriptions() as subscriptions:
+            found = list(subscriptions.find(page, sort={"_id": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
-    def replace_subscription(self, *, subscription: Subscription, now: float) -> bool:
+    def replace(self, *, subscription: Subscription, now: float) -> bool:
         document = _document_of(subscription)
         before = {"_id": document["_id"], "version": subscription.version - 1, "expires": {"$gt": now}}
-        with self._set.translated(), pymongo.timeout(PATIENCE):
+        with self._subscriptions() as subscriptions:
             while True:
                 try:
-                    return self._subscriptions.replace_one(before, document).matched_count == 1
+                    return subscriptions.replace_one(before, document).matched_count == 1
                 except DuplicateKeyError as exc:
-                    if self._in_the_way(subscription, now) is not None:
+                    if _find_other(subscriptions, subscription, now) is not None:
                         raise Conflict("The queue has another subscription with this subscriber.") from exc
 
-    def delete_subscription(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
+    def delete(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
         this: Document = {"_id": _id(queue_uid, subscription_id)}
         if version is not None:
             this["version"] = version
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            return self._subscriptions.delete_one(this).deleted_count > 0
+        with self._subscriptions() as subscriptions:
+            return subscriptions.delete_one(this).deleted_count > 0
 
-    def remove_subscriptions(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+    def delete_many(self, *, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         these = {_id(each.queue_uid, each.id): each for each in subscriptions}
         removals = [pymongo.DeleteOne({"_id": id_, "subscriber": each.subscriber}) for id_, each in these.items()]
         if not removals:
             return []
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            self._subscriptions.bulk_write(removals, ordered=False)
-            left = {document["_id"] for document in self._subscriptions.find({"_id": {"$in": list(these)}}, {"_id": 1})}
+        with self._subscriptions() as stored:
+            stored.bulk_write(removals, ordered=False)
+            left = {document["_id"] for document in stored.find({"_id": {"$in": list(these)}}, {"_id": 1})}
         return [each for id_, each in these.items() if id_ not in left]
 
-    def delete_subscriptions(self, *, queue_uid: str) -> None:
-        for turn in Turns(self._set):
-            with turn.transaction() as transaction:
-                of_queue = {"queue": queue_uid, "subscriber": {"$gte": ""}}
-                transaction.reads_only = transaction.beside(SUBSCRIPTIONS).delete(of_queue) == 0
-            if transaction.committed:
-                return
+    def delete_all(self, *, queue_uid: str) -> None:
+        # The condition on the subscriber lets the server use the index "subscriber".
+        of_queue = {"queue": queue_uid, "subscriber": {"$gte": ""}}
 
-    def expired_subscriptions(self, *, now: float, limit: int) -> list[Subscription]:
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            found = list(self._subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
+        def delete(attempt: Attempt) -> None:
+            with attempt.transaction() as transaction:
+                transaction.reads_only = transaction.on(SUBSCRIPTIONS).delete_many(of_queue) == 0
+
+        retry_on_conflict(self._set, delete)
+
+    def list_expired(self, *, now: float, limit: int) -> list[Subscription]:
+        with self._subscriptions() as subscriptions:
+            found = list(subscriptions.find({"expires": {"$lte": now}}, sort={"expires": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
 
     def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
         begun: list[Document] = []
-        with self._set.translated(), pymongo.timeout(PATIENCE):
-            collection = self._set.opened.beside(PAUSES).collection
-            # In one order, so that of two callers who want the same ones the first gets all.
+        with self._set.step() as connection:
+            collection = connection[PAUSES].majority
+            # All callers go in the order of the keys. So of two that want the same pauses, the first one gets all.
             for key, ends in sorted(pauses.items()):
                 try:
-                    # Where the key is in a pause, nothing matches, and the document that is then inserted is there.
+                    # If the key is in a pause, nothing matches, and the insert finds the document in its place.
                     collection.update_one({"_id": key, "ends": {"$lte": now}}, {"$set": {"ends": ends}}, upsert=True)
                 except DuplicateKeyError:
                     for document in begun:
@@ -136,25 +132,31 @@ class MongoSubscriptionStore(UncutManagementStore):
                     found = collection.find({"_id": {"$in": list(pauses)}})
                     return max([now, *(float(document["ends"]) for document in found)])
                 begun.append({"_id": key, "ends": ends})
-            over = [each["_id"] for each in collection.find({"ends": {"$lte": now}}, limit=_MOST_REMOVED)]
+            over = [each["_id"] for each in collection.find({"ends": {"$lte": now}}, limit=_MAX_PAUSES_REMOVED)]
             if over:
                 collection.delete_many({"_id": {"$in": over}, "ends": {"$lte": now}})
         return None
 
-    def _in_the_way(self, wanted: Subscription, now: float) -> Subscription | None:
-        """The one that has this subscriber; None where it was over, and is removed, or is gone by now."""
-        this = {"queue": wanted.queue_uid, "subscriber": wanted.subscriber}
-        found = self._subscriptions.find_one(this)
-        if found is None:
-            return None
-        if found["expires"] > now:
-            return _subscription_of(found)
-        self._subscriptions.delete_one({"_id": found["_id"], "version": found["version"], "expires": {"$lte": now}})
-        return None
+    @contextmanager
+    def _subscriptions(self) -> Iterator[Collection[Document]]:
+        with self._set.step() as connection:
+            yield connection[SUBSCRIPTIONS].majority
 
-    @property
-    def _subscriptions(self) -> Collection[Document]:
-        return self._set.opened.beside(SUBSCRIPTIONS).collection
+
+def _find_other(subscriptions: Collection[Document], wanted: Subscription, now: float) -> Subscription | None:
+    """The subscription that has this subscriber already.
+
+    None if it has expired, and is removed here, or if it was removed in between: then the caller tries again.
+    """
+    this = {"queue": wanted.queue_uid, "subscriber": wanted.subscriber}
+    found = subscriptions.find_one(this)
+    if found is None:
+        return None
+    if found["expires"] > now:
+        return _subscription_of(found)
+    # With the version, one that was renewed in between stays.
+    subscriptions.delete_one({"_id": found["_id"], "version": found["version"], "expires": {"$lte": now}})
+    return None
 
 
 def _document_of(subscription: Subscription) -> Document:
@@ -185,7 +187,7 @@ def _subscription_of(document: Document) -> Subscription:
         kind=document["kind"],
         source=document["source"],
         subscriber=document["subscriber"],
-        # PyMongo returns one that needs 64 bits as Int64, which not every JSON encoder takes.
+        # If it needs 64 bits, pymongo returns it as Int64, which not every JSON encoder takes.
         ttl=int(document["ttl"]),
         created=document["created"],
         expires=document["expires"],

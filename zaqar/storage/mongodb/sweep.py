@@ -1,137 +1,220 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nobody waits for: removing what is dead, and the sums over all queues."""
+"""The sweep, which removes what no operation meets, and the sums over all queues.
+
+Several processes may sweep at the same time: each step works on a bounded batch, and what one of them has removed is
+not found by the others. A crash in a step leaves documents that the next sweep finds.
+"""
 
 from __future__ import annotations
 
 from zaqar.model import Stats
-from zaqar.storage.mongodb.connection import ReplicaSet
+from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.statements import ids_of
+from zaqar.storage.mongodb.core import Core
+from zaqar.storage.mongodb.delivery_documents import DELIVERIES
 from zaqar.storage.mongodb.documents import (
-    AFTER_FENCES,
-    AFTER_GARBAGE,
+    ALL_FENCES,
+    ALL_GARBAGE,
     CLAIMED,
-    COLLECTION,
     DELAYED,
-    FIRST_FENCE,
-    FIRST_GARBAGE,
-    Document,
+    MESSAGES,
+    Field,
+    uid_of_fence,
 )
-from zaqar.storage.mongodb.fences import BATCH
-from zaqar.storage.mongodb.letters import LetterStore
-from zaqar.storage.mongodb.statements import ids_of
+from zaqar.storage.mongodb.housekeeping import BATCH
+from zaqar.storage.mongodb.tombstones import TOMBSTONES, deliveries_under
 
-QUEUES_AT_ONCE = 50
+_MAX_QUEUES = 50
+"""Queues with expired messages that one look finds at most."""
+
+_MAX_TOMBSTONES = 50
+"""Tombstones that one look finds at most."""
 
 
-class SweepStore(LetterStore):
-    """The part of the message store that is about the store as a whole."""
+class Sweep:
+    """The sweep of a store. It remembers where its search for expired messages goes on."""
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        super().__init__(replica_set)
-        self._swept = FIRST_FENCE
-        """The fence at which the sweep for expired messages goes on."""
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._last_fence = ALL_FENCES["$gte"]
+        """The id of the fence after which the search for expired messages goes on."""
 
-    def volume(self, *, now: float) -> Stats:
-        turn = next(self._turns())
-        for total in turn.read(_volume(now), expect=2):
-            return Stats(total["free"], total["claimed"])
-        return Stats()
-
-    def sweep(self, *, now: float, limit: int) -> int:
+    def run(self, *, now: float, limit: int) -> int:
+        """See ``MessageStore.sweep``."""
         removed = 0
         kinds = (
-            self._sweep_messages,
-            self._sweep_garbage,
-            self._sweep_gone,
-            self._sweep_ended,
-            self._sweep_dropped,
-            self._sweep_deliveries,
+            self._expired_messages,
+            self._garbage,
+            self._deleted_messages,
+            self._ended,
+            self._dropped,
+            self._old_deliveries,
         )
         for sweep_some in kinds:
-            # Each kind has a share, so that none waits for ever behind another of which there is always more.
+            # Each kind has a share, so that no kind waits for ever behind another one that always has more.
             left = max(limit - removed, -(-limit // len(kinds)))
             while left > 0 and (more := sweep_some(now, min(BATCH, left))):
                 removed += more
                 left -= more
         return removed
 
-    def _sweep_messages(self, now: float, limit: int) -> int:
-        """Expired messages of the next queues that have some; all around once before the answer is 0."""
-        for after in (self._swept, FIRST_FENCE):
-            found = next(self._turns()).peek(self._with_expired(after, now), expect=QUEUES_AT_ONCE)
+    def _expired_messages(self, now: float, limit: int) -> int:
+        """Expired messages of the next queues that have some. It is 0 only if no queue has any."""
+        for after in (self._last_fence, ALL_FENCES["$gte"]):
+            found = self._core.attempt().read_latest(_fences_with_expired(after, now), expect=_MAX_QUEUES)
             removed = 0
             for fence in found:
-                removed += self._expire(fence["_id"][1:], fence["seg"], now, limit=limit - removed)
+                uid = uid_of_fence(fence["_id"])
+                removed += self._core.housekeeping.remove_expired(uid, fence["segment"], now, limit=limit - removed)
                 if removed >= limit:
                     break
-                self._swept = fence["_id"]
+                self._last_fence = fence["_id"]
             if removed:
                 return removed
         return 0
 
-    def _with_expired(self, after: str, now: float) -> list[Document]:
-        one = [{"$match": {"x": {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
-        theirs = {"from": COLLECTION, "localField": "seg", "foreignField": "s", "pipeline": one, "as": "dead"}
-        return [
-            {"$match": {"_id": {"$gt": after, "$lt": AFTER_FENCES}, "seg": {"$exists": True}}},
-            {"$sort": {"_id": 1}},
-            {"$lookup": theirs},
-            {"$match": {"dead": {"$ne": []}}},
-            {"$limit": QUEUES_AT_ONCE},
-            {"$project": {"seg": 1}},
-        ]
+    def _garbage(self, now: float, limit: int) -> int:
+        pipeline: list[Document] = [{"$match": {"_id": ALL_GARBAGE}}, {"$limit": 1}]
+        found = self._core.attempt().read_latest(pipeline, expect=2)
+        return self._core.housekeeping.remove_garbage(found[0]["segment"], limit=limit) if found else 0
 
-    def _sweep_garbage(self, now: float, limit: int) -> int:
-        garbage: list[Document] = [{"$match": {"_id": {"$gt": FIRST_GARBAGE, "$lt": AFTER_GARBAGE}}}, {"$limit": 1}]
-        found = next(self._turns()).peek(garbage, expect=2)
-        return self._remove_garbage(found[0]["seg"], limit=limit) if found else 0
+    def _deleted_messages(self, now: float, limit: int) -> int:
+        return self._core.housekeeping.remove_deleted(limit=limit)
 
-    def _sweep_gone(self, now: float, limit: int) -> int:
-        return self._remove_gone({"z": {"$exists": True}}, limit=limit)
+    def _ended(self, now: float, limit: int) -> int:
+        """Claims, tombstones of fences and ids of received dead letters whose time is over.
 
-    def _sweep_ended(self, now: float, limit: int) -> int:
-        """Claims and tombstones whose time is over; one that was renewed meanwhile is left alone."""
+        The condition is repeated in the delete, so that a claim that was renewed in between stays.
+        """
         over = {"end": {"$lte": now}}
-        turn = next(self._turns())
-        found = turn.peek([{"$match": over}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit)
-        return turn.delete({"_id": {"$in": ids_of(found)}, **over}) if found else 0
+        attempt = self._core.attempt()
+        found = attempt.read_latest([{"$match": over}, {"$limit": limit}, {"$project": {"_id": 1}}], expect=limit)
+        return attempt.delete_unreachable({"_id": {"$in": ids_of(found)}, **over}) if found else 0
+
+    # -- deliveries --------------------------------------------------------------------------------------------------
+
+    def _dropped(self, now: float, limit: int) -> int:
+        """What is left of dropped queues and subscriptions. Return how many records, and tombstones looked at.
+
+        A tombstone is looked at twice. The first look removes what was there at the drop. An operation that ran at that
+        moment may store something later, which the tombstone keeps from being taken; the second look, when the
+        tombstone is over, removes that too, and then the tombstone.
+        """
+        due = {"look": {"$lte": now}}
+        many = min(limit, _MAX_TOMBSTONES)
+        found = self._core.read(
+            lambda connection: list(
+                connection[TOMBSTONES].latest.find(due, sort={"look": 1}, limit=many, batch_size=many)
+            )
+        )
+        removed = 0
+        empty = []
+        for name in ids_of(found):
+            if "/" not in name:
+                # Posts come first: once they are removed nobody can make deliveries of them.
+                removed += self._remove(MESSAGES, {"queue": name, "due": {"$exists": True}}, limit - removed)
+            if removed < limit:
+                removed += self._remove(DELIVERIES, deliveries_under(name), limit - removed)
+            if removed >= limit:
+                break
+            empty.append(name)
+            removed += 1
+        if empty:
+            these: Document = {"_id": {"$in": empty}, **due}
+            over = {**these, "until": {"$lte": now}}
+            look_again: list[Document] = [{"$set": {"look": "$until"}}]
+            attempt = self._core.attempt()
+            attempt.write(lambda connection: connection[TOMBSTONES].majority.delete_many(over))
+            attempt.write(lambda connection: connection[TOMBSTONES].majority.update_many(these, look_again))
+        return removed
+
+    def _old_deliveries(self, now: float, limit: int) -> int:
+        """Settled deliveries that were kept long enough. One that is sent again in between stays."""
+        over = {"keep_until": {"$lte": now}}
+        return self._remove(DELIVERIES, over, limit, if_still=over)
+
+    def _remove(self, collection: str, which: Document, limit: int, *, if_still: Document | None = None) -> int:
+        """Remove documents that match ``which``, if each still matches ``if_still``; return how many were found.
+
+        A majority has to acknowledge that: otherwise a listing would show them for a moment longer.
+        """
+        attempt = self._core.attempt()
+        found = attempt.read(
+            lambda connection: list(
+                connection[collection].latest.find(which, {"_id": 1}, limit=limit, batch_size=limit)
+            )
+        )
+        if found:
+            these = {"_id": {"$in": ids_of(found)}, **(if_still or {})}
+            attempt.write(lambda connection: connection[collection].majority.delete_many(these))
+        return len(found)
+
+    # -- sums --------------------------------------------------------------------------------------------------------
+
+    def volume(self, *, now: float) -> Stats:
+        """See ``MessageStore.volume``."""
+        for total in self._core.attempt().read_snapshot(_volume(now), expect=2):
+            return Stats(total["free"], total["claimed"])
+        return Stats()
+
+
+def _fences_with_expired(after: str, now: float) -> list[Document]:
+    """Fences after this id whose queues have an expired message."""
+    one = [{"$match": {Field.EXPIRES: {"$lte": now}}}, {"$limit": 1}, {"$project": {"_id": 1}}]
+    joined = {"localField": "segment", "foreignField": Field.SEGMENT, "pipeline": one, "as": "expired"}
+    return [
+        {"$match": {"_id": {**ALL_FENCES, "$gt": after}, "segment": {"$exists": True}}},
+        {"$sort": {"_id": 1}},
+        {"$lookup": {"from": MESSAGES, **joined}},
+        {"$match": {"expired": {"$ne": []}}},
+        {"$limit": _MAX_QUEUES},
+        {"$project": {"segment": 1}},
+    ]
 
 
 def _volume(now: float) -> list[Document]:
-    """Counts of all queues: what is stored, put right by what time did since it was written.
+    """Stored counts of all queues, corrected by what time has done since they were written.
 
-    ``x`` of a claimed message is never before its ``d``. So what has expired is READY (gone from there), due (counted,
-    then taken off again), or DELAYED for longer than it lives (never counted, so put back).
+    ``EXPIRES`` of a claimed message is never before its ``DUE``. So an expired message is one of these: READY, and it
+    is subtracted from the free ones; CLAIMED, which is counted as due and subtracted again; or DELAYED for longer than
+    it lives, which was never counted as free or due, so it is added back.
     """
 
-    def messages(name: str, timer: str, **sums: Document) -> Document:
-        """Sums over the messages of a fence whose timer is over."""
+    def join_messages(name: str, timer: str, **sums: Document) -> Document:
+        """Join sums over the messages of a fence whose timer is over."""
         pipeline = [{"$match": {timer: {"$lte": now}}}, {"$group": {"_id": None, "all": {"$sum": 1}, **sums}}]
-        joined = {"localField": "seg", "foreignField": "s", "pipeline": pipeline}
-        return {"$lookup": {"from": COLLECTION, **joined, "as": name}}
+        joined = {"localField": "segment", "foreignField": Field.SEGMENT, "pipeline": pipeline}
+        return {"$lookup": {"from": MESSAGES, **joined, "as": name}}
 
-    was_claimed = {"$eq": ["$t", CLAIMED]}
-    is_delayed = {"$and": [{"$eq": ["$t", DELAYED]}, {"$gt": ["$d", now]}]}
-    free = ["$ready", {"$sum": "$slots.ready"}, {"$sum": "$due.all"}, _minus("$gone.all"), {"$sum": "$gone.stillborn"}]
-    claimed = [{"$sum": "$slots.claimed"}, _minus("$due.claimed")]
+    was_claimed = {"$eq": [f"${Field.STATE}", CLAIMED]}
+    is_delayed = {"$and": [{"$eq": [f"${Field.STATE}", DELAYED]}, {"$gt": [f"${Field.DUE}", now]}]}
+    free = [
+        "$ready",
+        {"$sum": "$counts.ready"},
+        {"$sum": "$due.all"},
+        _minus("$expired.all"),
+        {"$sum": "$expired.still_delayed"},
+    ]
+    claimed = [{"$sum": "$counts.claimed"}, _minus("$due.claimed")]
     return [
-        {"$match": {"_id": {"$gt": FIRST_FENCE, "$lt": AFTER_FENCES}, "seg": {"$exists": True}}},
-        _slots(),
-        messages("due", "d", claimed=_count_if(was_claimed)),
-        messages("gone", "x", stillborn=_count_if(is_delayed)),
+        {"$match": {"_id": ALL_FENCES, "segment": {"$exists": True}}},
+        _join_counts(),
+        join_messages("due", Field.DUE, claimed=_count_if(was_claimed)),
+        join_messages("expired", Field.EXPIRES, still_delayed=_count_if(is_delayed)),
         {"$group": {"_id": None, "free": {"$sum": {"$add": free}}, "claimed": {"$sum": {"$add": claimed}}}},
     ]
 
 
-def _slots() -> Document:
-    """Join the documents that count for the segment of a fence."""
-    end = {"$concat": ["$$first", "g"]}  # after every hexadecimal digit
-    theirs = {"$and": [{"$gte": ["$_id", "$$first"]}, {"$lt": ["$_id", end]}]}
+def _join_counts() -> Document:
+    """Join the counts of the segment of a fence; compare ``documents.within``."""
+    segment = {"$toString": "$segment"}
+    ids = {"$and": [{"$gte": ["$_id", "$$begin"]}, {"$lt": ["$_id", "$$end"]}]}
     return {
         "$lookup": {
-            "from": COLLECTION,
-            "let": {"first": {"$concat": ["s", {"$toString": "$seg"}]}},
-            "pipeline": [{"$match": {"$expr": theirs}}],
-            "as": "slots",
+            "from": MESSAGES,
+            "let": {"begin": {"$concat": ["counts/", segment, "/"]}, "end": {"$concat": ["counts/", segment, "0"]}},
+            "pipeline": [{"$match": {"$expr": ids}}],
+            "as": "counts",
         }
     }
 

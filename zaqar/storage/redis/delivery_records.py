@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deliveries, and positions of posts, as bytes.
 
-A delivery is what never changes, and the state, which ``scripts/lanes.lua`` reads and writes as well.
+A delivery is stored as a record, which never changes, and a state. The scripts read and write the same states
+(``scripts/pieces/subscription_backlog.lua``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import msgspec
 
 from zaqar.model import DEAD, DONE, NOT_EXPANDED, WAITING, Attempt, Delivery, PostPosition
 
-LETTERS = {WAITING: b"w", DONE: b"o", DEAD: b"d"}
-_STATES = {letter: state for state, letter in LETTERS.items()}
+STATE_CODES = {WAITING: b"w", DONE: b"o", DEAD: b"d"}
+_STATES = {code: state for state, code in STATE_CODES.items()}
 
 _STATE = struct.Struct(">cddIH")
-"""Letter of the state, due, kept until (0 for None), tries, length of the owner; then the owner, then the attempts."""
+"""Code of the state, due, kept until (0 for None), tries, length of the owner. The owner and the attempts follow."""
 
 _Record = tuple[bytes, int, float, str, str]
 
@@ -28,22 +29,22 @@ _decode_attempts = msgspec.msgpack.Decoder(tuple[Attempt, ...]).decode
 _decode_position = msgspec.msgpack.Decoder(PostPosition).decode
 
 
-def spell_number(number: int) -> bytes:
-    """In the order of the numbers."""
+def encode_number(number: int) -> bytes:
+    """Twelve hexadecimal digits, which are in the order of the numbers."""
     return b"%012x" % number
 
 
-def store_of(position: PostPosition) -> bytes:
-    """A position of a post as it is stored: equal ones are equal bytes, and nothing stands for NOT_EXPANDED."""
+def encode_position(position: PostPosition) -> bytes:
+    """A position of a post as it is stored. Equal positions are equal bytes; NOT_EXPANDED is b""."""
     return b"" if position == NOT_EXPANDED else _encode(position)
 
 
-def position_of(place: bytes | None) -> PostPosition:
-    return _decode_position(place) if place else NOT_EXPANDED
+def decode_position(stored: bytes | None) -> PostPosition:
+    return _decode_position(stored) if stored else NOT_EXPANDED
 
 
-def id_of(subscription_id: str, number: int) -> bytes:
-    return b"%b:%b" % (subscription_id.encode(), spell_number(number))
+def delivery_id(subscription_id: str, number: int) -> bytes:
+    return b"%b:%b" % (subscription_id.encode(), encode_number(number))
 
 
 def record_of(delivery: Delivery) -> bytes:
@@ -63,17 +64,23 @@ def with_delivery_body(record: bytes, body: bytes) -> bytes:
 def state_of(delivery: Delivery, *, owner: str | None) -> bytes:
     name = b"" if owner is None else owner.encode()
     keep = 0.0 if delivery.keep_until is None else delivery.keep_until
-    head = _STATE.pack(LETTERS[delivery.state], delivery.due, keep, delivery.tries, len(name))
+    head = _STATE.pack(STATE_CODES[delivery.state], delivery.due, keep, delivery.tries, len(name))
     return b"".join((head, name, _encode(delivery.attempts)))
 
 
+def row_of(delivery: Delivery) -> tuple[bytes, bytes, bytes]:
+    """Id, record and state, as the scripts take and return a delivery."""
+    id_ = delivery_id(delivery.subscription_id, delivery.number)
+    return id_, record_of(delivery), state_of(delivery, owner=delivery.owner)
+
+
 def deliveries_of(uid: str, reply: Sequence[Any]) -> Iterator[Delivery]:
-    """The rows of a reply: id, record and state of each."""
+    """The deliveries of a reply: rows of id, record and state."""
     rows = iter(reply)
     for name, record, state in zip(rows, rows, rows, strict=True):
         subscription_id, _, number = name.rpartition(b":")
         body, ttl, created, client_id, kind = _decode_record(record)
-        letter, due, keep, tries, length = _STATE.unpack_from(state)
+        code, due, keep, tries, length = _STATE.unpack_from(state)
         attempts_at = _STATE.size + length
         yield Delivery(
             uid,
@@ -86,7 +93,7 @@ def deliveries_of(uid: str, reply: Sequence[Any]) -> Iterator[Delivery]:
             due,
             kind,
             state[_STATE.size : attempts_at].decode() or None,
-            _STATES[letter],
+            _STATES[code],
             tries,
             _decode_attempts(state[attempts_at:]),
             keep or None,

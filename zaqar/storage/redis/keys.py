@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of keys.
+"""The names of the keys of a message store. ``scripts/pieces`` explains what is in them.
 
-All keys of a queue have its uid as their hash tag. Beside them lie some of the store: ``queues``, the uids of the
-queues there are, ``agenda``, when each has something dead at the earliest, and those of the outbox. On one server there
-is one set of these. In a Cluster a script reaches one slot only, so each slot has a set of its own, under a tag that
-falls into that slot.
+All keys of a queue have its uid as their hash tag, so they lie in one slot of a Cluster. The store itself has six more:
+``queues`` (the uids of all queues), ``agenda`` (when each queue has something dead), and the four lists of ``outbox``.
+A script of a Cluster reaches one slot only, so there each slot has a set of its own, under a tag that falls into it.
 """
 
 from __future__ import annotations
@@ -15,25 +14,54 @@ from itertools import count
 
 SLOTS = 16384
 
-_SUFFIXES = tuple(b":%c" % letter for letter in b"fmsrlcdokexyvz")
-"""What they are is said in ``scripts/keys.lua``; the fence is the first."""
+QUEUE_KEYS = (
+    b"fence",
+    b"messages",
+    b"states",
+    b"ready",
+    b"expiry",
+    b"claimed",
+    b"delayed",
+    b"due",
+    b"claims",
+    b"claim_ends",
+    b"set_aside",
+    b"set_aside_messages",
+    b"received",
+    b"expired",
+)
+"""The last words of the keys of a queue, in the order of KEYS; see ``scripts/pieces/queue_keys.lua``."""
 
-_OUTBOX_SUFFIXES = tuple(b":%c" % letter for letter in b"ptijbgwunhqa")
-"""What they are is said in ``scripts/outbox_keys.lua``."""
+OUTBOX_KEYS = (
+    b"posts",
+    b"post_positions",
+    b"posts_free",
+    b"posts_leased",
+    b"delivery_records",
+    b"delivery_states",
+    b"deliveries_waiting",
+    b"deliveries_by_state",
+    b"backlogs_due",
+    b"backlogs_in_turn",
+    b"deliveries_kept",
+    b"dropped_subscriptions",
+)
+"""The same for posts and deliveries of a queue; see ``scripts/pieces/outbox_keys.lua``."""
 
-_FREE = _OUTBOX_SUFFIXES.index(b":i")
+POSTED, DUE, TURNS, KEPT = range(4)
+"""Indexes into ``QueueKeys.outbox``."""
 
 SLOTS_IN_USE = b"zaqar:slots"
 """In a Cluster: the slots that have a queue or a tombstone, or had."""
 
 OUTBOX_SLOTS = b"zaqar:slots:outbox"
-"""In a Cluster: the slots that have a post to notify or a delivery, or had. A poll need not look at the others."""
+"""In a Cluster: the slots that have a post to notify or a delivery, or had. Notifiers need not look at the others."""
 
-_MOST = 4096
+_MAX_CACHED = 4096
 
 
 def slot_of(tag: bytes) -> int:
-    """Where keys with this hash tag are (Redis Cluster specification: CRC16/XMODEM)."""
+    """The slot of all keys with this hash tag (Redis Cluster specification: CRC16/XMODEM)."""
     return crc_hqx(tag, 0) % SLOTS
 
 
@@ -50,60 +78,64 @@ def _tags() -> tuple[bytes, ...]:
 
 
 class QueueKeys:
-    """What scripts get as KEYS, made once for each queue: the fence; in a Cluster all keys of queue and slot."""
+    """KEYS of the scripts, made once for each queue.
+
+    On one server a script gets one key and makes the names of the others itself, which is faster. In a Cluster it gets
+    all keys that it may use, so that a node that is moving the slot can refuse the script before it has written.
+    """
 
     def __init__(self, *, cluster: bool) -> None:
         self._cluster = cluster
-        self._made: dict[str, tuple[bytes, ...]] = {}
-        self._made_outbox: dict[str, tuple[bytes, ...]] = {}
+        self._queues: dict[str, tuple[bytes, ...]] = {}
+        self._outboxes: dict[str, tuple[bytes, ...]] = {}
 
     def of(self, uid: str) -> tuple[bytes, ...]:
-        found = self._made.get(uid)
+        """For scripts about messages: the fence; in a Cluster all QUEUE_KEYS, and ``registry`` of the slot."""
+        found = self._queues.get(uid)
         if found is not None:
             return found
-        if len(self._made) >= _MOST:
-            self._made.clear()
+        if len(self._queues) >= _MAX_CACHED:
+            self._queues.clear()
         tag = uid.encode()
-        prefix = b"zaqar:{%b}" % tag
-        keys: tuple[bytes, ...] = (prefix + _SUFFIXES[0],)
+        words = QUEUE_KEYS if self._cluster else QUEUE_KEYS[:1]
+        keys = tuple(b"zaqar:{%b}:%b" % (tag, word) for word in words)
         if self._cluster:
-            keys = (*(prefix + suffix for suffix in _SUFFIXES), *self.registry(slot_of(tag)))
-        self._made[uid] = keys
+            keys += self.registry(slot_of(tag))
+        self._queues[uid] = keys
         return keys
 
     def outbox_of(self, uid: str) -> tuple[bytes, ...]:
-        """What scripts of the outbox get as KEYS: the posts; in a Cluster all keys of the outbox of queue and slot, and
-        the fence."""
-        found = self._made_outbox.get(uid)
+        """For scripts about deliveries: the posts; in a Cluster all OUTBOX_KEYS, ``outbox`` of the slot, and the fence.
+
+        A script about deliveries reads the fence, which tells whether the queue was dropped.
+        """
+        found = self._outboxes.get(uid)
         if found is not None:
             return found
-        if len(self._made_outbox) >= _MOST:
-            self._made_outbox.clear()
+        if len(self._outboxes) >= _MAX_CACHED:
+            self._outboxes.clear()
         tag = uid.encode()
-        prefix = b"zaqar:{%b}" % tag
-        keys: tuple[bytes, ...] = (prefix + _OUTBOX_SUFFIXES[0],)
+        words = OUTBOX_KEYS if self._cluster else OUTBOX_KEYS[:1]
+        keys = tuple(b"zaqar:{%b}:%b" % (tag, word) for word in words)
         if self._cluster:
-            keys = (
-                *(prefix + suffix for suffix in _OUTBOX_SUFFIXES),
-                *self.outbox(slot_of(tag)),
-                prefix + _SUFFIXES[0],
-            )
-        self._made_outbox[uid] = keys
+            keys += (*self.outbox(slot_of(tag)), b"zaqar:{%b}:%b" % (tag, QUEUE_KEYS[0]))
+        self._outboxes[uid] = keys
         return keys
 
-    def noted_of(self, uid: str) -> tuple[bytes, ...]:
-        """What a post to notify uses beside the keys of its queue, where it has to be told: in a Cluster."""
+    def posts_of(self, uid: str) -> tuple[bytes, ...]:
+        """For scripts that store a post to be notified, after ``of``: in a Cluster posts, free posts and POSTED."""
         if not self._cluster:
             return ()
         keys = self.outbox_of(uid)
-        return keys[0], keys[_FREE], keys[len(_OUTBOX_SUFFIXES)]
+        return keys[0], keys[OUTBOX_KEYS.index(b"posts_free")], keys[len(OUTBOX_KEYS) + POSTED]
 
     def dropped_of(self, uid: str) -> tuple[bytes, ...]:
-        """What removing a queue uses beside its keys, where it has to be told: in a Cluster."""
+        """For scripts that remove a queue, after ``of``: in a Cluster ``outbox_of``."""
         return self.outbox_of(uid) if self._cluster else ()
 
     def outbox(self, slot: int) -> tuple[bytes, bytes, bytes, bytes]:
-        """The queues of a slot, or of the server, by posts, by deliveries, by turns, and by what is to be removed."""
+        """Lists of the queues of a slot, or of the server, that have: posts, deliveries to be due, deliveries that are
+        due, by turn, and deliveries or tombstones to be removed. The indexes are POSTED, DUE, TURNS and KEPT."""
         prefix = b"zaqar:{%b}:" % _tags()[slot] if self._cluster else b"zaqar:"
         return prefix + b"posted", prefix + b"due", prefix + b"turns", prefix + b"kept"
 

@@ -1,106 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What notifiers look for: posts whose deliveries are to be made, and deliveries that are due.
-
-Which queues have some is kept beside them, for the server or for each slot of a Cluster: by when, and of those that
-have due deliveries at hand in turns. So an idle look costs little, and neither a queue nor a subscription that always
-has some holds up another: whichever was served goes behind those that wait.
-"""
+"""Posts whose deliveries are to be made, on Redis."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Collection, Sequence
-from itertools import chain, zip_longest
-from typing import Any
+from collections.abc import Sequence
 
-from zaqar.model import Delivery, Posted
-from zaqar.storage.base import unpack_posted
-from zaqar.storage.redis.claims import ClaimStore
-from zaqar.storage.redis.connection import Redis
-from zaqar.storage.redis.delivery_records import deliveries_of, position_of
-from zaqar.storage.redis.keys import OUTBOX_SLOTS, slot_of
-from zaqar.storage.redis.scripts import Script, load
-from zaqar.storage.redis.wire import Word
+from zaqar.model import Delivery, Posted, PostPosition
+from zaqar.storage.base import OutboxStore, unpack_posted
+from zaqar.storage.redis.client.connection import Argument
+from zaqar.storage.redis.client.scripts import load
+from zaqar.storage.redis.core import RedisCore
+from zaqar.storage.redis.delivery_records import decode_position, encode_position, row_of
+from zaqar.storage.redis.keys import POSTED
+from zaqar.storage.redis.queue_rotation import QUEUES_AT_ONCE, QueueRotation
 
-# A lease that is lost with a server means that somebody else sends as well, so none waits for replicas.
-_TAKE_POSTED = load("take_posted", writes=False)
-_TAKE = load("take_deliveries", writes=False)
-
-_QUEUES_AT_ONCE = 500
-"""Queues that one take looks at; the next one begins with others."""
-
-_Place = tuple[int, int]
-"""A list of queues: the slot, and which of its lists."""
+# A lease that is lost with a server means that another notifier sends as well, so it does not wait for replicas.
+_TAKE = load("outbox/take", durable=False)
+_EXPAND = load("outbox/expand", idempotent=True)
 
 
-class OutboxStore(ClaimStore):
-    """The part of the message store that finds work for notifiers."""
+class RedisOutbox(OutboxStore):
+    """Posts, by queue. All of a queue lie in one slot, so each step is one script."""
 
-    def __init__(self, server: Redis) -> None:
-        super().__init__(server)
-        self._last_post: _Place = (-1, 0)
-        self._last_delivery: _Place = (-1, 0)
-        """Where this process found something last. Nothing but the order in which it looks depends on them."""
+    def __init__(self, core: RedisCore) -> None:
+        self._core = core
+        self._rotation = QueueRotation(core, (POSTED,))
 
-    def take_posted(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
+    def take(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
         taken: list[Posted] = []
-        found = self._queues_with((0,), now, min(limit, _QUEUES_AT_ONCE), self._last_post)
-        while found and len(taken) < limit:
-            share = max(1, (limit - len(taken)) // len(found))
+        queues = self._rotation.queues(now, min(limit, QUEUES_AT_ONCE))
+        # Each round gives every queue an equal share of what is left. The queues that used up their share may have
+        # more, and come again in the next round.
+        while queues and len(taken) < limit:
+            share = max(1, (limit - len(taken)) // len(queues))
             more = []
-            for place, uid in found:
+            for place, uid in queues:
                 size = min(share, limit - len(taken))
                 if size <= 0:
                     break
-                reply = self._run(_TAKE_POSTED, uid, now, until, size)
+                reply = self._core.run_on_outbox(_TAKE, uid, now, until, size)
                 rows = iter(reply)
                 taken += (
-                    unpack_posted(post, queue_uid=uid, first=int(first), position=position_of(at))
-                    for first, post, at in zip(rows, rows, rows, strict=True)
+                    unpack_posted(post, queue_uid=uid, first=int(first), position=decode_position(position))
+                    for first, post, position in zip(rows, rows, rows, strict=True)
                 )
-                self._last_post = place
+                self._rotation.last = place
                 if len(reply) == 3 * size:
                     more.append((place, uid))
-            found = more
+            queues = more
         return taken
 
-    def take_deliveries(
-        self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
-    ) -> list[Delivery]:
-        taken: list[Delivery] = []
-        seen: set[str] = set()
-        size = min(limit, _QUEUES_AT_ONCE)
-        while True:
-            found = self._queues_with((1, 2), now, size, self._last_delivery)
-            unseen = [each for each in found if each[1] not in seen]
-            for place, uid in unseen:
-                left = limit - len(taken)
-                reply = self._run(_TAKE, uid, now, owner, until, left, min(most_of_one, left), *without)
-                taken += deliveries_of(uid, reply)
-                seen.add(uid)
-                self._last_delivery = place
-                if len(taken) >= limit or len(seen) >= _QUEUES_AT_ONCE:
-                    return taken
-            if not unseen or len(found) < size:
-                return taken
-
-    def _queues_with(self, lists: Sequence[int], now: float, size: int, last: _Place) -> list[tuple[_Place, str]]:
-        """The first queues of these lists of each slot, in turns, beginning behind the list that was looked at last."""
-        places = [(slot, which) for slot in sorted(self._slots(OUTBOX_SLOTS)) for which in lists]
-        start = bisect_right(places, last)
-        places = places[start:] + places[:start]
-        pages = [_page(self._keys.outbox(slot)[which], which, now, size) for slot, which in places]
-        replies = self._redis.in_each([slot for slot, _ in places], pages)
-        rows = ([(place, uid.decode()) for uid in reply] for place, reply in zip(places, replies, strict=True))
-        return [each for each in chain.from_iterable(zip_longest(*rows)) if each is not None]
-
-    def _run(self, script: Script, uid: str, *words: Word) -> Any:
-        slot = slot_of(uid.encode()) if self._redis.is_cluster else 0
-        return self._redis.run(script, self._keys.outbox_of(uid), words, slot)
-
-
-def _page(key: bytes, which: int, now: float, size: int) -> tuple[Word, ...]:
-    """The beginning of a list: of those by time what is due, of that by turns all."""
-    if which == 2:
-        return (b"ZRANGE", key, 0, size - 1)
-    return (b"ZRANGEBYSCORE", key, b"-inf", now, b"LIMIT", 0, size)
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        arguments: list[Argument] = [posted.first, encode_position(posted.position)]
+        arguments += (b"", b"") if position is None else (encode_position(position), until)
+        for delivery in deliveries:
+            arguments += row_of(delivery)
+        return bool(self._core.run_on_outbox(_EXPAND, posted.queue_uid, *arguments))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Keystone trusts are to be deleted, on Redis.
+"""Keystone trusts that are to be deleted one day, on Redis.
 
-All of them lie in one slot, so that each operation is one script. They are few and change seldom: a record is written
-when a subscription with a trust is made, changed and removed.
+All of them lie in one slot, so each operation is one script. One slot is enough, because a record is written only when
+a subscription with a trust is made, changed or removed.
 """
 
 from __future__ import annotations
@@ -12,31 +12,33 @@ from typing import Any
 
 from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
-from zaqar.storage.redis.connection import Redis
+from zaqar.storage.redis.client.commands import RedisClient
+from zaqar.storage.redis.client.connection import Argument
+from zaqar.storage.redis.client.scripts import Script, load
 from zaqar.storage.redis.keys import slot_of
-from zaqar.storage.redis.scripts import Script, load
-from zaqar.storage.redis.wire import Word
 
-_PUT = load("trust_put", again=True)
-_HASTEN = load("trust_hasten", again=True)
-_REPLACE = load("trust_replace")
-_FORGET = load("trust_forget", again=True)
-_LIST_DUE = load("trust_list_due", again=True, writes=False)
+_PUT = load("trusts/put", idempotent=True)
+_HASTEN = load("trusts/hasten", idempotent=True)
+_REPLACE = load("trusts/replace")
+_FORGET = load("trusts/forget", idempotent=True)
+_LIST_DUE = load("trusts/list_due", idempotent=True, durable=False)
 
 _TAG = b"trusts"
 _SLOT = slot_of(_TAG)
-_DUE, _ROWS = b"zaqar:{trusts}:due", b"zaqar:{trusts}:rows"
+_DUE, _RECORDS = b"zaqar:{trusts}:due", b"zaqar:{trusts}:records"
 
 
-class RedisTrustStore(TrustStore):
-    def __init__(self, server: Redis) -> None:
-        self._redis = server
+class RedisTrusts(TrustStore):
+    """Trusts, each with the time when to look at it next."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
 
     def put(self, *, trust: Trust) -> None:
         self._run(_PUT, trust.queue_uid, trust.id, _row_of(trust))
 
     def get(self, *, trust_id: str) -> Trust | None:
-        row = self._redis.command(b"HGET", _ROWS, trust_id, slot=_SLOT)
+        row = self._client.command(b"HGET", _RECORDS, trust_id, slot=_SLOT)
         return None if row is None else _trust_of(trust_id, row)
 
     def hasten(self, *, queue_uid: str, subscription_id: str | None = None, now: float) -> None:
@@ -50,13 +52,15 @@ class RedisTrustStore(TrustStore):
         return bool(self._run(_REPLACE, trust.queue_uid, trust.id, _row_of(trust), repr(was_due)))
 
     def forget(self, *, trust_id: str) -> None:
-        # The queue of a trust never changes, so what was read says where its id is.
+        # The queue of a trust never changes, so the record that was read names the set of trusts that has its id.
         there = self.get(trust_id=trust_id)
         if there is not None:
             self._run(_FORGET, there.queue_uid, trust_id)
 
-    def _run(self, script: Script, queue_uid: str, *words: Word) -> Any:
-        return self._redis.run(script, (_DUE, _ROWS, b"zaqar:{trusts}:of:" + queue_uid.encode()), words, _SLOT)
+    def _run(self, script: Script, queue_uid: str, *arguments: Argument) -> Any:
+        return self._client.run(
+            script, (_DUE, _RECORDS, b"zaqar:{trusts}:queue:" + queue_uid.encode()), arguments, _SLOT
+        )
 
 
 def _row_of(trust: Trust) -> bytes:

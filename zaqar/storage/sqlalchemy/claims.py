@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims. The end of a claim is the ``due`` of its messages, always, so the messages of a claim that ended are free."""
+"""Claims on an SQL database: what SQLite and PostgreSQL share.
+
+The end of a claim is the column ``due`` of its messages, always. So the messages of a claim that ended are free without
+any change. How messages are found and leased differs: see ``sqlite.claims`` and ``postgresql.claims``.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +11,36 @@ from typing import Any
 
 from zaqar.errors import NotFound
 from zaqar.model import Claim, DeadLetters, Message, Queue
-from zaqar.storage.sqlalchemy.connection import Connection
-from zaqar.storage.sqlalchemy.dead_letters import DeadLetterStore
-from zaqar.storage.sqlalchemy.rows import messages_of
-from zaqar.storage.sqlalchemy.sql import json_array
+from zaqar.storage.base import ClaimStore
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
+from zaqar.storage.sqlalchemy.client.database import Connection
+from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore, json_array
+from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
+from zaqar.storage.sqlalchemy.message_rows import messages_of
+from zaqar.storage.sqlalchemy.queries import Queries
 
 
-class ClaimStore(DeadLetterStore):
-    """The part of the message store that is about claims."""
+class ClaimQueries(Queries):
+    claim_by_id: str
+    delete_claim: str
+    get_claim_row: str
+    insert_claim: str
+    release_messages: str
+    renew_messages: str
+    update_claim: str
 
-    def claim(
-        self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
-        sql = self._statements.claims
-        lease = {
-            "now": now,
-            "new_claim_id": claim.id,
-            "end": claim.expires,
-            "life": claim.expires + claim.grace,
-        }
-        while True:
-            with self._database.write as connection:
-                if dead_letters is not None and dead_letters.queue is not None:
-                    self._lock_in_order(connection, queue, dead_letters.queue)
-                fence = self._settled(connection, queue, now)
-                if fence is None:
-                    continue
-                if dead_letters is None:
-                    first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit}
-                    rows = connection.execute(sql.take, {**lease, **first}).fetchall()
-                elif dead_letters.queue is None:
-                    first = {"segment": fence.segment, "ready_from": fence.ready_from, "limit": limit}
-                    most = {"max_claim_count": dead_letters.max_claim_count}
-                    rows = connection.execute(sql.take_fresh, {**lease, **first, **most}).fetchall()
-                else:
-                    ids = self._bury(connection, queue, fence, limit, now, dead_letters, dead_letters.queue)
-                    if ids is None:
-                        continue
-                    rows = connection.execute(sql.take_these, {**lease, "ids": json_array(ids)}).fetchall()
-                taken = messages_of(queue.uid, rows)
-                self._count_taken(connection, queue.uid, fence, taken, now, claimed=len(taken))
-                if taken:
-                    connection.execute(sql.insert, _row_of(fence.segment, claim))
-                return taken
 
-    def get_claim(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
-        with self._database.read() as connection:
-            key = {"segment": self._segment(connection, queue), "claim": claim_id, "now": now}
-            claim = self._live(connection, key)
-            rows = connection.execute(self._statements.claims.held, {**key, "held_until": claim.expires}).fetchall()
-        return claim, messages_of(queue.uid, rows)
+class SqlClaims(ClaimStore):
+    def __init__(self, core: StoreCore, exhausted: ExhaustedMessages, queries: ClaimQueries) -> None:
+        self._core = core
+        self._exhausted = exhausted
+        self._sql: ClaimQueries = queries
 
-    def renew_claim(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
-        sql = self._statements.claims
-        with self._database.write as connection:
-            key = {"segment": self._segment(connection, queue), "claim": claim_id, "now": now}
-            old = self._live(connection, key)
+    @retry_on_conflict
+    def renew(self, *, queue: Queue, claim_id: str, ttl: int | None, grace: int | None, now: float) -> None:
+        with self._core.database.write as connection:
+            key = {"segment": self._core.check_fence(connection, queue), "claim": claim_id, "now": now}
+            old = self._live_claim(connection, key)
             new = Claim(claim_id, old.ttl if ttl is None else ttl, old.grace if grace is None else grace, started=now)
             change = {
                 **key,
@@ -73,34 +51,76 @@ class ClaimStore(DeadLetterStore):
                 "life": new.expires + new.grace,
                 "held_until": old.expires,
             }
-            connection.execute(sql.update, change)
-            connection.execute(sql.renew, change)
+            # The claim and its messages move together. A crash in between leaves the old end in both.
+            connection.execute(self._sql.update_claim, change)
+            connection.execute(self._sql.renew_messages, change)
 
-    def release_claim(self, *, queue: Queue, claim_id: str, now: float) -> None:
-        sql = self._statements.claims
-        with self._database.write as connection:
-            fence = self._look(connection, queue, now)
+    @retry_on_conflict
+    def release(self, *, queue: Queue, claim_id: str, now: float) -> None:
+        with self._core.database.write as connection:
+            fence = self._core.read_fence(connection, queue, now)
             key = {"segment": fence.segment, "claim": claim_id}
-            for (end,) in connection.execute(sql.delete, key).fetchall():
-                freed = connection.execute(sql.release, {**key, "held_until": end}).fetchall()
+            for (end,) in connection.execute(self._sql.delete_claim, key).fetchall():
+                freed = connection.execute(self._sql.release_messages, {**key, "held_until": end}).fetchall()
                 if freed:
+                    # Searches must find the freed messages again, which may be before the place where they begin.
                     ready_from = min(fence.ready_from, min(freed)[0])
-                    self._count(connection, queue.uid, ready=len(freed), claimed=-len(freed), ready_from=ready_from)
+                    self._core.add_to_counters(
+                        connection, queue.uid, ready=len(freed), claimed=-len(freed), ready_from=ready_from
+                    )
+        self._core.wake_waiting(queue)
 
-    def _live(self, connection: Connection, key: dict[str, Any]) -> Claim:
-        row = connection.execute(self._statements.claims.get, key).fetchone()
+    def _live_claim(self, connection: Connection, key: dict[str, Any]) -> Claim:
+        row = connection.execute(self._sql.get_claim_row, key).fetchone()
         if row is None:
             raise NotFound("There is no such claim.")
         ttl, grace, started = row
         return Claim(key["claim"], ttl, grace, started)
 
+    def _claim_beside_exhausted(
+        self, *, queue: Queue, claim: Claim, limit: int, now: float, rules: DeadLetters, dead_letter_queue: Queue
+    ) -> list[Message]:
+        """Claim for a queue with a dead letter queue in this store: exhausted messages are moved there on the way."""
+        while True:
+            with self._core.database.write as connection:
+                # The order of locks on PostgreSQL: the two fences by their uids, then messages as they are read. An
+                # operation of one statement locks messages without the fence. If it deadlocks with this transaction,
+                # the server rolls one of the two back, and that one runs again.
+                self._exhausted.lock_in_order(connection, queue, dead_letter_queue)
+                fence = self._core.promote_due(connection, queue, now)
+                if fence is None:
+                    continue
+                ids, found = self._exhausted.sort_out(connection, fence, limit, now, rules.max_claim_count)
+                if found:
+                    self._exhausted.move_to_dead_letter_queue(connection, queue, found, now, rules, dead_letter_queue)
+                    if len(found) == BATCH and len(ids) < limit:
+                        # There may be more of them before the next claimable message. Leaving the block commits this
+                        # batch, so that others get their turn. A crash after it leaves nothing to be undone.
+                        continue
+                lease = {**lease_of(claim, now), "ids": json_array(ids)}
+                rows = connection.execute(self._sql.claim_by_id, lease).fetchall()
+                taken = messages_of(queue.uid, rows)
+                self._keep(connection, queue, fence, claim, taken, now)
+                return taken
 
-def _row_of(segment: int, claim: Claim) -> dict[str, Any]:
-    return {
-        "segment": segment,
-        "claim": claim.id,
-        "ttl": claim.ttl,
-        "grace": claim.grace,
-        "started": claim.started,
-        "end": claim.expires,
-    }
+    def _keep(
+        self, connection: Connection, queue: Queue, fence: Fence, claim: Claim, taken: list[Message], now: float
+    ) -> None:
+        """Count the leased messages and store the claim. Without messages there is no claim."""
+        self._core.count_taken(connection, queue.uid, fence, taken, now, claimed=len(taken))
+        if taken:
+            row = {
+                "segment": fence.segment,
+                "claim": claim.id,
+                "ttl": claim.ttl,
+                "grace": claim.grace,
+                "started": claim.started,
+                "end": claim.expires,
+            }
+            connection.execute(self._sql.insert_claim, row)
+
+
+def lease_of(claim: Claim, now: float) -> dict[str, Any]:
+    """The parameters of the change that leases a message to a claim."""
+    end = claim.expires
+    return {"now": now, "new_claim_id": claim.id, "end": end, "life": end + claim.grace}

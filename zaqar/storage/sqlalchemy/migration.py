@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema: which revision a database has, and moving it to another one. Alembic is only loaded to move."""
+"""The revision of a database's schema, and upgrades of it. The scripts are in the folder ``migrations``.
+
+``Database.prepare`` and the command ``zaqar-sql-db-manage`` call it. Alembic is imported only for an upgrade.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zaqar.errors import StartupError, StoreUnavailable
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.tables import HEAD
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -20,7 +23,10 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def prepare(database: Database) -> None:
-    """Make or upgrade the schema of an embedded database, or of one in memory; only check it otherwise."""
+    """Create or upgrade the schema of an embedded database or one in memory. Only check that of any other.
+
+    Raises StartupError if it is not current, or cannot be upgraded.
+    """
     if database.embedded or database.is_in_memory:
         migrate(database)
     elif (found := current(database)) != HEAD:
@@ -31,12 +37,15 @@ def prepare(database: Database) -> None:
 
 
 def migrate(database: Database) -> None:
-    """Upgrade to the latest revision; several processes may do so at once."""
+    """Upgrade to the latest revision. Several processes may call it at once: one upgrades, the others wait for it.
+
+    Both databases run a whole upgrade in one transaction, so a crash leaves the earlier revision.
+    """
     if current(database) == HEAD:
         return
     try:
         with database.change_schema() as connection:
-            # Somebody else may have done it while this process waited for its turn.
+            # Ask again: another process may have upgraded it while this one waited for ``change_schema``.
             if _current(connection) != HEAD:
                 upgrade(connection)
     except StoreUnavailable as exc:
@@ -44,7 +53,7 @@ def migrate(database: Database) -> None:
 
 
 def current(database: Database) -> str | None:
-    """The revision of the database, None where it has no schema yet."""
+    """The revision of the database; None if it has no schema yet."""
     with database.change_schema() as connection:
         return _current(connection)
 
@@ -57,6 +66,7 @@ def _current(connection: sa.Connection) -> str | None:
 
 
 def upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Run the scripts up to a revision, in the transaction of the connection. Raises StartupError."""
     from alembic import command
     from alembic.util import CommandError
 
@@ -67,7 +77,7 @@ def upgrade(connection: sa.Connection, revision: str = "head") -> None:
 
 
 def config(connection: sa.Connection | None = None, **attributes: Any) -> Config:
-    """What alembic's commands run with; without a connection only those that read the scripts."""
+    """The configuration for alembic's commands. Without a connection only commands that read the scripts work."""
     from alembic.config import Config
 
     made = Config(stdout=sys.stdout)

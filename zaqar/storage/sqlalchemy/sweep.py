@@ -1,30 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nobody waits for: removing what is dead, and the sums over all queues."""
+"""The sweep of an SQL database: removing what is dead. No request waits for it.
+
+Each step finds rows in a transaction that reads, and removes them in a short transaction that writes. A step that is
+interrupted leaves the rest to the next sweep.
+"""
 
 from __future__ import annotations
 
 from zaqar.model import Stats
-from zaqar.storage.sqlalchemy.claims import ClaimStore
-from zaqar.storage.sqlalchemy.connection import Connection, Database
-from zaqar.storage.sqlalchemy.fences import BATCH
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
+from zaqar.storage.sqlalchemy.client.database import Connection
+from zaqar.storage.sqlalchemy.core import BATCH, StoreCore, json_array
+from zaqar.storage.sqlalchemy.queries import Queries
 
 QUEUES_AT_ONCE = 50
 
 
-class SweepStore(ClaimStore):
-    """The part of the message store that is about the store as a whole."""
+class SweepQueries(Queries, file="sweep"):
+    count_store: str
+    dropped_to_sweep: str
+    ended_claims: str
+    first_garbage: str
+    look_again: str
+    old_deliveries: str
+    old_received: str
+    old_tombstones: str
+    ping: str
+    remove_deliveries_of_queue: str
+    remove_deliveries_of_subscription: str
+    remove_dropped: str
+    remove_ended_claim: str
+    remove_old_deliveries: str
+    remove_old_received: str
+    remove_old_tombstone: str
+    remove_posts_of_queue: str
+    segments_with_expired: str
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+
+class Sweep:
+    """The operations of a message store that concern all its queues."""
+
+    def __init__(self, core: StoreCore) -> None:
+        self._core = core
+        self._sql = SweepQueries.of(core.database.dialect)
         self._swept = 0
-        """The segment at which the sweep for expired messages goes on."""
+        """The segment after which the sweep for expired messages goes on."""
 
-    def volume(self, *, now: float) -> Stats:
-        with self._database.read() as connection:
-            free, claimed = connection.execute(self._statements.fences.all_counts, {"now": now}).fetchone()
+    def ping(self) -> None:
+        with self._core.database.read() as connection:
+            connection.execute(self._sql.ping).fetchone()
+
+    def volume(self, now: float) -> Stats:
+        with self._core.database.read() as connection:
+            free, claimed = connection.execute(self._sql.count_store, {"now": now}).fetchone()
         return Stats(free, claimed)
 
-    def sweep(self, *, now: float, limit: int) -> int:
+    @retry_on_conflict
+    def sweep(self, now: float, limit: int) -> int:
         removed = 0
         kinds = (
             self._sweep_messages,
@@ -44,89 +76,86 @@ class SweepStore(ClaimStore):
         return removed
 
     def _sweep_messages(self, now: float, limit: int) -> int:
-        """Expired messages of the next queues that have some; all around once before the answer is 0."""
-        sql = self._statements.sweep
+        """Expired messages of the next queues that have some. 0 only after a look at all queues."""
         for after in (self._swept, 0):
             page = {"after": after, "now": now, "limit": QUEUES_AT_ONCE}
-            with self._database.read() as connection:
-                found = connection.execute(sql.segments_with_expired, page).fetchall()
+            with self._core.database.read() as connection:
+                found = connection.execute(self._sql.segments_with_expired, page).fetchall()
             if found:
-                return self._expire_in(found, now, limit)
+                removed, finished = self._core.remove_expired_in(found, now, limit)
+                if finished is not None:
+                    self._swept = finished
+                return removed
         return 0
 
-    def _expire_in(self, found: list[tuple[str, int]], now: float, limit: int) -> int:
-        removed = 0
-        with self._database.write as connection:
-            for uid, segment in found:
-                row = connection.execute(self._statements.fences.find, {"uid": uid}).fetchone()
-                if row is None or row[1] != segment:
-                    continue  # purged or dropped since it was found: the segment is garbage
-                removed += self._expire(connection, uid, segment, now, limit=limit - removed)
-                if removed == limit:
-                    break
-                self._swept = segment
-        return removed
-
     def _sweep_garbage(self, now: float, limit: int) -> int:
-        with self._database.read() as connection:
-            row = connection.execute(self._statements.sweep.garbage, {"limit": 1}).fetchone()
-        return 0 if row is None else self._remove_garbage(row[0], limit=limit)
+        with self._core.database.read() as connection:
+            row = connection.execute(self._sql.first_garbage).fetchone()
+        return 0 if row is None else self._core.remove_garbage(row[0], limit=limit)
 
     def _sweep_claims(self, now: float, limit: int) -> int:
-        sql = self._statements.sweep
-        with self._database.read() as connection:
-            found = connection.execute(sql.claims_over, {"now": now, "limit": limit}).fetchall()
+        with self._core.database.read() as connection:
+            found = connection.execute(self._sql.ended_claims, {"now": now, "limit": limit}).fetchall()
         if not found:
             return 0
-        with self._database.write as connection:
-            over = [{"segment": segment, "claim": claim_id, "now": now} for segment, claim_id in found]
-            return connection.executemany(sql.remove_claim, over).rowcount
+        with self._core.database.write as connection:
+            ended = [{"segment": segment, "claim": claim_id, "now": now} for segment, claim_id in found]
+            return connection.executemany(self._sql.remove_ended_claim, ended).rowcount
 
     def _sweep_received(self, now: float, limit: int) -> int:
-        sql = self._statements.sweep
-        with self._database.read() as connection:
-            found = connection.execute(sql.received_past, {"now": now, "limit": limit}).fetchall()
+        with self._core.database.read() as connection:
+            found = connection.execute(self._sql.old_received, {"now": now, "limit": limit}).fetchall()
         if not found:
             return 0
-        with self._database.write as connection:
-            past = [{"uid": uid, "letter": letter, "now": now} for uid, letter in found]
-            return connection.executemany(sql.forget_received, past).rowcount
+        with self._core.database.write as connection:
+            old = [{"uid": uid, "letter": letter, "now": now} for uid, letter in found]
+            return connection.executemany(self._sql.remove_old_received, old).rowcount
 
     def _sweep_tombstones(self, now: float, limit: int) -> int:
-        sql = self._statements.sweep
-        with self._database.read() as connection:
-            found = connection.execute(sql.tombstones_past, {"now": now, "limit": limit}).fetchall()
+        with self._core.database.read() as connection:
+            found = connection.execute(self._sql.old_tombstones, {"now": now, "limit": limit}).fetchall()
         if not found:
             return 0
-        with self._database.write as connection:
-            return connection.executemany(sql.remove_tombstone, [{"uid": uid, "now": now} for (uid,) in found]).rowcount
+        with self._core.database.write as connection:
+            old = [{"uid": uid, "now": now} for (uid,) in found]
+            return connection.executemany(self._sql.remove_old_tombstone, old).rowcount
+
+    def _sweep_deliveries(self, now: float, limit: int) -> int:
+        with self._core.database.read() as connection:
+            found = connection.execute(self._sql.old_deliveries, {"now": now, "limit": limit}).fetchall()
+        if not found:
+            return 0
+        ids = json_array(number for (number,) in found)
+        with self._core.database.write as connection:
+            return connection.execute(self._sql.remove_old_deliveries, {"now": now, "ids": ids}).rowcount
 
     def _sweep_dropped(self, now: float, limit: int) -> int:
-        """Posts and deliveries that tombstones hide; a tombstone counts as well, when nothing is left behind it."""
-        sql = self._statements.sweep
-        with self._database.read() as connection:
-            found = connection.execute(sql.dropped_to_sweep, {"now": now, "limit": limit}).fetchall()
+        """Posts and deliveries that tombstones hide. A tombstone counts too when nothing is left that it hides."""
+        with self._core.database.read() as connection:
+            found = connection.execute(self._sql.dropped_to_sweep, {"now": now, "limit": limit}).fetchall()
         if not found:
             return 0
         removed = 0
-        with self._database.write as connection:
+        with self._core.database.write as connection:
             for uid, subscription, forget_at in found:
                 removed += self._remove_hidden(connection, uid, subscription, limit - removed)
                 if removed >= limit:
                     break
+                # The tombstone goes last. Until its end, an expansion that began before the drop may still store a
+                # delivery; so it is looked at once more at its end before it is removed.
                 tombstone = {"uid": uid, "subscription": subscription, "forget_at": forget_at}
-                connection.execute(sql.remove_dropped if forget_at <= now else sql.look_again, tombstone)
+                statement = self._sql.remove_dropped if forget_at <= now else self._sql.look_again
+                connection.execute(statement, tombstone)
                 removed += 1
         return removed
 
     def _remove_hidden(self, connection: Connection, uid: str, subscription: str, limit: int) -> int:
-        """Remove up to ``limit`` posts and deliveries behind one tombstone; how many."""
-        sql = self._statements.sweep
+        """Remove up to ``limit`` posts and deliveries that one tombstone hides; return how many."""
         if subscription:
             these = {"uid": uid, "subscription": subscription, "limit": limit}
-            return connection.execute(sql.deliveries_of_one, these).rowcount
-        removed = connection.execute(sql.posts_of_queue, {"uid": uid, "limit": limit}).rowcount
+            return connection.execute(self._sql.remove_deliveries_of_subscription, these).rowcount
+        removed = connection.execute(self._sql.remove_posts_of_queue, {"uid": uid, "limit": limit}).rowcount
         if removed < limit:
             rest = {"uid": uid, "limit": limit - removed}
-            removed += connection.execute(sql.deliveries_of_queue, rest).rowcount
+            removed += connection.execute(self._sql.remove_deliveries_of_queue, rest).rowcount
         return removed

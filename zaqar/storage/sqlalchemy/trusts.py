@@ -1,104 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Keystone trusts are to be deleted, on an SQL database."""
+"""Keystone trusts that are to be deleted one day, on an SQL database; see ``sql/trusts.sql``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import lru_cache
+from dataclasses import asdict, replace
 from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from zaqar.model import Trust
 from zaqar.storage.base import TrustStore
-from zaqar.storage.sqlalchemy.connection import Database
-from zaqar.storage.sqlalchemy.sql import NOTHING, Texts, limit, now, param
-from zaqar.storage.sqlalchemy.tables import trusts
-from zaqar.storage.sqlalchemy.undone import repeated
-
-_COLUMNS = list(trusts.c)
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
+from zaqar.storage.sqlalchemy.client.database import Database
+from zaqar.storage.sqlalchemy.queries import Queries
 
 
-class TrustStatements(Texts):
-    def __init__(self, dialect: str) -> None:
-        super().__init__(dialect)
-        t = trusts.c
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-        values = {column: param(f"new_{column.name}", column.type) for column in _COLUMNS}
-        new = insert(trusts).inline().values(values)
-        changes = {column.name: new.excluded[column.name] for column in _COLUMNS if column is not t.id}
-        this = t.id == param("id")
-        later = sa.and_(t.queue_uid == param("queue_uid"), t.attached.is_(sa.true()), t.due > now)
-        self.put = self._text(new.on_conflict_do_update(index_elements=["id"], set_=changes))
-        self.get = self._text(sa.select(*_COLUMNS).where(this))
-        self.hasten_queue = self._text(sa.update(trusts).where(later).values({t.due: now}))
-        self.hasten_subscription = self._text(
-            sa.update(trusts).where(later, t.subscription_id == param("subscription_id")).values({t.due: now})
-        )
-        self.list_due = self._text(
-            sa.select(*_COLUMNS).where(t.due <= now).order_by(t.due).limit(limit).offset(NOTHING)
-        )
-        self.replace = self._text(
-            sa.update(trusts)
-            .where(this, t.due == param("was_due", sa.Double))
-            .values({column: value for column, value in values.items() if column is not t.id})
-        )
-        self.forget = self._text(sa.delete(trusts).where(this))
+class TrustQueries(Queries, file="trusts"):
+    put: str
+    get: str
+    hasten_queue: str
+    hasten_subscription: str
+    list_due: str
+    replace: str
+    forget: str
 
 
-@lru_cache
-def trust_statements_for(dialect: str) -> TrustStatements:
-    return TrustStatements(dialect)
-
-
-class SqlTrustStore(TrustStore):
+class SqlTrusts(TrustStore):
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._statements = trust_statements_for(database.dialect)
+        self._queries = TrustQueries.of(database.dialect)
 
-    @repeated
+    @retry_on_conflict
     def put(self, *, trust: Trust) -> None:
         with self._database.write as connection:
-            connection.execute(self._statements.put, _row_of(trust))
+            connection.execute(self._queries.put, asdict(trust))
 
     def get(self, *, trust_id: str) -> Trust | None:
         with self._database.read() as connection:
-            row = connection.execute(self._statements.get, {"id": trust_id}).fetchone()
+            row = connection.execute(self._queries.get, {"id": trust_id}).fetchone()
         return None if row is None else _trust_of(row)
 
-    @repeated
+    @retry_on_conflict
     def hasten(self, *, queue_uid: str, subscription_id: str | None = None, now: float) -> None:
-        sql = self._statements
+        statement = self._queries.hasten_queue if subscription_id is None else self._queries.hasten_subscription
+        key = {"queue_uid": queue_uid, "subscription_id": subscription_id, "now": now}
         with self._database.write as connection:
-            if subscription_id is None:
-                connection.execute(sql.hasten_queue, {"queue_uid": queue_uid, "now": now})
-            else:
-                key = {"queue_uid": queue_uid, "subscription_id": subscription_id, "now": now}
-                connection.execute(sql.hasten_subscription, key)
+            connection.execute(statement, key)
 
     def list_due(self, *, now: float, limit: int) -> list[Trust]:
         with self._database.read() as connection:
-            rows = connection.execute(self._statements.list_due, {"now": now, "limit": limit}).fetchall()
+            rows = connection.execute(self._queries.list_due, {"now": now, "limit": limit}).fetchall()
         return [_trust_of(row) for row in rows]
 
-    @repeated
+    @retry_on_conflict
     def replace(self, *, trust: Trust, was_due: float) -> bool:
         with self._database.write as connection:
-            row = {**_row_of(trust), "id": trust.id, "was_due": was_due}
-            return connection.execute(self._statements.replace, row).rowcount == 1
+            return connection.execute(self._queries.replace, {**asdict(trust), "was_due": was_due}).rowcount == 1
 
-    @repeated
+    @retry_on_conflict
     def forget(self, *, trust_id: str) -> None:
         with self._database.write as connection:
-            connection.execute(self._statements.forget, {"id": trust_id})
+            connection.execute(self._queries.forget, {"id": trust_id})
 
 
-def _row_of(trust: Trust) -> dict[str, Any]:
-    return {f"new_{name}": value for name, value in asdict(trust).items()}
-
-
-def _trust_of(row: Any) -> Trust:
-    fields = dict(zip((column.name for column in _COLUMNS), row, strict=True))
-    # SQLite has no type for it.
-    return Trust(**{**fields, "attached": bool(fields["attached"])})
+def _trust_of(row: tuple[Any, ...]) -> Trust:
+    trust = Trust(*row)
+    # SQLite has no boolean type: it returns 0 or 1.
+    return replace(trust, attached=bool(trust.attached))

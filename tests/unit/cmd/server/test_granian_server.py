@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import socket
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 pytest.importorskip("granian")
 
 from granian import cli
+from granian.constants import Interfaces
 from granian.net import SocketHolder
 from granian.server.common import AbstractServer
-from granian.server.mp import MPServer
+from granian.server.mp import MPServer, WorkerProcess
+
+from zaqar.access import http_server
 
 
 def test_the_command_line_makes_a_server_by_a_name_that_can_be_replaced() -> None:
@@ -43,3 +47,11 @@ def test_only_the_warning_about_threads_is_left_out() -> None:
     assert source.count("logger.") == 2
     assert "Python threads" in source and "win32" in source
     assert source.rstrip().endswith("super().serve(spawn_target, target_loader, wrap_loader)")
+
+
+def test_a_worker_shows_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MPServer("zaqar.wsgi", interface=Interfaces.WSGI, blocking_threads=7)
+    server._init_shared_socket()
+    worker = server._spawn_worker(0, WorkerProcess.wrap_target(MPServer._spawn_wsgi_worker), lambda: None)
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: worker.inner)
+    assert http_server._count_granian_threads() == 7

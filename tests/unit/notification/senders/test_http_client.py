@@ -284,7 +284,7 @@ for other in ("200 with line feeds only", "200 with a coding that it has not", "
 
 @pytest.mark.parametrize("answer", NOT_USED_AGAIN.values(), ids=NOT_USED_AGAIN.keys())
 def test_a_connection_in_doubt_is_not_used_again(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
-    monkeypatch.setattr(http_answers, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(http_answers, "ANSWER_SECONDS", 0.02)
 
     async def twice(client: HttpClient, sink: Sink) -> None:
         statuses = {(await client.post(sink.url, {}, b"{}")).status for _ in range(2)}

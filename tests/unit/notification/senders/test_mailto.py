@@ -342,7 +342,7 @@ INJECTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", INJECTIONS, ids=str)
-@pytest.mark.parametrize("way", ["smtp", "command"])
+@pytest.mark.parametrize("way", ["smtp", pytest.param("command", marks=pytest.mark.child_process)])
 def test_no_header_addressee_or_command_is_brought_in(tmp_path: Path, way: str, changes: dict[str, Any]) -> None:
     box = Mailbox()
     if way == "smtp":
@@ -370,6 +370,7 @@ def a_command(folder: Path, text: str) -> Command:
     return Command.from_conf(a_conf(smtp_command=shlex.join([sys.executable, str(script), "-t", "~;*|x"])))
 
 
+@pytest.mark.child_process
 def test_a_command_gets_the_mail_without_a_shell(tmp_path: Path) -> None:
     command = a_command(
         tmp_path,
@@ -384,6 +385,7 @@ def test_a_command_gets_the_mail_without_a_shell(tmp_path: Path) -> None:
     assert (tmp_path / "arguments").read_text() == repr(["-t", "~;*|x"])
 
 
+@pytest.mark.child_process
 @pytest.mark.parametrize(
     ("status", "final"),
     [
@@ -397,17 +399,20 @@ def test_a_command_that_fails(tmp_path: Path, status: int, final: bool) -> None:
     assert outcome == (refused(reason) if final else put_off(reason))
 
 
+@pytest.mark.child_process
 def test_a_command_that_is_not_there() -> None:
     outcome = mail_by(Command(("/nonexistent/sendmail",)))
     assert (outcome.delivered, outcome.reached) == (False, False)
     assert outcome.answer.startswith("the mail command cannot be run: ")
 
 
+@pytest.mark.child_process
 def test_a_command_that_does_not_read(tmp_path: Path) -> None:
     outcome = mail_by(Command((sys.executable, "-c", "")), options={"subject": "x"})
     assert outcome == TAKEN
 
 
+@pytest.mark.child_process
 def test_a_command_that_hangs_is_ended_with_all_it_started() -> None:
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     outcome = mail_by(Command((sys.executable, "-c", child), total_seconds=0.5))

@@ -126,6 +126,7 @@ def test_the_traceback_is_there_for_who_asks(watched: Watched, caplog: pytest.Lo
     assert [record.exc_info is not None for record in caplog.records] == [False, True]
 
 
+@pytest.mark.child_process
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_can_note_one_though_the_parent_was_about_to(watched: Watched) -> None:
     with watched.outage._lock:

@@ -16,15 +16,15 @@ UID = "0123456789abcdef01234567"
 def test_a_post_is_one_document() -> None:
     drafts = [Draft(b"1", 60), Draft(b'"x"', 90, delay=5)]
     (document,) = posted_documents(UID, 7, drafts, "client", 1.5)
-    posted = unpack_posted(document["b"], queue_uid=document["queue"], first=document["first"])
+    posted = unpack_posted(document["body"], queue_uid=document["queue"], first=document["first"])
     assert (posted.first, posted.client_id, posted.created, posted.drafts) == (7, "client", 1.5, tuple(drafts))
 
 
 def test_a_very_large_one_is_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "LARGEST", 3000)
+    monkeypatch.setattr(outbox, "MAX_DOCUMENT_BYTES", 3000)
     sizes = [1000, 1000, 1000, 5000, 10, 10]
     documents = posted_documents(UID, 4, [Draft(b"x" * size, 60) for size in sizes], "client", 1.5)
-    parts = [unpack_posted(each["b"], queue_uid=UID, first=each["first"]) for each in documents]
+    parts = [unpack_posted(each["body"], queue_uid=UID, first=each["first"]) for each in documents]
     assert [[len(draft.body) for draft in part.drafts] for part in parts] == [[1000, 1000], [1000], [5000], [10, 10]]
     assert [part.first for part in parts] == [4, 6, 7, 8]
     assert len({each["_id"] for each in documents}) == 4

@@ -19,7 +19,7 @@ DELIVERY = Delivery(UID, "a1b2", 7, b'{"a": 1}', 60, NOW, "client", NOW + 0.1)
 
 def back(delivery: Delivery) -> Delivery:
     row = [
-        delivery_records.id_of(delivery.subscription_id, delivery.number),
+        delivery_records.delivery_id(delivery.subscription_id, delivery.number),
         delivery_records.record_of(delivery),
         delivery_records.state_of(delivery, owner=delivery.owner),
     ]
@@ -63,6 +63,6 @@ def test_attempts(answer: str) -> None:
 
 def test_numbers_are_in_order_as_bytes() -> None:
     numbers = [0, 1, 9, 10, 255, 256, 65_535, 2**40, 2**48 - 1]
-    spelled = [delivery_records.spell_number(number) for number in numbers]
+    spelled = [delivery_records.encode_number(number) for number in numbers]
     assert spelled == sorted(spelled)
     assert {len(each) for each in spelled} == {12}

@@ -8,7 +8,7 @@ import re
 import pytest
 import redis.crc
 
-from zaqar.storage.redis.keys import SLOTS, QueueKeys, slot_of
+from zaqar.storage.redis.keys import OUTBOX_KEYS, QUEUE_KEYS, SLOTS, QueueKeys, slot_of
 
 UID = "0123456789abcdef01234567"
 
@@ -20,7 +20,7 @@ def test_slots_are_those_of_redis(tag: bytes) -> None:
 
 def test_on_one_server_scripts_get_the_fence() -> None:
     keys = QueueKeys(cluster=False)
-    assert keys.of(UID) == (b"zaqar:{0123456789abcdef01234567}:f",)
+    assert keys.of(UID) == (b"zaqar:{0123456789abcdef01234567}:fence",)
     assert keys.of(UID) is keys.of(UID)
     assert keys.registry(0) == (b"zaqar:queues", b"zaqar:agenda")
 
@@ -29,7 +29,7 @@ def test_in_a_cluster_they_get_every_key_and_all_lie_in_one_slot() -> None:
     keys = QueueKeys(cluster=True).of(UID)
     assert len(keys) == len(set(keys)) == 16
     assert {redis.crc.key_slot(key) for key in keys} == {slot_of(UID.encode())}
-    assert [key[-1:] for key in keys[:14]] == [b"%c" % letter for letter in b"fmsrlcdokexyvz"]
+    assert [key.rpartition(b":")[2] for key in keys[:14]] == list(QUEUE_KEYS)
     assert keys[14:] == QueueKeys(cluster=True).registry(slot_of(UID.encode()))
 
 
@@ -48,14 +48,14 @@ def test_what_is_kept_in_memory_is_bounded(cluster: bool) -> None:
     for number in range(10_000):
         keys.of(f"{number:024x}")
         keys.outbox_of(f"{number:024x}")
-    assert 0 < len(keys._made) <= 4096
-    assert 0 < len(keys._made_outbox) <= 4096
+    assert 0 < len(keys._queues) <= 4096
+    assert 0 < len(keys._outboxes) <= 4096
 
 
 def test_on_one_server_scripts_of_the_outbox_get_the_posts() -> None:
     keys = QueueKeys(cluster=False)
-    assert keys.outbox_of(UID) == (b"zaqar:{0123456789abcdef01234567}:p",)
-    assert keys.noted_of(UID) == ()
+    assert keys.outbox_of(UID) == (b"zaqar:{0123456789abcdef01234567}:posts",)
+    assert keys.posts_of(UID) == ()
     assert keys.outbox(0) == (b"zaqar:posted", b"zaqar:due", b"zaqar:turns", b"zaqar:kept")
 
 
@@ -65,6 +65,6 @@ def test_in_a_cluster_they_get_every_key_of_the_outbox() -> None:
     assert len(found) == len(set(found)) == 17
     assert set(found) & set(keys.of(UID)) == {found[16]} == {keys.of(UID)[0]}, "the fence"
     assert {redis.crc.key_slot(key) for key in found} == {slot_of(UID.encode())}
-    assert [key[-1:] for key in found[:12]] == [b"%c" % letter for letter in b"ptijbgwunhqa"]
+    assert [key.rpartition(b":")[2] for key in found[:12]] == list(OUTBOX_KEYS)
     assert found[12:16] == keys.outbox(slot_of(UID.encode()))
-    assert [key.rpartition(b":")[2] for key in keys.noted_of(UID)] == [b"p", b"i", b"posted"]
+    assert [key.rpartition(b":")[2] for key in keys.posts_of(UID)] == [b"posts", b"posts_free", b"posted"]

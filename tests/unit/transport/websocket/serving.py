@@ -30,7 +30,6 @@ from zaqar.transport.websocket.session import Sessions
 from zaqar.transport.websocket.settings import Settings
 
 PATIENCE = 30.0
-STORES = ("memory", "sqlite")
 
 _clients = itertools.count(1)
 

@@ -7,11 +7,12 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.unit.transport.websocket.scripted import Scene, ask, run
+from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
 
 
 def test_a_process_without_files_says_so_once_and_goes_on(
@@ -25,12 +26,17 @@ def test_a_process_without_files_says_so_once_and_goes_on(
         tries.append(listener)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.1)
+    monkeypatch.setattr("zaqar.transport.websocket.accepting._PAUSE_SECONDS", 0.09)
+
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             monkeypatch.setattr(socket.socket, "accept", no_file)
             connecting = asyncio.create_task(scene.connect().__aenter__())
-            await asyncio.sleep(2.5)
-            assert 2 <= len(tries) <= 8
+            began = time.monotonic()
+            await wait_until(lambda: len(tries) >= 4)
+            await asyncio.sleep(0.2)
+            assert len(tries) <= 4 + 2 * (time.monotonic() - began) / 0.1
             assert await ask(client, text="x") == "x"
             monkeypatch.setattr(socket.socket, "accept", accept)
             late = await connecting

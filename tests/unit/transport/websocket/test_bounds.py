@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.wire_websocket import CONTINUATION, frame
+from tests.acceptance.raw_websocket import CONTINUATION, frame
 from tests.unit.transport.websocket.scripted import Scene, ask, closed, run, wait_until
 from tests.unit.transport.websocket.test_server import open_raw
 from zaqar.transport.websocket import protocol

@@ -25,7 +25,7 @@ CONNECTION = "c" * 32
 SLOW = {"check_node_health"}
 """It waits for its threads; nothing of its body is read."""
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 INT64 = st.integers(strict_json.INT64_MIN, strict_json.INT64_MAX)
 SCALARS = st.none() | st.booleans() | INT64 | st.floats() | st.text(max_size=20)
@@ -178,7 +178,7 @@ SAMPLES = [
 CHANGES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2), st.binary(max_size=6)), min_size=1, max_size=4)
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=150)
 @given(frames() | st.sampled_from(SAMPLES), st.sampled_from(FORMATS), CHANGES)
 def test_good_frames_with_some_bytes_changed(
     parts: Parts, frame: dict[str, Any], format_: Format, changes: list[tuple[int, int, bytes]]
@@ -196,7 +196,7 @@ def test_good_frames_with_some_bytes_changed(
     check(parts, Session(parts, connection=CONNECTION, sessions=SESSIONS), changed)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(frames(), min_size=5, max_size=5), st.sampled_from(FORMATS))
 def test_what_is_refused_changes_nothing(frames: list[dict[str, Any]], format_: Format) -> None:
     service = serve()

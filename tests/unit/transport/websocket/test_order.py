@@ -114,7 +114,7 @@ class World:
                 step()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 150))
 def test_a_connection_that_stays_open_sees_each_notification_in_order(random: Random, steps: int) -> None:
     world = World(random)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.wire_websocket import CONTINUATION, RawConnection, frame, handshake
-from tests.acceptance.wire_websocket import PING as PING_CODE
+from tests.acceptance.raw_websocket import CONTINUATION, RawConnection, frame, handshake
+from tests.acceptance.raw_websocket import PING as PING_CODE
 from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
 from tests.unit.transport.websocket.test_server import KEY, UPGRADE
 

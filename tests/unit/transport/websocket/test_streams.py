@@ -15,7 +15,6 @@ from tests.clock import FakeClock
 from tests.unit.transport.websocket.frames import PROJECT
 from tests.unit.transport.websocket.serving import (
     PATIENCE,
-    STORES,
     Peer,
     Service,
     make_parts,
@@ -33,6 +32,12 @@ from zaqar.transport.websocket.stream_table import MAX_CREDIT, MAX_STREAMS
 
 KEY = "k" * 32
 PATH = "/v2/queues/q/messages"
+
+
+@pytest.fixture
+def store() -> str:
+    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    return "memory"
 
 
 async def follow(client: Peer, **body: Any) -> str:
@@ -53,7 +58,6 @@ async def messages(client: Peer, count: int) -> list[Any]:
 # -- frames ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
 def test_a_stream_sends_what_a_list_shows(tmp_path: Path, packs: bool, store: str) -> None:
     async def script(service: Service) -> None:
@@ -102,7 +106,6 @@ def test_claimed_messages_are_sent_too(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
 def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str) -> None:
     """Also if the queue was not there when it began, and if messages were deleted meanwhile."""
 

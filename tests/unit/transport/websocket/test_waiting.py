@@ -15,7 +15,6 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.unit.transport.websocket.serving import (
     PATIENCE,
-    STORES,
     Peer,
     Service,
     make_parts,
@@ -34,6 +33,12 @@ WAITS: dict[str, tuple[str, dict[str, Any]]] = {
     "pop": ("message_delete_many", {"pop": 1}),
 }
 """An action of each kind that waits, with its body."""
+
+
+@pytest.fixture
+def store() -> str:
+    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    return "memory"
 
 
 async def post(client: Peer, *bodies: Any, queue: str = "q", **fields: Any) -> None:
@@ -66,7 +71,6 @@ async def close_code(client: Peer) -> int:
 # -- answers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
 @pytest.mark.parametrize("kind", WAITS)
 def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str) -> None:
@@ -87,15 +91,17 @@ def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, stor
     run(script, make_parts(tmp_path, store=store))
 
 
-@pytest.mark.parametrize("kind", WAITS)
-def test_a_request_that_has_waited_in_vain_has_the_usual_answer(tmp_path: Path, kind: str) -> None:
-    async def script(service: Service) -> None:
+def test_a_request_that_has_waited_in_vain_has_the_usual_answer(tmp_path: Path) -> None:
+    async def wait_in_vain(service: Service, kind: str) -> None:
         async with service.client() as client:
             action, body = WAITS[kind]
             began = time.monotonic()
             waited = await client.request(action, queue_name="q", wait=1, **body)
             assert time.monotonic() - began >= 1
             assert waited == await client.request(action, queue_name="q", **body)
+
+    async def script(service: Service) -> None:
+        await asyncio.gather(*(wait_in_vain(service, kind) for kind in WAITS))
 
     run(script, make_parts(tmp_path))
 
@@ -172,8 +178,7 @@ def test_a_request_too_many_is_answered_at_once_and_truly(tmp_path: Path, option
     run(script, make_parts(tmp_path, **{f"transport__{option}": 1}))
 
 
-@pytest.mark.parametrize("kind", WAITS)
-def test_stages_see_the_answer_at_the_end(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_see_the_answer_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the answer is made in a thread, because a stage may block."""
     monkeypatch.setattr(Pending, "ends_at_once", False)
     ended: list[str] = []
@@ -185,14 +190,17 @@ def test_stages_see_the_answer_at_the_end(tmp_path: Path, kind: str, monkeypatch
 
     monkeypatch.setattr(Pending, "end", note)
 
-    async def script(service: Service) -> None:
+    async def wait_in_vain(service: Service, kind: str) -> None:
         async with service.client() as client:
             action, body = WAITS[kind]
             assert (await client.request(action, queue_name="q", wait=1, **body))[0] in (200, 204)
 
+    async def script(service: Service) -> None:
+        await asyncio.gather(*(wait_in_vain(service, kind) for kind in WAITS))
+
     run(script, make_parts(tmp_path))
-    (thread,) = ended
-    assert thread.startswith("request")
+    assert len(ended) == len(WAITS)
+    assert all(thread.startswith("request") for thread in ended)
 
 
 # -- order and fairness ----------------------------------------------------------------------------------------------
@@ -252,7 +260,6 @@ def test_notifications_are_pushed_while_a_request_waits(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
 def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str) -> None:
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
@@ -311,10 +318,9 @@ def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> Non
     run(script, make_parts(tmp_path))
 
 
-@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("wait", [0, 20])
 def test_a_claim_that_the_client_cannot_be_told_is_released(
-    tmp_path: Path, wait: int, store: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     parts = make_parts(tmp_path, store=store)
 

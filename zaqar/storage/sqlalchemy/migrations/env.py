@@ -3,7 +3,7 @@
 
 from alembic import context
 
-from zaqar.storage.sqlalchemy.tables import metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.schema import metadata, postgresql_metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

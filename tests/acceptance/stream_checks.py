@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether readers of a queue have seen what was posted: all of it, in order, and repeated only if it has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.acceptance.stream_readers import Connection, Reader
+
+NUMBER_LENGTH = 12
+"""Of the number of a message, at the end of its id."""
+
+CLOCK_SECONDS = 0.01
+"""By which two clocks of a host may differ."""
+
+
+@dataclass
+class Posts:
+    """What the writers posted. ``not_before`` is the earliest time at which a delayed body may be seen."""
+
+    not_before: dict[tuple[int, int], float] = field(default_factory=dict)
+    acknowledged: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    """Ids whose delete was asked for."""
+
+
+@dataclass
+class Run:
+    """The messages that the readers have seen, and those that were in the queue at the end."""
+
+    readers: list[Reader]
+    posts: Posts
+    left: dict[str, Any]
+    """The bodies of the messages by their ids, in order."""
+
+    def connections(self) -> Iterator[tuple[Reader, Connection]]:
+        for reader in self.readers:
+            for connection in reader.connections:
+                yield reader, connection
+
+
+def missing(readers: Sequence[Reader], left: dict[str, Any]) -> dict[str, list[str]]:
+    """The messages that a reader should have seen and has not, by the name of the reader."""
+    found = {}
+    for reader in readers:
+        begin = "" if reader.from_start else reader.connections[0].position or ""
+        if lacking := [id_ for id_ in left if id_ > begin and id_ not in reader.ids]:
+            found[reader.name] = lacking
+    return found
+
+
+def number_of(id_: str) -> int:
+    return int(id_[-NUMBER_LENGTH:], 16)
+
+
+def is_delayed(body: Any) -> bool:
+    return bool(body["delay"])
+
+
+def no_message_is_lost(run: Run) -> None:
+    assert run.posts.acknowledged - run.posts.deleted <= run.left.keys()
+
+
+def each_reader_sees_each_message(run: Run) -> None:
+    """Of the messages that lived the whole time, each reader has seen each one, as it was posted."""
+    assert missing(run.readers, run.left) == {}
+    for _, connection in run.connections():
+        assert all(run.left.get(seen.id, seen.body) == seen.body for seen in connection.seen)
+
+
+def messages_come_in_order(run: Run) -> None:
+    """Each reader sees messages without a delay for the first time in the order of their numbers."""
+    for reader in run.readers:
+        first = dict.fromkeys(seen.id for each in reader.connections for seen in each.seen if not is_delayed(seen.body))
+        assert list(first) == sorted(first), reader.name
+
+
+def delayed_messages_come_when_they_are_due(run: Run) -> None:
+    early = [
+        seen
+        for _, connection in run.connections()
+        for seen in connection.seen
+        if is_delayed(seen.body) and seen.at < run.posts.not_before[seen.body["w"], seen.body["n"]] - CLOCK_SECONDS
+    ]
+    assert early == []
+
+
+def a_connection_repeats_nothing(run: Run) -> None:
+    """A connection sends the messages after its marker, each once."""
+    for reader, connection in run.connections():
+        ids = [seen.id for seen in connection.seen]
+        assert len(set(ids)) == len(ids), reader.name
+        assert connection.start is None or all(id_ > connection.start for id_ in ids), reader.name
+
+
+def markers_grow(run: Run) -> None:
+    """A marker is never behind the one before it, nor after its own message unless that one was held back."""
+    for reader, connection in run.connections():
+        markers = [seen.marker for seen in connection.seen]
+        assert markers == sorted(markers), reader.name
+        assert all(seen.marker <= seen.id or is_delayed(seen.body) for seen in connection.seen), reader.name
+
+
+def a_marker_is_behind_only_while_a_message_is_held_back(run: Run) -> None:
+    """If a reader that is cut now would see messages again, the first one after its marker is a delayed one."""
+    bodies = {number_of(id_): body for id_, body in run.left.items()}
+    for reader, connection in run.connections():
+        for seen in connection.seen:
+            if seen.marker < seen.id:
+                held = bodies.get(number_of(seen.marker) + 1)
+                assert held is None or is_delayed(held), f"{reader.name}: {seen}"
+
+
+CHECKS = (
+    no_message_is_lost,
+    each_reader_sees_each_message,
+    messages_come_in_order,
+    delayed_messages_come_when_they_are_due,
+    a_connection_repeats_nothing,
+    markers_grow,
+    a_marker_is_behind_only_while_a_message_is_held_back,
+)

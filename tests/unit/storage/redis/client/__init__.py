@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is special about the Redis driver; what it has in common with others is in ``tests/conformance``."""

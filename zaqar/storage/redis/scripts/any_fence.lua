@@ -1,1 +1,0 @@
-local fence = call('HMGET', FENCE, 'g', 'n', 'a', 'b')

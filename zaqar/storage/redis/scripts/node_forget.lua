@@ -1,3 +1,0 @@
--- include: node_keys
--- ARGV: subscriptions
-return call('ZREM', SUBSCRIPTIONS, unpack(ARGV))

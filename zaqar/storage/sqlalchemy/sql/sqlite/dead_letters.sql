@@ -1,0 +1,16 @@
+-- name: set_aside
+INSERT INTO set_aside (
+    segment, sequence, expires, created, claim_count, client_id, checksum,
+    origin_queue, origin_id, origin_claim_count, body
+)
+SELECT segment, sequence, expires, created, claim_count, client_id, checksum,
+    origin_queue, origin_id, origin_claim_count, body
+FROM messages
+WHERE id IN (SELECT value FROM json_each(:ids))
+
+-- name: forget_set_aside
+DELETE FROM set_aside WHERE segment = :segment AND sequence IN (SELECT value FROM json_each(:sequences))
+
+-- name: known_letters
+-- Those that the queue has, or had.
+SELECT message_id FROM received WHERE uid = :uid AND message_id IN (SELECT value FROM json_each(:letters))

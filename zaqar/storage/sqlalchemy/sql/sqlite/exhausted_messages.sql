@@ -1,0 +1,7 @@
+-- name: first_free
+-- The first free messages before :end_of_queue: those that are moved to the end of the same queue are not met again.
+SELECT m.id, m.sequence, m.claim_count, m.created, m.expires FROM messages AS m
+WHERE m.segment = :segment AND m.state = :READY AND m.sequence >= :ready_from AND m.expires + 0 > :now
+    AND m.sequence < :end_of_queue
+ORDER BY m.sequence
+LIMIT :limit
