@@ -55,12 +55,10 @@ class Pair:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     monkeypatch.setattr(polling, "POLL_SECONDS", 3600.0)
-    stores: dict[str, Any] = {}
-    if request.param == "memory":
-        stores = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
     made = Pair(Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores)))
     yield made
     for process in (made.here, made.there):
