@@ -144,7 +144,8 @@ def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
     # Nobody can make a folder here.
     (tmp_path / "waiters").write_text("")
-    here, there = Process(build(tmp_path)), Process(build(tmp_path))
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    here, there = Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores))
     try:
         created = WaitingClaim(here)
         there.post("created")
