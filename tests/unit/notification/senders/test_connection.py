@@ -194,7 +194,7 @@ def test_a_connection_is_asked_to_confirm_nothing(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
-def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_to_nodes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_STREAMS", 2)
 
     async def go() -> None:

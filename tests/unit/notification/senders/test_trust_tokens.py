@@ -17,8 +17,8 @@ from zaqar.errors import KeystoneUnavailable
 from zaqar.notification.senders import trust_tokens
 from zaqar.notification.senders.trust_tokens import (
     EARLY_SECONDS,
-    QUESTIONS,
-    QUESTIONS_OF_A_PROJECT,
+    REQUESTS,
+    REQUESTS_OF_A_PROJECT,
     REFUSED_SECONDS,
     WAITING,
     WAITING_OF_A_PROJECT,
@@ -161,15 +161,15 @@ def test_one_project_leaves_room_for_others(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.may_answer.clear()
         hoarding = [asyncio.create_task(keystone.get(f"p-{number}")) for number in range(6)]
-        await asked(keystone, QUESTIONS_OF_A_PROJECT)
+        await asked(keystone, REQUESTS_OF_A_PROJECT)
         others = [asyncio.create_task(keystone.get(f"{name}-1")) for name in "abc"]
-        await asked(keystone, QUESTIONS)
+        await asked(keystone, REQUESTS)
         await asyncio.sleep(PATIENCE / 5)
-        assert keystone.most == {"p": QUESTIONS_OF_A_PROJECT, "a": 1, "b": 1, "all": QUESTIONS}
+        assert keystone.most == {"p": REQUESTS_OF_A_PROJECT, "a": 1, "b": 1, "all": REQUESTS}
         keystone.may_answer.set()
         await asyncio.gather(*hoarding, *others)
-        assert keystone.most["p"] == QUESTIONS_OF_A_PROJECT
-        assert keystone.tokens._places_of == {}
+        assert keystone.most["p"] == REQUESTS_OF_A_PROJECT
+        assert keystone.tokens._permits_of == {}
         assert not keystone.tokens._waiting
 
     run(test)
@@ -198,19 +198,19 @@ def test_nobody_joins_the_wait_for_a_silent_keystone(keystone: Keystone) -> None
         loop = asyncio.get_running_loop()
         keystone.may_answer.clear()
         first = [asyncio.create_task(keystone.get(f"{name}-1")) for name in "abcdef"]
-        await asked(keystone, QUESTIONS)
+        await asked(keystone, REQUESTS)
         # Those without a thread give up soon.
-        await asyncio.wait(first[QUESTIONS:], timeout=10)
-        assert [type(each.exception()) for each in first[QUESTIONS:]] == 2 * [KeystoneUnavailable]
+        await asyncio.wait(first[REQUESTS:], timeout=10)
+        assert [type(each.exception()) for each in first[REQUESTS:]] == 2 * [KeystoneUnavailable]
         began = loop.time()
         for _ in range(100):
             for trust in ("a-1", "x-1"):
                 with pytest.raises(KeystoneUnavailable):
                     await keystone.get(trust)
         assert loop.time() - began < PATIENCE
-        assert len(keystone.asked) == QUESTIONS
+        assert len(keystone.asked) == REQUESTS
         keystone.may_answer.set()
-        assert sorted(await asyncio.gather(*first[:QUESTIONS])) == ["t1", "t2", "t3", "t4"]
+        assert sorted(await asyncio.gather(*first[:REQUESTS])) == ["t1", "t2", "t3", "t4"]
         assert await keystone.get("x-1") == "t5"
 
     run(test)
