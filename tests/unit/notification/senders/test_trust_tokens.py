@@ -17,9 +17,9 @@ from zaqar.errors import KeystoneUnavailable
 from zaqar.notification.senders import trust_tokens
 from zaqar.notification.senders.trust_tokens import (
     EARLY_SECONDS,
+    REFUSED_SECONDS,
     REQUESTS,
     REQUESTS_OF_A_PROJECT,
-    REFUSED_SECONDS,
     WAITING,
     WAITING_OF_A_PROJECT,
     TrustTokens,
