@@ -95,7 +95,7 @@ def test_a_token_is_used_until_a_while_before_its_end(keystone: Keystone) -> Non
     run(test)
 
 
-def test_all_who_want_a_token_of_a_trust_share_one_question(keystone: Keystone) -> None:
+def test_callers_that_want_a_token_of_a_trust_share_one_request(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.may_answer.clear()
         waiting = [asyncio.create_task(keystone.get("p-1")) for _ in range(5)]
@@ -132,7 +132,7 @@ def test_a_trust_of_another_project_is_never_used(keystone: Keystone) -> None:
     run(test)
 
 
-def test_that_a_trust_is_gone_is_told_to_all_who_wait(keystone: Keystone) -> None:
+def test_all_callers_that_wait_learn_that_a_trust_is_gone(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.error = TrustGone()
         outcomes = await asyncio.gather(*(keystone.get("p-1") for _ in range(3)), return_exceptions=True)
@@ -143,7 +143,7 @@ def test_that_a_trust_is_gone_is_told_to_all_who_wait(keystone: Keystone) -> Non
     run(test)
 
 
-def test_a_refusal_is_remembered_for_a_moment(keystone: Keystone) -> None:
+def test_a_refusal_is_cached_for_a_moment(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.error = TrustRefused("disabled")
         for _ in range(3):
@@ -193,7 +193,7 @@ def test_few_deliveries_wait(keystone: Keystone) -> None:
     run(test)
 
 
-def test_nobody_joins_the_wait_for_a_silent_keystone(keystone: Keystone) -> None:
+def test_no_more_deliveries_wait_for_a_silent_keystone(keystone: Keystone) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         keystone.may_answer.clear()
@@ -216,7 +216,7 @@ def test_nobody_joins_the_wait_for_a_silent_keystone(keystone: Keystone) -> None
     run(test)
 
 
-def test_after_a_failure_keystone_is_left_alone_and_then_tried_once(
+def test_after_a_failure_keystone_is_not_asked_for_a_pause_and_then_asked_once(
     keystone: Keystone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trust_tokens, "FIRST_PAUSE_SECONDS", 0.1)
