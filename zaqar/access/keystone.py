@@ -78,7 +78,7 @@ class TokenValidator:
         """
         return self._started.check()
 
-    def check_aside(self) -> None:
+    def check_in_background(self) -> None:
         """The same, in a thread: the log says what is wrong, and the start waits for nobody."""
         threading.Thread(target=self._check_and_log, name="keystone-check", daemon=True).start()
 

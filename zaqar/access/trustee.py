@@ -40,7 +40,7 @@ _SCOPES = (
     *("domain_id", "domain_name", "system_scope"),
 )
 
-_ENDS = 3
+_MOST_ENDS = 3
 """How many moments are tried as the end of a trust."""
 
 _SILENT_SECONDS = 5.0
@@ -113,7 +113,7 @@ class Trustee:
             "impersonation": True,
             "roles": [{"id": role["id"]} for role in caller.get("roles", ())],
         }
-        for attempt in range(_ENDS):
+        for attempt in range(_MOST_ENDS):
             end = _end_of(expires + attempt)
             trust = {**wanted, "expires_at": end.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
             answer = self._as_caller(token, "POST", "/OS-TRUST/trusts", json={"trust": trust})
@@ -228,7 +228,7 @@ class Trustee:
             with self._translated():
                 yield
         except (_Unauthorized, _Forbidden) as exc:
-            self._say(logging.ERROR, f"[{TRUSTEE_GROUP}]: Keystone does not accept the service user.")
+            self._log_rarely(logging.ERROR, f"[{TRUSTEE_GROUP}]: Keystone does not accept the service user.")
             raise KeystoneUnavailable from exc
 
     @contextmanager
@@ -240,10 +240,10 @@ class Trustee:
         except exceptions.Forbidden as exc:
             raise _Forbidden from exc
         except exceptions.ClientException as exc:
-            self._say(logging.WARNING, f"Keystone cannot be asked about trusts: {type(exc).__name__}")
+            self._log_rarely(logging.WARNING, f"Keystone cannot be asked about trusts: {type(exc).__name__}")
             raise KeystoneUnavailable from exc
 
-    def _say(self, level: int, sentence: str) -> None:
+    def _log_rarely(self, level: int, sentence: str) -> None:
         """Log it, unless something was logged a moment ago: callers can cause it as often as they like."""
         now = time.monotonic()
         if now >= self._silent_until:

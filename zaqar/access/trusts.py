@@ -113,7 +113,7 @@ class RequestTrusts:
         """
         if context.token is None:
             raise Forbidden("A trust+http subscriber needs a trust, which takes a token; a signed URL has none.")
-        with self._place(context.project):
+        with self._slot(context.project):
             return self._trustee.create(context.token, project=context.project, expires=expires)
 
     def check(self, context: Context, trust_id: str) -> None:
@@ -124,7 +124,7 @@ class RequestTrusts:
         credential may have fewer than its user.
         """
         try:
-            with self._place(context.project):
+            with self._slot(context.project):
                 token = self._trustee.token_of(trust_id)
         except (TrustGone, TrustRefused):
             token = None
@@ -137,7 +137,7 @@ class RequestTrusts:
             )
 
     @contextmanager
-    def _place(self, project: str) -> Iterator[None]:
+    def _slot(self, project: str) -> Iterator[None]:
         with self._changed:
             if self._is_full(self._asking, self._bounds.asking, project):
                 self._wait(project)

@@ -67,7 +67,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
     with _listen(options, conf) as listener:
         parts = _build(conf)
         if parts.tokens is not None:
-            parts.tokens.check_aside()
+            parts.tokens.check_in_background()
         process = _Process(parts, listener, rest)
         asyncio.run(process.run())
         if _has_threads_left():

@@ -26,11 +26,15 @@ Mail does not follow policies, which are about webhooks: see :data:`MAIL_DELAYS`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from zaqar.model import Subscription
 from zaqar.schemas.retry_policy import DEFAULT_MAXIMUM_DELAY, DEFAULT_MINIMUM_DELAY
+from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
 
 BACKOFF_RETRIES = 10
 
@@ -124,3 +128,48 @@ def _delay(retry: int, policy: RetryPolicy) -> float | None:
         return backoff(policy.minimum_delay, policy.maximum_delay, retry, BACKOFF_RETRIES)
     retry -= BACKOFF_RETRIES
     return float(policy.maximum_delay) if retry <= policy.maximum_delay_retries else None
+
+
+# -- pauses between confirmations
+
+_PLACE_SHARE = 60
+"""Confirmations of one project to one host, or to one mail domain, may follow each other so many times as fast."""
+
+
+def pauses_of(subscription: Subscription, *, seconds: float, now: float) -> dict[str, float]:
+    """What must not be asked again before when: key -> time.
+
+    The subscription, also if its subscriber changes; the target, no matter which project subscribes it; and with a
+    shorter pause the host or mail domain, for the project: a host has as many URLs, and a domain as many mailboxes, as
+    somebody writes.
+    """
+    target, place = _target_of(subscription.subscriber)
+    return {
+        _key("subscription", subscription.id): now + seconds,
+        _key("target", target): now + seconds,
+        _key("place", subscription.project, place): now + seconds / _PLACE_SHARE,
+    }
+
+
+def _target_of(subscriber: str) -> tuple[str, str]:
+    """Who is asked, and the host or domain: the same for all spellings that reach the same mailbox or the same path."""
+    scheme = scheme_of(subscriber)
+    if scheme in WEBHOOK_SCHEMES:
+        parts = urlsplit(url_of(subscriber))
+        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+        place = f"{(parts.hostname or '').rstrip('.')}:{port}"
+        # The query is left out: a receiver is the same with any.
+        return f"{place}{unquote(parts.path) or '/'}", place
+    if scheme == "mailto":
+        address = unquote(subscriber.partition(":")[2].partition("?")[0]).lower()
+        user, _, domain = address.rpartition("@")
+        domain = domain.rstrip(".")
+        # "user+anything" is delivered to "user" by most mail servers (RFC 5233).
+        return f"{user.partition('+')[0] or user}@{domain}", domain
+    return subscriber, scheme
+
+
+def _key(*parts: str) -> str:
+    """Short, and of the characters that every store takes."""
+    text = "\0".join(f"{len(part)}:{part}" for part in parts)
+    return "ask:" + hashlib.sha256(text.encode()).hexdigest()

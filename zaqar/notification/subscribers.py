@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.model import (
     CONFIRMED,
     NOTIFICATION,
@@ -20,7 +20,7 @@ from zaqar.model import (
     PostPosition,
     Subscription,
 )
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base import ManagementStore
 
 REMEMBER_SECONDS = 1.0
@@ -60,9 +60,9 @@ class Page:
 class Subscribers:
     """Every method raises StoreUnavailable where the management store does not answer."""
 
-    def __init__(self, management: ManagementStore, calls: Calls, clock: Clock) -> None:
+    def __init__(self, management: ManagementStore, executor: StoreExecutor, clock: Clock) -> None:
         self._management = management
-        self._calls = calls
+        self._executor = executor
         self._clock = clock
         self._known = _Memory()
         self._readings = asyncio.Semaphore(READINGS)
@@ -80,7 +80,7 @@ class Subscribers:
 
     async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
         """Whether it was removed, or is over by any worker's clock, so that it can never be there again."""
-        read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
+        read = partial(self._read, queue_uid, subscription_id, self._clock() - MAX_CLOCK_SKEW)
         return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
@@ -98,7 +98,7 @@ class Subscribers:
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
         """None if they have begun, else the time when the last of those in the way ends."""
-        return await self._calls.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
+        return await self._executor.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
         """That of the queue of a subscription."""
@@ -111,7 +111,7 @@ class Subscribers:
             found = self._management.subscriptions.get(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
             return _Weighed(found, 0 if found is None else bytes_of(found.options))
 
-        return await self._calls.run(read)
+        return await self._executor.run(read)
 
     async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
         began = asyncio.get_running_loop().time()
@@ -122,7 +122,7 @@ class Subscribers:
         while not complete:
             limit = READ if through else min(READ, most - len(found))
             async with self._readings:
-                some = await self._calls.run(partial(self._read_some, queue_uid, end, limit))
+                some = await self._executor.run(partial(self._read_some, queue_uid, end, limit))
             is_last = len(some) < limit
             if some:
                 end = some[-1][0].id
@@ -163,7 +163,7 @@ class Subscribers:
             policy = queue.metadata.get("_retry_policy")
             return _Weighed((queue.uid, policy), bytes_of(policy))
 
-        return await self._calls.run(read)
+        return await self._executor.run(read)
 
 
 def _only_filter(subscription: Subscription) -> tuple[Subscription, int]:

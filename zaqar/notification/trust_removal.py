@@ -17,10 +17,10 @@ from functools import partial
 
 from zaqar import daemon_threads
 from zaqar.access.trust_answers import TrustRefused
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base import ManagementStore
 
 _log = logging.getLogger(__name__)
@@ -57,13 +57,13 @@ class TrustRemoval:
         delete: Callable[[str], None],
         *,
         management: ManagementStore,
-        calls: Calls,
+        executor: StoreExecutor,
         clock: Clock,
     ) -> None:
         """``delete`` removes a trust from Keystone. It blocks, and raises TrustRefused and KeystoneUnavailable."""
         self._delete = delete
         self._management = management
-        self._calls = calls
+        self._executor = executor
         self._clock = clock
         self._places = asyncio.Semaphore(DELETIONS)
         self._is_away = False
@@ -88,7 +88,7 @@ class TrustRemoval:
         """Look at a batch of records that are due."""
         self._is_away = False
         now = self._clock()
-        due = await self._calls.run(partial(self._management.trusts.list_due, now=now, limit=BATCH))
+        due = await self._executor.run(partial(self._management.trusts.list_due, now=now, limit=BATCH))
         seen = Counter[str]()
         chosen: list[Awaitable[object]] = []
         for trust in due:
@@ -110,17 +110,17 @@ class TrustRemoval:
             mine = replace(trust, due=now + LEASE_SECONDS)
             if not await self._put_off(trust, mine):
                 return  # Another notifier has it.
-            if now >= trust.expires + CLOCKS_APART:
+            if now >= trust.expires + MAX_CLOCK_SKEW:
                 # It has ended in Keystone by itself.
                 await self._forget(trust)
-            elif await self._calls.run(partial(self._is_used, trust, now)):
+            elif await self._executor.run(partial(self._is_used, trust, now)):
                 await self._put_off(mine, replace(mine, attached=True, tries=0, due=now + USED_SECONDS))
             else:
                 await self._remove(mine)
 
     def _is_used(self, trust: Trust, now: float) -> bool:
         found = self._management.subscriptions.get(
-            queue_uid=trust.queue_uid, subscription_id=trust.subscription_id, now=now - CLOCKS_APART
+            queue_uid=trust.queue_uid, subscription_id=trust.subscription_id, now=now - MAX_CLOCK_SKEW
         )
         return found is not None and found.options.get("trust_id") == trust.id
 
@@ -143,7 +143,7 @@ class TrustRemoval:
 
     async def _put_off(self, read: Trust, changed: Trust) -> bool:
         store = self._management.trusts
-        return await self._calls.run(partial(store.replace, trust=changed, was_due=read.due))
+        return await self._executor.run(partial(store.replace, trust=changed, was_due=read.due))
 
     async def _forget(self, trust: Trust) -> None:
-        await self._calls.run(partial(self._management.trusts.forget, trust_id=trust.id))
+        await self._executor.run(partial(self._management.trusts.forget, trust_id=trust.id))

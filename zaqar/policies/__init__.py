@@ -45,7 +45,7 @@ class Authorizer:
         loaded = LoadedPolicy(conf, list_rules(), found)
         if not snapshot:
             # The workers of zaqar-server need not repeat what it has said.
-            for sentence in loaded.doubts(found):
+            for sentence in loaded.find_warnings(found):
                 _log.warning("[oslo_policy] policy_file: %s", sentence)
         # Requests that run meanwhile ask either the old rules or the new ones, with their own remembered decisions.
         self._policy, self.files = loaded, found

@@ -141,7 +141,7 @@ class LoadedPolicy:
                 raise
             return False
 
-    def doubts(self, found: files.PolicyFiles) -> Iterator[str]:
+    def find_warnings(self, found: files.PolicyFiles) -> Iterator[str]:
         """Sentences about rules that can be used but hardly say what the operator meant."""
         known = self._enforcer.registered_rules
         used = {_ADMIN, self._enforcer.default_rule}

@@ -68,22 +68,22 @@ class Pipeline:
 
         Raises the ClientError of a stage, and StageFailed for everything else that goes wrong because of a stage.
         """
-        answer = self.prepare(context, request)
+        answer = self.run_before(context, request)
         if isinstance(answer, Done):
             ended: R = answer.result
             return ended
         result = self.serve(answer, act)
-        self.tell(context, answer.request, result)
+        self.run_after(context, answer.request, result)
         return result
 
-    def prepare(self, context: Context, request: Q) -> Changed[Q] | Done[Any]:
+    def run_before(self, context: Context, request: Q) -> Changed[Q] | Done[Any]:
         """Call the ``before_`` hooks only."""
         hooks = self._hooks.get(request.operation)
         if hooks is None or not hooks.before:
             return Changed(request, by_stages=False)
         return self._ask(hooks.before, context, request)
 
-    def tell(self, context: Context, request: Request, result: object) -> None:
+    def run_after(self, context: Context, request: Request, result: object) -> None:
         """Call the ``after_`` hooks only."""
         hooks = self._hooks.get(request.operation)
         for hook in hooks.after if hooks else ():
@@ -106,7 +106,7 @@ class Pipeline:
     def _ask(self, hooks: tuple[Hook, ...], context: Context, given: Q) -> Changed[Q] | Done[Any]:
         texts, request = _texts(given), given
         for hook in hooks:
-            answer = guarded(hook, context, request)
+            answer = call_hook(hook, context, request)
             if isinstance(answer, Done):
                 return Done(_checked(answer.result, given.result, hook))
             if type(answer) is not type(given) or answer.address != given.address:
@@ -124,7 +124,7 @@ def hooks_of(stages: Collection[Stage], name: str) -> list[Hook]:
     return [getattr(stage, name) for stage in stages if stage.has(name)]
 
 
-def guarded(hook: Hook, *arguments: Any) -> Any:
+def call_hook(hook: Hook, *arguments: Any) -> Any:
     """What the hook returns; StageFailed, with a line in the log, for what it raises that is not meant for clients."""
     try:
         return hook(*arguments)

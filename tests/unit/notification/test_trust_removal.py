@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from tests.unit.notification.scene import until
+from tests.unit.notification.harness import until
 from tests.unit.notification.subjects import a_subscription
 from zaqar.access.trust_answers import TrustRefused
-from zaqar.clock import CLOCKS_APART
+from zaqar.clock import MAX_CLOCK_SKEW
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
 from zaqar.notification import trust_removal
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.trust_removal import (
     AWAY_SECONDS,
     BATCH_OF_A_PROJECT,
@@ -63,13 +63,13 @@ class Removals:
 
     def look(self, times: int = 1) -> None:
         async def run() -> None:
-            calls = Calls("management", 2)
-            removal = TrustRemoval(self.delete, management=self.management, calls=calls, clock=self.clock)
+            executor = StoreExecutor("management", 2)
+            removal = TrustRemoval(self.delete, management=self.management, executor=executor, clock=self.clock)
             try:
                 for _ in range(times):
                     await removal.run_once()
             finally:
-                calls.close()
+                executor.close()
 
         asyncio.run(run())
 
@@ -111,7 +111,7 @@ def test_a_trust_whose_subscription_has_another_one_is_deleted(removals: Removal
 def test_a_subscription_that_others_may_still_take_for_live_keeps_its_trust(removals: Removals) -> None:
     removals.trust()
     removals.subscribe("t1", expires=removals.clock() + 60)
-    removals.clock.advance(60 + CLOCKS_APART / 2)
+    removals.clock.advance(60 + MAX_CLOCK_SKEW / 2)
     removals.look()
     assert removals.deleted == []
     removals.clock.advance(USED_SECONDS)
@@ -120,7 +120,7 @@ def test_a_subscription_that_others_may_still_take_for_live_keeps_its_trust(remo
 
 
 def test_a_trust_that_has_ended_is_forgotten(removals: Removals) -> None:
-    removals.trust(expires=removals.clock() - CLOCKS_APART)
+    removals.trust(expires=removals.clock() - MAX_CLOCK_SKEW)
     removals.look()
     assert removals.deleted == []
     assert removals.record() is None
@@ -249,13 +249,13 @@ def test_it_goes_on_after_failures(removals: Removals, monkeypatch: pytest.Monke
     removals.before_deletion = fail
 
     async def run() -> None:
-        calls = Calls("management", 2)
-        removal = TrustRemoval(removals.delete, management=removals.management, calls=calls, clock=removals.clock)
+        executor = StoreExecutor("management", 2)
+        removal = TrustRemoval(removals.delete, management=removals.management, executor=executor, clock=removals.clock)
         running = asyncio.create_task(removal.run())
         removals.trust()
         await until(lambda: removals.clock.advance(1) and removals.deleted)
         running.cancel()
-        calls.close()
+        executor.close()
 
     asyncio.run(run())
     assert removals.deleted == ["t1"]

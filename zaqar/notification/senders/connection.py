@@ -17,7 +17,7 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.ipc.push_protocol import Push, Status
 from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.senders.base import Outcome, Sender
 from zaqar.notification.senders.node_connection import Link, TooLarge, Unreachable
 from zaqar.schemas.subscribers import connection_of
@@ -49,7 +49,7 @@ _OUTCOMES = {
 
 
 class ConnectionSender(Sender):
-    """Made for one event loop. ``app.build_dispatcher`` makes it; it is no entry point, as it asks a store."""
+    """Made for one event loop. ``app.build_notifier`` makes it; it is no entry point, as it asks a store."""
 
     delays = (_PAUSE_SECONDS,) * _TRIES
 
@@ -57,7 +57,7 @@ class ConnectionSender(Sender):
         """``machine`` is the name of this host; "" to ask the system."""
         self._nodes = nodes
         self._machine = machine or socket.gethostname()
-        self._calls = Calls("nodes", _THREADS)
+        self._calls = StoreExecutor("nodes", _THREADS)
         self._known: dict[str, tuple[float, asyncio.Task[Node | None]]] = {}
         self._links: OrderedDict[str, Link] = OrderedDict()
         self._texts: tuple[tuple[str, int, bytes], bytes] = (("", 0, b""), b"")
