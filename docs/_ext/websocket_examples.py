@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples of the WebSocket reference: a request for each action, carried out by the real session in memory.
 
-The page shows what :func:`run` returns, and ``tests/unit/test_websocket_reference.py`` runs the same. Ids, which differ
+The page shows what :func:`run` returns, and ``tests/api/test_websocket_reference.py`` runs the same. Ids, which differ
 from run to run, are replaced by others of their form, and the time stands still.
 """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Collection, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,7 +21,7 @@ class EventLoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._begun: list[Future[None]] = []
+        self._begun: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -32,9 +31,9 @@ class EventLoopThread:
         """Run a coroutine in the loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(SECONDS)
 
-    def begin(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine beside the caller. If it fails, the end of the context raises its error."""
-        begun = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        begun = self.call(self._create_task(coroutine))
         self._begun.append(begun)
         return begun
 
@@ -50,10 +49,20 @@ class EventLoopThread:
             for each in ended:
                 each.result()
 
+    async def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.create_task(coroutine)
+
     async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # First the coroutines that were begun, which end their own tasks. A task that is cancelled twice does not close
+        # its connection.
+        await _cancel(self._begun)
+        await _cancel([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
         await self._loop.shutdown_asyncgens()
         await self._loop.shutdown_default_executor()
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

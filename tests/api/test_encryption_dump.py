@@ -72,7 +72,7 @@ def _sqlite(address: str) -> Iterator[bytes]:
 
 def dump(driver: Driver, address: str, store: MessageStore) -> bytes:
     if isinstance(store, MemoryMessageStore):
-        return repr(vars(store)).encode()
+        return repr(vars(store.data)).encode()
     found = {
         "sqlite": lambda: _sqlite(address),
         "postgresql": lambda: _postgresql(address),
@@ -125,7 +125,8 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
             send_all(api, store, queue_of(api, heard).uid, created.json["subscription_id"])
     # What a notifier gave up goes to another queue.
     letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
-    app.build_dispatcher(api.parts)._sender._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
+    failures = app.build_notifier(api.parts)._shared.failures
+    failures._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
     api.send(name, body, delay=60)
     api.send(name, body, body)
     api.claim(name, limit=1)

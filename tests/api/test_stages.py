@@ -394,7 +394,7 @@ def test_whatever_a_stage_raises_is_503_and_changes_nothing(
     if not driver.shared:
         # A store that cannot be shared is shared as an object.
         plain.parts.queues._management = api.parts.management
-        plain.parts.queues._placement = api.parts.placement
+        plain.parts.queues._placement = plain.parts.queues._cache._placement = api.parts.placement
     plain.send("q", 1)
     for name, send in requests_of(api).items():
         caplog.clear()

@@ -472,7 +472,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
 
     go_away_with_a_claim(api, monkeypatch)
     api.send("q", 1)
-    store = type(api.parts.placement.all_stores()[0].store)
+    store = api.parts.placement.all_stores()[0].store
     monkeypatch.setattr(store.claims, "release", away)
     assert bodies(api.post(f"/v2/queues/q/claims?wait={LONG}")) == [1]
     assert api.counts("q") == (0, 1, 1)

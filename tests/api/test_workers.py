@@ -23,7 +23,7 @@ def workers(driver: Driver, make_api: Callable[..., Api]) -> tuple[Api, Api]:
     if not driver.shared:
         # A store that cannot be shared is shared as an object.
         two.parts.queues._management = one.parts.management
-        two.parts.queues._placement = one.parts.placement
+        two.parts.queues._placement = two.parts.queues._cache._placement = one.parts.placement
     two.project = one.project
     return one, two
 

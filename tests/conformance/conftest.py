@@ -10,8 +10,8 @@ import pytest
 
 from tests import servers
 from tests.conformance.drivers import DRIVERS, Driver
-from tests.conformance.outbox import Outbox
-from tests.conformance.scene import Scene
+from tests.conformance.notifier_client import NotifierClient
+from tests.conformance.queue_client import QueueClient
 from zaqar.storage.base import ManagementStore, MessageStore
 
 
@@ -43,19 +43,19 @@ def messages(driver: Driver, address: str) -> Iterator[MessageStore]:
 
 
 @pytest.fixture
-def scene(messages: MessageStore) -> Iterator[Scene]:
-    scene = Scene(messages)
-    yield scene
-    scene.drop()
+def orders(messages: MessageStore) -> Iterator[QueueClient]:
+    orders = QueueClient(messages)
+    yield orders
+    orders.drop()
 
 
 @pytest.fixture
-def outbox(messages: MessageStore) -> Iterator[Outbox]:
+def notifier(messages: MessageStore) -> Iterator[NotifierClient]:
     """That of the store, with nothing in it that another test left to be taken."""
-    outbox = Outbox(messages)
-    outbox.drain()
-    yield outbox
-    outbox.close()
+    notifier = NotifierClient(messages)
+    notifier.drain()
+    yield notifier
+    notifier.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

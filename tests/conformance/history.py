@@ -16,7 +16,7 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import new_claim_id
+from tests.conformance.queue_client import new_claim_id
 from zaqar.errors import ClientError
 from zaqar.model import Claim, Draft, Message, Queue
 from zaqar.storage.base import MessageStore
@@ -130,8 +130,10 @@ def enter(gate: Gate, written: Signal) -> None:
     _gate, _written = gate, written
 
 
-def crowd(role: Callable[[Stage, MessageStore, int], Record], stage: Stage, indices: Sequence[int]) -> list[Record]:
-    """What each of them did, all in this process with one store."""
+def run_threads(
+    role: Callable[[Stage, MessageStore, int], Record], stage: Stage, indices: Sequence[int]
+) -> list[Record]:
+    """Run the role once for each index, in threads of this process that share one store; return what each has done."""
     with stage.store() as store, ThreadPoolExecutor(len(indices)) as threads:
         return list(threads.map(lambda index: role(stage, store, index), indices))
 

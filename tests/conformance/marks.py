@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Marks of tests that not every driver can run."""
+"""Marks for tests that only some drivers can run."""
 
 import pytest
 

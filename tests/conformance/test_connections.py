@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of a store: bounded at any load, given back after it, and none lost by what goes wrong."""
+"""Connections of a store: their number is bounded, they are given back after use, and no fault loses one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.drivers import Driver
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import MessageStore
 
@@ -189,11 +189,11 @@ def burst(pool: Pool, *, threads: int, rounds: int) -> int:
             time.sleep(0.002)
 
     def work(number: int) -> None:
-        scene = Scene(pool.store)
+        orders = QueueClient(pool.store)
         for _ in range(rounds):
-            scene.post(f"{number}")
-            assert len(scene.listing()) > 0
-        scene.drop()
+            orders.post(f"{number}")
+            assert len(orders.listing()) > 0
+        orders.drop()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -214,31 +214,31 @@ def test_a_burst_opens_no_more_connections_than_allowed(pool: Pool, driver: Driv
     assert 0 < most <= (threads if driver.name == "sqlite" else MOST)
 
 
-def test_those_of_a_burst_are_closed_when_they_were_idle_for_a_while(pool: Pool) -> None:
+def test_connections_of_a_burst_are_closed_when_they_have_been_idle(pool: Pool) -> None:
     give_back = [pool.take() for _ in range(MOST)]
     assert pool.count() >= MOST
     for give in give_back:
         give()
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     end = time.monotonic() + 20
     while pool.count() > 1 and time.monotonic() < end:
-        scene.post("a")
+        orders.post("a")
         time.sleep(0.05)
     assert pool.count() <= 1
-    scene.drop()
+    orders.drop()
 
 
 def open_everywhere(store: MessageStore) -> None:
     """Open so many queues that each node of a Cluster gets some."""
     for _ in range(60):
-        Scene(store)
+        QueueClient(store)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
+def test_a_caller_that_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
     if driver.name == "sqlite":
         pytest.skip("there is one for each thread")
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     give_back = [pool.take() for _ in range(MOST)]
     began = time.monotonic()
     with ExitStack() as stack:
@@ -247,15 +247,15 @@ def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, drive
         with pytest.raises(StoreUnavailable):
             open_everywhere(pool.store)
         assert time.monotonic() - began < 10
-    scene.post("a")
-    assert len(scene.listing()) == 1
-    scene.drop()
+    orders.post("a")
+    assert len(orders.listing()) == 1
+    orders.drop()
 
 
-def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
+def test_a_waiting_caller_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
     give_back = [pool.take() for _ in range(MOST)]
     with ThreadPoolExecutor(2) as executor:
-        waiting = [executor.submit(Scene, pool.store) for _ in range(2)]
+        waiting = [executor.submit(QueueClient, pool.store) for _ in range(2)]
         time.sleep(0.1)
         for give in give_back:
             give()
@@ -264,13 +264,13 @@ def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver
     assert pool.count() <= MOST + (2 if driver.name == "sqlite" else 0)
 
 
-def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver) -> None:
+def test_broken_connections_do_not_count_against_the_limit(pool: Pool, driver: Driver) -> None:
     """A place that was lost each time would soon be missed."""
     if driver.name in ("sqlite", "mongodb"):
         pytest.skip("no server ends them, or the library counts them")
-    scene = Scene(pool.store)
+    orders = QueueClient(pool.store)
     for _ in range(3 * MOST):
-        scene.post("a")
+        orders.post("a")
         pool.break_all()
         time.sleep(0.06)
     give_back = [pool.take() for _ in range(MOST)]
@@ -278,4 +278,4 @@ def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver
     for give in give_back:
         give()
     assert burst(pool, threads=2 * MOST, rounds=2) <= MOST
-    scene.drop()
+    orders.drop()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thirty-two on one store for a while, then a judgement of everything they wrote down.
+"""Promises 1 to 6 in a history: 32 clients work on one store, then judges check all that they have recorded.
 
-Sixteen produce, eight work with claims and pops, eight follow the marker, four to a process. ``ZAQAR_HISTORY_SECONDS``
-says for how many seconds instead of 20; the whole suite takes 10.
+Sixteen post, eight claim and pop, eight follow the marker, four to a process. ``ZAQAR_HISTORY_SECONDS`` says for how
+many seconds instead of 20; the whole suite takes 10.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from tests.conformance import history
 from tests.conformance.drivers import Driver
 from tests.conformance.history import Lease, Post, Record, Release, Renewal, Signal, Stage
-from tests.conformance.scene import ALL, new_claim_id, new_queue
+from tests.conformance.queue_client import ALL, new_claim_id, new_queue
 from zaqar.model import Claim
 from zaqar.storage.base import MessageStore
 
@@ -160,14 +160,16 @@ JUDGEMENT: list[Callable[[History], None]] = [
 def crew(driver: Driver) -> tuple[Executor, Signal]:
     """The processes, or threads for a store that lives in one process, and the signal that ends their work."""
     size = PRODUCERS + WORKERS + READERS
-    crowds = size // TO_A_PROCESS
+    process_count = size // TO_A_PROCESS
     if not driver.shared:
         ended = threading.Event()
-        return ThreadPoolExecutor(crowds, initializer=history.enter, initargs=(threading.Barrier(size), ended)), ended
+        return ThreadPoolExecutor(
+            process_count, initializer=history.enter, initargs=(threading.Barrier(size), ended)
+        ), ended
     context = multiprocessing.get_context("spawn")
     written = context.Event()
     enter = partial(history.enter, context.Barrier(size), written)
-    return ProcessPoolExecutor(crowds, mp_context=context, initializer=enter), written
+    return ProcessPoolExecutor(process_count, mp_context=context, initializer=enter), written
 
 
 def drain(store: MessageStore, stage: Stage) -> list[str]:
@@ -187,7 +189,7 @@ def drain(store: MessageStore, stage: Stage) -> list[str]:
 
 def start(pool: Executor, role: Role, stage: Stage, indices: range) -> list[Future[list[Record]]]:
     parts = [indices[n : n + TO_A_PROCESS] for n in range(0, len(indices), TO_A_PROCESS)]
-    return [pool.submit(history.crowd, role, stage, part) for part in parts]
+    return [pool.submit(history.run_threads, role, stage, part) for part in parts]
 
 
 def test_a_history_of_many_processes(driver: Driver, address: str, messages: MessageStore) -> None:
@@ -203,10 +205,10 @@ def test_a_history_of_many_processes(driver: Driver, address: str, messages: Mes
         ]
         producers = start(pool, history.produce, stage, range(PRODUCERS))
         try:
-            records = [record for crowd in producers for record in crowd.result()]
+            records = [record for batch in producers for record in batch.result()]
         finally:
             written.set()
-        records += [record for crowd in others for record in crowd.result()]
+        records += [record for batch in others for record in batch.result()]
     story = History(records, drain(messages, stage))
     for judge in JUDGEMENT:
         judge(story)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In a process that gevent has patched a name server that is slow holds up nobody but those who need the name."""
+"""Promise 12, outages: in a gevent process a slow name server delays only the requests that need the name."""
 
 from __future__ import annotations
 

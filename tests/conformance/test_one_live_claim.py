@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promise 4: a message is under at most one live claim, and only that claim's id does anything to it."""
+"""Promise 4, one live claim: a message is under at most one live claim, and only its id deletes or renews."""
 
 from __future__ import annotations
 
@@ -7,252 +7,252 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.scene import Scene, at_once, bodies, new_claim_id
+from tests.conformance.queue_client import QueueClient, at_once, bodies, new_claim_id
 from zaqar.errors import ClaimOver, Forbidden, NotFound
 from zaqar.model import Claim
 
 GUESSED_IDS = ["", "0", "nonsense", "x" * 300, "Zo\u00eb \u20ac\U0001f600", "' or 1=1 --", "%", "a\x00b", "{}", "None"]
 
 
-def test_a_claim_takes_the_first_free_messages(scene: Scene) -> None:
-    scene.post(*"abcde")
-    claim_id, first = scene.claim(2, ttl=100, grace=70)
+def test_a_claim_takes_the_first_free_messages(orders: QueueClient) -> None:
+    orders.post(*"abcde")
+    claim_id, first = orders.claim(2, ttl=100, grace=70)
     assert bodies(first) == ["a", "b"]
     assert [message.claim_id for message in first] == [claim_id, claim_id]
     assert [message.claim_count for message in first] == [1, 1]
-    assert bodies(scene.claim(2)[1]) == ["c", "d"]
-    assert bodies(scene.claim(2)[1]) == ["e"]
+    assert bodies(orders.claim(2)[1]) == ["c", "d"]
+    assert bodies(orders.claim(2)[1]) == ["e"]
 
 
-def test_a_claim_is_what_it_was_made_with(scene: Scene) -> None:
-    scene.post(*"abc")
-    claim_id, taken = scene.claim(2, ttl=100, grace=70)
-    scene.clock.advance(10)
-    claim, held = scene.get_claim(claim_id)
-    assert claim == Claim(claim_id, 100, 70, scene.now - 10)
+def test_a_claim_is_read_as_it_was_made(orders: QueueClient) -> None:
+    orders.post(*"abc")
+    claim_id, taken = orders.claim(2, ttl=100, grace=70)
+    orders.clock.advance(10)
+    claim, held = orders.get_claim(claim_id)
+    assert claim == Claim(claim_id, 100, 70, orders.now - 10)
     assert held == taken
 
 
-def test_what_a_claim_answers_is_what_other_paths_show(scene: Scene) -> None:
-    scene.post(*"abc", ttl=60)
-    claim_id, taken = scene.claim(2, ttl=100, grace=70)
-    assert scene.get(1, 2) == taken
-    assert scene.listing(claimed=True)[:2] == taken
-    assert scene.get_claim(claim_id)[1] == taken
-    assert scene.stats().oldest == taken[0]
+def test_claimed_messages_are_the_same_on_each_path(orders: QueueClient) -> None:
+    orders.post(*"abc", ttl=60)
+    claim_id, taken = orders.claim(2, ttl=100, grace=70)
+    assert orders.get(1, 2) == taken
+    assert orders.listing(claimed=True)[:2] == taken
+    assert orders.get_claim(claim_id)[1] == taken
+    assert orders.stats().oldest == taken[0]
 
 
-def test_nothing_free_is_an_empty_answer_and_no_claim(scene: Scene) -> None:
-    claim_id, taken = scene.claim()
+def test_if_nothing_is_free_the_result_is_empty_and_no_claim_is_stored(orders: QueueClient) -> None:
+    claim_id, taken = orders.claim()
     assert taken == []
     with pytest.raises(NotFound):
-        scene.get_claim(claim_id)
-    scene.post("claimed")
-    scene.claim()
-    scene.post("delayed", delay=60)
-    claim_id, taken = scene.claim()
+        orders.get_claim(claim_id)
+    orders.post("claimed")
+    orders.claim()
+    orders.post("delayed", delay=60)
+    claim_id, taken = orders.claim()
     assert taken == []
     with pytest.raises(NotFound):
-        scene.get_claim(claim_id)
+        orders.get_claim(claim_id)
 
 
-def test_a_claimed_message_is_not_given_out(scene: Scene) -> None:
-    scene.post("a", "b")
-    claim_id, _ = scene.claim(1)
-    assert bodies(scene.listing()) == ["b"]
-    assert bodies(scene.listing(claimed=True)) == ["a", "b"]
-    assert bodies(scene.claim()[1]) == ["b"]
-    assert scene.pop() == []
-    assert [message.claim_id for message in scene.get(1)] == [claim_id]
+def test_a_claimed_message_is_not_given_out(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    claim_id, _ = orders.claim(1)
+    assert bodies(orders.listing()) == ["b"]
+    assert bodies(orders.listing(claimed=True)) == ["a", "b"]
+    assert bodies(orders.claim()[1]) == ["b"]
+    assert orders.pop() == []
+    assert [message.claim_id for message in orders.get(1)] == [claim_id]
 
 
-def test_free_messages_behind_many_claimed_ones_are_found(scene: Scene) -> None:
-    scene.post(*(str(n) for n in range(500)))
-    scene.claim(499)
-    assert bodies(scene.claim(1)[1]) == ["499"]
-    assert scene.claim(1)[1] == []
+def test_free_messages_behind_many_claimed_ones_are_found(orders: QueueClient) -> None:
+    orders.post(*(str(n) for n in range(500)))
+    orders.claim(499)
+    assert bodies(orders.claim(1)[1]) == ["499"]
+    assert orders.claim(1)[1] == []
 
 
 @pytest.mark.parametrize("look", ["list", "claim", "pop", "stats"])
-def test_what_comes_after_many_looks_in_vain_is_found(scene: Scene, look: str) -> None:
+def test_a_message_posted_after_many_empty_claims_is_found(orders: QueueClient, look: str) -> None:
     looks: dict[str, Callable[[], object]] = {
-        "list": scene.listing,
-        "claim": lambda: scene.claim(1)[1],
-        "pop": lambda: scene.pop(1),
-        "stats": scene.stats,
+        "list": orders.listing,
+        "claim": lambda: orders.claim(1)[1],
+        "pop": lambda: orders.pop(1),
+        "stats": orders.stats,
     }
-    scene.post(*["claimed"] * 500)
-    held, _ = scene.claim(500, ttl=600)
-    scene.post(*["expired"] * 500, ttl=60)
-    scene.clock.advance(60)
-    scene.post(*["late"] * 500, delay=120)
+    orders.post(*["claimed"] * 500)
+    held, _ = orders.claim(500, ttl=600)
+    orders.post(*["expired"] * 500, ttl=60)
+    orders.clock.advance(60)
+    orders.post(*["late"] * 500, delay=120)
     for _ in range(3):
         looks[look]()
-    scene.post("next")
-    assert bodies(scene.listing()) == ["next"]
-    assert bodies(scene.claim(1)[1]) == ["next"]
+    orders.post("next")
+    assert bodies(orders.listing()) == ["next"]
+    assert bodies(orders.claim(1)[1]) == ["next"]
     looks[look]()
-    scene.clock.advance(120)
-    assert bodies(scene.pop(1)) == ["late"]
-    scene.release(held)
-    assert bodies(scene.listing(limit=1)) == ["claimed"]
-    assert bodies(scene.claim(501)[1]) == ["claimed"] * 500 + ["late"]
+    orders.clock.advance(120)
+    assert bodies(orders.pop(1)) == ["late"]
+    orders.release(held)
+    assert bodies(orders.listing(limit=1)) == ["claimed"]
+    assert bodies(orders.claim(501)[1]) == ["claimed"] * 500 + ["late"]
 
 
-def test_each_claim_counts(scene: Scene) -> None:
-    scene.post("a")
+def test_each_claim_adds_one_to_the_claim_count(orders: QueueClient) -> None:
+    orders.post("a")
     for count in range(1, 5):
-        claim_id, taken = scene.claim()
+        claim_id, taken = orders.claim()
         assert [message.claim_count for message in taken] == [count]
-        scene.release(claim_id)
-    assert [message.claim_count for message in scene.listing()] == [4]
-    assert [message.claim_id for message in scene.listing()] == [None]
+        orders.release(claim_id)
+    assert [message.claim_count for message in orders.listing()] == [4]
+    assert [message.claim_id for message in orders.listing()] == [None]
 
 
 # -- deleting one -----------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_deletes_what_it_holds(scene: Scene) -> None:
-    scene.post("a", "b")
-    claim_id, _ = scene.claim()
-    scene.delete(1, claim_id)
-    assert bodies(scene.list_everything()) == ["b"]
-    assert bodies(scene.get_claim(claim_id)[1]) == ["b"]
+def test_a_message_is_deleted_with_the_id_of_its_claim(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    claim_id, _ = orders.claim()
+    orders.delete(1, claim_id)
+    assert bodies(orders.list_everything()) == ["b"]
+    assert bodies(orders.get_claim(claim_id)[1]) == ["b"]
 
 
-def test_a_claim_lives_on_when_all_it_held_is_deleted(scene: Scene) -> None:
-    scene.post("a")
-    claim_id, _ = scene.claim(ttl=60)
-    scene.delete(1, claim_id)
-    claim, held = scene.get_claim(claim_id)
+def test_a_claim_stays_live_when_all_its_messages_are_deleted(orders: QueueClient) -> None:
+    orders.post("a")
+    claim_id, _ = orders.claim(ttl=60)
+    orders.delete(1, claim_id)
+    claim, held = orders.get_claim(claim_id)
     assert (claim.id, held) == (claim_id, [])
 
 
-def test_without_a_claim_id_a_claimed_message_stays(scene: Scene) -> None:
-    scene.post("a")
-    scene.claim()
+def test_a_claimed_message_is_not_deleted_without_claim_id(orders: QueueClient) -> None:
+    orders.post("a")
+    orders.claim()
     with pytest.raises(Forbidden):
-        scene.delete(1)
-    assert bodies(scene.list_everything()) == ["a"]
+        orders.delete(1)
+    assert bodies(orders.list_everything()) == ["a"]
 
 
-def test_another_live_claim_cannot_delete(scene: Scene) -> None:
-    scene.post("a", "b")
-    scene.claim(1)
-    other, _ = scene.claim(1)
+def test_a_message_is_not_deleted_with_the_id_of_another_live_claim(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    orders.claim(1)
+    other, _ = orders.claim(1)
     with pytest.raises(Forbidden):
-        scene.delete(1, other)
-    assert bodies(scene.list_everything()) == ["a", "b"]
+        orders.delete(1, other)
+    assert bodies(orders.list_everything()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("guess", GUESSED_IDS, ids=ascii)
-def test_a_guessed_claim_id_does_nothing(scene: Scene, guess: str) -> None:
-    scene.post("claimed", "free")
-    scene.claim(1)
+def test_a_guessed_claim_id_does_nothing(orders: QueueClient, guess: str) -> None:
+    orders.post("claimed", "free")
+    orders.claim(1)
     for sequence in (1, 2):
         with pytest.raises(ClaimOver):
-            scene.delete(sequence, guess)
+            orders.delete(sequence, guess)
         with pytest.raises(ClaimOver):
-            scene.delete_many(sequence, claim_ids=[guess])
+            orders.delete_many(sequence, claim_ids=[guess])
     with pytest.raises(NotFound):
-        scene.get_claim(guess)
+        orders.get_claim(guess)
     with pytest.raises(NotFound):
-        scene.renew(guess, ttl=600)
-    scene.release(guess)
-    assert bodies(scene.list_everything()) == ["claimed", "free"]
-    assert bodies(scene.listing()) == ["free"]
+        orders.renew(guess, ttl=600)
+    orders.release(guess)
+    assert bodies(orders.list_everything()) == ["claimed", "free"]
+    assert bodies(orders.listing()) == ["free"]
 
 
-def test_a_live_claim_does_not_delete_a_free_message(scene: Scene) -> None:
-    scene.post("a", "b")
-    claim_id, _ = scene.claim(1)
+def test_a_live_claim_does_not_delete_a_free_message(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    claim_id, _ = orders.claim(1)
     with pytest.raises(ClaimOver):
-        scene.delete(2, claim_id)
-    assert bodies(scene.listing()) == ["b"]
+        orders.delete(2, claim_id)
+    assert bodies(orders.listing()) == ["b"]
 
 
-def test_a_live_claim_does_not_delete_a_delayed_message(scene: Scene) -> None:
-    scene.post("a")
-    claim_id, _ = scene.claim(1)
-    scene.post("late", delay=60)
+def test_a_live_claim_does_not_delete_a_delayed_message(orders: QueueClient) -> None:
+    orders.post("a")
+    claim_id, _ = orders.claim(1)
+    orders.post("late", delay=60)
     with pytest.raises(ClaimOver):
-        scene.delete(2, claim_id)
-    assert bodies(scene.listing(delayed=True)) == ["late"]
+        orders.delete(2, claim_id)
+    assert bodies(orders.listing(delayed=True)) == ["late"]
 
 
-def test_a_claim_that_ended_is_fenced_off_when_the_message_has_a_new_one(scene: Scene) -> None:
-    scene.post("a")
-    old, _ = scene.claim(ttl=60)
-    scene.clock.advance(60)
-    new, taken = scene.claim(ttl=60)
+def test_an_ended_claim_cannot_touch_a_message_that_has_a_new_claim(orders: QueueClient) -> None:
+    orders.post("a")
+    old, _ = orders.claim(ttl=60)
+    orders.clock.advance(60)
+    new, taken = orders.claim(ttl=60)
     assert bodies(taken) == ["a"]
     with pytest.raises(ClaimOver):
-        scene.delete(1, old)
+        orders.delete(1, old)
     with pytest.raises(ClaimOver):
-        scene.delete_many(1, claim_ids=[old])
+        orders.delete_many(1, claim_ids=[old])
     with pytest.raises(NotFound):
-        scene.renew(old, ttl=600)
-    scene.release(old)
-    assert scene.get_claim(new)[1] == taken
-    scene.delete(1, new)
-    assert scene.list_everything() == []
+        orders.renew(old, ttl=600)
+    orders.release(old)
+    assert orders.get_claim(new)[1] == taken
+    orders.delete(1, new)
+    assert orders.list_everything() == []
 
 
-def test_a_released_claim_is_fenced_off(scene: Scene) -> None:
-    scene.post("a")
-    old, _ = scene.claim()
-    scene.release(old)
+def test_a_released_claim_deletes_and_renews_nothing(orders: QueueClient) -> None:
+    orders.post("a")
+    old, _ = orders.claim()
+    orders.release(old)
     with pytest.raises(ClaimOver):
-        scene.delete(1, old)
+        orders.delete(1, old)
     with pytest.raises(NotFound):
-        scene.get_claim(old)
+        orders.get_claim(old)
     with pytest.raises(NotFound):
-        scene.renew(old)
-    new, taken = scene.claim()
+        orders.renew(old)
+    new, taken = orders.claim()
     with pytest.raises(ClaimOver):
-        scene.delete(1, old)
-    scene.release(old)
-    assert scene.get_claim(new)[1] == taken
+        orders.delete(1, old)
+    orders.release(old)
+    assert orders.get_claim(new)[1] == taken
 
 
-def test_releasing_twice_or_what_is_not_there_is_fine(scene: Scene) -> None:
-    scene.post("a")
-    claim_id, _ = scene.claim()
-    scene.release(claim_id)
-    scene.release(claim_id)
-    scene.release(new_claim_id())
-    assert bodies(scene.listing()) == ["a"]
+def test_a_release_of_a_released_or_absent_claim_is_no_error(orders: QueueClient) -> None:
+    orders.post("a")
+    claim_id, _ = orders.claim()
+    orders.release(claim_id)
+    orders.release(claim_id)
+    orders.release(new_claim_id())
+    assert bodies(orders.listing()) == ["a"]
 
 
-def test_an_absent_message_is_fine_whatever_the_claim_id(scene: Scene) -> None:
-    scene.post("a", "b")
-    live, _ = scene.claim(1)
-    scene.delete(1, live)
+def test_a_delete_of_an_absent_message_is_no_error_with_any_claim_id(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    live, _ = orders.claim(1)
+    orders.delete(1, live)
     for claim_id in (None, live, new_claim_id()):
-        scene.delete(1, claim_id)
-        scene.delete(99, claim_id)
-        scene.delete(2**48 - 1, claim_id)
-        assert bodies(scene.list_everything()) == ["b"]
+        orders.delete(1, claim_id)
+        orders.delete(99, claim_id)
+        orders.delete(2**48 - 1, claim_id)
+        assert bodies(orders.list_everything()) == ["b"]
 
 
 # -- deleting several -------------------------------------------------------------------------------------------------
 
 
-def test_several_are_deleted_with_their_claims(scene: Scene) -> None:
-    scene.post(*"abcd")
-    first, _ = scene.claim(1)
-    second, _ = scene.claim(2)
-    scene.delete_many(1, 2, claim_ids=[first, second])
-    assert bodies(scene.list_everything()) == ["c", "d"]
+def test_delete_many_deletes_messages_of_several_claims(orders: QueueClient) -> None:
+    orders.post(*"abcd")
+    first, _ = orders.claim(1)
+    second, _ = orders.claim(2)
+    orders.delete_many(1, 2, claim_ids=[first, second])
+    assert bodies(orders.list_everything()) == ["c", "d"]
 
 
 @pytest.mark.parametrize("case", ["free", "of another claim", "of no claim", "claim over"])
-def test_one_that_is_not_held_keeps_them_all(scene: Scene, case: str) -> None:
-    scene.post(*"abc")
-    over, _ = scene.claim(1, ttl=60)
-    scene.clock.advance(60)
-    mine, _ = scene.claim(1)
-    other, _ = scene.claim(1)
+def test_delete_many_deletes_nothing_if_one_message_is_not_held(orders: QueueClient, case: str) -> None:
+    orders.post(*"abc")
+    over, _ = orders.claim(1, ttl=60)
+    orders.clock.advance(60)
+    mine, _ = orders.claim(1)
+    other, _ = orders.claim(1)
     sequences, claim_ids = {
         "free": ((1, 3), [mine, other]),
         "of another claim": ((1, 2), [mine]),
@@ -260,60 +260,60 @@ def test_one_that_is_not_held_keeps_them_all(scene: Scene, case: str) -> None:
         "claim over": ((1,), [over]),
     }[case]
     with pytest.raises(ClaimOver):
-        scene.delete_many(*sequences, claim_ids=claim_ids)
-    assert bodies(scene.list_everything()) == ["a", "b", "c"]
+        orders.delete_many(*sequences, claim_ids=claim_ids)
+    assert bodies(orders.list_everything()) == ["a", "b", "c"]
 
 
-def test_absent_ones_are_fine_in_bulk(scene: Scene) -> None:
-    scene.post(*"abc")
-    claim_id, _ = scene.claim(2)
-    scene.delete_many(1, 7, 2**48 - 1, claim_ids=[claim_id])
-    scene.delete_many(1, 7, claim_ids=[])
-    scene.delete_many(1, 7)
-    scene.delete_many()
-    assert bodies(scene.list_everything()) == ["b", "c"]
+def test_delete_many_ignores_absent_messages(orders: QueueClient) -> None:
+    orders.post(*"abc")
+    claim_id, _ = orders.claim(2)
+    orders.delete_many(1, 7, 2**48 - 1, claim_ids=[claim_id])
+    orders.delete_many(1, 7, claim_ids=[])
+    orders.delete_many(1, 7)
+    orders.delete_many()
+    assert bodies(orders.list_everything()) == ["b", "c"]
 
 
-def test_without_claim_ids_claims_do_not_matter(scene: Scene) -> None:
-    scene.post(*"abc")
-    claim_id, _ = scene.claim(1)
-    scene.post("d", delay=60)
-    scene.delete_many(1, 2, 4)
-    assert bodies(scene.list_everything()) == ["c"]
-    assert scene.get_claim(claim_id)[1] == []
+def test_delete_many_without_claim_ids_ignores_claims(orders: QueueClient) -> None:
+    orders.post(*"abc")
+    claim_id, _ = orders.claim(1)
+    orders.post("d", delay=60)
+    orders.delete_many(1, 2, 4)
+    assert bodies(orders.list_everything()) == ["c"]
+    assert orders.get_claim(claim_id)[1] == []
 
 
-def test_the_same_message_named_twice_is_one(scene: Scene) -> None:
-    scene.post(*"ab")
-    claim_id, _ = scene.claim(1)
-    assert bodies(scene.get(2, 2, 1)) == ["a", "b"]
-    scene.delete_many(1, 1, claim_ids=[claim_id, claim_id])
-    assert bodies(scene.list_everything()) == ["b"]
-    assert scene.stats().total == 1
+def test_delete_many_accepts_a_number_twice(orders: QueueClient) -> None:
+    orders.post(*"ab")
+    claim_id, _ = orders.claim(1)
+    assert bodies(orders.get(2, 2, 1)) == ["a", "b"]
+    orders.delete_many(1, 1, claim_ids=[claim_id, claim_id])
+    assert bodies(orders.list_everything()) == ["b"]
+    assert orders.stats().total == 1
 
 
 # -- many at a time ---------------------------------------------------------------------------------------------------
 
 
-def test_no_message_goes_to_two_claimers(scene: Scene) -> None:
-    scene.post(*(str(n) for n in range(200)))
+def test_concurrent_claims_never_return_the_same_message(orders: QueueClient) -> None:
+    orders.post(*(str(n) for n in range(200)))
     taken: list[str] = []
 
     def claim_until_empty() -> None:
-        while got := scene.claim(3)[1]:
+        while got := orders.claim(3)[1]:
             taken.extend(bodies(got))
 
     at_once(*[claim_until_empty] * 8)
     assert sorted(taken, key=int) == [str(n) for n in range(200)]
 
 
-def test_an_empty_answer_means_that_nothing_was_free(scene: Scene) -> None:
+def test_an_empty_claim_means_that_nothing_was_free(orders: QueueClient) -> None:
     """Skipping what somebody else is just taking must not come out as 'nothing there'."""
-    scene.post(*(str(n) for n in range(64)))
+    orders.post(*(str(n) for n in range(64)))
     answers: list[int] = []
 
     def claim_eight_times() -> None:
-        answers.extend(len(scene.claim(1)[1]) for _ in range(8))
+        answers.extend(len(orders.claim(1)[1]) for _ in range(8))
 
     at_once(*[claim_eight_times] * 8)
     assert answers == [1] * 64

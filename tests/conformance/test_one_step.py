@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What changes in one step is never seen half done, whoever looks meanwhile (promises 1, 6, 7 and 10)."""
+"""Promises 1, 6, 7 and 10, one step: no reader sees a change that is half done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.conformance.drivers import Driver
-from tests.conformance.scene import Scene, at_once
+from tests.conformance.queue_client import QueueClient, at_once
 from zaqar.errors import StaleQueue
 from zaqar.model import DeadLetters
 
@@ -39,88 +39,88 @@ def seen_during(change: Callable[[], object], look: Callable[[], int]) -> set[in
     return seen
 
 
-def test_a_post(scene: Scene) -> None:
+def test_a_post_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     def post_three() -> None:
         for _ in range(3):
-            scene.post(*["x"] * SIZE)
+            orders.post(*["x"] * SIZE)
 
-    assert seen_during(post_three, lambda: len(scene.listing())) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
+    assert seen_during(post_three, lambda: len(orders.listing())) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
 
 
-def test_a_post_in_the_statistics(scene: Scene) -> None:
+def test_statistics_count_a_post_whole_or_not_at_all(orders: QueueClient) -> None:
     def post_three() -> None:
         for _ in range(3):
-            scene.post(*["x"] * SIZE)
+            orders.post(*["x"] * SIZE)
 
-    assert seen_during(post_three, lambda: scene.stats().total) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
-
-
-def test_a_purge(scene: Scene) -> None:
-    scene.post(*["x"] * SIZE)
-    scene.claim(SIZE // 2)
-    assert seen_during(scene.purge, lambda: len(scene.listing(claimed=True))) == {0, SIZE}
+    assert seen_during(post_three, lambda: orders.stats().total) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
 
 
-def test_a_drop(scene: Scene) -> None:
-    scene.post(*["x"] * SIZE)
+def test_a_purge_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
+    orders.post(*["x"] * SIZE)
+    orders.claim(SIZE // 2)
+    assert seen_during(orders.purge, lambda: len(orders.listing(claimed=True))) == {0, SIZE}
+
+
+def test_a_drop_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
+    orders.post(*["x"] * SIZE)
 
     def count() -> int:
         try:
-            return len(scene.listing())
+            return len(orders.listing())
         except StaleQueue:
             return -1
 
-    assert seen_during(scene.drop, count) == {-1, SIZE}
+    assert seen_during(orders.drop, count) == {-1, SIZE}
 
 
-def test_a_bulk_delete(scene: Scene) -> None:
-    scene.post(*["x"] * SIZE)
-    claim_id, _ = scene.claim(20)
-    delete = partial(scene.delete_many, *range(1, 21), claim_ids=[claim_id])
-    assert seen_during(delete, lambda: len(scene.listing(claimed=True))) == {SIZE, SIZE - 20}
+def test_a_bulk_delete_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
+    orders.post(*["x"] * SIZE)
+    claim_id, _ = orders.claim(20)
+    delete = partial(orders.delete_many, *range(1, 21), claim_ids=[claim_id])
+    assert seen_during(delete, lambda: len(orders.listing(claimed=True))) == {SIZE, SIZE - 20}
 
 
-def test_a_claim_and_its_release(scene: Scene) -> None:
-    scene.post(*["x"] * SIZE)
+def test_a_claim_and_its_release_are_seen_whole_or_not_at_all(orders: QueueClient) -> None:
+    orders.post(*["x"] * SIZE)
 
     def claim_and_release() -> None:
         for _ in range(5):
-            claim_id, _ = scene.claim(20)
-            scene.release(claim_id)
+            claim_id, _ = orders.claim(20)
+            orders.release(claim_id)
 
-    assert seen_during(claim_and_release, lambda: len(scene.listing())) <= {SIZE, SIZE - 20}
+    assert seen_during(claim_and_release, lambda: len(orders.listing())) <= {SIZE, SIZE - 20}
 
 
-def test_a_move_to_the_dead_letters(driver: Driver, scene: Scene) -> None:
+def test_a_moving_dead_letter_is_in_exactly_one_queue_at_each_moment(driver: Driver, orders: QueueClient) -> None:
     """At each moment the message is in exactly one of the two queues: the sum over all queues stays.
 
     If two queues cannot change together, it may for a moment be in neither, but never in both. Then nobody sees both at
     one moment either: who looks at the source first counts a message twice that moves meanwhile, so this test looks at
     the dead letters first.
     """
-    dead = scene.beside()
-    scene.post(*["x"] * SIZE)
-    scene.wear_out(SIZE, times=1)
-    before = scene.volume().total
-    bury = partial(scene.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
+    dead = orders.beside()
+    orders.post(*["x"] * SIZE)
+    orders.claim_and_release(SIZE, times=1)
+    before = orders.volume().total
+    move = partial(orders.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
 
     def count() -> int:
         if driver.one_step_across_queues:
-            return scene.volume().total
+            return orders.volume().total
         others = before - SIZE
-        return others + dead.stats().total + scene.stats().total
+        return others + dead.stats().total + orders.stats().total
 
-    seen = seen_during(bury, count)
+    seen = seen_during(move, count)
     assert max(seen) == before
     assert len(seen) == 1 or not driver.one_step_across_queues
-    assert scene.volume().total == before
+    assert orders.volume().total == before
     assert dead.stats().total == SIZE
     dead.drop()
 
 
-def test_an_end_of_many_claims(scene: Scene) -> None:
+def test_many_claims_end_at_one_moment_for_all_readers(orders: QueueClient) -> None:
     """Nobody changes anything here but the clock; whoever looks at the same time of it sees the same."""
-    scene.post(*["x"] * SIZE)
-    scene.claim(SIZE, ttl=60)
-    scene.clock.advance(60)
-    assert seen_during(lambda: scene.claim(1), lambda: scene.stats().total) == {SIZE}
+    orders.post(*["x"] * SIZE)
+    orders.claim(SIZE, ttl=60)
+    orders.clock.advance(60)
+    assert seen_during(lambda: orders.claim(1), lambda: orders.stats().total) == {SIZE}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log tells of a store that is away when that begins and when it ends, and not once for each operation."""
+"""Promise 12, outages: the log has a line when a store goes away and one when it is back, not one per request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests import servers
 from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, Backend, started
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import outages
 
@@ -86,12 +86,12 @@ def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(
     caplog.set_level(logging.INFO)
     with store_of(name) as store:
         messages, management = DRIVERS[name].open_messages(store.address), DRIVERS[name].open_management(store.address)
-        scene = Scene(messages)
-        scene.post("a")
+        orders = QueueClient(messages)
+        orders.post("a")
         caplog.clear()
         with store.away():
             refused = 0
-            for operation in (scene.listing, lambda: scene.post("b"), management.ping, scene.listing):
+            for operation in (orders.listing, lambda: orders.post("b"), management.ping, orders.listing):
                 with pytest.raises(StoreUnavailable) as caught:
                     operation()
                 refused += 1
@@ -102,7 +102,7 @@ def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                scene.post("c")
+                orders.post("c")
                 break
             except StoreUnavailable:
                 refused += 1

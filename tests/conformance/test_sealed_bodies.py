@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies that are not JSON: every store keeps any bytes, finds sealed bodies, and replaces those that are unchanged."""
+"""Part ``sealed_bodies``: a store keeps any bytes, finds sealed bodies, and replaces those that are unchanged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.outbox import Outbox, deliveries_of, new_subscription_id
-from tests.conformance.scene import ALL, Scene, new_claim_id
+from tests.conformance.notifier_client import NotifierClient, deliveries_of, new_subscription_id
+from tests.conformance.queue_client import ALL, QueueClient, new_claim_id
 from zaqar.encryption.messages import MessageKeys, key_id_of
 from zaqar.errors import ClaimOver, Forbidden, SealedMessages
 from zaqar.model import DEAD, SEALED, Attempt, Claim, DeadLetters, DeliveryKey, Draft, Message, Origin
@@ -26,9 +26,9 @@ def sealed(text: str = "") -> bytes:
     return bytes((SEALED,)) + secrets.token_bytes(16) + text.encode()
 
 
-def post(scene: Scene, *bodies: bytes, delay: int = 0) -> list[int]:
+def post(orders: QueueClient, *bodies: bytes, delay: int = 0) -> list[int]:
     drafts = [Draft(body, 3600, delay) for body in bodies]
-    return list(scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now))
+    return list(orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now))
 
 
 def walk(store: MessageStore, *, without: bytes = b"", limit: int = 100) -> list[SealedBody]:
@@ -45,39 +45,39 @@ def found(store: MessageStore, *bodies: bytes, without: bytes = b"", limit: int 
 
 
 @pytest.fixture
-def grave(scene: Scene) -> Iterator[Scene]:
-    grave = scene.beside("grave")
-    yield grave
-    grave.drop()
+def dead_letters(orders: QueueClient) -> Iterator[QueueClient]:
+    dead_letters = orders.beside("dead_letters")
+    yield dead_letters
+    dead_letters.drop()
 
 
 # -- any bytes -----------------------------------------------------------------------------------------------------
 
 
-def test_messages_keep_any_bytes(scene: Scene) -> None:
+def test_messages_keep_any_bytes(orders: QueueClient) -> None:
     large = secrets.token_bytes(300_000)
-    first, second = post(scene, BYTES, bytes((SEALED,)) + large)
-    assert [message.body for message in scene.list_everything()] == [BYTES, bytes((SEALED,)) + large]
-    assert [message.body for message in scene.get(first)] == [BYTES]
-    claim_id, claimed = scene.claim(1)
+    first, second = post(orders, BYTES, bytes((SEALED,)) + large)
+    assert [message.body for message in orders.list_everything()] == [BYTES, bytes((SEALED,)) + large]
+    assert [message.body for message in orders.get(first)] == [BYTES]
+    claim_id, claimed = orders.claim(1)
     assert [message.body for message in claimed] == [BYTES]
-    held = scene.store.claims.get(queue=scene.queue, claim_id=claim_id, now=scene.now)[1]
+    held = orders.store.claims.get(queue=orders.queue, claim_id=claim_id, now=orders.now)[1]
     assert [message.body for message in held] == [BYTES]
-    assert [message.body for message in scene.get(second)] == [bytes((SEALED,)) + large]
+    assert [message.body for message in orders.get(second)] == [bytes((SEALED,)) + large]
 
 
-def test_dead_letters_keep_any_bytes(scene: Scene, grave: Scene) -> None:
-    post(scene, BYTES)
-    scene.wear_out(1, times=1)
-    scene.claim(dead_letters=DeadLetters(grave.queue, 1))
-    assert [message.body for message in grave.list_everything()] == [BYTES]
+def test_dead_letters_keep_any_bytes(orders: QueueClient, dead_letters: QueueClient) -> None:
+    post(orders, BYTES)
+    orders.claim_and_release(1, times=1)
+    orders.claim(dead_letters=DeadLetters(dead_letters.queue, 1))
+    assert [message.body for message in dead_letters.list_everything()] == [BYTES]
 
 
-def test_dead_letters_of_another_store_keep_any_bytes(scene: Scene, grave: Scene) -> None:
-    other = Scene(MemoryMessageStore(), scene.clock)
-    for source, target in ((scene, other), (other, grave)):
+def test_dead_letters_of_another_store_keep_any_bytes(orders: QueueClient, dead_letters: QueueClient) -> None:
+    other = QueueClient(MemoryMessageStore(), orders.clock)
+    for source, target in ((orders, other), (other, dead_letters)):
         post(source, BYTES)
-        source.wear_out(source.list_everything()[0].sequence, times=1)
+        source.claim_and_release(source.list_everything()[0].sequence, times=1)
         aside = source.store.dead_letters.set_aside(queue=source.queue, max_claim_count=1, limit=ALL, now=source.now)
         assert {message.body for message in aside} == {BYTES}
         letters = [
@@ -96,20 +96,20 @@ def test_dead_letters_of_another_store_keep_any_bytes(scene: Scene, grave: Scene
         assert {message.body for message in target.list_everything()} == {BYTES}
 
 
-def test_posts_and_deliveries_keep_any_bytes(outbox: Outbox) -> None:
-    scene = outbox.new_scene()
-    post(scene, BYTES)
-    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+def test_posts_and_deliveries_keep_any_bytes(notifier: NotifierClient) -> None:
+    orders = notifier.open_queue()
+    post(orders, BYTES)
+    (posted,) = notifier.store.outbox.take(owner="n", until=notifier.now + 60, now=notifier.now, limit=10)
     assert [draft.body for draft in posted.drafts] == [BYTES]
     subscription = new_subscription_id()
     (delivery,) = deliveries_of(posted, subscription)
-    outbox.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
-    (taken,) = outbox.store.deliveries.take(
-        owner="n", until=outbox.now + 60, now=outbox.now, limit=10, most_of_one=10, without=()
+    notifier.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=notifier.now)
+    (taken,) = notifier.store.deliveries.take(
+        owner="n", until=notifier.now + 60, now=notifier.now, limit=10, most_of_one=10, without=()
     )
     assert taken.body == BYTES
-    listed = outbox.store.delivery_log.list_before(
-        queue_uid=scene.queue.uid, subscription_id=subscription, state=None, before=None, limit=10
+    listed = notifier.store.delivery_log.list_before(
+        queue_uid=orders.queue.uid, subscription_id=subscription, state=None, before=None, limit=10
     )
     assert [each.body for each in listed] == [BYTES]
 
@@ -118,44 +118,44 @@ def test_posts_and_deliveries_keep_any_bytes(outbox: Outbox) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_pop_that_meets_a_sealed_message_takes_nothing(scene: Scene, place: int) -> None:
+def test_a_pop_that_meets_a_sealed_message_takes_nothing(orders: QueueClient, place: int) -> None:
     bodies = [b"1", b"2"]
     bodies.insert(place, sealed())
-    post(scene, *bodies)
+    post(orders, *bodies)
     with pytest.raises(SealedMessages) as caught:
-        scene.store.messages.pop(queue=scene.queue, limit=3, now=scene.now)
-    assert caught.value.uid == scene.queue.uid
-    assert [message.body for message in scene.list_everything()] == bodies
-    assert (scene.stats().free, scene.stats().claimed) == (3, 0)
+        orders.store.messages.pop(queue=orders.queue, limit=3, now=orders.now)
+    assert caught.value.uid == orders.queue.uid
+    assert [message.body for message in orders.list_everything()] == bodies
+    assert (orders.stats().free, orders.stats().claimed) == (3, 0)
 
 
-def test_a_pop_up_to_a_sealed_message_takes_what_is_before_it(scene: Scene) -> None:
-    post(scene, b"1", b"2", sealed())
-    popped = scene.store.messages.pop(queue=scene.queue, limit=2, now=scene.now)
+def test_a_pop_up_to_a_sealed_message_takes_what_is_before_it(orders: QueueClient) -> None:
+    post(orders, b"1", b"2", sealed())
+    popped = orders.store.messages.pop(queue=orders.queue, limit=2, now=orders.now)
     assert [message.body for message in popped] == [b"1", b"2"]
     with pytest.raises(SealedMessages):
-        scene.store.messages.pop(queue=scene.queue, limit=2, now=scene.now)
-    assert scene.stats().free == 1
+        orders.store.messages.pop(queue=orders.queue, limit=2, now=orders.now)
+    assert orders.stats().free == 1
 
 
-def test_pops_and_claims_at_once_leave_sealed_messages_alone(scene: Scene) -> None:
+def test_concurrent_pops_and_claims_pop_no_sealed_message(orders: QueueClient) -> None:
     """Also where a driver takes for several in one transaction."""
     bodies = [sealed() if number % 3 == 0 else b"%d" % number for number in range(30)]
-    post(scene, *bodies)
+    post(orders, *bodies)
     popped: list[bytes] = []
     lock = threading.Lock()
 
     def pop() -> None:
         for _ in range(10):
             try:
-                taken = scene.store.messages.pop(queue=scene.queue, limit=1, now=scene.now)
+                taken = orders.store.messages.pop(queue=orders.queue, limit=1, now=orders.now)
             except SealedMessages:
-                claim = Claim(new_claim_id(), 600, 60, scene.now)
-                taken = scene.store.claims.claim(queue=scene.queue, claim=claim, limit=1, now=scene.now)
+                claim = Claim(new_claim_id(), 600, 60, orders.now)
+                taken = orders.store.claims.claim(queue=orders.queue, claim=claim, limit=1, now=orders.now)
                 if not taken or taken[0].body[0] == SEALED:
                     continue
-                scene.store.messages.delete_many(
-                    queue=scene.queue, sequences=[taken[0].sequence], claim_ids={claim.id}, now=scene.now
+                orders.store.messages.delete_many(
+                    queue=orders.queue, sequences=[taken[0].sequence], claim_ids={claim.id}, now=orders.now
                 )
             with lock:
                 popped.extend(message.body for message in taken)
@@ -166,28 +166,28 @@ def test_pops_and_claims_at_once_leave_sealed_messages_alone(scene: Scene) -> No
     for thread in threads:
         thread.join(60)
     assert sorted(popped) == sorted(body for body in bodies if body[0] != SEALED)
-    assert [message.body for message in scene.list_everything()] == [body for body in bodies if body[0] == SEALED]
+    assert [message.body for message in orders.list_everything()] == [body for body in bodies if body[0] == SEALED]
 
 
 # -- finding and replacing -----------------------------------------------------------------------------------------
 
 
-def test_every_place_of_a_sealed_body_is_found(outbox: Outbox) -> None:
-    scene = outbox.new_scene(notify=False)
+def test_every_place_of_a_sealed_body_is_found(notifier: NotifierClient) -> None:
+    orders = notifier.open_queue(notify=False)
     ready, claimed, late, aside, plain = sealed("r"), sealed("c"), sealed("l"), sealed("a"), b"1"
-    post(scene, aside)
-    scene.wear_out(1, times=1)
-    scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
-    post(scene, claimed)
-    scene.claim(1)
-    post(scene, ready, plain)
-    post(scene, late, delay=600)
-    heard = outbox.new_scene()
+    post(orders, aside)
+    orders.claim_and_release(1, times=1)
+    orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=ALL, now=orders.now)
+    post(orders, claimed)
+    orders.claim(1)
+    post(orders, ready, plain)
+    post(orders, late, delay=600)
+    heard = notifier.open_queue()
     sent, noted = sealed("s"), sealed("n")
     post(heard, sent)
-    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+    (posted,) = notifier.store.outbox.take(owner="n", until=notifier.now + 60, now=notifier.now, limit=10)
     settled, waits = deliveries_of(posted, new_subscription_id(), new_subscription_id())
-    outbox.store.outbox.expand(posted=posted, deliveries=[settled, waits], position=None, until=outbox.now)
+    notifier.store.outbox.expand(posted=posted, deliveries=[settled, waits], position=None, until=notifier.now)
     post(heard, b"1", noted)
     everything = [ready, claimed, late, aside, plain, sent, noted]
     expected = sorted(
@@ -195,127 +195,127 @@ def test_every_place_of_a_sealed_body_is_found(outbox: Outbox) -> None:
         + [(DELIVERY, sent), (DELIVERY, sent), (POST, noted)]
     )
     for limit in (1, 2, 3, 1000):
-        assert sorted((each.kind, each.body) for each in found(scene.store, *everything, limit=limit)) == expected
-    assert sorted(each.body for each in found(scene.store, *everything, without=ready[:5])) == sorted(
+        assert sorted((each.kind, each.body) for each in found(orders.store, *everything, limit=limit)) == expected
+    assert sorted(each.body for each in found(orders.store, *everything, without=ready[:5])) == sorted(
         body for _, body in expected if body != ready
     )
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "set aside"])
-def test_a_body_is_replaced_and_nothing_else(scene: Scene, state: str) -> None:
+def test_a_body_is_replaced_and_nothing_else(orders: QueueClient, state: str) -> None:
     old, new = sealed(), sealed("a longer one")
-    (number,) = post(scene, old, delay=600 if state == "delayed" else 0)
-    claim_id = scene.claim(1)[0] if state == "claimed" else None
+    (number,) = post(orders, old, delay=600 if state == "delayed" else 0)
+    claim_id = orders.claim(1)[0] if state == "claimed" else None
     if state == "set aside":
-        scene.wear_out(number, times=1)
-        scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
+        orders.claim_and_release(number, times=1)
+        orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=ALL, now=orders.now)
 
     def seen() -> list[Message]:
         if state == "set aside":
-            return scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=ALL, now=scene.now)
-        return scene.get(number)
+            return orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=ALL, now=orders.now)
+        return orders.get(number)
 
     (before,) = seen()
-    (this,) = found(scene.store, old)
-    assert scene.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
+    (this,) = found(orders.store, old)
+    assert orders.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
     (after,) = seen()
     assert (before.body, after.body) == (old, new)
     assert {name for name in Message.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
     # The second time the stored body is another one.
-    assert scene.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
+    assert orders.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
     assert seen() == [after]
     if claim_id is not None:
-        scene.store.messages.delete(queue=scene.queue, sequence=number, claim_id=claim_id, now=scene.now)
-        assert scene.get(number) == []
+        orders.store.messages.delete(queue=orders.queue, sequence=number, claim_id=claim_id, now=orders.now)
+        assert orders.get(number) == []
 
 
-def test_the_body_of_a_delivery_is_replaced(outbox: Outbox) -> None:
-    scene, subscription, old, new = outbox.new_scene(), new_subscription_id(), sealed(), sealed()
-    post(scene, old)
-    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+def test_the_body_of_a_delivery_is_replaced(notifier: NotifierClient) -> None:
+    orders, subscription, old, new = notifier.open_queue(), new_subscription_id(), sealed(), sealed()
+    post(orders, old)
+    (posted,) = notifier.store.outbox.take(owner="n", until=notifier.now + 60, now=notifier.now, limit=10)
     (delivery,) = deliveries_of(
-        posted, subscription, attempts=(Attempt(1.5, 500, 0.1, "x"),), state=DEAD, keep_until=outbox.now + 600
+        posted, subscription, attempts=(Attempt(1.5, 500, 0.1, "x"),), state=DEAD, keep_until=notifier.now + 600
     )
-    outbox.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=outbox.now)
-    key = DeliveryKey(scene.queue.uid, subscription, delivery.number)
-    before = outbox.store.delivery_log.get(key=key)
-    (this,) = [each for each in found(outbox.store, old) if each.kind == DELIVERY]
-    assert outbox.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
-    after = outbox.store.delivery_log.get(key=key)
+    notifier.store.outbox.expand(posted=posted, deliveries=[delivery], position=None, until=notifier.now)
+    key = DeliveryKey(orders.queue.uid, subscription, delivery.number)
+    before = notifier.store.delivery_log.get(key=key)
+    (this,) = [each for each in found(notifier.store, old) if each.kind == DELIVERY]
+    assert notifier.store.sealed_bodies.replace(replacements=[(this, new)]) == 1
+    after = notifier.store.delivery_log.get(key=key)
     assert before is not None
     assert after is not None
     assert after.body == new
     assert {name for name in after.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
 
 
-def test_posts_are_left_as_they_are(outbox: Outbox) -> None:
-    scene, old = outbox.new_scene(), sealed()
-    post(scene, old)
-    (this,) = [each for each in found(outbox.store, old) if each.kind == POST]
-    assert outbox.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
-    (posted,) = outbox.store.outbox.take(owner="n", until=outbox.now + 60, now=outbox.now, limit=10)
+def test_bodies_of_posts_are_not_replaced(notifier: NotifierClient) -> None:
+    orders, old = notifier.open_queue(), sealed()
+    post(orders, old)
+    (this,) = [each for each in found(notifier.store, old) if each.kind == POST]
+    assert notifier.store.sealed_bodies.replace(replacements=[(this, sealed())]) == 0
+    (posted,) = notifier.store.outbox.take(owner="n", until=notifier.now + 60, now=notifier.now, limit=10)
     assert [draft.body for draft in posted.drafts] == [old]
 
 
-def test_what_is_gone_is_not_brought_back(scene: Scene) -> None:
+def test_a_replacement_does_not_bring_back_a_removed_message(orders: QueueClient) -> None:
     deleted, claimed, purged = sealed("d"), sealed("c"), sealed("p")
-    post(scene, deleted, claimed, purged)
-    these = {each.body: each for each in found(scene.store, deleted, claimed, purged)}
-    scene.store.messages.delete(queue=scene.queue, sequence=1, claim_id=None, now=scene.now)
-    assert scene.store.sealed_bodies.replace(replacements=[(these[deleted], sealed())]) == 0
+    post(orders, deleted, claimed, purged)
+    these = {each.body: each for each in found(orders.store, deleted, claimed, purged)}
+    orders.store.messages.delete(queue=orders.queue, sequence=1, claim_id=None, now=orders.now)
+    assert orders.store.sealed_bodies.replace(replacements=[(these[deleted], sealed())]) == 0
     # A claim changes no body.
-    scene.claim(1)
-    assert scene.store.sealed_bodies.replace(replacements=[(these[claimed], sealed())]) == 1
-    scene.store.queues.purge(queue=scene.queue, now=scene.now)
-    scene.store.sealed_bodies.replace(replacements=[(these[purged], sealed())])
-    assert scene.list_everything() == []
+    orders.claim(1)
+    assert orders.store.sealed_bodies.replace(replacements=[(these[claimed], sealed())]) == 1
+    orders.store.queues.purge(queue=orders.queue, now=orders.now)
+    orders.store.sealed_bodies.replace(replacements=[(these[purged], sealed())])
+    assert orders.list_everything() == []
 
 
 # -- encryption anew -----------------------------------------------------------------------------------------------
 
 
-def read(keys: MessageKeys, scene: Scene) -> list[bytes]:
-    return [keys.open(message.body, project=scene.queue.project) for message in scene.list_everything()]
+def read(keys: MessageKeys, orders: QueueClient) -> list[bytes]:
+    return [keys.open(message.body, project=orders.queue.project) for message in orders.list_everything()]
 
 
-def seal(keys: MessageKeys, scene: Scene, body: bytes) -> bytes:
-    return keys.seal(body, queue_uid=scene.queue.uid, project=scene.queue.project, now=scene.now)
+def seal(keys: MessageKeys, orders: QueueClient, body: bytes) -> bytes:
+    return keys.seal(body, queue_uid=orders.queue.uid, project=orders.queue.project, now=orders.now)
 
 
-def test_old_keys_are_not_needed_afterwards(outbox: Outbox) -> None:
-    scene = outbox.new_scene(notify=False)
+def test_old_keys_are_not_needed_afterwards(notifier: NotifierClient) -> None:
+    orders = notifier.open_queue(notify=False)
     old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
     plain = [b'{"n": %d}' % number for number in range(250)]
-    post(scene, *(seal(old, scene, body) for body in plain))
-    claim_id, held = scene.claim(5)
+    post(orders, *(seal(old, orders, body) for body in plain))
+    claim_id, held = orders.claim(5)
     pauses = []
-    result = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: pauses.append(1))
+    result = reencrypt(orders.store, keys=rotated, clock=orders.clock, pause=lambda: pauses.append(1))
     assert result.renewed >= len(plain)
-    assert key_id_of(seal(old, scene, b"")) not in {*result.unreadable, *result.waiting}
-    assert read(MessageKeys([NEW]), scene) == plain
-    scene.store.messages.delete_many(
-        queue=scene.queue, sequences=[message.sequence for message in held], claim_ids={claim_id}, now=scene.now
+    assert key_id_of(seal(old, orders, b"")) not in {*result.unreadable, *result.waiting}
+    assert read(MessageKeys([NEW]), orders) == plain
+    orders.store.messages.delete_many(
+        queue=orders.queue, sequences=[message.sequence for message in held], claim_ids={claim_id}, now=orders.now
     )
-    assert read(MessageKeys([NEW]), scene) == plain[5:]
-    again = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+    assert read(MessageKeys([NEW]), orders) == plain[5:]
+    again = reencrypt(orders.store, keys=rotated, clock=orders.clock, pause=lambda: None)
     assert again.renewed == 0
 
 
-def test_what_is_left_is_told_by_key(outbox: Outbox) -> None:
-    scene, lost = outbox.new_scene(), MessageKeys([secrets.token_bytes(32)])
+def test_bodies_that_stay_under_an_old_key_are_counted_by_key(notifier: NotifierClient) -> None:
+    orders, lost = notifier.open_queue(), MessageKeys([secrets.token_bytes(32)])
     old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
-    post(scene, seal(old, scene, b"1"))
-    quiet = outbox.new_scene(notify=False)
+    post(orders, seal(old, orders, b"1"))
+    quiet = notifier.open_queue(notify=False)
     body = seal(lost, quiet, b"2")
     post(quiet, body, body[:-1])
-    result = reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+    result = reencrypt(orders.store, keys=rotated, clock=orders.clock, pause=lambda: None)
     assert result.waiting[old.ids[0]] == 1
     assert result.unreadable[lost.ids[0]] == 2
     assert not result.is_complete
     assert [message.body for message in quiet.list_everything()] == [body, body[:-1]]
 
 
-def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
+def test_consumers_lose_nothing_while_bodies_are_replaced(orders: QueueClient) -> None:
     """Producers, claims and deletes go on while a walk encrypts anew; each message is read once."""
     old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
     total = 120
@@ -326,11 +326,11 @@ def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
     def consume() -> None:
         try:
             while len(got) < total and not done.is_set():
-                claim = Claim(new_claim_id(), 600, 60, scene.now)
-                for message in scene.store.claims.claim(queue=scene.queue, claim=claim, limit=3, now=scene.now):
-                    body = rotated.open(message.body, project=scene.queue.project)
-                    scene.store.messages.delete(
-                        queue=scene.queue, sequence=message.sequence, claim_id=claim.id, now=scene.now
+                claim = Claim(new_claim_id(), 600, 60, orders.now)
+                for message in orders.store.claims.claim(queue=orders.queue, claim=claim, limit=3, now=orders.now):
+                    body = rotated.open(message.body, project=orders.queue.project)
+                    orders.store.messages.delete(
+                        queue=orders.queue, sequence=message.sequence, claim_id=claim.id, now=orders.now
                     )
                     got.append(body)
         except (Forbidden, ClaimOver, AssertionError) as exc:
@@ -338,13 +338,13 @@ def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
 
     def renew() -> None:
         while not done.is_set():
-            reencrypt(scene.store, keys=rotated, clock=scene.clock, pause=lambda: None)
+            reencrypt(orders.store, keys=rotated, clock=orders.clock, pause=lambda: None)
 
     threads = [threading.Thread(target=each) for each in (consume, consume, renew)]
     for thread in threads:
         thread.start()
     for number in range(total // 10):
-        post(scene, *(seal(old, scene, b"%d" % (10 * number + each)) for each in range(10)))
+        post(orders, *(seal(old, orders, b"%d" % (10 * number + each)) for each in range(10)))
     threads[0].join(30)
     threads[1].join(30)
     done.set()
@@ -357,15 +357,15 @@ def test_consumers_beside_it_lose_nothing(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
-def test_what_expires_with_its_lease_is_swept(scene: Scene, limit: int) -> None:
+def test_messages_that_expire_with_their_lease_are_swept(orders: QueueClient, limit: int) -> None:
     """Leases of the service have no grace, so messages may end with them, more than a small sweep removes."""
-    post(scene, *(sealed() for _ in range(5)))
-    scene.clock.advance(3590)
-    claim = Claim(new_claim_id(), 30, 0, scene.now)
-    assert len(scene.store.claims.claim(queue=scene.queue, claim=claim, limit=10, now=scene.now)) == 5
-    scene.clock.advance(30)
+    post(orders, *(sealed() for _ in range(5)))
+    orders.clock.advance(3590)
+    claim = Claim(new_claim_id(), 30, 0, orders.now)
+    assert len(orders.store.claims.claim(queue=orders.queue, claim=claim, limit=10, now=orders.now)) == 5
+    orders.clock.advance(30)
     for _ in range(100):
-        if not scene.store.sweep(now=scene.now, limit=limit):
+        if not orders.store.sweep(now=orders.now, limit=limit):
             break
-    assert scene.list_everything() == []
-    assert (scene.stats().free, scene.stats().claimed) == (0, 0)
+    assert orders.list_everything() == []
+    assert (orders.stats().free, orders.stats().claimed) == (0, 0)

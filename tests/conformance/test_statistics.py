@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promise 10: statistics are true at each moment, and at rest equal to a listing."""
+"""Promise 10, statistics: they are true at each moment, and at rest they equal a listing."""
 
 from __future__ import annotations
 
@@ -8,137 +8,137 @@ import threading
 import pytest
 
 from tests.clock import TICK
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import ClientError
 from zaqar.model import Stats
 
 
-def equal_to_a_listing(scene: Scene) -> None:
-    stats = scene.stats()
-    there = scene.listing(claimed=True)
-    assert stats.free == len(scene.listing())
+def equal_to_a_listing(orders: QueueClient) -> None:
+    stats = orders.stats()
+    there = orders.listing(claimed=True)
+    assert stats.free == len(orders.listing())
     assert stats.claimed == sum(message.claim_id is not None for message in there)
     assert stats.total == len(there)
     assert stats.oldest == (there[0] if there else None)
     assert stats.newest == (there[-1] if there else None)
 
 
-def test_an_empty_queue(scene: Scene) -> None:
-    assert scene.stats() == Stats(0, 0, None, None)
+def test_an_empty_queue_counts_nothing(orders: QueueClient) -> None:
+    assert orders.stats() == Stats(0, 0, None, None)
 
 
-def test_they_follow_every_step(scene: Scene) -> None:
-    scene.post(*"abcdef", ttl=600)
-    equal_to_a_listing(scene)
-    assert scene.stats().free == 6
-    claim_id, _ = scene.claim(3, ttl=60)
-    equal_to_a_listing(scene)
-    assert (scene.stats().free, scene.stats().claimed) == (3, 3)
-    scene.delete(1, claim_id)
-    equal_to_a_listing(scene)
-    scene.delete_many(2, 6)
-    equal_to_a_listing(scene)
-    assert (scene.stats().free, scene.stats().claimed) == (2, 1)
-    scene.pop(1)
-    equal_to_a_listing(scene)
-    scene.post("late", delay=30)
-    equal_to_a_listing(scene)
-    assert scene.stats().total == 2
-    scene.release(claim_id)
-    equal_to_a_listing(scene)
-    assert (scene.stats().free, scene.stats().claimed) == (2, 0)
-    scene.clock.advance(30)
-    equal_to_a_listing(scene)
-    assert scene.stats().free == 3
-    scene.purge()
-    assert scene.stats() == Stats()
+def test_statistics_change_with_every_operation(orders: QueueClient) -> None:
+    orders.post(*"abcdef", ttl=600)
+    equal_to_a_listing(orders)
+    assert orders.stats().free == 6
+    claim_id, _ = orders.claim(3, ttl=60)
+    equal_to_a_listing(orders)
+    assert (orders.stats().free, orders.stats().claimed) == (3, 3)
+    orders.delete(1, claim_id)
+    equal_to_a_listing(orders)
+    orders.delete_many(2, 6)
+    equal_to_a_listing(orders)
+    assert (orders.stats().free, orders.stats().claimed) == (2, 1)
+    orders.pop(1)
+    equal_to_a_listing(orders)
+    orders.post("late", delay=30)
+    equal_to_a_listing(orders)
+    assert orders.stats().total == 2
+    orders.release(claim_id)
+    equal_to_a_listing(orders)
+    assert (orders.stats().free, orders.stats().claimed) == (2, 0)
+    orders.clock.advance(30)
+    equal_to_a_listing(orders)
+    assert orders.stats().free == 3
+    orders.purge()
+    assert orders.stats() == Stats()
 
 
-def test_they_follow_the_clock_alone(scene: Scene) -> None:
-    scene.post("a", ttl=60)
-    scene.post("b", ttl=3600)
-    scene.post("c", delay=50)
-    scene.post("d", ttl=130, delay=55)
-    scene.claim(1, ttl=60, grace=90)
-    scene.claim(1, ttl=100)
+def test_statistics_change_with_the_clock_alone(orders: QueueClient) -> None:
+    orders.post("a", ttl=60)
+    orders.post("b", ttl=3600)
+    orders.post("c", delay=50)
+    orders.post("d", ttl=130, delay=55)
+    orders.claim(1, ttl=60, grace=90)
+    orders.claim(1, ttl=100)
     for _ in range(18):
         for step in (10 - 2 * TICK, TICK, TICK):
-            scene.clock.advance(step)
-            equal_to_a_listing(scene)
-    assert (scene.stats().free, scene.stats().claimed) == (2, 0)
-    assert bodies(scene.listing()) == ["b", "c"]
+            orders.clock.advance(step)
+            equal_to_a_listing(orders)
+    assert (orders.stats().free, orders.stats().claimed) == (2, 0)
+    assert bodies(orders.listing()) == ["b", "c"]
 
 
-def test_oldest_and_newest_are_by_place_and_skip_delayed_ones(scene: Scene) -> None:
-    scene.post("late", delay=60)
-    scene.post("a")
-    scene.post("b")
-    scene.post("later", delay=60)
-    oldest, newest = scene.stats().oldest, scene.stats().newest
+def test_oldest_and_newest_are_by_sequence_and_skip_delayed_messages(orders: QueueClient) -> None:
+    orders.post("late", delay=60)
+    orders.post("a")
+    orders.post("b")
+    orders.post("later", delay=60)
+    oldest, newest = orders.stats().oldest, orders.stats().newest
     assert oldest is not None and newest is not None
     assert bodies([oldest, newest]) == ["a", "b"]
-    claim_id, _ = scene.claim(2)
-    oldest, newest = scene.stats().oldest, scene.stats().newest
+    claim_id, _ = orders.claim(2)
+    oldest, newest = orders.stats().oldest, orders.stats().newest
     assert oldest is not None and newest is not None
     assert [oldest.claim_id, newest.claim_id] == [claim_id, claim_id]
 
 
-def test_oldest_is_by_place_and_not_by_the_clock(scene: Scene) -> None:
-    scene.post("first")
-    scene.clock.advance(-10)
-    scene.post("second")
-    scene.clock.advance(20)
-    assert scene.stats().oldest == scene.get(1)[0]
-    assert scene.stats().newest == scene.get(2)[0]
+def test_oldest_is_by_sequence_and_not_by_the_clock(orders: QueueClient) -> None:
+    orders.post("first")
+    orders.clock.advance(-10)
+    orders.post("second")
+    orders.clock.advance(20)
+    assert orders.stats().oldest == orders.get(1)[0]
+    assert orders.stats().newest == orders.get(2)[0]
 
 
-def test_a_failed_delete_changes_no_count(scene: Scene) -> None:
-    scene.post("a", "b")
-    scene.claim(1)
-    before = scene.stats()
+def test_a_failed_delete_changes_no_count(orders: QueueClient) -> None:
+    orders.post("a", "b")
+    orders.claim(1)
+    before = orders.stats()
     with pytest.raises(ClientError):
-        scene.delete(1)
+        orders.delete(1)
     with pytest.raises(ClientError):
-        scene.delete_many(1, 2, claim_ids=["nonsense"])
-    assert scene.stats() == before
-    equal_to_a_listing(scene)
+        orders.delete_many(1, 2, claim_ids=["nonsense"])
+    assert orders.stats() == before
+    equal_to_a_listing(orders)
 
 
-def test_they_hold_while_others_work(scene: Scene) -> None:
+def test_statistics_are_true_during_concurrent_claims_and_releases(orders: QueueClient) -> None:
     """60 messages that nobody deletes are claimed and released all the time: each moment counts 60."""
-    scene.post(*["x"] * 60)
+    orders.post(*["x"] * 60)
     done = threading.Event()
     totals: list[int] = []
 
     def work() -> None:
         while not done.is_set():
-            claim_id, _ = scene.claim(7)
-            scene.release(claim_id)
+            claim_id, _ = orders.claim(7)
+            orders.release(claim_id)
 
     def watch() -> None:
         try:
-            totals.extend(scene.stats().total for _ in range(100))
+            totals.extend(orders.stats().total for _ in range(100))
         finally:
             done.set()
 
     at_once(watch, *[work] * 4)
     assert totals == [60] * 100
-    equal_to_a_listing(scene)
+    equal_to_a_listing(orders)
 
 
-def test_the_volume_is_the_sum_of_all_queues(scene: Scene) -> None:
-    other = scene.beside()
-    before = scene.volume()
+def test_the_volume_is_the_sum_of_all_queues(orders: QueueClient) -> None:
+    other = orders.beside()
+    before = orders.volume()
     assert (before.oldest, before.newest) == (None, None)
-    scene.post(*"abc")
+    orders.post(*"abc")
     other.post(*"vwxyz")
     other.post("late", delay=60)
-    scene.claim(2)
+    orders.claim(2)
     other.claim(1)
-    now = scene.volume()
+    now = orders.volume()
     assert (now.free - before.free, now.claimed - before.claimed) == (5, 3)
     other.drop()
-    now = scene.volume()
+    now = orders.volume()
     assert (now.free - before.free, now.claimed - before.claimed) == (1, 2)
-    scene.purge()
-    assert scene.volume() == before
+    orders.purge()
+    assert orders.volume() == before

@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One store object serves many threads at a time."""
+"""Many threads use one store object at the same time."""
 
 from __future__ import annotations
 
 import threading
 from functools import partial
 
-from tests.conformance.scene import Scene, at_once, bodies, new_claim_id
+from tests.conformance.queue_client import QueueClient, at_once, bodies, new_claim_id
 from zaqar.errors import NotFound
 from zaqar.storage.base import MessageStore
 
 THREADS = 8
 
 
-def test_posts_of_many_threads_are_whole_and_numbered_without_gaps(scene: Scene) -> None:
+def test_posts_of_many_threads_are_whole_and_numbered_without_gaps(orders: QueueClient) -> None:
     numbers: list[list[int]] = []
 
     def post_on(thread: int) -> None:
         for n in range(20):
-            numbers.append(scene.post(*(f"{thread}.{n}.{k}" for k in range(3))))
+            numbers.append(orders.post(*(f"{thread}.{n}.{k}" for k in range(3))))
 
     at_once(*(partial(post_on, thread) for thread in range(THREADS)))
     assert all(post == list(range(post[0], post[0] + 3)) for post in numbers)
     assert sorted(number for post in numbers for number in post) == list(range(1, THREADS * 60 + 1))
-    seen = bodies(scene.listing())
+    seen = bodies(orders.listing())
     assert len(set(seen)) == THREADS * 60
     for thread in range(THREADS):
         mine = [text for text in seen if text.startswith(f"{thread}.")]
         assert mine == [f"{thread}.{n}.{k}" for n in range(20) for k in range(3)]
 
 
-def test_work_is_done_exactly_once(scene: Scene) -> None:
+def test_work_is_done_exactly_once(orders: QueueClient) -> None:
     """Half the threads post, half claim and delete, some releasing first: every message is worked on once."""
     done: list[str] = []
     posted = threading.Event()
@@ -38,7 +38,7 @@ def test_work_is_done_exactly_once(scene: Scene) -> None:
 
     def produce(thread: int) -> None:
         for n in range(posts):
-            scene.post(f"{thread}.{n}.a", f"{thread}.{n}.b")
+            orders.post(f"{thread}.{n}.a", f"{thread}.{n}.b")
 
     def produce_all() -> None:
         try:
@@ -50,62 +50,62 @@ def test_work_is_done_exactly_once(scene: Scene) -> None:
         turn = 0
         while True:
             ended = posted.is_set()
-            claim_id, taken = scene.claim(thread + 1)
+            claim_id, taken = orders.claim(thread + 1)
             turn += 1
             if turn % 5 == 0:
-                scene.release(claim_id)
+                orders.release(claim_id)
                 continue
             for message in taken:
-                scene.delete(message.sequence, claim_id)
+                orders.delete(message.sequence, claim_id)
                 done.append(message.body.decode())
-            if ended and not taken and scene.stats().total == 0:
+            if ended and not taken and orders.stats().total == 0:
                 return
 
     at_once(produce_all, *(partial(consume, thread) for thread in range(THREADS // 2)))
     expected = [f"{t}.{n}.{k}" for t in range(THREADS // 2) for n in range(posts) for k in "ab"]
     assert sorted(done) == sorted(expected)
-    assert scene.list_everything() == []
+    assert orders.list_everything() == []
 
 
-def test_queues_do_not_get_into_each_others_way(messages: MessageStore) -> None:
+def test_threads_on_different_queues_do_not_disturb_each_other(messages: MessageStore) -> None:
     def live_a_life(thread: int) -> None:
         for n in range(5):
-            scene = Scene(messages)
+            orders = QueueClient(messages)
             texts = [f"{thread}.{n}.{k}" for k in range(10)]
-            assert scene.post(*texts) == list(range(1, 11))
-            claim_id, taken = scene.claim(4)
+            assert orders.post(*texts) == list(range(1, 11))
+            claim_id, taken = orders.claim(4)
             assert bodies(taken) == texts[:4]
-            scene.delete_many(1, 2, claim_ids=[claim_id])
-            scene.raise_generation()
-            scene.release(claim_id)
-            assert bodies(scene.pop(3)) == texts[2:5]
-            scene.clock.advance(10)
-            assert bodies(scene.listing()) == texts[5:]
-            assert scene.stats().free == 5
-            scene.purge()
-            assert scene.stats().total == 0
-            scene.drop()
+            orders.delete_many(1, 2, claim_ids=[claim_id])
+            orders.raise_generation()
+            orders.release(claim_id)
+            assert bodies(orders.pop(3)) == texts[2:5]
+            orders.clock.advance(10)
+            assert bodies(orders.listing()) == texts[5:]
+            assert orders.stats().free == 5
+            orders.purge()
+            assert orders.stats().total == 0
+            orders.drop()
 
     at_once(*(partial(live_a_life, thread) for thread in range(THREADS)))
 
 
-def test_a_claim_and_its_release_race_without_loss(scene: Scene) -> None:
-    scene.post(*(str(n) for n in range(40)))
+def test_a_claim_and_its_release_race_without_loss(orders: QueueClient) -> None:
+    orders.post(*(str(n) for n in range(40)))
 
     def claim_and_release() -> None:
         for _ in range(15):
-            claim_id, taken = scene.claim(7)
+            claim_id, taken = orders.claim(7)
             assert [message.claim_id for message in taken] == [claim_id] * len(taken)
             if taken:
-                assert scene.get_claim(claim_id)[1] == taken
-                scene.renew(claim_id, ttl=120)
-            scene.release(claim_id)
+                assert orders.get_claim(claim_id)[1] == taken
+                orders.renew(claim_id, ttl=120)
+            orders.release(claim_id)
             try:
-                scene.renew(new_claim_id())
+                orders.renew(new_claim_id())
             except NotFound:
                 continue
             raise AssertionError("a claim nobody made was renewed")
 
     at_once(*[claim_and_release] * THREADS)
-    assert bodies(scene.listing()) == [str(n) for n in range(40)]
-    assert scene.stats().claimed == 0
+    assert bodies(orders.listing()) == [str(n) for n in range(40)]
+    assert orders.stats().claimed == 0

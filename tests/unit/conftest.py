@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit tests are pure: they start no process, open no database file, and connect to this machine only.
 
-A test with the mark ``child_process`` may start a process that ends at once, if processes are what it is about.
+A test with the mark ``child_process`` may start a process that ends at once, if processes are what it is about. A test
+with the mark ``database_file`` may open one, if it is about the moment when the service opens its default store.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-_IMPURE = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_PROCESSES = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _OF_THIS_MACHINE = ("127.", "::1", "localhost")
 
 _is_unit_test = False
@@ -23,7 +24,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     """Note what a unit test may not do. Python calls it for each event in each thread, so it is short."""
     if not _is_unit_test:
         return
-    if event in _IMPURE:
+    if event in _PROCESSES:
         _found.append(f"{event} {arguments[0] if arguments else ''}")
     elif event == "sqlite3.connect" and ":memory:" not in str(arguments[0]):
         _found.append(f"{event} {arguments[0]}")
@@ -51,6 +52,10 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 def _is_pure(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     _found.clear()
     yield
+    allowed: set[str] = set()
     if request.node.get_closest_marker("child_process"):
-        _found[:] = [event for event in _found if event.partition(" ")[0] not in _IMPURE]
+        allowed |= _PROCESSES
+    if request.node.get_closest_marker("database_file"):
+        allowed.add("sqlite3.connect")
+    _found[:] = [event for event in _found if event.partition(" ")[0] not in allowed]
     assert not _found, "A unit test has started a process, opened a database file or left this machine."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 DATABASE = "own_tests"
@@ -37,5 +37,5 @@ def store(members: servers.MongoSet) -> Iterator[MongoMessageStore]:
 
 
 @pytest.fixture
-def scene(store: MongoMessageStore) -> Scene:
-    return Scene(store)
+def orders(store: MongoMessageStore) -> QueueClient:
+    return QueueClient(store)

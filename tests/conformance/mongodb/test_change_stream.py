@@ -21,7 +21,7 @@ from pymongo.errors import AutoReconnect
 
 from tests import servers
 from tests.conformance.mongodb.test_transactions import recorded
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import Wakeups
 from zaqar.storage.mongodb.client import change_stream
@@ -49,16 +49,16 @@ def listening_to(store: MongoMessageStore) -> Iterator[Wakeups]:
 
 
 @pytest.fixture
-def other(members: servers.MongoSet) -> Iterator[Scene]:
+def other(members: servers.MongoSet) -> Iterator[QueueClient]:
     """A queue as another process sees it, in a database of its own."""
     store = MongoMessageStore.from_settings({"uri": members.uri, "database": f"stream_{secrets.token_hex(4)}"})
-    yield Scene(store)
+    yield QueueClient(store)
     store.core.replica_set.connection.client.drop_database(store.core.replica_set.name)
     store.close()
 
 
 @pytest.fixture
-def store(members: servers.MongoSet, other: Scene) -> Iterator[MongoMessageStore]:
+def store(members: servers.MongoSet, other: QueueClient) -> Iterator[MongoMessageStore]:
     """The store of the process that waits."""
     with opened(members.uri, database=name_of(other)) as store:
         yield store
@@ -70,12 +70,12 @@ def wakeups(store: MongoMessageStore) -> Iterator[Wakeups]:
         yield wakeups
 
 
-def name_of(scene: Scene) -> str:
-    assert isinstance(scene.store, MongoMessageStore)
-    return scene.store.core.replica_set.name
+def name_of(orders: QueueClient) -> str:
+    assert isinstance(orders.store, MongoMessageStore)
+    return orders.store.core.replica_set.name
 
 
-def received(wakeups: Wakeups, last: Scene) -> list[str]:
+def received(wakeups: Wakeups, last: QueueClient) -> list[str]:
     """The uids that are told before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
@@ -86,18 +86,18 @@ def received(wakeups: Wakeups, last: Scene) -> list[str]:
     return uids[: uids.index(last.queue.uid)]
 
 
-def test_without_the_option_there_is_no_change_stream(other: Scene) -> None:
+def test_without_the_option_there_is_no_change_stream(other: QueueClient) -> None:
     assert other.store.wakeups() is None
 
 
-def test_a_post_is_told(other: Scene, wakeups: Wakeups) -> None:
+def test_a_post_is_told(other: QueueClient, wakeups: Wakeups) -> None:
     second = other.beside("second")
     other.post("a", "b")
     second.post("a", delay=60)
     assert received(wakeups, other.beside("last")) == [other.queue.uid, second.queue.uid]
 
 
-def test_posts_that_come_together_are_told_of_once(other: Scene, wakeups: Wakeups) -> None:
+def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: Wakeups) -> None:
     for _ in range(20):
         other.post("a")
     last = other.beside("last")
@@ -106,20 +106,20 @@ def test_posts_that_come_together_are_told_of_once(other: Scene, wakeups: Wakeup
 
 
 def test_a_release_is_told_if_somebody_waits_for_the_queue(
-    other: Scene, store: MongoMessageStore, wakeups: Wakeups
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     unknown = other.beside("unknown")
-    for scene in (other, unknown):
-        scene.post("a")
+    for orders in (other, unknown):
+        orders.post("a")
     assert list(store.queues.positions(uids=[other.queue.uid], now=other.now)) == [other.queue.uid]
     received(wakeups, other.beside("before"))
-    for scene in (unknown, other):
-        claim_id, _ = scene.claim()
-        scene.release(claim_id)
+    for orders in (unknown, other):
+        claim_id, _ = orders.claim()
+        orders.release(claim_id)
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
     store.queues.positions(uids=[other.queue.uid], now=other.now)
@@ -130,7 +130,9 @@ def test_a_release_after_a_purge_is_told(other: Scene, store: MongoMessageStore,
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_claims_deletions_and_purges_are_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_claims_deletions_and_purges_are_not_told(
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
+) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
     numbers = other.post(*["a"] * 5)
     received(wakeups, other.beside("before"))
@@ -143,7 +145,7 @@ def test_claims_deletions_and_purges_are_not_told(other: Scene, store: MongoMess
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_housekeeping_of_positions_is_not_told(other: Scene, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
     other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
@@ -153,9 +155,9 @@ def test_housekeeping_of_positions_is_not_told(other: Scene, store: MongoMessage
 
 def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
-        scene = Scene(store)
-        scene.post("a")
-        assert commands.of(lambda: scene.post("b")) == ["update", "commitTransaction"]
+        orders = QueueClient(store)
+        orders.post("a")
+        assert commands.of(lambda: orders.post("b")) == ["update", "commitTransaction"]
 
 
 # -- its end ----------------------------------------------------------------------------------------------------------
@@ -230,8 +232,8 @@ def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
     (member,) = own.members
     with opened(own.uri) as store:
         with listening_to(store) as wakeups:
-            scene = Scene(store)
-            received(wakeups, scene)
+            orders = QueueClient(store)
+            received(wakeups, orders)
             member.kill()
             with pytest.raises(StoreUnavailable):
                 wakeups.receive(3600)
@@ -242,22 +244,22 @@ def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
         member.start()
         own.await_primary()
         with listening_to(store) as wakeups:
-            assert received(wakeups, scene) == []
+            assert received(wakeups, orders) == []
 
 
 def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
-        scene = Scene(store)
-        received(wakeups, scene)
+        orders = QueueClient(store)
+        received(wakeups, orders)
         client = pymongo.MongoClient[dict[str, Any]](own.uri, directConnection=True)
         with client, suppress(AutoReconnect):  # it may close all connections
             client.admin.command({"replSetStepDown": 1, "force": True})
         own.await_primary()
         try:
-            assert received(wakeups, scene) == []
+            assert received(wakeups, orders) == []
         except StoreUnavailable:
             with listening_to(store) as following:
-                assert received(following, scene) == []
+                assert received(following, orders) == []
 
 
 def test_a_server_that_does_not_answer_ends_the_stream(own: servers.MongoSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +279,7 @@ def test_the_log_has_a_warning_if_the_user_may_not_open_a_stream(
     own: servers.MongoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(own.uri) as store, pymongo.MongoClient[dict[str, Any]](own.uri) as client:
-        Scene(store)
+        QueueClient(store)
         refuse = {"failCommands": ["aggregate"], "errorCode": 13, "appName": store.core.replica_set.application}
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse})
         assert store.wakeups() is None
@@ -291,17 +293,17 @@ from gevent import monkey
 monkey.patch_all()
 import sys, time
 import gevent
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.greenlets import Pulse
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()
-scene = Scene(store)
+orders = QueueClient(store)
 pulse = Pulse()
-post = gevent.spawn_later(0.6, scene.post, "a")
+post = gevent.spawn_later(0.6, orders.post, "a")
 uids = wakeups.receive(30)
-assert uids == [scene.queue.uid], uids
+assert uids == [orders.queue.uid], uids
 share = pulse.share()
 post.get()
 gevent.spawn_later(0.3, wakeups.close)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.mongodb import documents, queue_records
 from zaqar.storage.mongodb.management import MongoManagementStore
@@ -99,9 +99,9 @@ def test_writes_are_journaled_by_a_majority_whatever_the_uri_says(members: serve
     connection = store.core.replica_set.connection
     assert connection.main.majority.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4000}
     assert connection.main.majority.read_preference.mode == 0
-    scene = Scene(store)
-    scene.post("a")
-    assert bodies(scene.listing()) == ["a"]
+    orders = QueueClient(store)
+    orders.post("a")
+    assert bodies(orders.listing()) == ["a"]
     store.close()
 
 
@@ -109,21 +109,21 @@ def test_writes_are_journaled_by_a_majority_whatever_the_uri_says(members: serve
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_parent_and_child_work_on_after_a_fork(scene: Scene) -> None:
-    scene.post("before")
+def test_parent_and_child_work_on_after_a_fork(orders: QueueClient) -> None:
+    orders.post("before")
     child = os.fork()
     if child == 0:
         ended = 1
         try:
-            scene.post("child")
-            ended = 0 if len(scene.listing()) >= 2 else 2
+            orders.post("child")
+            ended = 0 if len(orders.listing()) >= 2 else 2
         finally:
             os._exit(ended)
-    scene.post("parent")
+    orders.post("parent")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert sorted(bodies(scene.listing())) == ["before", "child", "parent"]
-    scene.post("after")
-    assert len(scene.listing()) == 4
+    assert sorted(bodies(orders.listing())) == ["before", "child", "parent"]
+    orders.post("after")
+    assert len(orders.listing()) == 4
 
 
 # -- away -------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,12 @@ def test_a_start_succeeds_if_the_set_is_away(listening: bool) -> None:
             with soon(), pytest.raises(StoreUnavailable):
                 operation()
 
-        operations = (lambda: Scene(messages), lambda: Scene(messages), queues.catalog.get, messages.durability)
+        operations = (
+            lambda: QueueClient(messages),
+            lambda: QueueClient(messages),
+            queues.catalog.get,
+            messages.durability,
+        )
         at_once(*(partial(refused, operation) for operation in operations))
         messages.close()
         queues.close()
@@ -168,9 +173,9 @@ def test_the_first_contact_makes_the_indexes_after_a_start_without_a_server() ->
             store.ping()
         member.start()
         members.await_primary()
-        scene = Scene(store)
-        scene.post("a")
-        assert bodies(scene.listing()) == ["a"]
+        orders = QueueClient(store)
+        orders.post("a")
+        assert bodies(orders.listing()) == ["a"]
         assert queues.queue_records.count(project="p", kind="queue") == 0
         for connection, indexes in (
             (store.core.replica_set.connection, documents.INDEXES),

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import ClientError, StoreUnavailable
 from zaqar.storage.mongodb.store import MongoMessageStore
 
@@ -25,8 +25,8 @@ MOST_SECONDS = 5.0
 class Clients:
     """Clients that go on whatever happens, and a record of what they were told."""
 
-    work: Scene
-    news: Scene
+    work: QueueClient
+    news: QueueClient
     acknowledged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ class Clients:
         number = 0
         while not self.ended.is_set():
             texts = [f"{writer}.{number}.{k}" for k in range(3)]
-            for scene in (self.work, self.news):
-                told = self.attempt(partial(scene.post, *texts, client=str(writer)))
-                (self.acknowledged if told else self.unknown).extend(f"{scene.queue.name}:{text}" for text in texts)
+            for orders in (self.work, self.news):
+                told = self.attempt(partial(orders.post, *texts, client=str(writer)))
+                (self.acknowledged if told else self.unknown).extend(f"{orders.queue.name}:{text}" for text in texts)
             number += 1
 
     def consume(self) -> None:
@@ -102,7 +102,7 @@ def kill_and_restart(members: servers.MongoSet) -> None:
 @pytest.mark.parametrize("fault", [servers.MongoSet.step_down, kill_and_restart])
 def test_a_fail_over_loses_nothing(own_members: servers.MongoSet, fault: Callable[[servers.MongoSet], None]) -> None:
     store = MongoMessageStore.from_settings({"uri": own_members.uri})
-    clients = Clients(Scene(store).beside("work"), Scene(store).beside("news"))
+    clients = Clients(QueueClient(store).beside("work"), QueueClient(store).beside("news"))
 
     def break_it() -> None:
         try:

@@ -15,7 +15,7 @@ import pymongo
 import pytest
 
 from tests import servers
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.storage.mongodb.documents import SLOTS
 from zaqar.storage.mongodb.store import MongoMessageStore
 
@@ -58,48 +58,48 @@ def meter() -> Iterator[Meter]:
     members.stop()
 
 
-def fill(scene: Scene, state: str, size: int) -> None:
+def fill(orders: QueueClient, state: str, size: int) -> None:
     for first in range(0, size, AT_ONCE):
         texts = ["x"] * min(AT_ONCE, size - first)
-        scene.post(*texts, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
+        orders.post(*texts, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
         if state == "claimed":
-            scene.claim(len(texts), ttl=3600)
+            orders.claim(len(texts), ttl=3600)
     if state == "expired":
-        scene.clock.advance(60)
+        orders.clock.advance(60)
 
 
-def a_round(scene: Scene) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield "post", lambda: scene.post("new", "new too", "the last")
-    yield "list", lambda: scene.listing(limit=2)
-    yield "list all kinds", lambda: scene.listing(limit=2, claimed=True, delayed=True)
-    yield "stats", scene.stats
-    yield "position", lambda: scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
+def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "post", lambda: orders.post("new", "new too", "the last")
+    yield "list", lambda: orders.listing(limit=2)
+    yield "list all kinds", lambda: orders.listing(limit=2, claimed=True, delayed=True)
+    yield "stats", orders.stats
+    yield "position", lambda: orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)
     taken: list[tuple[str, int]] = []
 
     def claim() -> None:
-        claim_id, (message,) = scene.claim(1, ttl=3600)
+        claim_id, (message,) = orders.claim(1, ttl=3600)
         taken.append((claim_id, message.sequence))
 
     yield "claim", claim
     ((claim_id, number),) = taken
-    yield "get claim", lambda: scene.get_claim(claim_id)
-    yield "renew", lambda: scene.renew(claim_id)
-    yield "delete", lambda: scene.delete(number, claim_id)
-    yield "release", lambda: scene.release(claim_id)
-    yield "pop", lambda: scene.pop(1)
+    yield "get claim", lambda: orders.get_claim(claim_id)
+    yield "renew", lambda: orders.renew(claim_id)
+    yield "delete", lambda: orders.delete(number, claim_id)
+    yield "release", lambda: orders.release(claim_id)
+    yield "pop", lambda: orders.pop(1)
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
 def test_the_size_of_the_queue_does_not_matter(meter: Meter, state: str) -> None:
     seen: list[dict[str, tuple[int, int]]] = []
     for size in (FEW, MANY):
-        scene = Scene(meter.store)
-        fill(scene, state, size)
+        orders = QueueClient(meter.store)
+        fill(orders, state, size)
         # Whoever comes first passes what lies in the way, and sees that the next does not; in bounded time each.
         for _ in range(8):
-            for _, operation in a_round(scene):
+            for _, operation in a_round(orders):
                 operation()
-        seen.append({name: meter.examined(operation) for name, operation in a_round(scene)})
+        seen.append({name: meter.examined(operation) for name, operation in a_round(orders)})
     few, many = seen
     for name in few:
         for beside_few, beside_many in zip(few[name], many[name], strict=True):

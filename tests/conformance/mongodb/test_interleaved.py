@@ -11,7 +11,7 @@ import pytest
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.scene import Scene, bodies, new_claim_id
+from tests.conformance.queue_client import QueueClient, bodies, new_claim_id
 from zaqar.model import Claim, DeadLetters
 from zaqar.storage.mongodb.client.transactions import Attempt
 from zaqar.storage.mongodb.store import MongoMessageStore
@@ -21,10 +21,10 @@ MOST = 2
 
 
 @pytest.fixture
-def other(members: servers.MongoSet, scene: Scene) -> Iterator[Scene]:
+def other(members: servers.MongoSet, orders: QueueClient) -> Iterator[QueueClient]:
     """The same queue as another process sees it."""
     store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
-    yield Scene(store, scene.clock, scene.queue)
+    yield QueueClient(store, orders.clock, orders.queue)
     store.close()
 
 
@@ -47,103 +47,107 @@ def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Itera
     assert acted
 
 
-def wear_out(other: Scene) -> None:
-    other.wear_out(1, 1)
+def claim_and_release(other: QueueClient) -> None:
+    other.claim_and_release(1, 1)
 
 
-def wear_out_all(other: Scene) -> None:
-    other.wear_out(3, 1)
+def wear_out_all(other: QueueClient) -> None:
+    other.claim_and_release(3, 1)
 
 
-def let_the_claim_end(other: Scene) -> None:
+def let_the_claim_end(other: QueueClient) -> None:
     """Another worker's clock is ahead: what it claims is over, and free again, for the one that has read."""
     claim = Claim(new_claim_id(), 1, 60, other.now - 5)
     other.store.claims.claim(queue=other.queue, claim=claim, limit=3, now=other.now - 5)
     other.listing()
 
 
-def pop_one(other: Scene) -> None:
+def pop_one(other: QueueClient) -> None:
     other.pop(1)
 
 
-def delete_and_post(other: Scene) -> None:
+def delete_and_post(other: QueueClient) -> None:
     other.delete(2)
     other.post("d")
 
 
-ACTS = [wear_out, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
+ACTS = [claim_and_release, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
 
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("target", ["passed over", "moved", "moved to itself"])
 @pytest.mark.parametrize("before", range(MOST + 1))
 def test_no_message_is_claimed_once_more_than_allowed(
-    scene: Scene,
-    other: Scene,
+    orders: QueueClient,
+    other: QueueClient,
     monkeypatch: pytest.MonkeyPatch,
-    act: Callable[[Scene], None],
+    act: Callable[[QueueClient], None],
     target: str,
     before: int,
 ) -> None:
-    dead = scene.beside("dead")
-    rules = DeadLetters({"passed over": None, "moved": dead.queue, "moved to itself": scene.queue}[target], MOST, None)
-    scene.post("a", "b", "c")
-    scene.wear_out(3, before)
-    scene.claim(1, ttl=1)  # so that this process knows the fence
-    scene.clock.advance(2)
-    scene.listing()
+    dead = orders.beside("dead")
+    rules = DeadLetters({"passed over": None, "moved": dead.queue, "moved to itself": orders.queue}[target], MOST, None)
+    orders.post("a", "b", "c")
+    orders.claim_and_release(3, before)
+    orders.claim(1, ttl=1)  # so that this process knows the fence
+    orders.clock.advance(2)
+    orders.listing()
     with between(monkeypatch, lambda: act(other)):
-        claim_id, taken = scene.claim(3, dead_letters=rules)
+        claim_id, taken = orders.claim(3, dead_letters=rules)
     assert [message.claim_count for message in taken if message.claim_count > MOST] == []
     if taken:
-        _, held = scene.get_claim(claim_id)
+        _, held = orders.get_claim(claim_id)
         assert list(held) == list(taken), "the answer is what is stored"
-    assert_stats_agree(scene)
+    assert_stats_agree(orders)
     assert_stats_agree(dead)
 
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("operation", ["claim", "pop"])
 def test_what_is_taken_is_answered_as_it_is_stored(
-    scene: Scene, other: Scene, monkeypatch: pytest.MonkeyPatch, act: Callable[[Scene], None], operation: str
+    orders: QueueClient,
+    other: QueueClient,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[QueueClient], None],
+    operation: str,
 ) -> None:
-    scene.post("a", "b", "c")
-    scene.wear_out(1, 1)
+    orders.post("a", "b", "c")
+    orders.claim_and_release(1, 1)
     counts = {"a": 1, "b": 0, "c": 0, "d": 0}
     with between(monkeypatch, lambda: act(other)):
         if operation == "claim":
-            claim_id, taken = scene.claim(3)
-            assert list(scene.get_claim(claim_id)[1]) == list(taken)
+            claim_id, taken = orders.claim(3)
+            assert list(orders.get_claim(claim_id)[1]) == list(taken)
         else:
-            taken = scene.pop(3)
+            taken = orders.pop(3)
             if act in (wear_out_all, let_the_claim_end):
                 counts = {name: count + 1 for name, count in counts.items()}
-            elif act is wear_out:
+            elif act is claim_and_release:
                 counts["a"] += 1
             assert [message.claim_count for message in taken] == [counts[body] for body in bodies(taken)]
-    assert_stats_agree(scene)
+    assert_stats_agree(orders)
 
 
 def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
-    scene: Scene, other: Scene, monkeypatch: pytest.MonkeyPatch
+    orders: QueueClient, other: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has expired, and so has its claim, as the listing reads them; then its life is made longer."""
-    scene.post("a", ttl=3)
-    claim_id, _ = scene.claim(ttl=1, grace=0)
-    early = scene.now + 0.5
-    scene.clock.advance(10)
+    orders.post("a", ttl=3)
+    claim_id, _ = orders.claim(ttl=1, grace=0)
+    early = orders.now + 0.5
+    orders.clock.advance(10)
 
     def renew() -> None:
         other.store.claims.renew(queue=other.queue, claim_id=claim_id, ttl=2, grace=60, now=early)
 
     with between(monkeypatch, renew):
-        assert bodies(scene.listing()) == ["a"]
-    assert_stats_agree(scene)
+        assert bodies(orders.listing()) == ["a"]
+    assert_stats_agree(orders)
 
 
-def assert_stats_agree(scene: Scene) -> None:
+def assert_stats_agree(orders: QueueClient) -> None:
     """The statistics are those of a listing."""
-    listed = scene.listing(claimed=True)
-    stats = scene.stats()
+    listed = orders.listing(claimed=True)
+    stats = orders.stats()
     claimed = [message for message in listed if message.claim_id is not None]
     assert (stats.free, stats.claimed) == (len(listed) - len(claimed), len(claimed))

@@ -12,7 +12,7 @@ from pymongo.collection import Collection
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.scene import at_once
+from tests.conformance.queue_client import at_once
 from zaqar.storage.base import Node, NodeSubscription
 from zaqar.storage.mongodb.management import MongoManagementStore
 from zaqar.storage.mongodb.nodes import MongoNodes

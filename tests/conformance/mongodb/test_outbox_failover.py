@@ -13,8 +13,8 @@ import pytest
 
 from tests import servers
 from tests.conformance.mongodb.test_failover import kill_and_restart
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of
-from tests.conformance.scene import at_once
+from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of
+from tests.conformance.queue_client import at_once
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.mongodb.store import MongoMessageStore
 
@@ -25,16 +25,16 @@ LANES = 2
 class Work:
     """A queue with two subscribers, on a store that fails now and then."""
 
-    outbox: Outbox
+    notifier: NotifierClient
     acknowledged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     delivered: dict[str, set[str]] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.scene = self.outbox.new_scene()
-        self.lanes = [Lane(self.outbox, self.scene.queue.uid) for _ in range(LANES)]
-        self.delivered = {lane.subscription_id: set() for lane in self.lanes}
+        self.orders = self.notifier.open_queue()
+        self.backlogs = [SubscriptionBacklog(self.notifier, self.orders.queue.uid) for _ in range(LANES)]
+        self.delivered = {backlog.subscription_id: set() for backlog in self.backlogs}
 
     def rounds(self) -> Iterator[int]:
         number = 0
@@ -45,7 +45,7 @@ class Work:
         for number in self.rounds():
             text = f"{writer}.{number}"
             try:
-                self.scene.post(text)
+                self.orders.post(text)
             except StoreUnavailable:
                 self.unknown.append(text)
             else:
@@ -60,18 +60,18 @@ class Work:
                 continue
 
     def notify_once(self, owner: str) -> int:
-        posts = self.outbox.take_posted(owner, limit=20)
+        posts = self.notifier.take_posted(owner, limit=20)
         for posted in posts:
-            made = deliveries_of(posted, *(lane.subscription_id for lane in self.lanes))
-            self.outbox.expand(posted, made)
-        taken = self.outbox.take(owner, limit=50, most_of_one=30)
+            made = deliveries_of(posted, *(backlog.subscription_id for backlog in self.backlogs))
+            self.notifier.expand(posted, made)
+        taken = self.notifier.take(owner, limit=50, most_of_one=30)
         for delivery in taken:
             self.delivered[delivery.subscription_id].add(delivery.body.decode())
-        self.outbox.discard(taken, owner=owner)
+        self.notifier.discard(taken, owner=owner)
         return len(posts) + len(taken)
 
     def finish(self) -> None:
-        self.outbox.clock.advance(LEASE)
+        self.notifier.clock.advance(LEASE)
         while self.notify_once("last"):
             pass
 
@@ -82,7 +82,7 @@ def test_a_fail_over_loses_no_notification(
     own_members: servers.MongoSet, fault: Callable[[servers.MongoSet], None]
 ) -> None:
     store = MongoMessageStore.from_settings({"uri": own_members.uri})
-    work = Work(Outbox(store))
+    work = Work(NotifierClient(store))
 
     def break_it() -> None:
         try:
@@ -101,5 +101,5 @@ def test_a_fail_over_loses_no_notification(
     for texts in work.delivered.values():
         assert not set(work.acknowledged) - texts, "lost"
         assert not texts - {*work.acknowledged, *work.unknown}, "never posted"
-    assert work.outbox.take_posted(until=work.outbox.now) == []
+    assert work.notifier.take_posted(until=work.notifier.now) == []
     store.close()

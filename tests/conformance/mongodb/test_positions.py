@@ -10,49 +10,49 @@ import pytest
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.mongodb.test_transactions import Commands, recorded, recorded_scene
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.mongodb.test_transactions import Commands, recorded, recorded_queue
+from tests.conformance.queue_client import QueueClient, new_queue
 from zaqar.model import QueueName, QueuePosition
 from zaqar.storage.mongodb.housekeeping import BATCH, MAX_SKIPPED
 from zaqar.storage.mongodb.management import MongoManagementStore
 
 
 @pytest.fixture
-def recording(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    with recorded_scene(members) as recording:
+def recording(members: servers.MongoSet) -> Iterator[tuple[QueueClient, Commands]]:
+    with recorded_queue(members) as recording:
         yield recording
 
 
-def position_of(scene: Scene) -> QueuePosition:
-    return scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid]
+def position_of(orders: QueueClient) -> QueuePosition:
+    return orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)[orders.queue.uid]
 
 
-def test_many_queues_take_one_command(recording: tuple[Scene, Commands]) -> None:
-    scene, commands = recording
-    scenes = [scene.beside(str(number)) for number in range(20)]
-    for number, scene in enumerate(scenes):
-        scene.post(*["x"] * number, delay=10 * (number % 2)) if number else None
-    uids = [*(scene.queue.uid for scene in scenes), *(new_queue().uid for _ in range(480))]
+def test_many_queues_take_one_command(recording: tuple[QueueClient, Commands]) -> None:
+    orders, commands = recording
+    queue_clients = [orders.beside(str(number)) for number in range(20)]
+    for number, orders in enumerate(queue_clients):
+        orders.post(*["x"] * number, delay=10 * (number % 2)) if number else None
+    uids = [*(orders.queue.uid for orders in queue_clients), *(new_queue().uid for _ in range(480))]
     found: dict[str, QueuePosition] = {}
-    assert commands.of(lambda: found.update(scene.store.queues.positions(uids=uids, now=scene.now))) == ["aggregate"]
+    assert commands.of(lambda: found.update(orders.store.queues.positions(uids=uids, now=orders.now))) == ["aggregate"]
     assert found == {
-        scene.queue.uid: QueuePosition(number, number > 0 and number % 2 == 0, scene.now + 10 if number % 2 else None)
-        for number, scene in enumerate(scenes)
+        orders.queue.uid: QueuePosition(number, number > 0 and number % 2 == 0, orders.now + 10 if number % 2 else None)
+        for number, orders in enumerate(queue_clients)
     }
 
 
-def test_no_queues_take_no_command(recording: tuple[Scene, Commands]) -> None:
-    scene, commands = recording
-    assert commands.of(lambda: scene.store.queues.positions(uids=[], now=scene.now)) == []
+def test_no_queues_take_no_command(recording: tuple[QueueClient, Commands]) -> None:
+    orders, commands = recording
+    assert commands.of(lambda: orders.store.queues.positions(uids=[], now=orders.now)) == []
 
 
-def test_messages_that_expired_under_a_claim_hide_no_free_message(recording: tuple[Scene, Commands]) -> None:
+def test_messages_that_expired_under_a_claim_hide_no_free_message(recording: tuple[QueueClient, Commands]) -> None:
     dead, commands = recording
     alive = dead.beside("alive")
-    for scene in (dead, alive):
-        scene.post("a", "b", ttl=60)
-        scene.claim(2, ttl=60, grace=0)
-        scene.clock.advance(1)
+    for orders in (dead, alive):
+        orders.post("a", "b", ttl=60)
+        orders.claim(2, ttl=60, grace=0)
+        orders.clock.advance(1)
     alive.post("c", ttl=600)
     alive.claim(1, ttl=60, grace=0)
     now = dead.clock.advance(100)
@@ -67,22 +67,22 @@ def test_messages_that_expired_under_a_claim_hide_no_free_message(recording: tup
     assert commands.of(look) == ["aggregate"]
 
 
-def test_more_expired_messages_than_one_call_removes_count_as_free_until_the_next_one(scene: Scene) -> None:
-    scene.post(*["x"] * (BATCH + 1), ttl=60)
-    scene.claim(BATCH + 1, ttl=60, grace=0)
-    scene.clock.advance(60)
-    assert [position_of(scene).free for _ in range(3)] == [True, False, False]
+def test_more_expired_messages_than_one_call_removes_count_as_free_until_the_next_one(orders: QueueClient) -> None:
+    orders.post(*["x"] * (BATCH + 1), ttl=60)
+    orders.claim(BATCH + 1, ttl=60, grace=0)
+    orders.clock.advance(60)
+    assert [position_of(orders).free for _ in range(3)] == [True, False, False]
 
 
-def test_positions_move_ready_from_past_expired_messages(recording: tuple[Scene, Commands]) -> None:
-    scene, commands = recording
-    scene.post(*["x"] * (MAX_SKIPPED + 1), ttl=60)
-    scene.clock.advance(60)
-    assert commands.of(lambda: position_of(scene)) != ["aggregate"]
-    assert commands.of(lambda: position_of(scene)) == ["aggregate"]
-    scene.post("y")
-    assert position_of(scene) == QueuePosition(MAX_SKIPPED + 2, True, None)
-    assert len(scene.claim(1)[1]) == 1
+def test_positions_move_ready_from_past_expired_messages(recording: tuple[QueueClient, Commands]) -> None:
+    orders, commands = recording
+    orders.post(*["x"] * (MAX_SKIPPED + 1), ttl=60)
+    orders.clock.advance(60)
+    assert commands.of(lambda: position_of(orders)) != ["aggregate"]
+    assert commands.of(lambda: position_of(orders)) == ["aggregate"]
+    orders.post("y")
+    assert position_of(orders) == QueuePosition(MAX_SKIPPED + 2, True, None)
+    assert len(orders.claim(1)[1]) == 1
 
 
 def test_many_names_take_one_command(members: servers.MongoSet) -> None:

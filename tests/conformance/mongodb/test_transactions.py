@@ -15,7 +15,7 @@ from pymongo import monitoring
 
 from tests import servers
 from tests.conformance.mongodb.conftest import DATABASE
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Draft, Queue
 from zaqar.storage.mongodb.client import transactions
@@ -61,104 +61,104 @@ def recorded() -> Iterator[Commands]:
 
 
 @contextmanager
-def recorded_scene(members: servers.MongoSet) -> Iterator[tuple[Scene, Commands]]:
-    """A scene on a store whose commands are recorded."""
+def recorded_queue(members: servers.MongoSet) -> Iterator[tuple[QueueClient, Commands]]:
+    """An open queue on a store whose commands are recorded."""
     with recorded() as commands:
         store = MongoMessageStore.from_settings({"uri": members.uri, "database": DATABASE})
-    yield Scene(store), commands
+    yield QueueClient(store), commands
     store.close()
 
 
-LIMITS: dict[str, tuple[int, Callable[[Scene], object]]] = {
-    "post": (2, lambda scene: scene.post("x")),
-    "post ten": (2, lambda scene: scene.post(*"0123456789")),
-    "list": (1, lambda scene: scene.listing(limit=10)),
-    "get": (1, lambda scene: scene.get(5, 6)),
-    "stats": (1, lambda scene: scene.stats()),
-    "delete a free one": (2, lambda scene: scene.delete(9)),
+LIMITS: dict[str, tuple[int, Callable[[QueueClient], object]]] = {
+    "post": (2, lambda orders: orders.post("x")),
+    "post ten": (2, lambda orders: orders.post(*"0123456789")),
+    "list": (1, lambda orders: orders.listing(limit=10)),
+    "get": (1, lambda orders: orders.get(5, 6)),
+    "stats": (1, lambda orders: orders.stats()),
+    "delete a free one": (2, lambda orders: orders.delete(9)),
     # A read of what is free, a change of several documents, a commit: before MongoDB 8.0 no command is all of them.
-    "claim": (3, lambda scene: scene.claim(2)),
-    "pop": (3, lambda scene: scene.pop(1)),
+    "claim": (3, lambda orders: orders.claim(2)),
+    "pop": (3, lambda orders: orders.pop(1)),
 }
 
 
 def test_round_trips_of_a_claim_that_finds_nothing(members: servers.MongoSet) -> None:
-    with recorded_scene(members) as (scene, commands):
-        scene.listing()
+    with recorded_queue(members) as (orders, commands):
+        orders.listing()
         commands.names.clear()
-        assert scene.claim()[1] == []
+        assert orders.claim()[1] == []
         assert commands.names == ["aggregate"]
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_round_trips_of_a_warm_operation(members: servers.MongoSet, name: str) -> None:
     most, operation = LIMITS[name]
-    with recorded_scene(members) as (scene, commands):
-        scene.post(*"0123456789abcdef")
-        scene.post("warm")
-        scene.listing(limit=1)
+    with recorded_queue(members) as (orders, commands):
+        orders.post(*"0123456789abcdef")
+        orders.post("warm")
+        orders.listing(limit=1)
         commands.names.clear()
-        operation(scene)
+        operation(orders)
         assert len(commands.names) <= most, commands.names
 
 
 @pytest.mark.parametrize("many", [1, 5])
 def test_round_trips_of_a_delete_under_a_claim(members: servers.MongoSet, many: int) -> None:
-    with recorded_scene(members) as (scene, commands):
-        scene.post(*"0123456789abcdef")
-        claim_id, taken = scene.claim(many)
+    with recorded_queue(members) as (orders, commands):
+        orders.post(*"0123456789abcdef")
+        claim_id, taken = orders.claim(many)
         commands.names.clear()
         if many == 1:
-            scene.delete(taken[0].sequence, claim_id)
+            orders.delete(taken[0].sequence, claim_id)
         else:
-            scene.delete_many(*(message.sequence for message in taken), claim_ids=[claim_id])
+            orders.delete_many(*(message.sequence for message in taken), claim_ids=[claim_id])
         assert commands.names == ["update", "commitTransaction"]
 
 
 def test_numbers_are_not_guessed_for_a_while_after_other_processes_have_posted(
     members: servers.MongoSet, store: MongoMessageStore
 ) -> None:
-    with recorded_scene(members) as (scene, commands):
-        other = Scene(store, queue=scene.queue)
-        scene.post("a")
+    with recorded_queue(members) as (orders, commands):
+        other = QueueClient(store, queue=orders.queue)
+        orders.post("a")
         for n in range(20):
             other.post(f"other {n}")
-            scene.post(f"mine {n}")
+            orders.post(f"mine {n}")
         guesses = commands.names.count("abortTransaction")
         assert guesses <= 5
-        assert len(scene.listing()) == 41
+        assert len(orders.listing()) == 41
 
 
 def test_a_transaction_of_a_dead_process_is_ended(
-    store: MongoMessageStore, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    store: MongoMessageStore, orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it were not ended, all operations on the queue would wait for it for a minute."""
     connection = store.core.replica_set.connection
     session = connection.client.start_session()
     session.start_transaction()
-    connection.main.majority.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
+    connection.main.majority.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
     begun = time.monotonic()
-    assert scene.post("a") == [1]
+    assert orders.post("a") == [1]
     assert time.monotonic() - begun < 4
-    assert bodies(scene.listing()) == ["a"]
+    assert bodies(orders.listing()) == ["a"]
     session.abort_transaction()
 
 
 def test_a_live_transaction_of_others_is_left_alone(
-    members: servers.MongoSet, store: MongoMessageStore, scene: Scene
+    members: servers.MongoSet, store: MongoMessageStore, orders: QueueClient
 ) -> None:
     import pymongo
 
     with pymongo.MongoClient(members.uri, appname="somebody else") as client, client.start_session() as session:
         session.start_transaction()
         collection = client[DATABASE]["message_store"]
-        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
+        collection.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"ready": 1}}, session=session)
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            scene.post("a")
+            orders.post("a")
         assert 2.5 < time.monotonic() - begun < 5
         session.abort_transaction()
-    assert scene.post("a") == [1]
+    assert orders.post("a") == [1]
 
 
 def test_a_transaction_with_a_conflict_changes_nothing(store: MongoMessageStore) -> None:
@@ -202,11 +202,11 @@ def test_documents_too_large_for_one_command_are_sent_in_several() -> None:
     assert list(split_by_size([])) == []
 
 
-def test_a_post_larger_than_a_command(scene: Scene) -> None:
+def test_a_post_larger_than_a_command(orders: QueueClient) -> None:
     drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
-    numbers = scene.store.messages.post(queue=scene.queue, drafts=drafts, client_id="c", now=scene.now)
+    numbers = orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now)
     assert numbers == range(1, 7)
-    assert [len(message.body) for message in scene.listing()] == [4_000_000] * 6
+    assert [len(message.body) for message in orders.listing()] == [4_000_000] * 6
 
 
 def test_a_process_remembers_a_bounded_number_of_queues(
@@ -215,20 +215,23 @@ def test_a_process_remembers_a_bounded_number_of_queues(
     from zaqar.storage.mongodb import core
 
     monkeypatch.setattr(core, "MAX_QUEUES", 3)
-    scenes = [Scene(store) for _ in range(5)]
-    for scene in scenes:
-        scene.post("a")
+    queue_clients = [QueueClient(store) for _ in range(5)]
+    for orders in queue_clients:
+        orders.post("a")
     assert len(store.core._fences) <= 3
-    assert isinstance(scenes[0].queue, Queue)
-    assert all(bodies(scene.listing()) == ["a"] for scene in scenes)
+    assert isinstance(queue_clients[0].queue, Queue)
+    assert all(bodies(orders.listing()) == ["a"] for orders in queue_clients)
 
 
 def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
-    store: MongoMessageStore, scene: Scene
+    store: MongoMessageStore, orders: QueueClient
 ) -> None:
     """There are more requests than messages. Some get messages in an attempt that conflicts, and must not keep them."""
-    scene.post(*(f"{n:03}" for n in range(60)))
-    others = [Scene(store, queue=scene.queue), Scene(MongoMessageStore(store.core.replica_set), queue=scene.queue)]
+    orders.post(*(f"{n:03}" for n in range(60)))
+    others = [
+        QueueClient(store, queue=orders.queue),
+        QueueClient(MongoMessageStore(store.core.replica_set), queue=orders.queue),
+    ]
     taken: list[list[str]] = []
 
     def take(number: int) -> None:
@@ -240,39 +243,39 @@ def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
 
     at_once(*(partial(take, number) for number in range(12)))
     assert sorted(text for texts in taken for text in texts) == [f"{n:03}" for n in range(60)]
-    assert scene.stats().free == 0
-    assert scene.claim()[1] == []
+    assert orders.stats().free == 0
+    assert orders.claim()[1] == []
 
 
-def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, scene: Scene) -> None:
+def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, orders: QueueClient) -> None:
     """In a queue with many posts they would conflict with each of them."""
     import pymongo
 
-    scene.post(*"abc")
-    claim_id, _ = scene.claim(1, ttl=600)
-    scene.claim(1, ttl=60)
+    orders.post(*"abc")
+    claim_id, _ = orders.claim(1, ttl=600)
+    orders.claim(1, ttl=60)
     with pymongo.MongoClient(members.uri, appname="somebody who posts") as client, client.start_session() as session:
         session.start_transaction()
         collection = client[DATABASE]["message_store"]
-        collection.update_one({"_id": fence_id(scene.queue.uid)}, {"$inc": {"next": 1}}, session=session)
-        scene.renew(claim_id, ttl=600)
-        scene.release(claim_id)
-        scene.clock.advance(60)
-        assert bodies(scene.listing()) == ["a", "b", "c"]
+        collection.update_one({"_id": fence_id(orders.queue.uid)}, {"$inc": {"next": 1}}, session=session)
+        orders.renew(claim_id, ttl=600)
+        orders.release(claim_id)
+        orders.clock.advance(60)
+        assert bodies(orders.listing()) == ["a", "b", "c"]
         session.abort_transaction()
 
 
-def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, scene: Scene) -> None:
+def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, orders: QueueClient) -> None:
     many = 2 * MAX_SKIPPED
-    scene.post(*(f"{n:04}" for n in range(many + 2)))
-    first, _ = scene.claim(3, ttl=600)
-    scene.claim(3, ttl=60)
-    scene.claim(many - 6, ttl=600)
-    assert bodies(scene.claim(1, ttl=600)[1]) == [f"{many:04}"]
-    fence = store.core.replica_set.connection.main.majority.find_one({"_id": fence_id(scene.queue.uid)})
+    orders.post(*(f"{n:04}" for n in range(many + 2)))
+    first, _ = orders.claim(3, ttl=600)
+    orders.claim(3, ttl=60)
+    orders.claim(many - 6, ttl=600)
+    assert bodies(orders.claim(1, ttl=600)[1]) == [f"{many:04}"]
+    fence = store.core.replica_set.connection.main.majority.find_one({"_id": fence_id(orders.queue.uid)})
     assert fence is not None
     assert fence["ready_from"] == many + 2
-    scene.release(first)
-    assert bodies(scene.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
-    scene.clock.advance(60)
-    assert bodies(scene.listing(limit=6)) == [f"{n:04}" for n in range(6)]
+    orders.release(first)
+    assert bodies(orders.listing()) == ["0000", "0001", "0002", f"{many + 1:04}"]
+    orders.clock.advance(60)
+    assert bodies(orders.listing(limit=6)) == [f"{n:04}" for n in range(6)]

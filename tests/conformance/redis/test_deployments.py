@@ -18,11 +18,11 @@ import pytest
 import redis
 
 from tests import servers
-from tests.conformance.outbox import KEPT, Lane, Outbox, deliveries_of, numbers
+from tests.conformance.notifier_client import KEPT, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
+from tests.conformance.queue_client import QueueClient, bodies, new_queue
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, bodies, new_queue
-from tests.conformance.subscribers import Subscribers
-from tests.conformance.test_dropped_deliveries import drop_lanes
+from tests.conformance.subscription_client import SubscriptionClient
+from tests.conformance.test_dropped_subscriptions import drop_backlogs
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.redis.management import RedisManagementStore
@@ -32,37 +32,37 @@ PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
 
 def serves(store: RedisMessageStore) -> None:
-    """Every operation, so every command that any of them sends."""
-    scene = Scene(store)
-    grave = scene.beside()
-    scene.post("a", "b", "c", delay=30)
-    scene.post("d", "e", ttl=60)
-    scene.clock.advance(60)
-    held, taken = scene.claim(2)
+    """Call every operation, so that every command is sent."""
+    orders = QueueClient(store)
+    dead_letters = orders.beside()
+    orders.post("a", "b", "c", delay=30)
+    orders.post("d", "e", ttl=60)
+    orders.clock.advance(60)
+    held, taken = orders.claim(2)
     assert bodies(taken) == ["a", "b"]
-    scene.renew(held)
-    scene.delete(1, held)
-    scene.release(held)
-    assert scene.stats().free == 2
-    letters = store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
-    store.dead_letters.forget(queue=scene.queue, sequences=[letters[0].sequence], now=scene.now)
-    scene.purge()
-    store.volume(now=scene.now)
-    store.sweep(now=scene.now, limit=100)
+    orders.renew(held)
+    orders.delete(1, held)
+    orders.release(held)
+    assert orders.stats().free == 2
+    letters = store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
+    store.dead_letters.forget(queue=orders.queue, sequences=[letters[0].sequence], now=orders.now)
+    orders.purge()
+    store.volume(now=orders.now)
+    store.sweep(now=orders.now, limit=100)
     store.ping()
     assert store.durability()["appendonly"] == "yes"
-    wakes(scene)
-    for each in (scene, grave):
+    wakes(orders)
+    for each in (orders, dead_letters):
         each.drop()
     notifies(store)
 
 
-def wakes(scene: Scene) -> None:
-    wakeups = scene.store.wakeups()
+def wakes(orders: QueueClient) -> None:
+    wakeups = orders.store.wakeups()
     assert wakeups is not None
-    scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
-    scene.post("f")
-    assert wakeups.receive(20) == [scene.queue.uid]
+    orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)
+    orders.post("f")
+    assert wakeups.receive(20) == [orders.queue.uid]
     closing = threading.Timer(0.05, wakeups.close)
     closing.start()
     with pytest.raises(StoreUnavailable):
@@ -71,28 +71,28 @@ def wakes(scene: Scene) -> None:
 
 
 def notifies(store: RedisMessageStore) -> None:
-    outbox = Outbox(store)
-    scene = outbox.new_scene()
-    lane = Lane(outbox, scene.queue.uid)
-    scene.post("a", "b", "c")
-    (posted,) = outbox.take_posted()
-    outbox.expand(posted, deliveries_of(posted, lane.subscription_id))
-    outbox.put(lane.new(0))
-    taken = outbox.take()
-    outbox.extend(taken, outbox.now + 60)
-    outbox.settle_as(DEAD, taken)
-    assert lane.counts() == (0, 4)
-    assert lane.resend_dead(1) == lane.resend(3) == 1
-    assert numbers(lane.listing(WAITING)) == [3, 0]
-    assert lane.get(1) is not None
-    outbox.clock.advance(KEPT)
-    assert store.sweep(now=outbox.now, limit=100) >= 2
-    drop_lanes(lane)
-    assert store.sweep(now=outbox.now, limit=100) >= 2
-    outbox.close()
+    notifier = NotifierClient(store)
+    orders = notifier.open_queue()
+    backlog = SubscriptionBacklog(notifier, orders.queue.uid)
+    orders.post("a", "b", "c")
+    (posted,) = notifier.take_posted()
+    notifier.expand(posted, deliveries_of(posted, backlog.subscription_id))
+    notifier.put(backlog.new(0))
+    taken = notifier.take()
+    notifier.extend(taken, notifier.now + 60)
+    notifier.settle_as(DEAD, taken)
+    assert backlog.counts() == (0, 4)
+    assert backlog.resend_dead(1) == backlog.resend(3) == 1
+    assert numbers(backlog.listing(WAITING)) == [3, 0]
+    assert backlog.get(1) is not None
+    notifier.clock.advance(KEPT)
+    assert store.sweep(now=notifier.now, limit=100) >= 2
+    drop_backlogs(backlog)
+    assert store.sweep(now=notifier.now, limit=100) >= 2
+    notifier.close()
 
 
-def test_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
+def test_all_operations_work_over_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
     path = Path("/tmp") / f"zaqar-{tmp_path.name[-40:]}-{id(tmp_path)}.sock"  # a path may have 107 bytes
     server = servers.Redis("--unixsocket", str(path))
     try:
@@ -111,7 +111,9 @@ def documented_rights() -> list[str]:
     return [found[1], *found[2].split()]
 
 
-def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_all_operations_work_for_a_user_with_the_documented_rights(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     client = own_redis.client()
     client.execute_command("ACL", "SETUSER", "zaqar", "on", ">pass word", *documented_rights())
     client.config_set("requirepass", "of somebody else")
@@ -123,7 +125,7 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     management.queue_records.create(queue=queue)
     listed = management.queue_records.list_after(project="shop", kind="queue", after="", limit=9)
     assert [each.uid for each in listed] == [queue.uid]
-    subscribers = Subscribers(management)
+    subscribers = SubscriptionClient(management)
     first = subscribers.create("http://a.example")
     assert subscribers.replace(replace(first, version=2, expires=first.expires + 60))
     assert len(subscribers.listing()) == 1
@@ -135,7 +137,9 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     management.close()
 
 
-def test_a_server_that_does_not_tell_its_settings(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_settings_that_a_server_does_not_tell_are_reported_as_unknown(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     rights = [right for right in documented_rights() if right not in ("+config|get", "+info")]
     own_redis.client().execute_command("ACL", "SETUSER", "zaqar", "on", ">x", *rights)
     said = open_store(own_redis.uri.replace("://", "://zaqar:x@")).durability()
@@ -147,7 +151,7 @@ def test_a_server_that_does_not_tell_its_settings(open_store: OpenStore, own_red
 
 
 class TlsDoor:
-    """Stands before a server and takes TLS off: not every build of Redis has it."""
+    """A proxy that ends TLS in front of a server, because not every build of Redis has TLS."""
 
     def __init__(self, port: int, folder: Path) -> None:
         if shutil.which("openssl") is None:
@@ -199,14 +203,14 @@ def door(own_redis: servers.Redis, tmp_path: Path) -> Iterator[TlsDoor]:
     door.close()
 
 
-def test_tls(open_store: OpenStore, door: TlsDoor) -> None:
+def test_all_operations_work_over_tls(open_store: OpenStore, door: TlsDoor) -> None:
     serves(open_store(f"rediss://localhost:{door.port}?tls_ca={door.certificate}"))
     serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_ca={door.certificate}&tls_check_hostname=false"))
     serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_verify=false"))
 
 
 @pytest.mark.parametrize("uri", ["rediss://localhost:{port}", "rediss://127.0.0.1:{port}?tls_ca={certificate}"])
-def test_a_certificate_that_does_not_fit(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
+def test_a_certificate_of_another_host_or_authority_is_refused(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
     store = open_store(uri.format(port=door.port, certificate=door.certificate), max_reconnect_attempts=1)
     with pytest.raises(StoreUnavailable):
         store.ping()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that restart, hang, forget their scripts, are replaced: 503 in between, soon, and then as before."""
+"""Servers that restart, hang, forget their scripts or are replaced: operations are refused soon, and recover."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from tests import servers
-from tests.conformance.outbox import LEASE, Lane, Outbox, deliveries_of, numbers
+from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
+from tests.conformance.queue_client import QueueClient, bodies
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, bodies
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.model import DONE, DeliveryKey
 from zaqar.storage.redis.store import RedisMessageStore
@@ -41,7 +41,7 @@ def refused_soon(operation: Callable[[], object]) -> None:
 
 
 def when_back(operation: Callable[[], object]) -> int:
-    """How often it was refused until it was served."""
+    """Repeat the operation until it succeeds; return how often it was refused."""
     end = time.monotonic() + PATIENCE
     refused = 0
     while True:
@@ -57,51 +57,51 @@ def when_back(operation: Callable[[], object]) -> int:
 
 
 def test_scripts_that_were_forgotten_are_loaded_again(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("a")
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("a")
     own_redis.client().script_flush()
-    scene.post("b")
-    assert bodies(scene.listing()) == ["a", "b"]
+    orders.post("b")
+    assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_a_restart_between_two_requests_is_not_noticed(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("a")
+def test_an_operation_after_a_restart_succeeds_at_once(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("a")
     own_redis.kill()
     own_redis.start()
     time.sleep(0.1)
-    scene.post("b")
-    assert bodies(scene.listing()) == ["a", "b"]
+    orders.post("b")
+    assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_while_it_is_away_requests_are_refused_soon(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("a")
+def test_operations_are_refused_soon_while_the_server_is_away(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("a")
     own_redis.kill()
-    refused_soon(lambda: scene.post("b"))
+    refused_soon(lambda: orders.post("b"))
     started = time.monotonic()
     for _ in range(10):
-        refused_soon(scene.listing)
-    assert time.monotonic() - started < SOON, "who comes after the first waits again"
+        refused_soon(orders.listing)
+    assert time.monotonic() - started < SOON, "operations after the first one must not wait again"
     own_redis.start()
-    when_back(lambda: scene.post("c"))
-    assert bodies(scene.listing()) == ["a", "c"]
+    when_back(lambda: orders.post("c"))
+    assert bodies(orders.listing()) == ["a", "c"]
 
 
-def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("a")
+def test_operations_are_refused_soon_while_the_server_hangs(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("a")
     own_redis.program.signal(signal.SIGSTOP)
     try:
-        refused_soon(scene.listing)
-        refused_soon(lambda: scene.post("b"))
+        refused_soon(orders.listing)
+        refused_soon(lambda: orders.post("b"))
     finally:
         own_redis.program.signal(signal.SIGCONT)
-    when_back(scene.listing)
-    assert bodies(scene.listing())[0] == "a"
+    when_back(orders.listing)
+    assert bodies(orders.listing())[0] == "a"
 
 
-def test_a_black_hole(open_store: OpenStore) -> None:
+def test_a_server_that_never_accepts_is_refused_soon(open_store: OpenStore) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -110,7 +110,7 @@ def test_a_black_hole(open_store: OpenStore) -> None:
         refused_soon(store.ping)
 
 
-def test_a_server_that_was_away_at_the_start(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_a_store_opens_while_its_server_is_away(open_store: OpenStore, own_redis: servers.Redis) -> None:
     own_redis.kill()
     with soon():
         store = open_store(own_redis.uri)
@@ -119,7 +119,9 @@ def test_a_server_that_was_away_at_the_start(open_store: OpenStore, own_redis: s
     when_back(store.ping)
 
 
-def test_a_wrong_password_is_told_and_not_shown(own_redis: servers.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_stops_the_start_and_is_not_shown(
+    own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     own_redis.client().config_set("requirepass", "right")
     for uri in (own_redis.uri.replace("127", ":s3cr3t@127"), own_redis.uri):
         with pytest.raises(StartupError) as caught:
@@ -128,26 +130,28 @@ def test_a_wrong_password_is_told_and_not_shown(own_redis: servers.Redis, caplog
         assert "s3cr3t" not in str(caught.value) + caplog.text
 
 
-def test_a_fork_leaves_both_with_connections_of_their_own(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("before")
+def test_parent_and_child_of_a_fork_use_different_connections(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("before")
     child = os.fork()
     if child == 0:
         try:
             for n in range(50):
-                scene.post(f"child {n}")
-            assert len(scene.listing(limit=1)) == 1
+                orders.post(f"child {n}")
+            assert len(orders.listing(limit=1)) == 1
             os._exit(0)
         except BaseException:  # noqa: BLE001, in the child nobody would see it
             os._exit(1)
     for n in range(50):
-        scene.post(f"parent {n}")
+        orders.post(f"parent {n}")
     assert os.waitpid(child, 0)[1] == 0
-    assert len(scene.listing()) == 101
+    assert len(orders.listing()) == 101
 
 
-def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
+def test_acknowledged_posts_survive_kills_of_the_server_and_none_is_stored_twice(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
     done = threading.Event()
     told: list[str] = []
 
@@ -156,7 +160,7 @@ def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_r
         while not done.is_set():
             n += 1
             try:
-                scene.post(str(n))
+                orders.post(str(n))
             except StoreUnavailable:
                 time.sleep(0.05)
             else:
@@ -174,76 +178,78 @@ def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_r
     finally:
         done.set()
         writer.join()
-    seen = bodies(scene.listing())
+    seen = bodies(orders.listing())
     assert len(told) > 100
     assert len(seen) == len(set(seen)), "stored twice"
     assert set(told) <= set(seen)
     assert len(seen) <= len(told) + 3
 
 
-def test_too_few_replicas_is_no_acknowledgement(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_an_operation_is_refused_if_too_few_replicas_confirm_it(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     store = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
     assert "nothing can be acknowledged" in store.durability()["warning"]
     with soon(), pytest.raises(StoreUnavailable):
-        Scene(store)
+        QueueClient(store)
 
 
-def test_without_replicas_one_can_still_read(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post("a")
+def test_reads_do_not_wait_for_replicas(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post("a")
     waiting = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
-    seen = waiting.messages.list_after(queue=scene.queue, after=0, limit=10, now=scene.now)
+    seen = waiting.messages.list_after(queue=orders.queue, after=0, limit=10, now=orders.now)
     assert bodies(seen) == ["a"]
 
 
-def test_a_server_without_memory_takes_nothing_and_gives_out_what_it_has(
+def test_a_server_without_memory_refuses_posts_and_serves_claims(
     open_store: OpenStore, own_redis: servers.Redis
 ) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    scene.post(*(str(n) for n in range(50)))
-    scene.post("late", delay=30)
-    scene.claim(5, ttl=60)
+    orders = QueueClient(open_store(own_redis.uri))
+    orders.post(*(str(n) for n in range(50)))
+    orders.post("late", delay=30)
+    orders.claim(5, ttl=60)
     own_redis.client().config_set("maxmemory", "1kb")
-    refused_soon(lambda: scene.post("too much"))
-    assert bodies(scene.listing()) == [str(n) for n in range(5, 50)]
+    refused_soon(lambda: orders.post("too much"))
+    assert bodies(orders.listing()) == [str(n) for n in range(5, 50)]
     for step, first in ((0, "5"), (30, "10"), (30, "0")):
-        scene.clock.advance(step)
-        assert scene.stats().free > 0
-        held, taken = scene.claim(5, ttl=600)
+        orders.clock.advance(step)
+        assert orders.stats().free > 0
+        held, taken = orders.claim(5, ttl=600)
         assert taken[0].body.decode() == first
-        scene.delete_many(*(message.sequence for message in taken), claim_ids=[held])
-        scene.release(held)
+        orders.delete_many(*(message.sequence for message in taken), claim_ids=[held])
+        orders.release(held)
     own_redis.client().config_set("maxmemory", "0")
-    scene.post("now")
-    assert bodies(scene.listing())[-2:] == ["late", "now"]
+    orders.post("now")
+    assert bodies(orders.listing())[-2:] == ["late", "now"]
 
 
-def test_sentinel_fail_over(open_store: OpenStore) -> None:
+def test_operations_go_to_the_new_master_after_a_sentinel_fail_over(open_store: OpenStore) -> None:
     group = servers.own(servers.RedisSentinel)
     try:
-        scene = Scene(open_store(group.uri))
-        scene.post("before")
+        orders = QueueClient(open_store(group.uri))
+        orders.post("before")
         assert group.master.client().wait(1, 2000) == 1
         group.master.kill()
         group.fail_over_after_a_second()
-        refused_soon(lambda: scene.post("lost"))
-        when_back(lambda: scene.post("after"))
-        assert bodies(scene.listing()) == ["before", "after"]
+        refused_soon(lambda: orders.post("lost"))
+        when_back(lambda: orders.post("after"))
+        assert bodies(orders.listing()) == ["before", "after"]
         # The old master comes back as a replica, if the Sentinel is through with the fail-over; nobody writes to it.
         group.await_switch_to(group.replica.program.port)
         group.master.start()
         group.master.program.wait_until(lambda: group.master.client().info("replication")["role"] == "slave")
-        scene.post("later")
-        assert bodies(scene.listing()) == ["before", "after", "later"]
+        orders.post("later")
+        assert bodies(orders.listing()) == ["before", "after", "later"]
         # A master that is demoted while connections to it are open.
         group.replica.program.wait_until(
             lambda: group.master.client().info("replication")["master_link_status"] == "up"
         )
-        wakeups = scene.store.wakeups()
+        wakeups = orders.store.wakeups()
         assert wakeups is not None
         when_back(lambda: demote(group))
-        when_back(lambda: scene.post("last"))
-        assert bodies(scene.listing())[-1] == "last"
+        when_back(lambda: orders.post("last"))
+        assert bodies(orders.listing())[-1] == "last"
         with pytest.raises(StoreUnavailable):
             wakeups.receive(PATIENCE)
         wakeups.close()
@@ -258,93 +264,93 @@ def demote(group: servers.RedisSentinel) -> None:
         raise StoreUnavailable from exc
 
 
-def test_cluster_node_loss(open_store: OpenStore) -> None:
+def test_operations_go_to_the_promoted_replica_after_a_node_is_lost(open_store: OpenStore) -> None:
     cluster = servers.own(lambda: servers.RedisCluster(replica=True))
     try:
         store = open_store(cluster.uri)
-        scenes = [Scene(store) for _ in range(12)]
-        for scene in scenes:
-            scene.post("before")
+        queue_clients = [QueueClient(store) for _ in range(12)]
+        for orders in queue_clients:
+            orders.post("before")
         assert cluster.nodes[0].client().wait(1, 2000) == 1
         cluster.nodes[0].kill()
-        for scene in scenes:
-            when_back(lambda scene=scene: scene.post("after"))  # type: ignore[misc]
-        for scene in scenes:
-            assert bodies(scene.listing()) == ["before", "after"]
-        assert store.volume(now=scenes[0].now).free == 24
+        for orders in queue_clients:
+            when_back(lambda orders=orders: orders.post("after"))  # type: ignore[misc]
+        for orders in queue_clients:
+            assert bodies(orders.listing()) == ["before", "after"]
+        assert store.volume(now=queue_clients[0].now).free == 24
     finally:
         cluster.stop()
 
 
-def test_cluster_slots_that_move(open_store: OpenStore) -> None:
+def test_messages_of_a_slot_that_moves_are_served_whole_or_refused(open_store: OpenStore) -> None:
     """A slot goes from one node to another, key by key, while it is worked on."""
     cluster = servers.own(servers.RedisCluster)
     try:
-        scene = Scene(open_store(cluster.uri))
-        scene.post(*(str(n) for n in range(50)))
-        scene.claim(10)
-        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:fence", during=lambda: when_tried(scene))
-        scene.post("after")
-        assert bodies(scene.listing())[-1] == "after"
-        assert scene.stats().claimed == 10
-        texts = bodies(scene.list_everything())
+        orders = QueueClient(open_store(cluster.uri))
+        orders.post(*(str(n) for n in range(50)))
+        orders.claim(10)
+        move_slot_of(cluster, f"zaqar:{{{orders.queue.uid}}}:fence", during=lambda: when_tried(orders))
+        orders.post("after")
+        assert bodies(orders.listing())[-1] == "after"
+        assert orders.stats().claimed == 10
+        texts = bodies(orders.list_everything())
         assert sorted(set(texts)) == sorted(texts)
         assert {str(n) for n in range(50)} <= set(texts)
     finally:
         cluster.stop()
 
 
-def test_cluster_slots_that_move_with_an_outbox(open_store: OpenStore) -> None:
+def test_deliveries_of_a_slot_that_moves_are_served_whole_or_refused(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
-        outbox = Outbox(open_store(cluster.uri))
-        scene = outbox.new_scene()
-        lanes = [Lane(outbox, scene.queue.uid) for _ in range(3)]
-        names = [lane.subscription_id for lane in lanes]
-        scene.post(*(str(n) for n in range(50)))
-        (posted,) = outbox.take_posted()
-        outbox.expand(posted, deliveries_of(posted, *names))
+        notifier = NotifierClient(open_store(cluster.uri))
+        orders = notifier.open_queue()
+        backlogs = [SubscriptionBacklog(notifier, orders.queue.uid) for _ in range(3)]
+        names = [backlog.subscription_id for backlog in backlogs]
+        orders.post(*(str(n) for n in range(50)))
+        (posted,) = notifier.take_posted()
+        notifier.expand(posted, deliveries_of(posted, *names))
         delivered: list[DeliveryKey] = []
 
         def work() -> None:
             with suppress(StoreUnavailable):
-                scene.post("during")
+                orders.post("during")
             with suppress(StoreUnavailable):
-                for posted in outbox.take_posted():
-                    outbox.expand(posted, deliveries_of(posted, *names))
+                for posted in notifier.take_posted():
+                    notifier.expand(posted, deliveries_of(posted, *names))
             with suppress(StoreUnavailable):
-                taken = outbox.take(limit=3, most_of_one=1)
-                outbox.settle_as(DONE, taken)
+                taken = notifier.take(limit=3, most_of_one=1)
+                notifier.settle_as(DONE, taken)
                 delivered.extend(each.key for each in taken)
 
         def work_in_the_middle() -> None:
             with soon():
                 work()
 
-        move_slot_of(cluster, f"zaqar:{{{scene.queue.uid}}}:posts", during=work_in_the_middle)
-        outbox.clock.advance(LEASE)
-        for posted in outbox.take_all_posted():
-            outbox.expand(posted, deliveries_of(posted, *names))
-        while taken := outbox.take():
-            outbox.settle_as(DONE, taken)
+        move_slot_of(cluster, f"zaqar:{{{orders.queue.uid}}}:posts", during=work_in_the_middle)
+        notifier.clock.advance(LEASE)
+        for posted in notifier.take_all_posted():
+            notifier.expand(posted, deliveries_of(posted, *names))
+        while taken := notifier.take():
+            notifier.settle_as(DONE, taken)
             delivered.extend(each.key for each in taken)
-        posted_numbers = [message.sequence for message in scene.listing()]
-        assert set(delivered) == {lane.key(number) for lane in lanes for number in posted_numbers}
-        for lane in lanes:
-            assert numbers(lane.listing(DONE)) == posted_numbers[::-1]
-            assert lane.counts() == (0, 0)
+        posted_numbers = [message.sequence for message in orders.listing()]
+        assert set(delivered) == {backlog.key(number) for backlog in backlogs for number in posted_numbers}
+        for backlog in backlogs:
+            assert numbers(backlog.listing(DONE)) == posted_numbers[::-1]
+            assert backlog.counts() == (0, 0)
     finally:
         cluster.stop()
 
 
-def when_tried(scene: Scene) -> None:
-    """In the middle of a move an operation is served whole or refused whole."""
+def when_tried(orders: QueueClient) -> None:
+    """During a move an operation is served whole or refused whole."""
     with soon(), suppress(StoreUnavailable):
-        scene.post("during")
+        orders.post("during")
 
 
 def migrate(node: Any, port: int, keys: list[str]) -> None:
-    """Move keys to another node. On a busy machine that one may take the others for away for a moment."""
+    """Move keys to another node. On a busy machine, that node may believe for a moment that the others are away."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An operation takes the same commands, on the wire and inside its script, beside few and beside many messages."""
+"""An operation runs the same commands, sent and inside its script, beside few and beside many messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.queue_client import QueueClient
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene
 
 FEW, MANY = 128, 20_480
 """Multiples of 64, where posts tidy up, so that the next ones do not."""
@@ -23,14 +23,14 @@ def client() -> Iterator[redis.Redis]:
         yield client
 
 
-def fill(scene: Scene, state: str, size: int) -> None:
+def fill(orders: QueueClient, state: str, size: int) -> None:
     for _ in range(0, size, FEW):
-        scene.post(*["x"] * FEW, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
+        orders.post(*["x"] * FEW, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
     if state == "claimed":
-        scene.claim(size, ttl=3600)
+        orders.claim(size, ttl=3600)
     elif state == "expired":
-        scene.clock.advance(60)
-        scene.stats()  # whoever comes first puts them out of sight
+        orders.clock.advance(60)
+        orders.stats()  # the first reader hides them
 
 
 def commands_of(client: redis.Redis, operation: Callable[[], object]) -> dict[str, int]:
@@ -42,37 +42,39 @@ def commands_of(client: redis.Redis, operation: Callable[[], object]) -> dict[st
     return {name: count for name, count in counts.items() if name not in ("config", "info")}
 
 
-def a_round(scene: Scene) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield "post", lambda: scene.post("new", "new too")
-    yield "list", lambda: scene.listing(limit=2)
-    yield "list all kinds", lambda: scene.listing(limit=2, claimed=True, delayed=True)
-    yield "stats", scene.stats
-    yield "positions", lambda: scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now)
+def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "post", lambda: orders.post("new", "new too")
+    yield "list", lambda: orders.listing(limit=2)
+    yield "list all kinds", lambda: orders.listing(limit=2, claimed=True, delayed=True)
+    yield "stats", orders.stats
+    yield "positions", lambda: orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)
     taken: list[tuple[str, int]] = []
 
     def claim() -> None:
-        claim_id, (message,) = scene.claim(1, ttl=3600)
+        claim_id, (message,) = orders.claim(1, ttl=3600)
         taken.append((claim_id, message.sequence))
 
     yield "claim", claim
     ((claim_id, number),) = taken
-    yield "get claim", lambda: scene.get_claim(claim_id)
-    yield "renew", lambda: scene.renew(claim_id)
-    yield "delete", lambda: scene.delete(number, claim_id)
-    yield "release", lambda: scene.release(claim_id)
-    yield "pop", lambda: scene.pop(1)
+    yield "get claim", lambda: orders.get_claim(claim_id)
+    yield "renew", lambda: orders.renew(claim_id)
+    yield "delete", lambda: orders.delete(number, claim_id)
+    yield "release", lambda: orders.release(claim_id)
+    yield "pop", lambda: orders.pop(1)
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_the_size_of_the_queue_does_not_matter(open_store: OpenStore, client: redis.Redis, state: str) -> None:
+def test_an_operation_runs_the_same_commands_whatever_the_size_of_the_queue(
+    open_store: OpenStore, client: redis.Redis, state: str
+) -> None:
     store = open_store(servers.shared("redis").uri)
     seen = []
     for size in (FEW, MANY):
-        scene = Scene(store)
-        fill(scene, state, size)
-        for _, operation in a_round(scene):
+        orders = QueueClient(store)
+        fill(orders, state, size)
+        for _, operation in a_round(orders):
             operation()  # loads the scripts, and lowers the bounds of timers where that is due
-        seen.append({name: commands_of(client, operation) for name, operation in a_round(scene)})
+        seen.append({name: commands_of(client, operation) for name, operation in a_round(orders)})
         assert all(counts["evalsha"] == 1 for counts in seen[-1].values())
-        scene.drop()
+        orders.drop()
     assert seen[0] == seen[1]

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from tests import servers
-from tests.conformance.outbox import Outbox, deliveries_of, numbers
+from tests.conformance.notifier_client import NotifierClient, deliveries_of, numbers
+from tests.conformance.queue_client import QueueClient, bodies, new_queue
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, bodies, new_queue
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.base import MessageStore, Node, NodeSubscription
 from zaqar.storage.redis.management import RedisManagementStore
@@ -24,55 +24,55 @@ def store(open_store: OpenStore, own_redis: servers.Redis) -> MessageStore:
 
 @pytest.fixture
 def fill(own_redis: servers.Redis) -> Callable[[], None]:
-    """Leave no memory from now on, whatever was freed a moment ago."""
+    """Set the limit so low that the server has no free memory, whatever is removed."""
     return lambda: own_redis.client().config_set("maxmemory", 1) and None
 
 
 def test_claims_and_deletes_work_in_a_full_server(
     store: MessageStore, fill: Callable[[], None], own_redis: servers.Redis
 ) -> None:
-    scene = Scene(store)
-    posted = scene.post(*[f"{n}" for n in range(40)])
-    held_before, held = scene.claim(2)
+    orders = QueueClient(store)
+    posted = orders.post(*[f"{n}" for n in range(40)])
+    held_before, held = orders.claim(2)
     fill()
     with pytest.raises(StoreUnavailable) as caught:
-        scene.post("no")
+        orders.post("no")
     assert "OOM" in str(caught.value.__cause__)
-    scene.renew(held_before, ttl=300)
-    assert scene.get_claim(held_before)[0].ttl == 300
-    scene.clock.advance(120)
-    assert len(scene.get_claim(held_before)[1]) == 2, "the renewal counts"
-    claim_id, taken = scene.claim(3)
+    orders.renew(held_before, ttl=300)
+    assert orders.get_claim(held_before)[0].ttl == 300
+    orders.clock.advance(120)
+    assert len(orders.get_claim(held_before)[1]) == 2, "the renewal counts"
+    claim_id, taken = orders.claim(3)
     assert bodies(taken) == ["2", "3", "4"]
-    scene.delete(taken[0].sequence, claim_id)
-    scene.release(claim_id)
-    scene.delete(posted[39])
-    scene.delete_many(*posted[35:39])
-    assert bodies(scene.pop(2)) == ["3", "4"]
-    assert bodies(scene.listing(limit=2)) == ["5", "6"]
-    assert (scene.stats().free, scene.stats().claimed) == (30, 2)
+    orders.delete(taken[0].sequence, claim_id)
+    orders.release(claim_id)
+    orders.delete(posted[39])
+    orders.delete_many(*posted[35:39])
+    assert bodies(orders.pop(2)) == ["3", "4"]
+    assert bodies(orders.listing(limit=2)) == ["5", "6"]
+    assert (orders.stats().free, orders.stats().claimed) == (30, 2)
     for _ in range(2):
-        assert store.queues.positions(uids=[scene.queue.uid], now=scene.now)[scene.queue.uid].free
-        scene.clock.advance(4)
-    scene.purge()
-    scene.drop()
+        assert store.queues.positions(uids=[orders.queue.uid], now=orders.now)[orders.queue.uid].free
+        orders.clock.advance(4)
+    orders.purge()
+    orders.drop()
     assert [message.sequence for message in held] == posted[:2]
     own_redis.client().config_set("maxmemory", 0)
-    again = Scene(store)
+    again = QueueClient(store)
     assert again.post("yes") == [1]
 
 
 def test_deliveries_are_sent_and_settled_in_a_full_server(store: MessageStore, fill: Callable[[], None]) -> None:
-    scene = Scene(store, queue=new_queue(notify=True))
-    outbox = Outbox(store, scene.clock)
-    scene.post("a", "b")
-    (posted,) = outbox.take_posted()
-    outbox.expand(posted, deliveries_of(posted, "s1", "s2"))
+    orders = QueueClient(store, queue=new_queue(notify=True))
+    notifier = NotifierClient(store, orders.clock)
+    orders.post("a", "b")
+    (posted,) = notifier.take_posted()
+    notifier.expand(posted, deliveries_of(posted, "s1", "s2"))
     fill()
-    taken = outbox.take()
+    taken = notifier.take()
     assert sorted(numbers(taken)) == [1, 1, 2, 2]
-    outbox.discard(taken)
-    assert outbox.take() == []
+    notifier.discard(taken)
+    assert notifier.take() == []
 
 
 def test_nodes_are_renewed_and_condemned_in_a_full_server(own_redis: servers.Redis, fill: Callable[[], None]) -> None:

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.queue_client import QueueClient, bodies
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, bodies
 
 MANY = 3000
 
@@ -22,109 +22,111 @@ def client(own_redis: servers.Redis) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def scene(open_store: OpenStore, own_redis: servers.Redis) -> Scene:
-    return Scene(open_store(own_redis.uri))
+def orders(open_store: OpenStore, own_redis: servers.Redis) -> QueueClient:
+    return QueueClient(open_store(own_redis.uri))
 
 
-def key(scene: Scene, word: str) -> str:
-    return f"zaqar:{{{scene.queue.uid}}}:{word}"
+def key(orders: QueueClient, word: str) -> str:
+    return f"zaqar:{{{orders.queue.uid}}}:{word}"
 
 
-def sweep(scene: Scene) -> int:
+def sweep(orders: QueueClient) -> int:
     removed = 0
-    while count := scene.store.sweep(now=scene.now, limit=100):
+    while count := orders.store.sweep(now=orders.now, limit=100):
         assert count <= 200
         removed += count
     return removed
 
 
-def fill(scene: Scene) -> None:
+def fill(orders: QueueClient) -> None:
     """Many expired messages, and a few of every other kind between them."""
-    scene.post("claimed", "living", ttl=3600)
-    scene.claim(1, ttl=600)
+    orders.post("claimed", "living", ttl=3600)
+    orders.claim(1, ttl=600)
     for n in range(0, MANY, 500):
-        scene.post(*["expired"] * 500, ttl=60)
-        scene.post(f"living {n}", ttl=3600)
-    scene.post("late", ttl=3600, delay=900)
-    scene.clock.advance(60)
+        orders.post(*["expired"] * 500, ttl=60)
+        orders.post(f"living {n}", ttl=3600)
+    orders.post("late", ttl=3600, delay=900)
+    orders.clock.advance(60)
 
 
 LIVING = ["living", *(f"living {n}" for n in range(0, MANY, 500))]
 
 
-def is_right(scene: Scene) -> None:
-    assert bodies(scene.listing()) == LIVING
-    assert bodies(scene.list_everything()) == ["claimed", *LIVING, "late"]
-    stats = scene.stats()
+def is_right(orders: QueueClient) -> None:
+    assert bodies(orders.listing()) == LIVING
+    assert bodies(orders.list_everything()) == ["claimed", *LIVING, "late"]
+    stats = orders.stats()
     assert (stats.free, stats.claimed) == (len(LIVING), 1)
-    assert (scene.volume().free, scene.volume().claimed) == (len(LIVING), 1)
-    assert scene.get(3, 502, 700) == []
-    scene.delete(3)
-    scene.delete_many(4, 5, claim_ids=["nonsense"])
-    assert scene.stats() == stats
+    assert (orders.volume().free, orders.volume().claimed) == (len(LIVING), 1)
+    assert orders.get(3, 502, 700) == []
+    orders.delete(3)
+    orders.delete_many(4, 5, claim_ids=["nonsense"])
+    assert orders.stats() == stats
 
 
-def test_very_many_expired_messages_are_hidden_in_one_step(scene: Scene, client: redis.Redis) -> None:
-    fill(scene)
-    is_right(scene)
-    assert client.zcard(key(scene, "expired")) == MANY
-    assert client.zcard(key(scene, "ready")) == client.zcard(key(scene, "expiry")) == len(LIVING)
-    assert sweep(scene) == MANY
-    assert not client.exists(key(scene, "expired"))
-    assert client.hlen(key(scene, "messages")) == len(LIVING) + 2
-    is_right(scene)
-    scene.clock.advance(840)
-    assert bodies(scene.claim()[1]) == ["claimed", *LIVING, "late"]
+def test_very_many_expired_messages_are_hidden_in_one_step(orders: QueueClient, client: redis.Redis) -> None:
+    fill(orders)
+    is_right(orders)
+    assert client.zcard(key(orders, "expired")) == MANY
+    assert client.zcard(key(orders, "ready")) == client.zcard(key(orders, "expiry")) == len(LIVING)
+    assert sweep(orders) == MANY
+    assert not client.exists(key(orders, "expired"))
+    assert client.hlen(key(orders, "messages")) == len(LIVING) + 2
+    is_right(orders)
+    orders.clock.advance(840)
+    assert bodies(orders.claim()[1]) == ["claimed", *LIVING, "late"]
 
 
-def test_more_messages_expire_before_the_first_are_removed(scene: Scene, client: redis.Redis) -> None:
-    fill(scene)
-    is_right(scene)
-    scene.post(*["expired as well"] * MANY, ttl=60)
-    scene.clock.advance(60)
-    assert client.exists(key(scene, "expired"))
-    is_right(scene)
-    sweep(scene)
-    assert client.hlen(key(scene, "messages")) == len(LIVING) + 2
-    is_right(scene)
+def test_more_messages_expire_before_the_first_are_removed(orders: QueueClient, client: redis.Redis) -> None:
+    fill(orders)
+    is_right(orders)
+    orders.post(*["expired as well"] * MANY, ttl=60)
+    orders.clock.advance(60)
+    assert client.exists(key(orders, "expired"))
+    is_right(orders)
+    sweep(orders)
+    assert client.hlen(key(orders, "messages")) == len(LIVING) + 2
+    is_right(orders)
 
 
-def test_a_queue_that_nobody_reads_stays_small(scene: Scene, client: redis.Redis) -> None:
+def test_a_queue_that_nobody_reads_stays_small(orders: QueueClient, client: redis.Redis) -> None:
     for _ in range(60):
-        scene.post(*["x"] * 50, ttl=60)
-        scene.clock.advance(5)
-    assert client.hlen(key(scene, "messages")) < 1500
+        orders.post(*["x"] * 50, ttl=60)
+        orders.clock.advance(5)
+    assert client.hlen(key(orders, "messages")) < 1500
 
 
-def test_no_key_is_left_after_all_messages_are_gone(scene: Scene, client: redis.Redis) -> None:
+def test_no_key_is_left_after_all_messages_are_gone(orders: QueueClient, client: redis.Redis) -> None:
     before = set(client.keys("*"))
-    scene.post(*["x"] * 50)
-    scene.post("late", delay=30)
-    held, taken = scene.claim(20)
-    scene.delete_many(*(message.sequence for message in taken), claim_ids=[held])
-    scene.wear_out(5, times=2)
-    aside = scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=2, limit=10, now=scene.now)
-    scene.store.dead_letters.forget(queue=scene.queue, sequences=[message.sequence for message in aside], now=scene.now)
-    scene.pop(10)
-    scene.clock.advance(3600)
-    sweep(scene)
+    orders.post(*["x"] * 50)
+    orders.post("late", delay=30)
+    held, taken = orders.claim(20)
+    orders.delete_many(*(message.sequence for message in taken), claim_ids=[held])
+    orders.claim_and_release(5, times=2)
+    aside = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=2, limit=10, now=orders.now)
+    orders.store.dead_letters.forget(
+        queue=orders.queue, sequences=[message.sequence for message in aside], now=orders.now
+    )
+    orders.pop(10)
+    orders.clock.advance(3600)
+    sweep(orders)
     assert set(client.keys("*")) == before
-    scene.drop()
-    assert {name for name in client.keys("*") if b"{" in name} == {key(scene, "fence").encode()}
-    scene.clock.advance(86_400)
-    sweep(scene)
+    orders.drop()
+    assert {name for name in client.keys("*") if b"{" in name} == {key(orders, "fence").encode()}
+    orders.clock.advance(86_400)
+    sweep(orders)
     assert client.keys("*") == []
 
 
-def test_memory_is_given_back(scene: Scene, client: redis.Redis) -> None:
+def test_memory_is_given_back(orders: QueueClient, client: redis.Redis) -> None:
     def come_and_go(rounds: int) -> int:
         for _ in range(rounds):
-            scene.post(*["x" * 500] * 200, ttl=300)
-            held, taken = scene.claim(100, ttl=60)
-            scene.delete_many(*(message.sequence for message in taken), claim_ids=[held])
-            scene.clock.advance(60)
-        scene.clock.advance(3600)
-        sweep(scene)
+            orders.post(*["x" * 500] * 200, ttl=300)
+            held, taken = orders.claim(100, ttl=60)
+            orders.delete_many(*(message.sequence for message in taken), claim_ids=[held])
+            orders.clock.advance(60)
+        orders.clock.advance(3600)
+        sweep(orders)
         return int(client.info("memory")["used_memory"])
 
     first = come_and_go(5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warm operation is one command: counted by the server itself."""
+"""A warm operation is one command; the server itself counts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.redis.conftest import OpenStore
-from tests.conformance.scene import Scene, new_queue
-from tests.conformance.subscribers import Subscribers
+from tests.conformance.subscription_client import SubscriptionClient
 from zaqar.model import DeadLetters, QueueName
 from zaqar.storage.redis.client.connection import Connection
 from zaqar.storage.redis.management import RedisManagementStore
@@ -44,65 +44,65 @@ def commands_of(nodes: list[redis.Redis], operation: Callable[[], object]) -> Co
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
-    scene = Scene(open_store(servers.shared(kind).uri))
-    grave = scene.beside()
+    orders = QueueClient(open_store(servers.shared(kind).uri))
+    dead_letters = orders.beside()
     nodes = clients(kind)
-    scene.post(*["x"] * size)
-    held, _ = scene.claim(30, ttl=600)
+    orders.post(*["x"] * size)
+    held, _ = orders.claim(30, ttl=600)
     numbers = iter(range(1, 30))
     free = iter(range(1000, 2000) if size > 2000 else range(60, 99))
-    rules = DeadLetters(grave.queue, 5)
+    rules = DeadLetters(dead_letters.queue, 5)
     operations: dict[str, Callable[[], object]] = {
-        "post": lambda: scene.post("x"),
-        "post 10": lambda: scene.post(*["x"] * 10),
-        "list": lambda: scene.listing(limit=10),
-        "list all kinds": lambda: scene.listing(limit=10, claimed=True, delayed=True),
-        "list without a client": lambda: scene.listing(limit=10, exclude="nobody"),
-        "get": lambda: scene.get(1, 50),
-        "claim": lambda: scene.claim(1),
-        "claim 10": lambda: scene.claim(10),
-        "claim with dead letters": lambda: scene.claim(1, dead_letters=rules),
-        "get claim": lambda: scene.get_claim(held),
-        "renew": lambda: scene.renew(held, ttl=600),
-        "delete": lambda: scene.delete(next(free)),
-        "delete held": lambda: scene.delete(next(numbers), held),
-        "delete several": lambda: scene.delete_many(next(numbers), next(numbers), claim_ids=[held]),
-        "pop": lambda: scene.pop(2),
-        "stats": lambda: scene.stats(),
-        "release": lambda: scene.release(held),
-        "purge": lambda: scene.purge(),
+        "post": lambda: orders.post("x"),
+        "post 10": lambda: orders.post(*["x"] * 10),
+        "list": lambda: orders.listing(limit=10),
+        "list all kinds": lambda: orders.listing(limit=10, claimed=True, delayed=True),
+        "list without a client": lambda: orders.listing(limit=10, exclude="nobody"),
+        "get": lambda: orders.get(1, 50),
+        "claim": lambda: orders.claim(1),
+        "claim 10": lambda: orders.claim(10),
+        "claim with dead letters": lambda: orders.claim(1, dead_letters=rules),
+        "get claim": lambda: orders.get_claim(held),
+        "renew": lambda: orders.renew(held, ttl=600),
+        "delete": lambda: orders.delete(next(free)),
+        "delete held": lambda: orders.delete(next(numbers), held),
+        "delete several": lambda: orders.delete_many(next(numbers), next(numbers), claim_ids=[held]),
+        "pop": lambda: orders.pop(2),
+        "stats": lambda: orders.stats(),
+        "release": lambda: orders.release(held),
+        "purge": lambda: orders.purge(),
     }
     for name, operation in operations.items():
         counts = commands_of(nodes, operation)
         assert counts["evalsha"] == 1, (name, counts)
         assert not counts.keys() & {"eval", "script", "script|load", "watch", "multi", "wait"}, (name, counts)
-    for each in (scene, grave):
+    for each in (orders, dead_letters):
         each.drop()
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
-    scene = Scene(open_store(servers.shared(kind).uri))
+def test_what_is_due_is_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
+    orders = QueueClient(open_store(servers.shared(kind).uri))
     nodes = clients(kind)
 
     def fall_due() -> None:
-        scene.post("late", delay=30)
-        scene.post("dead", ttl=60)
-        scene.claim(5, ttl=60)
-        scene.clock.advance(60)
+        orders.post("late", delay=30)
+        orders.post("dead", ttl=60)
+        orders.claim(5, ttl=60)
+        orders.clock.advance(60)
 
     fall_due()
-    scene.claim(5)
+    orders.claim(5)
     fall_due()
     for node in nodes:
         node.config_resetstat()
-    scene.claim(5)
+    orders.claim(5)
     assert sum(node.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"] for node in nodes) == 1
-    scene.drop()
+    orders.drop()
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_a_queue_is_read_in_one_command(kind: str) -> None:
+def test_a_queue_record_is_read_in_one_command(kind: str) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     queue = new_queue(project="round-trips")
     management.queue_records.create(queue=queue)
@@ -115,7 +115,7 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_records_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     names = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
     queue = management.queue_records.create(queue=new_queue(project="round-trips"))
@@ -134,13 +134,13 @@ def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatc
     management.close()
 
 
-def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers.Redis) -> None:
-    """In a Cluster the index is on another master: one that is lost in a fail-over would hide what was acknowledged."""
+def test_an_index_waits_for_replicas_like_the_record_that_it_finds(own_redis: servers.Redis) -> None:
+    """In a Cluster the index is on another master. A fail-over that lost it would hide an acknowledged record."""
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
         management = RedisManagementStore.from_settings({"uri": own_redis.uri, "wait_replicas": 1})
-        subscribers = Subscribers(management)
+        subscribers = SubscriptionClient(management)
         numbers = iter(range(100))
         changes: dict[str, Callable[[], object]] = {
             "create a queue on a pool": lambda: management.queue_records.create(
@@ -156,16 +156,16 @@ def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers
         replica.stop()
 
 
-def test_waiting_for_replicas_goes_along(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_wait_for_replicas_is_sent_with_the_script(open_store: OpenStore, own_redis: servers.Redis) -> None:
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
-        scene = Scene(open_store(own_redis.uri, wait_replicas=1))
+        orders = QueueClient(open_store(own_redis.uri, wait_replicas=1))
         nodes = [redis.Redis(port=own_redis.program.port)]
-        counts = commands_of(nodes, lambda: scene.post("x"))
+        counts = commands_of(nodes, lambda: orders.post("x"))
         assert (counts["evalsha"], counts["wait"]) == (1, 1)
-        assert commands_of(nodes, lambda: scene.delete(1))["wait"] == 1
-        for operation in (scene.listing, scene.stats, lambda: scene.get(1)):
+        assert commands_of(nodes, lambda: orders.delete(1))["wait"] == 1
+        for operation in (orders.listing, orders.stats, lambda: orders.get(1)):
             assert commands_of(nodes, operation)["wait"] == 0
     finally:
         replica.stop()

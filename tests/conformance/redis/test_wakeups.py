@@ -19,10 +19,10 @@ import pytest
 import redis
 
 from tests import servers
+from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.redis.conftest import OpenStore
 from tests.conformance.redis.test_faults import soon, when_back
 from tests.conformance.redis.test_round_trips import clients
-from tests.conformance.scene import Scene, new_queue
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DeadLetters, Origin
 from zaqar.storage.base import Wakeups
@@ -44,16 +44,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def scene(kind: str, open_store: OpenStore) -> Iterator[Scene]:
-    scene = Scene(open_store(servers.shared(kind).uri))
-    yield scene
-    scene.drop()
+def orders(kind: str, open_store: OpenStore) -> Iterator[QueueClient]:
+    orders = QueueClient(open_store(servers.shared(kind).uri))
+    yield orders
+    orders.drop()
 
 
-def ask(*scenes: Scene) -> None:
-    """As a process does in which clients wait for the queues."""
-    found = scenes[0].store.queues.positions(uids=[scene.queue.uid for scene in scenes], now=scenes[0].now)
-    assert len(found) == len(scenes)
+def ask(*queue_clients: QueueClient) -> None:
+    """Ask for positions as a process does in which clients wait for the queues."""
+    uids, first = [each.queue.uid for each in queue_clients], queue_clients[0]
+    found = first.store.queues.positions(uids=uids, now=first.now)
+    assert len(found) == len(queue_clients)
 
 
 def subscribe(store: object) -> Wakeups:
@@ -75,7 +76,7 @@ def receive_until_lost(wakeups: Wakeups) -> None:
 
 
 def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
-    """Everything that was published until now, also at other nodes, of which the subscriber learns later."""
+    """Everything that was published until now, also at other nodes, whose messages come later."""
     ends = set()
     for number, node in enumerate(nodes):
         node.publish(CHANNEL, f"end-{number}")
@@ -86,19 +87,21 @@ def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
         ends -= set(wakeups.receive(0.5))
 
 
-def makes_available(scene: Scene, letters: Scene) -> Iterator[tuple[str, Scene, Callable[[], object]]]:
+def makes_available(
+    orders: QueueClient, letters: QueueClient
+) -> Iterator[tuple[str, QueueClient, Callable[[], object]]]:
     """Everything that makes messages available, and in which queue."""
-    yield "post", scene, lambda: scene.post("a")
-    yield "post many", scene, lambda: scene.post(*"bcde")
-    yield "post a delayed one", scene, lambda: scene.post("late", delay=60)
-    claim_id, _ = scene.claim(2)
-    yield "release", scene, lambda: scene.release(claim_id)
-    scene.wear_out(1, 1)
+    yield "post", orders, lambda: orders.post("a")
+    yield "post many", orders, lambda: orders.post(*"bcde")
+    yield "post a delayed one", orders, lambda: orders.post("late", delay=60)
+    claim_id, _ = orders.claim(2)
+    yield "release", orders, lambda: orders.release(claim_id)
+    orders.claim_and_release(1, 1)
     rules = DeadLetters(letters.queue, 2)
-    yield "dead letters", letters, lambda: scene.claim(3, dead_letters=rules)
-    scene.post("f")
-    scene.wear_out(1, 1)
-    (letter,) = scene.store.dead_letters.set_aside(queue=scene.queue, max_claim_count=1, limit=1, now=scene.now)
+    yield "dead letters", letters, lambda: orders.claim(3, dead_letters=rules)
+    orders.post("f")
+    orders.claim_and_release(1, 1)
+    (letter,) = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
     named = replace(letter, origin=Origin("orders", letter.id, 1))
     yield (
         "receive",
@@ -120,20 +123,20 @@ def reset(nodes: list[redis.Redis]) -> None:
         node.config_resetstat()
 
 
-def test_nothing_is_published_while_nobody_waits(scene: Scene, kind: str) -> None:
-    letters, nodes = scene.beside("letters"), clients(kind)
+def test_nothing_is_published_while_no_client_waits(orders: QueueClient, kind: str) -> None:
+    letters, nodes = orders.beside("letters"), clients(kind)
     reset(nodes)
-    for name, _, operation in makes_available(scene, letters):
+    for name, _, operation in makes_available(orders, letters):
         operation()
         assert calls(nodes)["publish"] == 0, name
     letters.drop()
 
 
-def test_while_somebody_waits_each_publishes_once(scene: Scene, kind: str) -> None:
-    letters, nodes = scene.beside("letters"), clients(kind)
-    wakeups = subscribe(scene.store)
-    for name, woken, operation in makes_available(scene, letters):
-        ask(scene)
+def test_each_operation_publishes_once_while_a_client_waits(orders: QueueClient, kind: str) -> None:
+    letters, nodes = orders.beside("letters"), clients(kind)
+    wakeups = subscribe(orders.store)
+    for name, woken, operation in makes_available(orders, letters):
+        ask(orders)
         ask(letters)
         receive_all(wakeups, nodes)
         reset(nodes)
@@ -145,68 +148,68 @@ def test_while_somebody_waits_each_publishes_once(scene: Scene, kind: str) -> No
     letters.drop()
 
 
-def test_what_makes_nothing_available_publishes_nothing(scene: Scene, kind: str) -> None:
-    scene.post(*"abcd")
-    claim_id, (first, *_) = scene.claim(3)
-    ask(scene)
+def test_an_operation_that_makes_no_message_available_publishes_nothing(orders: QueueClient, kind: str) -> None:
+    orders.post(*"abcd")
+    claim_id, (first, *_) = orders.claim(3)
+    ask(orders)
     nodes = clients(kind)
     reset(nodes)
-    scene.renew(claim_id, ttl=90)
+    orders.renew(claim_id, ttl=90)
     for number in (1, 2, 3):
-        scene.delete(number, claim_id)
-    scene.release(claim_id)  # holds nothing any more
-    scene.release("f" * 24)
-    scene.pop(1)
-    scene.claim()
-    scene.purge()
+        orders.delete(number, claim_id)
+    orders.release(claim_id)  # holds nothing any more
+    orders.release("f" * 24)
+    orders.pop(1)
+    orders.claim()
+    orders.purge()
     assert first.sequence == 1
     assert calls(nodes)["publish"] == 0
 
 
-def test_a_note_ends_five_seconds_after_the_last_question(scene: Scene, kind: str) -> None:
+def test_a_note_ends_five_seconds_after_the_last_call_of_positions(orders: QueueClient, kind: str) -> None:
     nodes = clients(kind)
 
     def publishes() -> bool:
         reset(nodes)
-        scene.post("a")
+        orders.post("a")
         return calls(nodes)["publish"] == 1
 
-    ask(scene)
-    scene.clock.advance(WAITED_SECONDS / 2)
+    ask(orders)
+    orders.clock.advance(WAITED_SECONDS / 2)
     assert publishes()
-    ask(scene)
-    scene.clock.advance(WAITED_SECONDS - 0.01)
+    ask(orders)
+    orders.clock.advance(WAITED_SECONDS - 0.01)
     assert publishes()
-    scene.clock.advance(0.01)
+    orders.clock.advance(0.01)
     assert not publishes()
-    ask(scene)
+    ask(orders)
     assert publishes()
-    scene.drop()
-    scene.clock.advance(60)
-    scene.queue = new_queue()
-    scene.open()
+    orders.drop()
+    orders.clock.advance(60)
+    orders.queue = new_queue()
+    orders.open()
     assert not publishes()
 
 
-def test_a_question_writes_only_when_its_note_is_old(scene: Scene, kind: str) -> None:
-    """Each write is one to the append-only file."""
+def test_positions_writes_the_note_again_only_if_it_is_old(orders: QueueClient, kind: str) -> None:
+    """Each write goes to the append-only file."""
     nodes = clients(kind)
-    scene.post("a", "late", delay=60)
-    scene.clock.advance(61)
+    orders.post("a", "late", delay=60)
+    orders.clock.advance(61)
     reset(nodes)
     for _ in range(50):
-        ask(scene)
-        scene.clock.advance(0.2)
+        ask(orders)
+        orders.clock.advance(0.2)
     seen = calls(nodes)
     assert 3 <= seen["hset"] <= 5
     assert not seen.keys() & {"zadd", "zrem", "unlink", "rename"}
 
 
-def test_many_queues_take_one_round_trip_to_each_server(
-    scene: Scene, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_positions_of_many_queues_take_one_round_trip_to_each_server(
+    orders: QueueClient, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = [scene, *(scene.beside(f"q{n}") for n in range(30))]
-    ask(*scenes)
+    queue_clients = [orders, *(orders.beside(f"q{n}") for n in range(30))]
+    ask(*queue_clients)
     trips: Counter[int] = Counter()
     exchange = Connection.exchange
 
@@ -216,21 +219,21 @@ def test_many_queues_take_one_round_trip_to_each_server(
 
     with monkeypatch.context() as patched:
         patched.setattr(Connection, "exchange", counted)
-        ask(*scenes)
+        ask(*queue_clients)
     assert list(trips.values()) == [1] * (1 if kind == "redis" else 3)
     for node in clients(kind):
         node.script_flush()
-    ask(*scenes)
-    for each in scenes[1:]:
+    ask(*queue_clients)
+    for each in queue_clients[1:]:
         each.drop()
 
 
-def test_posts_at_each_node_wake_a_subscriber_at_one(scene: Scene) -> None:
-    scenes = [scene, *(scene.beside(f"q{n}") for n in range(12))]
-    wakeups = subscribe(scene.store)
-    ask(*scenes)
-    expected = {each.queue.uid for each in scenes}
-    for each in scenes:
+def test_a_subscriber_at_one_node_hears_of_posts_at_all_nodes(orders: QueueClient) -> None:
+    queue_clients = [orders, *(orders.beside(f"q{n}") for n in range(12))]
+    wakeups = subscribe(orders.store)
+    ask(*queue_clients)
+    expected = {each.queue.uid for each in queue_clients}
+    for each in queue_clients:
         each.post("a")
     heard: set[str] = set()
     end = time.monotonic() + LONG
@@ -238,15 +241,15 @@ def test_posts_at_each_node_wake_a_subscriber_at_one(scene: Scene) -> None:
         heard.update(wakeups.receive(0.5))
     assert heard == expected
     wakeups.close()
-    for each in scenes[1:]:
+    for each in queue_clients[1:]:
         each.drop()
 
 
 # -- the end of a connection -------------------------------------------------------------------------------------------
 
 
-def test_another_thread_ends_it(scene: Scene) -> None:
-    wakeups = subscribe(scene.store)
+def test_another_thread_may_close_wakeups_while_one_receives(orders: QueueClient) -> None:
+    wakeups = subscribe(orders.store)
     closing = threading.Timer(0.1, wakeups.close)
     closing.start()
     with soon(), pytest.raises(StoreUnavailable):
@@ -258,8 +261,8 @@ def test_another_thread_ends_it(scene: Scene) -> None:
         wakeups.receive(0.1)
 
 
-def test_a_child_process_leaves_it_to_its_parent(scene: Scene) -> None:
-    wakeups = subscribe(scene.store)
+def test_a_child_process_does_not_close_the_wakeups_of_its_parent(orders: QueueClient) -> None:
+    wakeups = subscribe(orders.store)
     receiving = threading.Thread(target=wakeups.receive, args=(LONG,))
     receiving.start()
     time.sleep(0.05)
@@ -268,30 +271,30 @@ def test_a_child_process_leaves_it_to_its_parent(scene: Scene) -> None:
         wakeups.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    ask(scene)
-    scene.post("a")
+    ask(orders)
+    orders.post("a")
     receiving.join(LONG / 2)
     assert not receiving.is_alive()
-    scene.post("b")
-    assert wakeups.receive(LONG) == [scene.queue.uid]
+    orders.post("b")
+    assert wakeups.receive(LONG) == [orders.queue.uid]
     wakeups.close()
 
 
 @pytest.mark.parametrize("size", [5, 150])
-def test_claims_that_hold_nothing_any_more(scene: Scene, size: int) -> None:
-    """Each stays until its end; however many there are, a question looks at a bounded number of them."""
-    scene.post(*["x"] * size)
-    last = scene.now + 100 + size
+def test_positions_looks_at_a_bounded_number_of_claims_without_messages(orders: QueueClient, size: int) -> None:
+    """Such a claim stays until its end, so there may be many of them."""
+    orders.post(*["x"] * size)
+    last = orders.now + 100 + size
     for n in range(size):
-        claim_id, (message,) = scene.claim(1, ttl=100 + n)
+        claim_id, (message,) = orders.claim(1, ttl=100 + n)
         if n:
-            scene.delete(message.sequence, claim_id)
+            orders.delete(message.sequence, claim_id)
         else:
-            scene.renew(claim_id, ttl=100 + size)
-    (position,) = scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now).values()
+            orders.renew(claim_id, ttl=100 + size)
+    (position,) = orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now).values()
     assert not position.free
     assert position.next_due is not None
-    assert position.next_due == last if size < 100 else scene.now < position.next_due <= last
+    assert position.next_due == last if size < 100 else orders.now < position.next_due <= last
 
 
 GREENLETS = """
@@ -330,39 +333,41 @@ store.close()
 """
 
 
-def test_under_gevent(kind: str) -> None:
+def test_receive_and_close_work_under_gevent(kind: str) -> None:
     command = [sys.executable, "-c", GREENLETS, servers.shared(kind).uri, new_queue().uid]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_restart(open_store: OpenStore, own_redis: servers.Redis) -> None:
-    scene = Scene(open_store(own_redis.uri))
-    wakeups = subscribe(scene.store)
+def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenStore, own_redis: servers.Redis) -> None:
+    orders = QueueClient(open_store(own_redis.uri))
+    wakeups = subscribe(orders.store)
     own_redis.kill()
     with soon():
         receive_until_lost(wakeups)
     with soon(), pytest.raises(StoreUnavailable):
-        subscribe(scene.store)
+        subscribe(orders.store)
     own_redis.start()
-    wakes(scene)
+    wakes(orders)
 
 
-def wakes(scene: Scene) -> None:
+def wakes(orders: QueueClient) -> None:
     """A new subscription, when the server is back, is told of a post."""
     subscribed: list[Wakeups] = []
-    when_back(lambda: subscribed.append(subscribe(scene.store)))
-    when_back(lambda: ask(scene))
-    when_back(lambda: scene.post("a"))
-    assert subscribed[-1].receive(LONG) == [scene.queue.uid]
+    when_back(lambda: subscribed.append(subscribe(orders.store)))
+    when_back(lambda: ask(orders))
+    when_back(lambda: orders.post("a"))
+    assert subscribed[-1].receive(LONG) == [orders.queue.uid]
     subscribed[-1].close()
 
 
-def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends such a connection, so the server is asked now and then whether it is there."""
+def test_a_server_that_hangs_is_noticed(
+    open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ends such a connection, so the process asks now and then whether the server is there."""
     monkeypatch.setattr(redis_wakeups, "_QUIET_SECONDS", 0.1)
-    scene = Scene(open_store(f"{own_redis.uri}?socket_timeout=1"))
-    wakeups = subscribe(scene.store)
+    orders = QueueClient(open_store(f"{own_redis.uri}?socket_timeout=1"))
+    wakeups = subscribe(orders.store)
     for _ in range(3):
         assert wakeups.receive(0.2) == []
     assert own_redis.client().info("commandstats")["cmdstat_ping"]["calls"] >= 3
@@ -374,31 +379,31 @@ def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, mo
         own_redis.program.signal(signal.SIGCONT)
 
 
-def test_a_fail_over_from_a_master_that_hangs(open_store: OpenStore) -> None:
+def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) -> None:
     """Nothing ends the connection to it, but other operations find the new master."""
     group = servers.own(servers.RedisSentinel)
     try:
-        scene = Scene(open_store(group.uri))
-        wakes(scene)
-        wakeups = subscribe(scene.store)
+        orders = QueueClient(open_store(group.uri))
+        wakes(orders)
+        wakeups = subscribe(orders.store)
         assert group.master.client().wait(1, 2000) == 1
         group.master.program.signal(signal.SIGSTOP)
         group.fail_over_after_a_second()
-        when_back(lambda: ask(scene))
+        when_back(lambda: ask(orders))
         with soon():
             receive_until_lost(wakeups)
-        wakes(scene)
+        wakes(orders)
     finally:
         group.master.program.signal(signal.SIGCONT)
         group.stop()
 
 
-def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None:
+def test_a_subscription_ends_with_its_cluster_node_and_goes_to_another(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         store = open_store(cluster.uri)
-        scenes = [Scene(store) for _ in range(40)]
-        slots = {slot_of(scene.queue.uid.encode()): scene for scene in scenes}
+        queue_clients = [QueueClient(store) for _ in range(40)]
+        slots = {slot_of(orders.queue.uid.encode()): orders for orders in queue_clients}
         node = cluster.nodes[1].client()
         first = servers.SLOTS // 3
         unused = next(slot for slot in range(first + 10, first + 60) if slot not in slots)
@@ -407,7 +412,7 @@ def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None
         node.execute_command("CLUSTER", "DELSLOTS", unused)
         state = re.compile(r"cluster_state\W+fail")
         cluster.nodes[1].program.wait_until(lambda: bool(state.search(str(node.execute_command("CLUSTER", "INFO")))))
-        refused = [scene for slot, scene in slots.items() if first < slot < 2 * first]
+        refused = [orders for slot, orders in slots.items() if first < slot < 2 * first]
         assert len(refused) > 3
         with soon(), pytest.raises(StoreUnavailable):
             ask(*refused)
@@ -417,7 +422,7 @@ def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None
         cluster.nodes[0].kill()
         with soon():
             receive_until_lost(subscribed[-1])
-        wakes(next(scene for slot, scene in slots.items() if slot > 2 * first + 1))
+        wakes(next(orders for slot, orders in slots.items() if slot > 2 * first + 1))
         for each in subscribed:
             each.close()
     finally:
@@ -432,17 +437,17 @@ def _port_of(wakeups: Wakeups) -> int:
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_user_that_may_not_subscribe_or_publish(
+def test_a_store_works_for_a_user_that_may_not_subscribe_or_publish(
     open_store: OpenStore, own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     rights = ["~zaqar:*", "+@all", "-publish", "-subscribe", "resetchannels"]
     own_redis.client().execute_command("ACL", "SETUSER", "zaqar", "on", ">x", *rights)
     store = open_store(own_redis.uri.replace("://", "://zaqar:x@"))
-    scene = Scene(store)
+    orders = QueueClient(store)
     with caplog.at_level(logging.WARNING):
         assert store.wakeups() is None
         assert store.wakeups() is None
     assert ["subscribe" in line for line in caplog.messages if "does not let" in line] == [True]
-    ask(scene)
-    assert scene.post("a") == [1]
-    assert len(scene.listing()) == 1
+    ask(orders)
+    assert orders.post("a") == [1]
+    assert len(orders.listing()) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
@@ -55,5 +55,5 @@ def store(database: Database) -> SqlMessageStore:
 
 
 @pytest.fixture
-def scene(store: SqlMessageStore) -> Scene:
-    return Scene(store)
+def orders(store: SqlMessageStore) -> QueueClient:
+    return QueueClient(store)

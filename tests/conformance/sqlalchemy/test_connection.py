@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.scene import Scene, at_once, bodies, new_queue
+from tests.conformance.queue_client import QueueClient, at_once, bodies, new_queue
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
@@ -45,7 +45,9 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
         ("", "The URI of the database is not of the form sqlite:///path or postgresql://user:password@host/database."),
     ],
 )
-def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: str, sentence: str) -> None:
+def test_a_database_that_cannot_be_opened_is_a_startup_error_of_one_sentence(
+    tmp_path: Path, address: str, sentence: str
+) -> None:
     (tmp_path / "file").write_text("plain text, and long enough to have the header of a database" * 20)
     with pytest.raises(StartupError) as caught:
         Database.open(address.format(tmp_path), embedded=True)
@@ -58,7 +60,7 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, address: st
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o007, 0o077])
 @pytest.mark.parametrize("mode", [None, 0o644, 0o666, 0o660])
 def test_the_files_of_a_database_are_private(tmp_path: Path, umask: int, mode: int | None) -> None:
-    """Whatever the umask, and whether the files are new or were made by an earlier release with ``mode``."""
+    """With any umask, for new files and for files that an earlier release made with ``mode``."""
     path, folder_mode = tmp_path / "zaqar.db", stat.S_IMODE(tmp_path.stat().st_mode)
     address = f"sqlite:///{path}"
     before = os.umask(umask)
@@ -80,7 +82,7 @@ def test_the_files_of_a_database_are_private(tmp_path: Path, umask: int, mode: i
     assert stat.S_IMODE(tmp_path.stat().st_mode) == folder_mode
 
 
-def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
+def test_opening_a_file_that_is_not_a_database_does_not_change_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("plain text, and long enough to have the header of a database" * 20)
     path.chmod(0o644)
@@ -90,7 +92,7 @@ def test_a_file_that_is_no_database_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def as_nobody(work: Callable[[], None]) -> int:
-    """Run it in a child without the rights of root, to which nothing is read-only; its exit status."""
+    """Run it in a child process without the rights of root, for whom no file is read-only. Return its exit status."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -107,14 +109,14 @@ def as_nobody(work: Callable[[], None]) -> int:
 
 
 def open_folder(path: Path) -> None:
-    """Let everybody reach a folder of pytest, which makes them for one user only."""
+    """Let every user reach a folder of pytest, which creates folders for one user only."""
     for folder in (path, *path.parents[:3]):
         if folder.owner() == Path("/proc/self").owner() and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
 
 
 @pytest.mark.parametrize("what", ["directory", "database", "lock file"])
-def test_what_cannot_be_written_is_named(tmp_path: Path, what: str) -> None:
+def test_a_startup_error_names_the_file_that_is_read_only(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     path = folder / "zaqar.db"
@@ -152,7 +154,7 @@ def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> 
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL", "EXTRA"])
-def test_what_stored_survives_is_read_from_the_connection(
+def test_durability_reports_the_setting_of_the_connection(
     open_database: Callable[..., Database], synchronous: str
 ) -> None:
     database = open_database(synchronous=synchronous)
@@ -166,7 +168,7 @@ def test_what_stored_survives_is_read_from_the_connection(
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "full", ""])
-def test_other_ways_to_write_are_refused(uri: str, synchronous: str) -> None:
+def test_any_other_value_of_synchronous_is_refused(uri: str, synchronous: str) -> None:
     with pytest.raises(StartupError, match="NORMAL, FULL or EXTRA"):
         Database.open(uri, embedded=True, synchronous=synchronous)
 
@@ -175,14 +177,14 @@ def test_both_stores_can_share_a_database(database: Database) -> None:
     management, messages = SqlManagementStore(database), SqlMessageStore(database)
     queue = new_queue()
     assert management.queue_records.create(queue=queue) == queue
-    assert Scene(messages, queue=queue).post("a") == [1]
+    assert QueueClient(messages, queue=queue).post("a") == [1]
     management.ping()
     messages.ping()
     management.close()
     messages.close()
 
 
-def test_a_link_leads_to_the_same_lock_file(database: Database, tmp_path: Path) -> None:
+def test_a_symbolic_link_leads_to_the_same_lock_file(database: Database, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     linked = Database.open(f"sqlite:///{tmp_path}/link/zaqar.db", embedded=True)
     assert linked.path == database.path
@@ -197,16 +199,16 @@ def test_in_memory(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     database = Database.open(address, embedded=False)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    at_once(*[lambda: scene.post("a", "b")] * 8, *[scene.list_everything] * 4)
-    assert [message.sequence for message in scene.listing()] == list(range(1, 17))
-    assert "nothing" in scene.store.durability()["survives"]
-    scene.drop()
+    orders = QueueClient(SqlMessageStore(database))
+    at_once(*[lambda: orders.post("a", "b")] * 8, *[orders.list_everything] * 4)
+    assert [message.sequence for message in orders.listing()] == list(range(1, 17))
+    assert "nothing" in orders.store.durability()["survives"]
+    orders.drop()
     database.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_database_in_memory_is_its_own() -> None:
+def test_two_databases_in_memory_share_nothing() -> None:
     first, second = (Database.open("sqlite:///:memory:", embedded=True) for _ in range(2))
     first.prepare()
     assert not sa.inspect(second.engine).get_table_names()
@@ -217,11 +219,13 @@ def test_each_database_in_memory_is_its_own() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Database, scene: Scene) -> None:
-    scene.post("a")
+def test_an_error_of_the_library_is_store_unavailable_and_the_store_heals(
+    database: Database, orders: QueueClient
+) -> None:
+    orders.post("a")
     with database.change_schema() as connection:
         connection.execute(sa.text("ALTER TABLE messages RENAME TO elsewhere"))
-    for operation in (lambda: scene.post("b"), scene.listing, scene.claim, scene.stats, scene.volume):
+    for operation in (lambda: orders.post("b"), orders.listing, orders.claim, orders.stats, orders.volume):
         with pytest.raises(StoreUnavailable) as caught:
             operation()
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
@@ -229,12 +233,14 @@ def test_an_error_of_the_driver_is_store_unavailable_and_heals(database: Databas
         assert "no such table" not in str(caught.value)
     with database.change_schema() as connection:
         connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO messages"))
-    assert scene.post("b") == [2]
-    assert bodies(scene.listing()) == ["a", "b"]
+    assert orders.post("b") == [2]
+    assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_a_full_disk_stores_nothing_and_takes_no_number(scene: Scene, open_database: Callable[..., Database]) -> None:
-    scene.post("before")
+def test_a_post_on_a_full_disk_stores_nothing_and_uses_no_number(
+    orders: QueueClient, open_database: Callable[..., Database]
+) -> None:
+    orders.post("before")
     small = open_database()
 
     def limit(connection: sqlite3.Connection, _: object) -> None:
@@ -242,12 +248,12 @@ def test_a_full_disk_stores_nothing_and_takes_no_number(scene: Scene, open_datab
 
     small.close_idle()
     sa.event.listen(small.engine, "connect", limit)
-    cramped = Scene(SqlMessageStore(small), queue=scene.queue)
+    cramped = QueueClient(SqlMessageStore(small), queue=orders.queue)
     with pytest.raises(StoreUnavailable) as caught:
         cramped.post("x" * 1_000_000)
     assert "full" in str(caught.value.__cause__)
-    assert scene.post("after") == [2]
-    assert bodies(scene.listing()) == ["before", "after"]
+    assert orders.post("after") == [2]
+    assert bodies(orders.listing()) == ["before", "after"]
 
 
 def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
@@ -255,65 +261,65 @@ def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
     folder.mkdir()
     database = Database.open(f"sqlite:///{folder}/zaqar.db", embedded=True, patience=0.2)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    scene.post("a")
+    orders = QueueClient(SqlMessageStore(database))
+    orders.post("a")
     database.close_idle()
     folder.rename(tmp_path / "away")
-    for operation in (lambda: scene.post("b"), scene.listing, scene.store.ping):
+    for operation in (lambda: orders.post("b"), orders.listing, orders.store.ping):
         with pytest.raises(StoreUnavailable):
             operation()
     (tmp_path / "away").rename(folder)
-    assert scene.post("b") == [2]
-    assert bodies(scene.listing()) == ["a", "b"]
+    assert orders.post("b") == [2]
+    assert bodies(orders.listing()) == ["a", "b"]
     database.close()
 
 
-def test_what_is_acknowledged_is_never_in_a_file_that_was_removed(database: Database, scene: Scene) -> None:
-    """An open file outlives its name; what is written to it then would be gone with the process."""
-    scene.post("before")
+def test_no_post_is_acknowledged_after_the_file_was_removed(database: Database, orders: QueueClient) -> None:
+    """An open file outlives its name: a write to it would be lost when the process ends."""
+    orders.post("before")
     path = Path(database.path or "")
     away = path.with_suffix(".away")
     path.rename(away)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            scene.post("lost")
+            orders.post("lost")
         with pytest.raises(StoreUnavailable):
-            scene.listing()
+            orders.listing()
         with pytest.raises(StoreUnavailable):
-            scene.store.ping()
+            orders.store.ping()
     assert not path.exists()
     away.rename(path)
-    scene.post("after")
-    assert bodies(scene.listing()) == ["before", "after"]
+    orders.post("after")
+    assert bodies(orders.listing()) == ["before", "after"]
 
 
-def test_another_file_in_its_place_is_taken_up(
-    database: Database, scene: Scene, open_database: Callable[..., Database]
+def test_a_file_that_replaces_the_database_is_used_from_then_on(
+    database: Database, orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
-    scene.post("in both")
+    orders.post("in both")
     path = Path(database.path or "")
     copy = path.with_suffix(".copy")
     with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
         source.backup(target)
     source.close()
     target.close()
-    scene.post("in the first")
+    orders.post("in the first")
     database.close_idle()
     copy.rename(path)
-    scene.post("in the second")
-    scene.post("and again")
+    orders.post("in the second")
+    orders.post("and again")
     expected = ["in both", "in the second", "and again"]
-    assert bodies(scene.listing()) == expected
-    assert bodies(Scene.listing(scene)) == expected
+    assert bodies(orders.listing()) == expected
+    assert bodies(QueueClient.listing(orders)) == expected
     database.close_idle()
-    assert bodies(scene.listing()) == expected
+    assert bodies(orders.listing()) == expected
 
 
-def test_connections_are_used_again(database: Database, scene: Scene) -> None:
+def test_connections_are_reused(database: Database, orders: QueueClient) -> None:
     with traced(database):
         for _ in range(5):
-            scene.post("a")
-            scene.listing()
+            orders.post("a")
+            orders.listing()
         assert len(database.idle) == 1
 
 
@@ -332,23 +338,23 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_fork_leaves_no_connection_to_the_child(database: Database, scene: Scene) -> None:
-    scene.post("a")
+def test_a_child_inherits_no_connection(database: Database, orders: QueueClient) -> None:
+    orders.post("a")
     assert database.idle
     parent = {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
 
     def work() -> None:
         assert database.idle == []
         assert parent == {Path(f"/proc/self/fd/{database.turn.lock_file}").readlink()}
-        assert scene.post("b") == [2]
+        assert orders.post("b") == [2]
 
     assert in_a_fork(work) == 0
-    assert bodies(scene.listing()) == ["a", "b"]
-    assert scene.post("c") == [3]
+    assert bodies(orders.listing()) == ["a", "b"]
+    assert orders.post("c") == [3]
 
 
-def test_parent_and_child_do_not_share_the_lock(scene: Scene, open_database: Callable[..., Database]) -> None:
-    """A lock on an inherited file is the parent's: unlocking it in the child would end the parent's turn."""
+def test_parent_and_child_have_separate_locks(orders: QueueClient, open_database: Callable[..., Database]) -> None:
+    """If they shared the lock file, unlocking it in the child would end the turn of the parent."""
     hasty = open_database(patience=0.2)
 
     def work() -> None:
@@ -370,28 +376,28 @@ def test_parent_and_child_do_not_share_the_lock(scene: Scene, open_database: Cal
     with hasty.write:
         os.close(write)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    scene.post("a")
+    orders.post("a")
 
 
-def test_forks_while_threads_write(database: Database, scene: Scene) -> None:
+def test_forks_while_threads_write(database: Database, orders: QueueClient) -> None:
     done = threading.Event()
     posted: list[int] = []
 
     def write_on() -> None:
         while not done.is_set():
-            posted.extend(scene.post("parent"))
+            posted.extend(orders.post("parent"))
 
     threads = [threading.Thread(target=write_on) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
-        statuses = [in_a_fork(lambda: scene.post("child") and None) for _ in range(5)]
+        statuses = [in_a_fork(lambda: orders.post("child") and None) for _ in range(5)]
     finally:
         done.set()
         for thread in threads:
             thread.join()
     assert statuses == [0] * 5
-    everything = scene.listing()
+    everything = orders.listing()
     assert [message.sequence for message in everything] == list(range(1, len(posted) + 6))
     assert bodies(everything).count("child") == 5
     with database.read() as connection:
@@ -401,12 +407,12 @@ def test_forks_while_threads_write(database: Database, scene: Scene) -> None:
 def test_a_database_in_memory_is_copied_by_a_fork() -> None:
     database = Database.open("sqlite:///:memory:", embedded=True)
     database.prepare()
-    scene = Scene(SqlMessageStore(database))
-    scene.post("a")
+    orders = QueueClient(SqlMessageStore(database))
+    orders.post("a")
 
     def work() -> None:
-        assert scene.post("b") == [2]
+        assert orders.post("b") == [2]
 
     assert in_a_fork(work) == 0
-    assert bodies(scene.listing()) == ["a"]
+    assert bodies(orders.listing()) == ["a"]
     database.close()

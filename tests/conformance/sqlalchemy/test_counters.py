@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters and the start of scans that each fence keeps are right after any sequence of operations."""
+"""The counters of each fence, and the number at which searches begin, are right after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tests.conformance.scene import ALL, Scene, new_queue
+from tests.conformance.queue_client import ALL, QueueClient, new_queue
 from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.errors import ClientError
 from zaqar.model import DeadLetters
@@ -50,20 +50,22 @@ def recount(database: Database, now: float) -> None:
             assert ready_from <= next_sequence
 
 
-def step(random: Random, scenes: list[Scene], models: list[Scene]) -> None:
-    """One operation on the store and on the memory driver; both must answer alike."""
+def step(random: Random, queue_clients: list[QueueClient], models: list[QueueClient]) -> None:
+    """One operation on the store and on the memory driver. Both must return the same."""
     side = random.randrange(2)
-    here, model, limit = scenes[side], models[side], random.randint(1, 9)
+    here, model, limit = queue_clients[side], models[side], random.randint(1, 9)
     texts = [str(random.random()) for _ in range(random.randint(1, 9))]
     ttl, delay = random.choice([60, 61, 90, 3600]), random.choice([0, 0, 0, 5, 60])
-    act = random.choice(["post"] * 5 + ["claim"] * 4 + ["bury", "pop", "delete", "release", "list", "purge", "sweep"])
+    act = random.choice(
+        ["post"] * 5 + ["claim"] * 4 + ["dead letters", "pop", "delete", "release", "list", "purge", "sweep"]
+    )
     if act == "post":
         assert here.post(*texts, ttl=ttl, delay=delay) == model.post(*texts, ttl=ttl, delay=delay)
-    elif act in ("claim", "bury"):
+    elif act in ("claim", "dead letters"):
         span = random.choice([10, 60])
         rules = [
-            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "bury" else None
-            for pair in (scenes, models)
+            DeadLetters(pair[1 - side].queue, 1, random.choice([None]) or None) if act == "dead letters" else None
+            for pair in (queue_clients, models)
         ]
         taken = here.claim(limit, ttl=span, grace=1, dead_letters=rules[0])
         same = model.claim(limit, ttl=span, grace=1, dead_letters=rules[1])
@@ -78,7 +80,7 @@ def step(random: Random, scenes: list[Scene], models: list[Scene]) -> None:
         model.delete_many(*chosen)
     elif act == "release" and model.clock.claims:  # type: ignore[attr-defined]
         owner, mine, other = random.choice(model.clock.claims)  # type: ignore[attr-defined]
-        scenes[owner].release(mine)
+        queue_clients[owner].release(mine)
         models[owner].release(other)
     elif act == "list":
         after = random.randrange(50)
@@ -94,82 +96,84 @@ def step(random: Random, scenes: list[Scene], models: list[Scene]) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_after_any_sequence_of_operations(database: Database, store: SqlMessageStore, seed: int) -> None:
     random, memory = Random(seed), MemoryMessageStore()
-    scenes = [Scene(store, queue=new_queue(str(n))) for n in range(2)]
-    clock = scenes[0].clock
+    queue_clients = [QueueClient(store, queue=new_queue(str(n))) for n in range(2)]
+    clock = queue_clients[0].clock
     clock.claims = []  # type: ignore[attr-defined]
-    scenes[1].clock = clock
-    models = [Scene(memory, clock, scene.queue) for scene in scenes]
+    queue_clients[1].clock = clock
+    models = [QueueClient(memory, clock, orders.queue) for orders in queue_clients]
     for _ in range(250):
         try:
-            step(random, scenes, models)
+            step(random, queue_clients, models)
         except ClientError as exc:
             raise AssertionError from exc
         if random.random() < 0.3:
             clock.advance(random.choice([0.125, 1, 5, 30, 61]))
         recount(database, clock.now)
-        for scene, model in zip(scenes, models, strict=True):
-            mine, same = scene.stats(), model.stats()
+        for orders, model in zip(queue_clients, models, strict=True):
+            mine, same = orders.stats(), model.stats()
             assert (mine.free, mine.claimed) == (same.free, same.claimed)
             assert (mine.oldest and mine.oldest.sequence) == (same.oldest and same.oldest.sequence)
             assert (mine.newest and mine.newest.sequence) == (same.newest and same.newest.sequence)
-        assert scenes[0].volume().total == models[0].volume().total
+        assert queue_clients[0].volume().total == models[0].volume().total
         recount(database, clock.now)
 
 
 # -- ready_from -------------------------------------------------------------------------------------------------------
 
 
-def ready_from(database: Database, scene: Scene) -> int:
+def ready_from(database: Database, orders: QueueClient) -> int:
     with database.read() as connection:
-        row = connection.execute("SELECT ready_from FROM fences WHERE uid = :uid", {"uid": scene.queue.uid}).fetchone()
+        row = connection.execute("SELECT ready_from FROM fences WHERE uid = :uid", {"uid": orders.queue.uid}).fetchone()
     return int(row[0])
 
 
-def test_scans_begin_past_what_expired(database: Database, scene: Scene) -> None:
-    scene.post(*["x"] * 1000, ttl=60)
-    scene.post("alive", ttl=3600)
-    scene.clock.advance(60 + SKEW)
-    assert [message.sequence for message in scene.listing()] == [1001]
-    assert ready_from(database, scene) == 1001
+def test_searches_begin_after_expired_messages(database: Database, orders: QueueClient) -> None:
+    orders.post(*["x"] * 1000, ttl=60)
+    orders.post("alive", ttl=3600)
+    orders.clock.advance(60 + SKEW)
+    assert [message.sequence for message in orders.listing()] == [1001]
+    assert ready_from(database, orders) == 1001
     with traced(database) as seen:
-        assert [message.sequence for message in scene.listing()] == [1001]
+        assert [message.sequence for message in orders.listing()] == [1001]
     assert commits_of(seen) == 0
-    claim_id, _ = scene.claim(1)
-    assert ready_from(database, scene) == 1002
-    scene.release(claim_id)
-    assert ready_from(database, scene) == 1001
-    scene.claim(1, ttl=60)
-    scene.clock.advance(60)
-    assert [message.sequence for message in scene.listing()] == [1001]
+    claim_id, _ = orders.claim(1)
+    assert ready_from(database, orders) == 1002
+    orders.release(claim_id)
+    assert ready_from(database, orders) == 1001
+    orders.claim(1, ttl=60)
+    orders.clock.advance(60)
+    assert [message.sequence for message in orders.listing()] == [1001]
 
 
-def test_a_claim_that_finds_nothing_behind_expired_ones_notes_it_once(database: Database, scene: Scene) -> None:
-    scene.post(*["x"] * 1000, ttl=60)
-    scene.clock.advance(60 + SKEW)
-    assert scene.claim()[1] == []
-    assert ready_from(database, scene) == 1001
+def test_a_claim_that_finds_only_expired_messages_moves_ready_from_once(
+    database: Database, orders: QueueClient
+) -> None:
+    orders.post(*["x"] * 1000, ttl=60)
+    orders.clock.advance(60 + SKEW)
+    assert orders.claim()[1] == []
+    assert ready_from(database, orders) == 1001
     with traced(database) as seen:
-        assert scene.claim()[1] == []
+        assert orders.claim()[1] == []
     assert not any(statement.startswith("UPDATE fences") for statement in seen)
-    scene.post("next")
-    assert [message.sequence for message in scene.claim()[1]] == [1001]
+    orders.post("next")
+    assert [message.sequence for message in orders.claim()[1]] == [1001]
 
 
-def test_my_own_messages_in_front_are_not_taken_for_expired(database: Database, scene: Scene) -> None:
-    scene.post(*["mine"] * 500, client="me")
-    scene.post("theirs", client="you")
+def test_my_own_messages_in_front_are_not_taken_for_expired(database: Database, orders: QueueClient) -> None:
+    orders.post(*["mine"] * 500, client="me")
+    orders.post("theirs", client="you")
     with traced(database) as seen:
-        assert len(scene.listing(exclude="me")) == 1
+        assert len(orders.listing(exclude="me")) == 1
     assert commits_of(seen) == 0
-    assert ready_from(database, scene) == 1
+    assert ready_from(database, orders) == 1
 
 
-def test_posts_alone_keep_a_queue_small(database: Database, scene: Scene) -> None:
-    scene.post(*["x"] * 2000, ttl=60)
+def test_posts_alone_keep_a_queue_small(database: Database, orders: QueueClient) -> None:
+    orders.post(*["x"] * 2000, ttl=60)
     for _ in range(100):
-        scene.clock.advance(10)
-        scene.post(*["x"] * 40, ttl=60)
+        orders.clock.advance(10)
+        orders.post(*["x"] * 40, ttl=60)
     with database.read() as connection:
         (rows,) = connection.execute("SELECT count(*) FROM messages").fetchone()
     assert rows <= 1000
-    assert len(scene.listing(limit=ALL)) == 240
+    assert len(orders.listing(limit=ALL)) == 240

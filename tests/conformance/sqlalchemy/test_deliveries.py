@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What notifiers ask of SQLite: few statements, as much work beside many deliveries as beside few, and fair shares."""
+"""Notifiers on SQLite: few statements, the same work beside many deliveries as beside few, and fair shares."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from operator import itemgetter
 
 import pytest
 
-from tests.conformance.outbox import Lane, Outbox, deliveries_of
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.notifier_client import NotifierClient, SubscriptionBacklog, deliveries_of
+from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
-from tests.conformance.test_undelivered_before import crowd_in_order, is_held
+from tests.conformance.test_delivery_order import fill_in_order, is_held
 from zaqar.model import DEAD, WAITING
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.fair_shares import take_fair_shares
@@ -37,7 +37,9 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
         ({}, 5, 5, {}),
     ],
 )
-def test_each_backlog_gives_as_many(waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]) -> None:
+def test_each_backlog_gives_the_same_share(
+    waiting: dict[str, int], limit: int, most: int, taken: dict[str, int]
+) -> None:
     left = dict(waiting)
     calls = 0
 
@@ -60,153 +62,165 @@ def test_each_backlog_gives_as_many(waiting: dict[str, int], limit: int, most: i
 
 
 @pytest.fixture
-def outbox(store: SqlMessageStore) -> Outbox:
-    return Outbox(store)
+def notifier(store: SqlMessageStore) -> NotifierClient:
+    return NotifierClient(store)
 
 
-def crowd_of(outbox: Outbox, state: str, size: int) -> Lane:
+def backlog_in_state(notifier: NotifierClient, state: str, size: int) -> SubscriptionBacklog:
     """A subscription with that many deliveries: due, waiting for later, or dead."""
-    lane = Lane(outbox)
-    scene = Scene(outbox.store, outbox.clock, replace(new_queue(notify=True), uid=lane.queue_uid))
-    scene.post(*["x"] * size)
-    (posted,) = outbox.take_posted()
-    fields = {"state": DEAD, "keep_until": outbox.now + 600} if state == DEAD else {}
-    due = outbox.now + 600 if state == "later" else outbox.now - 1
-    outbox.expand_whole(posted, deliveries_of(posted, lane.subscription_id, due=due, **fields))
-    return lane
+    backlog = SubscriptionBacklog(notifier)
+    orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=backlog.queue_uid))
+    orders.post(*["x"] * size)
+    (posted,) = notifier.take_posted()
+    fields = {"state": DEAD, "keep_until": notifier.now + 600} if state == DEAD else {}
+    due = notifier.now + 600 if state == "later" else notifier.now - 1
+    notifier.expand_whole(posted, deliveries_of(posted, backlog.subscription_id, due=due, **fields))
+    return backlog
 
 
-def operations_of(outbox: Outbox, crowd: Lane, others: list[Lane]) -> dict[str, Callable[[], object]]:
-    sent = crowd.subscription_id
+def operations_of(
+    notifier: NotifierClient, large: SubscriptionBacklog, others: list[SubscriptionBacklog]
+) -> dict[str, Callable[[], object]]:
+    sent = large.subscription_id
     return {
-        "take": lambda: outbox.take(limit=6, most_of_one=2),
-        "take without": lambda: outbox.take(limit=6, most_of_one=2, without=[sent]),
-        "list": lambda: crowd.listing(limit=10),
-        "list dead": lambda: crowd.listing(DEAD, limit=10),
+        "take": lambda: notifier.take(limit=6, most_of_one=2),
+        "take without": lambda: notifier.take(limit=6, most_of_one=2, without=[sent]),
+        "list": lambda: large.listing(limit=10),
+        "list dead": lambda: large.listing(DEAD, limit=10),
         "list of another": lambda: others[0].listing(WAITING, limit=10),
         "count of another": lambda: others[0].counts(),
-        "resend dead": lambda: crowd.resend_dead(3),
-        "resend": lambda: crowd.resend(17, 19),
-        "put": lambda: outbox.put(crowd.new(7)),
+        "resend dead": lambda: large.resend_dead(3),
+        "resend": lambda: large.resend(17, 19),
+        "put": lambda: notifier.put(large.new(7)),
     }
 
 
 @pytest.mark.parametrize("state", [WAITING, "later", DEAD])
-def test_many_deliveries_of_one_cost_nobody_anything(database: Database, outbox: Outbox, state: str) -> None:
+def test_a_take_costs_the_same_beside_many_deliveries_of_one_subscription(
+    database: Database, notifier: NotifierClient, state: str
+) -> None:
     steps: list[dict[str, int]] = []
     for size in (50, 5000):
-        crowd = crowd_of(outbox, state, size)
-        others = [Lane(outbox) for _ in range(5)]
+        large = backlog_in_state(notifier, state, size)
+        others = [SubscriptionBacklog(notifier) for _ in range(5)]
         for other in others:
             other.fill(10)
-        operations = operations_of(outbox, crowd, others)
+        operations = operations_of(notifier, large, others)
         steps.append({name: steps_of(database, operation) for name, operation in operations.items()})
-        outbox.drain()
-        crowd.resend_dead()
-        outbox.drain()
+        notifier.drain()
+        large.resend_dead()
+        notifier.drain()
     few, many = steps
     assert {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 200} == {}
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_is_as_much_work_beside_many(
-    database: Database, outbox: Outbox, later: float | None
+def test_has_undelivered_before_costs_the_same_beside_many_deliveries(
+    database: Database, notifier: NotifierClient, later: float | None
 ) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries before the number are settled, many after it wait, and many posts are in the outbox."""
     steps = []
-    soon = None if later is None else outbox.now + later
+    soon = None if later is None else notifier.now + later
     for size in (10, 1000):
-        _, lane = crowd_in_order(outbox, size)
+        _, backlog = fill_in_order(notifier, size)
         steps.append(
-            [steps_of(database, partial(is_held, lane, number, soon)) for number in (2 * size + 1, 2 * size + 2)]
+            [steps_of(database, partial(is_held, backlog, number, soon)) for number in (2 * size + 1, 2 * size + 2)]
         )
-        assert [is_held(lane, number, soon) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
-        outbox.discard(outbox.take_all())
-        steps[-1].append(steps_of(database, partial(is_held, lane, 4 * size, soon)))
-        assert is_held(lane, 4 * size, soon)
-        outbox.drain()
+        assert [is_held(backlog, number, soon) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        notifier.discard(notifier.take_all())
+        steps[-1].append(steps_of(database, partial(is_held, backlog, 4 * size, soon)))
+        assert is_held(backlog, 4 * size, soon)
+        notifier.drain()
     few, many = steps
     assert all(beside_many <= beside_few + 5 for beside_few, beside_many in zip(few, many, strict=True)), steps
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_many_that_were_dropped_cost_nobody_anything(database: Database, outbox: Outbox, what: str) -> None:
+def test_a_take_and_a_sweep_cost_the_same_beside_many_dropped_rows(
+    database: Database, notifier: NotifierClient, what: str
+) -> None:
     """A take, of posts too, and each batch of a sweep; also while there are many tombstones."""
     steps: list[dict[str, int]] = []
     for size in (500, 5000):
-        crowd = crowd_of(outbox, WAITING, size)
-        scene = Scene(outbox.store, outbox.clock, replace(new_queue(notify=True), uid=crowd.queue_uid))
+        large = backlog_in_state(notifier, WAITING, size)
+        orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=large.queue_uid))
         for _ in range(size // 50):
-            scene.post("not expanded")
-        other_queue = outbox.new_scene()
+            orders.post("not expanded")
+        other_queue = notifier.open_queue()
         other_queue.post("a")
-        other = Lane(outbox, other_queue.queue.uid)
+        other = SubscriptionBacklog(notifier, other_queue.queue.uid)
         other.fill(10)
         if what == "queue":
-            scene.drop()
+            orders.drop()
         else:
-            outbox.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=outbox.now
+            notifier.store.delivery_log.drop(
+                queue_uid=large.queue_uid, subscription_ids=[large.subscription_id], now=notifier.now
             )
-            outbox.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[f"{n:024}" for n in range(size // 10)], now=outbox.now
+            notifier.store.delivery_log.drop(
+                queue_uid=large.queue_uid, subscription_ids=[f"{n:024}" for n in range(size // 10)], now=notifier.now
             )
         operations: dict[str, Callable[[], object]] = {
-            "take": lambda: outbox.take(limit=6, most_of_one=2),
-            "take the only one": lambda other=other: outbox.take(
+            "take": lambda: notifier.take(limit=6, most_of_one=2),
+            "take the only one": lambda other=other: notifier.take(
                 limit=1, most_of_one=1, without=[other.subscription_id]
             ),
-            "take posts": lambda: outbox.take_posted(limit=1),
-            "sweep": lambda: outbox.store.sweep(now=outbox.now, limit=40),
-            "drop": lambda crowd=crowd: outbox.store.delivery_log.drop(
-                queue_uid=crowd.queue_uid, subscription_ids=[crowd.subscription_id], now=outbox.now
+            "take posts": lambda: notifier.take_posted(limit=1),
+            "sweep": lambda: notifier.store.sweep(now=notifier.now, limit=40),
+            "drop": lambda large=large: notifier.store.delivery_log.drop(
+                queue_uid=large.queue_uid, subscription_ids=[large.subscription_id], now=notifier.now
             ),
         }
         steps.append({name: steps_of(database, operation) for name, operation in operations.items()})
-        while outbox.store.sweep(now=outbox.now, limit=1000):
+        while notifier.store.sweep(now=notifier.now, limit=1000):
             pass
-        outbox.drain()
+        notifier.drain()
     few, many = steps
     assert {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 200} == {}
 
 
-def test_a_take_is_the_same_few_statements_at_any_number_of_subscriptions(database: Database, outbox: Outbox) -> None:
+def test_a_take_is_the_same_few_statements_at_any_number_of_subscriptions(
+    database: Database, notifier: NotifierClient
+) -> None:
     needed = []
     for count in (2, 60):
         for _ in range(count):
-            Lane(outbox).fill(3)
+            SubscriptionBacklog(notifier).fill(3)
         with traced(database) as seen:
-            taken = outbox.take(limit=100, most_of_one=1)
+            taken = notifier.take(limit=100, most_of_one=1)
         assert len(taken) == count
         needed.append(len(work_of(seen)))
-        outbox.drain()
+        notifier.drain()
     assert needed == [4, 4]
 
 
-def test_posts_are_taken_with_few_statements_at_any_number_of_queues(database: Database, outbox: Outbox) -> None:
+def test_posts_are_taken_with_few_statements_at_any_number_of_queues(
+    database: Database, notifier: NotifierClient
+) -> None:
     needed = []
     for count in (2, 60):
         for _ in range(count):
-            outbox.new_scene().post("a")
+            notifier.open_queue().post("a")
         with traced(database) as seen:
-            assert len(outbox.take_posted(limit=100)) == count
+            assert len(notifier.take_posted(limit=100)) == count
         needed.append(len([statement for statement in work_of(seen) if "UPDATE" not in statement]))
-        outbox.drain()
+        notifier.drain()
     assert max(needed) <= 6, needed
 
 
-def test_who_finds_nothing_writes_nothing(database: Database, outbox: Outbox) -> None:
-    Lane(outbox).fill(3)
-    outbox.take()
+def test_a_take_that_finds_nothing_writes_nothing(database: Database, notifier: NotifierClient) -> None:
+    SubscriptionBacklog(notifier).fill(3)
+    notifier.take()
     with traced(database) as seen:
-        assert outbox.take_posted() == []
-        assert outbox.take() == []
-        assert outbox.store.sweep(now=outbox.now, limit=100) == 0
+        assert notifier.take_posted() == []
+        assert notifier.take() == []
+        assert notifier.store.sweep(now=notifier.now, limit=100) == 0
     assert commits_of(seen) == 0
 
 
-def test_only_a_post_to_notify_pays_for_the_outbox(database: Database, outbox: Outbox) -> None:
-    quiet, heard = outbox.new_scene(notify=False), outbox.new_scene()
+def test_only_a_post_to_a_queue_with_subscribers_writes_to_the_outbox(
+    database: Database, notifier: NotifierClient
+) -> None:
+    quiet, heard = notifier.open_queue(notify=False), notifier.open_queue()
     with traced(database) as seen:
         quiet.post("a")
     assert len(work_of(seen)) == 2
@@ -217,15 +231,15 @@ def test_only_a_post_to_notify_pays_for_the_outbox(database: Database, outbox: O
     assert commits_of(seen) == 1
 
 
-def test_passing_over_a_few_leased_posts_reads_no_others(database: Database, outbox: Outbox) -> None:
+def test_passing_over_a_few_leased_posts_reads_no_others(database: Database, notifier: NotifierClient) -> None:
     """A take of posts is as much work beside many that wait, of its queue and of another."""
     steps = []
     for size in (20, 1000):
-        scene, other = outbox.new_scene(), outbox.new_scene()
+        orders, other = notifier.open_queue(), notifier.open_queue()
         for n in range(size):
-            scene.post(str(n))
+            orders.post(str(n))
         other.post("a")
-        outbox.take_posted(limit=4)
-        steps.append(steps_of(database, lambda: outbox.take_posted(limit=4)))
-        outbox.drain()
+        notifier.take_posted(limit=4)
+        steps.append(steps_of(database, lambda: notifier.take_posted(limit=4)))
+        notifier.drain()
     assert steps[1] <= 1.5 * steps[0] + 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that is full under SQLite: posts are refused before it is, and what frees space works on."""
+"""SQLite on a disk that becomes full: posts are refused early, and operations that free space still work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.outbox import Outbox, deliveries_of
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.notifier_client import NotifierClient, deliveries_of
+from tests.conformance.queue_client import QueueClient, new_queue
 from zaqar.errors import StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.sqlite.database import SqliteDatabase
@@ -42,76 +42,76 @@ def database(disk: Path) -> Iterator[SqliteDatabase]:
 
 
 @pytest.fixture
-def scene(database: SqliteDatabase) -> Scene:
-    return Scene(SqlMessageStore(database))
+def orders(database: SqliteDatabase) -> QueueClient:
+    return QueueClient(SqlMessageStore(database))
 
 
 def batch_of(size: int) -> int:
-    """Messages that are posted or deleted in one step: no more bytes than the API takes."""
+    """How many messages are posted or deleted in one step: no more bytes than the API accepts."""
     return max(1, min(200, 1_000_000 // (size + 1000)))
 
 
-def fill(scene: Scene, size: int) -> list[int]:
-    """Post until that is refused; the numbers of what was posted."""
+def fill(orders: QueueClient, size: int) -> list[int]:
+    """Post until a post is refused. Return the numbers of the messages."""
     numbers: list[int] = []
     texts = ["x" * size] * batch_of(size)
     while True:
         try:
-            numbers += scene.post(*texts)
+            numbers += orders.post(*texts)
         except StoreUnavailable:
             return numbers
 
 
 @pytest.mark.parametrize("size", [10, 2_000, 200_000])
-def test_what_frees_space_works_when_posts_are_refused(
-    scene: Scene, database: SqliteDatabase, caplog: pytest.LogCaptureFixture, size: int
+def test_deletes_and_claims_work_while_posts_are_refused(
+    orders: QueueClient, database: SqliteDatabase, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
-    numbers = fill(scene, size)
+    numbers = fill(orders, size)
     assert "its disk is nearly full" in caplog.text
     assert "Traceback" not in caplog.text
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            scene.post("x" * size)
-    claim_id, held = scene.claim(20)
+            orders.post("x" * size)
+    claim_id, held = orders.claim(20)
     assert [message.sequence for message in held] == numbers[:20]
-    scene.renew(claim_id, ttl=300)
-    scene.delete(held[0].sequence, claim_id)
-    scene.delete_many(*(message.sequence for message in held[1:4]), claim_ids=[claim_id])
-    scene.release(claim_id)
-    assert [message.sequence for message in scene.pop(3)] == numbers[4:7]
+    orders.renew(claim_id, ttl=300)
+    orders.delete(held[0].sequence, claim_id)
+    orders.delete_many(*(message.sequence for message in held[1:4]), claim_ids=[claim_id])
+    orders.release(claim_id)
+    assert [message.sequence for message in orders.pop(3)] == numbers[4:7]
     left = numbers[7:]
-    assert [message.sequence for message in scene.listing(limit=10)] == left[:10]
+    assert [message.sequence for message in orders.listing(limit=10)] == left[:10]
     for start in range(0, len(left) // 2, batch_of(size)):
-        scene.delete_many(*left[start : start + batch_of(size)])
-    assert scene.post("x" * size) == [numbers[-1] + 1], "there is room again"
+        orders.delete_many(*left[start : start + batch_of(size)])
+    assert orders.post("x" * size) == [numbers[-1] + 1], "there is room again"
 
 
-def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(scene: Scene) -> None:
-    """The space is that of the file, which does not shrink, and the reserve does not wear away."""
+def test_a_queue_that_fills_a_disk_is_emptied_and_filled_again(orders: QueueClient) -> None:
+    """The file does not shrink, so posts reuse its free pages, and the reserve of the disk stays as large as it was."""
     counts = []
     for round_ in range(6):
-        numbers = fill(scene, 3_000)
+        numbers = fill(orders, 3_000)
         counts.append(len(numbers))
         if round_ % 2:
-            scene.purge()
+            orders.purge()
         else:
             for start in range(0, len(numbers), batch_of(3_000)):
-                scene.delete_many(*numbers[start : start + batch_of(3_000)])
-        while scene.store.sweep(now=scene.now, limit=1000):
+                orders.delete_many(*numbers[start : start + batch_of(3_000)])
+        while orders.store.sweep(now=orders.now, limit=1000):
             pass
     assert min(counts[1:]) > counts[0] / 2, counts
 
 
-def test_deliveries_are_not_made_where_there_is_no_room(scene: Scene, database: SqliteDatabase) -> None:
-    scene.queue = new_queue(notify=True)
-    scene.open()
-    outbox = Outbox(scene.store, scene.clock)
-    scene.post("x" * 10_000)
-    (posted,) = outbox.take_posted()
-    numbers = fill(scene, 10_000)
+def test_no_deliveries_are_made_on_a_full_disk(orders: QueueClient, database: SqliteDatabase) -> None:
+    orders.queue = new_queue(notify=True)
+    orders.open()
+    notifier = NotifierClient(orders.store, orders.clock)
+    orders.post("x" * 10_000)
+    (posted,) = notifier.take_posted()
+    numbers = fill(orders, 10_000)
     with pytest.raises(StoreUnavailable):
-        outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(100))))
+        notifier.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(100))))
     for start in range(0, len(numbers), 50):
-        scene.delete_many(*numbers[start : start + 50])
-    outbox.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(10))))
-    outbox.drain()
+        orders.delete_many(*numbers[start : start + 50])
+    notifier.expand(posted, deliveries_of(posted, *(f"s{n}" for n in range(10))))
+    notifier.drain()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema: made at start where the service owns the database, checked where it does not."""
+"""The schema on SQLite: upgraded at start if the service owns the database, else only checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy import children
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
@@ -39,8 +39,8 @@ def test_the_revisions_make_the_tables(database: Database) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_they_make_what_the_tables_would_make_themselves(database: Database) -> None:
-    """Also what alembic does not compare: conditions of indexes, WITHOUT ROWID, AUTOINCREMENT."""
+def test_the_revisions_make_the_same_sql_as_the_tables(database: Database) -> None:
+    """This includes parts that alembic does not compare: conditions of indexes, WITHOUT ROWID, AUTOINCREMENT."""
     other = Database.open("sqlite:///:memory:", embedded=True)
     with database.change_schema() as migrated, other.change_schema() as made:
         metadata.create_all(made)
@@ -48,7 +48,7 @@ def test_they_make_what_the_tables_would_make_themselves(database: Database) -> 
     other.close()
 
 
-def test_down_and_up_again(database: Database) -> None:
+def test_a_downgrade_and_an_upgrade_lead_to_the_same_tables(database: Database) -> None:
     with database.change_schema() as connection:
         before = schema_of(connection)
         command.downgrade(migration.config(connection), "base")
@@ -73,7 +73,9 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_make_it_at_once(uri: str, processes: int, open_database: Callable[..., Database]) -> None:
+def test_several_processes_may_upgrade_at_once(
+    uri: str, processes: int, open_database: Callable[..., Database]
+) -> None:
     spawn = multiprocessing.get_context("spawn")
     gate = spawn.Barrier(processes)
     pipes = []
@@ -90,10 +92,10 @@ def test_several_processes_make_it_at_once(uri: str, processes: int, open_databa
     assert answers == ["done"] * processes
     database = open_database()
     database.prepare()
-    assert Scene(SqlMessageStore(database)).post("a") == [1]
+    assert QueueClient(SqlMessageStore(database)).post("a") == [1]
 
 
-def test_the_service_leaves_the_schema_of_a_configured_database_alone(
+def test_the_service_does_not_change_the_schema_of_a_database_that_it_does_not_own(
     open_database: Callable[..., Database], database: Database
 ) -> None:
     configured = open_database(embedded=False)

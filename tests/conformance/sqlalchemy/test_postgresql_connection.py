@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import servers
-from tests.conformance.scene import new_queue
+from tests.conformance.queue_client import new_queue
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql.connection import ConnectionParameters
@@ -33,7 +33,7 @@ def test_a_database_is_named_without_its_password(uri: str, name: str) -> None:
     assert "cret" in parameters.conninfo
 
 
-def test_a_plus_sign_is_one_everywhere() -> None:
+def test_a_plus_sign_in_the_uri_is_a_plus_sign_and_no_space() -> None:
     parameters = ConnectionParameters.of("postgresql://a+b:p+w%2B@/zaqar?host=/run/a+b&options=-c%20search_path%3Da+b")
     for part in ("user=a+b", "password=p+w+", "host=/run/a+b", "search_path=a+b"):
         assert part in parameters.conninfo
@@ -58,7 +58,7 @@ def test_options_go_to_the_library() -> None:
         ("mysql://u:s3cret@db/zaqar", "not 'mysql'"),
     ],
 )
-def test_what_cannot_be_opened_is_said_without_the_password(uri: str, reason: str) -> None:
+def test_a_startup_error_does_not_show_the_password(uri: str, reason: str) -> None:
     with pytest.raises(StartupError) as caught:
         Database.open(uri, embedded=True)
     text = str(caught.value)
@@ -68,7 +68,9 @@ def test_what_cannot_be_opened_is_said_without_the_password(uri: str, reason: st
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1:1/zaqar", "/zaqar?host=/nowhere"])
-def test_a_server_that_is_away_is_waited_for(place: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_opens_while_its_server_is_away_and_its_operations_are_store_unavailable(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = SqlMessageStore.from_settings({"uri": f"postgresql://u:s3cret@{place}"})
     assert "is not available: connection" in caplog.text
     assert "s3cret" not in caplog.text
@@ -78,7 +80,7 @@ def test_a_server_that_is_away_is_waited_for(place: str, caplog: pytest.LogCaptu
     store.close()
 
 
-def test_a_server_that_says_nothing_is_given_up() -> None:
+def test_waiting_for_a_server_that_does_not_answer_is_bounded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         store = SqlMessageStore.from_settings({"uri": f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/zaqar"})
@@ -88,7 +90,7 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
         store.close()
 
 
-def test_a_store_that_was_made_while_its_server_was_away_is_prepared_when_it_is_there() -> None:
+def test_a_store_that_opened_without_its_server_prepares_the_database_when_the_server_is_back() -> None:
     server = servers.own(servers.Postgres)
     uri = server.new_database()
     server.kill()

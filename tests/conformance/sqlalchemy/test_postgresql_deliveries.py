@@ -15,10 +15,10 @@ from typing import Any, cast
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.outbox import Lane, Outbox, numbers
-from tests.conformance.scene import at_once
-from tests.conformance.subscribers import Subscribers
-from tests.conformance.test_undelivered_before import crowd_in_order, is_held
+from tests.conformance.notifier_client import NotifierClient, SubscriptionBacklog, numbers
+from tests.conformance.queue_client import at_once
+from tests.conformance.subscription_client import SubscriptionClient
+from tests.conformance.test_delivery_order import fill_in_order, is_held
 from zaqar.errors import Conflict
 from zaqar.model import DEAD, DONE, WAITING
 from zaqar.storage.sqlalchemy.deliveries import DeliveryQueries
@@ -44,20 +44,20 @@ def store(address: str) -> Iterator[SqlMessageStore]:
 
 
 @pytest.fixture
-def outbox(store: SqlMessageStore) -> Iterator[Outbox]:
-    outbox = Outbox(store)
-    yield outbox
-    outbox.close()
+def notifier(store: SqlMessageStore) -> Iterator[NotifierClient]:
+    notifier = NotifierClient(store)
+    yield notifier
+    notifier.close()
 
 
 @pytest.fixture
-def lane(outbox: Outbox) -> Lane:
-    return Lane(outbox)
+def backlog(notifier: NotifierClient) -> SubscriptionBacklog:
+    return SubscriptionBacklog(notifier)
 
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """A session of somebody else."""
+    """Another session, of no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
@@ -66,8 +66,8 @@ def other(address: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def crowded(address: str) -> str:
-    """Tables of some size, of which the server knows it, as on small ones it may take any index."""
+def filled(address: str) -> str:
+    """Large tables with fresh statistics. On small tables the planner may use any index."""
     with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as connection:
         columns = (
             "uid, subscription, number, body, ttl, created, client_id, due, kind, state, tries, attempts, keep_until"
@@ -88,9 +88,9 @@ def crowded(address: str) -> str:
     return address
 
 
-def pages_of(store: SqlMessageStore, lane: Lane, number: int, due_before: float) -> int:
-    """Pages that a question about the order touches, as the server counts them."""
-    one = {"uid": lane.queue_uid, "subscription": lane.subscription_id}
+def pages_of(store: SqlMessageStore, backlog: SubscriptionBacklog, number: int, due_before: float) -> int:
+    """Pages that ``has_undelivered_before`` reads, as the server counts them."""
+    one = {"uid": backlog.queue_uid, "subscription": backlog.subscription_id}
     values = {**one, "number": number, "due_before": due_before}
     text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryQueries.of('postgresql').has_undelivered_before}"
     with store._database.write as connection:
@@ -100,20 +100,20 @@ def pages_of(store: SqlMessageStore, lane: Lane, number: int, due_before: float)
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers)))
 
 
-def test_a_question_about_the_order_touches_the_same_pages_beside_many(
-    store: SqlMessageStore, outbox: Outbox, crowded: str
+def test_has_undelivered_before_reads_the_same_pages_beside_many_deliveries(
+    store: SqlMessageStore, notifier: NotifierClient, filled: str
 ) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """Many deliveries before the number are settled, many after it wait, and many posts are in the outbox."""
     seen = []
     for size in (10, 3000):
-        _, lane = crowd_in_order(outbox, size)
-        with psycopg.connect(crowded, autocommit=True) as connection:
+        _, backlog = fill_in_order(notifier, size)
+        with psycopg.connect(filled, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE deliveries, outbox")
         numbers_asked = (2 * size + 1, 2 * size + 2, 4 * size)
-        ends = (math.inf, outbox.now + 60)
-        seen.append([pages_of(store, lane, number, end) for number in numbers_asked for end in ends])
-        assert [is_held(lane, number) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
-        outbox.drain()
+        ends = (math.inf, notifier.now + 60)
+        seen.append([pages_of(store, backlog, number, end) for number in numbers_asked for end in ends])
+        assert [is_held(backlog, number) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
+        notifier.drain()
     few, many = seen
     # An index is higher by a level or two.
     assert all(beside_many <= beside_few + 4 for beside_few, beside_many in zip(few, many, strict=True)), seen
@@ -122,42 +122,44 @@ def test_a_question_about_the_order_touches_the_same_pages_beside_many(
 # -- in each other's way ----------------------------------------------------------------------------------------------
 
 
-def lock(connection: Any, lane: Lane, *wanted: int) -> None:
+def lock(connection: Any, backlog: SubscriptionBacklog, *wanted: int) -> None:
     query = "SELECT 1 FROM deliveries WHERE subscription = %s AND number = ANY(%s) FOR UPDATE"
-    connection.execute(query, [lane.subscription_id, list(wanted)])
+    connection.execute(query, [backlog.subscription_id, list(wanted)])
 
 
-def test_a_take_passes_over_what_another_one_takes(outbox: Outbox, lane: Lane, other: Any) -> None:
-    lane.fill(4)
-    lock(other, lane, 1, 3)
-    assert numbers(outbox.take(limit=1)) == [2]
-    assert numbers(outbox.take()) == [4]
+def test_a_take_passes_over_deliveries_that_another_one_has_locked(
+    notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
+) -> None:
+    backlog.fill(4)
+    lock(other, backlog, 1, 3)
+    assert numbers(notifier.take(limit=1)) == [2]
+    assert numbers(notifier.take()) == [4]
     other.rollback()
-    assert numbers(outbox.take()) == [1, 3]
+    assert numbers(notifier.take()) == [1, 3]
 
 
-def test_posts_that_another_one_takes_are_passed_over(outbox: Outbox, other: Any) -> None:
-    scene = outbox.new_scene()
+def test_a_take_passes_over_posts_that_another_one_has_locked(notifier: NotifierClient, other: Any) -> None:
+    orders = notifier.open_queue()
     for n in range(3):
-        scene.post(str(n))
-    other.execute("SELECT 1 FROM outbox WHERE uid = %s AND first = 1 FOR UPDATE", [scene.queue.uid])
-    assert [posted.first for posted in outbox.take_posted()] == [2, 3]
+        orders.post(str(n))
+    other.execute("SELECT 1 FROM outbox WHERE uid = %s AND first = 1 FOR UPDATE", [orders.queue.uid])
+    assert [posted.first for posted in notifier.take_posted()] == [2, 3]
     other.rollback()
-    assert [posted.first for posted in outbox.take_posted()] == [1]
+    assert [posted.first for posted in notifier.take_posted()] == [1]
 
 
 @pytest.mark.parametrize("states", [(DONE, DONE), (DONE, None), (None, DONE), (None, None)])
-def test_outcomes_are_written_in_the_order_of_their_keys(
-    outbox: Outbox, lane: Lane, other: Any, states: tuple[str | None, str | None]
+def test_settle_locks_deliveries_in_the_order_of_their_keys(
+    notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any, states: tuple[str | None, str | None]
 ) -> None:
-    """Whoever waits for the first has not locked the second yet, whichever is given first, kept or not (None)."""
-    lane.fill(2)
+    """While it waits for the first one it has not locked the second one, in whatever order they are given."""
+    backlog.fill(2)
     outcomes = [
-        replace(delivery, state=DONE, keep_until=None if state is None else outbox.now + 60)
-        for delivery, state in zip(outbox.take(), states, strict=True)
+        replace(delivery, state=DONE, keep_until=None if state is None else notifier.now + 60)
+        for delivery, state in zip(notifier.take(), states, strict=True)
     ]
-    lock(other, lane, 1)
-    settling = threading.Thread(target=outbox.settle, args=outcomes[::-1])
+    lock(other, backlog, 1)
+    settling = threading.Thread(target=notifier.settle, args=outcomes[::-1])
     settling.start()
     pid = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(other.info.dsn, autocommit=True) as watching:
@@ -165,55 +167,59 @@ def test_outcomes_are_written_in_the_order_of_their_keys(
             assert settling.is_alive()
             time.sleep(0.01)
     query = "SELECT 1 FROM deliveries WHERE subscription = %s AND number = 2 FOR UPDATE NOWAIT"
-    assert other.execute(query, [lane.subscription_id]).fetchone() == (1,)
+    assert other.execute(query, [backlog.subscription_id]).fetchone() == (1,)
     other.rollback()
     settling.join()
-    assert [lane.get(number) is None for number in (1, 2)] == [state is None for state in states]
+    assert [backlog.get(number) is None for number in (1, 2)] == [state is None for state in states]
 
 
-def test_what_is_sent_again_beside_another_one_is_not_overlooked(outbox: Outbox, lane: Lane, other: Any) -> None:
-    """A resend waits for who has the first ones, and takes the next where those are not dead any more."""
-    lane.fill(6)
-    outbox.settle_as(DEAD, outbox.take())
+def test_a_resend_waits_for_locked_deliveries_and_takes_the_next_ones(
+    notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
+) -> None:
+    """The first deliveries are locked, and are no longer dead when the lock ends."""
+    backlog.fill(6)
+    notifier.settle_as(DEAD, notifier.take())
     query = "UPDATE deliveries SET state = 0, keep_until = NULL WHERE subscription = %s AND number <= 3"
-    other.execute(query, [lane.subscription_id])
+    other.execute(query, [backlog.subscription_id])
     counted: list[int] = []
-    resend = threading.Thread(target=lambda: counted.append(lane.resend_dead(3)))
+    resend = threading.Thread(target=lambda: counted.append(backlog.resend_dead(3)))
     resend.start()
     resend.join(0.2)
     assert resend.is_alive()
     other.commit()
     resend.join(10)
     assert counted == [3]
-    assert lane.counts() == (6, 0)
+    assert backlog.counts() == (6, 0)
 
 
-def test_extending_and_settling_at_a_time_end_well(outbox: Outbox, lane: Lane) -> None:
-    """One notifier extends leases in one thread and settles in others, each in an order of its own."""
-    lane.fill(60)
-    taken = outbox.take_all("me")
+def test_extending_and_settling_concurrently_does_not_deadlock(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
+    """One notifier extends leases in one thread and settles in others, each in another order."""
+    backlog.fill(60)
+    taken = notifier.take_all("me")
 
     def extend_on() -> None:
         for n in range(20):
-            outbox.extend(taken, outbox.now + 6 + n)
+            notifier.extend(taken, notifier.now + 6 + n)
 
     def settle_on(part: int) -> None:
         mine = taken[part::3]
-        outbox.settle_as(DONE, mine[::2])
-        outbox.discard(mine[1::2])
+        notifier.settle_as(DONE, mine[::2])
+        notifier.discard(mine[1::2])
 
     at_once(extend_on, extend_on, *(partial(settle_on, part) for part in range(3)))
-    assert lane.counts() == (0, 0)
-    assert len(lane.listing(DONE)) == 30
-    assert outbox.take() == []
-    assert lane.listing(WAITING) == []
+    assert backlog.counts() == (0, 0)
+    assert len(backlog.listing(DONE)) == 30
+    assert notifier.take() == []
+    assert backlog.listing(WAITING) == []
 
 
-def test_a_subscriber_that_comes_up_elsewhere_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
+def test_a_subscriber_that_another_subscription_gets_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
     store = DRIVERS["postgresql"].open_management(address)
-    queue = Subscribers(store)
+    queue = SubscriptionClient(store)
     first = queue.create("http://a.example")
-    elsewhere = Subscribers(store, queue.clock, queue.uid).new("http://b.example")
+    elsewhere = SubscriptionClient(store, queue.clock, queue.uid).new("http://b.example")
     other.execute(
         "INSERT INTO subscriptions SELECT queue_uid, %s, project, kind, source, %s, ttl, created, expires, options,"
         " state, secrets, version FROM subscriptions WHERE id = %s",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from zaqar.storage.base import MessageStore
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
@@ -77,41 +77,43 @@ def vacuum(address: str) -> None:
         connection.execute("VACUUM messages, claims, fences, tallies")
 
 
-def fill(scene: Scene, state: str, size: int) -> None:
+def fill(orders: QueueClient, state: str, size: int) -> None:
     for start in range(0, size, 1000):
         some = ["x"] * min(1000, size - start)
-        scene.post(*some, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
+        orders.post(*some, ttl=60 if state == "expired" else 3600, delay=900 if state == "delayed" else 0)
         if state == "claimed":
-            scene.claim(len(some), ttl=3000)
+            orders.claim(len(some), ttl=3000)
     if state == "expired":
-        scene.clock.advance(60)
+        orders.clock.advance(60)
 
 
-def operations_of(scene: Scene) -> dict[str, Callable[[], object]]:
-    claim_id, held = scene.claim(4 * TIMES, ttl=3000)
-    mine, spare = iter(held), iter(reversed(scene.post(*["x"] * 4 * TIMES)))
+def operations_of(orders: QueueClient) -> dict[str, Callable[[], object]]:
+    claim_id, held = orders.claim(4 * TIMES, ttl=3000)
+    mine, spare = iter(held), iter(reversed(orders.post(*["x"] * 4 * TIMES)))
     return {
-        "post": lambda: scene.post("x"),
-        "claim": lambda: scene.claim(1, ttl=3000),
-        "delete": lambda: scene.delete(next(spare)),
-        "delete held": lambda: scene.delete(next(mine).sequence, claim_id),
-        "page": lambda: scene.listing(limit=10),
-        "page of all": lambda: scene.listing(limit=10, claimed=True, delayed=True),
-        "pop": lambda: scene.pop(1),
-        "stats": lambda: scene.stats(),
-        "positions": lambda: scene.store.queues.positions(uids=[scene.queue.uid], now=scene.now),
+        "post": lambda: orders.post("x"),
+        "claim": lambda: orders.claim(1, ttl=3000),
+        "delete": lambda: orders.delete(next(spare)),
+        "delete held": lambda: orders.delete(next(mine).sequence, claim_id),
+        "page": lambda: orders.listing(limit=10),
+        "page of all": lambda: orders.listing(limit=10, claimed=True, delayed=True),
+        "pop": lambda: orders.pop(1),
+        "stats": lambda: orders.stats(),
+        "positions": lambda: orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now),
     }
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
 def test_it_touches_as_many_pages_at_any_size(address: str, store: SqlMessageStore, watcher: Any, state: str) -> None:
-    fill(Scene(store), "ready", MANY)  # somebody else's: in a table of a few rows any index is as good as the right one
+    fill(
+        QueueClient(store), "ready", MANY
+    )  # somebody else's: in a table of a few rows any index is as good as the right one
     touched: list[dict[str, float]] = []
     for size in (FEW, MANY):
-        scene = Scene(store)
-        fill(scene, state, size)
-        scene.post(*["x"] * 4 * TIMES)
-        operations = operations_of(scene)
+        orders = QueueClient(store)
+        fill(orders, state, size)
+        orders.post(*["x"] * 4 * TIMES)
+        operations = operations_of(orders)
         # The first ones remove what has expired or move the place where scans begin.
         for operation in operations.values():
             for _ in range(10):

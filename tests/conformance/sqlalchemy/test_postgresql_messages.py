@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is special to PostgreSQL: locks of others, counters in two places, connections that end, forks."""
+"""PostgreSQL only: locks of other sessions, counters in two tables, connections that end, forks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene, at_once, bodies
+from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import StoreUnavailable
 from zaqar.model import DeadLetters
 from zaqar.storage.sqlalchemy.client.database import Database
@@ -29,117 +29,121 @@ def address(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def scene(address: str) -> Iterator[Scene]:
+def orders(address: str) -> Iterator[QueueClient]:
     store = DRIVERS["postgresql"].open_messages(address)
-    scene = Scene(store)
-    yield scene
-    scene.drop()
+    orders = QueueClient(store)
+    yield orders
+    orders.drop()
     store.close()
 
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """A session of somebody else."""
+    """Another session, of no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
 
-def segment_of(connection: Any, scene: Scene) -> int:
-    return int(connection.execute("SELECT segment FROM fences WHERE uid = %s", [scene.queue.uid]).fetchone()[0])
+def segment_of(connection: Any, orders: QueueClient) -> int:
+    return int(connection.execute("SELECT segment FROM fences WHERE uid = %s", [orders.queue.uid]).fetchone()[0])
 
 
-def lock_first(connection: Any, scene: Scene, limit: int) -> None:
+def lock_first(connection: Any, orders: QueueClient, limit: int) -> None:
     query = "SELECT id FROM messages WHERE segment = %s ORDER BY sequence LIMIT %s FOR UPDATE"
-    connection.execute(query, [segment_of(connection, scene), limit])
+    connection.execute(query, [segment_of(connection, orders), limit])
 
 
-def test_a_claim_passes_over_what_another_one_takes(scene: Scene, other: Any) -> None:
-    scene.post("a", "b", "c")
-    lock_first(other, scene, 1)
-    assert bodies(scene.claim(1)[1]) == ["b"]
+def test_a_claim_passes_over_messages_that_another_one_has_locked(orders: QueueClient, other: Any) -> None:
+    orders.post("a", "b", "c")
+    lock_first(other, orders, 1)
+    assert bodies(orders.claim(1)[1]) == ["b"]
 
 
 @pytest.mark.parametrize("take", ["claim", "pop"])
-def test_empty_is_not_said_before_the_locks_of_others_end(scene: Scene, other: Any, take: str) -> None:
-    scene.post("a", "b")
-    lock_first(other, scene, 2)
+def test_a_take_waits_for_the_locks_of_others_before_it_returns_nothing(
+    orders: QueueClient, other: Any, take: str
+) -> None:
+    orders.post("a", "b")
+    lock_first(other, orders, 2)
     timer = threading.Timer(0.3, other.rollback)
     timer.start()
-    taken = scene.claim()[1] if take == "claim" else scene.pop()
+    taken = orders.claim()[1] if take == "claim" else orders.pop()
     assert bodies(taken) == ["a", "b"]
     timer.join()
 
 
-@pytest.mark.parametrize("grave", ["passed over", "moved"])
-def test_a_message_that_wears_out_while_a_claim_waits_for_its_lock(scene: Scene, other: Any, grave: str) -> None:
-    """It is READY before and after; the claim has to see how often it was claimed by then."""
-    dead = scene.beside("dead")
-    rules = DeadLetters(dead.queue if grave == "moved" else None, 2, None)
-    scene.post("a")
-    scene.wear_out(1, 1)
+@pytest.mark.parametrize("exhausted", ["passed over", "moved"])
+def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
+    orders: QueueClient, other: Any, exhausted: str
+) -> None:
+    """The message is READY before and after. The claim has to see its new claim count."""
+    dead = orders.beside("dead")
+    rules = DeadLetters(dead.queue if exhausted == "moved" else None, 2, None)
+    orders.post("a")
+    orders.claim_and_release(1, 1)
     count = "UPDATE messages SET claim_count = claim_count + 1 WHERE segment = %s"
-    other.execute(count, [segment_of(other, scene)])
+    other.execute(count, [segment_of(other, orders)])
     timer = threading.Timer(0.3, other.commit)
     timer.start()
-    assert scene.claim(dead_letters=rules)[1] == []
+    assert orders.claim(dead_letters=rules)[1] == []
     timer.join()
-    assert bodies(dead.listing()) == (["a"] if grave == "moved" else [])
+    assert bodies(dead.listing()) == (["a"] if exhausted == "moved" else [])
     dead.drop()
 
 
-def test_counters_are_exact_after_a_crowd(scene: Scene, other: Any) -> None:
+def test_counters_are_exact_after_concurrent_operations(orders: QueueClient, other: Any) -> None:
     def live() -> None:
         for _ in range(15):
-            scene.post("a", "b", "c")
-            scene.post("d", delay=50)
-            claim_id, taken = scene.claim(3)
+            orders.post("a", "b", "c")
+            orders.post("d", delay=50)
+            claim_id, taken = orders.claim(3)
             for message in taken[:1]:
-                scene.delete(message.sequence, claim_id)
-            scene.release(claim_id)
-            scene.pop(1)
+                orders.delete(message.sequence, claim_id)
+            orders.release(claim_id)
+            orders.pop(1)
 
     at_once(*[live] * 6)
     count = "count(*) FILTER (WHERE state = %s)"
     counted = "f.{0} + (SELECT coalesce(sum({0}), 0) FROM tallies t WHERE t.segment = f.segment)"
-    segment = segment_of(other, scene)
+    segment = segment_of(other, orders)
     rows = other.execute(f"SELECT {count}, {count}, {count} FROM messages WHERE segment = %s", [0, 1, 2, segment])
     names = ", ".join(counted.format(name) for name in ("ready", "claimed", "delayed"))
     kept = other.execute(f"SELECT {names} FROM fences f WHERE segment = %s", [segment])
     assert rows.fetchone() == tuple(map(int, kept.fetchone()))
     hidden = "SELECT count(*) FROM messages m JOIN fences f USING (segment) WHERE segment = %s AND state = 0 AND "
     assert other.execute(hidden + "sequence < ready_from", [segment]).fetchone() == (0,)
-    assert scene.stats().total == len(scene.listing(claimed=True))
+    assert orders.stats().total == len(orders.listing(claimed=True))
 
 
-def test_two_queues_can_be_each_other_s_dead_letter_queue(scene: Scene, other: Any) -> None:
-    """Who moves letters one way does not wait for who moves them the other way, who waits for the first."""
-    back = scene.beside("back")
+def test_two_queues_can_be_dead_letter_queues_of_each_other(orders: QueueClient, other: Any) -> None:
+    """A claim that moves messages one way does not deadlock with a claim that moves them the other way."""
+    back = orders.beside("back")
 
-    def move(here: Scene, there: Scene) -> None:
+    def move(here: QueueClient, there: QueueClient) -> None:
         for _ in range(15):
             here.post("a", "b")
             here.release(here.claim(2)[0])
             here.claim(2, dead_letters=DeadLetters(there.queue, 1, None))
 
-    at_once(*[lambda: move(scene, back), lambda: move(back, scene)] * 2)
-    scene.store.close()
+    at_once(*[lambda: move(orders, back), lambda: move(back, orders)] * 2)
+    orders.store.close()
     query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert other.execute(query).fetchone() == (0,)
     back.drop()
 
 
-def test_connections_that_ended_between_two_requests_are_not_noticed(scene: Scene, other: Any) -> None:
-    scene.post("a")
+def test_connections_that_ended_between_two_requests_are_not_noticed(orders: QueueClient, other: Any) -> None:
+    orders.post("a")
     other.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'zaqar' "
         "AND pid <> pg_backend_pid() AND datname = current_database()"
     )
     other.commit()
     threading.Event().wait(0.2)
-    assert scene.post("b") == [2]
+    assert orders.post("b") == [2]
 
 
-def test_who_finds_no_connection_free_gives_up(address: str) -> None:
+def test_a_transaction_without_a_free_connection_is_store_unavailable(address: str) -> None:
     database = Database.open(address, embedded=True, connections=1)
     with database.read(), pytest.raises(StoreUnavailable), database.read():
         pass
@@ -148,24 +152,24 @@ def test_who_finds_no_connection_free_gives_up(address: str) -> None:
     database.close()
 
 
-def test_a_child_leaves_the_connections_of_its_parent_alone(scene: Scene) -> None:
-    scene.post("parent")
+def test_a_child_leaves_the_connections_of_its_parent_alone(orders: QueueClient) -> None:
+    orders.post("parent")
     child = os.fork()
     if child == 0:
         ended = 1
         try:
-            scene.post("child")
-            scene.store.close()
+            orders.post("child")
+            orders.store.close()
             ended = 0
         finally:
             os._exit(ended)
     assert os.waitpid(child, 0)[1] == 0
-    scene.post("parent")
-    assert sorted(bodies(scene.listing())) == ["child", "parent", "parent"]
+    orders.post("parent")
+    assert sorted(bodies(orders.listing())) == ["child", "parent", "parent"]
 
 
-def test_it_says_what_a_commit_survives(scene: Scene) -> None:
-    said = scene.store.durability()
+def test_it_says_what_a_commit_survives(orders: QueueClient) -> None:
+    said = orders.store.durability()
     assert said["store"] == "postgresql"
     assert ("warning" in said) == (said["fsync"] != "on" or said["synchronous_commit"] == "off")
 
@@ -178,8 +182,8 @@ def test_an_unsafe_setting_is_warned_of(address: str, caplog: pytest.LogCaptureF
     assert "synchronous_commit is off" in caplog.text
 
 
-def test_a_guess_that_no_text_can_hold_is_a_guess(scene: Scene) -> None:
-    scene.post("a")
-    scene.release("\0")
-    scene.release("\ud800")
-    assert len(scene.claim()[1]) == 1
+def test_a_claim_id_that_postgresql_cannot_store_is_absent(orders: QueueClient) -> None:
+    orders.post("a")
+    orders.release("\0")
+    orders.release("\ud800")
+    assert len(orders.claim()[1]) == 1

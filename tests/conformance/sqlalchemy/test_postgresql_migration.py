@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema on PostgreSQL, each time in a namespace of its own."""
+"""The schema on PostgreSQL, each test in a PostgreSQL schema of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene, at_once
+from tests.conformance.queue_client import QueueClient, at_once
 from zaqar.cmd import db_manage
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
@@ -44,7 +44,7 @@ def test_the_revisions_make_the_tables(uri: str) -> None:
     database.close()
 
 
-def test_the_commands(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_and_upgrades_the_revision(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         status = db_manage.main(["--uri", uri, *arguments])
         return status, capsys.readouterr().out.strip().rpartition(": ")[2]
@@ -63,13 +63,13 @@ def test_a_configured_database_is_only_checked(uri: str) -> None:
         SqlMessageStore.from_settings({"uri": uri, "embedded": False})
 
 
-def test_that_of_a_pool_is_made(uri: str) -> None:
+def test_the_database_of_a_pool_is_upgraded(uri: str) -> None:
     store = SqlMessageStore.from_settings({"uri": uri})
-    assert Scene(store).post("a") == [1]
+    assert QueueClient(store).post("a") == [1]
     store.close()
 
 
-def test_several_make_it_at_once(uri: str) -> None:
+def test_several_processes_may_upgrade_at_once(uri: str) -> None:
     def prepare() -> None:
         database = Database.open(uri, embedded=True)
         database.prepare()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.conformance.drivers import DRIVERS
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.queue_client import QueueClient, new_queue
 from zaqar import conf as configuration
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import DeadLetters, Message, Origin
@@ -60,10 +60,10 @@ def store(address: str) -> Iterator[MessageStore]:
 
 
 @pytest.fixture
-def scene(store: MessageStore) -> Iterator[Scene]:
-    scene = Scene(store)
-    yield scene
-    scene.drop()
+def orders(store: MessageStore) -> Iterator[QueueClient]:
+    orders = QueueClient(store)
+    yield orders
+    orders.drop()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def admin(address: str) -> Iterator[Any]:
         yield connection
 
 
-def all_told(wakeups: Wakeups, last: Scene) -> list[str]:
+def all_told(wakeups: Wakeups, last: QueueClient) -> list[str]:
     """The uids that were told before a post to ``last``, which comes after whatever was told until now."""
     last.post("the last one")
     told: list[str] = []
@@ -95,103 +95,105 @@ def all_told(wakeups: Wakeups, last: Scene) -> list[str]:
     return told
 
 
-def test_a_post_is_told(scene: Scene, wakeups: Wakeups) -> None:
-    scene.post("a")
-    assert wakeups.receive(SOON) == [scene.queue.uid]
+def test_a_post_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
+    orders.post("a")
+    assert wakeups.receive(SOON) == [orders.queue.uid]
     assert wakeups.receive(0) == []
 
 
-def test_a_post_that_is_noted_for_subscribers_is_told(store: MessageStore, wakeups: Wakeups) -> None:
-    scene = Scene(store, queue=new_queue(notify=True))
-    scene.post("a")
-    assert wakeups.receive(SOON) == [scene.queue.uid]
-    scene.drop()
+def test_a_post_to_a_queue_with_subscribers_sends_a_wakeup(store: MessageStore, wakeups: Wakeups) -> None:
+    orders = QueueClient(store, queue=new_queue(notify=True))
+    orders.post("a")
+    assert wakeups.receive(SOON) == [orders.queue.uid]
+    orders.drop()
 
 
-def test_a_release_is_told(scene: Scene, wakeups: Wakeups) -> None:
-    scene.post("a", "b")
-    claim_id, _ = scene.claim(1)
-    assert all_told(wakeups, scene.beside()) == [scene.queue.uid]
-    scene.release(claim_id)
-    assert wakeups.receive(SOON) == [scene.queue.uid]
+def test_a_release_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
+    orders.post("a", "b")
+    claim_id, _ = orders.claim(1)
+    assert all_told(wakeups, orders.beside()) == [orders.queue.uid]
+    orders.release(claim_id)
+    assert wakeups.receive(SOON) == [orders.queue.uid]
 
 
-def test_dead_letters_are_told_to_those_that_wait_for_them(scene: Scene, wakeups: Wakeups) -> None:
-    dead = scene.beside("dead")
-    scene.post("a")
-    scene.wear_out(1, times=1)
-    all_told(wakeups, scene.beside())
-    scene.claim(dead_letters=DeadLetters(dead.queue, 1))
-    assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
-    origin = Origin("orders", f"{scene.queue.uid}{1:012x}", 1)
-    letter = Message(scene.queue.uid, 1, b"x", scene.now, scene.now + 60, "producer", claim_count=1, origin=origin)
-    dead.store.dead_letters.receive(queue=dead.queue, messages=[letter], now=scene.now)
-    assert all_told(wakeups, scene.beside()) == [dead.queue.uid]
+def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups: Wakeups) -> None:
+    dead = orders.beside("dead")
+    orders.post("a")
+    orders.claim_and_release(1, times=1)
+    all_told(wakeups, orders.beside())
+    orders.claim(dead_letters=DeadLetters(dead.queue, 1))
+    assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
+    origin = Origin("orders", f"{orders.queue.uid}{1:012x}", 1)
+    letter = Message(orders.queue.uid, 1, b"x", orders.now, orders.now + 60, "producer", claim_count=1, origin=origin)
+    dead.store.dead_letters.receive(queue=dead.queue, messages=[letter], now=orders.now)
+    assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
 
 
-def test_what_frees_nothing_is_not_told(scene: Scene, wakeups: Wakeups) -> None:
-    scene.post("a", "b", "c")
-    all_told(wakeups, scene.beside())
-    claim_id, held = scene.claim(1)
-    scene.renew(claim_id, ttl=300)
-    scene.delete(held[0].sequence, claim_id)
-    scene.pop(1)
-    scene.list_everything()
-    scene.stats()
-    stale = scene.raise_generation()
+def test_an_operation_that_frees_nothing_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
+    orders.post("a", "b", "c")
+    all_told(wakeups, orders.beside())
+    claim_id, held = orders.claim(1)
+    orders.renew(claim_id, ttl=300)
+    orders.delete(held[0].sequence, claim_id)
+    orders.pop(1)
+    orders.list_everything()
+    orders.stats()
+    stale = orders.raise_generation()
     with pytest.raises(StaleQueue):
-        scene.store.messages.post(queue=stale, drafts=[], client_id="c", now=scene.now)
-    scene.purge()
-    assert all_told(wakeups, scene.beside()) == []
+        orders.store.messages.post(queue=stale, drafts=[], client_id="c", now=orders.now)
+    orders.purge()
+    assert all_told(wakeups, orders.beside()) == []
 
 
-def test_each_of_many_posts_wakes_once_for_each_queue(scene: Scene, wakeups: Wakeups) -> None:
-    others = [scene.beside(f"other-{n}") for n in range(5)]
+def test_each_of_many_posts_wakes_once_for_each_queue(orders: QueueClient, wakeups: Wakeups) -> None:
+    others = [orders.beside(f"other-{n}") for n in range(5)]
     for _ in range(3):
         for other in others:
             other.post("x")
-    assert set(all_told(wakeups, scene)) == {other.queue.uid for other in others}
+    assert set(all_told(wakeups, orders)) == {other.queue.uid for other in others}
 
 
-def test_every_one_that_listens_is_told(scene: Scene, store: MessageStore, wakeups: Wakeups) -> None:
+def test_each_listener_receives_a_wakeup(orders: QueueClient, store: MessageStore, wakeups: Wakeups) -> None:
     mine = store.wakeups()
     assert mine is not None
-    scene.post("a")
-    assert mine.receive(SOON) == wakeups.receive(SOON) == [scene.queue.uid]
+    orders.post("a")
+    assert mine.receive(SOON) == wakeups.receive(SOON) == [orders.queue.uid]
     mine.close()
 
 
-def test_nothing_is_told_and_heard_unless_it_is_switched_on(address: str, wakeups: Wakeups, scene: Scene) -> None:
+def test_no_wakeup_is_sent_or_received_unless_listen_is_set(
+    address: str, wakeups: Wakeups, orders: QueueClient
+) -> None:
     silent = open_store(address, listen=False)
     assert silent.wakeups() is None
-    quiet = Scene(silent)
+    quiet = QueueClient(silent)
     quiet.post("a")
     claim_id, _ = quiet.claim()
     quiet.release(claim_id)
-    assert all_told(wakeups, scene) == []
+    assert all_told(wakeups, orders) == []
     quiet.drop()
     silent.close()
 
 
-def test_a_post_that_cannot_be_told_is_done_once(
-    store: MessageStore, scene: Scene, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+def test_a_post_whose_wakeup_fails_is_stored_once(
+    store: MessageStore, orders: QueueClient, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(queries_of(store), "wake_waiting", "SELECT 1 / 0, %(uid)s::text")
-        assert scene.post("a") == [1]
-        claim_id, _ = scene.claim()
-        scene.release(claim_id)
-    assert [message.sequence for message in scene.listing()] == [1]
-    assert all_told(wakeups, scene.beside()) == []
+        assert orders.post("a") == [1]
+        claim_id, _ = orders.claim()
+        orders.release(claim_id)
+    assert [message.sequence for message in orders.listing()] == [1]
+    assert all_told(wakeups, orders.beside()) == []
 
 
-def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: MessageStore, scene: Scene) -> None:
+def test_a_wakeup_does_not_wait_for_the_disk_but_later_statements_do(store: MessageStore, orders: QueueClient) -> None:
     database = cast("PostgresqlDatabase", cast("SqlMessageStore", store)._database)
     ask = "SELECT current_setting('synchronous_commit')"
     with database.write as connection:
-        connection.execute(queries_of(store).wake_waiting, {"uid": scene.queue.uid})
+        connection.execute(queries_of(store).wake_waiting, {"uid": orders.queue.uid})
         assert connection.execute(ask).fetchone() == ("off",)
-    scene.post("a")
+    orders.post("a")
     with database.autocommit() as connection:
         assert connection.execute(ask).fetchone() == ("on",)
 
@@ -199,7 +201,7 @@ def test_telling_does_not_wait_for_the_disk_and_what_comes_after_it_does(store: 
 # -- the connection ---------------------------------------------------------------------------------------------------
 
 
-def test_a_lost_connection_is_store_unavailable(wakeups: Wakeups, admin: Any, scene: Scene) -> None:
+def test_a_lost_connection_is_store_unavailable(wakeups: Wakeups, admin: Any, orders: QueueClient) -> None:
     ((pid,),) = admin.execute(LISTENERS).fetchall()
     timer = threading.Timer(0.2, lambda: admin.execute("SELECT pg_terminate_backend(%s)", [pid]))
     timer.start()
@@ -208,7 +210,7 @@ def test_a_lost_connection_is_store_unavailable(wakeups: Wakeups, admin: Any, sc
     timer.join()
     with pytest.raises(StoreUnavailable):
         wakeups.receive(0)
-    scene.post("a")  # other connections go on
+    orders.post("a")  # other connections go on
     wakeups.close()
 
 
@@ -248,7 +250,7 @@ def test_a_server_that_is_away_is_store_unavailable() -> None:
     store.close()
 
 
-def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, scene: Scene) -> None:
+def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, orders: QueueClient) -> None:
     child = os.fork()
     if child == 0:
         ended = 1
@@ -263,8 +265,8 @@ def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, scene: Sc
     poll = select.poll()
     poll.register(cast("PostgresqlWakeups", wakeups)._close_signal, select.POLLIN)
     assert poll.poll(0) == []  # the close there ends no wait here
-    scene.post("a")
-    assert wakeups.receive(SOON) == [scene.queue.uid]
+    orders.post("a")
+    assert wakeups.receive(SOON) == [orders.queue.uid]
 
 
 WORKER = """
@@ -300,7 +302,7 @@ assert others > 10, others
 """
 
 
-def test_one_that_waits_does_not_block_the_worker(address: str) -> None:
+def test_waiting_for_wakeups_does_not_block_the_worker(address: str) -> None:
     ended = subprocess.run([sys.executable, "-c", WORKER, address], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
 

@@ -129,11 +129,10 @@ def test_each_constant_is_used() -> None:
 
 
 def test_a_statement_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["queries", "sqlite", "queue_records.get"])
+    monkeypatch.setattr(sys, "argv", ["queries", "sqlite", "queue_records.list_after"])
     main()
     printed = capsys.readouterr().out
-    assert printed.startswith("SELECT ")
-    assert ":name" in printed
+    assert re.match(r"SELECT [^:]+\nWHERE project = :project", printed), printed
 
 
 def test_the_documentation_shows_each_file() -> None:

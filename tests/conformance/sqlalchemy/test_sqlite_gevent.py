@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In a process that gevent has patched, as workers of gunicorn are, who waits for SQLite's locks lets others work."""
+"""In a process that gevent has patched, a request that waits for a lock of SQLite does not block other requests."""
 
 from __future__ import annotations
 

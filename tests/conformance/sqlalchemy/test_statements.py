@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy.tracing import commits_of, steps_of, traced, work_of
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
@@ -17,11 +17,11 @@ def test_a_purge_and_a_drop_take_the_same_statements_at_any_size(
 ) -> None:
     needed = []
     for size in (1, 100, 3000):
-        scene = Scene(store)
-        scene.post(*["x"] * size)
-        scene.claim(size // 2)
+        orders = QueueClient(store)
+        orders.post(*["x"] * size)
+        orders.claim(size // 2)
         with traced(database) as seen:
-            getattr(scene, end)()
+            getattr(orders, end)()
         done = seen.index("COMMIT")
         needed.append(len(seen[:done]))
         assert not any("messages" in statement for statement in work_of(seen[:done]))
@@ -29,19 +29,19 @@ def test_a_purge_and_a_drop_take_the_same_statements_at_any_size(
     assert len(set(needed)) == 1
 
 
-def test_a_read_in_the_steady_state_writes_nothing(database: Database, scene: Scene) -> None:
-    scene.post("a", "b", "c", ttl=600)
-    scene.post("late", delay=600)
-    scene.claim(1)
-    scene.post("old", ttl=60)
-    scene.clock.advance(60)
-    scene.listing()
+def test_a_read_in_the_steady_state_writes_nothing(database: Database, orders: QueueClient) -> None:
+    orders.post("a", "b", "c", ttl=600)
+    orders.post("late", delay=600)
+    orders.claim(1)
+    orders.post("old", ttl=60)
+    orders.clock.advance(60)
+    orders.listing()
     with traced(database) as seen:
-        scene.listing()
-        scene.list_everything()
-        scene.get(1, 2)
-        scene.stats()
-        scene.volume()
+        orders.listing()
+        orders.list_everything()
+        orders.get(1, 2)
+        orders.stats()
+        orders.volume()
     assert commits_of(seen) == 0
     assert len(work_of(seen)) == 2 + 2 + 2 + 4 + 1
 
@@ -52,24 +52,26 @@ def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(
     """Whatever is free, claimed, delayed, or has expired and is not removed yet."""
     steps = []
     for size in (300, 3000):
-        scenes = [Scene(store) for _ in range(5)]
-        for scene in scenes[:2]:
-            scene.post(*["x"] * size)
-        scenes[1].claim(size, ttl=600)
-        scenes[2].post(*["x"] * size, delay=900)
-        scenes[3].post(*["x"] * size, ttl=60)
-        scenes[4].post(*["x"] * size, ttl=60, delay=30)
-        uids = [scene.queue.uid for scene in scenes]
+        queue_clients = [QueueClient(store) for _ in range(5)]
+        for orders in queue_clients[:2]:
+            orders.post(*["x"] * size)
+        queue_clients[1].claim(size, ttl=600)
+        queue_clients[2].post(*["x"] * size, delay=900)
+        queue_clients[3].post(*["x"] * size, ttl=60)
+        queue_clients[4].post(*["x"] * size, ttl=60, delay=30)
+        uids = [orders.queue.uid for orders in queue_clients]
         with traced(database) as seen:
-            store.queues.positions(uids=uids, now=scenes[0].now + 60)
+            store.queues.positions(uids=uids, now=queue_clients[0].now + 60)
         assert (len(work_of(seen)), commits_of(seen)) == (1, 0)
-        steps.append(steps_of(database, lambda uids=uids: store.queues.positions(uids=uids, now=Scene(store).now + 60)))
+        steps.append(
+            steps_of(database, lambda uids=uids: store.queues.positions(uids=uids, now=QueueClient(store).now + 60))
+        )
     few, many = steps
     assert many <= few * 1.02
 
 
-def test_a_claim_that_finds_nothing_changes_nothing(database: Database, scene: Scene) -> None:
+def test_a_claim_that_finds_nothing_changes_nothing(database: Database, orders: QueueClient) -> None:
     with traced(database) as seen:
-        scene.claim()
+        orders.claim()
     assert not any(statement.startswith("INSERT") for statement in seen)
     assert len(work_of(seen)) == 2

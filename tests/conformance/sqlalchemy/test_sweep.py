@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep leaves nothing dead in any table, in steps, without the lock where there is nothing to do."""
+"""A sweep removes all dead rows of every table, in steps, and takes no lock if there is nothing to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.conformance.scene import Scene
+from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
@@ -27,17 +27,17 @@ def sizes(database: Database) -> dict[str, int]:
         }
 
 
-def sweep_clean(scene: Scene, limit: int = 100) -> int:
+def sweep_clean(orders: QueueClient, limit: int = 100) -> int:
     rounds = 0
-    while scene.store.sweep(now=scene.now, limit=limit):
+    while orders.store.sweep(now=orders.now, limit=limit):
         rounds += 1
     return rounds
 
 
 def test_every_table_is_empty_in_the_end(database: Database, store: SqlMessageStore) -> None:
-    scene = Scene(store)
+    orders = QueueClient(store)
     for n in range(60):
-        other = Scene(store, scene.clock)
+        other = QueueClient(store, orders.clock)
         other.post(*["x"] * 80, ttl=60 + n)
         other.claim(20)
         if n % 3 == 0:
@@ -47,51 +47,51 @@ def test_every_table_is_empty_in_the_end(database: Database, store: SqlMessageSt
             other.post("x", ttl=60)
             other.drop()
         else:
-            scene.clock.advance(300)
-            sweep_clean(scene)
+            orders.clock.advance(300)
+            sweep_clean(orders)
             assert other.volume().total == 0
             other.drop()
-    scene.drop()
-    scene.clock.advance(TOMBSTONE_LIFETIME + 1)
-    sweep_clean(scene)
+    orders.drop()
+    orders.clock.advance(TOMBSTONE_LIFETIME + 1)
+    sweep_clean(orders)
     assert sizes(database) == {}
 
 
-def test_a_dropped_queue_of_any_size_is_removed(database: Database, scene: Scene) -> None:
-    scene.post(*["x"] * 5000)
+def test_a_dropped_queue_of_any_size_is_removed(database: Database, orders: QueueClient) -> None:
+    orders.post(*["x"] * 5000)
     for _ in range(20):
-        scene.claim(1)
-    scene.drop()
+        orders.claim(1)
+    orders.drop()
     left = sizes(database)
     assert 0 < left["messages"] < 5000
-    assert sweep_clean(scene, limit=1000) <= 8
+    assert sweep_clean(orders, limit=1000) <= 8
     assert sizes(database) == {"fences": 1}
 
 
-def test_a_small_queue_is_removed_with_its_drop(database: Database, scene: Scene) -> None:
-    scene.post(*["x"] * 50)
-    scene.claim(10)
-    scene.drop()
+def test_a_small_queue_is_removed_with_its_drop(database: Database, orders: QueueClient) -> None:
+    orders.post(*["x"] * 50)
+    orders.claim(10)
+    orders.drop()
     assert sizes(database) == {"fences": 1}
 
 
-def test_nothing_to_do_is_found_out_without_the_write_lock(database: Database, scene: Scene) -> None:
-    scene.post("a", "b")
-    scene.claim(1)
+def test_a_sweep_with_nothing_to_do_does_not_take_the_write_lock(database: Database, orders: QueueClient) -> None:
+    orders.post("a", "b")
+    orders.claim(1)
     with traced(database) as seen:
-        assert scene.store.sweep(now=scene.now, limit=1000) == 0
+        assert orders.store.sweep(now=orders.now, limit=1000) == 0
     assert commits_of(seen) == 0
     assert "BEGIN IMMEDIATE" not in seen
 
 
-def test_it_goes_on_where_it_stopped(
+def test_a_sweep_continues_where_the_last_one_stopped(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "QUEUES_AT_ONCE", 2)
-    clock = Scene(store).clock
-    scenes = [Scene(store, clock) for _ in range(7)]
-    for scene in scenes:
-        scene.post(*["x"] * 10, ttl=60)
+    clock = QueueClient(store).clock
+    queue_clients = [QueueClient(store, clock) for _ in range(7)]
+    for orders in queue_clients:
+        orders.post(*["x"] * 10, ttl=60)
     clock.advance(60)
     removed = []
     while count := store.sweep(now=clock.now, limit=10):
@@ -102,22 +102,22 @@ def test_it_goes_on_where_it_stopped(
 def test_a_segment_that_was_purged_meanwhile_is_left_alone(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the look, purged before the turn to write: its counters are those of the new segment."""
-    scene = Scene(store)
-    scene.post(*["x"] * 10, ttl=60)
-    scene.clock.advance(60)
+    """It is purged after the sweep found it and before the sweep can write. Then the counters are of a new segment."""
+    orders = QueueClient(store)
+    orders.post(*["x"] * 10, ttl=60)
+    orders.clock.advance(60)
     remove_expired_in = StoreCore.remove_expired_in
 
     def purge_first(
         self: StoreCore, queues: Iterable[tuple[str, int]], now: float, limit: int
     ) -> tuple[int, int | None]:
         monkeypatch.undo()
-        scene.purge()
-        scene.post("new")
+        orders.purge()
+        orders.post("new")
         return remove_expired_in(self, queues, now, limit)
 
     monkeypatch.setattr(StoreCore, "remove_expired_in", purge_first)
-    sweep_clean(scene)
-    assert scene.stats().free == 1
+    sweep_clean(orders)
+    assert orders.stats().free == 1
     with database.read() as connection:
         assert connection.execute("SELECT ready, claimed, delayed FROM fences").fetchall() == [(1, 0, 0)]

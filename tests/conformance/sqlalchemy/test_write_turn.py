@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writers wait for their turn, for a limited time, and each gets its share."""
+"""Writers wait for their turn to write, for a limited time, and no process starves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.scene import Scene, new_queue
+from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
 from zaqar.model import QueueName, QueuePosition
@@ -30,7 +30,7 @@ spawn = multiprocessing.get_context("spawn")
 
 @contextmanager
 def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
-    """A process that has said that it is where it should be."""
+    """A child process that has taken its lock."""
     here, there = spawn.Pipe()
     process = spawn.Process(target=work, args=(*arguments, there))
     process.start()
@@ -43,59 +43,59 @@ def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Con
         process.join()
 
 
-def test_a_turn_that_does_not_come_is_store_unavailable(
-    scene: Scene, database: Database, open_database: Callable[..., Database]
+def test_a_write_is_store_unavailable_if_another_process_keeps_its_turn(
+    orders: QueueClient, database: Database, open_database: Callable[..., Database]
 ) -> None:
-    hasty = Scene(SqlMessageStore(open_database(patience=0.2)), queue=scene.queue)
+    hasty = QueueClient(SqlMessageStore(open_database(patience=0.2)), queue=orders.queue)
     management = SqlManagementStore(open_database(patience=0.2))
     with child(children.hold_lock_file, f"{database.path}.lock") as (process, pipe):
         with pytest.raises(StoreUnavailable):
             hasty.post("a")
         # Readers do not wait for writers.
         assert hasty.listing() == []
-        assert hasty.store.queues.positions(uids=[scene.queue.uid], now=scene.now) == {
-            scene.queue.uid: QueuePosition(0, False, None)
+        assert hasty.store.queues.positions(uids=[orders.queue.uid], now=orders.now) == {
+            orders.queue.uid: QueuePosition(0, False, None)
         }
         assert management.queue_records.find(names=[QueueName("shop", "queue", "orders")]) == {}
-        pipe.send("let go")
+        pipe.send("unlock")
         process.join(60)
         assert hasty.post("a") == [1]
 
 
-def test_the_turn_of_a_killed_process_ends_with_it(scene: Scene, uri: str) -> None:
+def test_killing_a_process_ends_its_turn(orders: QueueClient, uri: str) -> None:
     with child(children.hold_a_transaction, uri) as (process, _):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert scene.post("a") == [1]
+        assert orders.post("a") == [1]
 
 
-def test_the_turn_of_a_killed_process_ends_though_a_child_of_it_lives(scene: Scene, uri: str) -> None:
-    """A lock belongs to the open file, which a fork shares: a child that kept it would keep the lock."""
+def test_killing_a_process_ends_its_turn_even_if_a_child_of_it_lives(orders: QueueClient, uri: str) -> None:
+    """A lock belongs to the open file, which a fork shares. So a child must not keep the file open."""
     with child(children.fork_and_hold_a_transaction, uri) as (process, pipe):
         forked = pipe.recv()
         try:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            assert scene.post("a") == [1]
+            assert orders.post("a") == [1]
             os.kill(forked, 0)
         finally:
             os.kill(forked, signal.SIGKILL)
 
 
-def test_a_writer_without_the_lock_file_is_waited_for_as_well(
-    scene: Scene, open_database: Callable[..., Database]
+def test_a_write_waits_for_a_program_that_does_not_use_the_lock_file(
+    orders: QueueClient, open_database: Callable[..., Database]
 ) -> None:
-    """The command line of SQLite knows nothing of our lock file."""
+    """For example the command line of SQLite."""
     hasty = open_database(patience=0.2)
-    with stranger(hasty), pytest.raises(StoreUnavailable) as caught:
-        Scene(SqlMessageStore(hasty), queue=scene.queue)
+    with other_program(hasty), pytest.raises(StoreUnavailable) as caught:
+        QueueClient(SqlMessageStore(hasty), queue=orders.queue)
     assert "locked" in str(caught.value.__cause__)
-    assert Scene(SqlMessageStore(hasty), queue=scene.queue).post("a") == [1]
+    assert QueueClient(SqlMessageStore(hasty), queue=orders.queue).post("a") == [1]
 
 
 @contextmanager
-def stranger(database: Database, *begin: str) -> Iterator[None]:
-    """A program that uses the file without our lock file, as the command line of SQLite does, is in a transaction."""
+def other_program(database: Database, *begin: str) -> Iterator[None]:
+    """Hold a transaction as a program that does not use the lock file."""
     assert database.path is not None
     connection = sqlite3.connect(database.path, isolation_level=None)
     try:
@@ -106,23 +106,23 @@ def stranger(database: Database, *begin: str) -> Iterator[None]:
         connection.close()
 
 
-def refuse(scene: Scene) -> float:
-    """Post, see it refused, and say after how many seconds."""
+def refuse(orders: QueueClient) -> float:
+    """Post, which must be refused. Return after how many seconds it was."""
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        scene.post("refused")
+        orders.post("refused")
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("held", ["by a stranger", "by another process"])
-def test_the_times_of_those_who_wait_do_not_add_up(
-    scene: Scene, open_database: Callable[..., Database], held: str
+@pytest.mark.parametrize("held", ["by another program", "by another process"])
+def test_the_waiting_times_of_queued_writers_do_not_add_up(
+    orders: QueueClient, open_database: Callable[..., Database], held: str
 ) -> None:
     patience, writers = 1.0, 6
     database = open_database(patience=patience)
-    hasty = Scene(SqlMessageStore(database), queue=scene.queue)
+    hasty = QueueClient(SqlMessageStore(database), queue=orders.queue)
     lock_file = child(children.hold_lock_file, f"{database.path}.lock")
-    with stranger(database) if held == "by a stranger" else lock_file:
+    with other_program(database) if held == "by another program" else lock_file:
         began = time.monotonic()
         with ThreadPoolExecutor(writers) as threads:
             waits = list(threads.map(lambda _: refuse(hasty), range(writers)))
@@ -132,18 +132,18 @@ def test_the_times_of_those_who_wait_do_not_add_up(
     assert together < writers * patience / 2
     assert sorted(again)[1] < patience, "whoever comes later does not wait as long for what is known to be held"
     assert hasty.post("a") == [1]
-    with stranger(database):
+    with other_program(database):
         assert refuse(hasty) >= patience, "it was free meanwhile, so it may be free again soon"
 
 
 @pytest.mark.parametrize("operation", ["read", "write", "change_schema"])
-def test_a_file_that_nobody_else_may_open_is_waited_for(database: Database, operation: str) -> None:
+def test_a_transaction_waits_for_an_exclusive_lock_on_the_file(database: Database, operation: str) -> None:
     """As during the recovery after a crash: the first statement on a new connection meets the lock."""
     database.close_idle()
     taken, held = threading.Event(), 0.3
 
     def hold() -> None:
-        with stranger(database, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"):
+        with other_program(database, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"):
             taken.set()
             time.sleep(held)
 
@@ -158,7 +158,7 @@ def test_a_file_that_nobody_else_may_open_is_waited_for(database: Database, oper
     thread.join()
 
 
-def test_a_database_that_others_hold_cannot_be_opened(database: Database, uri: str) -> None:
+def test_a_database_that_stays_locked_cannot_be_opened(database: Database, uri: str) -> None:
     with (
         child(children.hold_lock_file, f"{database.path}.lock"),
         pytest.raises(StartupError, match="another process does not let go of it"),
@@ -166,7 +166,9 @@ def test_a_database_that_others_hold_cannot_be_opened(database: Database, uri: s
         Database.open(uri, embedded=True, patience=0.2)
 
 
-def test_a_thread_waits_for_a_thread(database: Database, open_database: Callable[..., Database]) -> None:
+def test_a_write_waits_for_a_write_of_another_thread(
+    database: Database, open_database: Callable[..., Database]
+) -> None:
     impatient = open_database(patience=0.2)
     entered, leave = threading.Event(), threading.Event()
 
@@ -186,23 +188,25 @@ def test_a_thread_waits_for_a_thread(database: Database, open_database: Callable
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_an_error_gives_the_turn_back(scene: Scene, open_database: Callable[..., Database]) -> None:
-    other = Scene(SqlMessageStore(open_database(patience=1.0)), queue=scene.queue)
+def test_an_error_in_a_transaction_releases_the_turn(
+    orders: QueueClient, open_database: Callable[..., Database]
+) -> None:
+    other = QueueClient(SqlMessageStore(open_database(patience=1.0)), queue=orders.queue)
     for _ in range(3):
         with pytest.raises(StaleQueue):
-            scene.store.queues.purge(queue=new_queue(), now=scene.now)
+            orders.store.queues.purge(queue=new_queue(), now=orders.now)
         other.post("a")
-        scene.post("a")
+        orders.post("a")
 
 
-def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
-    """Without the lock file some get one turn in seconds."""
+def test_processes_that_write_without_a_pause_share_the_turns(orders: QueueClient, uri: str) -> None:
+    """Without the lock file some of them would get one turn in several seconds."""
     writers = 4
     gate = spawn.Barrier(writers)
     pipes, processes = [], []
     for _ in range(writers):
         here, there = spawn.Pipe()
-        process = spawn.Process(target=children.post_for, args=(uri, scene.queue, 1.5, gate, there))
+        process = spawn.Process(target=children.post_for, args=(uri, orders.queue, 1.5, gate, there))
         process.start()
         pipes.append(here)
         processes.append(process)
@@ -210,5 +214,5 @@ def test_each_process_gets_its_share(scene: Scene, uri: str) -> None:
     for process in processes:
         process.join(60)
     assert min(counts) * 5 > max(counts)
-    assert scene.stats().free == sum(counts)
-    assert scene.listing()[-1].sequence == sum(counts)
+    assert orders.stats().free == sum(counts)
+    assert orders.listing()[-1].sequence == sum(counts)

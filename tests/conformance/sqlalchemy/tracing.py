@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeing the statements that SQLite runs."""
+"""Records the statements that SQLite runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA")
 
 @contextmanager
 def traced(database: Database) -> Iterator[list[str]]:
-    """The statements run while it is entered, in their order, with values; on a database that nobody else uses."""
+    """The statements that run inside the context, in order, with values. Nobody else may use the database."""
     seen: list[str] = []
 
     def begin(connection: Any, _: object) -> None:
@@ -32,7 +32,7 @@ def traced(database: Database) -> Iterator[list[str]]:
 
 
 def work_of(statements: list[str]) -> list[str]:
-    """Without what begins and ends transactions."""
+    """Without the statements that begin and end transactions."""
     return [statement for statement in statements if not statement.startswith(TRANSACTION_CONTROL)]
 
 
@@ -41,7 +41,7 @@ def commits_of(statements: list[str]) -> int:
 
 
 def steps_of(database: Database, operation: Callable[[], object]) -> int:
-    """How many instructions SQLite's machine runs, which says how many rows and index entries were looked at."""
+    """How many instructions of SQLite's virtual machine run: a measure of how many rows and index entries it reads."""
     steps = 0
 
     def count() -> int:

@@ -84,6 +84,8 @@ def test_a_mistake_in_the_configuration_is_one_sentence(
     assert "Traceback" not in shown.out + shown.err
 
 
+@pytest.mark.child_process
+@pytest.mark.database_file
 @pytest.mark.parametrize("command", ["zaqar-server", "zaqar-websocket", "zaqar-notifier", "zaqar-gc"])
 @pytest.mark.parametrize(
     ("text", "complaint"),
@@ -100,6 +102,8 @@ def test_a_log_that_cannot_be_written(
     assert line.startswith(f"{command}: {complaint}")
 
 
+@pytest.mark.child_process
+@pytest.mark.database_file
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unexpected_error_of_a_driver_shows_its_traceback(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

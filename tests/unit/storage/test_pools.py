@@ -17,7 +17,7 @@ from zaqar.model import TOPIC, Catalog, Pool, Queue
 from zaqar.storage import pools as module
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.memory.catalog import MemoryCatalog
-from zaqar.storage.pools import FAILURE_SECONDS, CATALOG_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
+from zaqar.storage.pools import CATALOG_SECONDS, FAILURE_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 

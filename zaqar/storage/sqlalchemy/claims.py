@@ -16,8 +16,8 @@ from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore, json_array
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class ClaimQueries(Queries):
@@ -83,8 +83,9 @@ class SqlClaims(ClaimStore):
         """Claim for a queue with a dead letter queue in this store: exhausted messages are moved there on the way."""
         while True:
             with self._core.database.write as connection:
-                # The order of locks: the two fences by their uids, then messages by their numbers, which
-                # ``promote_due`` and ``sort_out`` lock as they read them.
+                # The order of locks on PostgreSQL: the two fences by their uids, then messages as they are read. An
+                # operation of one statement locks messages without the fence. If it deadlocks with this transaction,
+                # the server rolls one of the two back, and that one runs again.
                 self._exhausted.lock_in_order(connection, queue, dead_letter_queue)
                 fence = self._core.promote_due(connection, queue, now)
                 if fence is None:

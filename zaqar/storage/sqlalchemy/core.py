@@ -78,8 +78,9 @@ def json_array(values: Iterable[int] | Iterable[str]) -> str:
 
 
 class StoreCore:
-    """The fences of a database, for the parts of its message store. This class is for SQLite, with a subclass for
-    PostgreSQL. Methods that take a connection run inside the caller's transaction.
+    """The fences of a database, for the parts of its message store on SQLite; PostgreSQL has a subclass.
+
+    A method that takes a connection runs inside the caller's transaction.
     """
 
     is_concurrent = False

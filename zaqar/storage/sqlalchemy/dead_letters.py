@@ -14,8 +14,8 @@ from zaqar.storage.base import TOMBSTONE_LIFETIME, DeadLetterStore
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.core import BATCH, StoreCore, json_array
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class DeadLetterQueries(Queries, file="dead_letters"):

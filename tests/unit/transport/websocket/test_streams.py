@@ -34,6 +34,12 @@ KEY = "k" * 32
 PATH = "/v2/queues/q/messages"
 
 
+@pytest.fixture
+def store() -> str:
+    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    return "memory"
+
+
 async def follow(client: Peer, **body: Any) -> str:
     """Open a stream of the queue ``q``; its position."""
     status, answer = await client.request("stream_open", **{"queue_name": "q", "credit": 100, **body})
@@ -53,7 +59,7 @@ async def messages(client: Peer, count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
-def test_a_stream_sends_what_a_list_shows(tmp_path: Path, packs: bool, store: str = "memory") -> None:
+def test_a_stream_sends_what_a_list_shows(tmp_path: Path, packs: bool, store: str) -> None:
     async def script(service: Service) -> None:
         async with service.client(packs=packs) as client, service.client() as poster:
             await post(poster, "before")
@@ -100,7 +106,7 @@ def test_claimed_messages_are_sent_too(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str = "memory") -> None:
+def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str) -> None:
     """Also if the queue was not there when it began, and if messages were deleted meanwhile."""
 
     async def script(service: Service) -> None:

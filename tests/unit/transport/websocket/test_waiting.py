@@ -35,6 +35,12 @@ WAITS: dict[str, tuple[str, dict[str, Any]]] = {
 """An action of each kind that waits, with its body."""
 
 
+@pytest.fixture
+def store() -> str:
+    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    return "memory"
+
+
 async def post(client: Peer, *bodies: Any, queue: str = "q", **fields: Any) -> None:
     messages = [{"body": body, "ttl": 300, **fields} for body in bodies]
     status, reply = await client.request("message_post", queue_name=queue, messages=messages)
@@ -67,7 +73,7 @@ async def close_code(client: Peer) -> int:
 
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
 @pytest.mark.parametrize("kind", WAITS)
-def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str = "memory") -> None:
+def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, store: str) -> None:
     async def script(service: Service) -> None:
         async with service.client(packs=packs) as waiting, service.client() as poster:
             action, body = WAITS[kind]
@@ -254,7 +260,7 @@ def test_notifications_are_pushed_while_a_request_waits(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str = "memory") -> None:
+def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str) -> None:
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(service.client()) for _ in range(300)]
@@ -314,7 +320,7 @@ def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> Non
 
 @pytest.mark.parametrize("wait", [0, 20])
 def test_a_claim_that_the_client_cannot_be_told_is_released(
-    tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch, store: str = "memory"
+    tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     parts = make_parts(tmp_path, store=store)
 

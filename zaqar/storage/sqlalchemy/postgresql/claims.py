@@ -10,8 +10,8 @@ from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.sqlalchemy.claims import ClaimQueries, SqlClaims, lease_of
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.postgresql.core import FENCE_COLUMNS, PostgresqlCore, key_of_claim
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 _NEVER: Final = 2**31 - 1
 """A claim count that no message reaches."""

@@ -18,8 +18,8 @@ from zaqar.model import Message, Queue
 from zaqar.storage.base import Wakeups
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import FAR, Fence, FenceQueries, StoreCore
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 Row = tuple[Any, ...]
 

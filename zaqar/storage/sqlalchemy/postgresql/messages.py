@@ -11,9 +11,9 @@ from zaqar.model import Draft, Message, Queue
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.core import FAR, json_array
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, MessageQueries, SqlMessages, page_of
 from zaqar.storage.sqlalchemy.postgresql.core import FENCE_COLUMNS, PostgresqlCore, key_of_claim
-from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.schema import DELAYED, READY
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from zaqar.model import Queue, Stats
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
+from zaqar.storage.sqlalchemy.message_rows import message_of
 from zaqar.storage.sqlalchemy.postgresql.core import PostgresqlCore
 from zaqar.storage.sqlalchemy.queues import QueueQueries, SqlQueues
-from zaqar.storage.sqlalchemy.rows import message_of
 
 
 class PostgresqlQueueQueries(QueueQueries, file="queues", dialects=["postgresql"]):

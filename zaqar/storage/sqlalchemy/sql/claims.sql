@@ -24,3 +24,7 @@ DELETE FROM claims WHERE segment = :segment AND claim_id = :claim RETURNING expi
 UPDATE messages SET state = :READY, due = NULL, claim_id = NULL
 WHERE segment = :segment AND state != :READY AND due = :held_until AND claim_id = :claim
 RETURNING sequence
+
+-- piece: LEASED_UNTIL
+-- The new end of life of a message that a claim takes or holds on to: a claim never moves it closer.
+CASE WHEN expires < :life THEN :life ELSE expires END

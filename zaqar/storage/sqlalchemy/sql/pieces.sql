@@ -1,7 +1,7 @@
 -- Pieces of SQL that several statements contain. Both databases share them.
 
 -- piece: MESSAGE_COLUMNS
--- A message as rows.py reads it, in this order. The claim and the delay are shown only while they last.
+-- A message as message_rows.py reads it, in this order. The claim and the delay are shown only while they last.
 sequence, body, created, expires, client_id,
 CASE WHEN state = :CLAIMED AND due > :now THEN claim_id END AS live_claim_id,
 claim_count, checksum, origin_queue, origin_id, origin_claim_count,
@@ -10,10 +10,6 @@ CASE WHEN state = :DELAYED AND due > :now THEN due END AS delayed_until
 -- piece: DELIVERY_COLUMNS
 -- A delivery in the order of the fields of model.Delivery.
 uid, subscription, number, body, ttl, created, client_id, due, kind, owner, state, tries, attempts, keep_until
-
--- piece: LEASED_UNTIL
--- The new end of life of a message that a claim takes or holds on to: a claim never moves it closer.
-CASE WHEN expires < :life THEN :life ELSE expires END
 
 -- piece: FENCE
 -- The fence of a queue if the caller's copy of the queue is not stale, and whether a claim or a delay has ended (due).
@@ -64,34 +60,6 @@ WHERE uid = :uid AND generation = :generation AND forget_at IS NULL
         WHERE m.segment = fences.segment AND m.expires <= :now AND m.due > :now AND m.state + 0 = :DELAYED
     ) END AS free,
 :CLAIMED_COUNTER - :COUNT_DUE_CLAIMED AS claimed
-
--- The position of a queue. Each part is the first row in an order that an index has. Expired messages are passed over,
--- up to MOST_EXPIRED of them; if there are more, they count as a free message. The claim that follows finds none, and
--- removes some of them or lets searches begin behind them.
-
--- piece: READY_IN_ORDER
-FROM messages AS m
-WHERE m.segment = fences.segment AND m.state = :READY AND m.sequence >= fences.ready_from
-ORDER BY m.sequence
-
--- piece: DUE_IN_ORDER
-FROM messages AS m
-WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now
-ORDER BY m.due
-
--- piece: POSITION
-uid,
-next_sequence - 1 AS last,
-EXISTS (SELECT 1 FROM (SELECT m.expires :READY_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
-    OR EXISTS (SELECT m.expires :READY_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED)
-    OR EXISTS (SELECT 1 FROM (SELECT m.expires :DUE_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
-    OR EXISTS (SELECT m.expires :DUE_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED) AS has_free,
-(
-    SELECT m.due FROM messages AS m
-    WHERE m.segment = fences.segment AND m.state != :READY AND m.due > :now
-    ORDER BY m.due
-    LIMIT 1
-) AS next_due
 
 -- piece: NEW_DELIVERY
 :new_uid, :new_subscription, :new_number, :new_body, :new_ttl, :new_created, :new_client_id, :new_due, :new_kind,

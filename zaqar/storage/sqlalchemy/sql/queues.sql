@@ -24,3 +24,31 @@ INSERT INTO segments DEFAULT VALUES RETURNING id
 -- name: discard_segment
 -- No fence names the segment any more. The rows in it are removed in batches.
 INSERT INTO garbage (segment) VALUES (:segment)
+
+-- The position of a queue. Each part is the first row in an order that an index has. Expired messages are passed over,
+-- up to MOST_EXPIRED of them; if there are more, they count as a free message. The claim that follows finds none, and
+-- removes some of them or lets searches begin after them.
+
+-- piece: READY_IN_ORDER
+FROM messages AS m
+WHERE m.segment = fences.segment AND m.state = :READY AND m.sequence >= fences.ready_from
+ORDER BY m.sequence
+
+-- piece: DUE_IN_ORDER
+FROM messages AS m
+WHERE m.segment = fences.segment AND m.state != :READY AND m.due <= :now
+ORDER BY m.due
+
+-- piece: POSITION
+uid,
+next_sequence - 1 AS last,
+EXISTS (SELECT 1 FROM (SELECT m.expires :READY_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
+    OR EXISTS (SELECT m.expires :READY_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED)
+    OR EXISTS (SELECT 1 FROM (SELECT m.expires :DUE_IN_ORDER LIMIT :MOST_EXPIRED) AS met WHERE met.expires > :now)
+    OR EXISTS (SELECT m.expires :DUE_IN_ORDER LIMIT 1 OFFSET :MOST_EXPIRED) AS has_free,
+(
+    SELECT m.due FROM messages AS m
+    WHERE m.segment = fences.segment AND m.state != :READY AND m.due > :now
+    ORDER BY m.due
+    LIMIT 1
+) AS next_due

@@ -7,7 +7,7 @@ from zaqar.model import Claim, DeadLetters, Message, Queue
 from zaqar.storage.sqlalchemy.claims import ClaimQueries, SqlClaims, lease_of
 from zaqar.storage.sqlalchemy.core import StoreCore
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
-from zaqar.storage.sqlalchemy.rows import messages_of
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 
 
 class SqliteClaimQueries(ClaimQueries, file="claims", dialects=["sqlite"]):

@@ -11,8 +11,8 @@ from zaqar.errors import ClaimOver, SealedMessages
 from zaqar.model import Draft, Message, Queue, is_sealed
 from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.core import FAR, StoreCore, json_array
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, MessageQueries, SqlMessages, page_of
-from zaqar.storage.sqlalchemy.rows import messages_of
 from zaqar.storage.sqlalchemy.schema import DELAYED, READY
 
 

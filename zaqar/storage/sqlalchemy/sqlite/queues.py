@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from zaqar.model import Queue, Stats
 from zaqar.storage.sqlalchemy.core import StoreCore
+from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.queues import QueueQueries, SqlQueues
-from zaqar.storage.sqlalchemy.rows import messages_of
 
 
 class SqliteQueueQueries(QueueQueries, file="queues", dialects=["sqlite"]):

@@ -211,3 +211,16 @@ tally AS (
 )
 SELECT fence.*, EXISTS (SELECT 1 FROM first WHERE first.sealed), :OTHERS_HOLD_FREE, taken.*
 FROM fence LEFT JOIN taken ON true
+
+-- piece: TALLY_DELETED
+-- Subtract what the statement deleted, by its state.
+INSERT INTO tallies (segment, slot, ready, claimed, delayed)
+SELECT
+    :SEGMENT,
+    pg_backend_pid() % :TALLY_ROWS,
+    -count(CASE WHEN gone.state = :READY THEN 1 END),
+    -count(CASE WHEN gone.state = :CLAIMED THEN 1 END),
+    -count(CASE WHEN gone.state = :DELAYED THEN 1 END)
+FROM gone
+HAVING count(*) > 0
+:ADD_TO_TALLY

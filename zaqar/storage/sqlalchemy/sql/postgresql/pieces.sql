@@ -47,16 +47,3 @@ ON CONFLICT (segment, slot) DO UPDATE
 SET ready = tallies.ready + excluded.ready,
     claimed = tallies.claimed + excluded.claimed,
     delayed = tallies.delayed + excluded.delayed
-
--- piece: TALLY_DELETED
--- Subtract what the statement deleted, by its state.
-INSERT INTO tallies (segment, slot, ready, claimed, delayed)
-SELECT
-    :SEGMENT,
-    pg_backend_pid() % :TALLY_ROWS,
-    -count(CASE WHEN gone.state = :READY THEN 1 END),
-    -count(CASE WHEN gone.state = :CLAIMED THEN 1 END),
-    -count(CASE WHEN gone.state = :DELAYED THEN 1 END)
-FROM gone
-HAVING count(*) > 0
-:ADD_TO_TALLY

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages as rows: the columns :MESSAGE_COLUMNS of ``sql/pieces.sql``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zaqar.model import Message, Origin
+
+
+def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
+    """The message in one row."""
+    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count, due = row
+    origin = None if queue is None else Origin(queue, message_id, count)
+    return Message(
+        queue_uid, sequence, body, created, expires, client_id, claim_id, claim_count, checksum, origin, due=due
+    )
+
+
+def messages_of(queue_uid: str, rows: Iterable[tuple[Any, ...]]) -> list[Message]:
+    """Sort by sequence: RETURNING yields rows in no defined order."""
+    return [message_of(queue_uid, row) for row in sorted(rows)]
