@@ -11,7 +11,7 @@ import pytest
 from zaqar import daemon_threads
 
 
-def test_the_result_or_the_error_comes_back() -> None:
+def test_run_returns_the_result_or_raises_the_error() -> None:
     def fail() -> None:
         raise LookupError("x")
 
@@ -23,7 +23,7 @@ def test_the_result_or_the_error_comes_back() -> None:
     assert asyncio.run(run()) == "t"
 
 
-def test_nobody_waits_for_one_that_hangs() -> None:
+def test_a_cancelled_caller_does_not_wait_for_a_hanging_call() -> None:
     release = threading.Event()
 
     async def run() -> None:

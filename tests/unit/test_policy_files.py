@@ -24,7 +24,7 @@ def loaded(tmp_path: Path) -> cfg.ConfigOpts:
     return conf.load(["--config-file", str(tmp_path / "zaqar.conf")])
 
 
-def test_later_files_win(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_later_files_override_earlier_ones(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.d" / "folder").mkdir(parents=True)
     (tmp_path / "policy.yaml").write_text('"queues:get": "role:a"\n"queues:create": "role:a"\n"mine": [["role:a"]]\n')
     (tmp_path / "policy.d" / "2.yaml").write_text('"queues:get": "role:c"\n')
@@ -73,7 +73,7 @@ def test_a_file_may_have_no_rules(tmp_path: Path, loaded: cfg.ConfigOpts, text: 
     ],
 )
 @pytest.mark.parametrize("name", ["policy.yaml", "policy.d/one.yaml"])
-def test_a_file_that_cannot_be_used(
+def test_a_file_that_cannot_be_used_stops_the_start(
     tmp_path: Path, loaded: cfg.ConfigOpts, name: str, text: str, complaint: str
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -87,13 +87,13 @@ def test_a_file_that_cannot_be_used(
     assert "\n" not in said
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.yaml").mkdir()
     with pytest.raises(StartupError, match=r"policy\.yaml cannot be read: Is a directory\.$"):
         files.read(loaded)
 
 
-def test_a_folder_that_is_none(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_a_policy_dir_that_is_no_folder_stops_the_start(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.d").write_text("")
     with pytest.raises(StartupError, match=r"policy\.d, which policy_dirs names, cannot be read: Not a directory\.$"):
         files.read(loaded)
@@ -113,7 +113,9 @@ def test_a_folder_that_is_none(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
         ({"a": True}, {"a": False}, "a is empty; a file without rules has to hold '{}'."),
     ],
 )
-def test_what_must_not_be_lost(tmp_path: Path, used: dict[str, bool], found: dict[str, bool], loss: str | None) -> None:
+def test_a_used_file_that_is_gone_or_empty_is_reported(
+    tmp_path: Path, used: dict[str, bool], found: dict[str, bool], loss: str | None
+) -> None:
     def at(sources: dict[str, bool]) -> PolicyFiles:
         return PolicyFiles({}, {f"{tmp_path}/{name}": has_content for name, has_content in sources.items()})
 
@@ -152,6 +154,6 @@ def test_a_worker_without_its_snapshot_does_not_start(
         Authorizer(loaded)
 
 
-def test_a_snapshot_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_written_raises_startup_error(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"The policy in use cannot be written to .*: No such file or directory\.$"):
         files.write_snapshot(tmp_path / "nowhere" / "policy.json", PolicyFiles({}, {}))

@@ -25,6 +25,6 @@ def test_a_program_on_path_is_called_by_the_name_it_was_found_under(
     assert subprocess.run([found], capture_output=True, text=True, check=True).stdout == "some-server\n"
 
 
-def test_a_program_that_is_missing() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(servers.ServerMissing, match="nosuch-server is neither on PATH nor in the wheel nosuch"):
         servers.find("nosuch-server", wheel="nosuch", inside="nosuch")

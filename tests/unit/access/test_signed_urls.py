@@ -83,7 +83,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("paths", "methods", "expires", "signature"), EXAMPLES)
-def test_the_format_is_that_of_the_reference(
+def test_the_signature_is_that_of_openstack_zaqar(
     paths: list[str], methods: list[str], expires: str, signature: str
 ) -> None:
     end = parse_time(expires)
@@ -124,7 +124,7 @@ def test_the_signed_text() -> None:
         ("9999-12-31T23:59:59", 253_402_300_799.0),
     ],
 )
-def test_forms_of_a_time(text: str, time: float) -> None:
+def test_valid_times(text: str, time: float) -> None:
     assert parse_time(text) == time
     assert parse_time(format_time(time)) == time
 
@@ -138,7 +138,7 @@ def test_forms_of_a_time(text: str, time: float) -> None:
         *("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00", "2023-11-14Z"),
     ],
 )
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     assert parse_time(text) is None
     assert refusal(GOOD._replace(expires=text))
 
@@ -163,7 +163,7 @@ MEMBER = "50b68a50d6f5b8c8a7c62b01"
         (claimed(MESSAGES, methods="BREW,GET"), "GET", MESSAGES),
     ],
 )
-def test_it_opens_what_it_names(claim: Claim, method: str, path: str) -> None:
+def test_a_grant_allows_its_paths_and_methods(claim: Claim, method: str, path: str) -> None:
     assert refusal(claim, method=method, path=path) == ""
 
 
@@ -203,17 +203,17 @@ def test_it_opens_what_it_names(claim: Claim, method: str, path: str) -> None:
         {"path": "*"},
     ],
 )
-def test_it_opens_nothing_else(request_: dict[str, Any]) -> None:
+def test_a_grant_allows_no_other_paths_and_methods(request_: dict[str, Any]) -> None:
     assert refusal(GOOD, **request_)
 
 
-def test_a_head_is_not_handed_on_as_a_get() -> None:
+def test_a_grant_for_head_does_not_allow_get() -> None:
     claim = claimed(MESSAGES, methods="HEAD")
     assert refusal(claim, method="HEAD") == ""
     assert refusal(claim, method="GET")
 
 
-def test_put_confirms_and_nothing_else_does() -> None:
+def test_only_put_allows_to_confirm() -> None:
     everything = claimed(SUBSCRIPTIONS, methods="GET,POST,PATCH,PUT,DELETE")
     for method in ("GET", "POST", "PATCH", "DELETE"):
         assert refusal(everything, method=method, path=CONFIRM)
@@ -221,7 +221,7 @@ def test_put_confirms_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/pools", "/v2/queues", "/v2/queues/q", "/v2/queues/q/share", "/", "/v2/health"])
-def test_a_key_opens_no_other_resource(path: str) -> None:
+def test_a_grant_allows_no_other_resource(path: str) -> None:
     """Even a signature of our own, as policy is asked when a share is made."""
     assert refusal(claimed(path), path=path)
     assert refusal(claimed(path, MESSAGES), path=path)
@@ -258,7 +258,7 @@ def test_a_key_opens_no_other_resource(path: str) -> None:
         {"project": "shop,shop"},
     ],
 )
-def test_whatever_is_changed_opens_nothing(sent: dict[str, str]) -> None:
+def test_a_changed_grant_allows_nothing(sent: dict[str, str]) -> None:
     assert refusal(GOOD) == ""
     assert refusal(GOOD._replace(**sent))
 
@@ -268,7 +268,7 @@ def test_projects_that_would_make_the_text_ambiguous(project: str) -> None:
     assert refusal(claimed(MESSAGES, project=project))
 
 
-def test_fields_cannot_be_moved_into_each_other() -> None:
+def test_the_end_of_a_field_cannot_be_moved() -> None:
     """The text is a list without lengths: what one field ends with, the next one could begin with."""
     signature = claimed(MESSAGES, methods="GET", project="shop").signature
     one, two = Claim(signature, rf"{MESSAGES}\nGET", "shop", END, "x"), r"GET\nshop"
@@ -281,14 +281,14 @@ def test_fields_cannot_be_moved_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "Secret"])
-def test_without_the_key_nothing_opens(key: str | None) -> None:
+def test_without_the_key_every_grant_is_refused(key: str | None) -> None:
     urls = SignedUrls(key, ["", "other"])
     assert refusal(GOOD, urls)
     # Not even what somebody signed with an empty key.
     assert refusal(claimed(MESSAGES, key=""), urls)
 
 
-def test_a_previous_key_opens_and_does_not_sign() -> None:
+def test_a_previous_key_verifies_and_does_not_sign() -> None:
     urls = SignedUrls("new", ["older", KEY])
     assert refusal(GOOD, urls) == ""
     assert (
@@ -319,14 +319,14 @@ def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(compared) == (6 if refused else 3)
 
 
-def test_an_end_is_looked_at_each_time() -> None:
+def test_the_end_of_a_cached_grant_is_checked_each_time() -> None:
     urls = SignedUrls(KEY)
     assert refusal(GOOD, urls, now=NOW) == ""
     assert refusal(GOOD, urls, now=NOW + 59.999) == ""
     assert refusal(GOOD, urls, now=NOW + 60) == "it has expired"
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_cache_of_grants_is_bounded() -> None:
     urls = SignedUrls(KEY)
     for number in range(3000):
         claim = claimed(f"/v2/queues/q{number}/messages")
@@ -337,7 +337,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert claimed(MESSAGES, key="other") not in urls._verified
 
 
-def test_no_signature_is_shown() -> None:
+def test_repr_does_not_show_the_signature() -> None:
     urls = SignedUrls(KEY)
     refusal(GOOD, urls)
     assert GOOD.signature not in repr(GOOD)
@@ -374,7 +374,7 @@ def test_keys_in_a_file(tmp_path: Any, text: str, keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["a,,b", 'a, ""'])
-def test_an_empty_key_is_the_mistake_of_an_operator(tmp_path: Any, text: str) -> None:
+def test_an_empty_key_stops_the_start(tmp_path: Any, text: str) -> None:
     file = tmp_path / "zaqar.conf"
     file.write_text(f"[signed_url]\nprevious_secret_keys = {text}\n")
     with pytest.raises(StartupError, match=r"\[signed_url\] previous_secret_keys: a key is empty"):
@@ -413,7 +413,7 @@ def test_a_confirmation_is_no_share_and_a_share_no_confirmation() -> None:
 @pytest.mark.parametrize(
     "request_", [{"method": "GET"}, {"method": "POST"}, {"now": NOW + 60}, {"path": MESSAGES}, {"path": SUBSCRIPTIONS}]
 )
-def test_a_confirmation_opens_nothing_else(request_: dict[str, Any]) -> None:
+def test_a_confirmation_allows_nothing_else(request_: dict[str, Any]) -> None:
     asked = {"method": "PUT", "path": CONFIRM, **request_}
     for methods in ("PUT", "GET,POST,PUT"):
         assert refusal(claimed(CONFIRM, methods=methods, bound_to=TERMS), **asked)
@@ -449,9 +449,7 @@ Signed = tuple[str, list[str], list[str], str]
     path=asked_paths,
 )
 @example(signed=("shop", [MESSAGES], ["GET"], END), sent=None, method="GET", path=MESSAGES)
-def test_a_signature_opens_nothing_but_what_is_in_it(
-    signed: Signed, sent: Signed | None, method: str, path: str
-) -> None:
+def test_a_signature_allows_only_the_signed_access(signed: Signed, sent: Signed | None, method: str, path: str) -> None:
     project, signed_paths, methods, expires = signed
     claim = claimed(*signed_paths, methods=",".join(methods), expires=expires, project=project)
     other = sent or signed
@@ -480,7 +478,7 @@ words = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\\,"),
 
 
 @given(words, words, grants)
-def test_no_two_grants_have_one_text(one: list[str], two: list[str], grant: Signed) -> None:
+def test_different_grants_have_different_texts(one: list[str], two: list[str], grant: Signed) -> None:
     def text(paths: list[str], methods: list[str]) -> bytes:
         return signed_urls._text(grant[0], paths, methods, grant[3])
 

@@ -154,13 +154,13 @@ def nested(levels: int) -> Any:
         (nested(MOST_LEVELS + 1), "filter" + ".a" * MOST_LEVELS),
     ],
 )
-def test_a_mistake_is_named_by_its_path(policy: Any, field: str) -> None:
+def test_an_error_has_the_path_of_the_invalid_part(policy: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         compile_filter(policy, field="filter")
     assert caught.value.field == field
 
 
-def test_the_bounds_are_allowed() -> None:
+def test_a_filter_at_the_limits_is_accepted() -> None:
     assert matches({"a": list(range(MOST_CONDITIONS))}, {"a": MOST_CONDITIONS - 1})
     body: Any = "x"
     for _ in range(MOST_LEVELS):
@@ -168,7 +168,7 @@ def test_the_bounds_are_allowed() -> None:
     assert matches(nested(MOST_LEVELS), body)
 
 
-def test_only_so_many_elements_are_looked_at() -> None:
+def test_a_match_examines_a_limited_number_of_elements() -> None:
     assert matches({"a": ["x"]}, {"a": [0] * (MOST_ELEMENTS - 1) + ["x"]})
     assert not matches({"a": ["x"]}, {"a": [0] * MOST_ELEMENTS + ["x"]})
     # All arrays of a body count together.
@@ -205,7 +205,7 @@ def deep(levels: int, conditions: Any) -> Any:
     ],
     ids=["prefix", "suffix", "case", "equal", "few", "numeric", "anything-but", "or", "deep"],
 )
-def test_one_match_is_bounded(policy: Any, element: Any, most: int) -> None:
+def test_a_match_makes_a_limited_number_of_comparisons(policy: Any, element: Any, most: int) -> None:
     """In elements that are looked at, the fewer the more there is to compare with each."""
     array = Counted([element] * (2 * MOST_ELEMENTS))
     assert not matches({"a": policy}, {"a": array})
@@ -237,7 +237,7 @@ texts = st.text("aAbß", max_size=4)
 
 
 @given(wanted=st.lists(texts, min_size=1, max_size=8), value=texts)
-def test_several_conditions_on_texts_are_any_of_them(wanted: list[str], value: str) -> None:
+def test_several_conditions_on_texts_match_if_any_matches(wanted: list[str], value: str) -> None:
     expected = {
         "prefix": any(value.startswith(text) for text in wanted),
         "suffix": any(value.endswith(text) for text in wanted),
@@ -286,7 +286,7 @@ policies = st.recursive(
 
 
 @given(policy=policies | documents, bodies=st.lists(documents | st.dictionaries(st.sampled_from("abc"), documents)))
-def test_any_json_is_a_filter_or_is_refused_and_any_json_can_be_matched(policy: Any, bodies: list[Any]) -> None:
+def test_any_json_is_accepted_or_refused_as_a_filter_and_can_be_matched(policy: Any, bodies: list[Any]) -> None:
     refusal = refusal_of(lambda: compile_filter(policy, field="filter"))
     if refusal is not None:
         assert refusal.field.startswith("filter")

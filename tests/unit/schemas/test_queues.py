@@ -203,7 +203,7 @@ def test_rules_from_metadata() -> None:
     assert rules_of(metadata, default_limits()) == QueueRules(10, 61, 2, "dead", 62, 3)
 
 
-def test_lowered_limits_count_for_stored_metadata() -> None:
+def test_lowered_limits_apply_to_stored_metadata() -> None:
     lowered = make_limits(max_messages_post_size=9, max_message_ttl=60, max_message_delay=1)
     metadata = {
         "_max_messages_post_size": 10,
@@ -255,7 +255,7 @@ def queue(name: str = "q", **metadata: Any) -> Queue:
     return Queue(uid="0" * 24, project="p", name=name, metadata=metadata)
 
 
-def keeper(name: str | None, **values: str) -> Callable[[Queue], bool]:
+def filter_by(name: str | None, **values: str) -> Callable[[Queue], bool]:
     keep = make_filter(name, values)
     assert keep is not None
     assert keep.needs_metadata is bool(values)
@@ -289,15 +289,15 @@ def test_no_filter() -> None:
     ],
     ids=repr,
 )
-def test_spellings(value: Any, spellings: list[str], others: list[str]) -> None:
+def test_a_query_parameter_equals_a_metadata_value(value: Any, spellings: list[str], others: list[str]) -> None:
     for text in spellings:
-        assert keeper(None, key=text)(queue(key=value)), text
+        assert filter_by(None, key=text)(queue(key=value)), text
     for text in others:
-        assert not keeper(None, key=text)(queue(key=value)), text
+        assert not filter_by(None, key=text)(queue(key=value)), text
 
 
-def test_all_filters_must_agree() -> None:
-    keep = keeper("^a", team="red", size="5")
+def test_a_queue_must_match_all_filters() -> None:
+    keep = filter_by("^a", team="red", size="5")
     assert keep(queue("ab", team="red", size=5, more=1))
     for name, team, size in (("ba", "red", 5), ("ab", "red", 6), ("ab", "blue", 5)):
         assert not keep(queue(name, team=team, size=size))
@@ -321,7 +321,7 @@ def test_all_filters_must_agree() -> None:
     ],
 )
 def test_names_are_searched(pattern: str, names: list[str]) -> None:
-    keep = keeper(pattern)
+    keep = filter_by(pattern)
     assert [name for name in ("abc", "b", "x.y") if keep(queue(name))] == names
 
 
@@ -345,7 +345,7 @@ def seconds(pattern: str, names: list[str]) -> float:
     took = math.inf
     for _ in range(3):
         started = time.perf_counter()
-        keep = keeper(pattern)
+        keep = filter_by(pattern)
         for name in names:
             keep(queue(name))
         took = min(took, time.perf_counter() - started)

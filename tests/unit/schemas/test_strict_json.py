@@ -25,14 +25,14 @@ def refusal(raw: bytes) -> str | None:
     return None if error is None else error.reason
 
 
-def same(one: Any, other: Any) -> bool:
+def is_equal_json(one: Any, other: Any) -> bool:
     """Equal, and of equal types all the way down: 1, 1.0 and true are three values."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(is_equal_json(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(is_equal_json, one, other))
     if isinstance(one, float):
         return one.hex() == other.hex()
     return bool(one == other)
@@ -55,9 +55,9 @@ values = st.recursive(
 @given(value=values, ascii_only=st.booleans(), indent=st.sampled_from([None, 0, 1, "\t"]))
 def test_every_spelling_of_a_value_is_read(value: Any, ascii_only: bool, indent: int | str | None) -> None:
     raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
-    assert same(decode(raw), value)
-    assert same(decode(encode(value)), value)
-    assert same(decode(msgspec.json.encode(value)), value)
+    assert is_equal_json(decode(raw), value)
+    assert is_equal_json(decode(encode(value)), value)
+    assert is_equal_json(decode(msgspec.json.encode(value)), value)
 
 
 STRUCTURE = [*"[]{},:", *" \n\t\r\f\v\x00\xa0\ufeff"]
@@ -100,9 +100,9 @@ def test_accepts_what_another_strict_parser_accepts(text: str) -> None:
         assert reason is not None
         return
     if reason is None:
-        assert same(decode(raw), theirs)
+        assert is_equal_json(decode(raw), theirs)
     else:
-        # Well-formed, and refused all the same: for one of the reasons that the module names.
+        # Well-formed, and refused by one of the additional rules of the module.
         assert any(words in reason for words in BEYOND_JSON), reason
 
 
@@ -116,7 +116,7 @@ def test_accepts_what_another_strict_parser_accepts(text: str) -> None:
 def test_bytes_are_utf_8_or_refused(raw: bytes) -> None:
     # json.loads() guesses the encoding of bytes (and would take UTF-16); here there is only one.
     if refusal(raw) is None:
-        assert same(decode(raw), json.loads(raw.decode()))
+        assert is_equal_json(decode(raw), json.loads(raw.decode()))
 
 
 def test_bad_utf_8_is_located() -> None:
@@ -162,7 +162,7 @@ def test_no_other_integer_is_read(digits: str) -> None:
     ],
 )
 def test_floats_are_doubles(text: str, number: float) -> None:
-    assert same(decode(text.encode()), number)
+    assert is_equal_json(decode(text.encode()), number)
 
 
 @pytest.mark.parametrize("text", ["1e309", "-1e309", "1.8e308", "1e999999999", "1" * 400 + ".0", "1E400"])
@@ -232,7 +232,7 @@ def test_a_key_twice_is_refused(text: str, key: str) -> None:
 
 def test_a_key_in_two_objects_is_fine() -> None:
     assert decode(b'{"a":{"a":[{"a":1},{"a":1}]}}') == {"a": {"a": [{"a": 1}, {"a": 1}]}}
-    # Only the same code points are the same key: these two look alike.
+    # Keys are compared by code points. These two only look alike.
     assert len(decode(rb'{"\u00e9":1,"e\u0301":2}')) == 2
 
 
@@ -260,7 +260,7 @@ def test_objects_nest_as_arrays_do() -> None:
 
 
 @pytest.mark.parametrize("sibling", SIBLINGS)
-def test_siblings_are_no_depth(sibling: str) -> None:
+def test_siblings_do_not_count_as_depth(sibling: str) -> None:
     deep = nest(MAX_DEPTH - 1, "0").decode()
     for inside in (f"{sibling},{deep}", f"{deep},{sibling}", f"{sibling},{deep},{sibling}"):
         assert refusal(f"[{inside}]".encode()) is None
@@ -282,7 +282,7 @@ def depth_of(value: Any) -> int:
 
 
 @pytest.mark.parametrize("brackets", ["[" * 200_000, "{" * 200_000, '{"a":' * 50_000, "[" * 200_000 + "]" * 200_000])
-def test_no_depth_is_too_much_to_look_at(brackets: str) -> None:
+def test_extreme_depth_is_refused_without_an_overflow(brackets: str) -> None:
     assert "nested" in (refusal(brackets.encode()) or "")
 
 
@@ -326,5 +326,5 @@ def test_encode_is_compact_utf_8() -> None:
     assert encode({"a": [1, 1.5, None, True, "é\U0001f600"]}) == '{"a":[1,1.5,null,true,"é\U0001f600"]}'.encode()
 
 
-def test_the_module_says_its_bounds() -> None:
+def test_the_module_documents_its_bounds() -> None:
     assert (strict_json.MAX_DEPTH, INT64_MIN, INT64_MAX) == (100, -(1 << 63), (1 << 63) - 1)

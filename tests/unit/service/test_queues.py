@@ -39,7 +39,7 @@ def patch(**values: Any) -> bytes:
     return json.dumps([{"op": "add", "path": f"/metadata/{key}", "value": v} for key, v in values.items()]).encode()
 
 
-def away() -> None:
+def store_does_not_answer() -> None:
     raise StoreUnavailable
 
 
@@ -72,7 +72,7 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
         assert not cluster.rows.calls
 
 
-def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
+def test_a_worker_with_an_empty_cache_reads_the_row_once(cluster: Cluster) -> None:
     cluster.worker().post("a")
     cold = cluster.worker()
     cluster.forget_counts()
@@ -81,7 +81,7 @@ def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
     assert dict(cluster.fences.calls) == {"messages.list_after": 1}
 
 
-def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
+def test_after_a_change_another_worker_reads_the_row_once(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     two.queues.patch(ADDRESS, patch(a=1))
@@ -91,7 +91,7 @@ def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
     assert dict(cluster.fences.calls) == {"messages.post": 2, "queues.open": 1}
 
 
-def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> None:
+def test_a_missing_queue_is_neither_cached_nor_created(cluster: Cluster) -> None:
     worker = cluster.worker()
     assert worker.bodies() == []
     assert worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages == []
@@ -107,7 +107,7 @@ def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> Non
     assert worker.bodies() == ["a"]
 
 
-def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
+def test_queues_of_other_kinds_and_projects_are_separate(cluster: Cluster) -> None:
     worker = cluster.worker()
     for address in (ADDRESS, ADDRESS._replace(kind=TOPIC), ADDRESS._replace(project="other")):
         worker.post(f"{address.project} {address.kind}", address=address)
@@ -127,7 +127,7 @@ def entry_bytes(cluster: Cluster) -> int:
     return worker.queues._cache.size
 
 
-def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_and_removes_the_oldest_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
@@ -155,7 +155,7 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
             address = addresses[(first + 7 * step) % len(addresses)]
             worker.queues.refresh(address, create=True)
 
-    with impatient_threads(), ThreadPoolExecutor(8) as pool:
+    with threads_switch_often(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
     assert 0 < len(worker.queues._cache) <= 4
 
@@ -205,7 +205,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     assert bound / 10 < used < 1.1 * bound
 
 
-def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
+def test_the_cache_holds_fifty_thousand_typical_queues(cluster: Cluster) -> None:
     """50,000 queues without metadata, or with a few, fit."""
     worker = cluster.worker()
     few = {"_default_message_ttl": 3600, "team": "payments"}
@@ -221,7 +221,7 @@ def make_row(name: str, metadata: dict[str, Any]) -> Queue:
 
 
 @contextlib.contextmanager
-def impatient_threads() -> Iterator[None]:
+def threads_switch_often() -> Iterator[None]:
     """Threads change places after every few instructions, so that rare races happen."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -234,7 +234,7 @@ def impatient_threads() -> Iterator[None]:
 # -- creation --------------------------------------------------------------------------------------------------------
 
 
-def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
+def test_concurrent_first_posts_create_one_queue(cluster: Cluster) -> None:
     workers = [cluster.worker() for _ in range(8)]
     meeting = threading.Barrier(8, timeout=30)
 
@@ -254,7 +254,7 @@ def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
         assert sorted(worker.bodies()) == [str(number) for number in range(8)]
 
 
-def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
+def test_a_first_post_succeeds_if_a_put_creates_its_queue_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.before("queue_records.create", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
     one.post("a")
@@ -267,7 +267,7 @@ def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
     assert [message.ttl for message in page.messages] == [77, 77]
 
 
-def test_of_two_puts_one_creates(cluster: Cluster) -> None:
+def test_one_of_two_concurrent_puts_creates_the_queue(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     answers = []
     cluster.rows.before("queue_records.create", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
@@ -276,7 +276,7 @@ def test_of_two_puts_one_creates(cluster: Cluster) -> None:
     assert one.queues.get(ADDRESS)["by"] == "two"
 
 
-def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> None:
+def test_a_put_succeeds_if_its_queue_is_deleted_before_its_fence_is_raised(cluster: Cluster) -> None:
     """The deletion was answered first, so the queue is there afterwards."""
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.after("queue_records.create", lambda: two.queues.delete(ADDRESS))
@@ -286,7 +286,7 @@ def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> Non
     assert one.bodies() == ["a"]
 
 
-def test_a_queue_whose_creator_died_is_opened_by_the_next(cluster: Cluster) -> None:
+def test_a_queue_whose_creator_was_killed_is_opened_by_the_next_request(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
@@ -308,7 +308,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("raw", REFUSED, ids=range(len(REFUSED)))
-def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> None:
+def test_a_refused_first_post_creates_no_queue(cluster: Cluster, raw: bytes) -> None:
     worker = cluster.worker()
     with pytest.raises(InvalidInput):
         worker.messages.post(CALLER, ADDRESS, raw)
@@ -321,7 +321,7 @@ def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> N
 
 
 @pytest.mark.parametrize("point", ["queue_records.get", "messages.post"])
-def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> None:
+def test_a_post_succeeds_if_its_queue_is_deleted_before_the_store_operation(cluster: Cluster, point: str) -> None:
     """Whatever copy the poster has, its message is in a queue that is there when it is answered."""
     one, two = cluster.worker(), cluster.worker()
     two.post("old")
@@ -338,7 +338,7 @@ def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> No
     assert one.bodies() == two.bodies() == ["new"]
 
 
-def test_a_queue_recreated_between_row_and_operation(cluster: Cluster) -> None:
+def test_a_post_reaches_the_new_queue_if_its_queue_is_recreated_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     (old,) = two.post("old")
 
@@ -375,7 +375,7 @@ def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, opera
     assert cluster.row() is None
 
 
-def die_between_drop_and_row(cluster: Cluster) -> Queue:
+def kill_between_drop_and_row(cluster: Cluster) -> Queue:
     """Leave a row whose queue is dropped, as a worker does that is killed in the middle of a delete."""
     victim = cluster.worker()
     victim.post("old")
@@ -387,14 +387,14 @@ def die_between_drop_and_row(cluster: Cluster) -> Queue:
     return row
 
 
-def test_a_delete_that_died_is_ended_by_a_read(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_read(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     assert cluster.worker().bodies() == []
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_is_ended_by_a_post(cluster: Cluster) -> None:
-    left_over = die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_post(cluster: Cluster) -> None:
+    left_over = kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     worker.post("new")
     assert worker.bodies() == ["new"]
@@ -404,29 +404,29 @@ def test_a_delete_that_died_is_ended_by_a_post(cluster: Cluster) -> None:
     assert cluster.shelves() == {row.uid}
 
 
-def test_a_delete_that_died_is_ended_by_a_put(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_put(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     assert worker.queues.create(ADDRESS, b'{"new":1}') is True
     assert worker.queues.get(ADDRESS)["new"] == 1
 
 
-def test_a_delete_that_died_is_ended_by_a_patch(cluster: Cluster) -> None:
+def test_a_killed_delete_is_finished_by_a_patch(cluster: Cluster) -> None:
     """The deletion was never answered: it may take place after the change."""
-    die_between_drop_and_row(cluster)
+    kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     assert worker.queues.patch(ADDRESS, patch(a=1))["a"] == 1
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_is_ended_by_a_delete(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_delete(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     cluster.worker().queues.delete(ADDRESS)
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None:
-    left_over = die_between_drop_and_row(cluster)
+def test_a_delete_killed_long_ago_leaves_an_empty_queue(cluster: Cluster) -> None:
+    left_over = kill_between_drop_and_row(cluster)
     cluster.clock.advance(TOMBSTONE_LIFETIME)
     worker = cluster.worker()
     assert worker.bodies() == []
@@ -436,10 +436,10 @@ def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
-def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: str) -> None:
+def test_a_delete_can_be_repeated_after_an_outage(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
     worker.post("old")
-    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, away)
+    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.queues.delete(ADDRESS)
     worker.queues.delete(ADDRESS)
@@ -448,7 +448,7 @@ def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: st
 
 
 @pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
-def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Cluster, point: str) -> None:
+def test_a_slow_delete_does_not_change_the_next_queue_with_the_name(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
 
@@ -461,7 +461,7 @@ def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Clust
     assert one.bodies() == two.bodies() == ["new"]
 
 
-def test_two_deletes_at_once(cluster: Cluster) -> None:
+def test_two_concurrent_deletes_succeed(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
     cluster.fences.after("queues.drop", lambda: two.queues.delete(ADDRESS))
@@ -472,7 +472,7 @@ def test_two_deletes_at_once(cluster: Cluster) -> None:
 # -- patches ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
+def test_a_post_follows_a_patch_that_comes_before_the_store_operation(cluster: Cluster) -> None:
     """The copy was read before the change, and the change was answered before the operation: it counts."""
     for point in ("queue_records.get", "messages.post"):
         one, two = cluster.worker(), cluster.worker()
@@ -487,7 +487,7 @@ def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
         one.queues.delete(ADDRESS)
 
 
-def test_rules_that_were_lifted_refuse_nobody(cluster: Cluster) -> None:
+def test_removed_rules_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
     one.post("a")
@@ -497,7 +497,7 @@ def test_rules_that_were_lifted_refuse_nobody(cluster: Cluster) -> None:
         one.post("c" * 1000)
 
 
-def test_rules_of_a_deleted_queue_refuse_nobody(cluster: Cluster) -> None:
+def test_rules_of_a_deleted_queue_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
     one.post("a")
@@ -506,7 +506,7 @@ def test_rules_of_a_deleted_queue_refuse_nobody(cluster: Cluster) -> None:
     assert two.bodies() == ["b" * 100]
 
 
-def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> None:
+def test_a_post_refused_by_current_rules_reads_the_row_once(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"_max_messages_post_size":10}')
     cluster.forget_counts()
@@ -516,7 +516,7 @@ def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> No
     assert not cluster.fences.calls
 
 
-def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
+def test_a_patch_killed_before_it_raised_the_fence_takes_effect_later(cluster: Cluster) -> None:
     """It was never answered. Whoever meets the new row first brings it to all."""
     one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
@@ -534,16 +534,16 @@ def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
     assert ttl(one) == 200
 
 
-def test_a_patch_whose_fence_was_away_acts_in_its_own_worker(cluster: Cluster) -> None:
+def test_a_patch_that_could_not_raise_the_fence_takes_effect_in_its_own_worker(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
-    cluster.fences.before("queues.open", away)
+    cluster.fences.before("queues.open", store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.queues.patch(ADDRESS, patch(_default_message_ttl=200))
     assert worker.messages.get(ADDRESS, worker.post("b")[0]).messages[0].ttl == 200
 
 
-def test_two_patches_at_once_both_count(cluster: Cluster) -> None:
+def test_two_concurrent_patches_both_take_effect(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"n":0}')
     cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, patch(b=2)))
@@ -565,7 +565,7 @@ def test_the_slower_of_two_patches_may_conflict(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("point", ["queue_records.replace", "queues.open"])
-def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None:
+def test_a_patch_is_not_found_if_its_queue_is_deleted_meanwhile(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     (cluster.rows if point == "queue_records.replace" else cluster.fences).before(
@@ -581,7 +581,7 @@ def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None
     assert one.bodies() == []
 
 
-def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
+def test_a_delete_succeeds_if_its_queue_is_patched_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.rows.before("queue_records.delete", lambda: two.queues.patch(ADDRESS, patch(a=1)))
@@ -590,7 +590,7 @@ def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
     assert two.queues.get(ADDRESS).get("a") is None
 
 
-def test_a_patch_of_a_queue_recreated_meanwhile_is_of_the_new_one(cluster: Cluster) -> None:
+def test_a_patch_changes_the_new_queue_if_its_queue_is_recreated_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"old":1}')
 
@@ -616,7 +616,7 @@ def test_a_bad_patch_changes_nothing(cluster: Cluster) -> None:
     assert cluster.row() == before
 
 
-def test_a_patch_takes_back_what_lowered_limits_forbid(cluster: Cluster) -> None:
+def test_a_patch_can_remove_metadata_that_lowered_limits_forbid(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"_default_message_ttl":1000}')
     lowered = cluster.worker(limits=make_limits(max_message_ttl=500, default_message_ttl=300))
@@ -630,7 +630,7 @@ def test_a_patch_takes_back_what_lowered_limits_forbid(cluster: Cluster) -> None
 # -- fences and rows that lost each other ----------------------------------------------------------------------------
 
 
-def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
+def test_a_stale_row_does_not_lower_the_fence(cluster: Cluster) -> None:
     """It must not be written back: the row has moved on since it was read."""
     one, two = cluster.worker(), cluster.worker()
     two.queues.create(ADDRESS, b'{"n":0}')
@@ -649,7 +649,7 @@ def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
     assert row.generation == 3
 
 
-def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None:
+def test_a_row_from_a_backup_overtakes_the_fence(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
@@ -667,7 +667,7 @@ def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None
 
 @pytest.mark.parametrize("behind", [2, 17, 100_000])
 @pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
-def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
+def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
     """However far the fence is ahead, which grows with each change that was made after the backup."""
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
@@ -697,7 +697,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
     assert cluster.rows.calls["queue_records.get"] == 1
 
 
-def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None:
+def test_one_of_several_workers_writes_a_row_that_overtakes_the_fence(cluster: Cluster) -> None:
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
     assert row is not None
@@ -712,7 +712,7 @@ def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None
     assert caught_up.generation == 1001
 
 
-def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:
+def test_a_fence_that_the_message_store_lost_is_raised_again(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
     cluster.store.data.queues.clear()
@@ -721,7 +721,7 @@ def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> N
     assert worker.bodies() == ["b"]
 
 
-def test_endless_change_ends_in_503(cluster: Cluster) -> None:
+def test_a_post_to_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
@@ -730,7 +730,7 @@ def test_endless_change_ends_in_503(cluster: Cluster) -> None:
     assert two.bodies() == ["a"]
 
 
-def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
+def test_a_put_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.after("queue_records.create", *[lambda: two.queues.delete(ADDRESS)] * 100)
     with pytest.raises(StoreUnavailable):
@@ -740,7 +740,7 @@ def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
     assert cluster.row() is None
 
 
-def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
+def test_a_patch_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one = cluster.worker()
     one.queues.create(ADDRESS, b'{"n":0}')
 
@@ -756,7 +756,7 @@ def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
     assert one.queues.get(ADDRESS)["n"] == 0
 
 
-def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
+def test_a_post_succeeds_after_fewer_changes_than_tries(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
@@ -765,10 +765,10 @@ def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("point", ["queue_records.get", "queue_records.create", "queues.open", "messages.post"])
-def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point: str) -> None:
+def test_operations_succeed_after_a_short_outage(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
     wires = cluster.fences if point in ("queues.open", "messages.post") else cluster.rows
-    wires.before(point, away)
+    wires.before(point, store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.post("a")
     worker.post("b")
@@ -902,7 +902,7 @@ def test_filters_and_counts_look_at_all_queues(cluster: Cluster, late: QueueFilt
         assert all(queue.metadata["late"] for queue in detailed.queues)
 
 
-def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
+def test_a_listing_reads_rows_only_if_it_needs_metadata(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 40)
     by_name = make_filter("[13579]$", {})
@@ -926,7 +926,7 @@ def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
     assert dict(cluster.rows.calls) == {"queue_records.list_names": 1, "queue_records.get": 3}
 
 
-def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> None:
+def test_a_page_leaves_out_a_queue_that_is_deleted_meanwhile(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 4)
     first = QueueName("shop", "queue", "q00001late")

@@ -71,7 +71,9 @@ def begin(streams: StagedStreams, marker: str | None = None) -> Stream:
     return streams.open(CALLER, ADDRESS, marker=marker, from_start=True, echo=True, version=1)
 
 
-def test_a_stage_is_asked_once_and_sees_each_batch(cluster: Cluster, streams: StagedStreams, gate: Gate) -> None:
+def test_before_hooks_run_once_and_after_hooks_get_each_batch(
+    cluster: Cluster, streams: StagedStreams, gate: Gate
+) -> None:
     cluster.worker().post(*(str(number) for number in range(30)))
     stream = begin(streams)
     assert len(stream.read(version=1, limit=20)) == 20
@@ -87,7 +89,7 @@ def test_a_stage_that_refuses_a_listing_refuses_a_stream(streams: StagedStreams,
         begin(streams)
 
 
-def test_what_a_stage_answers_itself_cannot_be_followed(streams: StagedStreams, gate: Gate) -> None:
+def test_a_stream_is_refused_if_a_stage_answers_the_listing(streams: StagedStreams, gate: Gate) -> None:
     gate.answer = Done([])
     with pytest.raises(NotAcceptable, match="stage"):
         begin(streams)

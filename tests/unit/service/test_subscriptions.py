@@ -66,7 +66,7 @@ def all_stored(cluster: Cluster) -> int:
     return len(cluster.management.subscriptions._subscriptions)
 
 
-def test_workers_that_know_the_queue_learn_of_the_first_subscription(cluster: Cluster) -> None:
+def test_workers_with_a_cached_queue_notice_its_first_subscription(cluster: Cluster) -> None:
     other = cluster.worker()
     other.post("before")
     assert not noted(cluster, other)
@@ -82,7 +82,9 @@ def test_workers_that_know_the_queue_learn_of_the_first_subscription(cluster: Cl
     "method", ["queue_records.get", "subscriptions.list_after", "queue_records.replace", "subscriptions.delete"]
 )
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_subscription_while_the_last_one_goes(cluster: Cluster, method: str, when: str) -> None:
+def test_posts_are_noted_if_a_subscription_is_created_while_the_last_one_is_removed(
+    cluster: Cluster, method: str, when: str
+) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
     getattr(cluster.rows, when)(method, lambda: two.subscribe("mailto:b@example.org"))
@@ -96,7 +98,9 @@ def test_a_subscription_while_the_last_one_goes(cluster: Cluster, method: str, w
 @pytest.mark.parametrize("method", ["queue_records.get", "queue_records.replace", "subscriptions.create"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
-def test_the_last_one_goes_while_another_is_made(cluster: Cluster, method: str, when: str, nth: int) -> None:
+def test_posts_are_noted_if_the_last_subscription_is_removed_while_another_is_created(
+    cluster: Cluster, method: str, when: str, nth: int
+) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
     steps = [lambda: None] * nth + [lambda: one.service.delete(ADDRESS, id_)]
@@ -108,7 +112,7 @@ def test_the_last_one_goes_while_another_is_made(cluster: Cluster, method: str, 
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_no_moment_without_notification(cluster: Cluster, again: bool) -> None:
+def test_posts_are_noted_from_before_a_subscription_is_acknowledged(cluster: Cluster, again: bool) -> None:
     """A remover that was held up between looking and acting does not turn off what was acknowledged meanwhile."""
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
@@ -125,7 +129,7 @@ def test_no_moment_without_notification(cluster: Cluster, again: bool) -> None:
     assert noted(cluster, cluster.worker())
 
 
-def test_a_longer_life_counts_for_whoever_has_a_fast_clock(cluster: Cluster) -> None:
+def test_a_longer_ttl_takes_effect_for_a_worker_with_a_fast_clock(cluster: Cluster) -> None:
     """One that is over by another worker's clock, and just got a longer life by this one's, gets its messages."""
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe(ttl=60)
@@ -150,7 +154,7 @@ def test_a_longer_life_counts_for_whoever_has_a_fast_clock(cluster: Cluster) -> 
     assert noted(cluster, cluster.worker())
 
 
-def test_one_that_is_inserted_while_its_queue_goes_goes_too(cluster: Cluster) -> None:
+def test_a_subscription_stored_while_its_queue_is_deleted_is_removed(cluster: Cluster) -> None:
     """Its creator has found the row, which is there until the very end."""
     subscribers = Subscribers(cluster)
     subscribers.subscribe()
@@ -168,7 +172,9 @@ def test_one_that_is_inserted_while_its_queue_goes_goes_too(cluster: Cluster) ->
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
-def test_the_queue_is_deleted_while_somebody_subscribes(cluster: Cluster, method: str, when: str, nth: int) -> None:
+def test_no_subscription_is_left_if_the_queue_is_deleted_during_a_creation(
+    cluster: Cluster, method: str, when: str, nth: int
+) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     steps = [lambda: None] * nth + [lambda: one.worker.queues.delete(ADDRESS)]
     getattr(cluster.rows, when)(method, *steps)
@@ -182,7 +188,7 @@ def test_the_queue_is_deleted_while_somebody_subscribes(cluster: Cluster, method
 
 @pytest.mark.parametrize("method", ["subscriptions.delete_all", "queue_records.delete"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_somebody_subscribes_while_the_queue_is_deleted(cluster: Cluster, method: str, when: str) -> None:
+def test_no_subscription_is_left_if_it_is_created_during_a_delete(cluster: Cluster, method: str, when: str) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     one.subscribe()
     getattr(cluster.rows, when)(method, two.subscribe)
@@ -194,7 +200,7 @@ def test_somebody_subscribes_while_the_queue_is_deleted(cluster: Cluster, method
 
 @pytest.mark.parametrize("method", ["subscriptions.delete_all", "queue_records.delete"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_who_deletes_the_queue_is_killed(cluster: Cluster, method: str, when: str) -> None:
+def test_no_subscription_is_left_after_a_killed_delete_of_the_queue(cluster: Cluster, method: str, when: str) -> None:
     subscribers = Subscribers(cluster)
     subscribers.subscribe()
     getattr(cluster.rows, when)(method, die)
@@ -211,7 +217,9 @@ def test_who_deletes_the_queue_is_killed(cluster: Cluster, method: str, when: st
 @pytest.mark.parametrize("method", ["queue_records.get", "queue_records.replace", "subscriptions.create"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
-def test_who_subscribes_is_killed(cluster: Cluster, method: str, when: str, nth: int) -> None:
+def test_a_killed_creation_of_a_subscription_can_be_repeated(
+    cluster: Cluster, method: str, when: str, nth: int
+) -> None:
     """Whoever tries again gets what it wants."""
     getattr(cluster.rows, when)(method, *[lambda: None] * nth, die)
     with contextlib.suppress(Killed):
@@ -223,7 +231,7 @@ def test_who_subscribes_is_killed(cluster: Cluster, method: str, when: str, nth:
     assert noted(cluster, cluster.worker())
 
 
-def test_two_subscribe_the_same(cluster: Cluster) -> None:
+def test_two_concurrent_creations_with_one_subscriber_make_one_subscription(cluster: Cluster) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     ids: list[str] = []
     cluster.rows.before("subscriptions.create", lambda: ids.append(two.subscribe()))
@@ -232,7 +240,7 @@ def test_two_subscribe_the_same(cluster: Cluster) -> None:
     assert noted(cluster, cluster.worker())
 
 
-def test_it_is_confirmed_while_it_is_subscribed_again(cluster: Cluster) -> None:
+def test_a_subscription_may_be_confirmed_while_it_is_created_again(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
@@ -254,7 +262,7 @@ def test_changes_do_not_undo_each_other(cluster: Cluster) -> None:
     assert (found.options, found.state, found.version) == ({"a": 1}, REFUSED, 3)
 
 
-def test_what_is_over_stays_a_while_for_the_clocks_of_others(cluster: Cluster) -> None:
+def test_an_expired_subscription_stays_for_the_clock_skew(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     subscribers.subscribe(ttl=60)
     cluster.clock.advance(60)
@@ -265,7 +273,7 @@ def test_what_is_over_stays_a_while_for_the_clocks_of_others(cluster: Cluster) -
     assert not noted(cluster, cluster.worker())
 
 
-def test_tidy_takes_many(cluster: Cluster) -> None:
+def test_tidy_removes_many_expired_subscriptions(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     for number in range(30):
         subscribers.subscribe(f"mailto:a{number}@example.org", ttl=60 + number % 2)
@@ -276,7 +284,7 @@ def test_tidy_takes_many(cluster: Cluster) -> None:
     assert noted(cluster, cluster.worker())
 
 
-def test_tidy_leaves_some_for_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tidy_stops_at_its_limit(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever expires subscriptions all the time does not keep the sweeper for itself."""
     monkeypatch.setattr("zaqar.service.subscriptions._BATCH", 5)
     monkeypatch.setattr("zaqar.service.subscriptions._MOST_TIDIED", 10)
@@ -288,24 +296,24 @@ def test_tidy_leaves_some_for_later(cluster: Cluster, monkeypatch: pytest.Monkey
     assert not noted(cluster, cluster.worker())
 
 
-def away() -> None:
+def store_does_not_answer() -> None:
     raise StoreUnavailable
 
 
-def test_tidy_goes_on_where_the_store_of_a_queue_is_away(cluster: Cluster) -> None:
+def test_tidy_continues_if_the_store_of_a_queue_does_not_answer(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     addresses = [ADDRESS._replace(name=name) for name in ("one", "two", "three")]
     for address in addresses:
         subscribers.service.create(CALLER, address, b'{"subscriber":"mailto:a@example.org","ttl":60}')
     cluster.clock.advance(121)
-    cluster.fences.before("queues.open", away)
+    cluster.fences.before("queues.open", store_does_not_answer)
     assert subscribers.service.tidy() == (3, True)
     assert cluster.fences.all_sprung
     rows = [cluster.row(address) for address in addresses]
     assert [row.notify for row in rows if row is not None] == [False, False, False]
 
 
-def test_an_old_end_does_not_touch_a_new_queue(cluster: Cluster) -> None:
+def test_the_end_of_an_old_subscription_does_not_change_a_new_queue(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     subscribers.subscribe()
     (old,) = subscribers.listed()
@@ -316,7 +324,7 @@ def test_an_old_end_does_not_touch_a_new_queue(cluster: Cluster) -> None:
     assert noted(cluster, cluster.worker())
 
 
-def test_the_end_of_an_old_subscriber_does_not_remove_the_next_one(cluster: Cluster) -> None:
+def test_the_end_of_an_old_subscriber_does_not_remove_the_changed_subscription(cluster: Cluster) -> None:
     """Somebody changed it after the notifier had read it, and before the old subscriber answered that it is gone."""
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
@@ -328,7 +336,7 @@ def test_the_end_of_an_old_subscriber_does_not_remove_the_next_one(cluster: Clus
     assert subscribers.listed() == []
 
 
-def test_the_bell_rings_for_a_confirmation(cluster: Cluster) -> None:
+def test_notifiers_are_woken_for_a_confirmation(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster, require_confirmation=True)
     id_ = subscribers.subscribe()
     subscribers.subscribe()
@@ -345,7 +353,7 @@ def test_the_bell_rings_for_a_confirmation(cluster: Cluster) -> None:
 HOOK = "https://192.0.2.1/"
 
 
-def test_without_keystone_there_is_no_trust(cluster: Cluster) -> None:
+def test_without_keystone_a_subscriber_with_a_token_is_refused(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     with pytest.raises(InvalidInput, match="Keystone"):
         subscribers.subscribe(f"trust+{HOOK}")
@@ -354,7 +362,7 @@ def test_without_keystone_there_is_no_trust(cluster: Cluster) -> None:
     assert cluster.row() is None
 
 
-def test_the_target_policy_is_asked_at_each_way_in(cluster: Cluster) -> None:
+def test_the_target_policy_checks_creations_and_changes(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster, trusts=Keystone(cluster.clock))
     for scheme in ("http", "https", "trust+http", "trust+https"):
         with pytest.raises(InvalidInput, match="webhook_allowed_networks"):
@@ -379,7 +387,7 @@ def delivered_to(cluster: Cluster, store: MessageStore, uid: str, *ids: str) -> 
 
 
 @pytest.mark.parametrize("how", ["delete", "purge", "end", "expire"])
-def test_deliveries_go_with_their_subscriptions(cluster: Cluster, how: str) -> None:
+def test_deliveries_are_removed_with_their_subscriptions(cluster: Cluster, how: str) -> None:
     subscribers = Subscribers(cluster)
     ids = [subscribers.subscribe(f"mailto:{n}@example.org", ttl=60 + 3600 * (n == 2)) for n in range(3)]
     row = cluster.row()
@@ -403,7 +411,7 @@ def test_deliveries_go_with_their_subscriptions(cluster: Cluster, how: str) -> N
 
 
 @pytest.mark.parametrize("count", [501, 1000])
-def test_a_purge_of_many_drops_some_at_a_time(cluster: Cluster, count: int) -> None:
+def test_a_purge_drops_deliveries_in_batches(cluster: Cluster, count: int) -> None:
     subscribers = Subscribers(cluster)
     ids = [subscribers.subscribe(f"mailto:{n}@example.org") for n in range(count)]
     row = cluster.row()
@@ -413,7 +421,7 @@ def test_a_purge_of_many_drops_some_at_a_time(cluster: Cluster, count: int) -> N
     assert delivered_to(cluster, cluster.store, row.uid, *ids) == []
 
 
-def test_ids_that_are_guessed_leave_no_tombstones(cluster: Cluster) -> None:
+def test_deleting_an_unknown_id_stores_no_tombstone(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     kept = subscribers.subscribe()
     for n in range(20):
@@ -423,8 +431,8 @@ def test_ids_that_are_guessed_leave_no_tombstones(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "purge", "end", "expire"])
-def test_removing_one_does_not_need_the_store_of_its_queue(how: str) -> None:
-    """Nor does it wait for it once more, if it was away a moment ago."""
+def test_a_subscription_can_be_removed_while_the_store_of_its_queue_does_not_answer(how: str) -> None:
+    """If the store failed a moment ago, the removal does not wait for it again."""
     cluster = PooledCluster("far")
     subscribers = Subscribers(cluster)
     ids = [subscribers.subscribe(f"mailto:{n}@example.org", ttl=60) for n in range(2)]
@@ -452,7 +460,7 @@ def test_removing_one_does_not_need_the_store_of_its_queue(how: str) -> None:
     assert asked.total() == 1
 
 
-def test_a_queue_whose_store_is_away_is_not_deleted() -> None:
+def test_a_queue_is_not_deleted_while_its_store_does_not_answer() -> None:
     """The request fails and can be repeated; nothing is half done."""
     cluster = PooledCluster("far")
     subscribers = Subscribers(cluster)

@@ -71,7 +71,7 @@ class Run(Stage):
         return drafts
 
 
-def test_stages_follow_each_other(cluster: Cluster) -> None:
+def test_stages_run_in_order(cluster: Cluster) -> None:
     cluster.worker().post("")
     log: list[str] = []
     worker = cluster.worker(Note("1", log), Note("2", log))
@@ -118,7 +118,7 @@ def test_a_refusal_stores_nothing_and_makes_no_queue(cluster: Cluster, error: Cl
     assert worker.bodies() == (["before"] if exists else [])
 
 
-def test_input_that_is_refused_reaches_no_stage(cluster: Cluster) -> None:
+def test_refused_input_reaches_no_stage(cluster: Cluster) -> None:
     log: list[str] = []
     worker = cluster.worker(Note("1", log))
     for raw in (b"{", b'{"messages":[]}', b'{"messages":[{"body":1,"ttl":1}]}'):
@@ -153,7 +153,7 @@ def error_of_a_stage_that_posts(uid: str) -> Exception:
 
 
 @pytest.mark.parametrize("make", [error_of_a_stage_that_posts, lambda uid: InvalidInput("x", "no"), RuntimeError])
-def test_an_error_after_the_store_neither_repeats_nor_fails_a_post(
+def test_an_error_of_an_after_hook_neither_repeats_nor_fails_a_post(
     cluster: Cluster, make: Callable[[str], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is acknowledged is stored, and what is stored is acknowledged: a client would post it again."""
@@ -200,7 +200,7 @@ def test_a_stage_reads_the_configuration_once_at_start() -> None:
 
 
 @pytest.mark.parametrize("plugin", [object, int, "Stage", None, Stage(), lambda: Stage()], ids=range(6))
-def test_anything_else_stops_the_start(plugin: object) -> None:
+def test_an_object_that_is_no_stage_stops_the_start(plugin: object) -> None:
     with pytest.raises(
         StartupError,
         match=r"^\[storage\] message_pipeline: 'mine' is neither a subclass of zaqar\.stages\.base\.Stage, nor .* "
