@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where the parts meet: what it is built from, and what stops the start."""
+"""Building the service: the parts, and the configurations that stop the start."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Alike:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], None]:
-    """Puts a package with a module and entry points of a group on the path, as pip would."""
+    """Install a package with a module and entry points of a group on sys.path, like pip."""
 
     def install(source: str, stages: dict[str, str]) -> None:
         info = tmp_path / "acme-1.0.dist-info"
@@ -155,7 +155,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, d
         (info / "entry_points.txt").write_text("\n".join(["[zaqar.storage.stages]", *lines, ""]))
         (tmp_path / "acme_stages.py").write_text(textwrap.dedent(source))
         monkeypatch.syspath_prepend(str(tmp_path))
-        # What stevedore remembers of this process and of others is of another path.
+        # The caches of stevedore are for another path.
         monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
         monkeypatch.setattr(stevedore_cache._c, "_disable_caching", True)
         monkeypatch.delitem(sys.modules, "acme_stages", raising=False)

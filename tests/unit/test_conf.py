@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that existing configuration files use, with their types and defaults; and where values come from."""
+"""The options of existing configuration files, with their types and defaults, and the sources of values."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ CATALOGUE = {
 
 
 def describe(opt: cfg.Opt) -> str:
-    """An option in the notation of the catalogue."""
+    """Describe an option in the notation of the list above."""
     fields = [type(opt).__name__.removesuffix("Opt")]
     if isinstance(opt.default, list):
         fields.append(f"[{' '.join(opt.default)}]")
@@ -372,7 +372,7 @@ def test_a_state_dir_that_no_uri_can_name(tmp_path: Path) -> None:
 
 
 def test_the_sample_file_is_fresh() -> None:
-    """Our own options, that is: those of libraries change with the libraries."""
+    """Only our own options are compared: those of libraries change with the libraries."""
     sample = (ROOT / "etc" / "zaqar.conf.sample").read_text()
     assert _own_parts(sample) == _own_parts(_generate()), "run tox -e genconfig"
 
@@ -387,7 +387,7 @@ def _generate() -> str:
 
 
 def _own_parts(sample: str) -> dict[str, str]:
-    """Section -> what stands there below "From zaqar", up to the next origin."""
+    """Section -> its text from "From zaqar" to the next origin."""
     found: dict[str, Any] = {}
     for section in re.split(r"^\[", sample, flags=re.MULTILINE)[1:]:
         name, _, text = section.partition("]")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls in threads of their own."""
+"""Blocking calls in daemon threads."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_run_returns_the_result_or_raises_the_error() -> None:
     assert asyncio.run(run()) == "t"
 
 
-def test_a_cancelled_caller_does_not_wait_for_a_hanging_call() -> None:
+def test_hanging_calls_delay_neither_other_calls_nor_the_end_of_the_loop() -> None:
     release = threading.Event()
 
     async def run() -> None:
-        # Far more than a pool would have threads.
+        # Far more calls than a thread pool would have threads.
         hanging = [
             asyncio.create_task(daemon_threads.run(lambda: release.wait(60), name="hanging")) for _ in range(100)
         ]
@@ -38,7 +38,7 @@ def test_a_cancelled_caller_does_not_wait_for_a_hanging_call() -> None:
             isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*hanging, return_exceptions=True)
         )
 
-    # The loop is closed while they hang, and they end without a word.
+    # The loop is closed while the calls hang. They end without an error.
     asyncio.run(run())
     left = [thread for thread in threading.enumerate() if thread.name == "hanging"]
     assert len(left) == 100

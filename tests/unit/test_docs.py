@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation says what the code does: its commands work, and what it names is there."""
+"""The documentation fits the code: its commands work, and the files and members that it names exist."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Terminal:
 
 
 def commands(page: str) -> Iterator[str]:
-    """The commands of a page, without those that open a stream, which needs a server."""
+    """Return the commands of a page, without those that open a stream, because a stream needs a server."""
     for line in page.splitlines():
         text = line.strip().removeprefix("$ ")
         if (text.startswith("curl ") and "text/event-stream" not in text) or re.match(r"[A-Z]=", text):
@@ -126,13 +126,13 @@ def test_the_readme_has_the_program_that_receives_notifications() -> None:
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in that language, in their order."""
+    """Return the code blocks of a page in this language, in order."""
     found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)", page, re.MULTILINE)
     return [textwrap.dedent(block) for block in found]
 
 
 def test_the_curl_commands_on_the_page_on_notifications_work() -> None:
-    """In the order of the page, with the ids that a reader puts in: those that were given."""
+    """The commands run in the order of the page, with the ids of earlier answers."""
     terminal = Terminal()
     answers: list[testing.Result] = []
     for command in commands(NOTIFICATIONS):
@@ -140,7 +140,7 @@ def test_the_curl_commands_on_the_page_on_notifications_work() -> None:
             command = command.replace("5f1c9a7b0e2d4c6f8a1b3d5e", answers[0].json["subscription_id"])
         if (result := terminal.run(command)) is not None:
             answers.append(result)
-    # No notifier runs here, so that there is no delivery to be sent again.
+    # No notifier runs here, so there is no delivery to send again.
     assert [result.status_code for result in answers] == [201, 201, 204, 200, 200, 404, 200]
     assert [answer.json["secret"][:6] for answer in (answers[0], answers[3])] == ["whsec_"] * 2
     assert answers[4].json["deliveries"] == []

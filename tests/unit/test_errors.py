@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of errors: what its drawing says is what the classes are."""
+"""The tree of errors: the drawing in the module fits the classes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns: ids and their order, ages and ends."""
+"""The model objects: ids and their order, ages and ends."""
 
 from __future__ import annotations
 

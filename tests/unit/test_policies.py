@@ -82,7 +82,7 @@ MakeAuthorizer = Callable[[str], Authorizer]
 
 @pytest.fixture
 def make_authorizer(tmp_path: Path) -> MakeAuthorizer:
-    """An authorizer by the rules of a policy file, with none where the text is empty."""
+    """Make an authorizer with the rules of a policy file; without a file if the text is empty."""
 
     def make(policy: str = "") -> Authorizer:
         (tmp_path / "zaqar.conf").write_text("")
@@ -221,7 +221,7 @@ MEMBER, READER = Context("p", "c", frozenset({"member"})), Context("p", "c", fro
 @pytest.mark.parametrize("name", ["policy.yaml", "policy.d/strict.yaml"])
 @pytest.mark.parametrize("content", [None, b"", b'"queues:cre', b"\xff\xfe", b"- 1\n", b'"queues:create": ""\n'])
 def test_a_decision_reads_no_file(tmp_path: Path, name: str, content: bytes | None) -> None:
-    """A policy that is gone, half written or of another content changes nothing until the configuration is reloaded."""
+    """A policy file that is deleted, half written or changed has no effect until the configuration is reloaded."""
     (tmp_path / "zaqar.conf").write_text("")
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

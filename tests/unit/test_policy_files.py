@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy files: how they are found and read, what is refused, and the snapshot of them that workers read."""
+"""Policy files: how they are found and read, which ones are refused, and the snapshot that workers read."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_file_may_have_no_rules(tmp_path: Path, loaded: cfg.ConfigOpts, text: 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        # Whoever wrote these meant "nobody"; oslo.policy admits everybody.
+        # An operator who writes these means "no caller"; oslo.policy would admit every caller.
         ('"queues:get": !', "the rule 'queues:get' is not a text; put it in quotes."),
         ('"queues:get": no', "the rule 'queues:get' is not a text; put it in quotes."),
         ('"queues:get":', "the rule 'queues:get' is not a text; put it in quotes."),
@@ -106,7 +106,7 @@ def test_a_policy_dir_that_is_no_folder_stops_the_start(tmp_path: Path, loaded: 
         ({}, {"a": True}, None),
         ({"a": True}, {"a": True, "b": False}, None),
         ({"a": False}, {"a": False}, None),
-        # It is there, and the configuration names another one.
+        # The file exists, but the configuration names another one.
         ({"there": True}, {"a": True}, None),
         ({"a": True}, {}, "a is gone."),
         ({"a": True, "b": False}, {"a": True}, "b is gone."),
@@ -139,7 +139,7 @@ def test_a_snapshot_is_read_instead_of_the_files(
     monkeypatch.setenv("ZAQAR_POLICY_SNAPSHOT", str(snapshot))
     with pytest.raises(Forbidden):
         Authorizer(loaded).check(READER, "queues:create")
-    assert caplog.messages == []  # what is doubtful was said when the files were read
+    assert caplog.messages == []  # the warnings were logged when the files were read
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"rules": {}}'])

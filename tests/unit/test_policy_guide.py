@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the guide and the strict sample do what they say."""
+"""The examples of the guide and the strict sample decide as described."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules after they were loaded: which cannot be used, which are doubtful, and what a remembered decision depends on."""
+"""Loaded rules: which cannot be used, which give a warning, and the key of a cached decision."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ RULES = st.recursive(
     ),
     max_leaves=5,
 )
-# What the others refer to refers to nothing.
+# Rules that others refer to, without references.
 ENDS = RULES.filter(lambda rule: "rule:" not in rule and "is_admin" not in rule)
 CALLERS = st.builds(
     Context,
@@ -162,7 +162,7 @@ TARGETS = st.tuples(
 
 
 def decide(enforcer: policy.Enforcer, context: Context, address: QueueName | None, attributes: dict[str, str]) -> bool:
-    """The library's own answer, by everything that a rule may see."""
+    """Return the decision of the library, with all attributes that a rule may read."""
     both = {"project_id": context.project, "tenant_id": context.project}
     if context.user_id is not None:
         both["user_id"] = context.user_id
@@ -199,7 +199,7 @@ EVERY_TARGET = [
 def test_a_cached_decision_is_not_used_for_another_caller(
     make_authorizer: MakeAuthorizer, rule: str, shared: str, admin: str, leaf: str
 ) -> None:
-    """Each check alone, by every caller about every target: callers and targets that differ in one thing only."""
+    """Each check alone, for all pairs of callers and targets that differ in one attribute only."""
     rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
     compare(make_authorizer, {name: text.format(leaf) for name, text in rules.items()}, EVERY_CALLER, EVERY_TARGET)
 
@@ -290,14 +290,14 @@ def test_a_decision_reads_no_file(make_authorizer: MakeAuthorizer, monkeypatch: 
 
 @pytest.fixture
 def rule_server() -> Iterator[ThreadingHTTPServer]:
-    """Answers what its attribute ``answer`` says, and counts."""
+    """A server that answers with its attribute ``answer``, and records the requests."""
 
     class Judge(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             server.asked.append(self.path)
             server.may_answer.wait(10)
-            # The one that asked may be gone.
+            # The client may be gone.
             with contextlib.suppress(OSError):
                 self.send_response(200)
                 self.end_headers()
@@ -334,10 +334,10 @@ def test_the_answer_of_another_service_is_not_cached(make_authorizer: MakeAuthor
     assert rule_server.asked == ["/q1"] * 4
     rule_server.answer = b"True"
     with pytest.raises(Forbidden):
-        # There is no such URL.
+        # No URL can be made for this target.
         authorizer.check(MEMBER, "messages:create", QueueName("p", TOPIC, "q1"))
     assert len(rule_server.asked) == 4
-    # A rule that does not ask it is decided without it.
+    # A rule without an http check does not ask the server.
     assert allowed(authorizer, "queues:create", MEMBER)
     assert len(rule_server.asked) == 4
 
@@ -404,10 +404,10 @@ def test_targets_of_all_rules() -> None:
 
 
 def test_no_rule_replaces_a_deprecated_one() -> None:
-    """LoadedPolicy would have to do for these what Enforcer.load_rules() does."""
+    """LoadedPolicy would have to handle them like Enforcer.load_rules()."""
     assert [rule.name for rule in list_rules() if rule.deprecated_rule or rule.deprecated_for_removal] == []
 
 
 def test_no_rule_is_for_tokens_of_one_scope() -> None:
-    """What system-scoped tokens may do is decided by there being no project."""
+    """System-scoped tokens are recognised by their missing project."""
     assert [rule.name for rule in list_rules() if rule.scope_types] == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No secret of a URI is shown, however it is spelt."""
+"""Masking of secrets in URIs, in all spellings."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library's options and rules stay its own; what goes wrong on the way to Keystone has one form."""
+"""The options and rules of the library keep their meaning, and every error of Keystone becomes one exception."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_the_library_refuses_with_the_same_answer(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of something that takes connections, and answers nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -216,7 +216,7 @@ def test_a_keystone_that_never_answers_is_unavailable(tmp_path: Path, silent: in
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A server before Keystone, which answers with one status whatever it is asked about a token."""
+    """A proxy before Keystone that answers all questions about tokens with one status."""
 
     status, message = 500, ""
 
@@ -271,7 +271,7 @@ VALIDATE = "You are not authorized to perform the requested action: identity:val
     ],
 )
 def test_the_cause_of_an_error_of_keystone(tmp_path: Path, status: int, message: str, expected: Any) -> None:
-    """The token, only this question, or every question: then Keystone counts as away."""
+    """An error is about the token, about this question, or about Keystone, which then counts as unavailable."""
     answering = type("Answering", (Answering,), {"status": status, "message": message})
     with ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -284,11 +284,11 @@ def test_the_cause_of_an_error_of_keystone(tmp_path: Path, status: int, message:
         assert caught.value.is_outage is expected
     else:
         assert isinstance(caught.value, expected)
-    # A token that was refused is remembered as that; otherwise the next one may find Keystone better.
+    # A refused token is cached. After any other error Keystone is asked again.
     assert tokens._cache.was_rejected(key_of("token")) == (expected is Unauthorized)
 
 
-def test_an_unexpected_exception_of_the_library_is_no_outage(
+def test_an_unexpected_exception_of_the_library_becomes_keystone_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = started(tmp_path)
@@ -319,7 +319,7 @@ def test_paths_are_bytes_to_the_library() -> None:
 
 
 def test_a_long_token_does_not_make_keystone_count_as_unavailable(tmp_path: Path) -> None:
-    """A server before Keystone may drop the connection for it, which looks as if Keystone were away."""
+    """A proxy before Keystone may drop the connection for a long token. That looks like an outage."""
     library = AuthToken(load(tmp_path, "http_request_max_retries = 0", port=free_port()), FakeClock(time.time()))
     for token, service_token, is_outage in (("x", None, True), ("x" * 1025, None, False), ("x", "x" * 1025, False)):
         with pytest.raises(KeystoneUnavailable) as failed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server holds a request, and whether its client is there; tests/acceptance/test_waits.py asks real servers."""
+"""The server of a process, and whether a client has gone; tests/acceptance/test_waits.py uses real servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zaqar.access.http_server import HttpServer, count_threads, is_client_gone, 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection over TCP: the end of the server, and that of the client."""
+    """The server's end and the client's end of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
@@ -43,7 +43,7 @@ def test_a_client_that_waits_for_its_answer_is_there(pair: tuple[socket.socket, 
 
 @pytest.mark.parametrize("sent", [b"", b"\x15\x03\x03\x00\x02\x01\x00"], ids=["nothing", "the end of a TLS session"])
 def test_a_client_that_has_closed_is_gone(pair: tuple[socket.socket, socket.socket], sent: bytes) -> None:
-    """Also if what it has sent before was not read yet."""
+    """Also if the server has not read its last data yet."""
     ours, theirs = pair
     theirs.sendall(sent)
     theirs.close()

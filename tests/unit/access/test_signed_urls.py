@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed access: the format of the reference, and a grant that opens what it says and nothing else."""
+"""Pre-signed access: the format of OpenStack Zaqar, and grants that allow the signed access and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def claimed(
     bound_to: tuple[str, ...] = (),
     **sent: str,
 ) -> Claim:
-    """What somebody sends who was given a signature by ``key``; ``sent`` is what was changed afterwards."""
+    """Make the claim of a client with a signature of ``key``. ``sent`` are the fields that it has changed."""
     signature = signed_urls.sign(
         key, project=project, paths=paths, methods=methods.split(","), expires=expires, bound_to=bound_to
     )
@@ -47,7 +47,7 @@ GOOD = claimed(MESSAGES, SUBSCRIPTIONS, methods="GET,POST")
 
 
 def refusal(claim: Claim, urls: SignedUrls | None = None, **request: Any) -> str:
-    """Why it does not open the request, asked twice: what is remembered changes nothing. "" if it opens it."""
+    """Return why the claim is refused, "" if it is accepted. It is checked twice, without and with the cache."""
     urls = urls or SignedUrls(KEY)
     asked = {"method": "GET", "path": MESSAGES, "now": NOW, **request}
     reasons, described = [], "The signature does not open this."
@@ -222,7 +222,7 @@ def test_only_put_allows_to_confirm() -> None:
 
 @pytest.mark.parametrize("path", ["/v2/pools", "/v2/queues", "/v2/queues/q", "/v2/queues/q/share", "/", "/v2/health"])
 def test_a_grant_allows_no_other_resource(path: str) -> None:
-    """Even a signature of our own, as policy is asked when a share is made."""
+    """Even with a valid signature, because the policy was checked for the signed paths only."""
     assert refusal(claimed(path), path=path)
     assert refusal(claimed(path, MESSAGES), path=path)
 
@@ -269,7 +269,7 @@ def test_projects_that_would_make_the_text_ambiguous(project: str) -> None:
 
 
 def test_the_end_of_a_field_cannot_be_moved() -> None:
-    """The text is a list without lengths: what one field ends with, the next one could begin with."""
+    """The signed text has no lengths, so the end of a field could be moved to the beginning of the next one."""
     signature = claimed(MESSAGES, methods="GET", project="shop").signature
     one, two = Claim(signature, rf"{MESSAGES}\nGET", "shop", END, "x"), r"GET\nshop"
     assert refusal(one)
@@ -284,7 +284,7 @@ def test_the_end_of_a_field_cannot_be_moved() -> None:
 def test_without_the_key_every_grant_is_refused(key: str | None) -> None:
     urls = SignedUrls(key, ["", "other"])
     assert refusal(GOOD, urls)
-    # Not even what somebody signed with an empty key.
+    # Not even a signature of an empty key.
     assert refusal(claimed(MESSAGES, key=""), urls)
 
 
@@ -303,7 +303,7 @@ def test_a_previous_key_verifies_and_does_not_sign() -> None:
 
 
 def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which key has made a signature does not show in the time."""
+    """The time does not reveal which key has made a signature."""
     compared = []
     compare = hmac.compare_digest
 
@@ -315,7 +315,7 @@ def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     for keys in (["a", "b", KEY], [KEY, "a", "b"], ["a", "b", "c"]):
         compared.clear()
         refused = refusal(GOOD, SignedUrls(keys[0], keys[1:]))
-        # A good one is remembered; a bad one is computed for each of the two requests.
+        # A valid signature is cached. An invalid one is computed for each of the two requests.
         assert len(compared) == (6 if refused else 3)
 
 
@@ -403,7 +403,7 @@ def test_a_confirmation_is_no_share_and_a_share_no_confirmation() -> None:
     bound = claimed(SUBSCRIPTIONS, methods="PUT", bound_to=TERMS)
     assert refusal(bound, method="PUT", path=CONFIRM) == "no key has made the signature"
     assert not confirms(claimed(CONFIRM, methods="PUT"), *TERMS)
-    # Not even one that names more, or that was remembered for something else.
+    # Not even a confirmation with more paths, or one that is cached for other access.
     both = claimed(CONFIRM, MESSAGES, methods="PUT")
     urls = SignedUrls(KEY)
     assert refusal(both, urls, method="PUT", path=MESSAGES) == ""
@@ -456,7 +456,7 @@ def test_a_signature_allows_only_the_signed_access(signed: Signed, sent: Signed 
     shown = Claim(claim.signature, ",".join(other[1]), ",".join(other[2]), other[3], other[0])
     opened = refusal(shown, method=method, path=path) == ""
     if opened:
-        # Whoever holds a signature has sent what was signed, in time, and asks for one of the paths and methods.
+        # The request is accepted only if it has the signed fields, is in time, and uses a signed path and method.
         assert (other[0], sorted(other[1]), sorted(other[2]), other[3]) == (
             project,
             sorted(signed_paths),
@@ -470,7 +470,7 @@ def test_a_signature_allows_only_the_signed_access(signed: Signed, sent: Signed 
         assert rest == "" or rest.count("/") == 1 or (rest.endswith("/confirm") and method == "PUT")
         assert ".." not in path
     elif sent is None and path in signed_paths and method in methods and expires > format_time(NOW):
-        # And the property can fail: what is signed in the form of a share is opened.
+        # Some generated requests must be accepted: those with a signature in the form of a share.
         assert signed_urls._COLLECTION.fullmatch(path) is None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens are remembered for their time, in bounded memory, and not as they are."""
+"""The token cache: times, bounds, and that it does not contain tokens."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trusts for callers of the API: whose they have to be, and how many are made at a time."""
+"""Trusts for callers of the API: which trusts are accepted, and how many requests ask Keystone at a time."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_caller_without_a_user_has_no_trusts() -> None:
 
 
 class ManyRequests:
-    """Callers who all want something of a Keystone that answers when it is told to."""
+    """Concurrent requests to a Keystone that answers when the test says so."""
 
     def __init__(self, bounds: Bounds, *, patience: float = 30.0) -> None:
         self.trustee = Trustee()
@@ -111,7 +111,7 @@ class ManyRequests:
         assert self.go.wait(30)
 
     def ask(self, project: str, *, waits: bool = False) -> None:
-        """Have one more ask, who gets a place at once, or waits for one."""
+        """Start one more request, which gets a slot at once, or waits for a slot."""
         self.callers.append(self.pool.submit(self.requests.create, a_context(project), expires=1.0))
         if not waits:
             assert self.begun.acquire(timeout=30)
@@ -142,7 +142,7 @@ class ManyRequests:
 
 
 def test_few_requests_ask_at_a_time_and_some_wait() -> None:
-    """Of one project, and in all; the others learn at once that they cannot."""
+    """There are limits for one project and in all. Further requests are refused at once."""
     many_requests = ManyRequests(Bounds(4, 4))
     for _ in range(2):
         many_requests.ask("p1")

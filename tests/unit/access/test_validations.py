@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for Keystone, for how long, and who is refused instead."""
+"""Which callers wait for Keystone and for how long, and which ones are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BOB = Answer(Identity("demo", "bob", frozenset(), None, 1e12), 60.0)
 REJECTED = Answer(None, 10.0)
 MOST_CALLERS = 12
 AT_ONCE = 0.5
-"""Seconds. Nothing that is not to wait takes as long, also on a busy machine; what waits does so for longer."""
+"""Seconds. A call that must not wait is faster, even on a busy machine. A call that waits takes longer."""
 
 
 class Keystone:
-    """Answers when it is told to. ``asked`` are the keys of the questions, in their order."""
+    """A Keystone that answers when the test says so. ``asked`` has the names of the questions, in order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -35,7 +35,7 @@ class Keystone:
         self._lock = threading.Lock()
 
     def question(self, name: str, answer: Answer | None = ANN) -> Callable[[], Answer]:
-        """None stands for no answer."""
+        """Make a question. With None there is no answer."""
 
         def ask() -> Answer:
             with self._lock:
@@ -69,7 +69,7 @@ def keystone() -> Iterator[Keystone]:
 
 
 def wait_for_callers(validations: Validations, count: int) -> None:
-    """Until so many are held, and a moment more, in which they come to where they wait."""
+    """Wait until ``count`` callers are in run(), and a little longer, until they wait for their turn."""
     deadline = time.monotonic() + 30
     while MOST_CALLERS - validations._callers._value < count:
         assert time.monotonic() < deadline
@@ -114,7 +114,7 @@ def test_an_answer_to_one_request_is_not_shared(keystone: Keystone, answer: Answ
 
 
 def share(validations: Validations, keystone: Keystone, answer: Answer) -> tuple[list[Answer], list[str]]:
-    """The answers to three who ask the same at once, the first of whom gets this answer; and who asked."""
+    """Let three callers ask the same at once; the first one gets ``answer``. Return the answers and the questions."""
     with ThreadPoolExecutor(3) as pool:
         futures: list[Future[Answer]] = [pool.submit(validations.run, b"a", keystone.question("first", answer))]
         keystone.wait_for(1)
@@ -223,7 +223,7 @@ def test_no_caller_waits_if_keystone_does_not_answer(keystone: Keystone) -> None
         clock.advance(2.1)
         with refused_at_once():
             validations.run(b"a", keystone.question("the same"))
-        # A place that is free is used all the same: it may be a single answer that got lost.
+        # A free slot is still used, because only a single answer may have been lost.
         held.append(pool.submit(validations.run, b"b", keystone.question("another")))
         keystone.wait_for(2)
         with refused_at_once():
@@ -287,7 +287,7 @@ def test_after_an_outage_one_caller_tries_at_a_time(keystone: Keystone) -> None:
     assert keystone.asked == ["trying"]
 
 
-def test_an_unexpected_exception_releases_the_waiting_callers(keystone: Keystone) -> None:
+def test_an_unexpected_exception_releases_its_slots(keystone: Keystone) -> None:
     keystone.answer()
     validations = bounded(most_callers=1)
 

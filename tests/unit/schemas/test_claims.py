@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms of a claim, by hand and by the schema of the document alike."""
+"""TTL and grace of a claim: the parser and the JSON schema accept the same documents."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single fields, and what a schema's complaint becomes."""
+"""Checks of single fields, and the errors of the JSON schema validator."""
 
 from __future__ import annotations
 
@@ -168,13 +168,13 @@ def test_the_whole_document_has_a_name() -> None:
 
 @pytest.mark.parametrize("bad", ["1", 1.0, 60.0, 1e3, True, False, None, [], {}, [1]])
 def test_other_numbers_are_not_accepted_as_integers(bad: Any) -> None:
-    """JSON Schema takes 60.0 for an integer, and Python takes True for one."""
+    """In JSON Schema 60.0 is an integer, and in Python True is one."""
     with pytest.raises(InvalidInput):
         Validator({"type": "integer"}).check(bad)
 
 
 class Counted(list[Any]):
-    """Counts how many of its items were looked at."""
+    """Counts how many of its items were read."""
 
     seen = 0
 

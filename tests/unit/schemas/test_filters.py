@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters of subscriptions: what they match, and what is wrong with those that are none."""
+"""Filters of subscriptions: which bodies match, and the errors of invalid filters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MATCHES: list[tuple[Any, list[Any], list[Any]]] = [
         [{"a": {"b": "x"}}, {"a": {"b": ["x"]}}, {"a": [{"b": "y"}, {"b": "x"}]}, {"a": [[{"b": "x"}]]}],
         [{"a": "x"}, {"a": {"c": "x"}}, {"b": "x"}, {"a": []}, {}],
     ),
-    # One and the same element has to match.
+    # All conditions have to match the same element.
     (
         {"a": {"b": [1], "c": [2]}},
         [{"a": [{"b": 1, "c": 2}]}],
@@ -176,7 +176,7 @@ def test_a_match_examines_a_limited_number_of_elements() -> None:
 
 
 class Counted(list[Any]):
-    """An array that counts how many of its elements are looked at."""
+    """An array that counts how many of its elements are read."""
 
     seen = 0
 
@@ -206,7 +206,7 @@ def deep(levels: int, conditions: Any) -> Any:
     ids=["prefix", "suffix", "case", "equal", "few", "numeric", "anything-but", "or", "deep"],
 )
 def test_a_match_makes_a_limited_number_of_comparisons(policy: Any, element: Any, most: int) -> None:
-    """In elements that are looked at, the fewer the more there is to compare with each."""
+    """The more conditions there are, the fewer elements are examined."""
     array = Counted([element] * (2 * MOST_ELEMENTS))
     assert not matches({"a": policy}, {"a": array})
     assert 0 < array.seen <= most + 1
@@ -227,7 +227,7 @@ def seconds_of(policy: Any, body: Any) -> float:
 
 @pytest.mark.parametrize("name", ["prefix", "suffix", "equals-ignore-case"])
 def test_many_conditions_on_texts_take_about_as_long_as_a_few(name: str) -> None:
-    """150 of them took 50 times as long as one, with each of the 600 words of a message."""
+    """Compared one by one, 150 of them would take 50 times as long as one, for a message with 600 words."""
     body = {"a": [f"word-{n}-drow" for n in range(600)]}
     few, many = ({"a": [{name: f"{n}{'.' * 20}{n}"} for n in range(count)]} for count in (2, MOST_CONDITIONS))
     assert seconds_of(many, body) < 8 * seconds_of(few, body)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posts: what is accepted, by hand and by the schema of the document alike; ids; checksums."""
+"""Posts: the parser and the JSON schema accept the same documents; ids; checksums."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ field = numbers | odd | anything
 
 
 def near(good: st.SearchStrategy[Any], other: st.SearchStrategy[Any] = anything) -> st.SearchStrategy[Any]:
-    """Mostly good: a document with many faults would be refused for the first, and show nothing of the rest."""
+    """Mostly valid values: a document with many errors is refused for the first one and does not test the rest."""
     return st.integers(0, 11).flatmap(lambda n: good if n else other)
 
 
@@ -68,7 +68,7 @@ post = near(st.fixed_dictionaries({"messages": near(st.lists(message, max_size=4
 @example(document={"messages": []})
 @example(document={"Messages": [{"body": 1}]})
 def test_the_parser_accepts_the_documents_that_the_schema_accepts(document: Any) -> None:
-    """All that the schema cannot say is the size of the whole, and what an absent field comes to."""
+    """The schema cannot express the size of the whole, and the value of an absent field."""
     by_schema = refusal_of(lambda: Validator(post_schema(LIMITS)).check(document))
     raw = json.dumps(document).encode()
     by_hand = refusal_of(lambda: drafts_of(raw))
@@ -130,7 +130,7 @@ FAULTS: list[tuple[bytes, str]] = [
     (b'{"messages":[{"body":1,"ttl":59},{"body":1,"ttl":58}]}', "messages[0].ttl"),
     (b'{"messages":[{"body":1},{"body":1,"delay":51}]}', "messages[1].delay"),
     (b'{"messages":[{"body":1,"ttl":59,"delay":51}]}', "messages[0].ttl"),
-    # What is not clean JSON is refused wherever it stands, also where nobody looks.
+    # Invalid JSON is refused in any place, also in unknown fields.
     (b'{"messages":[{"body":1,"body":2}]}', "body"),
     (b'{"messages":[{"body":{"a":{"b":1,"b":1}}}]}', "body"),
     (b'{"messages":[{"body":[1e999]}]}', "body"),
@@ -179,7 +179,7 @@ def test_size_is_that_of_the_whole_request() -> None:
     assert len(drafts_of(raw, _max_messages_post_size=len(raw))) == 1
     error = refusal(raw, _max_messages_post_size=len(raw) - 1)
     assert (error.field, error.reason) == ("messages", f"the post has {len(raw)} bytes, more than {len(raw) - 1}")
-    # Space counts as well, and comes before any fault of a message.
+    # White space counts too, and the size is checked before the messages.
     assert refusal(raw + b" ", _max_messages_post_size=len(raw)).field == "messages"
     assert refusal(b'{"messages":[{"body":1,"ttl":0}]}', _max_messages_post_size=5).field == "messages"
 

@@ -329,7 +329,7 @@ def test_names_are_searched(pattern: str, names: list[str]) -> None:
     "pattern",
     [
         *("(", "[", "*", "a{2,1}", "(?=a)", r"(a)\1", "a**", "\\", "a{1001}", "(" * 2000),
-        # Well-formed, and too large.
+        # Valid, but too large.
         *(r"\pL{40}", r"(\pL{30}){30}", "(((a{100}){100}){100}){100}"),
     ],
     ids=range(13),
@@ -341,7 +341,7 @@ def test_bad_patterns(pattern: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def seconds(pattern: str, names: list[str]) -> float:
-    """To compile it and search all the names; the quickest of three."""
+    """Return the seconds to compile it and search all names: the fastest of three runs."""
     took = math.inf
     for _ in range(3):
         started = time.perf_counter()
@@ -354,13 +354,13 @@ def seconds(pattern: str, names: list[str]) -> float:
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(a|aa)+$", "(.*)*x$", "^(([a-z])+.)+[A-Z]+$", "(.*a){20}"])
 def test_no_pattern_takes_long(pattern: str) -> None:
-    """Where a name does not match, an engine that goes back tries each of 2**60 ways."""
+    """If a name does not match, a backtracking engine tries 2**60 ways."""
     names = ["a" * 60 + "!"] * 100
     assert seconds(pattern, names) < 200 * seconds("b$", names)
 
 
 def test_large_patterns_are_bounded_too() -> None:
     names = ["a" * 63 + "-"] * 20
-    # Each is about as much as the memory for an expression admits, and keeps most of it busy for each character.
+    # Each one almost reaches the memory limit of an expression, and uses most of its states for each character.
     for pattern in ("(.?){900}$", "([a-z]?){1000}$", "|".join(["(x+x+)+y"] * 300), r"(\pL?){12}$"):
         assert seconds(pattern, names) < 5000 * seconds("b$", names)

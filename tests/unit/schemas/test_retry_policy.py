@@ -60,7 +60,7 @@ def test_invalid_policies(field: str, value: Any) -> None:
     ],
 )
 def test_span_of_the_delays(policy: dict[str, Any] | None, fits: bool) -> None:
-    """Each of the two has its default where it is absent."""
+    """A missing delay has its default."""
     if fits:
         retry_policy.check(policy, field="_retry_policy")
         return

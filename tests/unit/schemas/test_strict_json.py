@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is JSON enough to be stored, in tables at the bounds and against two other parsers."""
+"""The strict JSON decoder: tables of values at its bounds, and comparisons with two other parsers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from zaqar.schemas.strict_json import INT64_MAX, INT64_MIN, MAX_DEPTH, decode, e
 
 
 def refusal(raw: bytes) -> str | None:
-    """Why it is refused, None where it is not."""
+    """Return why it is refused, None if it is accepted."""
     error = refusal_of(lambda: decode(raw))
     return None if error is None else error.reason
 
 
 def is_equal_json(one: Any, other: Any) -> bool:
-    """Equal, and of equal types all the way down: 1, 1.0 and true are three values."""
+    """Whether two values are equal and have equal types at all levels: 1, 1.0 and true are different values."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -142,7 +142,7 @@ def test_every_int64_is_read(number: int) -> None:
     [str(INT64_MAX + 1), str(INT64_MIN - 1), "9" * 19, "-" + "9" * 19, "9" * 20, "9" * 21, "-" + "9" * 5000],
 )
 def test_no_other_integer_is_read(digits: str) -> None:
-    # int() refuses more than 4300 digits with an error of its own, which must not come through.
+    # int() raises another error for more than 4300 digits, which must not reach the caller.
     for raw in (digits, f'{{"a":[{digits}]}}'):
         assert refusal(raw.encode()) == "an integer does not fit into 64 bits"
 
@@ -238,7 +238,7 @@ def test_a_key_in_two_objects_is_fine() -> None:
 
 # -- depth -----------------------------------------------------------------------------------------------------------
 
-# Each of them is 100 brackets that nest nothing, so that the depth is computed and not only bounded by their number.
+# Each one has 100 brackets without nesting, so that the depth has to be computed.
 SIBLINGS = ["[" + "[]," * 50 + '{"a":[{}]}]', '"' + "[{" * 50 + '"', '"' + '\\"[' * 100 + '\\\\"', '"]]]]}}}}"']
 
 
@@ -290,7 +290,7 @@ def test_extreme_depth_is_refused_without_an_overflow(brackets: str) -> None:
 
 
 def seconds(raw: bytes) -> float:
-    """The quickest of three."""
+    """Return the seconds of the fastest of three runs."""
     took = math.inf
     for _ in range(3):
         started = time.perf_counter()
@@ -314,10 +314,10 @@ def seconds(raw: bytes) -> float:
     ids=range(8),
 )
 def test_hostile_documents_take_no_longer_than_others(hostile: bytes) -> None:
-    """Many brackets, then something to stumble over: a string without an end was tried from each quote in it."""
+    """Many brackets, and a string without an end, which a simple pattern would try from each quote in it."""
     brackets = b"[" * (MAX_DEPTH + 1)
     friendly = nest(MAX_DEPTH, "[],[]," + json.dumps("x" * len(hostile)))
-    # A factor, as the machine may be slow. It was thousands, and grew with the size.
+    # Compare a ratio, because the machine may be slow. Without protection it is thousands, and grows with the size.
     assert seconds(brackets + hostile) < 200 * seconds(friendly)
     assert seconds(hostile) < 200 * seconds(friendly)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URIs of subscribers: what is one, and what would be a way to smuggle something in."""
+"""URIs of subscribers: valid ones, invalid ones, and attempts to inject data."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire form of subscriptions. What is refused, and how that is said, is in the tests of the API."""
+"""The wire form of subscriptions. The texts of errors are tested in the tests of the API."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def creation(**fields: Any) -> Wanted:
 
 
 def refused(**options: Any) -> str:
-    """The field that a creation with these options is refused for."""
+    """Return the field in the error of a creation with these options."""
     with pytest.raises(InvalidInput) as caught:
         creation(options=options)
     return caught.value.field
@@ -78,7 +78,7 @@ def test_a_change_needs_at_least_one_field() -> None:
     "name",
     [
         *("X-A", "x_a", "!#$%&'*+-.^_`|~", "a" * 128),
-        # What carries a proof of its own, or says nothing of who asks.
+        # Headers that carry their own proof, or that do not name a caller.
         *("Authorization", "X-Auth-Token", "Cookie", "X-Api-Key", "Content-Type", "Accept", "User-Agent"),
         *(
             "OpenStack-API-Version",
@@ -102,7 +102,7 @@ def test_valid_names_of_headers(name: str) -> None:
         *("HOST", "Content-Length", "content-encoding", "transfer-encoding", "Connection", "keep-alive", "TE"),
         *("Trailer", "Upgrade", "Expect", "HTTP2-Settings", "Proxy-Connection", "Proxy-Authorization"),
         *("webhook-id", "Webhook-Timestamp", "WEBHOOK-SIGNATURE"),
-        # What keystonemiddleware says, in the spellings that WSGI and older servers take for it.
+        # Headers of keystonemiddleware, in the spellings that WSGI and older servers treat as equal.
         *("X-Project-Id", "X_PROJECT_ID", "x-project_id", "X.Project.Id", "X-Project-Name", "X-Project-Domain-Id"),
         *("X-User-Id", "X-User-Name", "X-User-Domain-Name", "X-Roles", "X_Roles", "X-Role", "X-User", "X-Tenant-Id"),
         *("X-Tenant", "X-Tenant-Name", "X-Domain-Id", "X-Domain-Name", "X-Identity-Status", "X-Is-Admin-Project"),
@@ -167,7 +167,7 @@ def test_fields_of_a_mail_must_be_one_line(name: str, text: str) -> None:
 )
 def test_the_sender_of_a_mail_is_one_address(sender: str) -> None:
     assert refused(**{"from": sender}) == "options.from"
-    # A webhook has no use for it, and it had none before.
+    # A webhook takes no trust.
     check_options_for({"from": sender}, "https://example.org", project="shop")
     with pytest.raises(InvalidInput, match=r"options\.from"):
         check_options_for({"from": sender}, MAIL, project="shop")

@@ -95,7 +95,7 @@ def test_a_claim_that_is_retried_makes_one_claim(cluster: Cluster, worker: Worke
 
 
 def prepare(worker: Worker, *bodies: str, count: int = 1, **metadata: Any) -> None:
-    """Messages that have been claimed as often as their queue allows."""
+    """Post messages and claim them as often as their queue allows."""
     reserved = {"_max_claim_count": count, "_dead_letter_queue": "dead", **metadata}
     worker.queues.create(ADDRESS, json.dumps(reserved).encode())
     worker.post(*bodies)
@@ -162,7 +162,7 @@ def test_a_claim_succeeds_if_its_dead_letter_queue_changes_meanwhile(cluster: Cl
 
 
 def test_after_a_change_of_the_dead_letter_queue_a_claim_reads_one_row(cluster: Cluster) -> None:
-    """The queue that is claimed from is as it was, and is not read again."""
+    """Only the row of the dead letter queue is read again."""
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch_dead(two)
@@ -188,11 +188,11 @@ def test_a_claim_succeeds_if_both_queues_change_meanwhile(cluster: Cluster) -> N
 def test_a_new_dead_letter_queue_is_used_after_the_patch_is_acknowledged(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
-    patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]'
+    patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"other"}]'
     cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
     assert claim(one) == []
     assert two.bodies(DEAD) == []
-    assert two.bodies(ADDRESS._replace(name="grave")) == ["a"]
+    assert two.bodies(ADDRESS._replace(name="other")) == ["a"]
 
 
 def test_after_the_rule_is_removed_no_message_moves(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ def cluster() -> PooledCluster:
 
 
 def prepare(cluster: PooledCluster, *bodies: str, **metadata: Any) -> Worker:
-    """A worker, and messages that have been claimed as often as their queue allows."""
+    """Post messages and claim them as often as their queue allows; return the worker."""
     worker = cluster.worker()
     reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", **metadata}
     cluster.next_pool = "one"
@@ -104,7 +104,7 @@ def test_within_one_store_the_claim_itself_moves_exhausted_messages(cluster: Poo
 
 
 def leave_dead_letters_set_aside(cluster: PooledCluster) -> Worker:
-    """Letters that a killed worker has set aside for another store."""
+    """Kill a worker after it has set dead letters aside, and return another worker."""
     prepare(cluster, "a", "b")
     cluster.wires["two"].before("dead_letters.receive", die)
     with pytest.raises(Killed):
@@ -213,7 +213,7 @@ def test_dead_letters_arrive_if_a_queue_changes_during_the_hand_over(
 ) -> None:
     prepare(cluster, "a", "b")
     other = cluster.worker()
-    # What is in a queue when it is deleted is gone, so these come before anything has arrived.
+    # A deleted queue loses its messages, so these changes happen before the first dead letter has arrived.
     if step == "claims.claim" and change in (recreate_dead, delete_dead):
         return
     cluster.wires[pool].before(step, lambda: change(other))

@@ -77,7 +77,7 @@ def test_the_report_leaves_no_queue_in_the_stores(cluster: Cluster, health: Heal
 def test_after_a_failed_operation_the_next_ones_are_not_tried(
     cluster: Cluster, health: Health, caplog: pytest.LogCaptureFixture, name: str, method: str
 ) -> None:
-    """Those after it are not tried, but for the one that leaves no trace; there is a report all the same."""
+    """Only the deletion of the queue is still tried. The report is complete."""
     cluster.fences.before(method, store_does_not_answer)
     with caplog.at_level(logging.ERROR):
         report = health.report()
@@ -106,7 +106,7 @@ def test_the_report_of_a_message_store_that_does_not_answer(cluster: Cluster, he
     assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None, "failed": parts}]
     assert report["failed"] == ["operation_status", "message_volume", "durability"]
     assert len({status["ref"] for status in report["operation_status"].values()}) == 1
-    # It is waited for once: by an operation, and at the same time for what "stored" survives.
+    # Two calls, in parallel: the first operation, and the durability.
     assert sum(cluster.fences.calls.values()) == before + 2
 
 
@@ -154,7 +154,7 @@ def test_a_failed_part_is_named_and_the_other_parts_are_reported(
 
 @pytest.fixture
 def silence() -> Iterator[threading.Event]:
-    """Whoever waits for it gets no answer while the test runs."""
+    """An event that blocks its waiters until the test ends."""
     event = threading.Event()
     yield event
     event.set()
@@ -170,7 +170,7 @@ def test_an_operation_that_never_answers_is_named(
     name: str,
     method: str,
 ) -> None:
-    """What was found before it is told, the report does not wait, and the queue goes once the store answers again."""
+    """Earlier results are in the report, which does not wait. The queue is deleted after the store answers again."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
     cluster.fences.before(method, silence.wait)
     began = time.monotonic()
@@ -188,7 +188,7 @@ def test_an_operation_that_never_answers_is_named(
     while (cluster.shelves() or cluster.fences.calls["queues.drop"] == 0) and time.monotonic() < end:
         time.sleep(0.01)
     assert cluster.shelves() == set()
-    # Operations after it were not tried.
+    # The operations after it were not tried.
     assert all(cluster.fences.calls[each] == 0 for each in list(OPERATIONS.values())[position + 1 : -1])
 
 
@@ -196,7 +196,7 @@ def test_an_operation_that_never_answers_is_named(
 def test_the_report_is_complete_if_the_management_store_never_answers(
     monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str
 ) -> None:
-    """With pools it also says which stores there are."""
+    """With pools the management store also has the list of the stores."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.6)
     monkeypatch.setattr("zaqar.service.health._LISTING_SECONDS", 0.3)
     cluster = PooledCluster("one", "two")
@@ -257,7 +257,7 @@ def test_an_unexpected_exception_is_raised(cluster: Cluster, health: Health) -> 
 
 
 class Account:
-    """What Keystone says of the account of the service."""
+    """A Keystone with a fixed answer about the service user."""
 
     def __init__(self, problem: str | StoreUnavailable | None = None) -> None:
         self.problem = problem

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service adds to the store's messages: positions, scoping, the rule that deletes need a claim."""
+"""The parts of message operations that the service adds to the store: markers, ids, and deletes that need a claim."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_messages_of_a_page_have_the_ages_of_one_moment(cluster: Cluster, wo
 
 
 def test_a_retried_operation_keeps_the_time_of_its_start(cluster: Cluster, worker: Worker) -> None:
-    """A message that expires between two tries was there when the client asked."""
+    """A message that expires between two tries is shown, because it was live when the client asked."""
     worker.post("a")
     other = cluster.worker()
 
@@ -78,7 +78,7 @@ def test_a_page_begins_after_its_marker(worker: Worker) -> None:
 
 
 def test_a_marker_of_an_earlier_queue_begins_at_the_start(cluster: Cluster, worker: Worker) -> None:
-    """Also where the worker has yet to learn that the queue is another one."""
+    """Also if the worker still has the earlier queue in its cache."""
     marker = worker.post("old", "old")[1]
     other = cluster.worker()
     other.queues.delete(ADDRESS)
@@ -183,7 +183,7 @@ def test_a_delete_of_an_absent_message_needs_no_claim(strict_worker: Worker) -> 
 
 
 def test_a_message_that_is_released_during_its_delete_stays(cluster: Cluster, strict_worker: Worker) -> None:
-    """The look and the delete are two steps, so no delete without a claim may follow from the look."""
+    """The check and the delete are two steps, so the check must not allow a delete without a claim."""
     (id_,) = strict_worker.post("a")
     claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
     cluster.fences.after("messages.get", lambda: strict_worker.claims.release(ADDRESS, claim_id))

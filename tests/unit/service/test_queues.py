@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues behind each other's backs: every race of docs/contributor/fence.rst, played in a fixed order."""
+"""The queue cache and the fence: every race of docs/contributor/fence.rst in a fixed order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def store_does_not_answer() -> None:
 
 
 def test_warm_operations_read_no_row(cluster: Cluster) -> None:
-    """Each is one call of the message store and none of the management store."""
+    """Each operation makes one call of the message store and none of the management store."""
     worker = cluster.worker()
     (kept, _) = worker.post("kept", "other")
     claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
@@ -121,7 +121,7 @@ def test_queues_of_other_kinds_and_projects_are_separate(cluster: Cluster) -> No
 
 
 def entry_bytes(cluster: Cluster) -> int:
-    """What the cache counts for a queue with a short name and without metadata."""
+    """Return the bytes that the cache counts for a queue with a short name and without metadata."""
     worker = cluster.worker()
     worker.post("a", address=ADDRESS._replace(name="qx"))
     return worker.queues._cache.size
@@ -135,7 +135,7 @@ def test_the_cache_is_bounded_and_removes_the_oldest_first(cluster: Cluster, mon
         worker.post("a", address=address)
         assert len(worker.queues._cache) <= 3
     assert list(worker.queues._cache) == addresses[2:]
-    # One that is there already pushes nobody out.
+    # An entry that is cached already removes no other.
     worker.queues.refresh(addresses[3], create=False)
     assert set(worker.queues._cache) == set(addresses[2:])
     cluster.forget_counts()
@@ -161,7 +161,7 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
 
 
 def metadata_of(kind: str, size: int) -> dict[str, Any]:
-    """Metadata of about so many bytes of JSON, which take far more in memory for some kinds."""
+    """Make metadata with about ``size`` bytes of JSON. Some kinds take far more bytes in memory."""
     match kind:
         case "one text":
             return {"text": "x" * size}
@@ -179,7 +179,7 @@ def metadata_of(kind: str, size: int) -> dict[str, Any]:
 def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The limit is one of bytes: what a tenant chooses to store in the metadata decides how many are remembered."""
+    """The limit is in bytes, so the number of cached queues depends on the metadata that tenants store."""
     bound = 1024 * 1024
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", bound)
     worker = cluster.worker()
@@ -222,7 +222,7 @@ def make_row(name: str, metadata: dict[str, Any]) -> Queue:
 
 @contextlib.contextmanager
 def threads_switch_often() -> Iterator[None]:
-    """Threads change places after every few instructions, so that rare races happen."""
+    """Make threads switch after every few instructions, so that rare races happen."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -242,7 +242,7 @@ def test_concurrent_first_posts_create_one_queue(cluster: Cluster) -> None:
         meeting.wait()
         workers[number].post(str(number))
 
-    # All of them meet again where they have seen that there is no row.
+    # All threads wait for each other after they have read that there is no row.
     cluster.rows.after("queue_records.get", *[meeting.wait] * 8)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(post, range(8)))
@@ -277,7 +277,7 @@ def test_one_of_two_concurrent_puts_creates_the_queue(cluster: Cluster) -> None:
 
 
 def test_a_put_succeeds_if_its_queue_is_deleted_before_its_fence_is_raised(cluster: Cluster) -> None:
-    """The deletion was answered first, so the queue is there afterwards."""
+    """The delete is acknowledged before the put, so the queue exists afterwards."""
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.after("queue_records.create", lambda: two.queues.delete(ADDRESS))
     assert one.queues.create(ADDRESS, b'{"mine":1}') is True
@@ -322,7 +322,7 @@ def test_a_refused_first_post_creates_no_queue(cluster: Cluster, raw: bytes) -> 
 
 @pytest.mark.parametrize("point", ["queue_records.get", "messages.post"])
 def test_a_post_succeeds_if_its_queue_is_deleted_before_the_store_operation(cluster: Cluster, point: str) -> None:
-    """Whatever copy the poster has, its message is in a queue that is there when it is answered."""
+    """With any cached queue, an acknowledged message is in a queue that exists."""
     one, two = cluster.worker(), cluster.worker()
     two.post("old")
     old = cluster.row()
@@ -376,7 +376,7 @@ def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, opera
 
 
 def kill_between_drop_and_row(cluster: Cluster) -> Queue:
-    """Leave a row whose queue is dropped, as a worker does that is killed in the middle of a delete."""
+    """Leave a row whose queue is dropped, like a worker that is killed in the middle of a delete."""
     victim = cluster.worker()
     victim.post("old")
     cluster.rows.before("queue_records.delete", die)
@@ -412,7 +412,7 @@ def test_a_killed_delete_is_finished_by_a_put(cluster: Cluster) -> None:
 
 
 def test_a_killed_delete_is_finished_by_a_patch(cluster: Cluster) -> None:
-    """The deletion was never answered: it may take place after the change."""
+    """The delete was never acknowledged, so it may take effect after the patch."""
     kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     assert worker.queues.patch(ADDRESS, patch(a=1))["a"] == 1
@@ -473,7 +473,7 @@ def test_two_concurrent_deletes_succeed(cluster: Cluster) -> None:
 
 
 def test_a_post_follows_a_patch_that_comes_before_the_store_operation(cluster: Cluster) -> None:
-    """The copy was read before the change, and the change was answered before the operation: it counts."""
+    """The queue was cached before the patch, and the patch was acknowledged before the operation."""
     for point in ("queue_records.get", "messages.post"):
         one, two = cluster.worker(), cluster.worker()
         two.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
@@ -517,7 +517,7 @@ def test_a_post_refused_by_current_rules_reads_the_row_once(cluster: Cluster) ->
 
 
 def test_a_patch_killed_before_it_raised_the_fence_takes_effect_later(cluster: Cluster) -> None:
-    """It was never answered. Whoever meets the new row first brings it to all."""
+    """It was never acknowledged. The next request that reads the new row raises the fence for all workers."""
     one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
     one.post("a")
@@ -575,7 +575,7 @@ def test_a_patch_is_not_found_if_its_queue_is_deleted_meanwhile(cluster: Cluster
         with pytest.raises(NotFound):
             one.queues.patch(ADDRESS, patch(a=1))
     else:
-        # The change was in place first, and went with the queue.
+        # The patch was stored first, and was deleted with the queue.
         assert one.queues.patch(ADDRESS, patch(a=1))["a"] == 1
     assert cluster.row() is None
     assert one.bodies() == []
@@ -630,8 +630,8 @@ def test_a_patch_can_remove_metadata_that_lowered_limits_forbid(cluster: Cluster
 # -- fences and rows that lost each other ----------------------------------------------------------------------------
 
 
-def test_a_stale_row_does_not_lower_the_fence(cluster: Cluster) -> None:
-    """It must not be written back: the row has moved on since it was read."""
+def test_a_stale_row_is_not_written_back(cluster: Cluster) -> None:
+    """The row was changed after it was read."""
     one, two = cluster.worker(), cluster.worker()
     two.queues.create(ADDRESS, b'{"n":0}')
 
@@ -668,13 +668,13 @@ def test_a_row_from_a_backup_overtakes_the_fence(cluster: Cluster) -> None:
 @pytest.mark.parametrize("behind", [2, 17, 100_000])
 @pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
 def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
-    """However far the fence is ahead, which grows with each change that was made after the backup."""
+    """The number of changes after the backup, by which the fence is ahead, does not matter."""
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
     assert row is not None
     ahead = replace(row, generation=row.generation + behind)
     cluster.store.queues.open(queue=ahead, now=cluster.clock())
-    # A worker that was not restarted remembers the queue as it was before the restore.
+    # A worker that was not restarted has the queue of before the restore in its cache.
     remembers = cluster.worker()
     remembers.queues._cache.remember(ADDRESS, ahead)
     worker = cluster.worker()
@@ -686,7 +686,7 @@ def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, 
         "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
     }
     operations[operation]()
-    # The change itself is a write too.
+    # The patch itself is a write too.
     assert cluster.rows.calls["queue_records.replace"] == (2 if operation == "patch" else 1)
     assert sum(cluster.rows.calls.values()) + sum(cluster.fences.calls.values()) <= 8
     caught_up = cluster.row()
@@ -796,7 +796,7 @@ def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) ->
 
 
 def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[str], bool]:
-    """Those of the queue, and whether its row says that there are some."""
+    """Return the ids of the subscriptions of the queue, and ``notify`` of its row."""
     row = cluster.row(address)
     assert row is not None
     listed = cluster.management.subscriptions.list_after(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
@@ -826,7 +826,7 @@ def test_a_purge_removes_what_it_names_and_leaves_the_rest(
     worker.queues.purge(ADDRESS, b"" if types is None else json.dumps({"resource_types": types}).encode())
     assert worker.bodies() == other.bodies() == bodies
     assert subscriptions(cluster) == left
-    # What a worker posts afterwards is in the queue, and goes to who is left.
+    # Later posts are in the queue, and are noted for the remaining subscribers.
     assert worker.post("c")
     assert other.bodies() == [*bodies, "c"]
     assert worker.bodies(beside) == ["a", "b"]
@@ -855,7 +855,7 @@ def page_of(worker: Worker, **changes: Any) -> QueuePage:
 
 
 def fill(cluster: Cluster, total: int, *, kind: str = "queue", project: str = "shop") -> None:
-    """``total`` queues with large metadata; the last three have ``late`` in their names and in their metadata."""
+    """Create ``total`` queues with large metadata. The last three have ``late`` in their names and metadata."""
     for number in range(total):
         late = number >= total - 3
         name = f"q{number:05}" + ("late" if late else "")
@@ -869,7 +869,7 @@ FILTERS = {"by name": ("late$", {}), "by metadata": (None, {"late": "true"}), "b
 
 @pytest.fixture(params=FILTERS.values(), ids=FILTERS)
 def late(request: pytest.FixtureRequest) -> QueueFilter:
-    """Keeps the last three queues."""
+    """A filter that keeps the last three queues."""
     keep = make_filter(*request.param)
     assert keep is not None
     return keep
@@ -877,7 +877,7 @@ def late(request: pytest.FixtureRequest) -> QueueFilter:
 
 @pytest.mark.parametrize("kind", ["queue", TOPIC])
 def test_filters_and_counts_look_at_all_queues(cluster: Cluster, late: QueueFilter, kind: str) -> None:
-    """More of them than are read at a time, and the last ones match."""
+    """There are more queues than one read returns, and the last ones match."""
     worker = cluster.worker()
     total = (2 * queue_listing._ROWS_AT_A_TIME if late.needs_metadata else queue_listing._NAMES_AT_A_TIME) + 3
     fill(cluster, total, kind=kind)
@@ -912,7 +912,7 @@ def test_a_listing_reads_rows_only_if_it_needs_metadata(cluster: Cluster) -> Non
         assert len(page.names) > 0
         assert page.queues == []
         assert dict(cluster.rows.calls) == {"queue_records.list_names": 1}
-        # A count looks at the names once more, or not even that.
+        # A count reads the names once more at most.
         cluster.forget_counts()
         assert page_of(worker, with_count=True, **wanted).count == (18 if "keep" in wanted else 40)
         assert set(cluster.rows.calls) <= {"queue_records.list_names", "queue_records.count"}
@@ -920,7 +920,7 @@ def test_a_listing_reads_rows_only_if_it_needs_metadata(cluster: Cluster) -> Non
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=False, limit=3).queues) == 3
     assert dict(cluster.rows.calls) == {"queue_records.list_after": 1}
-    # Names are matched first: the rows of the page are all that is read.
+    # Names are matched first, so only the rows of the page are read.
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=True, limit=3, keep=by_name).queues) == 3
     assert dict(cluster.rows.calls) == {"queue_records.list_names": 1, "queue_records.get": 3}
@@ -939,7 +939,7 @@ def test_a_page_leaves_out_a_queue_that_is_deleted_meanwhile(cluster: Cluster) -
 def test_one_request_looks_at_a_bounded_number_of_queues(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, late: QueueFilter, with_count: bool
 ) -> None:
-    """A page may be short or empty then; whoever follows it to its end finds all that match, each once."""
+    """A page may be short or empty then. A client that follows all pages gets each match once."""
     monkeypatch.setattr(queue_listing, "MOST_NAMES", 60)
     monkeypatch.setattr(queue_listing, "MOST_ROWS", 60)
     monkeypatch.setattr(queue_listing, "_NAMES_AT_A_TIME", 20)
@@ -955,7 +955,7 @@ def test_one_request_looks_at_a_bounded_number_of_queues(
         pages += 1
         assert len(page.names) <= 2
         assert page.count is None, "more queues than one request looks at"
-        # A count begins anew at the first queue, and gives up after as many.
+        # A count starts again at the first queue, and stops after the same number.
         assert sum(cluster.rows.calls.values()) <= (6 if with_count else 3)
         assert page.following is None or page.following > after
         names += page.names
@@ -965,7 +965,7 @@ def test_one_request_looks_at_a_bounded_number_of_queues(
 
 
 def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueFilter) -> None:
-    """With the bounds as they are."""
+    """With the default bounds."""
     read: list[int] = []
     worker = cluster.worker()
     fill(cluster, 700)
@@ -989,11 +989,11 @@ def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueF
 
 
 HOSTILE = "(.{0,60}){0,10}~"
-"""Takes long for each name, and is in none."""
+"""An expression that takes long for each name and matches none."""
 
 
 class SlowMatching:
-    """The time as if an expression took a millisecond for each name, which depends on the machine."""
+    """A clock that advances by a millisecond for each matched name, so that the test does not depend on the machine."""
 
     def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
         self._now = 0.0
@@ -1031,7 +1031,7 @@ def test_an_expression_that_takes_long_ends_the_page_early(cluster: Cluster, mon
 def test_an_expression_that_takes_long_leaves_turns_to_other_requests(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a gevent worker, also where the store is never waited for."""
+    """In a gevent worker, also if the store never blocks."""
     gevent = pytest.importorskip("gevent")
     monkeypatch.setattr(queue_listing, "WALK_SECONDS", 0.3)
     monkeypatch.setattr(queue_listing, "time", SlowMatching(gevent.sleep))

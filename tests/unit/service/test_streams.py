@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams pass the stages that a listing passes: no stage that refuses a listing can be evaded by a stream."""
+"""Streams run the hooks of a listing, so a client cannot evade a stage by a stream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zaqar.waiting.hub import Hub
 
 
 class Gate(Stage):
-    """Does what the test has set, and notes what it sees."""
+    """A stage that does what the test has set, and records its calls."""
 
     def __init__(self) -> None:
         self.answer: ListMessages | Done[Sequence[Message]] | Exception | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trust a subscription uses, and that none is left behind, whatever the request comes to."""
+"""Which trust a subscription uses, and that every unused trust becomes due, also if the request fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Trusting(Subscribers):
         return self.cluster.management.trusts.get(trust_id=trust_id)
 
     def due(self) -> list[str]:
-        """The trusts that are to be looked at now."""
+        """Return the trusts that are due now."""
         return [each.id for each in self.cluster.management.trusts.list_due(now=self.cluster.clock.now, limit=99)]
 
 
@@ -82,7 +82,7 @@ def test_options_may_be_sent_back_as_they_were_shown(subscribers: Trusting) -> N
     subscribers.patch(id_, options={"k": 3})
     assert subscribers.one().options == {"k": 3, "trust_id": "ann-0"}
     assert len(subscribers.keystone.made) == 1
-    # Each time, as this token may have fewer roles than the one that the trust was made with.
+    # Checked at each change, because this token may have fewer roles than the one that made the trust.
     assert subscribers.keystone.checked == ["ann-0", "ann-0"]
 
 
@@ -134,7 +134,7 @@ def test_a_trust_becomes_due_if_the_subscription_cannot_be_stored(subscribers: T
 def test_the_trust_of_a_killed_request_becomes_due_later(subscribers: Trusting) -> None:
     subscribers.cluster.rows.before("subscriptions.create", die)
     release = subscribers.cluster.management.trusts.put
-    # A process that dies runs nothing that would come afterwards.
+    # A killed process does not run the end of the session.
     calls: list[Trust] = []
 
     def put(*, trust: Trust) -> None:
@@ -189,7 +189,7 @@ def test_a_trust_given_by_the_caller_is_checked_and_never_due(subscribers: Trust
     with pytest.raises(InvalidInput):
         subscribers.patch(id_, options={"trust_id": "y"})
     assert subscribers.trust() == "x"
-    # It is kept by those whose it is.
+    # Its owner may keep it.
     subscribers.patch(id_, options={"k": 1})
     subscribers.patch(id_, by=BOB, ttl=7200)
     assert subscribers.one().options == {"k": 1, "trust_id": "x"}
@@ -200,7 +200,7 @@ def test_a_trust_given_by_the_caller_is_checked_and_never_due(subscribers: Trust
 
 
 def test_a_caller_cannot_give_the_trust_of_another_subscription(subscribers: Trusting) -> None:
-    """It ends with that one."""
+    """It would end with that subscription."""
     subscribers.create()
     subscribers.keystone.brought = {"ann-0": "ann"}
     with pytest.raises(InvalidInput, match="another subscription"):
@@ -259,7 +259,7 @@ def test_a_user_cannot_redirect_requests_in_the_name_of_another_user(
     subscribers.patch(id_, by=by, **change)
     assert subscribers.trust() == "bob-1"
     assert "ann-0" in subscribers.due()
-    # What changes nothing takes over nothing.
+    # A change without an effect is allowed and does not take over the trust.
     subscribers.patch(id_, by=ANN, subscriber=subscribers.one().subscriber)
     assert subscribers.trust() == "bob-1"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions under races and kills: no acknowledged one is without messages, none outlives its queue."""
+"""Subscriptions under races and kills: an acknowledged one gets all messages, and none outlives its queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAIL = "mailto:a@example.org"
 
 
 class Subscribers:
-    """The part under test, over the stores of a cluster, beside a worker that posts."""
+    """The subscriptions of one worker, with the stores of a cluster."""
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self.cluster = cluster
@@ -56,7 +56,7 @@ def cluster() -> Cluster:
 
 
 def noted(cluster: Cluster, worker: Worker) -> bool:
-    """Whether a post of this worker, whatever it remembers, is written down for the notifiers."""
+    """Whether a post of this worker is noted for the notifiers, with the queue in its cache."""
     worker.post("m")
     now = cluster.clock.now
     return bool(cluster.store.outbox.take(owner="n", until=now + 1000, now=now, limit=100))
@@ -77,7 +77,7 @@ def test_workers_with_a_cached_queue_notice_its_first_subscription(cluster: Clus
     assert not noted(cluster, other)
 
 
-# Each step of a removal of the one subscription, and of its end, at which somebody else subscribes.
+# Another request subscribes before or after each step of the removal of the only subscription.
 @pytest.mark.parametrize(
     "method", ["queue_records.get", "subscriptions.list_after", "queue_records.replace", "subscriptions.delete"]
 )
@@ -94,7 +94,7 @@ def test_posts_are_noted_if_a_subscription_is_created_while_the_last_one_is_remo
     assert noted(cluster, cluster.worker())
 
 
-# Each step of a creation at which the only other subscription goes.
+# The only other subscription is removed before or after each step of a creation.
 @pytest.mark.parametrize("method", ["queue_records.get", "queue_records.replace", "subscriptions.create"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
@@ -113,15 +113,15 @@ def test_posts_are_noted_if_the_last_subscription_is_removed_while_another_is_cr
 
 @pytest.mark.parametrize("again", [False, True])
 def test_posts_are_noted_from_before_a_subscription_is_acknowledged(cluster: Cluster, again: bool) -> None:
-    """A remover that was held up between looking and acting does not turn off what was acknowledged meanwhile."""
+    """A removal that is delayed between its read and its write does not turn off an acknowledged subscription."""
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
     if again:
-        # An answer to who subscribes again is worth as much as the first one was.
+        # The answer to a repeated creation has the same guarantee as the first one.
         cluster.rows.before("subscriptions.create", lambda: two.subscribe("mailto:b@example.org"))
     seen: list[bool] = []
     cluster.rows.after("subscriptions.list_after", lambda: two.subscribe("mailto:b@example.org"))
-    # When the remover looks once more, it has made the change that it was about to make, or failed to.
+    # When the removal reads again, its change of the row was made or has failed.
     cluster.rows.before("subscriptions.list_after", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
     one.service.delete(ADDRESS, id_)
     cluster.rows.forget_plan()
@@ -130,7 +130,7 @@ def test_posts_are_noted_from_before_a_subscription_is_acknowledged(cluster: Clu
 
 
 def test_a_longer_ttl_takes_effect_for_a_worker_with_a_fast_clock(cluster: Cluster) -> None:
-    """One that is over by another worker's clock, and just got a longer life by this one's, gets its messages."""
+    """A subscription is expired by another worker's clock and just got a longer TTL: it gets its messages."""
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe(ttl=60)
     cluster.clock.advance(59)
@@ -155,7 +155,7 @@ def test_a_longer_ttl_takes_effect_for_a_worker_with_a_fast_clock(cluster: Clust
 
 
 def test_a_subscription_stored_while_its_queue_is_deleted_is_removed(cluster: Cluster) -> None:
-    """Its creator has found the row, which is there until the very end."""
+    """The creation has found the row, which is the last thing that a delete removes."""
     subscribers = Subscribers(cluster)
     subscribers.subscribe()
     (one,) = subscribers.listed()
@@ -172,7 +172,7 @@ def test_a_subscription_stored_while_its_queue_is_deleted_is_removed(cluster: Cl
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
-def test_no_subscription_is_left_if_the_queue_is_deleted_during_a_creation(
+def test_every_stored_subscription_is_listed_if_the_queue_is_deleted_during_a_creation(
     cluster: Cluster, method: str, when: str, nth: int
 ) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
@@ -182,13 +182,15 @@ def test_no_subscription_is_left_if_the_queue_is_deleted_during_a_creation(
     cluster.rows.forget_plan()
     if two.listed():
         assert noted(cluster, cluster.worker())
-    # Whatever came first, nothing is left of what is not listed.
+    # In any order, no subscription is stored that is not listed.
     assert all_stored(cluster) == len(two.listed())
 
 
 @pytest.mark.parametrize("method", ["subscriptions.delete_all", "queue_records.delete"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_no_subscription_is_left_if_it_is_created_during_a_delete(cluster: Cluster, method: str, when: str) -> None:
+def test_every_stored_subscription_is_listed_if_it_is_created_during_a_delete(
+    cluster: Cluster, method: str, when: str
+) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     one.subscribe()
     getattr(cluster.rows, when)(method, two.subscribe)
@@ -206,7 +208,7 @@ def test_no_subscription_is_left_after_a_killed_delete_of_the_queue(cluster: Clu
     getattr(cluster.rows, when)(method, die)
     with pytest.raises(Killed):
         subscribers.worker.queues.delete(ADDRESS)
-    # The next one to touch it ends what was begun.
+    # The next request for the queue finishes the delete.
     worker = cluster.worker()
     worker.post("new")
     assert worker.bodies() == ["new"]
@@ -220,7 +222,7 @@ def test_no_subscription_is_left_after_a_killed_delete_of_the_queue(cluster: Clu
 def test_a_killed_creation_of_a_subscription_can_be_repeated(
     cluster: Cluster, method: str, when: str, nth: int
 ) -> None:
-    """Whoever tries again gets what it wants."""
+    """A client that repeats the request succeeds."""
     getattr(cluster.rows, when)(method, *[lambda: None] * nth, die)
     with contextlib.suppress(Killed):
         Subscribers(cluster).subscribe()
@@ -285,7 +287,7 @@ def test_tidy_removes_many_expired_subscriptions(cluster: Cluster) -> None:
 
 
 def test_tidy_stops_at_its_limit(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that whoever expires subscriptions all the time does not keep the sweeper for itself."""
+    """Many expired subscriptions of one tenant must not occupy the sweeper."""
     monkeypatch.setattr("zaqar.service.subscriptions._BATCH", 5)
     monkeypatch.setattr("zaqar.service.subscriptions._MOST_TIDIED", 10)
     subscribers = Subscribers(cluster)
@@ -325,7 +327,7 @@ def test_the_end_of_an_old_subscription_does_not_change_a_new_queue(cluster: Clu
 
 
 def test_the_end_of_an_old_subscriber_does_not_remove_the_changed_subscription(cluster: Cluster) -> None:
-    """Somebody changed it after the notifier had read it, and before the old subscriber answered that it is gone."""
+    """A client changed it after the notifier read it, and before the old subscriber answered that it is gone."""
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     (read,) = subscribers.listed()
@@ -378,7 +380,7 @@ def test_the_target_policy_checks_creations_and_changes(cluster: Cluster) -> Non
 
 
 def delivered_to(cluster: Cluster, store: MessageStore, uid: str, *ids: str) -> list[str]:
-    """Put a delivery for each subscription; return those of which a notifier gets theirs."""
+    """Put a delivery for each subscription. Return the ids of subscriptions whose delivery a notifier can take."""
     now = cluster.clock.now
     for id_ in ids:
         store.deliveries.put(delivery=Delivery(uid, id_, 1, b"1", 300, now, "c", now))
@@ -461,7 +463,7 @@ def test_a_subscription_can_be_removed_while_the_store_of_its_queue_does_not_ans
 
 
 def test_a_queue_is_not_deleted_while_its_store_does_not_answer() -> None:
-    """The request fails and can be repeated; nothing is half done."""
+    """The request fails, changes nothing and can be repeated."""
     cluster = PooledCluster("far")
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline: the order of its stages, what goes from one to the next, and which stages it takes."""
+"""A pipeline: the order of its stages, the requests that they pass on, and which stages it accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALLER = Context("shop", "producer")
 
 
 class Sign(Stage):
-    """Adds its name to the metadata, and writes down what it sees afterwards."""
+    """Adds its name to the metadata, and records its ``after_`` calls."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
@@ -77,7 +77,7 @@ def test_a_change_in_place_is_detected() -> None:
             return request
 
     pipeline = Pipeline([InPlace()], resource=QUEUES)
-    # Equal in Python, and not the same JSON.
+    # 1 and True are equal in Python, but different JSON.
     for metadata, changed in (({"a": 1}, True), ({"a": True}, False), ({}, True)):
         wanted = pipeline.run_before(CALLER, CreateQueue(ADDRESS, metadata))
         assert isinstance(wanted, Changed)
