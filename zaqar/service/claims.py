@@ -106,7 +106,7 @@ class Claims:
                     self._queues.refresh(address._replace(name=dead_letters.queue.name), create=True)
                 raise
             if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
-                self._hub.perhaps_received(dead_letters.queue, resolved.store_ref)
+                self._hub.may_have_received(dead_letters.queue, resolved.store_ref)
             return taken
 
         return self._queues.serve(address, take) or []

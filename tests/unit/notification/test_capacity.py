@@ -26,13 +26,13 @@ def sit(capacity: Capacity, slot: Slot, most: int = 100) -> int:
     return sum(capacity.try_acquire(slot) for _ in range(most))
 
 
-def test_a_target(capacity: Capacity) -> None:
+def test_attempts_to_one_target_are_limited(capacity: Capacity) -> None:
     assert sit(capacity, SLOT) == 4
     capacity.release(SLOT)
     assert sit(capacity, SLOT) == 1
 
 
-def test_a_project(capacity: Capacity) -> None:
+def test_attempts_of_one_project_are_limited(capacity: Capacity) -> None:
     slots_ = [Slot("p", f"{n}:80") for n in range(5)]
     for slot in slots_:
         capacity.note(slot, reached=True)
@@ -40,7 +40,7 @@ def test_a_project(capacity: Capacity) -> None:
     assert sit(capacity, Slot("other", "4:80")) == 4
 
 
-def test_more_is_worth_while_when_half_is_free(capacity: Capacity) -> None:
+def test_a_target_has_room_if_half_of_its_slots_are_free(capacity: Capacity) -> None:
     sit(capacity, SLOT)
     rooms = []
     for _ in range(4):
@@ -58,7 +58,7 @@ def test_a_target_that_does_not_answer(capacity: Capacity) -> None:
     assert sit(capacity, SLOT) == 3
 
 
-def test_a_stranger(capacity: Capacity) -> None:
+def test_an_unknown_target_gets_two_attempts_at_a_time(capacity: Capacity) -> None:
     stranger = Slot("p", "new:80")
     assert sit(capacity, stranger) == 2
     capacity.note(stranger, reached=True)
@@ -73,7 +73,7 @@ def test_targets_are_forgotten(capacity: Capacity, monkeypatch: pytest.MonkeyPat
     assert sit(capacity, Slot("q", "2:80")) == 1
 
 
-def test_nothing_is_kept_of_who_has_nothing_under_way(capacity: Capacity) -> None:
+def test_no_counts_are_kept_of_projects_and_targets_without_attempts(capacity: Capacity) -> None:
     sit(capacity, SLOT)
     for _ in range(4):
         capacity.release(SLOT)
@@ -93,7 +93,7 @@ def test_one_store_never_reserves_all(capacity: Capacity) -> None:
     assert capacity.share == 3
 
 
-def test_the_least_bounds_there_are() -> None:
+def test_limits_of_one() -> None:
     capacity = Capacity(overall=1, per_project=1, per_target=1)
     assert (capacity.share, capacity.most_of_one) == (1, 1)
     assert capacity.has_room(SLOT)
@@ -103,7 +103,7 @@ def test_the_least_bounds_there_are() -> None:
     assert capacity.has_room(SLOT)
 
 
-def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
+def test_while_other_stores_are_asked_half_of_the_free_room_is_left() -> None:
     """Stores that do not answer hold what was reserved for them, and never all."""
     capacity = Capacity(overall=200, per_project=100, per_target=10)
     with ExitStack() as silent:
@@ -171,7 +171,7 @@ def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int
         ("silent", 1000, 3, (0, 1)),
     ],
 )
-def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
+def test_slots_of_projects_whose_targets_hang(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
     capacity = Capacity(**DEFAULTS)
     got = fill(capacity, kind, projects, targets)
     assert (min(got), max(got)) == each
@@ -180,7 +180,7 @@ def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, eac
 
 @pytest.mark.parametrize("kind", ["strangers", "silent"])
 @pytest.mark.parametrize("projects", [1, 3, 30, 1000])
-def test_what_is_left_for_others(kind: str, projects: int) -> None:
+def test_slots_that_are_left_for_other_projects(kind: str, projects: int) -> None:
     """Targets that answer always find room; new ones do among projects whose targets are known not to answer."""
     capacity = Capacity(**DEFAULTS)
     fill(capacity, kind, projects, 100 if projects < 1000 else 3)
@@ -191,7 +191,7 @@ def test_what_is_left_for_others(kind: str, projects: int) -> None:
     assert capacity.has_room(newcomer) == capacity.try_acquire(newcomer) == expected
 
 
-def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
+def test_a_project_whose_new_targets_all_hang_gets_fewer_slots() -> None:
     """Its next ones count as silent, until one of them answers."""
     capacity = Capacity(**DEFAULTS)
     for round_ in range(3):
@@ -211,7 +211,7 @@ def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
 
 
 @pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])
-def test_one_project_alone_has_its_bound(per_project: int) -> None:
+def test_a_project_without_others_can_use_all_slots_of_a_project(per_project: int) -> None:
     """Whoever is the only tenant sets it as high as the bound of all."""
     capacity = Capacity(overall=200, per_project=per_project, per_target=10)
     assert sum(sit(capacity, slot) for slot in proven(capacity, "p", 60)) == min(per_project, 200)

@@ -116,7 +116,7 @@ def each_once(harness: ManyQueues, subscribers: Sequence[str], numbers: range) -
 # -- large posts beside small ones -------------------------------------------------------------------------------------
 
 
-def test_a_large_post_holds_up_no_small_one(harness: ManyQueues) -> None:
+def test_a_large_post_does_not_delay_small_ones(harness: ManyQueues) -> None:
     """The message of another project is sent while a post of 300 pieces gets on by some of them."""
 
     async def play() -> None:
@@ -142,7 +142,7 @@ def test_a_large_post_holds_up_no_small_one(harness: ManyQueues) -> None:
 
 
 @pytest.mark.parametrize("kind", ["prefix", "numeric", "or"])
-def test_costly_filters_hold_up_nobody(kind: str) -> None:
+def test_costly_filters_do_not_delay_other_queues(kind: str) -> None:
     harness = ManyQueues()
     conditions, body, _ = COSTLY[kind]
 
@@ -255,7 +255,7 @@ def test_two_notifiers_on_large_posts_make_each_delivery_once(harness: ManyQueue
     asyncio.run(play())
 
 
-def test_whoever_takes_over_goes_on_from_the_stored_position(harness: ManyQueues, killable: None) -> None:
+def test_a_notifier_that_takes_over_goes_on_from_the_stored_position(harness: ManyQueues, killable: None) -> None:
     async def play() -> None:
         names = harness.subscribe_many(10)
         enough = threading.Event()
@@ -293,7 +293,7 @@ def test_whoever_takes_over_goes_on_from_the_stored_position(harness: ManyQueues
     asyncio.run(play())
 
 
-def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_did(harness: ManyQueues) -> None:
+def test_a_late_notifier_stores_and_sends_nothing_that_another_one_has_stored(harness: ManyQueues) -> None:
     """As when the machine stood still between the lease and the piece."""
 
     async def play() -> None:
@@ -433,7 +433,9 @@ def test_a_stop_hands_posts_back_at_once(harness: ManyQueues) -> None:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_that_cannot_be_expanded_holds_up_no_other(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_post_that_cannot_be_expanded_does_not_delay_others(
+    harness: ManyQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def play() -> None:
         harness.subscribe_many(1, options={"filter": {"n": [1]}})
         queue, subscriber = harness.queue("b")
@@ -491,7 +493,7 @@ def test_a_store_that_is_away_for_a_while_during_a_large_post(
     assert caplog.text.count("is away") == 1
 
 
-def test_jobs_of_a_piece_that_is_refused_are_not_sent(harness: ManyQueues) -> None:
+def test_deliveries_of_a_piece_that_is_refused_are_not_sent(harness: ManyQueues) -> None:
     async def play() -> None:
         harness.subscribe_many(2)
         async with harness.notifier() as notifier:

@@ -241,7 +241,7 @@ def test_a_subscription_that_ends_in_between(harness: Harness, how: str, monkeyp
     asyncio.run(play())
 
 
-def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(harness: Harness) -> None:
+def test_all_deliveries_of_a_subscription_that_is_gone_are_dropped_in_one_step(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe("s1")
         now = harness.clock()
@@ -273,7 +273,9 @@ def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(
 
 
 @pytest.mark.parametrize("how", ["refused", "expired by this clock"])
-def test_one_that_may_come_back_is_not_dropped(harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_of_a_subscription_that_may_come_back_are_not_dropped(
+    harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker with a slower clock may just have given it more time; a refused one can be confirmed."""
     monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
 
@@ -299,7 +301,7 @@ def test_one_that_may_come_back_is_not_dropped(harness: Harness, how: str, monke
     asyncio.run(play())
 
 
-def test_what_is_remembered_discards_nothing() -> None:
+def test_a_cached_subscription_discards_no_delivery() -> None:
     """Another notifier has made the delivery after the confirmation that this one has not heard of."""
     harness = Harness(bounds=Bounds(require_confirmation=True))
 
@@ -370,7 +372,7 @@ def test_retries(harness: Harness) -> None:
     asyncio.run(play())
 
 
-def test_a_subscriber_that_asks_for_patience(harness: Harness) -> None:
+def test_retry_after_delays_the_next_attempt(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe()
         sender = ScriptedSender()
@@ -385,7 +387,7 @@ def test_a_subscriber_that_asks_for_patience(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("policy", [{}, {"retries_with_no_delay": 1000}])
-def test_delays_of_a_task_come_in_place_of_the_policy(harness: Harness, policy: dict[str, int]) -> None:
+def test_delays_of_a_sender_replace_the_retry_policy(harness: Harness, policy: dict[str, int]) -> None:
     async def play() -> None:
         harness.subscribe(expires=1e12, options={"_retry_policy": policy})
         sender = ScriptedSender()
@@ -405,7 +407,7 @@ def test_delays_of_a_task_come_in_place_of_the_policy(harness: Harness, policy: 
     asyncio.run(play())
 
 
-def test_what_is_refused_for_good_is_dead_at_once(harness: Harness) -> None:
+def test_a_final_failure_makes_a_delivery_dead_at_once(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe(options={"dead_letter_queue": "lost"})
         sender = ScriptedSender()
@@ -591,7 +593,7 @@ def test_a_dead_letter_queue_that_is_away(harness: Harness, monkeypatch: pytest.
     asyncio.run(play())
 
 
-def test_many_dead_letters_that_wait_are_little_work(harness: Harness) -> None:
+def test_the_pause_of_a_dead_letter_that_waits_grows(harness: Harness) -> None:
     """The pause grows with the time since the last attempt, up to a bound."""
     harness.refusal = StoreUnavailable()
 
@@ -615,7 +617,7 @@ def test_many_dead_letters_that_wait_are_little_work(harness: Harness) -> None:
 
 @pytest.mark.parametrize("what", ["dead letters", "ends"])
 @pytest.mark.parametrize("place", ["of the deliveries", "of others", "none yet"])
-def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
+def test_a_silent_store_of_dead_letters_does_not_delay_others(
     harness: Harness, what: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor do ends of subscriptions, which change the queue on its store: neither threads nor slots are taken."""
@@ -703,7 +705,7 @@ async def advance_until(harness: Harness, notifier: harnesses.RunningNotifier, c
 # -- no subscriber delays another --------------------------------------------------------------------------------------
 
 
-def test_subscribers_that_hang_hold_up_nobody() -> None:
+def test_subscribers_that_hang_do_not_delay_others() -> None:
     harness = Harness(bounds=Bounds(most=40, most_per_project=30, most_per_target=10))
 
     async def play() -> None:
@@ -731,7 +733,7 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
 
 
 @pytest.mark.parametrize(("projects", "receivers", "seconds"), [(3, 100, 600.0), (80, 3, 2.5)], ids=str)
-def test_projects_whose_receivers_hang_hold_up_no_other(projects: int, receivers: int, seconds: float) -> None:
+def test_projects_whose_receivers_hang_do_not_delay_others(projects: int, receivers: int, seconds: float) -> None:
     """Neither at the taking of deliveries nor at the slots; also those that have just begun to subscribe."""
     harness = Harness()
 
@@ -807,7 +809,7 @@ def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:
     asyncio.run(play())
 
 
-def test_bounds() -> None:
+def test_attempts_at_a_time_are_limited_by_target_and_by_project() -> None:
     harness = Harness(bounds=Bounds(most=12, most_per_project=8, most_per_target=4))
 
     async def play() -> None:
@@ -890,7 +892,7 @@ def test_the_work_of_a_killed_notifier_is_taken_over(harness: Harness) -> None:
         asyncio.run(play())
 
 
-def test_leases_of_what_takes_long_are_extended(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_are_extended_during_long_attempts(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.notification.attempts.EXTEND_SECONDS", 0.01)
 
     async def play() -> None:
@@ -1049,7 +1051,7 @@ def test_an_idle_notifier_looks_at_its_interval(harness: Harness, monkeypatch: p
     asyncio.run(play())
 
 
-def test_stop_lets_what_is_under_way_end(harness: Harness) -> None:
+def test_a_stop_lets_attempts_end(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe()
         sender = ScriptedSender()
@@ -1072,7 +1074,7 @@ def test_stop_lets_what_is_under_way_end(harness: Harness) -> None:
     asyncio.run(play())
 
 
-def test_a_message_of_text_that_is_no_ascii_in_a_dead_letter(harness: Harness) -> None:
+def test_non_ascii_text_in_a_dead_letter(harness: Harness) -> None:
     async def play() -> None:
         async with harness.notifier(subscribe_with_dead_letters(harness)) as notifier:
             harness.post("žaqar \U0001f4e8")

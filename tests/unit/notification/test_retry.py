@@ -82,9 +82,7 @@ def test_phases_may_be_left_out() -> None:
         (20, 60.0, None),
     ],
 )
-def test_a_subscriber_can_put_off_the_next_attempt(
-    tries: int, retry_after: float | None, expected: float | None
-) -> None:
+def test_retry_after_lengthens_the_delay(tries: int, retry_after: float | None, expected: float | None) -> None:
     at = next_attempt(tries, RetryPolicy(), now=START, retry_after=retry_after, jitter=0.0)
     assert at == (None if expected is None else START + expected)
 

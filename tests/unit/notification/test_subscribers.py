@@ -61,7 +61,7 @@ def watched(harness: Harness) -> Iterator[tuple[Watched, Subscribers]]:
     calls.close()
 
 
-def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_is_cached_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -81,7 +81,7 @@ def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(play())
 
 
-def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
+def test_callers_at_the_same_time_share_a_reading() -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -97,7 +97,7 @@ def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
     asyncio.run(play())
 
 
-def test_a_failure_is_not_remembered() -> None:
+def test_a_failure_is_not_cached() -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -148,7 +148,7 @@ def test_pages_are_all_subscriptions_in_the_order_of_their_ids(
     asyncio.run(play())
 
 
-def test_a_page_is_as_fresh_as_it_is_asked_for_and_its_subscriptions_are_remembered() -> None:
+def test_a_page_is_as_fresh_as_the_caller_asks_and_its_subscriptions_are_cached() -> None:
     async def play() -> None:
         harness = Harness()
         with watched(harness) as (store, subscribers):
@@ -189,7 +189,9 @@ def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(play())
 
 
-def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(modules, "READ", 2)
 
     async def play() -> None:
@@ -216,7 +218,7 @@ def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch:
     asyncio.run(play())
 
 
-def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end stands, so of what is too much only the filters are loaded."""
     monkeypatch.setattr(modules, "READ", 2)
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
@@ -261,7 +263,7 @@ async def remember(harness: Harness, subscribers: Subscribers, what: str, number
 
 
 @pytest.mark.parametrize("what", ["subscriptions", "pages", "queues", "nothing"])
-def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 400_000)
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
 
@@ -285,7 +287,7 @@ def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.M
     asyncio.run(play())
 
 
-def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 2_000_000)
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
 
@@ -313,7 +315,7 @@ def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeyp
     asyncio.run(play())
 
 
-def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_readings_are_removed_without_further_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.05)
 
     async def play() -> None:
