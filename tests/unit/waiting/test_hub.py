@@ -55,7 +55,7 @@ class Pair:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.database_file)])
 def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     monkeypatch.setattr(polling, "POLL_SECONDS", 3600.0)
     stores: dict[str, Any] = {}
@@ -142,6 +142,7 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     assert elsewhere.attempts <= before + 3
 
 
+@pytest.mark.database_file
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
     # Nobody can make a folder here.
