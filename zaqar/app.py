@@ -246,7 +246,7 @@ def _make_extra_specs() -> ExtraSpecs:
 def _check(conf: cfg.ConfigOpts) -> None:
     check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
-        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
+        raise StartupError("[signed_url] secret_key: must be set if [notification] require_confirmation is on.")
 
 
 def _make_placement(
