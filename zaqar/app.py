@@ -26,8 +26,8 @@ from zaqar.limits import Limits
 from zaqar.model import QUEUE, QueueName
 from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.dispatcher import Dispatcher
 from zaqar.notification.node_removal import NodeRemoval
+from zaqar.notification.notifier import Notifier
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
@@ -182,7 +182,7 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
     )
 
 
-def build_dispatcher(parts: Parts) -> Dispatcher:
+def build_notifier(parts: Parts) -> Notifier:
     """What notifies, on the stores of ``parts``. Raises StartupError if it cannot as configured."""
 
     own_messages = parts.messages.without_stages()
@@ -196,7 +196,7 @@ def build_dispatcher(parts: Parts) -> Dispatcher:
         return None if known is None else known.store_ref
 
     trustee = open_trustee(parts.conf)
-    return Dispatcher(
+    return Notifier(
         management=parts.management,
         placement=parts.placement,
         clock=parts.clock,

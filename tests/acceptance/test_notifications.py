@@ -27,7 +27,7 @@ from tests.acceptance.backends import MONGODB, POSTGRESQL, REDIS, Backend, start
 from tests.acceptance.server import HTTP_COMMAND, STOP_SECONDS, Server, kill, running, wait_until
 from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.acceptance.working_clients import Client, Recorder
-from zaqar.notification.jobs import LEASE_SECONDS
+from zaqar.notification.leased_store import LEASE_SECONDS
 
 ROUNDS = int(os.environ.get("ZAQAR_NOTIFICATION_ROUNDS", "2"))
 """How often an API worker, a notifier, an API worker and the other notifier are killed."""

@@ -16,7 +16,7 @@ from tests.api.test_common import assert_error
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, Forbidden, InvalidInput, StoreUnavailable
 from zaqar.model import QUEUE, TOPIC, Delivery, QueueName
-from zaqar.notification import jobs
+from zaqar.notification import leased_store
 from zaqar.service import connection_subscriptions
 from zaqar.service.connection_subscriptions import ConnectionSubscriptions
 from zaqar.service.nodes import LEASE_SECONDS, Node, Nodes
@@ -430,6 +430,6 @@ def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Pro
     ask = process.subscriptions.has_undelivered_before
     store.deliveries.put(delivery=delivery)
     assert not ask(connection, process.uid(), 2)
-    store.deliveries.put(delivery=replace(delivery, owner="n", due=now + jobs.LEASE_SECONDS))
+    store.deliveries.put(delivery=replace(delivery, owner="n", due=now + leased_store.LEASE_SECONDS))
     assert ask(connection, process.uid(), 2)
-    assert connection_subscriptions.LATER_SECONDS > 2 * jobs.LEASE_SECONDS
+    assert connection_subscriptions.LATER_SECONDS > 2 * leased_store.LEASE_SECONDS

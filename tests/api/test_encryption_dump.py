@@ -125,7 +125,8 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
             send_all(api, store, queue_of(api, heard).uid, created.json["subscription_id"])
     # What a notifier gave up goes to another queue.
     letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
-    app.build_dispatcher(api.parts)._sender._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
+    failures = app.build_notifier(api.parts)._shared.failures
+    failures._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
     api.send(name, body, delay=60)
     api.send(name, body, body)
     api.claim(name, limit=1)

@@ -21,7 +21,7 @@ from tests.keystone import Keystone
 from zaqar import app
 from zaqar.access.trusts import open_trustee
 from zaqar.errors import KeystoneUnavailable
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.trust_removal import AWAY_SECONDS, USED_SECONDS, TrustRemoval
 from zaqar.transport.wsgi.app import make_app
 
@@ -66,15 +66,15 @@ class Trusting:
 
         async def run(delete: Any) -> None:
             management = self.parts.management
-            calls = Calls("management", 2)
-            removal = TrustRemoval(delete, management=management, calls=calls, clock=self.clock)
+            executor = StoreExecutor("management", 2)
+            removal = TrustRemoval(delete, management=management, executor=executor, clock=self.clock)
             while management.trusts.list_due(now=self.clock(), limit=1):
                 try:
                     await removal.run_once()
                 except KeystoneUnavailable:
                     # On SQLite Keystone may answer 500 to one of two requests that write at once.
                     self.clock.advance(AWAY_SECONDS)
-            calls.close()
+            executor.close()
 
         asyncio.run(run(self._trustee.delete))
 

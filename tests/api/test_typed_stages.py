@@ -421,10 +421,10 @@ def test_dead_letters_of_deliveries_pass_no_stage(
 
     api = with_stages(switch.stage)
     switch.before = refuse
-    monkeypatch.setattr(app, "Dispatcher", lambda **parts: parts)
-    dispatcher: Any = app.build_dispatcher(api.parts)
+    monkeypatch.setattr(app, "Notifier", lambda **parts: parts)
+    notifier: Any = app.build_notifier(api.parts)
     raw = b'{"messages": [{"body": "given up"}]}'
-    dispatcher["post_dead_letter"](api.project, "letters", raw, encrypt=False)
+    notifier["post_dead_letter"](api.project, "letters", raw, encrypt=False)
     assert api.post("/v2/queues/letters/messages", raw=raw).status_code == 409
     switch.before = lambda context, request: request
     assert api.bodies("letters") == ["given up"]

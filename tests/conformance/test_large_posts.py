@@ -14,16 +14,16 @@ import pytest
 
 from tests.conformance.notifier_client import NotifierClient, SubscriptionBacklog
 from tests.conformance.queue_client import QueueClient
-from tests.unit.notification import scene as notifiers
-from tests.unit.notification.scene import until
+from tests.unit.notification import harness
+from tests.unit.notification.harness import until
 from zaqar.model import Posted, PostPosition
-from zaqar.notification import expansion
+from zaqar.notification import pieces
 
 SUBSCRIBERS, MESSAGES, PIECE = 10, 120, 40
 PIECES = SUBSCRIBERS * MESSAGES // PIECE
 
 
-class Notifiers(notifiers.Scene):
+class Notifiers(harness.Harness):
     """Notifiers on the store under test, with subscriptions in memory."""
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class Watched:
 def test_a_large_post_delays_no_other_queue_and_is_expanded_once(
     notifier: NotifierClient, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+    monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
     group = Notifiers(store=notifier.store, clock=notifier.clock)  # type: ignore[arg-type]
     large, small = notifier.open_queue("large"), notifier.open_queue("small")
     backlogs, (neighbour,) = group.subscribe_to(large, SUBSCRIBERS), group.subscribe_to(small, 1)
@@ -90,7 +90,7 @@ def test_a_large_post_delays_no_other_queue_and_is_expanded_once(
 
             def wake() -> None:
                 for each in running:
-                    each.dispatcher.wake()
+                    each.wake()
 
             def sent(backlog: SubscriptionBacklog) -> list[str]:
                 return [message for each in running for message in each.messages(backlog.subscription_id)]
@@ -114,10 +114,10 @@ def test_a_large_post_delays_no_other_queue_and_is_expanded_once(
 def test_a_notifier_that_takes_over_a_post_continues_at_its_position(
     notifier: NotifierClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", PIECE)
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
-    monkeypatch.setattr("zaqar.notification.dispatcher.FINISH_SECONDS", 0.1)
-    monkeypatch.setattr("zaqar.notification.dispatcher.HAND_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
+    monkeypatch.setattr("zaqar.notification.notifier.FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("zaqar.notification.notifier.HAND_BACK_SECONDS", 0.1)
     group = Notifiers(store=notifier.store, clock=notifier.clock)  # type: ignore[arg-type]
     large = notifier.open_queue("large")
     backlogs = group.subscribe_to(large, SUBSCRIBERS)
@@ -128,18 +128,18 @@ def test_a_notifier_that_takes_over_a_post_continues_at_its_position(
         async with group.notifier() as killed:
 
             def cut_off() -> None:
-                killed.link.cut = True
+                killed.connection.cut = True
                 cut.set()
 
             # The piece that is under way then is stored; nothing further reaches the store.
             watched.at[5] = cut_off
             large.post(*map(str, range(MESSAGES)))
-            killed.dispatcher.wake()
+            killed.wake()
             await until(cut.is_set, 30)
             await until(lambda: watched.stored == 6)
         notifier.clock.advance(6)
         async with group.notifier() as heir:
-            heir.dispatcher.wake()
+            heir.wake()
             await until(lambda: watched.stored == PIECES, 60)
             await until(lambda: all(backlog.counts() == (0, 0) for backlog in backlogs), 60)
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, numbers
 from tests.conformance.queue_client import at_once
 from zaqar.model import DEAD, DONE, WAITING, Delivery
-from zaqar.notification.store import LeasedStore
+from zaqar.notification.leased_store import LeasedStore
 from zaqar.storage.pools import Placement
 
 

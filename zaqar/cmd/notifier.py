@@ -18,7 +18,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
-from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.notifier import Notifier
 
 _log = logging.getLogger("zaqar.cmd.notifier")  # its __name__ is another one under "python -m"
 
@@ -37,7 +37,7 @@ def _notify(arguments: Sequence[str]) -> int:
     configuration.make_state_dir(conf)
     parts = app.build(conf)
     try:
-        asyncio.run(_run(app.build_dispatcher(parts), conf))
+        asyncio.run(_run(app.build_notifier(parts), conf))
     finally:
         parts.close()
     return 0
@@ -58,18 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(dispatcher: Dispatcher, conf: cfg.ConfigOpts) -> None:
+async def _run(notifier: Notifier, conf: cfg.ConfigOpts) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
     began = time.monotonic()
-    _log.info("The notifier %s has started.", dispatcher.owner)
-    await dispatcher.run(stop, folder=configuration.notifiers_dir(conf))
-    counts = ", ".join(f"{count} {what}" for what, count in sorted(dispatcher.counts.items()))
+    _log.info("The notifier %s has started.", notifier.owner)
+    await notifier.run(stop, folder=configuration.notifiers_dir(conf))
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(notifier.counts.items()))
     _log.info(
         "The notifier %s ends after %.0f s; deliveries: %s.",
-        dispatcher.owner,
+        notifier.owner,
         time.monotonic() - began,
         counts or "none",
     )

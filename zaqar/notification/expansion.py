@@ -1,229 +1,336 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which deliveries a post comes to: one for each of its messages and each subscription whose filter lets it pass.
+"""The leased posts of one store: each is expanded into deliveries, piece by piece.
 
-They are made piece by piece, in slices of a few milliseconds: whatever else the event loop has to do is done between
-two slices, and the slices of several posts take turns.
+``Pump`` has posts taken (``take``). Each post then goes through ``_expand_piece`` until it is done: read a page of
+subscriptions, make a piece for it, store the piece, and pass the deliveries that are due to ``Attempts``.
+
+Posts take turns by project, a piece each, and posts that are not expanded yet go before those that are expanded in
+part. So a large post holds up no small one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
+from functools import partial
 
-from zaqar.clock import Clock, system_clock
-from zaqar.encryption.messages import NO_KEYS, UNREADABLE_SECONDS, MessageKeys, Unreadable
-from zaqar.errors import InvalidInput
-from zaqar.model import Delivery, Posted, PostPosition, Subscription, is_sealed
-from zaqar.notification.subscribers import Page, bytes_of, gets_messages
-from zaqar.schemas.filters import Filter, compile_filter
-from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
+from zaqar.clock import Clock
+from zaqar.encryption.messages import Unreadable, UnreadableLog
+from zaqar.errors import StoreUnavailable
+from zaqar.model import Delivery, Posted, message_id
+from zaqar.notification.attempts import Attempts, LeasedDelivery
+from zaqar.notification.capacity import SubscriptionBacklog
+from zaqar.notification.leased_store import EXTEND_SECONDS, LEASE_SECONDS, LeasedStore, StoreState
+from zaqar.notification.pieces import Piece, PieceMaker, size_of_page
+from zaqar.notification.subscribers import Subscribers
 
 _log = logging.getLogger(__name__)
 
-MOST_BYTES_OF_FILTERS = 16 * 1024 * 1024
-"""Compiled filters that are kept take so much memory, about."""
+MOST_POSTS = 25
+MOST_BYTES = 16 * 1024 * 1024
+"""Most posts of one store in memory, and most bytes of their bodies if all are as large as they may be.
 
-MOST_OF_A_PAGE = 200
-"""Subscriptions for which a post is expanded at a time."""
-
-MOST_STEPS_OF_A_PAGE = 200_000
-"""Comparisons that any message may take with all filters of a page, about. Ten of the most costly filters take half."""
-
-SLICE_SECONDS = 0.004
-"""Work in the event loop that is done without a pause. One body that is decoded or matched may take longer."""
-
-PIECE_SECONDS = 0.03
-"""A piece ends soon after it has taken so much time of the event loop.
-
-That counts for those that wait: 25 posts of others that are matched for as long take less than a second together.
+At most half of them are kept between two of their pieces. Others are handed back, so that there is room for new posts.
 """
 
+LEAST_POSTS = 4
+"""Number of posts that may be in memory however large they are."""
 
-_ANYTHING = object()
-"""Stands for a body that no filter refuses."""
+MOST_PROJECTS = 10_000
+"""Number of queues of which the project is remembered, because a post does not tell it."""
+
+PAUSE_SECONDS = 1.0
+"""How long a post stays leased after it was handed back in favour of new posts."""
+
+UNREADABLE_PAUSE_SECONDS = 60.0
+"""How long a post stays leased if it has to be filtered and cannot be decrypted."""
+
+FIRST_PIECES = 3
+LATER_PIECES = 1
+"""Pieces that are made at a time: the first of new posts, and later ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Deliveries of a post, free and each due when its message is, and the position that they lead to.
+@dataclass(slots=True, eq=False)
+class _LeasedPost:
+    """Times are those of the event loop.
 
-    ``reduced``: ids of subscriptions that have not all of their options, so that nothing can be sent to them as they
-    are here.
+    ``most``: subscriptions of a page. ``extended_at``: when the present lease began. ``storing``: a piece is being
+    stored, so the stored position may differ from ``posted.position``.
     """
 
-    made: Sequence[tuple[Delivery, Subscription]]
-    position: PostPosition | None
-    reduced: frozenset[str] = frozenset()
+    posted: Posted
+    most: int
+    taken_at: float
+    extended_at: float
+    storing: bool = False
 
 
-def size_of_page(posted: Posted) -> int:
-    """How many subscriptions to expand a post for at a time: so many that one message for all of them is a piece."""
-    largest = max((len(draft.body) for draft in posted.drafts), default=0)
-    return max(1, min(MOST_OF_A_PAGE, PIECE_DELIVERIES, PIECE_BYTES // max(1, largest)))
+class _Turns:
+    """Posts that wait: those of one project in their order, and projects in turns."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[_LeasedPost]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def put(self, project: str, post: _LeasedPost) -> None:
+        self._waiting.setdefault(project, deque()).append(post)
+
+    def pop(self) -> _LeasedPost:
+        project, waiting = self._waiting.popitem(last=False)
+        post = waiting.popleft()
+        if waiting:
+            self._waiting[project] = waiting
+        return post
 
 
-class Expander:
-    """Made in one event loop and shared by all posts that are expanded in it."""
+class LeasedPosts:
+    def __init__(
+        self,
+        store: LeasedStore,
+        state: StoreState,
+        backlog: SubscriptionBacklog,
+        attempts: Attempts,
+        *,
+        clock: Clock,
+        piece_maker: PieceMaker,
+        subscribers: Subscribers,
+        pause: float,
+        largest: int,
+    ) -> None:
+        """Made in an event loop.
 
-    def __init__(self, *, require_confirmation: bool, keys: MessageKeys = NO_KEYS, clock: Clock = system_clock) -> None:
-        """``keys`` open encrypted bodies for the filters; deliveries are made of the bodies as they are stored."""
-        self._require_confirmation = require_confirmation
-        self._keys = keys
-        self._clock = clock
-        self._filters: OrderedDict[tuple[str, int], tuple[Filter | None, int]] = OrderedDict()
-        self._size_of_filters = 0
-        self._turn = asyncio.Lock()
-
-    async def piece(self, posted: Posted, page: Page) -> Piece:
-        """The next piece of a post, from its position on, for a page that was read for that position.
-
-        It is within the bounds that ``DeliveryStore.expand`` sets if the page is of ``size_of_page``. It has all
-        deliveries of at least one message for the page; or, if nothing was expanded for the page and that takes long
-        or may take long with another message, for the beginning of the page, which is the whole page from then on.
-        Raises Unreadable if a message that has to be filtered cannot be decrypted now.
+        ``pause``: seconds for which nothing is taken after a store did not answer. ``largest``: bytes of the largest
+        post.
         """
-        position = posted.position
-        wanting = self._wanting(page)
-        filtered = any("filter" in subscription.options for subscription in wanting)
-        filters: list[Filter | None] = []
-        end, is_last = page.end, page.is_last
-        made: list[tuple[Delivery, Subscription]] = []
-        size = steps = 0
-        async with _Slices(self._turn) as slices:
-            # Without anybody who gets messages, all of them are done at once.
-            for number in range(position.message, len(posted.drafts)) if wanting else ():
-                draft = posted.drafts[number]
-                is_first = number == position.message
-                if not is_first and (
-                    len(made) + len(wanting) > PIECE_DELIVERIES
-                    or size + len(draft.body) * len(wanting) > PIECE_BYTES
-                    or slices.seconds > PIECE_SECONDS
-                ):
-                    return Piece(made, PostPosition(position.after, end, number), page.reduced)
-                body = self._decode(posted, draft.body, wanting[0].project) if filtered else None
-                done = len(made)
-                for index, subscription in enumerate(wanting):
-                    takes_long = slices.seconds > PIECE_SECONDS
-                    if takes_long and not is_first and index:
-                        # Those of this message are made anew by the next piece.
-                        return Piece(made[:done], PostPosition(position.after, end, number), page.reduced)
-                    if (takes_long or steps > MOST_STEPS_OF_A_PAGE) and is_first and index and not position.through:
-                        end, is_last = wanting[index - 1].id, False
-                        wanting = wanting[:index]
-                        break
-                    await slices.pause()
-                    if index == len(filters):
-                        filters.append(self._filter_of(subscription))
-                    chosen = filters[index]
-                    if is_first and chosen is not None:
-                        steps += chosen.steps
-                    if chosen is None or body is _ANYTHING or chosen.matches(body):
-                        size += len(draft.body)
-                        made.append((_delivery(posted, number, subscription), subscription))
-        return Piece(made, None if is_last else PostPosition(after=end), page.reduced)
+        self._store = store
+        self._state = state
+        self._backlog = backlog
+        self._attempts = attempts
+        self._clock = clock
+        self._piece_maker = piece_maker
+        self._subscribers = subscribers
+        self._pause = pause
+        self._most = max(LEAST_POSTS, min(MOST_POSTS, MOST_BYTES // largest))
+        self._leased: set[_LeasedPost] = set()
+        self._projects: OrderedDict[str, str] = OrderedDict()
+        """By uid of a queue."""
+        self._new = _Turns()
+        self._begun = _Turns()
+        self._first: set[asyncio.Task[None]] = set()
+        """Tasks that make the first piece of a post; in ``_later`` those that make another one."""
+        self._later: set[asyncio.Task[None]] = set()
+        self._failed_at = float("-inf")
+        self._unreadable = UnreadableLog()
+        self._extending = asyncio.create_task(self._extend_leases())
 
-    def _wanting(self, page: Page) -> list[Subscription]:
-        return [
-            subscription
-            for subscription in page.subscriptions
-            if gets_messages(subscription, require_confirmation=self._require_confirmation)
-        ]
-
-    def _decode(self, posted: Posted, body: bytes, project: str) -> object:
-        """What filters look at."""
-        if is_sealed(body):
-            try:
-                body = self._keys.open(body, project=project)
-            except Unreadable:
-                if self._clock() < posted.created + UNREADABLE_SECONDS:
-                    raise
-                # Its deliveries can be made at least, and are given up one by one.
-                return _ANYTHING
-        return json.loads(body)
-
-    def _filter_of(self, subscription: Subscription) -> Filter | None:
-        policy = subscription.options.get("filter")
-        if policy is None:
-            return None
-        key = subscription.id, subscription.version
-        if key not in self._filters:
-            compiled = _compile(subscription, policy)
-            # What it was compiled from is counted too: the texts are part of both.
-            size = bytes_of(policy) + (0 if compiled is None else compiled.size)
-            self._filters[key] = compiled, size
-            self._size_of_filters += size
-            while self._size_of_filters > MOST_BYTES_OF_FILTERS and len(self._filters) > 1:
-                _, (_, size) = self._filters.popitem(last=False)
-                self._size_of_filters -= size
-        self._filters.move_to_end(key)
-        return self._filters[key][0]
-
-
-class _Slices:
-    """Turns at the event loop, within ``async with``. ``seconds``: how long the turns took in all."""
-
-    def __init__(self, turn: asyncio.Lock) -> None:
-        self._turn = turn
-        self._has_turn = False
-        self._began = 0.0
-        self._before = 0.0
+    def __len__(self) -> int:
+        return len(self._leased)
 
     @property
-    def seconds(self) -> float:
-        return self._before + perf_counter() - self._began
+    def room(self) -> int:
+        """How many more posts may be taken now: none for a while after a store did not answer."""
+        if self._state.stopping.is_set() or _time() < self._failed_at + self._pause:
+            return 0
+        return max(0, self._most - len(self._leased))
 
-    async def __aenter__(self) -> _Slices:
-        await self._begin()
-        return self
+    @property
+    def failing(self) -> bool:
+        """A store did not answer lately, and the posts for which it was asked have not been taken again since."""
+        return _time() < self._failed_at + LEASE_SECONDS + 2 * self._pause
 
-    async def __aexit__(self, *_: object) -> None:
-        # It has none if it was cancelled while it waited.
-        if self._has_turn:
-            self._end()
+    async def take(self) -> int:
+        """Take posts from the store, as many as there is room for, and begin with them; return how many."""
+        began = _time()
+        posts = await self._store.take_posted(self.room)
+        for posted in posts:
+            # Subscriptions are read after ``taken_at``, so each that was acknowledged before the post is among them.
+            post = _LeasedPost(posted, size_of_page(posted), taken_at=_time(), extended_at=began)
+            self._leased.add(post)
+            self._new.put(self._project_of(post), post)
+        self._start_waiting()
+        return len(posts)
 
-    async def pause(self) -> None:
-        """End the slice when its time is over, and begin another one when it is this one's turn again."""
-        if perf_counter() - self._began < SLICE_SECONDS:
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        if self._state.stopping.is_set():
             return
-        self._end()
-        await asyncio.sleep(0)
-        await self._begin()
+        for waiting, tasks, most in ((self._new, self._first, FIRST_PIECES), (self._begun, self._later, LATER_PIECES)):
+            while waiting and len(tasks) < most:
+                self._start(tasks, waiting.pop())
 
-    async def _begin(self) -> None:
-        await self._turn.acquire()
-        self._has_turn = True
-        self._began = perf_counter()
+    def _start(self, tasks: set[asyncio.Task[None]], post: _LeasedPost) -> None:
+        if post not in self._leased:
+            # The lease was lost while the post waited for its turn: another notifier goes on with it.
+            return
+        task = asyncio.create_task(self._expand(post))
+        tasks.add(task)
+        task.add_done_callback(partial(self._ended, tasks))
 
-    def _end(self) -> None:
-        self._before = self.seconds
-        self._has_turn = False
-        self._turn.release()
+    def _ended(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        self._start_waiting()
+        # There may be room for more posts now, and deliveries to take.
+        if self._state.has_posts or self._backlog.worth_taking():
+            self._state.woken.set()
+
+    async def _expand(self, post: _LeasedPost) -> None:
+        """Make and store one piece, and have the post wait for its next turn unless it is done."""
+        try:
+            unfinished = await self._expand_piece(post)
+        except StoreUnavailable:
+            # It is not known whether the piece was stored. The lease ends by itself, and the notifier that takes the
+            # post then goes on from the stored position.
+            self._failed_at = _time()
+            self._leased.discard(post)
+            self._state.note_away()
+        except Unreadable as exc:
+            self._leased.discard(post)
+            posted = post.posted
+            self._unreadable.note(message_id(posted.queue_uid, posted.first), posted.queue_uid, exc)
+            await self._hand_back(post, UNREADABLE_PAUSE_SECONDS)
+        except Exception:  # noqa: BLE001, it is logged
+            # An error in one post must not stop others. The lease ends by itself, and the post is tried again.
+            _log.exception("A post to queue %s cannot be expanded now.", post.posted.queue_uid)
+            self._leased.discard(post)
+        else:
+            self._failed_at = float("-inf")
+            if not unfinished:
+                self._leased.discard(post)
+            elif len(self._begun) < self._most // 2:
+                self._begun.put(self._project_of(post), post)
+            else:
+                self._leased.discard(post)
+                await self._hand_back(post, PAUSE_SECONDS)
+
+    async def _expand_piece(self, post: _LeasedPost) -> bool:
+        """Make and store the next piece. True if there is more to expand, and no other notifier has gone on with it."""
+        posted = post.posted
+        page = await self._subscribers.page(posted.queue_uid, posted.position, most=post.most, not_before=post.taken_at)
+        if page.subscriptions:
+            self._remember_project(posted.queue_uid, page.subscriptions[0].project)
+        piece = await self._piece_maker.make(posted, page)
+        if post not in self._leased:
+            # The lease was lost while the piece was made. Storing it would be refused.
+            return False
+        began = _time()
+        post.storing = True
+        try:
+            stored = await self._store_piece(posted, piece)
+        finally:
+            post.storing = False
+        if not stored or piece.position is None:
+            return False
+        post.posted, post.extended_at = replace(posted, position=piece.position), began
+        return True
+
+    async def _store_piece(self, posted: Posted, piece: Piece) -> bool:
+        """Store a piece and begin to send it. False if another notifier has gone on with the post.
+
+        Deliveries for which there is room are stored with a lease of this notifier, so that nobody has to take them
+        first. The store accepts a piece only if the stored position is the one from which it was made, and then
+        stores it whole, in one step. So of two notifiers with the same post, only one sends these deliveries. If this
+        process dies before the step, the post is unchanged; if it dies after the step, the leases of the post and of
+        the deliveries end, and other notifiers go on with both.
+        """
+        now, taken_at = self._clock(), _time()
+        leased: list[LeasedDelivery] = []
+        left_due: set[str] = set()
+        deliveries: list[Delivery] = []
+        for delivery, subscription in piece.made:
+            is_whole = subscription.id not in piece.reduced
+            one = self._attempts.try_lease(delivery, subscription, now=now, taken_at=taken_at) if is_whole else None
+            if one is not None:
+                leased.append(one)
+            elif delivery.due <= now:
+                left_due.add(subscription.id)
+            deliveries.append(delivery if one is None else one.delivery)
+        stored = False
+        try:
+            stored = await self._store.expand(posted, deliveries, piece.position)
+        finally:
+            # Refused, failed or cancelled. If the call fails although the store took the piece, the deliveries are
+            # sent when their leases are over.
+            if not stored:
+                for one in leased:
+                    self._attempts.give_back(one)
+        if stored:
+            # They were noted when the piece was made. A take that began after that, and before the piece was stored,
+            # may have found nothing and removed the note.
+            self._backlog.note_due(left_due)
+            self._attempts.start(leased)
+        return stored
+
+    def _project_of(self, post: _LeasedPost) -> str:
+        """The project whose turn a post takes. Until it is known, the queue counts as a project of its own."""
+        uid = post.posted.queue_uid
+        return self._projects.get(uid, uid)
+
+    def _remember_project(self, queue_uid: str, project: str) -> None:
+        self._projects[queue_uid] = project
+        self._projects.move_to_end(queue_uid)
+        if len(self._projects) > MOST_PROJECTS:
+            self._projects.popitem(last=False)
+
+    # -- leases ------------------------------------------------------------------------------------------------------
+
+    async def _extend_leases(self) -> None:
+        """For posts that wait for their turn, or whose piece takes long. Storing a piece extends the lease as well."""
+        while True:
+            await asyncio.sleep(EXTEND_SECONDS / 2)
+            over = _time() - EXTEND_SECONDS
+            for post in sorted(self._leased, key=lambda each: each.extended_at):
+                if post.extended_at <= over and post in self._leased and not post.storing:
+                    await self._extend(post)
+
+    async def _extend(self, post: _LeasedPost) -> None:
+        posted, began = post.posted, _time()
+        try:
+            is_mine = await self._store.extend_post(posted)
+        except StoreUnavailable:
+            self._state.note_away()
+            return
+        except Exception:  # noqa: BLE001, it is logged
+            _log.exception("The lease of a post to queue %s cannot be extended.", posted.queue_uid)
+            return
+        if is_mine:
+            post.extended_at = max(post.extended_at, began)
+        elif post.posted is posted and not post.storing:
+            # The stored position is another one, and no piece of this process has moved it: another notifier has the
+            # post. If a piece of it is being made here, the store will refuse it.
+            self._leased.discard(post)
+
+    async def _hand_back(self, post: _LeasedPost, seconds: float) -> None:
+        try:
+            await self._store.hand_back_post(post.posted, seconds)
+        except StoreUnavailable:
+            # The lease ends by itself.
+            self._state.note_away()
+        except Exception:  # noqa: BLE001, it is logged
+            _log.exception("A post to queue %s cannot be handed back.", post.posted.queue_uid)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """After ``StoreState.stop``: let pieces that are under way end, and hand back all posts.
+
+        It may be cancelled: leases end by themselves.
+        """
+        if self._first or self._later:
+            await asyncio.wait(self._first | self._later)
+        for post in list(self._leased):
+            self._leased.discard(post)
+            await self._hand_back(post, 0.0)
+
+    def close(self) -> None:
+        """Cancel what is under way. Leases end by themselves."""
+        for task in (self._extending, *self._first, *self._later):
+            task.cancel()
 
 
-def _delivery(posted: Posted, number: int, subscription: Subscription) -> Delivery:
-    draft = posted.drafts[number]
-    return Delivery(
-        posted.queue_uid,
-        subscription.id,
-        posted.first + number,
-        draft.body,
-        draft.ttl,
-        posted.created,
-        posted.client_id,
-        due=posted.created + draft.delay,
-    )
-
-
-def _compile(subscription: Subscription, policy: object) -> Filter | None:
-    try:
-        return compile_filter(policy, field="options.filter")
-    except InvalidInput as exc:
-        # It was checked when it was stored, so it was stored by another version. A message too many is better than one
-        # that never comes.
-        _log.warning("The filter of subscription %s cannot be used and lets all pass: %s", subscription.id, exc)
-        return None
+def _time() -> float:
+    return asyncio.get_running_loop().time()

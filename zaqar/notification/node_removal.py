@@ -18,7 +18,7 @@ from functools import partial
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base.nodes import NodeStore
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class NodeRemoval:
         self._remove_subscriptions = remove_subscriptions
         self._clock = clock
         # One thread more, so that looking never waits for removals.
-        self._calls = Calls("node removal", NODES + 1)
+        self._executor = StoreExecutor("node removal", NODES + 1)
         self._removals: dict[str, _Removal] = {}
         self._look_for_forgotten_at = float("-inf")
         self._turn_ended = asyncio.Event()
@@ -96,7 +96,7 @@ class NodeRemoval:
         finally:
             for task in self._running():
                 task.cancel()
-            self._calls.close()
+            self._executor.close()
 
     async def _try_to_look(self) -> bool:
         try:
@@ -105,7 +105,7 @@ class NodeRemoval:
             # The driver of the store has logged it.
             return False
         except Exception:  # noqa: BLE001, it is logged
-            # It must not end for all time.
+            # The loop must go on.
             _log.error("An error of the notifier at the removal of WebSocket processes", exc_info=True)
             return False
         return True
@@ -128,11 +128,11 @@ class NodeRemoval:
         self._turn_ended.clear()
         loop = asyncio.get_running_loop()
         if loop.time() >= self._look_for_forgotten_at:
-            await self._calls.run(self._nodes.condemn_forgotten)
+            await self._executor.run(self._nodes.condemn_forgotten)
             self._look_for_forgotten_at = loop.time() + FORGOTTEN_SECONDS
         # Some that are known may be listed first: so many more are asked for that others are listed as well.
         limit = NODES + len(self._removals)
-        over = await self._calls.run(partial(self._nodes.list_expired, now=self._clock(), limit=limit))
+        over = await self._executor.run(partial(self._nodes.list_expired, now=self._clock(), limit=limit))
         if len(over) < limit:
             self._forget_all_but(over)
         now = loop.time()
@@ -190,15 +190,15 @@ class NodeRemoval:
         node_id = removal.node_id
         if removal.steps is None:
             condemn = partial(self._nodes.condemn, node_id=node_id, now=self._clock())
-            if not await self._calls.run(condemn):
+            if not await self._executor.run(condemn):
                 return True  # It has renewed its lease in time.
             removal.steps = self._remove_subscriptions(node_id)
         steps = removal.steps
         # A StopIteration cannot be raised into a coroutine.
-        ended = await self._calls.run(lambda: next(steps, None))
+        ended = await self._executor.run(lambda: next(steps, None))
         if ended is not None:
             removal.ended += ended
             return False
-        await self._calls.run(partial(self._nodes.remove, node_id=node_id))
+        await self._executor.run(partial(self._nodes.remove, node_id=node_id))
         _log.info("Node %s has ended; %d subscriptions of its connections are removed.", node_id, removal.ended)
         return True

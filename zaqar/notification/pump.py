@@ -1,279 +1,208 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of one message store: makes deliveries of its posts, and takes deliveries in hand as there is room."""
+"""The loop of one message store: takes posts and deliveries as there is room for them.
+
+A round takes posts, which ``LeasedPosts`` expands, and deliveries, which ``Attempts`` sends and settles. Between rounds
+the pump sleeps until one of them, or a wakeup from outside, sets ``StoreState.woken``, or until its next look for all
+work, once a second. ``Notifier`` has one pump for each store.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 from zaqar.clock import Clock
+from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Delivery, Posted, Subscription
-from zaqar.notification.capacity import Capacity
-from zaqar.notification.expansion import Expander, Piece
-from zaqar.notification.jobs import AWAY_SECONDS, LEASE_SECONDS, Job, Jobs
-from zaqar.notification.lanes import Lanes
-from zaqar.notification.posts import FIRST_PIECES, LATER_PIECES, LeasedPosts
-from zaqar.notification.sending import Attempts
-from zaqar.notification.store import LeasedStore
+from zaqar.notification.attempts import Attempts
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.capacity import Capacity, SubscriptionBacklog
+from zaqar.notification.expansion import FIRST_PIECES, LATER_PIECES, LeasedPosts
+from zaqar.notification.failed_deliveries import FailedDeliveries
+from zaqar.notification.leased_store import AWAY_SECONDS, LeasedStore, StoreState
+from zaqar.notification.pieces import PieceMaker
+from zaqar.notification.senders.by_scheme import Senders
 from zaqar.notification.subscribers import Subscribers
+from zaqar.notification.verdicts import Verdicts
 from zaqar.storage.pools import StoreRef
 
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often an idle notifier looks for work that no wakeup told it of."""
+"""How often a pump looks for work of which no wakeup told it."""
 
 _THREADS = FIRST_PIECES + LATER_PIECES + 4
-"""Calls of a store that may be under way: pieces of posts, and one each to take, to settle and to extend leases of
+"""Calls of a store that may be under way: pieces of posts, and one each to take, to settle, and to extend leases of
 posts and of deliveries.
 """
 
 
-class Pump:
-    """Made and used in an event loop."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the pumps of all stores of one notifier share. ``owner`` is the name under which it leases."""
 
-    def __init__(
-        self,
-        store_ref: StoreRef,
-        *,
-        owner: str,
-        clock: Clock,
-        capacity: Capacity,
-        expander: Expander,
-        subscribers: Subscribers,
-        sender: Attempts,
-        released: Callable[[], None],
-        largest_post: int,
-        away_seconds: float = AWAY_SECONDS,
-    ) -> None:
-        self._owner = owner
-        self._clock = clock
-        self._capacity = capacity
-        self._sender = sender
+    owner: str
+    clock: Clock
+    capacity: Capacity
+    subscribers: Subscribers
+    senders: Senders
+    verdicts: Verdicts
+    failures: FailedDeliveries
+    piece_maker: PieceMaker
+    keys: MessageKeys
+    bounds: Bounds
+
+
+class Pump:
+    def __init__(self, store_ref: StoreRef, shared: Shared, *, away_seconds: float = AWAY_SECONDS) -> None:
+        """Made in an event loop. ``away_seconds``: pause after the store did not answer."""
+        clock, self._capacity = shared.clock, shared.capacity
         self._away_seconds = away_seconds
-        self._store = LeasedStore(store_ref, owner=owner, lease=LEASE_SECONDS, clock=clock, threads=_THREADS)
-        self._lanes = Lanes(capacity)
-        self._jobs = Jobs(
+        self._store = LeasedStore(store_ref, owner=shared.owner, clock=clock, threads=_THREADS)
+        self._state = StoreState(self._store.label)
+        self._backlog = SubscriptionBacklog(self._capacity)
+        self._attempts = Attempts(
             self._store,
+            self._state,
+            self._backlog,
             clock=clock,
-            capacity=capacity,
-            lanes=self._lanes,
-            sender=sender,
-            released=released,
-            away=self._note_away,
+            capacity=self._capacity,
+            subscribers=shared.subscribers,
+            senders=shared.senders,
+            verdicts=shared.verdicts,
+            failures=shared.failures,
+            keys=shared.keys,
+            bounds=shared.bounds,
         )
         self._leased_posts = LeasedPosts(
             self._store,
-            expander=expander,
-            subscribers=subscribers,
-            store_piece=self._store_piece,
-            changed=self._note_piece,
-            away=self._note_away,
+            self._state,
+            self._backlog,
+            self._attempts,
+            clock=clock,
+            piece_maker=shared.piece_maker,
+            subscribers=shared.subscribers,
             pause=away_seconds,
-            largest=largest_post,
+            largest=shared.bounds.largest_post,
         )
-        self._stopping = asyncio.Event()
-        self._woken = asyncio.Event()
-        self._away = False
-        # What the next round looks for, besides once a second for all.
         self._next_look = float("-inf")
-        self._posts = False
-        self._deliveries = False
+        self._capacity.on_room(self._use_room)
 
-    # -- what the dispatcher does with it ----------------------------------------------------------------------------
-
-    @property
-    def in_hand(self) -> int:
-        return len(self._jobs)
+    # -- from the notifier -------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """There is new work."""
-        self._posts = True
-        # The wakeup may have been for a delivery, and posts may not be taken for a while.
-        self._deliveries |= not self._leased_posts.room
-        self._woken.set()
-
-    def use_room(self) -> None:
-        """There is more room than before."""
-        if self._deliveries or self._lanes.any_behind:
-            self._woken.set()
+        """There is new work in some store."""
+        self._state.has_posts = True
+        # The wakeup may be for a delivery. A round that takes posts first finds that out, but it may have no room for
+        # posts.
+        self._state.has_deliveries |= not self._leased_posts.room
+        self._state.woken.set()
 
     async def run(self) -> None:
         """Work until ``stop``."""
-        while not self._stopping.is_set():
-            self._woken.clear()
+        state = self._state
+        while not state.stopping.is_set():
+            # Cleared before the round, so that a wakeup during the round leads to another one.
+            state.woken.clear()
             try:
-                busy = await self._look()
+                is_busy = await self._look()
             except StoreUnavailable:
-                self._note_away()
-                await _first(self._stopping, self._away_seconds)
+                state.note_away()
+                await _wait(state.stopping, self._away_seconds)
             except Exception:  # noqa: BLE001, it is logged
-                # Whatever is wrong with this store, the subscribers of others must not suffer from it.
-                _log.exception("%s: an error of the notifier", self._store.label)
-                await _first(self._stopping, self._away_seconds)
+                # Whatever is wrong with this store, the subscribers of other stores must not suffer from it.
+                _log.exception("%s: an error of the notifier", state.label)
+                await _wait(state.stopping, self._away_seconds)
             else:
-                self._note_back()
-                if not busy:
-                    await _first(self._woken, self._next_look - _time())
+                if not self._attempts.stuck and not self._leased_posts.failing:
+                    state.note_back()
+                if not is_busy:
+                    await _wait(state.woken, self._next_look - _time())
         await self._leased_posts.finish()
 
     def stop(self) -> None:
-        """Take nothing more; ``run`` returns soon."""
-        self._jobs.stop()
-        self._leased_posts.stop()
-        self._stopping.set()
-        self._woken.set()
+        """Begin nothing more. ``run`` returns soon."""
+        self._state.stop()
 
     async def drain(self) -> None:
-        """Return when all that was taken is settled; whoever cannot wait so long cancels."""
-        await self._jobs.drain()
+        """Return when all deliveries on lease are settled. A caller that cannot wait so long cancels."""
+        await self._attempts.drain()
 
     async def hand_back(self, seconds: float) -> None:
-        """Break off what is still being sent, give up the leases, and let go of the store."""
+        """Cancel what is still being sent, end the leases, and close what belongs to the store."""
         self._leased_posts.close()
-        self._jobs.break_off()
+        self._attempts.break_off()
         try:
             async with asyncio.timeout(seconds):
-                await self._jobs.drain()
+                await self._attempts.drain()
         except TimeoutError:
-            _log.warning("%s: %d leases are left to end by themselves.", self._store.label, len(self._jobs))
-        self._jobs.close()
+            _log.warning("%s: %d leases are left to end by themselves.", self._state.label, len(self._attempts))
+        self._attempts.close()
         self._store.close()
+        self._capacity.off_room(self._use_room)
 
     # -- one round ---------------------------------------------------------------------------------------------------
 
     async def _look(self) -> bool:
-        """Do what there is to do; return whether there may be more."""
-        everywhere = _time() >= self._next_look
-        if everywhere:
+        """Take what there is room for. True if there may be more."""
+        state = self._state
+        is_full_look = _time() >= self._next_look
+        if is_full_look:
             self._next_look = _time() + LOOK_SECONDS
-            self._lanes.check_all()
+            self._backlog.check_all()
         found = False
-        if (self._posts or everywhere) and self._leased_posts.room:
-            self._posts = False
+        if (state.has_posts or is_full_look) and self._leased_posts.room:
+            # Cleared before the take: a post that is stored during the take wakes the pump, and sets it again.
+            state.has_posts = False
             if await self._leased_posts.take():
-                self._posts = found = True
+                state.has_posts = found = True
             else:
-                # Then the wakeup was for a delivery: a confirmation, or one to be sent again.
-                self._deliveries = True
-        if everywhere or self._deliveries or self._lanes.worth_taking():
+                # Then the wakeup was for a delivery: a confirmation, or one that is sent again.
+                state.has_deliveries = True
+        if is_full_look or state.has_deliveries or self._backlog.worth_taking():
             found |= await self._take_deliveries()
         return found
 
     async def _take_deliveries(self) -> bool:
-        # One that is away is asked for one, so that no others wait for the room.
-        limit = 0 if self._jobs.stuck else min(1, self._capacity.share) if self._away else self._capacity.share
+        state, capacity = self._state, self._capacity
+        # A store that is away is asked for one delivery only, so that it holds no reservations that others need.
+        limit = 0 if self._attempts.stuck else min(1, capacity.share) if state.is_away else capacity.share
         if not limit:
-            self._deliveries = True
+            state.has_deliveries = True
             return False
-        self._deliveries = False
-        without = self._lanes.full()
-        if (room := self._lanes.room(limit)) is not None:
-            # More would be handed back at once. A few may be of lanes that this process does not know of.
-            limit = min(limit, max(room, self._capacity.most_of_one))
-        self._lanes.begin_look()
+        state.has_deliveries = False
+        without = self._backlog.saturated()
+        if (room := self._backlog.room(limit)) is not None:
+            # More would be handed back at once. A few may be of subscriptions that this process does not know.
+            limit = min(limit, max(room, capacity.most_of_one))
+        self._backlog.begin_take()
         taken_at = _time()
-        # The room is reserved first, as other stores are asked at the same time.
-        with self._capacity.asking(limit):
-            taken = await self._store.take_deliveries(limit, most_of_one=self._capacity.most_of_one, without=without)
-        self._capacity.take_in_hand(len(taken))
-        if taken:
-            self._lanes.note_behind(delivery.subscription_id for delivery in taken)
-            for delivery in taken:
-                self._start(Job(delivery, taken_at))
-            self._deliveries = True
-        else:
-            self._lanes.note_empty(without)
-        return bool(taken)
+        # Reserved before the call, because other stores are asked at the same time.
+        with capacity.reserving(limit):
+            taken = await self._store.take_deliveries(limit, most_of_one=capacity.most_of_one, without=without)
+        # No other task runs between the end of ``reserving`` and this, so nobody else gets the room.
+        capacity.reserve(len(taken))
+        if not taken:
+            self._backlog.note_none_due(without)
+            return False
+        # There may be more of these subscriptions than one take may give.
+        self._backlog.note_due(delivery.subscription_id for delivery in taken)
+        self._attempts.start_taken(taken, taken_at)
+        state.has_deliveries = True
+        return True
 
-    def _start(self, job: Job) -> None:
-        """Take its seat before more is taken, where it is known, so that no more is taken than there is room for."""
-        lane = job.delivery.subscription_id
-        seat = self._lanes.seat_of(lane)
-        if seat is None:
-            self._jobs.start([job])
-        elif self._capacity.sit_down(seat):
-            job.seat = seat
-            self._jobs.start([job])
-        else:
-            self._jobs.hand_back(job)
-        if seat is not None and not self._capacity.has_room(seat):
-            self._lanes.note_full(lane, seat)
-
-    # -- posts -------------------------------------------------------------------------------------------------------
-
-    def _note_piece(self) -> None:
-        """A piece was stored, or given up: there may be room for more posts, and deliveries to take."""
-        if self._posts or self._lanes.worth_taking():
-            self._woken.set()
-
-    async def _store_piece(self, posted: Posted, piece: Piece) -> bool:
-        """Store it, with the deliveries leased for which there is room, and send these; False if somebody else went on.
-
-        Nobody else finds the leased ones. If another notifier has stored this piece, the store refuses it.
-        """
-        now, taken_at = self._clock(), _time()
-        jobs: list[Job] = []
-        behind: set[str] = set()
-        deliveries: list[Delivery] = []
-        for delivery, subscription in piece.made:
-            is_whole = subscription.id not in piece.reduced
-            job = self._take_at_once(delivery, subscription, now, taken_at) if is_whole else None
-            if job is not None:
-                jobs.append(job)
-            elif delivery.due <= now:
-                behind.add(subscription.id)
-            deliveries.append(delivery if job is None else job.delivery)
-        stored = False
-        try:
-            stored = await self._store.expand(posted, deliveries, piece.position)
-        finally:
-            if not stored:
-                for job in jobs:
-                    self._jobs.drop(job)
-        if stored:
-            # Once more, as a look at the store that began before may have found nothing.
-            self._lanes.note_behind(behind)
-            self._jobs.start(jobs)
-        return stored
-
-    def _take_at_once(self, delivery: Delivery, subscription: Subscription, now: float, taken_at: float) -> Job | None:
-        """A job, its delivery leased, where it is due, there is room for it and nothing older goes before it."""
-        if delivery.due > now:
-            return None
-        lane = delivery.subscription_id
-        if self._lanes.is_behind(lane) or not self._capacity.share or self._jobs.stuck:
-            self._lanes.note_behind([lane])
-            return None
-        seat = self._sender.seat_of(subscription)
-        if not self._capacity.sit_down(seat):
-            self._lanes.note_full(lane, seat)
-            return None
-        self._capacity.take_in_hand(1)
-        self._lanes.remember(lane, seat)
-        return Job(replace(delivery, owner=self._owner, due=now + LEASE_SECONDS), taken_at, subscription, seat)
-
-    # -- the store's health ------------------------------------------------------------------------------------------
-
-    def _note_away(self) -> None:
-        if not self._away:
-            self._away = True
-            _log.warning("%s is away, or the management store is; its deliveries wait.", self._store.label)
-
-    def _note_back(self) -> None:
-        if self._away and not self._jobs.stuck and not self._leased_posts.failing:
-            self._away = False
-            _log.warning("%s is back.", self._store.label)
+    def _use_room(self) -> None:
+        """A delivery of any store has given its room back."""
+        if self._state.has_deliveries or self._backlog.any_due:
+            self._state.woken.set()
 
 
 def _time() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _first(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Return when the event is set, or after that time."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):

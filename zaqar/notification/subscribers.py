@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions and queues as the management store has them, for a process that asks for the same ones all the time."""
+"""Subscriptions and retry policies from the management store, cached for about a second.
+
+``LeasedPosts`` reads pages of subscriptions, and ``Attempts`` the subscription of a delivery. Each says how old a
+reading may be.
+"""
 
 from __future__ import annotations
 
@@ -20,35 +24,36 @@ from zaqar.model import (
     PostPosition,
     Subscription,
 )
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base import ManagementStore
 
 REMEMBER_SECONDS = 1.0
-"""How long what was read is remembered; callers say what of it is too old for them."""
+"""How long a reading is cached. A caller may ask for a newer one."""
 
 MOST_BYTES = 32 * 1024 * 1024
-"""What is remembered takes so much memory, about."""
+"""Approximate memory of all cached readings."""
 
 READ = 25
 READINGS = 2
-"""Subscriptions that one call reads for a page, and such calls at a time.
+"""Number of subscriptions that one call reads for a page, and of such calls at a time.
 
 The options of each may take 1.5 MB once they are decoded, so that the calls take 75 MB together at most.
 """
 
 PAGE_BYTES = 512 * 1024
-"""A page ends with the reading in which it comes to take so much memory: that of 250 everyday subscriptions."""
+"""A page ends with the call that makes it larger than this: the memory of 250 common subscriptions."""
 
 _FLAT_BYTES = 1000
-"""What remembering anything takes, besides the thing itself."""
+"""Memory of a cached reading, besides its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some subscriptions of a queue, in the order of their ids.
+    """Subscriptions of a queue that follow each other in the order of their ids.
 
-    ``end`` is the id up to which these are all; ``is_last`` says that the queue has none behind it. Of the options of
-    those in ``reduced`` only the filter was kept: enough to expand a post, but not to send anything.
+    ``end``: the id up to which the page is complete. ``is_last``: the queue has no subscription behind ``end``.
+    ``reduced``: ids of subscriptions of whose options only the filter was kept, which is enough to expand a post, but
+    not to send anything.
     """
 
     subscriptions: tuple[Subscription, ...]
@@ -58,11 +63,11 @@ class Page:
 
 
 class Subscribers:
-    """Every method raises StoreUnavailable where the management store does not answer."""
+    """Every method raises StoreUnavailable if the management store does not answer."""
 
-    def __init__(self, management: ManagementStore, calls: Calls, clock: Clock) -> None:
+    def __init__(self, management: ManagementStore, executor: StoreExecutor, clock: Clock) -> None:
         self._management = management
-        self._calls = calls
+        self._executor = executor
         self._clock = clock
         self._known = _Memory()
         self._readings = asyncio.Semaphore(READINGS)
@@ -70,7 +75,7 @@ class Subscribers:
     async def get(
         self, queue_uid: str, subscription_id: str, *, not_before: float = float("-inf")
     ) -> Subscription | None:
-        """As it was a moment ago, and not before that time of the event loop; None where it is gone or over."""
+        """The subscription as it was a moment ago, after ``not_before`` (event loop time); None if gone or expired."""
         read = partial(self._read, queue_uid, subscription_id, self._clock())
         found: Subscription | None = await self._known.get((queue_uid, subscription_id), read, not_before)
         return found
@@ -79,17 +84,17 @@ class Subscribers:
         self._known.forget((subscription.queue_uid, subscription.id))
 
     async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
-        """Whether it was removed, or is over by any worker's clock, so that it can never be there again."""
+        """Whether it was removed, or has expired by the clock of every worker, so that it can never come back."""
         read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
         return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
-        """The page for which a post is to be expanded next, read after ``not_before`` in the event loop's time.
+        """The page for which a post is to be expanded next, read after ``not_before`` (event loop time).
 
-        ``most``: the number of subscriptions in it. A page that is expanded in part already (``position.through``) is
-        found again with all that were in it and are still there; others that have come between them since are left out
-        where they are too many, as the post is older than they are. However large the options of all these are, about
-        ``PAGE_BYTES`` of them and one reading are in memory.
+        ``most``: greatest number of subscriptions in it. If a part of the page is expanded already
+        (``position.through``), the new page ends at the same id, and has all of its subscriptions that still exist.
+        Newer subscriptions between them are left out if there are too many: they were made after the post. At most
+        about ``PAGE_BYTES`` of options, and those of one call, are in memory.
         """
         key = queue_uid, position.after, position.through, most
         read = partial(self._read_page, queue_uid, position.after, position.through, most)
@@ -97,11 +102,11 @@ class Subscribers:
         return found
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
-        """None if they have begun, else the time when the last of those in the way ends."""
-        return await self._calls.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
+        """Take all pauses and return None; or take none, and return when the last of those that have not ended does."""
+        return await self._executor.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
-        """That of the queue of a subscription."""
+        """The retry policy of the subscription's queue."""
         address = subscription.project, subscription.kind, subscription.source
         uid, policy = await self._known.get(address, partial(self._read_policy, subscription))
         return policy if uid == subscription.queue_uid else None
@@ -111,7 +116,7 @@ class Subscribers:
             found = self._management.subscriptions.get(queue_uid=queue_uid, subscription_id=subscription_id, now=now)
             return _Weighed(found, 0 if found is None else bytes_of(found.options))
 
-        return await self._calls.run(read)
+        return await self._executor.run(read)
 
     async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
         began = asyncio.get_running_loop().time()
@@ -122,7 +127,7 @@ class Subscribers:
         while not complete:
             limit = READ if through else min(READ, most - len(found))
             async with self._readings:
-                some = await self._calls.run(partial(self._read_some, queue_uid, end, limit))
+                some = await self._executor.run(partial(self._read_some, queue_uid, end, limit))
             is_last = len(some) < limit
             if some:
                 end = some[-1][0].id
@@ -146,7 +151,7 @@ class Subscribers:
         return _Weighed(Page(subscriptions, through or end, is_last, frozenset(slim & found.keys())), size)
 
     def _read_some(self, queue_uid: str, after: str, limit: int) -> list[tuple[Subscription, int]]:
-        """With the memory that each takes. It is weighed here as that takes as long as the options are large."""
+        """Subscriptions, each with its memory. This runs in a thread, because measuring large options takes long."""
         some = self._management.subscriptions.list_after(
             queue_uid=queue_uid, after=after, limit=limit, now=self._clock()
         )
@@ -163,7 +168,7 @@ class Subscribers:
             policy = queue.metadata.get("_retry_policy")
             return _Weighed((queue.uid, policy), bytes_of(policy))
 
-        return await self._calls.run(read)
+        return await self._executor.run(read)
 
 
 def _only_filter(subscription: Subscription) -> tuple[Subscription, int]:
@@ -172,7 +177,7 @@ def _only_filter(subscription: Subscription) -> tuple[Subscription, int]:
 
 
 def bytes_of(value: object) -> int:
-    """The memory that a JSON value takes."""
+    """The memory of a JSON value."""
     size = 0
     todo = [value]
     while todo:
@@ -187,7 +192,7 @@ def bytes_of(value: object) -> int:
 
 
 class _Weighed(NamedTuple):
-    """What was read, and the memory that it takes."""
+    """A value that was read, and its memory."""
 
     value: Any
     size: int
@@ -201,15 +206,15 @@ class _Reading:
 
 
 class _Memory:
-    """What was read a moment ago. Those who ask at the same time share one reading, and its failure.
+    """Readings of the last moment. Callers that ask at the same time share one reading, and its failure.
 
-    It is swept while there is something in it, asked or not; and what was read first is forgotten first where all of it
-    takes more than ``MOST_BYTES``.
+    Old readings are removed by a timer, also if nobody asks again. If all together take more than ``MOST_BYTES``, the
+    oldest are removed first.
     """
 
     def __init__(self) -> None:
         self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
-        """About in the order in which they began."""
+        """Roughly in the order in which they began."""
         self.size = 0
         self._sweeping = False
 
@@ -225,11 +230,11 @@ class _Memory:
             reading = _Reading(now, asyncio.ensure_future(read()))
             self._remember(key, reading)
             reading.outcome.add_done_callback(partial(self._weigh, key, reading))
-        # One that is cancelled must not take the reading away from the others.
+        # A caller that is cancelled must not cancel the reading for the others.
         return (await asyncio.shield(reading.outcome)).value
 
     def put(self, key: Hashable, weighed: _Weighed, began: float) -> None:
-        """Remember what was read, unless something later is remembered."""
+        """Cache a value that was read at ``began``, unless a later reading is cached."""
         known = self._readings.get(key)
         if known is not None and known.began > began and not _failed(known.outcome):
             return
@@ -281,7 +286,7 @@ def wants(subscription: Subscription | None, delivery: Delivery, *, require_conf
         return False
     if delivery.kind == NOTIFICATION:
         return gets_messages(subscription, require_confirmation=require_confirmation)
-    # The answer to a confirmation may have come by another one before this was sent.
+    # An earlier confirmation may have been answered before this one is sent.
     return subscription.state != CONFIRMED
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.notification.scene import Scene, ScriptedSender
+from tests.unit.notification.harness import Harness, ScriptedSender
 from zaqar import entry_points
 from zaqar.cmd import notifier
 from zaqar.errors import StoreUnavailable
@@ -29,19 +29,19 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
     """The stores that the command opens."""
     monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path))
-    scene = Scene()
-    scene.clock.now = 1e12
+    harness = Harness()
+    harness.clock.now = 1e12
     found: dict[str, object] = {
-        "zaqar.control.storage": type("Management", (), {"from_settings": lambda settings: scene.management}),
-        "zaqar.data.storage": type("Messages", (), {"from_settings": lambda settings: scene.store}),
+        "zaqar.control.storage": type("Management", (), {"from_settings": lambda settings: harness.management}),
+        "zaqar.data.storage": type("Messages", (), {"from_settings": lambda settings: harness.store}),
         "zaqar.notification.tasks": ScriptedSender,
     }
     load = entry_points.load
     monkeypatch.setattr("zaqar.entry_points.load", lambda group, name, **kw: found.get(group) or load(group, name))
-    return scene
+    return harness
 
 
 def when(condition: Callable[[], object], number: signal.Signals) -> threading.Thread:
@@ -59,12 +59,12 @@ def when(condition: Callable[[], object], number: signal.Signals) -> threading.T
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sends_until_a_signal(
-    scene: Scene, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    harness: Harness, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene.clock.now = 0.0
-    scene.subscribe(expires=1e12)
-    scene.post(1)
-    thread = when(lambda: scene.deliveries(state=DONE), number)
+    harness.clock.now = 0.0
+    harness.subscribe(expires=1e12)
+    harness.post(1)
+    thread = when(lambda: harness.deliveries(state=DONE), number)
     assert notifier.main([]) == 0
     thread.join()
     assert not list((tmp_path / "notifiers").iterdir())
@@ -84,8 +84,8 @@ class Away(MemoryMessageStore):
         raise StoreUnavailable
 
 
-def test_a_store_that_is_away_is_waited_for(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    scene.store = store = Away()
+def test_a_store_that_is_away_is_waited_for(harness: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    harness.store = store = Away()
     thread = when(lambda: store.tries == 2, signal.SIGTERM)
     assert notifier.main([]) == 0
     thread.join()
@@ -99,7 +99,7 @@ def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "absent.conf" in error
 
 
-@pytest.mark.usefixtures("scene")
+@pytest.mark.usefixtures("harness")
 def test_a_task_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     load = entry_points.load
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from tests.unit.notification.certificates import make_certificate
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A notifier looks at its stores, and writes what it could not write, ten times a second instead of once."""
     monkeypatch.setattr("zaqar.notification.pump.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("zaqar.notification.settling.AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("zaqar.notification.attempts.AGAIN_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="session")

@@ -9,57 +9,57 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from zaqar.notification import capacity as capacities
-from zaqar.notification.capacity import Capacity, Seat
+from zaqar.notification.capacity import Capacity, Slot
 
-SEAT = Seat("p", "host:80")
+SLOT = Slot("p", "host:80")
 
 
 @pytest.fixture
 def capacity() -> Capacity:
     made = Capacity(overall=20, per_project=8, per_target=4)
-    made.note(SEAT, reached=True)
+    made.note(SLOT, reached=True)
     return made
 
 
-def sit(capacity: Capacity, seat: Seat, most: int = 100) -> int:
+def sit(capacity: Capacity, slot: Slot, most: int = 100) -> int:
     """How many sit down."""
-    return sum(capacity.sit_down(seat) for _ in range(most))
+    return sum(capacity.try_acquire(slot) for _ in range(most))
 
 
 def test_a_target(capacity: Capacity) -> None:
-    assert sit(capacity, SEAT) == 4
-    capacity.stand_up(SEAT)
-    assert sit(capacity, SEAT) == 1
+    assert sit(capacity, SLOT) == 4
+    capacity.release(SLOT)
+    assert sit(capacity, SLOT) == 1
 
 
 def test_a_project(capacity: Capacity) -> None:
-    seats = [Seat("p", f"{n}:80") for n in range(5)]
-    for seat in seats:
-        capacity.note(seat, reached=True)
-    assert [sit(capacity, seat) for seat in seats] == [4, 4, 0, 0, 0]
-    assert sit(capacity, Seat("other", "4:80")) == 4
+    slots_ = [Slot("p", f"{n}:80") for n in range(5)]
+    for slot in slots_:
+        capacity.note(slot, reached=True)
+    assert [sit(capacity, slot) for slot in slots_] == [4, 4, 0, 0, 0]
+    assert sit(capacity, Slot("other", "4:80")) == 4
 
 
 def test_more_is_worth_while_when_half_is_free(capacity: Capacity) -> None:
-    sit(capacity, SEAT)
+    sit(capacity, SLOT)
     rooms = []
     for _ in range(4):
-        rooms.append(capacity.has_room(SEAT))
-        capacity.stand_up(SEAT)
+        rooms.append(capacity.has_room(SLOT))
+        capacity.release(SLOT)
     assert rooms == [False, False, True, True]
     assert capacity.most_of_one == 2
 
 
 def test_a_target_that_does_not_answer(capacity: Capacity) -> None:
-    capacity.note(SEAT, reached=False)
-    assert sit(capacity, SEAT) == 1
-    assert not capacity.has_room(SEAT)
-    capacity.note(SEAT, reached=True)
-    assert sit(capacity, SEAT) == 3
+    capacity.note(SLOT, reached=False)
+    assert sit(capacity, SLOT) == 1
+    assert not capacity.has_room(SLOT)
+    capacity.note(SLOT, reached=True)
+    assert sit(capacity, SLOT) == 3
 
 
 def test_a_stranger(capacity: Capacity) -> None:
-    stranger = Seat("p", "new:80")
+    stranger = Slot("p", "new:80")
     assert sit(capacity, stranger) == 2
     capacity.note(stranger, reached=True)
     assert sit(capacity, stranger) == 2
@@ -68,15 +68,15 @@ def test_a_stranger(capacity: Capacity) -> None:
 def test_targets_are_forgotten(capacity: Capacity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacities, "MOST_REMEMBERED", 3)
     for n in range(3):
-        capacity.note(Seat("p", f"{n}:80"), reached=False)
-    assert sit(capacity, SEAT) == 2
-    assert sit(capacity, Seat("q", "2:80")) == 1
+        capacity.note(Slot("p", f"{n}:80"), reached=False)
+    assert sit(capacity, SLOT) == 2
+    assert sit(capacity, Slot("q", "2:80")) == 1
 
 
 def test_nothing_is_kept_of_who_has_nothing_under_way(capacity: Capacity) -> None:
-    sit(capacity, SEAT)
+    sit(capacity, SLOT)
     for _ in range(4):
-        capacity.stand_up(SEAT)
+        capacity.release(SLOT)
     assert not any(capacity._projects)
     assert not capacity._kinds
     assert not capacity._targets
@@ -86,20 +86,21 @@ def test_one_store_never_reserves_all(capacity: Capacity) -> None:
     shares = []
     while capacity.share:
         shares.append(capacity.share)
-        capacity.take_in_hand(shares[-1])
+        capacity.reserve(shares[-1])
     assert shares == [5, 5, 5, 5]
-    capacity.let_go(3)
+    for _ in range(3):
+        capacity.unreserve()
     assert capacity.share == 3
 
 
 def test_the_least_bounds_there_are() -> None:
     capacity = Capacity(overall=1, per_project=1, per_target=1)
     assert (capacity.share, capacity.most_of_one) == (1, 1)
-    assert capacity.has_room(SEAT)
-    assert sit(capacity, SEAT) == 1
-    assert not capacity.has_room(SEAT)
-    capacity.stand_up(SEAT)
-    assert capacity.has_room(SEAT)
+    assert capacity.has_room(SLOT)
+    assert sit(capacity, SLOT) == 1
+    assert not capacity.has_room(SLOT)
+    capacity.release(SLOT)
+    assert capacity.has_room(SLOT)
 
 
 def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
@@ -109,10 +110,10 @@ def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
         shares = []
         for _ in range(9):
             shares.append(capacity.share)
-            silent.enter_context(capacity.asking(shares[-1]))
+            silent.enter_context(capacity.reserving(shares[-1]))
         assert shares == [50, 50, 50, 25, 12, 6, 3, 2, 1]
         assert capacity.share == 1
-    assert (capacity.share, capacity.in_hand) == (50, 0)
+    assert (capacity.share, capacity.reserved) == (50, 0)
 
 
 # -- shares of projects -----------------------------------------------------------------------------------------------
@@ -120,23 +121,23 @@ def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
 DEFAULTS = {"overall": 200, "per_project": 100, "per_target": 10}
 
 
-def proven(capacity: Capacity, project: str, count: int) -> list[Seat]:
+def proven(capacity: Capacity, project: str, count: int) -> list[Slot]:
     """Seats of targets that have answered."""
-    seats = [Seat(project, f"{project}-good-{n}:443") for n in range(count)]
-    for seat in seats:
-        capacity.note(seat, reached=True)
-    return seats
+    slots_ = [Slot(project, f"{project}-good-{n}:443") for n in range(count)]
+    for slot in slots_:
+        capacity.note(slot, reached=True)
+    return slots_
 
 
-def silent(capacity: Capacity, project: str, count: int) -> list[Seat]:
-    seats = [Seat(project, f"{project}-silent-{n}:443") for n in range(count)]
-    for seat in seats:
-        capacity.note(seat, reached=False)
-    return seats
+def silent(capacity: Capacity, project: str, count: int) -> list[Slot]:
+    slots_ = [Slot(project, f"{project}-silent-{n}:443") for n in range(count)]
+    for slot in slots_:
+        capacity.note(slot, reached=False)
+    return slots_
 
 
-def strangers(capacity: Capacity, project: str, count: int) -> list[Seat]:
-    return [Seat(project, f"{project}-new-{n}:443") for n in range(count)]
+def strangers(capacity: Capacity, project: str, count: int) -> list[Slot]:
+    return [Slot(project, f"{project}-new-{n}:443") for n in range(count)]
 
 
 MAKERS = {"proven": proven, "silent": silent, "strangers": strangers}
@@ -144,12 +145,12 @@ MAKERS = {"proven": proven, "silent": silent, "strangers": strangers}
 
 def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int]:
     """Projects in turns, each with that many targets, take all they get: how many each has under way."""
-    seats = [MAKERS[kind](capacity, f"greedy-{n}", targets) for n in range(projects)]
+    slots_ = [MAKERS[kind](capacity, f"greedy-{n}", targets) for n in range(projects)]
     got = [0] * projects
     for _ in range(DEFAULTS["per_target"]):
         for target in range(targets):
             for n in range(projects):
-                got[n] += capacity.sit_down(seats[n][target])
+                got[n] += capacity.try_acquire(slots_[n][target])
     return got
 
 
@@ -184,10 +185,10 @@ def test_what_is_left_for_others(kind: str, projects: int) -> None:
     capacity = Capacity(**DEFAULTS)
     fill(capacity, kind, projects, 100 if projects < 1000 else 3)
     good = proven(capacity, "other", 10)
-    assert sum(sit(capacity, seat) for seat in good) >= 50
+    assert sum(sit(capacity, slot) for slot in good) >= 50
     newcomer = strangers(capacity, "newcomer", 1)[0]
     expected = kind == "silent" or projects <= 30
-    assert capacity.has_room(newcomer) == capacity.sit_down(newcomer) == expected
+    assert capacity.has_room(newcomer) == capacity.try_acquire(newcomer) == expected
 
 
 def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
@@ -195,25 +196,25 @@ def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
     capacity = Capacity(**DEFAULTS)
     for round_ in range(3):
         for n in range(1000):
-            seat = Seat(f"greedy-{n}", f"{n}-{round_}:443")
-            if capacity.sit_down(seat):
-                capacity.stand_up(seat)
-            capacity.note(seat, reached=False)
+            slot = Slot(f"greedy-{n}", f"{n}-{round_}:443")
+            if capacity.try_acquire(slot):
+                capacity.release(slot)
+            capacity.note(slot, reached=False)
     got = fill(capacity, "strangers", 1000, 3)
     assert sum(got) == 50
     newcomer = strangers(capacity, "newcomer", 1)[0]
     assert sit(capacity, newcomer) == 1
     waiting = f"greedy-{got.index(0)}"
-    assert not capacity.sit_down(Seat(waiting, "another:443"))
-    capacity.note(Seat(waiting, "answers:443"), reached=True)
-    assert capacity.sit_down(Seat(waiting, "another:443"))
+    assert not capacity.try_acquire(Slot(waiting, "another:443"))
+    capacity.note(Slot(waiting, "answers:443"), reached=True)
+    assert capacity.try_acquire(Slot(waiting, "another:443"))
 
 
 @pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])
 def test_one_project_alone_has_its_bound(per_project: int) -> None:
     """Whoever is the only tenant sets it as high as the bound of all."""
     capacity = Capacity(overall=200, per_project=per_project, per_target=10)
-    assert sum(sit(capacity, seat) for seat in proven(capacity, "p", 60)) == min(per_project, 200)
+    assert sum(sit(capacity, slot) for slot in proven(capacity, "p", 60)) == min(per_project, 200)
 
 
 class Slots(RuleBasedStateMachine):
@@ -226,50 +227,50 @@ class Slots(RuleBasedStateMachine):
         self.overall, self.per_project = overall, per_project
         self.capacity = Capacity(overall=overall, per_project=per_project, per_target=per_target)
         self.projects = 100 if many else 4
-        self.held: dict[Seat, list[int]] = {}
+        self.held: dict[Slot, list[int]] = {}
         """The kinds of the attempts that are under way, in the order in which they began."""
 
     def under_way(self, kind: int, project: str | None = None) -> int:
         return sum(
-            each >= kind for seat, kinds in self.held.items() if project in (None, seat.project) for each in kinds
+            each >= kind for slot, kinds in self.held.items() if project in (None, slot.project) for each in kinds
         )
 
     @rule(project=st.integers(0, 99), host=st.integers(0, 9), times=st.integers(1, 60))
-    def sit_down(self, project: int, host: int, times: int) -> None:
-        seat = Seat(f"p{project % self.projects}", f"{project % self.projects}-{host}")
+    def try_acquire(self, project: int, host: int, times: int) -> None:
+        slot = Slot(f"p{project % self.projects}", f"{project % self.projects}-{host}")
         for _ in range(times):
-            kind = self.capacity._kind_of(seat)
-            has_room = self.capacity.has_room(seat)
+            kind = self.capacity._kind_of(slot)
+            has_room = self.capacity.has_room(slot)
             free = [
                 slots - self.under_way(each)
                 for each, slots in enumerate((self.overall, max(1, self.overall // 2), max(1, self.overall // 4)))
             ]
-            own = [self.under_way(each, seat.project) for each in range(3)]
-            sat = self.capacity.sit_down(seat)
+            own = [self.under_way(each, slot.project) for each in range(3)]
+            sat = self.capacity.try_acquire(slot)
             if has_room:
                 assert sat, "what is taken because there is room finds room"
             if own[0] == 0 and min(free[: kind + 1]) > 0:
                 assert sat, "who has nothing under way gets what is free"
             if not sat:
                 return
-            self.held.setdefault(seat, []).append(kind)
+            self.held.setdefault(slot, []).append(kind)
             for each in range(1, kind + 1):
                 slots = max(1, self.overall // (2 * each))
                 assert own[each] == 0 or (own[each] < 2 * free[each] and free[each] > (slots - 1) // 2)
             assert own[0] == 0 or own[0] * max(0, self.overall - self.per_project) < free[0] * self.per_project
 
     @rule(pick=st.integers(0, 1000))
-    def stand_up(self, pick: int) -> None:
+    def release(self, pick: int) -> None:
         if self.held:
-            seat = sorted(self.held)[pick % len(self.held)]
-            self.capacity.stand_up(seat)
-            self.held[seat].pop()
-            if not self.held[seat]:
-                del self.held[seat]
+            slot = sorted(self.held)[pick % len(self.held)]
+            self.capacity.release(slot)
+            self.held[slot].pop()
+            if not self.held[slot]:
+                del self.held[slot]
 
     @rule(project=st.integers(0, 99), host=st.integers(0, 9), reached=st.booleans())
     def note(self, project: int, host: int, reached: bool) -> None:
-        self.capacity.note(Seat(f"p{project % self.projects}", f"{project % self.projects}-{host}"), reached=reached)
+        self.capacity.note(Slot(f"p{project % self.projects}", f"{project % self.projects}-{host}"), reached=reached)
 
     @invariant()
     def bounds_hold(self) -> None:
@@ -280,7 +281,7 @@ class Slots(RuleBasedStateMachine):
             assert self.under_way(kind) == self.capacity._under_way[kind] <= most
         # However many do not answer, half is left for those that do.
         assert self.overall - self.under_way(1) >= self.overall - max(1, self.overall // 2)
-        for project in {seat.project for seat in self.held}:
+        for project in {slot.project for slot in self.held}:
             assert self.under_way(0, project) <= self.per_project
 
 

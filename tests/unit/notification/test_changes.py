@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import FINE, GONE, UID, Notifier, Scene, ScriptedSender, until
+from tests.unit.notification.harness import FINE, GONE, UID, Harness, RunningNotifier, ScriptedSender, until
 from zaqar.model import PENDING, REFUSED, SUBSCRIPTION_CONFIRMATION, Delivery, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.senders.base import Outcome
@@ -32,103 +32,105 @@ class RecordingSender(ScriptedSender):
         return await super().send(delivery, subscription, now=now)
 
 
-def change(scene: Scene, **changes: Any) -> None:
-    old = scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock())
+def change(harness: Harness, **changes: Any) -> None:
+    old = harness.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=harness.clock())
     assert old is not None
     new = replace(old, version=old.version + 1, **changes)
-    assert scene.management.subscriptions.replace(subscription=new, now=scene.clock())
+    assert harness.management.subscriptions.replace(subscription=new, now=harness.clock())
 
 
-def delete(scene: Scene) -> None:
-    scene.management.subscriptions.delete(queue_uid=UID, subscription_id="s1")
+def delete(harness: Harness) -> None:
+    harness.management.subscriptions.delete(queue_uid=UID, subscription_id="s1")
 
 
-CHANGES: dict[str, Callable[[Scene], None]] = {
-    "another subscriber": lambda scene: change(scene, subscriber=NEW),
+CHANGES: dict[str, Callable[[Harness], None]] = {
+    "another subscriber": lambda harness: change(harness, subscriber=NEW),
     "deleted": delete,
-    "refused": lambda scene: change(scene, state=REFUSED),
-    "expired": lambda scene: change(scene, expires=scene.clock()),
+    "refused": lambda harness: change(harness, state=REFUSED),
+    "expired": lambda harness: change(harness, expires=harness.clock()),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
     """The subscription was read a moment ago, is changed, and the next delivery is taken right after that."""
-    scene, task = Scene(), RecordingSender()
-    scene.subscribe(subscriber=OLD)
+    harness, sender = Harness(), RecordingSender()
+    harness.subscribe(subscriber=OLD)
 
     async def script() -> None:
-        async with scene.notifier(task) as notifier:
-            scene.post("first")
-            await until(lambda: task.subscribers == [OLD] and not scene.waiting())
+        async with harness.notifier(sender) as notifier:
+            harness.post("first")
+            await until(lambda: sender.subscribers == [OLD] and not harness.waiting())
             for round_ in range(3):
                 # Read once more, by a delivery that is taken, and so remembered.
-                resend(scene, notifier)
-                await until(lambda at=round_: len(task.subscribers) == 2 + at and not scene.waiting())  # type: ignore[misc]
-            assert task.subscribers == [OLD] * 4
-            CHANGES[what](scene)
-            resend(scene, notifier)
-            await until(lambda: not scene.waiting())
-            assert task.subscribers[4:] == ([NEW] if what == "another subscriber" else [])
+                resend(harness, notifier)
+                await until(lambda at=round_: len(sender.subscribers) == 2 + at and not harness.waiting())  # type: ignore[misc]
+            assert sender.subscribers == [OLD] * 4
+            CHANGES[what](harness)
+            resend(harness, notifier)
+            await until(lambda: not harness.waiting())
+            assert sender.subscribers[4:] == ([NEW] if what == "another subscriber" else [])
 
     asyncio.run(script())
 
 
-def resend(scene: Scene, notifier: Notifier) -> None:
-    sent = scene.store.delivery_log.resend(queue_uid=UID, subscription_id="s1", numbers=[1], now=scene.clock(), limit=1)
+def resend(harness: Harness, notifier: RunningNotifier) -> None:
+    sent = harness.store.delivery_log.resend(
+        queue_uid=UID, subscription_id="s1", numbers=[1], now=harness.clock(), limit=1
+    )
     assert sent == 1
-    notifier.dispatcher.wake()
+    notifier.wake()
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The subscriptions are listed, the store takes its time to store the deliveries, and meanwhile one is changed."""
-    scene, task = Scene(), RecordingSender()
-    scene.subscribe(subscriber=OLD)
-    expand, stored = scene.store.outbox.expand, asyncio.Event()
+    harness, sender = Harness(), RecordingSender()
+    harness.subscribe(subscriber=OLD)
+    expand, stored = harness.store.outbox.expand, asyncio.Event()
 
     async def script() -> None:
         loop = asyncio.get_running_loop()
 
         def expand_slowly(**arguments: Any) -> bool:
-            CHANGES[what](scene)
+            CHANGES[what](harness)
             time.sleep(0.3)
             done = expand(**arguments)
             loop.call_soon_threadsafe(stored.set)
             return done
 
-        monkeypatch.setattr(scene.store.outbox, "expand", expand_slowly)
-        async with scene.notifier(task):
-            scene.post("first")
+        monkeypatch.setattr(harness.store.outbox, "expand", expand_slowly)
+        async with harness.notifier(sender):
+            harness.post("first")
             await stored.wait()
-            await until(lambda: not scene.waiting())
+            await until(lambda: not harness.waiting())
             await asyncio.sleep(0.05)
-            assert task.subscribers == ([NEW] if what == "another subscriber" else [])
+            assert sender.subscribers == ([NEW] if what == "another subscriber" else [])
 
     asyncio.run(script())
 
 
 def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
     """It answers 410 when the subscription has another subscriber already, who then gets the message."""
-    scene, task = Scene(), RecordingSender()
-    scene.subscribe(subscriber=OLD)
+    harness, sender = Harness(), RecordingSender()
+    harness.subscribe(subscriber=OLD)
 
     async def answer(delivery: Delivery) -> Outcome:
-        if task.subscribers == [OLD]:
-            change(scene, subscriber=NEW)
+        if sender.subscribers == [OLD]:
+            change(harness, subscriber=NEW)
             return GONE
         return FINE
 
-    task.answers["s1"] = answer
+    sender.answers["s1"] = answer
 
     async def script() -> None:
-        async with scene.notifier(task):
-            scene.post("first")
-            await until(lambda: len(task.subscribers) == 2 and not scene.waiting())
+        async with harness.notifier(sender):
+            harness.post("first")
+            await until(lambda: len(sender.subscribers) == 2 and not harness.waiting())
 
     asyncio.run(script())
-    assert task.subscribers == [OLD, NEW]
-    left = scene.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=scene.clock())
+    assert sender.subscribers == [OLD, NEW]
+    left = harness.management.subscriptions.get(queue_uid=UID, subscription_id="s1", now=harness.clock())
     assert left is not None
     assert left.subscriber == NEW
 
@@ -138,36 +140,38 @@ def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
 PAUSE = 60
 
 
-def ask(scene: Scene, id_: str) -> None:
-    now = scene.clock()
-    scene.store.deliveries.put(
+def ask(harness: Harness, id_: str) -> None:
+    now = harness.clock()
+    harness.store.deliveries.put(
         delivery=Delivery(UID, id_, 0, b"{}", 3600, now, "", due=now, kind=SUBSCRIPTION_CONFIRMATION)
     )
 
 
 @pytest.fixture
-def asking() -> Scene:
-    return Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=PAUSE))
+def asking() -> Harness:
+    return Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=PAUSE))
 
 
-async def look(scene: Scene, *notifiers: Notifier) -> None:
+async def look(harness: Harness, *notifiers: RunningNotifier) -> None:
     """Return when nothing is due any more."""
     for notifier in notifiers:
-        notifier.dispatcher.wake()
+        notifier.wake()
     names = [f"s{number}" for number in range(1, 9)]
     await until(
-        lambda: all(each.due > scene.clock() and each.owner is None for name in names for each in scene.waiting(name))
+        lambda: all(
+            each.due > harness.clock() and each.owner is None for name in names for each in harness.waiting(name)
+        )
     )
 
 
-def test_asking_again_has_a_pause(asking: Scene) -> None:
+def test_asking_again_has_a_pause(asking: Harness) -> None:
     """Subscribe and unsubscribe, or change the subscriber, as often as you like: one confirmation in a pause."""
-    task = RecordingSender()
+    sender = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
     begin = asking.clock()
 
     async def script() -> None:
-        async with asking.notifier(task) as notifier:
+        async with asking.notifier(sender) as notifier:
             for turn in range(40):
                 change(asking, subscriber=f"http://host{turn}/")
                 ask(asking, "s1")
@@ -175,101 +179,101 @@ def test_asking_again_has_a_pause(asking: Scene) -> None:
                 asking.clock.advance(5)
 
     asyncio.run(script())
-    times = [sent.at - begin for sent in task.sent]
+    times = [sent.at - begin for sent in sender.sent]
     assert len(times) == 200 // PAUSE + 1
     assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
 
 
-def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Scene) -> None:
+def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Harness) -> None:
     """Eight subscriptions of eight projects, two notifiers, of which one is started again."""
-    task = RecordingSender()
+    sender = RecordingSender()
     for number in range(1, 9):
         asking.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", project=f"p{number}", state=PENDING)
         ask(asking, f"s{number}")
 
     async def script() -> None:
-        async with asking.notifier(task) as one:
-            async with asking.notifier(task) as two:
+        async with asking.notifier(sender) as one:
+            async with asking.notifier(sender) as two:
                 await look(asking, one, two)
-                assert len(task.sent) == 1
+                assert len(sender.sent) == 1
                 asking.clock.advance(PAUSE - 1)
                 await look(asking, one, two)
-                assert len(task.sent) == 1
-            async with asking.notifier(task) as two:
+                assert len(sender.sent) == 1
+            async with asking.notifier(sender) as two:
                 await look(asking, one, two)
-                assert len(task.sent) == 1
+                assert len(sender.sent) == 1
                 # Nobody waits for ever: each is asked in the end.
                 for turn in range(2, 9):
-                    await until_sent(asking, task, turn, one, two)
+                    await until_sent(asking, sender, turn, one, two)
 
     asyncio.run(script())
-    assert len({sent.subscription for sent in task.sent}) == 8
-    times = sorted(sent.at for sent in task.sent)
+    assert len({sent.subscription for sent in sender.sent}) == 8
+    times = sorted(sent.at for sent in sender.sent)
     assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
 
 
-async def until_sent(scene: Scene, task: RecordingSender, count: int, *notifiers: Notifier) -> None:
+async def until_sent(harness: Harness, sender: RecordingSender, count: int, *notifiers: RunningNotifier) -> None:
     for _ in range(200):
-        scene.clock.advance(PAUSE)
-        await look(scene, *notifiers)
-        if len(task.sent) >= count:
+        harness.clock.advance(PAUSE)
+        await look(harness, *notifiers)
+        if len(sender.sent) >= count:
             return
-    raise AssertionError(f"{len(task.sent)} were sent, not {count}")
+    raise AssertionError(f"{len(sender.sent)} were sent, not {count}")
 
 
-def test_a_failed_attempt_counts_as_well(asking: Scene) -> None:
-    task = RecordingSender()
-    task.answers["s1"] = lambda delivery: Outcome(False, 500, "no")
+def test_a_failed_attempt_counts_as_well(asking: Harness) -> None:
+    sender = RecordingSender()
+    sender.answers["s1"] = lambda delivery: Outcome(False, 500, "no")
     asking.subscribe(subscriber=OLD, state=PENDING)
     ask(asking, "s1")
 
     async def script() -> None:
-        async with asking.notifier(task) as notifier:
+        async with asking.notifier(sender) as notifier:
             for _ in range(PAUSE):
                 await look(asking, notifier)
-                assert len(task.sent) == 1
+                assert len(sender.sent) == 1
                 asking.clock.advance(1)
             await look(asking, notifier)
-            assert len(task.sent) == 2
+            assert len(sender.sent) == 2
 
     asyncio.run(script())
 
 
 def test_without_a_pause_all_are_asked_at_once() -> None:
-    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
+    harness, sender = Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     for number in range(1, 9):
-        scene.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
-        ask(scene, f"s{number}")
+        harness.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
+        ask(harness, f"s{number}")
 
     async def script() -> None:
-        async with scene.notifier(task) as notifier:
-            notifier.dispatcher.wake()
-            await until(lambda: len(task.sent) == 8)
+        async with harness.notifier(sender) as notifier:
+            notifier.wake()
+            await until(lambda: len(sender.sent) == 8)
 
     asyncio.run(script())
 
 
 def test_who_was_replaced_is_not_asked_again() -> None:
     """Each subscriber is replaced right after it was asked; the next confirmation goes to the one there is then."""
-    scene, task = Scene(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
+    harness, sender = Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     subscribers = [f"http://host{number}/" for number in range(6)]
-    scene.subscribe(subscriber=subscribers[0], state=PENDING)
+    harness.subscribe(subscriber=subscribers[0], state=PENDING)
 
     async def script() -> None:
-        async with scene.notifier(task) as notifier:
+        async with harness.notifier(sender) as notifier:
             for number, subscriber in enumerate(subscribers):
                 if number:
-                    change(scene, subscriber=subscriber)
-                ask(scene, "s1")
-                notifier.dispatcher.wake()
-                await until(lambda at=number: len(task.subscribers) == at + 1 and not scene.waiting())  # type: ignore[misc]
+                    change(harness, subscriber=subscriber)
+                ask(harness, "s1")
+                notifier.wake()
+                await until(lambda at=number: len(sender.subscribers) == at + 1 and not harness.waiting())  # type: ignore[misc]
 
     asyncio.run(script())
-    assert task.subscribers == subscribers
+    assert sender.subscribers == subscribers
 
 
-def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = RecordingSender()
+def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
     take_pauses = asking.management.subscriptions.take_pauses
 
@@ -284,25 +288,25 @@ def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Scene, monk
     ask(asking, "s1")
 
     async def script() -> None:
-        async with asking.notifier(task) as notifier:
+        async with asking.notifier(sender) as notifier:
             await look(asking, notifier)
             asking.clock.advance(PAUSE)
             await look(asking, notifier)
-            await until(lambda: task.subscribers)
+            await until(lambda: sender.subscribers)
 
     asyncio.run(script())
-    assert task.subscribers == [NEW]
+    assert sender.subscribers == [NEW]
 
 
-def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Scene) -> None:
+def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Harness) -> None:
     """It may be what it was sent, and that is a signature which is for nobody else."""
-    task = RecordingSender()
-    task.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
+    sender = RecordingSender()
+    sender.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
     asking.subscribe(subscriber=OLD, state=PENDING)
     ask(asking, "s1")
 
     async def script() -> None:
-        async with asking.notifier(task) as notifier:
+        async with asking.notifier(sender) as notifier:
             await look(asking, notifier)
             asking.clock.advance(PAUSE)
             await look(asking, notifier)

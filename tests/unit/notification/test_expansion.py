@@ -1,362 +1,514 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Large posts: each is expanded piece by piece, in turns with others, and by whichever notifier is there."""
+
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from dataclasses import replace
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from zaqar.model import CONFIRMED, PENDING, REFUSED, Delivery, Draft, Posted, PostPosition, Subscription
-from zaqar.notification import expansion
-from zaqar.notification.expansion import Expander, Piece, size_of_page
-from zaqar.notification.subscribers import Page
-from zaqar.schemas.filters import Filter
-from zaqar.storage.base import PIECE_BYTES, PIECE_DELIVERIES
+from tests.unit.notification.harness import QUEUE, UID, Harness, ScriptedSender, hang, until
+from tests.unit.notification.test_pieces import COSTLY
+from zaqar.errors import StoreUnavailable
+from zaqar.model import DONE, NOT_EXPANDED, Delivery, Draft, Posted, PostPosition, Queue, Subscription
+from zaqar.notification import expansion, pieces
+from zaqar.notification import notifier as notifiers
+from zaqar.notification.bounds import Bounds
+from zaqar.storage.memory import MemoryMessageStore
+from zaqar.storage.memory.data import MessageData
+from zaqar.storage.memory.outbox import MemoryOutbox
 
-UID = "a" * 24
 
+@dataclass
+class Step:
+    """One call of ``expand``."""
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No piece ends because the machine is busy."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 3600.0)
+    queue_uid: str
+    first: int
+    begins: PostPosition
+    ends: PostPosition | None
+    deliveries: Sequence[Delivery]
+    stored: bool = False
 
+    @property
+    def is_piece(self) -> bool:
+        return self.begins != self.ends
 
-def subscription(id_: str, state: str = CONFIRMED, version: int = 1, **options: Any) -> Subscription:
-    return Subscription(
-        id_, UID, "p", "queue", "q", f"http://{id_}/", 60, 0.0, 60.0, options=options, state=state, version=version
-    )
 
+class RecordingOutbox(MemoryOutbox):
+    """An outbox that tells what is expanded, and lets a test act before that is stored."""
 
-def posted(*bodies: bytes, delay: int = 0) -> Posted:
-    return Posted(UID, 7, "c", 1000.0, tuple(Draft(body, 300, delay) for body in bodies))
+    def __init__(self, data: MessageData) -> None:
+        super().__init__(data)
+        self.steps: list[Step] = []
+        self.before: Callable[[Step], object] = lambda step: None
 
+    def expand(
+        self, *, posted: Posted, deliveries: Sequence[Delivery], position: PostPosition | None, until: float
+    ) -> bool:
+        step = Step(posted.queue_uid, posted.first, posted.position, position, deliveries)
+        self.before(step)
+        step.stored = super().expand(posted=posted, deliveries=deliveries, position=position, until=until)
+        self.steps.append(step)
+        return step.stored
 
-def page_of(*subscriptions: Subscription, is_last: bool = True) -> Page:
-    return Page(subscriptions, subscriptions[-1].id if subscriptions else "", is_last)
+    def pieces(self, uid: str = UID) -> list[Step]:
+        return [step for step in self.steps if step.is_piece and step.stored and step.queue_uid == uid]
 
+    def made(self, uid: str = UID) -> Counter[tuple[str, int]]:
+        """How often each delivery was made."""
+        return Counter((each.subscription_id, each.number) for piece in self.pieces(uid) for each in piece.deliveries)
 
-def pieces_of(
-    post: Posted, *subscriptions: Subscription, expander: Expander | None = None, is_last: bool = True
-) -> list[Piece]:
-    """All pieces of a post for a page."""
-    expander = expander or Expander(require_confirmation=False)
-    page = page_of(*subscriptions, is_last=is_last)
 
-    async def play(post: Posted) -> list[Piece]:
-        pieces = [await expander.piece(post, page)]
-        while (position := pieces[-1].position) is not None and position.through:
-            post = replace(post, position=position)
-            pieces.append(await expander.piece(post, page))
-        return pieces
+class RecordingStore(MemoryMessageStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox: RecordingOutbox = RecordingOutbox(self.data)
 
-    return asyncio.run(play(post))
 
+@dataclass
+class ManyQueues(Harness):
+    """A queue with subscribers s00, s01, ... and a recorder; and other queues, each with one subscriber."""
 
-def made_in(*pieces: Piece) -> list[tuple[str, int]]:
-    return [(delivery.subscription_id, delivery.number) for piece in pieces for delivery, _ in piece.made]
+    store: RecordingStore = field(default_factory=RecordingStore)
 
+    def queue(self, letter: str, project: str | None = None) -> tuple[Queue, Subscription]:
+        queue = Queue(letter * 24, project or f"project {letter}", letter, notify=True)
+        self.management.queue_records.create(queue=queue)
+        self.store.queues.open(queue=queue, now=self.clock())
+        subscriber = self.subscribe(letter, queue_uid=queue.uid, project=queue.project, source=queue.name)
+        return queue, subscriber
 
-def expand(post: Posted, *subscriptions: Subscription, require_confirmation: bool = False) -> list[tuple[str, int]]:
-    expander = Expander(require_confirmation=require_confirmation)
-    (piece,) = pieces_of(post, *subscriptions, expander=expander)
-    assert piece.position is None
-    return made_in(piece)
+    def post_to(self, queue: Queue, *texts: str) -> None:
+        drafts = [Draft(b'"%s"' % text.encode(), ttl=300) for text in texts]
+        self.store.messages.post(queue=queue, drafts=drafts, client_id="c", now=self.clock())
 
+    def subscribe_many(self, count: int, **changes: Any) -> list[str]:
+        return [self.subscribe(f"s{n:02}", **changes).id for n in range(count)]
 
-def test_one_for_each_message_and_subscription() -> None:
-    made = expand(posted(b"1", b"2"), subscription("a"), subscription("b"))
-    assert made == [("a", 7), ("b", 7), ("a", 8), ("b", 8)]
 
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> ManyQueues:
+    """Its pieces are small, so that few messages are many of them; and none ends because the machine is busy."""
+    monkeypatch.setattr(pieces, "PIECE_DELIVERIES", 20)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
+    return ManyQueues()
 
-def test_what_a_delivery_has_of_its_message() -> None:
-    (piece,) = pieces_of(posted(b"[1]", delay=30), subscription("a"))
-    ((delivery, of),) = piece.made
-    assert delivery == Delivery(UID, "a", 7, b"[1]", 300, 1000.0, "c", due=1030.0)
-    assert of.id == "a"
 
+@pytest.fixture
+def killable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notifier that is cut off ends soon."""
+    monkeypatch.setattr(notifiers, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(notifiers, "HAND_BACK_SECONDS", 0.1)
 
-@pytest.mark.parametrize(("required", "gets"), [(False, ["a", "b"]), (True, ["a"])])
-def test_states(required: bool, gets: list[str]) -> None:
-    subscriptions = [subscription("a"), subscription("b", PENDING), subscription("c", REFUSED)]
-    made = expand(posted(b"1"), *subscriptions, require_confirmation=required)
-    assert [id_ for id_, _ in made] == gets
 
+def each_once(harness: ManyQueues, subscribers: Sequence[str], numbers: range) -> bool:
+    return harness.store.outbox.made() == Counter((id_, number) for id_ in subscribers for number in numbers)
 
-def test_filters() -> None:
-    made = expand(posted(b'{"n":1}', b'{"n":2}', b"[]"), subscription("a", filter={"n": [2]}), subscription("b"))
-    assert made == [("b", 7), ("a", 8), ("b", 8), ("b", 9)]
 
+# -- large posts beside small ones -------------------------------------------------------------------------------------
 
-def test_a_changed_filter_acts() -> None:
-    expander = Expander(require_confirmation=False)
-    post = posted(b'{"n":1}')
-    for version, wanted in ((1, [2]), (2, [1])):
-        pieces = pieces_of(post, subscription("a", version=version, filter={"n": wanted}), expander=expander)
-        assert len(made_in(*pieces)) == version - 1
 
-
-def test_filters_are_compiled_once_and_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[object] = []
-    compile_filter = expansion.compile_filter
-
-    def note(policy: object, *, field: str) -> Any:
-        compiled.append(policy)
-        return compile_filter(policy, field=field)
-
-    monkeypatch.setattr(expansion, "compile_filter", note)
-    expander = Expander(require_confirmation=False)
-
-    def use(*ids: str) -> None:
-        pieces_of(posted(b"1"), *(subscription(id_, filter={id_: [1]}) for id_ in ids), expander=expander)
-
-    use("a")
-    monkeypatch.setattr(expansion, "MOST_BYTES_OF_FILTERS", 2 * expander._size_of_filters)
-
-    for _ in range(3):
-        use("a", "b")
-    assert len(compiled) == 2
-    use("c")
-    use("a")
-    assert len(compiled) == 4
-
-
-def test_a_filter_that_cannot_be_used_lets_all_pass(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert expand(posted(b"1"), subscription("a", filter={"n": []})) == [("a", 7)]
-    assert "filter of subscription a" in caplog.text
-
-
-# -- pieces ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("count", "subscribers", "pieces"),
-    [(1, 1, 1), (500, 1, 1), (501, 1, 2), (5, 100, 1), (6, 100, 2), (3, 200, 2), (1, 500, 1), (0, 5, 1), (7, 0, 1)],
-)
-def test_a_piece_is_bounded_in_deliveries(count: int, subscribers: int, pieces: int) -> None:
-    those = [subscription(f"{n:03}") for n in range(subscribers)]
-    found = pieces_of(posted(*[b"1"] * count), *those)
-    assert len(found) == pieces
-    assert max(len(piece.made) for piece in found) <= PIECE_DELIVERIES
-    assert made_in(*found) == [(each.id, 7 + n) for n in range(count) for each in those]
-
-
-@pytest.mark.parametrize("size", [1000, 100_000, 262_144, PIECE_BYTES // 2 + 1, PIECE_BYTES + 1])
-def test_a_piece_is_bounded_in_bytes_unless_it_is_a_single_delivery(size: int) -> None:
-    post = posted(*[b"1" * size] * 3, b"1")
-    those = [subscription(f"{n:03}") for n in range(size_of_page(post))]
-    found = pieces_of(post, *those)
-    assert made_in(*found) == [(each.id, 7 + n) for n in range(4) for each in those]
-    for piece in found:
-        assert len(piece.made) == 1 or sum(len(delivery.body) for delivery, _ in piece.made) <= PIECE_BYTES
-        assert len(piece.made) <= PIECE_DELIVERIES
-
-
-def test_positions_lead_from_piece_to_piece_and_page_to_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expansion, "PIECE_DELIVERIES", 4)
-    post = posted(b"1", b"2", b"3")
-    first, second = pieces_of(post, subscription("a"), subscription("b"), is_last=False)
-    assert (first.position, second.position) == (PostPosition("", "b", 2), PostPosition("b", "", 0))
-    third, fourth = pieces_of(replace(post, position=PostPosition("b")), subscription("c"), subscription("d"))
-    assert (third.position, fourth.position) == (PostPosition("b", "d", 2), None)
-    assert made_in(first, second, third, fourth) == [
-        *((id_, n) for n in (7, 8, 9) for id_ in "ab"),
-        *((id_, n) for n in (7, 8, 9) for id_ in "cd"),
-    ]
-
-
-def test_nobody_who_wants_it_is_one_piece_however_many_messages_there_are() -> None:
-    post = posted(*[b"1"] * 5000)
-    assert len(pieces_of(post, subscription("a", REFUSED))) == 1
-    assert len(pieces_of(post)) == 1
-
-
-def test_a_body_is_decoded_once_for_all_subscriptions_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[bytes] = []
-    loads = json.loads
-
-    def note(body: bytes) -> Any:
-        decoded.append(body)
-        return loads(body)
-
-    monkeypatch.setattr(expansion.json, "loads", note)
-    bodies = [b"[%d]" % n for n in range(20)]
-    pieces_of(posted(*bodies), *(subscription(f"{n:02}", filter={"n": [n]}) for n in range(50)))
-    assert decoded == bodies
-    pieces_of(posted(*bodies), *(subscription(f"{n:02}") for n in range(50)))
-    assert decoded == bodies
-
-
-def test_a_piece_ends_when_it_has_taken_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though nothing matches: so the post gets on, and others have their turn."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.0)
-    found = pieces_of(posted(*[b'{"n": 1}'] * 5), subscription("a", filter={"n": [2]}))
-    assert [piece.position and piece.position.message for piece in found] == [1, 2, 3, 4, None]
-
-
-class Stopwatch:
-    """Time that passes with each look at a filter, as if matching took so long."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self.seconds: dict[bytes, float] = {}
-        monkeypatch.setattr(expansion, "perf_counter", lambda: self.now)
-        matches = Filter.matches
-
-        def match(filter_: Filter, body: Any) -> bool:
-            self.now += self.seconds.get(json.dumps(body).encode(), 0.0)
-            return matches(filter_, body)
-
-        monkeypatch.setattr(Filter, "matches", match)
-
-
-def whole(post: Posted, *those: Subscription, expander: Expander) -> list[tuple[list[tuple[str, int]], Any]]:
-    """What a notifier makes of a post: the pieces of page after page, each page from the position on."""
-    found = []
-    position: PostPosition | None = post.position
-    while position is not None:
-        last = [each for each in those if each.id <= (position.through or "z")]
-        page = [each for each in last if each.id > position.after]
-        end, is_last = (position.through, False) if position.through else (page[-1].id if page else "", True)
-        piece = asyncio.run(expander.piece(replace(post, position=position), Page(tuple(page), end, is_last)))
-        found.append((made_in(piece), piece.position))
-        position = piece.position
-    return found
-
-
-def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many subscriptions with costly filters cannot keep for long what others wait for: the page ends earlier."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
-    watch = Stopwatch(monkeypatch)
-    watch.seconds[b"[1]"] = expansion.PIECE_SECONDS / 2 + 0.001
-    post = posted(b"[1]", b"[2]")
-    those = [subscription(id_, filter={"n": [{"exists": False}]}) for id_ in "abcde"]
-    found = whole(post, *those, expander=Expander(require_confirmation=False))
-    assert [position for _, position in found] == [
-        PostPosition("", "b", 1),
-        PostPosition("b"),
-        PostPosition("b", "d", 1),
-        PostPosition("d"),
-        None,
-    ]
-    made = [key for some, _ in found for key in some]
-    assert made == []
-    watch.seconds.clear()
-    assert whole(post, *those, expander=Expander(require_confirmation=False))[0][1] is None
-
-
-@pytest.mark.parametrize(
-    ("conditions", "most"),
-    [([1], 100), ([{"prefix": str(n)} for n in range(150)], 100), ([{"numeric": ["=", n]} for n in range(150)], 21)],
-)
-def test_a_page_is_bounded_in_what_any_message_may_cost(conditions: Any, most: int) -> None:
-    """Its first message is matched in no time, but the next one may be of another kind."""
-    those = [subscription(f"{n:03}", filter={"a": conditions}) for n in range(150)]
-    found = whole(posted(b"0", b'{"a": 1}'), *those, expander=Expander(require_confirmation=False))
-    first = found[0][1]
-    assert first is not None
-    assert most <= int(first.after) + 1 <= most + 1
-    assert len(found) == -(-150 // (int(first.after) + 1))
-
-
-def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made of that message is made by the next piece, and nothing is made twice or left out."""
-    monkeypatch.setattr(expansion, "PIECE_SECONDS", 0.03)
-    watch = Stopwatch(monkeypatch)
-    watch.seconds[b'{"n": 2}'] = expansion.PIECE_SECONDS / 2 + 0.001
-    post = posted(*(b'{"n": %d}' % n for n in (1, 1, 2, 1, 2)))
-    those = [subscription(id_, filter={"n": [1, 2]}) for id_ in "abcde"]
-    found = whole(post, *those, expander=Expander(require_confirmation=False))
-    assert found[0] == ([(id_, n) for n in (7, 8) for id_ in "abcde"], PostPosition("", "e", 2))
-    made = [key for some, _ in found for key in some]
-    assert len(made) == len(set(made))
-    assert set(made) == {(id_, n) for n in range(7, 12) for id_ in "abcde"}
-
-
-# -- the event loop ----------------------------------------------------------------------------------------------------
-
-
-WORDS = [f"word{n:04}" for n in range(600)]
-COSTLY: dict[str, tuple[Any, Any, int]] = {
-    # conditions, body, messages
-    "prefix": ([{"prefix": f"{n}."} for n in range(150)], WORDS, 60),
-    "numeric": ([{"numeric": ["=", -1 - n]} for n in range(150)], list(range(600)), 4),
-    "or": ({"$or": [{str(n): [1]} for n in range(150)]}, [{}] * 600, 3),
-    "decoding": ([1], [[]] * 20_000, 25),
-}
-
-
-def costly(kind: str, subscriptions: int = 40) -> tuple[Posted, Page]:
-    """A post and subscriptions that want none of it and take long to match."""
-    conditions, body, count = COSTLY[kind]
-    post = posted(*[json.dumps({"a": body}).encode()] * count)
-    return post, page_of(*(subscription(f"{n:02}", filter={"a": conditions}) for n in range(subscriptions)))
-
-
-async def lags(during: asyncio.Task[Any]) -> list[float]:
-    """How late the event loop is with something else, the least first."""
-    loop = asyncio.get_running_loop()
-    found = []
-    while not during.done():
-        began = loop.time()
-        await asyncio.sleep(0)
-        found.append(loop.time() - began)
-    return sorted(found)
-
-
-@pytest.mark.parametrize("kind", COSTLY)
-def test_the_event_loop_goes_on_while_a_post_is_matched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without slices it stands for as long as all of the post takes."""
-    monkeypatch.setattr(expansion, "MOST_STEPS_OF_A_PAGE", 10**9)
-
-    async def play() -> list[float]:
-        matching = asyncio.create_task(Expander(require_confirmation=False).piece(*costly(kind, 15)))
-        found = await lags(matching)
-        assert matching.result() == Piece([], None)
-        return found
-
-    in_slices = asyncio.run(play())
-    monkeypatch.setattr(expansion, "SLICE_SECONDS", 3600.0)
-    without = asyncio.run(play())
-    # Of the slices but the few during which another program may have had the processor.
-    assert 3 * in_slices[len(in_slices) * 9 // 10] < without[-1]
-
-
-def test_posts_that_are_matched_take_turns() -> None:
-    """A small one is done while a large one is under way, and the large one gets its part."""
+def test_a_large_post_holds_up_no_small_one(harness: ManyQueues) -> None:
+    """The message of another project is sent while a post of 300 pieces gets on by some of them."""
 
     async def play() -> None:
-        expander = Expander(require_confirmation=False)
-        matching = asyncio.create_task(expander.piece(*costly("prefix")))
-        await asyncio.sleep(0)
-        done = 0
-        while not matching.done():
-            filtered = subscription(f"small{done}", filter={"n": [1]})
-            piece = await expander.piece(posted(b'{"n": 1}'), page_of(filtered))
-            assert len(piece.made) == 1
-            done += 1
-            # A notifier waits for the store after each piece.
-            await asyncio.sleep(0)
-        assert done > 5
+        harness.subscribe_many(20)
+        queue, subscriber = harness.queue("b")
+        async with harness.notifier() as notifier:
+            harness.post(*range(300))
+            notifier.wake()
+            await until(lambda: len(harness.store.outbox.pieces()) > 5)
+            for n in range(3):
+                before = len(harness.store.outbox.pieces())
+                harness.post_to(queue, str(n))
+                notifier.wake()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+                assert len(harness.store.outbox.pieces()) - before < 80
+            assert len(harness.store.outbox.pieces()) < 300, "it is still under way"
+            await until(lambda: not harness.store.data.outbox, 60)
+        assert harness.store.outbox.made().keys() == {
+            (f"s{n:02}", number) for n in range(20) for number in range(1, 301)
+        }
 
     asyncio.run(play())
 
 
-def test_one_that_is_cancelled_leaves_its_turn_to_others() -> None:
+@pytest.mark.parametrize("kind", ["prefix", "numeric", "or"])
+def test_costly_filters_hold_up_nobody(kind: str) -> None:
+    harness = ManyQueues()
+    conditions, body, _ = COSTLY[kind]
+
     async def play() -> None:
-        expander = Expander(require_confirmation=False)
-        for waits in range(4):
-            matching = [asyncio.create_task(expander.piece(*costly("prefix"))) for _ in range(2)]
-            for _ in range(waits):
-                await asyncio.sleep(0)
-            matching[0].cancel()
-            matching[1].cancel()
-            await asyncio.gather(*matching, return_exceptions=True)
-            async with asyncio.timeout(10):
-                assert len((await expander.piece(posted(b"1"), page_of(subscription("a")))).made) == 1
+        harness.subscribe_many(40, options={"filter": {"a": conditions}})
+        queue, subscriber = harness.queue("b")
+        async with harness.notifier() as notifier:
+            harness.post(*[{"a": body}] * 1000)
+            notifier.wake()
+            await until(lambda: harness.store.outbox.pieces())
+            for n in range(5):
+                harness.post_to(queue, str(n))
+                notifier.wake()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+            assert harness.store.outbox.pieces()[-1].ends is not None, "it is still under way"
+
+    asyncio.run(play())
+
+
+def test_posts_of_several_queues_take_turns(harness: ManyQueues) -> None:
+    async def play() -> None:
+        queues = [harness.queue(letter)[0] for letter in "bcdef"]
+        for queue in queues:
+            harness.post_to(queue, *map(str, range(200)))
+        async with harness.notifier() as notifier:
+            notifier.wake()
+            await until(lambda: not harness.store.data.outbox, 60)
+        order = [step.queue_uid for step in harness.store.outbox.steps if step.is_piece]
+        assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
+        # None is two pieces ahead of another one for long: those that are made at a time may end in any order.
+        for place in range(len(order)):
+            done = Counter(order[:place])
+            assert max(done.values(), default=0) - min(done[queue.uid] for queue in queues) <= 3
+
+    asyncio.run(play())
+
+
+def test_projects_take_turns_however_many_queues_one_has(harness: ManyQueues) -> None:
+    async def play() -> None:
+        many = [harness.queue(letter, "many")[0] for letter in "bcdefg"]
+        one, _ = harness.queue("o")
+        async with harness.notifier() as notifier:
+            # Whose a queue is becomes known with its first post.
+            for queue in (*many, one):
+                harness.post_to(queue, "first")
+            notifier.wake()
+            await until(lambda: not harness.store.data.outbox)
+            harness.store.outbox.steps.clear()
+            for queue in (*many, one):
+                harness.post_to(queue, *map(str, range(200)))
+            notifier.wake()
+            await until(lambda: not harness.store.data.outbox, 60)
+        order = [step.queue_uid for step in harness.store.outbox.steps if step.is_piece]
+        end = len(order) - order[::-1].index(one.uid)
+        assert order.count(one.uid) == 10
+        # Besides the first pieces of all it had every other turn.
+        assert end <= 2 * 10 + len(many) + 2
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("largest", "most"), [(1, 25), (262_144, 25), (2 * 1024 * 1024, 8), (2**40, 4)])
+def test_posts_in_memory_are_bounded_in_number_and_bytes(harness: ManyQueues, largest: int, most: int) -> None:
+    harness.bounds = Bounds(largest_post=largest)
+
+    async def play() -> None:
+        harness.subscribe("s00")
+        for _ in range(60):
+            harness.post(*range(45))
+        async with harness.notifier() as notifier:
+            held: list[int] = []
+            waiting: list[int] = []
+
+            def look(step: Step) -> None:
+                for pump in notifier.pumps:
+                    held.append(len(pump._leased_posts))
+                    waiting.append(len(pump._leased_posts._begun))
+
+            harness.store.outbox.before = look
+            notifier.wake()
+            while harness.store.data.outbox:
+                # For those that were handed back for a while.
+                harness.clock.advance(1)
+                notifier.wake()
+                await asyncio.sleep(0.01)
+            assert 0 < max(held) <= most
+            assert max(waiting) <= most // 2
+        assert each_once(harness, ["s00"], range(1, 60 * 45 + 1))
+
+    asyncio.run(play())
+
+
+# -- several notifiers -------------------------------------------------------------------------------------------------
+
+
+def test_two_notifiers_on_large_posts_make_each_delivery_once(harness: ManyQueues) -> None:
+    async def play() -> None:
+        names = harness.subscribe_many(10)
+        async with harness.notifier() as one, harness.notifier() as other:
+            for _ in range(6):
+                harness.post(*range(20))
+            for notifier in (one, other):
+                notifier.wake()
+            await until(lambda: all(len(harness.deliveries(id_, DONE)) == 120 for id_ in names), 60)
+            assert each_once(harness, names, range(1, 121))
+            sent = Counter((each.subscription, each.message) for each in one.sender.sent + other.sender.sent)
+            assert set(sent.values()) == {1}
+            assert len(sent) == 1200
+
+    asyncio.run(play())
+
+
+def test_whoever_takes_over_goes_on_from_the_stored_position(harness: ManyQueues, killable: None) -> None:
+    async def play() -> None:
+        names = harness.subscribe_many(10)
+        enough = threading.Event()
+        async with harness.notifier() as killed:
+
+            def cut(step: Step) -> None:
+                if step.is_piece and len(harness.store.outbox.pieces()) == 7:
+                    killed.connection.cut = True
+                    enough.set()
+                    raise StoreUnavailable
+
+            harness.store.outbox.before = cut
+            harness.post(*range(60))
+            killed.wake()
+            await until(enough.is_set)
+            harness.store.outbox.before = lambda step: None
+            ((_, noted),) = harness.store.data.outbox.items()
+            position = noted.posted.position
+            assert position == PostPosition("", "s09", 14)
+            assert len(harness.store.outbox.pieces()) == 7
+            async with harness.notifier() as heir:
+                await until(lambda: heir.connection.calls["outbox.take"] >= 2)
+                assert len(harness.store.outbox.pieces()) == 7, "the lease is not over"
+                harness.clock.advance(6)
+                heir.wake()
+                await until(lambda: not harness.store.data.outbox)
+                assert harness.store.outbox.pieces()[7].begins == position
+                assert len(harness.store.outbox.pieces()) == 30
+                assert each_once(harness, names, range(1, 61))
+                await until(lambda: all(len(harness.deliveries(id_, DONE)) == 60 for id_ in names))
+                again = {each.message for each in killed.sender.sent} & {each.message for each in heir.sender.sent}
+                # What was being sent when it was cut off, and of that no more than it had room for.
+                assert len(again) <= harness.bounds.most
+
+    asyncio.run(play())
+
+
+def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_did(harness: ManyQueues) -> None:
+    """As when the machine stood still between the lease and the piece."""
+
+    async def play() -> None:
+        names = harness.subscribe_many(10)
+        held_up, go_on = threading.Event(), threading.Event()
+        async with harness.notifier() as late:
+
+            def hold(step: Step) -> None:
+                if step.is_piece and len(harness.store.outbox.pieces()) == 3 and not held_up.is_set():
+                    held_up.set()
+                    assert go_on.wait(10)
+                elif step.is_piece and len(harness.store.outbox.pieces()) == 6 and not go_on.is_set():
+                    # The heir is in the middle. It waits until the late one has had its answer.
+                    go_on.set()
+                    for _ in range(1000):
+                        if any(not each.stored for each in harness.store.outbox.steps):
+                            return
+                        time.sleep(0.01)
+                    raise AssertionError("the late piece was stored")
+
+            harness.store.outbox.before = hold
+            harness.post(*range(40))
+            late.wake()
+            await until(held_up.is_set)
+            async with harness.notifier() as heir:
+                harness.clock.advance(6)
+                heir.wake()
+                await until(lambda: not harness.store.data.outbox, 30)
+                await until(lambda: all(len(harness.deliveries(id_, DONE)) == 40 for id_ in names))
+                sent = Counter((each.subscription, each.message) for each in late.sender.sent + heir.sender.sent)
+                # 20 of the first pieces, whose leases were over with the jump of the clock, may be sent by both.
+                assert len(sent) == 400
+                refused = {
+                    each.number for step in harness.store.outbox.steps if not step.stored for each in step.deliveries
+                }
+                assert refused
+                assert not refused & {int(each.message[24:], 16) for each in late.sender.sent}
+                (pump,) = late.pumps
+                assert len(pump._leased_posts) == 0
+                assert late.capacity.reserved == 0
+        assert each_once(harness, names, range(1, 41))
+
+    asyncio.run(play())
+
+
+def test_subscribers_that_come_and_go_between_pieces(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was there before the post and stays gets each message once, and who has gone gets no more."""
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.READ", 3)
+    monkeypatch.setattr(pieces, "MOST_OF_A_PAGE", 4)
+
+    async def play() -> None:
+        names = harness.subscribe_many(10)
+        gone: list[str] = []
+
+        def change(step: Step) -> None:
+            n = len(harness.store.outbox.pieces())
+            if step.is_piece and n in (2, 5, 8):
+                id_ = names[n]
+                harness.management.subscriptions.delete(queue_uid=UID, subscription_id=id_)
+                gone.append(id_)
+            if step.is_piece:
+                harness.subscribe(f"s{n % 10:02}+{n}", created=harness.clock() + 1)
+
+        harness.store.outbox.before = change
+        async with harness.notifier() as notifier:
+            harness.post(*range(50))
+            notifier.wake()
+            await until(lambda: not harness.store.data.outbox, 30)
+        made = harness.store.outbox.made()
+        assert set(made.values()) == {1}
+        stayed = [id_ for id_ in names if id_ not in gone]
+        assert len(stayed) == 7
+        assert {key for key in made if key[0] in stayed} == {(id_, n) for id_ in stayed for n in range(1, 51)}
+        assert len({key for key in made if key[0] == "s08"}) < 50
+
+    asyncio.run(play())
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+def test_leases_are_extended_while_a_post_is_matched(monkeypatch: pytest.MonkeyPatch, killable: None) -> None:
+    """Those of deliveries and that of the post: another notifier finds neither, however long the piece takes."""
+    monkeypatch.setattr("zaqar.notification.attempts.EXTEND_SECONDS", 0.02)
+    monkeypatch.setattr(expansion, "EXTEND_SECONDS", 0.02)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
+    harness = ManyQueues()
+    conditions, body, _ = COSTLY["numeric"]
+
+    async def play() -> None:
+        sender = ScriptedSender()
+        sender.answers["b"] = hang
+        queue, _ = harness.queue("b")
+        harness.subscribe_many(40, options={"filter": {"a": conditions}})
+        async with harness.notifier(sender) as notifier:
+            harness.post_to(queue, "held")
+            notifier.wake()
+            await until(lambda: notifier.messages("b"))
+            harness.post(*[{"a": body}] * 500)
+            notifier.wake()
+            (noted,) = harness.store.data.outbox.values()
+            await until(lambda: noted.due > harness.clock())
+            (held,) = harness.store.data.deliveries
+            async with harness.notifier() as other:
+                for _ in range(4):
+                    harness.clock.advance(3)
+                    await until(lambda: noted.due == harness.store.data.deliveries[held].due == harness.clock() + 6)
+                    other.wake()
+                    await asyncio.sleep(0.02)
+                assert not harness.store.outbox.pieces()
+                assert other.sender.sent == []
+
+    asyncio.run(play())
+
+
+def test_a_stop_hands_posts_back_at_once(harness: ManyQueues) -> None:
+    async def play() -> None:
+        names = harness.subscribe_many(20)
+        async with harness.notifier() as notifier:
+            for _ in range(3):
+                harness.post(*range(100))
+            notifier.wake()
+            await until(lambda: len(harness.store.outbox.pieces()) > 10)
+        left = list(harness.store.data.outbox.values())
+        assert left
+        assert all(noted.due <= harness.clock() for noted in left)
+        assert any(noted.posted.position != NOT_EXPANDED for noted in left)
+        async with harness.notifier() as heir:
+            heir.wake()
+            await until(lambda: not harness.store.data.outbox, 60)
+        assert each_once(harness, names, range(1, 301))
+
+    asyncio.run(play())
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_post_that_cannot_be_expanded_holds_up_no_other(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        harness.subscribe_many(1, options={"filter": {"n": [1]}})
+        queue, subscriber = harness.queue("b")
+        bad = harness.store.messages.post(queue=QUEUE, drafts=[Draft(b"{", 300)], client_id="c", now=harness.clock())
+        async with harness.notifier() as notifier:
+            for n in range(3):
+                harness.post_to(queue, str(n))
+                notifier.wake()
+                await until(lambda n=n: len(notifier.messages(subscriber.id)) == n + 1)
+        assert list(harness.store.data.outbox) == [(UID, bad[0])]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("which", ["subscriptions.list_after", "outbox.expand"])
+def test_a_store_that_is_away_for_a_while_during_a_large_post(
+    harness: ManyQueues, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    away = threading.Event()
+    failed: list[str] = []
+
+    def fail_if_away(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if away.is_set():
+                failed.append(which)
+                raise StoreUnavailable
+            return operation(**arguments)
+
+        return call
+
+    name, method = which.split(".")
+    part = getattr(harness.management if name == "subscriptions" else harness.store, name)
+    monkeypatch.setattr(part, method, fail_if_away(getattr(part, method)))
+
+    async def play() -> None:
+        names = harness.subscribe_many(10)
+        async with harness.notifier() as notifier:
+            harness.post(*range(50))
+            notifier.wake()
+            await until(lambda: len(harness.store.outbox.pieces()) > 3)
+            away.set()
+            await until(lambda: failed)
+            await asyncio.sleep(0.1)
+            away.clear()
+            while harness.store.data.outbox:
+                harness.clock.advance(1)
+                notifier.wake()
+                await asyncio.sleep(0.05)
+            await until(lambda: all(len(harness.deliveries(id_, DONE)) == 50 for id_ in names))
+        assert each_once(harness, names, range(1, 51))
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert caplog.text.count("is away") == 1
+
+
+def test_jobs_of_a_piece_that_is_refused_are_not_sent(harness: ManyQueues) -> None:
+    async def play() -> None:
+        harness.subscribe_many(2)
+        async with harness.notifier() as notifier:
+
+            def go_on_elsewhere(step: Step) -> None:
+                harness.store.outbox.before = lambda step: None
+                ((_, noted),) = harness.store.data.outbox.items()
+                noted.posted = replace(noted.posted, position=PostPosition("", "s01", 1))
+
+            harness.store.outbox.before = go_on_elsewhere
+            harness.post(1)
+            notifier.wake()
+            await until(lambda: harness.store.outbox.steps)
+            await asyncio.sleep(0.05)
+            assert notifier.sender.sent == []
+            assert not harness.store.data.deliveries
+            await until(lambda: notifier.capacity.reserved == 0)
+            assert not notifier.capacity._targets
 
     asyncio.run(play())

@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from tests.unit.notification.scene import BROKEN, Scene, ScriptedSender, until
+from tests.unit.notification.harness import BROKEN, Harness, ScriptedSender, until
 from zaqar.model import DONE
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def harness() -> Harness:
+    return Harness()
 
 
 @pytest.mark.parametrize("slow", ["outbox.expand", "deliveries.take"])
 def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, slow: str
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     """The store answered so late that another notifier may have the delivery before its subscriber has answered."""
-    monkeypatch.setattr("zaqar.notification.jobs.LEASE_SECONDS", 1.0)
-    monkeypatch.setattr("zaqar.notification.jobs.EXTEND_SECONDS", 0.3)
+    monkeypatch.setattr("zaqar.notification.attempts.LEASE_SECONDS", 1.0)
+    monkeypatch.setattr("zaqar.notification.attempts.EXTEND_SECONDS", 0.3)
 
     def answer_late(operation: Callable[..., Any], answered: threading.Event) -> Callable[..., Any]:
         def late(**arguments: Any) -> Any:
@@ -41,37 +41,37 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
         return late
 
     async def play() -> None:
-        scene.subscribe()
-        scene.post(1)
+        harness.subscribe()
+        harness.post(1)
         if slow == "deliveries.take":
             # It is expanded, and fails once, so that it is taken from the store later.
             first = ScriptedSender()
             first.answers["s1"] = lambda delivery: BROKEN
-            async with scene.notifier(first) as notifier:
-                notifier.dispatcher.wake()
-                await until(lambda: first.sent and scene.waiting() and scene.waiting()[0].owner is None)
-            scene.clock.advance(60)
+            async with harness.notifier(first) as notifier:
+                notifier.wake()
+                await until(lambda: first.sent and harness.waiting() and harness.waiting()[0].owner is None)
+            harness.clock.advance(60)
         answered = threading.Event()
         with pytest.MonkeyPatch.context() as patch:
             name, method = slow.split(".")
-            part = getattr(scene.store, name)
+            part = getattr(harness.store, name)
             patch.setattr(part, method, answer_late(getattr(part, method), answered))
-            async with scene.notifier() as notifier:
-                notifier.dispatcher.wake()
+            async with harness.notifier() as notifier:
+                notifier.wake()
                 await until(answered.is_set)
-                await until(lambda: notifier.dispatcher._capacity._in_hand == 0)
+                await until(lambda: notifier.capacity.reserved == 0)
                 await asyncio.sleep(0.05)
-                assert notifier.task.sent == []
-                assert not notifier.dispatcher._capacity._targets
-                (left,) = scene.waiting()
-                assert left.due == scene.clock() + 6, "it is left to whoever comes after the lease"
-        async with scene.notifier() as other:
-            other.dispatcher.wake()
+                assert notifier.sender.sent == []
+                assert not notifier.capacity._targets
+                (left,) = harness.waiting()
+                assert left.due == harness.clock() + 6, "it is left to whoever comes after the lease"
+        async with harness.notifier() as other:
+            other.wake()
             await asyncio.sleep(0.05)
-            assert other.task.sent == []
-            scene.clock.advance(6)
-            other.dispatcher.wake()
-            await until(lambda: scene.deliveries(state=DONE))
-            assert len(other.task.sent) == 1
+            assert other.sender.sent == []
+            harness.clock.advance(6)
+            other.wake()
+            await until(lambda: harness.deliveries(state=DONE))
+            assert len(other.sender.sent) == 1
 
     asyncio.run(play())

@@ -21,7 +21,7 @@ from zaqar.storage.memory.nodes import MemoryNodes
 LEASE = 20.0
 
 
-class Scene:
+class Harness:
     """Nodes with subscriptions. ``faults``: what the removal of a node raises at each try."""
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class Scene:
         await self.until(lambda: not self.removal._running())
 
 
-def play(go: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+def play(go: Callable[[Harness], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
-        await go(Scene())
+        await go(Harness())
 
     asyncio.run(run())
 
@@ -81,35 +81,35 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_node_whose_lease_is_over_loses_its_subscriptions_and_its_row() -> None:
-    async def go(scene: Scene) -> None:
-        scene.add("dead", subscriptions=3)
-        scene.clock.advance(LEASE - 1)
-        scene.add("alive", subscriptions=1)
-        await scene.look()
-        assert scene.left == {"dead": 3, "alive": 1}
-        scene.clock.advance(1)
-        await scene.look()
-        assert scene.left == {"dead": 0, "alive": 1}
-        assert scene.over() == set()
-        assert scene.store.get(node_id="alive") is not None
+    async def go(harness: Harness) -> None:
+        harness.add("dead", subscriptions=3)
+        harness.clock.advance(LEASE - 1)
+        harness.add("alive", subscriptions=1)
+        await harness.look()
+        assert harness.left == {"dead": 3, "alive": 1}
+        harness.clock.advance(1)
+        await harness.look()
+        assert harness.left == {"dead": 0, "alive": 1}
+        assert harness.over() == set()
+        assert harness.store.get(node_id="alive") is not None
 
     play(go)
 
 
 def test_what_was_cut_off_goes_on_later(hurry: None) -> None:
-    async def go(scene: Scene) -> None:
-        scene.add("dead", subscriptions=2)
-        scene.clock.advance(LEASE)
-        scene.faults["dead"] = StoreUnavailable()
-        await scene.look()
+    async def go(harness: Harness) -> None:
+        harness.add("dead", subscriptions=2)
+        harness.clock.advance(LEASE)
+        harness.faults["dead"] = StoreUnavailable()
+        await harness.look()
         # It can live no more, though its row is still there.
-        assert not scene.store.renew(node_id="dead", expires=scene.clock.now + LEASE)
-        assert scene.over() == {"dead"}
-        scene.faults.clear()
+        assert not harness.store.renew(node_id="dead", expires=harness.clock.now + LEASE)
+        assert harness.over() == {"dead"}
+        harness.faults.clear()
         await asyncio.sleep(node_removal.FIRST_PAUSE_SECONDS)
-        await scene.look()
-        assert scene.left == {"dead": 0}
-        assert scene.over() == set()
+        await harness.look()
+        assert harness.left == {"dead": 0}
+        assert harness.over() == set()
 
     play(go)
 
@@ -118,20 +118,20 @@ def test_what_was_cut_off_goes_on_later(hurry: None) -> None:
 def test_nodes_whose_removal_fails_delay_no_other_one(fault: Exception) -> None:
     """They are listed first, as they are condemned, and there are more of them than are removed at a time."""
 
-    async def go(scene: Scene) -> None:
+    async def go(harness: Harness) -> None:
         failing = {f"failing {n}" for n in range(3 * NODES)}
-        scene.add(*failing, subscriptions=1)
-        scene.clock.advance(LEASE)
-        scene.faults = dict.fromkeys(failing, fault)
+        harness.add(*failing, subscriptions=1)
+        harness.clock.advance(LEASE)
+        harness.faults = dict.fromkeys(failing, fault)
         for _ in range(3):
-            await scene.look()
-        assert scene.tries == dict.fromkeys(failing, 1)
-        scene.add(*(f"dead {n}" for n in range(NODES)), subscriptions=1)
-        scene.clock.advance(LEASE)
-        await scene.look()
-        assert scene.over() == failing
+            await harness.look()
+        assert harness.tries == dict.fromkeys(failing, 1)
+        harness.add(*(f"dead {n}" for n in range(NODES)), subscriptions=1)
+        harness.clock.advance(LEASE)
+        await harness.look()
+        assert harness.over() == failing
         # Each is left alone for a while.
-        assert scene.tries == {**dict.fromkeys(failing, 1), **{f"dead {n}": 1 for n in range(NODES)}}
+        assert harness.tries == {**dict.fromkeys(failing, 1), **{f"dead {n}": 1 for n in range(NODES)}}
 
     play(go)
 
@@ -139,27 +139,27 @@ def test_nodes_whose_removal_fails_delay_no_other_one(fault: Exception) -> None:
 def test_nodes_whose_removal_waits_for_a_store_get_turns(monkeypatch: pytest.MonkeyPatch, hurry: None) -> None:
     monkeypatch.setattr(node_removal, "SLOW_SECONDS", 0.0)
 
-    async def go(scene: Scene) -> None:
-        scene.add(*(f"slow {n}" for n in range(NODES)), subscriptions=50)
-        scene.clock.advance(LEASE)
-        scene.held.clear()
-        await scene.removal.look()
-        await scene.until(lambda: len(scene.tries) == NODES)
-        scene.add("dead")
-        scene.clock.advance(LEASE)
-        await scene.removal.look()
+    async def go(harness: Harness) -> None:
+        harness.add(*(f"slow {n}" for n in range(NODES)), subscriptions=50)
+        harness.clock.advance(LEASE)
+        harness.held.clear()
+        await harness.removal.look()
+        await harness.until(lambda: len(harness.tries) == NODES)
+        harness.add("dead")
+        harness.clock.advance(LEASE)
+        await harness.removal.look()
         # Their threads are taken; the look itself did not wait for them.
-        assert scene.store.get(node_id="dead") is not None
-        scene.held.set()
-        await scene.until(lambda: not scene.removal._running())
-        await scene.look()
-        assert "dead" not in scene.over()
+        assert harness.store.get(node_id="dead") is not None
+        harness.held.set()
+        await harness.until(lambda: not harness.removal._running())
+        await harness.look()
+        assert "dead" not in harness.over()
         # The others go on with what they had begun.
         monkeypatch.setattr(node_removal, "SLOW_SECONDS", 10.0)
         await asyncio.sleep(2 * node_removal.FIRST_PAUSE_SECONDS)
-        await scene.look()
-        assert set(scene.tries.values()) == {1}
-        assert scene.over() == set()
+        await harness.look()
+        assert set(harness.tries.values()) == {1}
+        assert harness.over() == set()
 
     play(go)
 
@@ -167,18 +167,18 @@ def test_nodes_whose_removal_waits_for_a_store_get_turns(monkeypatch: pytest.Mon
 def test_a_large_node_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_removal, "TURN_SECONDS", 0.0)
 
-    async def go(scene: Scene) -> None:
+    async def go(harness: Harness) -> None:
         large = [f"large {n}" for n in range(NODES)]
-        scene.add(*large, subscriptions=1000)
-        scene.clock.advance(LEASE)
-        await scene.look()
-        scene.add("dead")
-        scene.clock.advance(LEASE)
+        harness.add(*large, subscriptions=1000)
+        harness.clock.advance(LEASE)
+        await harness.look()
+        harness.add("dead")
+        harness.clock.advance(LEASE)
         for _ in range(3):
-            await scene.look()
-        assert scene.over() == set(large)
-        assert scene.tries["large 0"] == 1
-        assert 0 < scene.left["large 0"] < 1000
+            await harness.look()
+        assert harness.over() == set(large)
+        assert harness.tries["large 0"] == 1
+        assert 0 < harness.left["large 0"] < 1000
 
     play(go)
 
@@ -186,32 +186,32 @@ def test_a_large_node_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatc
 def test_what_is_remembered_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_removal, "MAX_KNOWN", 6)
 
-    async def go(scene: Scene) -> None:
+    async def go(harness: Harness) -> None:
         names = {f"failing {n}" for n in range(5 * NODES)}
-        scene.add(*names, subscriptions=1)
-        scene.clock.advance(LEASE)
-        scene.faults = dict.fromkeys(names, StoreUnavailable())
+        harness.add(*names, subscriptions=1)
+        harness.clock.advance(LEASE)
+        harness.faults = dict.fromkeys(names, StoreUnavailable())
         for _ in range(10):
-            await scene.look()
-        assert len(scene.removal._removals) <= 6
+            await harness.look()
+        assert len(harness.removal._removals) <= 6
         # Those that others have removed are not remembered.
         for name in names:
-            scene.store.remove(node_id=name)
-        await scene.look()
-        assert scene.removal._removals == {}
+            harness.store.remove(node_id=name)
+        await harness.look()
+        assert harness.removal._removals == {}
 
     play(go)
 
 
 def test_it_goes_on_by_itself(hurry: None) -> None:
-    async def go(scene: Scene) -> None:
-        scene.add("fails", *(f"dead {n}" for n in range(3 * NODES)), subscriptions=2)
-        scene.clock.advance(LEASE)
-        scene.faults["fails"] = RuntimeError()
-        running = asyncio.create_task(scene.removal.run())
-        await scene.until(lambda: scene.over() == {"fails"} and scene.tries["fails"] > 1)
-        scene.faults.clear()
-        await scene.until(lambda: scene.over() == set())
+    async def go(harness: Harness) -> None:
+        harness.add("fails", *(f"dead {n}" for n in range(3 * NODES)), subscriptions=2)
+        harness.clock.advance(LEASE)
+        harness.faults["fails"] = RuntimeError()
+        running = asyncio.create_task(harness.removal.run())
+        await harness.until(lambda: harness.over() == {"fails"} and harness.tries["fails"] > 1)
+        harness.faults.clear()
+        await harness.until(lambda: harness.over() == set())
         running.cancel()
         await asyncio.wait([running])
 
@@ -225,10 +225,10 @@ def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_taken_for_de
         monkeypatch.setattr(node_removal, name, 0.01)
     monkeypatch.setattr(node_removal, "AWAY_SECONDS", 0.3)
 
-    async def go(scene: Scene) -> None:
+    async def go(harness: Harness) -> None:
         faults: list[Exception | None] = [StoreUnavailable(), RuntimeError(), None]
         looks: list[float] = []
-        list_expired = scene.store.list_expired
+        list_expired = harness.store.list_expired
 
         def list_unless_away(*, now: float, limit: int) -> list[str]:
             looks.append(time.monotonic())
@@ -236,16 +236,16 @@ def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_taken_for_de
                 raise fault
             return list_expired(now=now, limit=limit)
 
-        monkeypatch.setattr(scene.store, "list_expired", list_unless_away)
-        scene.add("slow", subscriptions=1)
-        scene.clock.advance(LEASE)
-        running = asyncio.create_task(scene.removal.run())
-        await scene.until(lambda: len(looks) == 2)
-        assert scene.store.renew(node_id="slow", expires=scene.clock.now + LEASE)
-        await scene.until(lambda: len(looks) > 4)
+        monkeypatch.setattr(harness.store, "list_expired", list_unless_away)
+        harness.add("slow", subscriptions=1)
+        harness.clock.advance(LEASE)
+        running = asyncio.create_task(harness.removal.run())
+        await harness.until(lambda: len(looks) == 2)
+        assert harness.store.renew(node_id="slow", expires=harness.clock.now + LEASE)
+        await harness.until(lambda: len(looks) > 4)
         running.cancel()
         await asyncio.wait([running])
-        assert scene.left == {"slow": 1}
+        assert harness.left == {"slow": 1}
         assert looks[1] - looks[0] >= 0.3
         assert looks[2] - looks[1] >= 0.3
 

@@ -8,22 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.notification.scene import FINE, UID, Scene, until
+from tests.unit.notification.harness import FINE, UID, Harness, until
 from zaqar.model import Delivery
-from zaqar.notification import lanes
-from zaqar.notification.capacity import Capacity, Seat
-from zaqar.notification.lanes import Lanes
+from zaqar.notification import capacity as capacities
+from zaqar.notification.capacity import Capacity, Slot, SubscriptionBacklog
 from zaqar.notification.senders.base import Outcome
 
 WAITS = Outcome(False, None, "waits for its turn", reached=False, waits=True)
 COUNT = 60
 
 
-def put(scene: Scene, number: int, *, owner: str | None = None, due: float = 0.0) -> None:
+def put(harness: Harness, number: int, *, owner: str | None = None, due: float = 0.0) -> None:
     """A delivery as it is stored, on lease to a notifier that was killed if ``owner`` is given."""
-    now = scene.clock()
+    now = harness.clock()
     delivery = Delivery(UID, "s1", number, b"{}", 60, now, "c", now + due, owner=owner)
-    scene.store.deliveries.put(delivery=delivery)
+    harness.store.deliveries.put(delivery=delivery)
 
 
 class InOrder:
@@ -45,49 +44,49 @@ class InOrder:
 def test_those_of_a_killed_notifier_come_before_the_backlog_when_their_lease_is_over(
     displaced: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(lanes, "MOST_PAUSE_SECONDS", 0.2)
-    scene = Scene()
-    scene.subscribe()
+    monkeypatch.setattr(capacities, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(capacities, "MOST_PAUSE_SECONDS", 0.2)
+    harness = Harness()
+    harness.subscribe()
     for number in range(1, COUNT + 1):
-        put(scene, number)
+        put(harness, number)
     for number in displaced:
-        put(scene, number, owner="killed", due=6.0)
+        put(harness, number, owner="killed", due=6.0)
     subscriber = InOrder()
 
     async def run() -> None:
-        async with scene.notifier() as notifier:
-            notifier.task.answers["s1"] = subscriber
+        async with harness.notifier() as notifier:
+            notifier.sender.answers["s1"] = subscriber
             await until(lambda: len(subscriber.taken) == min(displaced) - 1 and subscriber.refused)
-            scene.clock.advance(7)
-            notifier.dispatcher.wake()
+            harness.clock.advance(7)
+            notifier.wake()
             await until(lambda: len(subscriber.taken) == COUNT)
-            await until(lambda: not scene.waiting())
+            await until(lambda: not harness.waiting())
 
     asyncio.run(run())
     assert subscriber.taken == list(range(1, COUNT + 1))
     # Few are tried in vain, not the whole backlog; and that counts as no attempt.
     assert subscriber.refused < COUNT
-    assert {(each.tries, len(each.attempts)) for each in scene.deliveries()} == {(1, 1)}
+    assert {(each.tries, len(each.attempts)) for each in harness.deliveries()} == {(1, 1)}
 
 
 def test_messages_of_hosts_whose_clocks_differ_are_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(lanes, "MOST_PAUSE_SECONDS", 0.05)
-    scene = Scene()
-    scene.subscribe()
+    monkeypatch.setattr(capacities, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(capacities, "MOST_PAUSE_SECONDS", 0.05)
+    harness = Harness()
+    harness.subscribe()
     for number in range(1, COUNT + 1):
-        put(scene, number)
+        put(harness, number)
         if number % 2:
             continue
-        stored = next(each for each in scene.deliveries() if each.number == number)
+        stored = next(each for each in harness.deliveries() if each.number == number)
         earlier = stored.created - 5
-        scene.store.deliveries.put(delivery=replace(stored, created=earlier, due=earlier))
+        harness.store.deliveries.put(delivery=replace(stored, created=earlier, due=earlier))
     subscriber = InOrder()
 
     async def run() -> None:
-        async with scene.notifier() as notifier:
-            notifier.task.answers["s1"] = subscriber
+        async with harness.notifier() as notifier:
+            notifier.sender.answers["s1"] = subscriber
             await until(lambda: len(subscriber.taken) == COUNT)
 
     asyncio.run(run())
@@ -95,13 +94,13 @@ def test_messages_of_hosts_whose_clocks_differ_are_found_too(monkeypatch: pytest
 
 def test_a_pause_grows_until_the_lane_goes_on() -> None:
     async def run() -> list[float | None]:
-        found = Lanes(Capacity(overall=10, per_project=10, per_target=2))
-        found.note_full("full", Seat("p", "t"))
+        found = SubscriptionBacklog(Capacity(overall=10, per_project=10, per_target=2))
+        found.note_saturated("full", Slot("p", "t"))
         pauses = [found.pause("lane")]
-        assert "lane" in found.full()
+        assert "lane" in found.saturated()
         assert found.pause("lane") is None
         found.resume("lane")
-        assert "lane" not in found.full()
+        assert "lane" not in found.saturated()
         return [*pauses, found.pause("lane")]
 
-    assert asyncio.run(run()) == [lanes.FIRST_PAUSE_SECONDS] * 2
+    assert asyncio.run(run()) == [capacities.FIRST_PAUSE_SECONDS] * 2

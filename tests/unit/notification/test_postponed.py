@@ -7,19 +7,19 @@ import asyncio
 
 import pytest
 
-from tests.unit.notification.scene import FINE, Scene, handed_back, until
+from tests.unit.notification.harness import FINE, Harness, handed_back, until
 from zaqar.model import Delivery
 from zaqar.notification.retry import MOST_JITTER
 from zaqar.notification.senders.base import Outcome
-from zaqar.notification.sending import MOST_LATER_SECONDS, POSTPONED_PART, POSTPONED_SECONDS
+from zaqar.notification.verdicts import MOST_LATER_SECONDS, POSTPONED_PART, POSTPONED_SECONDS
 
 POSTPONED = Outcome(False, None, "Keystone is not available", reached=None, postponed=True)
 
 
 def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
-    scene = Scene()
-    scene.subscribe()
-    scene.post("m")
+    harness = Harness()
+    harness.subscribe()
+    harness.post("m")
     back = False
 
     def answer(delivery: Delivery) -> Outcome:
@@ -27,20 +27,20 @@ def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
 
     async def run() -> None:
         nonlocal back
-        async with scene.notifier() as notifier:
-            notifier.task.answers["s1"] = answer
-            began = scene.clock()
+        async with harness.notifier() as notifier:
+            notifier.sender.answers["s1"] = answer
+            began = harness.clock()
             for number in range(1, 40):
-                delivery = await handed_back(scene, lambda: len(notifier.messages()) == number)  # noqa: B023
+                delivery = await handed_back(harness, lambda: len(notifier.messages()) == number)  # noqa: B023
                 assert (delivery.tries, delivery.attempts) == (0, ())
-                pause, lasted = delivery.due - scene.clock(), scene.clock() - began
+                pause, lasted = delivery.due - harness.clock(), harness.clock() - began
                 least = min(max(POSTPONED_SECONDS, lasted * POSTPONED_PART), MOST_LATER_SECONDS)
                 assert least <= pause <= least * (1 + MOST_JITTER)
-                scene.clock.advance(pause)
-                notifier.dispatcher.wake()
+                harness.clock.advance(pause)
+                notifier.wake()
             back = True
-            await until(lambda: scene.deliveries()[0].state == "done")
-        (delivery,) = scene.deliveries()
+            await until(lambda: harness.deliveries()[0].state == "done")
+        (delivery,) = harness.deliveries()
         assert delivery.tries == 1
 
     asyncio.run(run())
@@ -49,15 +49,15 @@ def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
 @pytest.mark.parametrize("reached", [True, False, None])
 def test_only_a_target_that_was_tried_is_judged(reached: bool | None) -> None:
     """A target that was not tried stays as well known, or as unknown, as it was."""
-    scene = Scene()
-    scene.subscribe()
-    scene.post("m")
+    harness = Harness()
+    harness.subscribe()
+    harness.post("m")
 
     async def run() -> None:
-        async with scene.notifier() as notifier:
-            notifier.task.answers["s1"] = lambda delivery: Outcome(False, None, "no", reached=reached, final=True)
-            await until(lambda: scene.dead())
-            answered = notifier.dispatcher._capacity._answers
+        async with harness.notifier() as notifier:
+            notifier.sender.answers["s1"] = lambda delivery: Outcome(False, None, "no", reached=reached, final=True)
+            await until(lambda: harness.dead())
+            answered = notifier.capacity._answers
             assert answered.get("s1") is reached
 
     asyncio.run(run())
@@ -65,17 +65,17 @@ def test_only_a_target_that_was_tried_is_judged(reached: bool | None) -> None:
 
 def test_a_subscription_whose_trust_is_gone_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "zaqar.notification")
-    scene = Scene()
-    scene.subscribe(options={"dead_letter_queue": "dead"})
-    scene.post("m")
+    harness = Harness()
+    harness.subscribe(options={"dead_letter_queue": "dead"})
+    harness.post("m")
 
     async def run() -> None:
-        async with scene.notifier() as notifier:
-            notifier.task.answers["s1"] = lambda delivery: Outcome(
+        async with harness.notifier() as notifier:
+            notifier.sender.answers["s1"] = lambda delivery: Outcome(
                 False, None, "the trust of the subscription is gone in Keystone", gone=True, reached=None
             )
-            await until(lambda: notifier.dispatcher.counts["discarded"] == 1)
+            await until(lambda: notifier.counts["discarded"] == 1)
 
     asyncio.run(run())
-    assert scene.deliveries() == []
+    assert harness.deliveries() == []
     assert "Subscription s1 has ended: the trust of the subscription is gone in Keystone." in caplog.messages

@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from tests.unit.notification.scene import QUEUE, UID, Scene, until
+from tests.unit.notification.harness import QUEUE, UID, Harness, until
 from zaqar.errors import StoreUnavailable
 from zaqar.model import NOT_EXPANDED, PostPosition, Queue, Subscription
 from zaqar.notification import subscribers as modules
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.subscribers import Page, Subscribers
 
 
 class Watched:
     """A management store whose readings are counted and may fail."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._store = scene.management
+    def __init__(self, harness: Harness) -> None:
+        self._store = harness.management
         self.calls: Counter[str] = Counter()
         self.away = False
         self.open = threading.Event()
@@ -55,21 +55,21 @@ class _WatchedPart:
 
 
 @contextmanager
-def watched(scene: Scene) -> Iterator[tuple[Watched, Subscribers]]:
-    store, calls = Watched(scene), Calls("test", 2)
-    yield store, Subscribers(store, calls, scene.clock)  # type: ignore[arg-type]
+def watched(harness: Harness) -> Iterator[tuple[Watched, Subscribers]]:
+    store, calls = Watched(harness), StoreExecutor("test", 2)
+    yield store, Subscribers(store, calls, harness.clock)  # type: ignore[arg-type]
     calls.close()
 
 
 def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
-        scene = Scene()
-        subscription = scene.subscribe()
-        with watched(scene) as (store, subscribers):
+        harness = Harness()
+        subscription = harness.subscribe()
+        with watched(harness) as (store, subscribers):
             for _ in range(3):
                 assert await subscribers.get(UID, "s1") == subscription
             assert store.calls["subscriptions.get"] == 1
-            scene.end(subscription)
+            harness.end(subscription)
             assert await subscribers.get(UID, "s1") == subscription
             now = asyncio.get_running_loop().time()
             assert await subscribers.get(UID, "s1", not_before=now) is None
@@ -83,9 +83,9 @@ def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch)
 
 def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
     async def play() -> None:
-        scene = Scene()
-        subscription = scene.subscribe()
-        with watched(scene) as (store, subscribers):
+        harness = Harness()
+        subscription = harness.subscribe()
+        with watched(harness) as (store, subscribers):
             store.open.clear()
             asking = [asyncio.create_task(subscribers.get(UID, "s1")) for _ in range(10)]
             await asyncio.sleep(0.01)
@@ -99,9 +99,9 @@ def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
 
 def test_a_failure_is_not_remembered() -> None:
     async def play() -> None:
-        scene = Scene()
-        subscription = scene.subscribe()
-        with watched(scene) as (store, subscribers):
+        harness = Harness()
+        subscription = harness.subscribe()
+        with watched(harness) as (store, subscribers):
             store.away = True
             with pytest.raises(StoreUnavailable):
                 await subscribers.get(UID, "s1")
@@ -130,11 +130,11 @@ def test_pages_are_all_subscriptions_in_the_order_of_their_ids(
     monkeypatch.setattr(modules, "READ", 2)
 
     async def play() -> None:
-        scene = Scene()
+        harness = Harness()
         names = [f"s{n}" for n in range(count)]
         for id_ in reversed(names):
-            scene.subscribe(id_)
-        with watched(scene) as (_, subscribers):
+            harness.subscribe(id_)
+        with watched(harness) as (_, subscribers):
             found: list[str] = []
             page = await page_of(subscribers, most=most)
             found += ids_of(page)
@@ -150,10 +150,10 @@ def test_pages_are_all_subscriptions_in_the_order_of_their_ids(
 
 def test_a_page_is_as_fresh_as_it_is_asked_for_and_its_subscriptions_are_remembered() -> None:
     async def play() -> None:
-        scene = Scene()
-        with watched(scene) as (store, subscribers):
+        harness = Harness()
+        with watched(harness) as (store, subscribers):
             assert ids_of(await page_of(subscribers)) == []
-            scene.subscribe("s1")
+            harness.subscribe("s1")
             assert ids_of(await page_of(subscribers, fresh=False)) == []
             now = asyncio.get_running_loop().time()
             asking = (subscribers.page(UID, NOT_EXPANDED, most=200, not_before=now) for _ in range(5))
@@ -175,10 +175,10 @@ def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
 
     async def play() -> None:
-        scene = Scene()
+        harness = Harness()
         for n in range(30):
-            scene.subscribe(f"s{n:02}", options=options_of(30_000) if n < 10 else {})
-        with watched(scene) as (_, subscribers):
+            harness.subscribe(f"s{n:02}", options=options_of(30_000) if n < 10 else {})
+        with watched(harness) as (_, subscribers):
             first = await page_of(subscribers)
             assert (len(first.subscriptions), first.end, first.is_last) == (5, "s04", False)
             second = await page_of(subscribers, PostPosition(first.end))
@@ -193,18 +193,18 @@ def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch:
     monkeypatch.setattr(modules, "READ", 2)
 
     async def play() -> None:
-        scene = Scene()
-        those = [scene.subscribe(f"s{n}0") for n in range(6)]
-        with watched(scene) as (_, subscribers):
+        harness = Harness()
+        those = [harness.subscribe(f"s{n}0") for n in range(6)]
+        with watched(harness) as (_, subscribers):
             page = await page_of(subscribers, most=4)
             assert (ids_of(page), page.end) == (["s00", "s10", "s20", "s30"], "s30")
             position = PostPosition("", page.end, 7)
-            scene.clock.advance(1)
+            harness.clock.advance(1)
             for n in range(10):
-                scene.subscribe(f"s2{n + 1}")
-            scene.subscribe("s31")
+                harness.subscribe(f"s2{n + 1}")
+            harness.subscribe("s31")
             assert ids_of(await page_of(subscribers, position, most=4)) == ids_of(page)
-            scene.end(those[1])
+            harness.end(those[1])
             again = await page_of(subscribers, position, most=4)
             # One of those who came later has room now.
             assert {"s00", "s20", "s30"} <= set(ids_of(again))
@@ -222,10 +222,10 @@ def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
 
     async def play() -> None:
-        scene = Scene()
+        harness = Harness()
         for n in range(20):
-            scene.subscribe(f"s{n:02}", options=options_of(60_000))
-        with watched(scene) as (_, subscribers):
+            harness.subscribe(f"s{n:02}", options=options_of(60_000))
+        with watched(harness) as (_, subscribers):
             page = await page_of(subscribers, PostPosition("", "s19", 3))
             assert len(page.subscriptions) == 20
             assert page.reduced == {f"s{n:02}" for n in range(2, 20)}
@@ -240,21 +240,21 @@ def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest
 # -- what is remembered -----------------------------------------------------------------------------------------------
 
 
-async def remember(scene: Scene, subscribers: Subscribers, what: str, number: int) -> None:
+async def remember(harness: Harness, subscribers: Subscribers, what: str, number: int) -> None:
     id_ = f"s{number:03}"
     if what == "subscriptions":
-        scene.subscribe(id_, options=options_of(50_000))
+        harness.subscribe(id_, options=options_of(50_000))
         assert await subscribers.get(UID, id_)
     elif what == "pages":
         uid = f"{number:024}"
-        scene.subscribe(id_, queue_uid=uid, options=options_of(50_000))
+        harness.subscribe(id_, queue_uid=uid, options=options_of(50_000))
         position = PostPosition()
         assert (await subscribers.page(uid, position, most=10, not_before=0.0)).subscriptions
     elif what == "queues":
         metadata = {"_retry_policy": {"retries_with_no_delay": 1}, "much": options_of(4000)}
         queue = Queue(f"{number:023}q", "p", id_, metadata=metadata, notify=True)
-        scene.management.queue_records.create(queue=queue)
-        subscription = scene.subscribe(id_, queue_uid=queue.uid, project="p", source=id_)
+        harness.management.queue_records.create(queue=queue)
+        subscription = harness.subscribe(id_, queue_uid=queue.uid, project="p", source=id_)
         assert await subscribers.retry_policy(subscription) == metadata["_retry_policy"]
     else:
         assert await subscribers.get(UID, f"none{number}") is None
@@ -266,11 +266,11 @@ def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.M
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
 
     async def play() -> None:
-        scene = Scene()
-        with watched(scene) as (_, subscribers):
+        harness = Harness()
+        with watched(harness) as (_, subscribers):
             seen = []
             for number in range(500 if what in ("nothing", "queues") else 60):
-                await remember(scene, subscribers, what, number)
+                await remember(harness, subscribers, what, number)
                 seen.append(subscribers._known.size)
             assert max(seen) <= 400_000
             # It was filled, and what is counted is what is there.
@@ -295,10 +295,10 @@ def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeyp
         def get(self, *, subscription_id: str, **_: Any) -> Subscription:
             return replace(some, id=subscription_id, options=options_of(50_000))
 
-    some = Scene().subscribe()
+    some = Harness().subscribe()
 
     async def play() -> None:
-        calls = Calls("test", 2)
+        calls = StoreExecutor("test", 2)
         subscribers = Subscribers(SimpleNamespace(subscriptions=Fresh()), calls, FakeClock())  # type: ignore[arg-type]
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
@@ -317,11 +317,11 @@ def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.05)
 
     async def play() -> None:
-        scene = Scene()
-        with watched(scene) as (_, subscribers):
+        harness = Harness()
+        with watched(harness) as (_, subscribers):
             for round_ in range(2):
                 for what in ("subscriptions", "pages", "queues", "nothing"):
-                    await remember(scene, subscribers, what, round_)
+                    await remember(harness, subscribers, what, round_)
                 assert len(subscribers._known) >= 4
                 await until(lambda: not len(subscribers._known))
                 assert subscribers._known.size == 0
@@ -331,13 +331,13 @@ def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatc
 
 def test_the_retry_policy_of_the_queue() -> None:
     async def play() -> None:
-        scene = Scene()
-        ours, theirs = scene.subscribe(), scene.subscribe("s2", queue_uid="b" * 24)
-        missing = scene.subscribe("s3", source="missing")
+        harness = Harness()
+        ours, theirs = harness.subscribe(), harness.subscribe("s2", queue_uid="b" * 24)
+        missing = harness.subscribe("s3", source="missing")
         policy = {"retries_with_no_delay": 1}
         changed = Queue(UID, QUEUE.project, QUEUE.name, metadata={"_retry_policy": policy}, generation=2)
-        assert scene.management.queue_records.replace(queue=changed)
-        with watched(scene) as (store, subscribers):
+        assert harness.management.queue_records.replace(queue=changed)
+        with watched(harness) as (store, subscribers):
             assert await subscribers.retry_policy(ours) == policy
             # Of a queue of the same name, which is another one.
             assert await subscribers.retry_policy(theirs) is None
@@ -349,9 +349,9 @@ def test_the_retry_policy_of_the_queue() -> None:
 
 def test_few_parts_of_pages_are_loaded_at_a_time() -> None:
     async def play() -> None:
-        scene = Scene()
-        with watched(scene) as (store, subscribers):
-            calls = Calls("test", 20)
+        harness = Harness()
+        with watched(harness) as (store, subscribers):
+            calls = StoreExecutor("test", 20)
             subscribers._calls = calls
             store.open.clear()
             asking = [

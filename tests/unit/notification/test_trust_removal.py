@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from tests.unit.notification.scene import until
+from tests.unit.notification.harness import until
 from tests.unit.notification.subjects import a_subscription
 from zaqar.access.trust_answers import TrustRefused
 from zaqar.clock import CLOCKS_APART
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
 from zaqar.notification import trust_removal
-from zaqar.notification.calls import Calls
+from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.trust_removal import (
     AWAY_SECONDS,
     BATCH_OF_A_PROJECT,
@@ -63,13 +63,13 @@ class Removals:
 
     def look(self, times: int = 1) -> None:
         async def run() -> None:
-            calls = Calls("management", 2)
-            removal = TrustRemoval(self.delete, management=self.management, calls=calls, clock=self.clock)
+            executor = StoreExecutor("management", 2)
+            removal = TrustRemoval(self.delete, management=self.management, executor=executor, clock=self.clock)
             try:
                 for _ in range(times):
                     await removal.run_once()
             finally:
-                calls.close()
+                executor.close()
 
         asyncio.run(run())
 
@@ -249,13 +249,13 @@ def test_it_goes_on_after_failures(removals: Removals, monkeypatch: pytest.Monke
     removals.before_deletion = fail
 
     async def run() -> None:
-        calls = Calls("management", 2)
-        removal = TrustRemoval(removals.delete, management=removals.management, calls=calls, clock=removals.clock)
+        executor = StoreExecutor("management", 2)
+        removal = TrustRemoval(removals.delete, management=removals.management, executor=executor, clock=removals.clock)
         running = asyncio.create_task(removal.run())
         removals.trust()
         await until(lambda: removals.clock.advance(1) and removals.deleted)
         running.cancel()
-        calls.close()
+        executor.close()
 
     asyncio.run(run())
     assert removals.deleted == ["t1"]

@@ -195,7 +195,7 @@ def test_a_connection_is_asked_to_confirm_nothing(tmp_path: Path) -> None:
 
 
 def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_LINKS", 2)
+    monkeypatch.setattr(module, "MAX_STREAMS", 2)
 
     async def go() -> None:
         async with running(tmp_path) as process:
@@ -204,7 +204,7 @@ def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 subscriber = connection_subscriber(letter * 24, "f00d")
                 outcome = await process.send(subscription=replace(SUBSCRIPTION, subscriber=subscriber))
                 assert not outcome.delivered
-                assert len(process.sender._links) <= 3
+                assert len(process.sender._streams) <= 3
             assert (await process.send()).delivered
 
     asyncio.run(go())

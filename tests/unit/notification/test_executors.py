@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of stores that hang, fail and come back."""
+"""StoreExecutor of stores that hang, fail and come back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from zaqar.errors import InvalidInput, StoreUnavailable
-from zaqar.notification import calls as module
-from zaqar.notification.calls import GuardedCalls
+from zaqar.notification import executors as module
+from zaqar.notification.executors import GuardedExecutor
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def fail() -> None:
     raise StoreUnavailable
 
 
-async def seconds_of(calls: GuardedCalls, call: Callable[[], object]) -> float:
+async def seconds_of(calls: GuardedExecutor, call: Callable[[], object]) -> float:
     """How long a caller waits to be told that the store is away."""
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -49,7 +49,7 @@ def test_the_result_or_the_error_comes_back() -> None:
         raise InvalidInput("x", "is wrong")
 
     async def play() -> None:
-        calls = GuardedCalls("The store", 2)
+        calls = GuardedExecutor("The store", 2)
         for _ in range(3):
             with pytest.raises(InvalidInput):
                 await calls.run(refuse)
@@ -63,7 +63,7 @@ def test_who_waits_for_a_store_that_hangs(release: threading.Event) -> None:
     """As many as there are threads, and others for a moment; a caller that is cancelled leaves its thread busy."""
 
     async def play() -> None:
-        silent, other = GuardedCalls("Silent", 2), GuardedCalls("Other", 2)
+        silent, other = GuardedExecutor("Silent", 2), GuardedExecutor("Other", 2)
         hanging = [asyncio.create_task(silent.run(lambda: release.wait(30))) for _ in range(2)]
         await asyncio.sleep(0)
         waited = await asyncio.gather(*(seconds_of(silent, lambda: None) for _ in range(20)))
@@ -89,7 +89,7 @@ def test_a_store_that_failed_is_asked_by_one_call_after_a_pause(caplog: pytest.L
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
-        calls = GuardedCalls("The store", 2)
+        calls = GuardedExecutor("The store", 2)
         end = loop.time() + 1.0
 
         def count() -> None:
@@ -117,7 +117,7 @@ def test_a_store_that_failed_is_asked_by_one_call_after_a_pause(caplog: pytest.L
 
 def test_while_one_call_finds_out_the_others_do_not_wait(release: threading.Event) -> None:
     async def play() -> None:
-        calls = GuardedCalls("The store", 2)
+        calls = GuardedExecutor("The store", 2)
         await seconds_of(calls, fail)
         await asyncio.sleep(0.11)
         probe = asyncio.create_task(calls.run(lambda: release.wait(30)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifiers on shared memory stores, with subscribers that do what they are told."""
+"""Notifiers on shared memory stores, with subscribers that answer as a test says."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
-from zaqar.notification.dispatcher import Dispatcher
+from zaqar.notification.capacity import Capacity
+from zaqar.notification.notifier import Notifier
+from zaqar.notification.pump import Pump
 from zaqar.notification.senders.base import Outcome, Sender
+from zaqar.notification.subscribers import Subscribers
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.pools import Placement, StoreRef
@@ -44,7 +47,7 @@ class Sent:
 
 
 class ScriptedSender(Sender):
-    """Each subscriber answers as its script says; the host of its URL is the target."""
+    """Each subscriber answers as ``answers`` says. The host of its URL is the target."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -75,8 +78,8 @@ class ScriptedSender(Sender):
         self.closed = True
 
 
-class Link(StoreRef):
-    """The way of one notifier to the store; others have ways of their own."""
+class StoreConnection(StoreRef):
+    """The connection of one notifier to the store. It can be cut without cutting that of others."""
 
     def __init__(self, store: MessageStore) -> None:
         self._store = store
@@ -106,31 +109,53 @@ class _Counting:
         return found
 
 
-class Links(Placement):
-    def __init__(self, *links: Link) -> None:
-        self.links: list[StoreRef] = list(links)
+class ConnectedStores(Placement):
+    def __init__(self, *stores: StoreConnection) -> None:
+        self.stores: list[StoreRef] = list(stores)
 
     def all_stores(self) -> list[StoreRef]:
-        return self.links
+        return self.stores
 
     def stores_in_use(self) -> list[StoreRef]:
-        return self.links
+        return self.stores
 
 
 @dataclass
-class Notifier:
-    dispatcher: Dispatcher
-    task: ScriptedSender
-    link: Link
+class RunningNotifier:
+    """A notifier that works until the end of its context."""
+
+    notifier: Notifier
+    sender: ScriptedSender
+    connection: StoreConnection
     stop: asyncio.Event
     running: asyncio.Task[None]
 
+    def wake(self) -> None:
+        self.notifier.wake()
+
     def messages(self, subscription: str = "s1") -> list[str]:
-        return [sent.message for sent in self.task.sent if sent.subscription == subscription]
+        """The ids of the messages that were sent to a subscription, in their order."""
+        return [sent.message for sent in self.sender.sent if sent.subscription == subscription]
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self.notifier.counts
+
+    @property
+    def capacity(self) -> Capacity:
+        return self.notifier._shared.capacity
+
+    @property
+    def subscribers(self) -> Subscribers:
+        return self.notifier._shared.subscribers
+
+    @property
+    def pumps(self) -> list[Pump]:
+        return [pump for pump, _ in self.notifier._pumps.values()]
 
 
 @dataclass
-class Scene:
+class Harness:
     clock: FakeClock = field(default_factory=FakeClock)
     store: MemoryMessageStore = field(default_factory=MemoryMessageStore)
     management: MemoryManagementStore = field(default_factory=MemoryManagementStore)
@@ -174,7 +199,7 @@ class Scene:
         return True
 
     def find_store(self, project: str, queue: str) -> StoreRef | None:
-        """Where the dead letter queue is; None as it is made when it is needed."""
+        """The store of the dead letter queue; None if the queue does not exist yet."""
         return self.store_of_letters
 
     def post_dead_letter(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
@@ -196,15 +221,15 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def notifier(
-        self, task: ScriptedSender | None = None, *others: Link, folder: Path | None = None
-    ) -> AsyncIterator[Notifier]:
-        task = task or ScriptedSender()
-        link = Link(self.store)
-        dispatcher = Dispatcher(
+        self, sender: ScriptedSender | None = None, *others: StoreConnection, folder: Path | None = None
+    ) -> AsyncIterator[RunningNotifier]:
+        sender = sender or ScriptedSender()
+        connection = StoreConnection(self.store)
+        notifier = Notifier(
             management=self.management,
-            placement=Links(link, *others),
+            placement=ConnectedStores(connection, *others),
             clock=self.clock,
-            senders={"http": task},
+            senders={"http": sender},
             bounds=self.bounds,
             keys=self.keys,
             end_subscription=self.end,
@@ -212,16 +237,16 @@ class Scene:
             post_dead_letter=self.post_dead_letter,
         )
         stop = asyncio.Event()
-        running = asyncio.create_task(dispatcher.run(stop, folder=folder))
+        running = asyncio.create_task(notifier.run(stop, folder=folder))
         try:
-            yield Notifier(dispatcher, task, link, stop, running)
+            yield RunningNotifier(notifier, sender, connection, stop, running)
         finally:
             stop.set()
             await running
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return when it is true; fails where that takes too long."""
+    """Return when the condition is true; fail if that takes too long."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
@@ -232,13 +257,13 @@ async def hang(delivery: Delivery) -> Outcome:
     raise AssertionError
 
 
-async def handed_back(scene: Scene, is_answered: Callable[[], bool] = lambda: True) -> Delivery:
-    """The only delivery that waits, once it has no owner and is due later. A leased one is due when its lease ends."""
+async def handed_back(harness: Harness, is_answered: Callable[[], bool] = lambda: True) -> Delivery:
+    """The only delivery that waits, when it has no owner and is due later. A leased one is due when its lease ends."""
     found: list[Delivery] = []
 
     def is_handed_back() -> bool:
-        found[:] = scene.waiting()
-        return is_answered() and len(found) == 1 and found[0].owner is None and found[0].due > scene.clock()
+        found[:] = harness.waiting()
+        return is_answered() and len(found) == 1 and found[0].owner is None and found[0].due > harness.clock()
 
     await until(is_handed_back)
     return found[0]

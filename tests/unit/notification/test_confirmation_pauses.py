@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.notification.subjects import a_subscription
 from zaqar.model import Subscription
-from zaqar.notification.pauses import pauses_of
+from zaqar.notification.retry import pauses_of
 
 
 def keys(subscription: Subscription) -> dict[str, float]:

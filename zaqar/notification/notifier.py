@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notifier: one pump for each message store, what the pumps share, and the life of the process.
+
+``zaqar.app`` makes it, and ``zaqar-notifier`` runs it. One delivery goes through ``pump``, ``expansion``, ``attempts``
+and ``verdicts``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from zaqar.clock import Clock
+from zaqar.encryption.messages import NO_KEYS, MessageKeys
+from zaqar.errors import StoreUnavailable
+from zaqar.ipc.wakeup_socket import WakeupSocket, open_wakeup_socket
+from zaqar.notification.bounds import Bounds
+from zaqar.notification.capacity import Capacity
+from zaqar.notification.executors import GuardedExecutors, StoreExecutor
+from zaqar.notification.failed_deliveries import EndSubscription, FailedDeliveries, FindStore, PostDeadLetter
+from zaqar.notification.leased_store import AWAY_SECONDS
+from zaqar.notification.node_removal import NodeRemoval
+from zaqar.notification.pieces import PieceMaker
+from zaqar.notification.pump import Pump, Shared
+from zaqar.notification.senders.base import Sender
+from zaqar.notification.senders.by_scheme import Senders
+from zaqar.notification.subscribers import Subscribers
+from zaqar.notification.trust_removal import TrustRemoval
+from zaqar.notification.verdicts import Verdicts
+from zaqar.storage.base import ManagementStore
+from zaqar.storage.pools import Placement, StoreRef
+
+FINISH_SECONDS = 5.0
+"""How long attempts have at a stop to end by themselves. An attempt that takes longer is cancelled and made once more.
+"""
+
+HAND_BACK_SECONDS = 2.0
+"""How long the store has at a stop to take back the leases of what was cancelled."""
+
+_STORES_SECONDS = 5.0
+"""How often the notifier looks for stores of pools that were added or removed."""
+
+_UNUSED_SECONDS = 30.0
+"""Pause after a store did not answer of which no queue is known."""
+
+_MANAGEMENT_THREADS = 4
+
+
+class Notifier:
+    """Any number of notifiers, in any number of processes, share the stores. ``run`` is called once."""
+
+    def __init__(
+        self,
+        *,
+        management: ManagementStore,
+        placement: Placement,
+        clock: Clock,
+        senders: Mapping[str, Sender],
+        bounds: Bounds,
+        keys: MessageKeys = NO_KEYS,
+        end_subscription: EndSubscription,
+        find_store: FindStore,
+        post_dead_letter: PostDeadLetter,
+        delete_trust: Callable[[str], None] | None = None,
+        node_removal: NodeRemoval | None = None,
+    ) -> None:
+        """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
+        self._placement = placement
+        self._management = StoreExecutor("management", _MANAGEMENT_THREADS)
+        self._guarded = GuardedExecutors()
+        self._senders = Senders(senders)
+        verdicts = Verdicts(clock=clock, retention=bounds.retention)
+        subscribers = Subscribers(management, self._management, clock)
+        self._shared = Shared(
+            owner=f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}",
+            clock=clock,
+            capacity=_capacity_of(bounds),
+            subscribers=subscribers,
+            senders=self._senders,
+            verdicts=verdicts,
+            failures=FailedDeliveries(
+                verdicts=verdicts,
+                senders=self._senders,
+                subscribers=subscribers,
+                management=self._management,
+                guarded=self._guarded,
+                end_subscription=end_subscription,
+                find_store=find_store,
+                post_dead_letter=post_dead_letter,
+            ),
+            piece_maker=PieceMaker(require_confirmation=bounds.require_confirmation, keys=keys, clock=clock),
+            keys=keys,
+            bounds=bounds,
+        )
+        self._removals: list[TrustRemoval | NodeRemoval] = [] if node_removal is None else [node_removal]
+        if delete_trust is not None:
+            trusts = TrustRemoval(delete_trust, management=management, executor=self._management, clock=clock)
+            self._removals.append(trusts)
+        self._pumps: dict[StoreRef, tuple[Pump, asyncio.Task[None]]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def owner(self) -> str:
+        """The name under which this notifier leases posts and deliveries."""
+        return self._shared.owner
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each verdict was given since the start."""
+        return self._shared.verdicts.counts
+
+    def wake(self) -> None:
+        """There is new work in a store."""
+        for pump, _ in self._pumps.values():
+            pump.wake()
+
+    async def run(self, stop: asyncio.Event, *, folder: Path | None = None) -> None:
+        """Work until ``stop`` is set, then end in order, in under 10 s. ``folder`` is for the wakeup socket."""
+        listener = None if folder is None else open_wakeup_socket(folder)
+        loop = asyncio.get_running_loop()
+        if listener is not None:
+            loop.add_reader(listener.fileno(), self._on_wakeup, listener)
+        watching = asyncio.create_task(self._watch_stores())
+        stopping = asyncio.create_task(stop.wait())
+        removing = [asyncio.create_task(removal.run()) for removal in self._removals]
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                # It ends only by an error, which ends the process.
+                watching.result()
+        finally:
+            watching.cancel()
+            stopping.cancel()
+            for task in removing:
+                task.cancel()
+            if listener is not None:
+                loop.remove_reader(listener.fileno())
+                listener.close()
+            await self._end()
+
+    def _on_wakeup(self, listener: WakeupSocket) -> None:
+        listener.drain()
+        self.wake()
+
+    # -- the stores --------------------------------------------------------------------------------------------------
+
+    async def _watch_stores(self) -> None:
+        """Have a pump for each store, also of pools that are added or removed later."""
+        while True:
+            try:
+                stores, in_use = await self._management.run(
+                    lambda: (self._placement.all_stores(), self._placement.stores_in_use())
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(AWAY_SECONDS)
+                continue
+            self._adjust(stores, in_use)
+            await asyncio.sleep(_STORES_SECONDS)
+
+    def _adjust(self, stores: list[StoreRef], in_use: list[StoreRef]) -> None:
+        for store_ref in stores:
+            if store_ref not in self._pumps:
+                away_seconds = AWAY_SECONDS if store_ref in in_use else _UNUSED_SECONDS
+                pump = Pump(store_ref, self._shared, away_seconds=away_seconds)
+                self._pumps[store_ref] = (pump, asyncio.create_task(pump.run()))
+        # A pool is removed only if no queue is on it, so its pump has nothing left to do. Placement closes the store.
+        for store_ref in [store_ref for store_ref in self._pumps if store_ref not in stores]:
+            retiring = asyncio.create_task(_finish(*self._pumps.pop(store_ref)))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._guarded.forget(store_ref)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(_finish(pump, running) for pump, running in self._pumps.values()), *self._retiring)
+        await self._senders.close()
+        self._management.close()
+        self._guarded.close()
+
+
+def _capacity_of(bounds: Bounds) -> Capacity:
+    return Capacity(overall=bounds.most, per_project=bounds.most_per_project, per_target=bounds.most_per_target)
+
+
+async def _finish(pump: Pump, running: asyncio.Task[None]) -> None:
+    """Have nothing more taken, let attempts end, and hand back the rest."""
+    pump.stop()
+    draining = asyncio.create_task(pump.drain())
+    _, late = await asyncio.wait({running, draining}, timeout=FINISH_SECONDS)
+    for each in late:
+        each.cancel()
+    await pump.hand_back(HAND_BACK_SECONDS)
