@@ -24,6 +24,8 @@ class WireDraft(msgspec.Struct):
 
 
 class WirePost(msgspec.Struct):
+    """The body of a post."""
+
     messages: list[WireDraft]
 
 
@@ -112,6 +114,7 @@ def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
 
 
 def post_schema(limits: Limits) -> JsonSchema:
+    """Return the JSON schema of a post."""
     ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
     delay = {"type": "integer", "minimum": 0, "maximum": limits.max_message_delay}
     message = {

@@ -115,6 +115,7 @@ class LazyStore:
         return self._monotonic() < self._failed_until
 
     def note_failure(self) -> None:
+        """Count the store as failed for FAILURE_SECONDS."""
         self._failed_until = self._monotonic() + FAILURE_SECONDS
 
     def close(self) -> None:
@@ -207,6 +208,7 @@ class Placement:
         """Read the pools and flavors again at the next use. Called after this worker has changed them."""
 
     def close(self) -> None:
+        """Close all stores."""
         self._store_ref.store.close()
 
 
