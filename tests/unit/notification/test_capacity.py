@@ -104,7 +104,7 @@ def test_limits_of_one() -> None:
 
 
 def test_while_other_stores_are_asked_half_of_the_free_room_is_left() -> None:
-    """Stores that do not answer hold what was reserved for them, and never all."""
+    """Stores that do not answer hold their reservations, and never all of them."""
     capacity = Capacity(overall=200, per_project=100, per_target=10)
     with ExitStack() as silent:
         shares = []
@@ -157,7 +157,7 @@ def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int
 @pytest.mark.parametrize(
     ("kind", "projects", "targets", "each"),
     [
-        # What is proven may have all but a share that shrinks with the number of projects.
+        # Targets that answer may have all slots; the share of each project shrinks with the number of projects.
         ("proven", 1, 100, (100, 100)),
         ("proven", 3, 100, (50, 50)),
         ("proven", 10, 100, (18, 19)),
@@ -212,7 +212,7 @@ def test_a_project_whose_new_targets_all_hang_gets_fewer_slots() -> None:
 
 @pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])
 def test_a_project_without_others_can_use_all_slots_of_a_project(per_project: int) -> None:
-    """Whoever is the only tenant sets it as high as the bound of all."""
+    """An operator with one tenant may set it as high as the number of all slots."""
     capacity = Capacity(overall=200, per_project=per_project, per_target=10)
     assert sum(sit(capacity, slot) for slot in proven(capacity, "p", 60)) == min(per_project, 200)
 
@@ -248,9 +248,9 @@ class Slots(RuleBasedStateMachine):
             own = [self.under_way(each, slot.project) for each in range(3)]
             sat = self.capacity.try_acquire(slot)
             if has_room:
-                assert sat, "what is taken because there is room finds room"
+                assert sat, "if has_room is true, the next attempt may begin"
             if own[0] == 0 and min(free[: kind + 1]) > 0:
-                assert sat, "who has nothing under way gets what is free"
+                assert sat, "a project without attempts gets a free slot"
             if not sat:
                 return
             self.held.setdefault(slot, []).append(kind)
@@ -279,7 +279,7 @@ class Slots(RuleBasedStateMachine):
         slots = (self.overall, max(1, self.overall // 2), max(1, self.overall // 4))
         for kind, most in enumerate(slots):
             assert self.under_way(kind) == self.capacity._under_way[kind] <= most
-        # However many do not answer, half is left for those that do.
+        # However many targets do not answer, half is left for targets that do.
         assert self.overall - self.under_way(1) >= self.overall - max(1, self.overall // 2)
         for project in {slot.project for slot in self.held}:
             assert self.under_way(0, project) <= self.per_project

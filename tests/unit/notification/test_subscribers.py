@@ -208,7 +208,7 @@ def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exis
             assert ids_of(await page_of(subscribers, position, most=4)) == ids_of(page)
             harness.end(those[1])
             again = await page_of(subscribers, position, most=4)
-            # One of those who came later has room now.
+            # One of the later callers has room now.
             assert {"s00", "s20", "s30"} <= set(ids_of(again))
             assert len(again.subscriptions) == 4
             assert (again.end, again.is_last) == ("s30", False)
@@ -219,7 +219,7 @@ def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exis
 
 
 def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end stands, so of what is too much only the filters are loaded."""
+    """Its end is fixed, so of the subscriptions beyond the limit only the filters are loaded."""
     monkeypatch.setattr(modules, "READ", 2)
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
 
@@ -239,7 +239,7 @@ def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.M
     asyncio.run(play())
 
 
-# -- what is remembered -----------------------------------------------------------------------------------------------
+# -- the cache --------------------------------------------------------------------------------------------------------
 
 
 async def remember(harness: Harness, subscribers: Subscribers, what: str, number: int) -> None:
@@ -275,7 +275,7 @@ def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatc
                 await remember(harness, subscribers, what, number)
                 seen.append(subscribers._known.size)
             assert max(seen) <= 400_000
-            # It was filled, and what is counted is what is there.
+            # It was filled, and the count is right.
             assert seen[-1] > 200_000
             assert subscribers._known.size == sum(each.size for each in subscribers._known._readings.values())
             if what == "queues":
