@@ -195,7 +195,7 @@ def test_a_filter(harness: Harness) -> None:
     asyncio.run(play())
 
 
-# -- which subscribers get messages -------------------------------------------------------------------------------------
+# -- which subscribers get messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_a_final_failure_makes_a_delivery_dead_at_once(harness: Harness) -> None
 
 
 async def let_time_pass(harness: Harness, notifier: harnesses.RunningNotifier) -> None:
-    """Advance the clock by a minute, unless a delivery is leased: its lease would be over, and it would be sent twice."""
+    """Advance the clock by a minute, unless a delivery is leased: it would be sent twice if its lease ended."""
     if all(delivery.owner is None for delivery in harness.waiting()):
         harness.clock.advance(60)
     notifier.wake()
