@@ -9,7 +9,7 @@ Parts of a message store::
     messages        test_acknowledged, test_one_order, test_paging, test_deleted, test_timers
     claims          test_claims, test_one_live_claim, test_claim_timers, test_dead_letters
     dead_letters    test_dead_letters_between_stores
-    outbox          test_outbox, test_large_posts
+    notifier          test_outbox, test_large_posts
     deliveries      test_deliveries, test_concurrent_deliveries, test_restored_order, test_delivery_order
     delivery_log    test_delivery_log, test_dropped_subscriptions
     sealed_bodies   test_sealed_bodies

@@ -143,7 +143,7 @@ class QueueClient:
     def purge(self) -> None:
         self.store.queues.purge(queue=self.queue, now=self.now)
 
-    def wear_out(self, limit: int, times: int) -> None:
+    def claim_and_release(self, limit: int, times: int) -> None:
         """Claim and release the first free messages that many times."""
         for _ in range(times):
             claim_id, _ = self.claim(limit)

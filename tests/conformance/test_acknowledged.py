@@ -32,7 +32,7 @@ ODD_BODIES = {
 }
 
 
-def test_a_post_is_there_as_it_was_sent(orders: QueueClient) -> None:
+def test_a_post_is_read_as_it_was_sent(orders: QueueClient) -> None:
     draft = Draft(b'{"n": 1}', 300, checksum="MD5:0cc175b9c0f1b6a831c399e269772661")
     numbers = orders.store.messages.post(queue=orders.queue, drafts=[draft], client_id="someone", now=orders.now)
     assert numbers == range(1, 2)
@@ -52,7 +52,7 @@ def test_a_post_is_there_as_it_was_sent(orders: QueueClient) -> None:
     assert orders.listing()[0].id == message_id(orders.queue.uid, 1)
 
 
-def test_each_draft_has_its_own_life(orders: QueueClient) -> None:
+def test_each_draft_keeps_its_own_ttl_and_delay(orders: QueueClient) -> None:
     drafts = [Draft(b"1", 60), Draft(b"2", 120, checksum="x"), Draft(b"3", 3600, 30), Draft(b"4", 1_209_600)]
     numbers = orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now)
     assert list(numbers) == [1, 2, 3, 4]
@@ -118,7 +118,9 @@ def test_a_refused_post_stores_nothing_and_takes_no_number(orders: QueueClient) 
 
 
 @only_shared
-def test_another_store_object_on_the_same_address_sees_it(orders: QueueClient, driver: Driver, address: str) -> None:
+def test_another_store_object_on_the_same_address_sees_a_post(
+    orders: QueueClient, driver: Driver, address: str
+) -> None:
     orders.post("shared")
     other = driver.open_messages(address)
     try:
@@ -129,12 +131,12 @@ def test_another_store_object_on_the_same_address_sees_it(orders: QueueClient, d
         other.close()
 
 
-def test_what_stored_survives_is_said(messages: MessageStore) -> None:
+def test_durability_says_what_a_stored_message_survives(messages: MessageStore) -> None:
     said = messages.durability()
     assert said
     assert all(isinstance(key, str) and isinstance(value, str) and value for key, value in said.items())
 
 
-def test_it_answers_and_says_what_it_can(messages: MessageStore) -> None:
+def test_a_store_answers_a_ping_and_names_its_capabilities(messages: MessageStore) -> None:
     messages.ping()
     assert messages.capabilities <= {"FIFO", "CLAIMS", "DURABILITY", "AOD", "HIGH_THROUGHPUT"}

@@ -50,7 +50,7 @@ def test_a_change_of_an_old_version_is_refused(management: ManagementStore) -> N
     assert management.catalog.get() == second
 
 
-def test_of_changes_at_the_same_time_one_wins(management: ManagementStore) -> None:
+def test_of_concurrent_changes_exactly_one_succeeds(management: ManagementStore) -> None:
     old = change(management, flavors=())
     won: list[str] = []
 
@@ -63,7 +63,7 @@ def test_of_changes_at_the_same_time_one_wins(management: ManagementStore) -> No
     assert management.catalog.get().flavors == tuple(won)
 
 
-def test_a_pool_has_queues_while_some_are_placed_on_it(management: ManagementStore) -> None:
+def test_any_on_pool_is_true_while_queues_are_placed_on_the_pool(management: ManagementStore) -> None:
     pool, other = f"pool-{secrets.token_hex(4)}", f"pool-{secrets.token_hex(4)}"
     first = management.queue_records.create(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))
     second = management.queue_records.create(queue=replace(new_queue(project=secrets.token_hex(4)), pool=pool))

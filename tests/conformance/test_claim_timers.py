@@ -16,7 +16,7 @@ from zaqar.model import Claim
 
 @around
 @pytest.mark.parametrize("had", [FREE_PATHS[path] for path in ("list", "claim", "pop")], ids=["list", "claim", "pop"])
-def test_a_claim_ends(orders: QueueClient, had: Path, offset: float) -> None:
+def test_the_messages_of_a_claim_are_free_when_it_ends(orders: QueueClient, had: Path, offset: float) -> None:
     orders.post("a")
     orders.claim(ttl=60)
     orders.clock.advance(60 + offset)
@@ -24,7 +24,7 @@ def test_a_claim_ends(orders: QueueClient, had: Path, offset: float) -> None:
 
 
 @around
-def test_a_claim_ends_for_its_holder(orders: QueueClient, offset: float) -> None:
+def test_the_holder_can_do_nothing_when_the_claim_has_ended(orders: QueueClient, offset: float) -> None:
     orders.post("a", "b")
     claim_id, taken = orders.claim(ttl=60)
     orders.clock.advance(60 + offset)
@@ -46,7 +46,7 @@ def test_a_claim_ends_for_its_holder(orders: QueueClient, offset: float) -> None
 
 
 @around
-def test_a_claim_ends_for_everybody_else(orders: QueueClient, offset: float) -> None:
+def test_others_see_a_free_message_when_its_claim_has_ended(orders: QueueClient, offset: float) -> None:
     orders.post("a")
     claim_id, _ = orders.claim(ttl=60)
     orders.clock.advance(60 + offset)
@@ -91,7 +91,7 @@ def test_a_renewed_claim_counts_from_the_renewal(orders: QueueClient, offset: fl
             orders.get_claim(claim_id)
 
 
-def test_the_old_end_of_a_renewed_claim_means_nothing(orders: QueueClient) -> None:
+def test_a_renewed_claim_is_live_at_its_old_end(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim(ttl=60)
     orders.clock.advance(30)
@@ -117,7 +117,7 @@ def test_a_renewal_may_end_a_claim_earlier(orders: QueueClient, offset: float) -
     ("ttl", "grace", "expected"),
     [(None, None, (100, 70)), (200, None, (200, 70)), (None, 90, (100, 90)), (200, 90, (200, 90))],
 )
-def test_a_renewal_keeps_what_it_does_not_name(
+def test_a_renewal_without_ttl_or_grace_keeps_the_old_value(
     orders: QueueClient, ttl: int | None, grace: int | None, expected: tuple[int, int]
 ) -> None:
     orders.post("a")
@@ -135,7 +135,7 @@ def test_a_renewal_does_not_count_as_a_claim(orders: QueueClient) -> None:
     assert [message.claim_count for message in orders.get(1)] == [1]
 
 
-def test_a_renewal_takes_nothing_new(orders: QueueClient) -> None:
+def test_a_renewal_leases_no_further_messages(orders: QueueClient) -> None:
     orders.post("a", "b")
     claim_id, _ = orders.claim(1)
     orders.renew(claim_id, ttl=600)
@@ -148,7 +148,9 @@ def test_a_renewal_takes_nothing_new(orders: QueueClient) -> None:
 
 @around
 @every_free_path
-def test_a_claim_lifts_the_ttl_to_its_end_plus_grace(orders: QueueClient, had: Path, offset: float) -> None:
+def test_a_claim_extends_the_life_of_a_message_to_its_end_plus_grace(
+    orders: QueueClient, had: Path, offset: float
+) -> None:
     orders.post("a", ttl=60)
     orders.clock.advance(30)
     orders.claim(ttl=100, grace=70)
@@ -156,7 +158,7 @@ def test_a_claim_lifts_the_ttl_to_its_end_plus_grace(orders: QueueClient, had: P
     assert had(orders) is (offset < 0)
 
 
-def test_a_lifted_ttl_is_shown(orders: QueueClient) -> None:
+def test_the_extended_life_is_shown(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
     orders.clock.advance(30)
     _, (message,) = orders.claim(ttl=100, grace=70)
@@ -191,7 +193,7 @@ def test_a_release_does_not_shorten_the_life(orders: QueueClient, offset: float)
 
 
 @around
-def test_a_renewal_lifts_the_ttl_again(orders: QueueClient, offset: float) -> None:
+def test_a_renewal_extends_the_life_again(orders: QueueClient, offset: float) -> None:
     orders.post("a", ttl=60)
     claim_id, _ = orders.claim(ttl=100, grace=70)
     orders.clock.advance(99)
@@ -210,14 +212,14 @@ def test_a_renewal_that_ends_earlier_does_not_shorten_the_life(orders: QueueClie
     assert bodies(orders.listing()) == ["a"]
 
 
-def test_a_renewal_with_a_longer_grace_alone_lifts_the_ttl(orders: QueueClient) -> None:
+def test_a_renewal_with_only_a_longer_grace_extends_the_life(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
     claim_id, _ = orders.claim(ttl=100, grace=60)
     orders.renew(claim_id, grace=500)
     assert [message.expires for message in orders.get(1)] == [orders.now + 600]
 
 
-def test_a_renewal_lifts_only_what_the_claim_holds(orders: QueueClient) -> None:
+def test_a_renewal_extends_only_messages_that_the_claim_holds(orders: QueueClient) -> None:
     orders.post("deleted", "held", "free", ttl=60)
     claim_id, _ = orders.claim(2, ttl=60)
     orders.delete(1, claim_id)
@@ -238,7 +240,7 @@ def test_a_released_message_is_free_at_once(orders: QueueClient, had: Path) -> N
     assert had(orders)
 
 
-def test_the_end_of_a_released_claim_does_nothing_to_the_next(orders: QueueClient) -> None:
+def test_the_end_of_a_released_claim_does_not_end_the_next_claim(orders: QueueClient) -> None:
     orders.post("a")
     first, _ = orders.claim(ttl=60)
     orders.clock.advance(30)

@@ -23,15 +23,15 @@ MOST = 8
 WORKERS = 4
 
 
-@pytest.mark.parametrize("grave", ["passed over", "moved"])
-def test_workers_that_claim_and_release_see_each_count_once(
-    orders: QueueClient, driver: Driver, address: str, grave: str
+@pytest.mark.parametrize("exhausted", ["passed over", "moved"])
+def test_concurrent_claims_and_releases_see_each_claim_count_once(
+    orders: QueueClient, driver: Driver, address: str, exhausted: str
 ) -> None:
     # Each as in a process of its own, so that the claims of two meet in the store only.
     stores = [driver.open_messages(address) if driver.shared else orders.store for _ in range(WORKERS)]
     workers = [QueueClient(store, orders.clock, orders.queue) for store in stores]
     dead = orders.beside("dead")
-    rules = DeadLetters(dead.queue if grave == "moved" else None, MOST, None)
+    rules = DeadLetters(dead.queue if exhausted == "moved" else None, MOST, None)
     numbers = orders.post(*["x"] * MESSAGES)
     seen: Counter[tuple[int, int]] = Counter()
     lock = threading.Lock()
@@ -52,5 +52,5 @@ def test_workers_that_claim_and_release_see_each_count_once(
             store.close()
     expected = {(number, count): 1 for number in numbers for count in range(1, MOST + 1)}
     assert dict(seen) == expected
-    assert len(orders.listing()) == orders.stats().free == (0 if grave == "moved" else MESSAGES)
-    assert len(dead.listing()) == dead.stats().free == (MESSAGES if grave == "moved" else 0)
+    assert len(orders.listing()) == orders.stats().free == (0 if exhausted == "moved" else MESSAGES)
+    assert len(dead.listing()) == dead.stats().free == (MESSAGES if exhausted == "moved" else 0)

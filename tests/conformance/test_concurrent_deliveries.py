@@ -19,7 +19,9 @@ def backlog(notifier: NotifierClient) -> SubscriptionBacklog:
     return SubscriptionBacklog(notifier)
 
 
-def test_takers_at_a_time_never_share(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_concurrent_takes_never_return_the_same_delivery(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     backlogs = [backlog, backlog.beside(), *(SubscriptionBacklog(notifier) for _ in range(4))]
     for each in backlogs:
         each.fill(60)
@@ -36,7 +38,9 @@ def test_takers_at_a_time_never_share(notifier: NotifierClient, backlog: Subscri
     assert len(seen) == len(set(seen)) == 360
 
 
-def test_two_that_believe_they_own_it_settle_it_once(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_of_two_notifiers_that_think_they_own_a_delivery_one_settles_it(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     for number in range(1, 6):
         notifier.put(backlog.new(number))
         late = notifier.take("late")
@@ -51,7 +55,9 @@ def test_two_that_believe_they_own_it_settle_it_once(notifier: NotifierClient, b
         assert numbers(backlog.listing(DONE)) == list(range(number, 0, -1))
 
 
-def test_nothing_is_lost_while_all_of_it_goes_on(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_no_delivery_is_lost_during_concurrent_takes_settles_and_resends(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     """Takers, some of which fail, and resends, all at a time: each delivery is there in the end, and the counts fit."""
     backlogs = [backlog, backlog.beside(), SubscriptionBacklog(notifier)]
     for each in backlogs:

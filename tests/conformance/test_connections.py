@@ -214,7 +214,7 @@ def test_a_burst_opens_no_more_connections_than_allowed(pool: Pool, driver: Driv
     assert 0 < most <= (threads if driver.name == "sqlite" else MOST)
 
 
-def test_those_of_a_burst_are_closed_when_they_were_idle_for_a_while(pool: Pool) -> None:
+def test_connections_of_a_burst_are_closed_when_they_have_been_idle(pool: Pool) -> None:
     give_back = [pool.take() for _ in range(MOST)]
     assert pool.count() >= MOST
     for give in give_back:
@@ -235,7 +235,7 @@ def open_everywhere(store: MessageStore) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
+def test_a_caller_that_gets_no_connection_is_refused_in_bounded_time(pool: Pool, driver: Driver) -> None:
     if driver.name == "sqlite":
         pytest.skip("there is one for each thread")
     orders = QueueClient(pool.store)
@@ -252,7 +252,7 @@ def test_whoever_gets_no_connection_is_refused_in_bounded_time(pool: Pool, drive
     orders.drop()
 
 
-def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
+def test_a_waiting_caller_gets_the_connection_that_is_given_back(pool: Pool, driver: Driver) -> None:
     give_back = [pool.take() for _ in range(MOST)]
     with ThreadPoolExecutor(2) as executor:
         waiting = [executor.submit(QueueClient, pool.store) for _ in range(2)]
@@ -264,7 +264,7 @@ def test_whoever_waits_gets_the_connection_that_is_given_back(pool: Pool, driver
     assert pool.count() <= MOST + (2 if driver.name == "sqlite" else 0)
 
 
-def test_connections_that_break_leave_room_for_others(pool: Pool, driver: Driver) -> None:
+def test_broken_connections_do_not_count_against_the_limit(pool: Pool, driver: Driver) -> None:
     """A place that was lost each time would soon be missed."""
     if driver.name in ("sqlite", "mongodb"):
         pytest.skip("no server ends them, or the library counts them")

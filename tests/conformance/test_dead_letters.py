@@ -35,7 +35,7 @@ def pair(orders: QueueClient) -> Iterator[Pair]:
     pair.dead.drop()
 
 
-def test_it_moves_at_the_claim_after_the_last(pair: Pair) -> None:
+def test_an_exhausted_message_moves_at_the_next_claim(pair: Pair) -> None:
     pair.source.post("a")
     for count in (1, 2, 3):
         claim_id, taken = pair.source.claim(dead_letters=pair.rules(3))
@@ -50,9 +50,9 @@ def test_it_moves_at_the_claim_after_the_last(pair: Pair) -> None:
     assert bodies(pair.dead.listing()) == ["a"]
 
 
-def test_it_moves_exactly_once(pair: Pair) -> None:
+def test_an_exhausted_message_moves_exactly_once(pair: Pair) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     for _ in range(3):
         assert pair.claim() == []
         assert bodies(pair.dead.list_everything()) == ["a"]
@@ -61,7 +61,7 @@ def test_it_moves_exactly_once(pair: Pair) -> None:
     assert bodies(pair.dead.list_everything()) == ["a"]
 
 
-def test_it_says_where_it_came_from(pair: Pair) -> None:
+def test_a_dead_letter_names_its_origin(pair: Pair) -> None:
     pair.source.post("x", "y")
     draft = Draft(b'{"a":  1}', 600, checksum="MD5:x")
     (number,) = pair.source.store.messages.post(
@@ -69,7 +69,7 @@ def test_it_says_where_it_came_from(pair: Pair) -> None:
     )
     posted = pair.source.now
     pair.source.delete_many(1, 2)
-    pair.source.wear_out(1, times=3)
+    pair.source.claim_and_release(1, times=3)
     pair.source.clock.advance(10)
     assert pair.claim(count=3) == []
     expected = Message(
@@ -90,7 +90,7 @@ def test_it_says_where_it_came_from(pair: Pair) -> None:
     assert pair.dead.pop() == [replace(expected, claim_count=1)]
 
 
-def test_without_a_ttl_it_keeps_its_end_of_life(pair: Pair) -> None:
+def test_without_a_ttl_a_dead_letter_keeps_its_expiry(pair: Pair) -> None:
     pair.source.post("a", ttl=60)
     start = pair.source.now
     claim_id, _ = pair.source.claim(ttl=60, grace=100)
@@ -106,9 +106,9 @@ def test_without_a_ttl_it_keeps_its_end_of_life(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("ttl", [60, 86_400])
-def test_with_a_ttl_it_starts_anew(pair: Pair, ttl: int) -> None:
+def test_with_a_ttl_the_life_of_a_dead_letter_starts_anew(pair: Pair, ttl: int) -> None:
     pair.source.post("a", ttl=3600)
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     pair.source.clock.advance(30)
     assert pair.claim(ttl=ttl) == []
     (moved,) = pair.dead.listing()
@@ -119,10 +119,10 @@ def test_with_a_ttl_it_starts_anew(pair: Pair, ttl: int) -> None:
     assert pair.dead.list_everything() == []
 
 
-def test_it_stands_at_the_end_in_the_order_of_its_queue(pair: Pair) -> None:
+def test_dead_letters_are_appended_in_the_order_of_their_queue(pair: Pair) -> None:
     pair.dead.post("there", "before")
     pair.source.post(*"abc")
-    pair.source.wear_out(3, times=2)
+    pair.source.claim_and_release(3, times=2)
     pair.source.post("d")
     assert pair.claim() == ["d"]
     assert bodies(pair.dead.listing()) == ["there", "before", "a", "b", "c"]
@@ -134,13 +134,13 @@ def test_a_reader_of_the_dead_letters_misses_none(pair: Pair) -> None:
     pair.dead.post("a")
     marker = pair.dead.listing()[-1].sequence
     pair.source.post("b")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     pair.claim()
     assert bodies(pair.dead.listing(marker)) == ["b"]
 
 
 @pytest.mark.parametrize("way", ["release", "claim end", "renewal and release"])
-def test_the_count_survives(pair: Pair, way: str) -> None:
+def test_release_and_renewal_do_not_reset_the_claim_count(pair: Pair, way: str) -> None:
     pair.source.post("a", ttl=86_400)
     for _ in range(2):
         claim_id, taken = pair.source.claim(ttl=60, dead_letters=pair.rules())
@@ -156,24 +156,24 @@ def test_the_count_survives(pair: Pair, way: str) -> None:
     assert [message.origin.claim_count for message in pair.dead.listing() if message.origin] == [2]
 
 
-def test_a_count_over_a_lowered_limit_is_enough(pair: Pair) -> None:
+def test_a_message_over_a_lowered_limit_is_exhausted(pair: Pair) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=5)
+    pair.source.claim_and_release(1, times=5)
     assert pair.claim(count=2) == []
     assert [message.origin.claim_count for message in pair.dead.listing() if message.origin] == [5]
 
 
 def test_without_rules_nothing_moves(pair: Pair) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=5)
+    pair.source.claim_and_release(1, times=5)
     assert bodies(pair.source.claim()[1]) == ["a"]
     assert pair.dead.list_everything() == []
 
 
 @pytest.mark.parametrize("act", ["list", "pop", "renew", "stats", "sweep", "claim end"])
-def test_only_a_claim_moves_it(pair: Pair, act: str) -> None:
+def test_only_a_claim_moves_an_exhausted_message(pair: Pair, act: str) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=1)
+    pair.source.claim_and_release(1, times=1)
     claim_id, _ = pair.source.claim(ttl=60)
     if act == "renew":
         pair.source.renew(claim_id, ttl=600)
@@ -193,9 +193,9 @@ def test_only_a_claim_moves_it(pair: Pair, act: str) -> None:
     assert pair.dead.list_everything() == []
 
 
-def test_one_under_a_live_claim_stays(pair: Pair) -> None:
+def test_a_message_under_a_live_claim_does_not_move(pair: Pair) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=1)
+    pair.source.claim_and_release(1, times=1)
     claim_id, _ = pair.source.claim()
     assert pair.claim() == []
     assert pair.dead.list_everything() == []
@@ -204,31 +204,31 @@ def test_one_under_a_live_claim_stays(pair: Pair) -> None:
     assert pair.dead.list_everything() == []
 
 
-def test_an_expired_one_is_gone_and_not_moved(pair: Pair) -> None:
+def test_an_expired_message_is_gone_and_does_not_move(pair: Pair) -> None:
     pair.source.post("a", ttl=130)
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     pair.source.clock.advance(130)
     assert pair.claim() == []
     assert pair.dead.list_everything() == []
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5])
-def test_a_claim_is_filled_past_the_dead_ones(pair: Pair, limit: int) -> None:
+def test_a_claim_is_filled_with_messages_behind_exhausted_ones(pair: Pair, limit: int) -> None:
     pair.source.post(*(f"dead {n}" for n in range(5)))
-    pair.source.wear_out(5, times=2)
+    pair.source.claim_and_release(5, times=2)
     pair.source.post(*(f"live {n}" for n in range(6)))
     assert pair.claim(limit) == [f"live {n}" for n in range(limit)]
     assert bodies(pair.dead.listing()) == [f"dead {n}" for n in range(5)]
     assert pair.source.stats().total == 6
 
 
-def test_dead_ones_between_live_ones(pair: Pair) -> None:
+def test_exhausted_messages_between_others_move(pair: Pair) -> None:
     pair.source.post("a", delay=60)
     pair.source.post("dead")
     pair.source.post("b", delay=60)
     pair.source.post("dead too")
     pair.source.post("c", delay=60)
-    pair.source.wear_out(2, times=2)
+    pair.source.claim_and_release(2, times=2)
     pair.source.clock.advance(60)
     assert pair.claim(2) == ["a", "b"]
     assert bodies(pair.dead.listing())[:1] == ["dead"]
@@ -236,30 +236,30 @@ def test_dead_ones_between_live_ones(pair: Pair) -> None:
     assert bodies(pair.dead.listing()) == ["dead", "dead too"]
 
 
-def test_dead_ones_behind_the_limit_stay_where_they_are(pair: Pair) -> None:
+def test_exhausted_messages_behind_the_limit_do_not_move(pair: Pair) -> None:
     """The claim would not take them, so it is not the one that moves them."""
     pair.source.post("a", "b", delay=60)
-    pair.source.post("worn out")
-    pair.source.wear_out(1, times=2)
+    pair.source.post("exhausted")
+    pair.source.claim_and_release(1, times=2)
     pair.source.clock.advance(60)
     assert pair.claim(2) == ["a", "b"]
-    assert bodies(pair.source.listing()) == ["worn out"]
+    assert bodies(pair.source.listing()) == ["exhausted"]
     assert pair.dead.list_everything() == []
 
 
-def test_a_thousand_dead_ones_in_front(pair: Pair) -> None:
+def test_a_claim_behind_a_thousand_exhausted_messages(pair: Pair) -> None:
     dead = [f"dead {n}" for n in range(1000)]
     pair.source.post(*dead)
-    pair.source.wear_out(1000, times=2)
+    pair.source.claim_and_release(1000, times=2)
     pair.source.post("live", "live too", "live as well")
     assert pair.claim(2) == ["live", "live too"]
     assert bodies(pair.dead.listing()) == dead
     assert (pair.source.stats().free, pair.source.stats().claimed) == (1, 2)
 
 
-def test_it_is_counted_where_it_is(pair: Pair) -> None:
+def test_statistics_count_a_dead_letter_in_the_queue_that_has_it(pair: Pair) -> None:
     pair.source.post("a", "b")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     before = pair.source.volume().total
     assert pair.claim(1) == ["b"]
     assert (pair.source.stats().free, pair.source.stats().claimed) == (0, 1)
@@ -267,9 +267,9 @@ def test_it_is_counted_where_it_is(pair: Pair) -> None:
     assert pair.source.volume().total == before
 
 
-def test_its_old_id_is_absent(pair: Pair) -> None:
+def test_the_old_id_of_a_dead_letter_is_absent(pair: Pair) -> None:
     pair.source.post("a")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     pair.claim()
     assert pair.source.get(1) == []
     pair.source.delete(1)
@@ -278,12 +278,12 @@ def test_its_old_id_is_absent(pair: Pair) -> None:
     assert pair.dead.list_everything() == []
 
 
-def test_a_dead_letter_of_dead_letters_names_the_last_queue(pair: Pair) -> None:
+def test_a_dead_letter_that_moves_again_names_the_last_queue(pair: Pair) -> None:
     end = pair.source.beside("end-of-the-line")
     pair.source.post("a")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     pair.claim()
-    pair.dead.wear_out(1, times=3)
+    pair.dead.claim_and_release(1, times=3)
     _, taken = pair.dead.claim(dead_letters=DeadLetters(end.queue, 3))
     assert taken == []
     (moved,) = end.listing()
@@ -293,9 +293,9 @@ def test_a_dead_letter_of_dead_letters_names_the_last_queue(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("case", ["absent", "dropped", "raised", "of the future"])
-def test_a_stale_dead_letter_queue_is_named_and_nothing_happens(pair: Pair, case: str) -> None:
+def test_a_stale_dead_letter_queue_is_named_and_nothing_changes(pair: Pair, case: str) -> None:
     pair.source.post("dead", "live")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     stale = pair.dead.queue
     if case == "absent":
         stale = replace(stale, uid=new_claim_id())
@@ -321,9 +321,9 @@ def test_a_stale_dead_letter_queue_is_named_and_nothing_happens(pair: Pair, case
         assert bodies(pair.dead.listing()) == ["dead"]
 
 
-def test_a_stale_source_is_named(pair: Pair) -> None:
+def test_a_stale_source_queue_is_named(pair: Pair) -> None:
     pair.source.post("dead")
-    pair.source.wear_out(1, times=2)
+    pair.source.claim_and_release(1, times=2)
     stale = pair.source.raise_generation()
     claim = Claim(new_claim_id(), 60, 60, pair.source.now)
     with pytest.raises(StaleQueue) as caught:
@@ -336,7 +336,7 @@ def test_a_stale_source_is_named(pair: Pair) -> None:
 
 def test_a_queue_that_is_its_own_dead_letter_queue_loses_nothing(orders: QueueClient) -> None:
     orders.post("a", "b", "c")
-    orders.wear_out(2, times=2)
+    orders.claim_and_release(2, times=2)
     _, taken = orders.claim(10, dead_letters=DeadLetters(orders.queue, 2))
     assert sorted(bodies(orders.list_everything())) == ["a", "b", "c"]
     assert "c" in bodies(taken)
@@ -344,11 +344,11 @@ def test_a_queue_that_is_its_own_dead_letter_queue_loses_nothing(orders: QueueCl
     assert sorted(bodies(moved)) == ["a", "b"]
 
 
-def test_claimers_in_parallel_move_each_once(pair: Pair) -> None:
+def test_concurrent_claims_move_each_exhausted_message_once(pair: Pair) -> None:
     dead = [str(n) for n in range(60)]
     live = [f"live {n}" for n in range(60)]
     pair.source.post(*dead)
-    pair.source.wear_out(60, times=2)
+    pair.source.claim_and_release(60, times=2)
     pair.source.post(*live)
     taken: list[str] = []
 

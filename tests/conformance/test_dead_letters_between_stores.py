@@ -23,7 +23,7 @@ class Journey:
     """A queue on the store under test and one that takes its dead letters, the steps between them by hand."""
 
     source: QueueClient
-    grave: QueueClient
+    target: QueueClient
 
     def set_aside(self, *, count: int = 1, limit: int = ALL) -> list[Message]:
         return self.source.store.dead_letters.set_aside(
@@ -31,7 +31,7 @@ class Journey:
         )
 
     def receive(self, letters: Sequence[Message]) -> None:
-        self.grave.store.dead_letters.receive(queue=self.grave.queue, messages=letters, now=self.grave.now)
+        self.target.store.dead_letters.receive(queue=self.target.queue, messages=letters, now=self.target.now)
 
     def forget(self, *sequences: int) -> None:
         self.source.store.dead_letters.forget(queue=self.source.queue, sequences=sequences, now=self.source.now)
@@ -46,15 +46,15 @@ def addressed(messages: Sequence[Message]) -> list[Message]:
 
 @pytest.fixture
 def journey(orders: QueueClient) -> Iterator[Journey]:
-    journey = Journey(orders, orders.beside("grave"))
+    journey = Journey(orders, orders.beside("target"))
     yield journey
-    journey.grave.drop()
+    journey.target.drop()
 
 
-def test_what_is_worn_out_is_taken_out(journey: Journey) -> None:
+def test_set_aside_takes_exhausted_messages_out_of_the_queue(journey: Journey) -> None:
     source = journey.source
     source.post("a", "b", "c")
-    source.wear_out(2, times=2)
+    source.claim_and_release(2, times=2)
     aside = journey.set_aside(count=2)
     assert bodies(aside) == ["a", "b"]
     assert [(message.sequence, message.claim_count, message.claim_id) for message in aside] == [
@@ -69,27 +69,27 @@ def test_what_is_worn_out_is_taken_out(journey: Journey) -> None:
     assert bodies(journey.set_aside(count=2)) == ["a", "b"]
 
 
-def test_it_is_set_aside_whole(journey: Journey) -> None:
+def test_all_fields_of_a_message_that_is_set_aside_are_kept(journey: Journey) -> None:
     draft = Draft(b'{"a":  1}', 600, checksum="MD5:x")
     source = journey.source
     source.store.messages.post(queue=source.queue, drafts=[draft], client_id="someone", now=source.now)
-    source.wear_out(1, times=1)
+    source.claim_and_release(1, times=1)
     (before,) = source.listing()
     source.clock.advance(10)
     assert journey.set_aside() == [before]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10])
-def test_only_those_that_a_claim_would_meet(journey: Journey, limit: int) -> None:
+def test_only_messages_that_a_claim_would_meet_are_set_aside(journey: Journey, limit: int) -> None:
     source = journey.source
     source.post("1", "2", "3", "4", "5", "6")
     claim_id, _ = source.claim(1)
-    source.wear_out(1, times=1)  # the second
+    source.claim_and_release(1, times=1)  # the second
     source.delete_many(1)
-    held, _ = source.claim(2)  # 2 and 3, so 3 is worn out too
+    held, _ = source.claim(2)  # 2 and 3, so 3 is exhausted too
     source.release(held)
     fresh = source.post("7", "8")
-    source.wear_out(5, times=1)  # 2 to 6
+    source.claim_and_release(5, times=1)  # 2 to 6
     source.post("9")
     assert bodies(journey.set_aside(count=2, limit=limit)) == (["2", "3"])
     assert journey.claim_living(limit, count=2) == ["4", "5", "6", "7", "8", "9"][:limit]
@@ -97,17 +97,17 @@ def test_only_those_that_a_claim_would_meet(journey: Journey, limit: int) -> Non
     source.release(claim_id)
 
 
-def test_a_claim_passes_over_what_is_worn_out(journey: Journey) -> None:
+def test_a_claim_without_dead_letter_queue_passes_over_exhausted_messages(journey: Journey) -> None:
     source = journey.source
     source.post("a", "b")
-    source.wear_out(2, times=1)
+    source.claim_and_release(2, times=1)
     source.post("c")
     assert journey.claim_living(1) == ["c"]
     assert journey.claim_living() == []
     assert bodies(source.listing()) == ["a", "b"]
 
 
-def test_nothing_worn_out_is_nothing_set_aside(journey: Journey) -> None:
+def test_nothing_is_set_aside_if_no_message_is_exhausted(journey: Journey) -> None:
     source = journey.source
     assert journey.set_aside() == []
     source.post("a", "b")
@@ -120,10 +120,10 @@ def test_nothing_worn_out_is_nothing_set_aside(journey: Journey) -> None:
         source.get_claim(held)
 
 
-def test_what_is_set_aside_never_expires_and_no_sweep_takes_it(journey: Journey) -> None:
+def test_messages_that_are_set_aside_never_expire_and_no_sweep_removes_them(journey: Journey) -> None:
     source = journey.source
     source.post("a", ttl=60)
-    source.wear_out(1, times=1)
+    source.claim_and_release(1, times=1)
     journey.set_aside()
     source.clock.advance(10_000)
     while source.store.sweep(now=source.now, limit=1000):
@@ -132,9 +132,9 @@ def test_what_is_set_aside_never_expires_and_no_sweep_takes_it(journey: Journey)
     assert source.stats().total == 0
 
 
-def test_forgotten_is_forgotten(journey: Journey) -> None:
+def test_a_forgotten_message_is_not_returned_again(journey: Journey) -> None:
     journey.source.post("a", "b", "c")
-    journey.source.wear_out(3, times=1)
+    journey.source.claim_and_release(3, times=1)
     journey.set_aside()
     journey.forget(2, 9)
     assert bodies(journey.set_aside()) == ["a", "c"]
@@ -143,19 +143,19 @@ def test_forgotten_is_forgotten(journey: Journey) -> None:
     assert journey.set_aside() == []
 
 
-def test_purge_takes_it_too(journey: Journey) -> None:
+def test_a_purge_removes_messages_that_are_set_aside(journey: Journey) -> None:
     journey.source.post("a")
-    journey.source.wear_out(1, times=1)
+    journey.source.claim_and_release(1, times=1)
     journey.set_aside()
     journey.source.purge()
     assert journey.set_aside() == []
 
 
-def test_very_many_come_in_batches(journey: Journey) -> None:
+def test_very_many_exhausted_messages_are_set_aside_in_batches(journey: Journey) -> None:
     source = journey.source
     total = 1700
     source.post(*map(str, range(total)))
-    source.wear_out(total, times=1)
+    source.claim_and_release(total, times=1)
     source.post("living")
     moved: list[str] = []
     while aside := journey.set_aside():
@@ -169,41 +169,41 @@ def test_very_many_come_in_batches(journey: Journey) -> None:
 # -- receiving --------------------------------------------------------------------------------------------------------
 
 
-def test_a_letter_arrives_once_however_often_it_comes(journey: Journey) -> None:
+def test_a_dead_letter_that_is_received_again_is_stored_once(journey: Journey) -> None:
     journey.source.post("a", "b", "c")
-    journey.source.wear_out(3, times=2)
+    journey.source.claim_and_release(3, times=2)
     letters = addressed(journey.set_aside())
-    journey.grave.post("first")
+    journey.target.post("first")
     journey.receive(letters[:2])
-    journey.grave.clock.advance(5)
+    journey.target.clock.advance(5)
     journey.receive(letters)
     journey.receive(letters)
-    arrived = journey.grave.list_everything()
+    arrived = journey.target.list_everything()
     assert bodies(arrived) == ["first", "a", "b", "c"]
     assert [message.sequence for message in arrived] == [1, 2, 3, 4]
     for letter, message in zip(letters, arrived[1:], strict=True):
         expected = replace(letter, queue_uid=message.queue_uid, sequence=message.sequence, claim_count=0)
         assert message == expected
-    assert journey.grave.stats().free == 4
+    assert journey.target.stats().free == 4
 
 
-def test_it_is_remembered_when_it_was_deleted(journey: Journey) -> None:
+def test_a_dead_letter_that_was_deleted_is_not_received_again(journey: Journey) -> None:
     journey.source.post("a", ttl=3 * round(TOMBSTONE_LIFETIME))
-    journey.source.wear_out(1, times=1)
+    journey.source.claim_and_release(1, times=1)
     letters = addressed(journey.set_aside())
     journey.receive(letters)
-    assert bodies(journey.grave.pop()) == ["a"]
-    journey.grave.clock.advance(TOMBSTONE_LIFETIME - 0.125)
-    while journey.grave.store.sweep(now=journey.grave.now, limit=1000):
+    assert bodies(journey.target.pop()) == ["a"]
+    journey.target.clock.advance(TOMBSTONE_LIFETIME - 0.125)
+    while journey.target.store.sweep(now=journey.target.now, limit=1000):
         pass
     journey.receive(letters)
-    assert journey.grave.list_everything() == []
+    assert journey.target.list_everything() == []
 
 
-def test_many_movers_at_a_time_move_each_once(journey: Journey) -> None:
+def test_concurrent_handovers_move_each_message_once(journey: Journey) -> None:
     total = 300
     journey.source.post(*map(str, range(total)))
-    journey.source.wear_out(total, times=1)
+    journey.source.claim_and_release(total, times=1)
 
     def move() -> None:
         while aside := journey.set_aside():
@@ -211,16 +211,16 @@ def test_many_movers_at_a_time_move_each_once(journey: Journey) -> None:
             journey.forget(*(message.sequence for message in aside))
 
     at_once(*[move] * 4)
-    assert sorted(map(int, bodies(journey.grave.list_everything()))) == list(range(total))
+    assert sorted(map(int, bodies(journey.target.list_everything()))) == list(range(total))
     assert journey.source.list_everything() == []
 
 
-def test_from_and_to_another_driver(journey: Journey) -> None:
+def test_handover_from_and_to_another_driver(journey: Journey) -> None:
     """What any store sets aside any other can receive."""
     other = QueueClient(MemoryMessageStore(), journey.source.clock)
-    for one, two in ((journey.source, other), (other, journey.grave)):
+    for one, two in ((journey.source, other), (other, journey.target)):
         one.post("x", "y")
-        one.wear_out(2, times=1)
+        one.claim_and_release(2, times=1)
         trip = Journey(one, two)
         trip.receive(addressed(trip.set_aside()))
         assert bodies(two.list_everything()) == ["x", "y"]

@@ -20,7 +20,7 @@ def sees_nothing_ever(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("state", ["free", "claimed", "released", "claim over", "delayed", "renewed"])
-def test_deleted_stays_deleted_whatever_it_was(orders: QueueClient, state: str) -> None:
+def test_a_message_deleted_in_any_state_stays_deleted(orders: QueueClient, state: str) -> None:
     orders.post("a", ttl=86_400, delay=60 if state == "delayed" else 0)
     claim_id = None
     if state != "free" and state != "delayed":
@@ -37,7 +37,7 @@ def test_deleted_stays_deleted_whatever_it_was(orders: QueueClient, state: str) 
     sees_nothing_ever(orders)
 
 
-def test_a_release_does_not_bring_back_what_was_deleted(orders: QueueClient) -> None:
+def test_a_release_does_not_bring_back_a_deleted_message(orders: QueueClient) -> None:
     orders.post("a", "b", "c")
     claim_id, _ = orders.claim()
     orders.delete(1, claim_id)
@@ -46,7 +46,7 @@ def test_a_release_does_not_bring_back_what_was_deleted(orders: QueueClient) -> 
     assert bodies(orders.list_everything()) == ["c"]
 
 
-def test_a_renewal_does_not_bring_back_what_was_deleted(orders: QueueClient) -> None:
+def test_a_renewal_does_not_bring_back_a_deleted_message(orders: QueueClient) -> None:
     orders.post("a", "b")
     claim_id, _ = orders.claim(ttl=60)
     orders.delete(1, claim_id)
@@ -56,7 +56,7 @@ def test_a_renewal_does_not_bring_back_what_was_deleted(orders: QueueClient) -> 
     assert bodies(orders.listing()) == ["b"]
 
 
-def test_the_end_of_a_claim_does_not_bring_back_what_was_deleted(orders: QueueClient) -> None:
+def test_the_end_of_a_claim_does_not_bring_back_a_deleted_message(orders: QueueClient) -> None:
     orders.post("a", "b")
     orders.claim(ttl=60)
     orders.delete_many(1)
@@ -64,7 +64,7 @@ def test_the_end_of_a_claim_does_not_bring_back_what_was_deleted(orders: QueueCl
     assert bodies(orders.claim()[1]) == ["b"]
 
 
-def test_deleting_twice_is_fine(orders: QueueClient) -> None:
+def test_a_second_delete_is_no_error(orders: QueueClient) -> None:
     orders.post("a", "b")
     for _ in range(2):
         orders.delete(1)
@@ -75,7 +75,7 @@ def test_deleting_twice_is_fine(orders: QueueClient) -> None:
 # -- pop --------------------------------------------------------------------------------------------------------------
 
 
-def test_pop_takes_the_first_ones_for_good(orders: QueueClient) -> None:
+def test_a_pop_removes_the_first_messages_for_good(orders: QueueClient) -> None:
     orders.post(*"abcde")
     before = orders.listing()
     assert orders.pop(2) == before[:2]
@@ -84,7 +84,7 @@ def test_pop_takes_the_first_ones_for_good(orders: QueueClient) -> None:
     sees_nothing_ever(orders)
 
 
-def test_pop_leaves_claimed_and_delayed_ones(orders: QueueClient) -> None:
+def test_a_pop_leaves_claimed_and_delayed_messages(orders: QueueClient) -> None:
     orders.post("claimed")
     claim_id, _ = orders.claim()
     orders.post("delayed", delay=60)
@@ -96,15 +96,15 @@ def test_pop_leaves_claimed_and_delayed_ones(orders: QueueClient) -> None:
     assert bodies(orders.pop()) == ["claimed", "delayed"]
 
 
-def test_pop_shows_a_message_as_it_was(orders: QueueClient) -> None:
+def test_a_pop_returns_a_message_as_it_was(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
-    orders.wear_out(1, times=3)
+    orders.claim_and_release(1, times=3)
     (expected,) = orders.listing()
     assert (expected.claim_count, expected.claim_id) == (3, None)
     assert orders.pop() == [expected]
 
 
-def test_pop_finds_free_ones_behind_many_that_are_not(orders: QueueClient) -> None:
+def test_a_pop_finds_free_messages_behind_many_claimed_ones(orders: QueueClient) -> None:
     orders.post(*["claimed"] * 200)
     orders.claim()
     orders.post(*["late"] * 200, delay=600)
@@ -119,7 +119,7 @@ def test_pop_finds_free_ones_behind_many_that_are_not(orders: QueueClient) -> No
     assert bodies(orders.pop(1)) == ["free"]
 
 
-def test_nothing_is_popped_twice(orders: QueueClient) -> None:
+def test_concurrent_pops_return_each_message_once(orders: QueueClient) -> None:
     orders.post(*(str(n) for n in range(200)))
     popped: list[str] = []
 
@@ -134,7 +134,7 @@ def test_nothing_is_popped_twice(orders: QueueClient) -> None:
 # -- purge ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_purge_takes_everything(orders: QueueClient) -> None:
+def test_a_purge_removes_messages_in_each_state_and_all_claims(orders: QueueClient) -> None:
     orders.post("free", "claimed", "released", "over", "delayed")
     orders.post("delayed", delay=30)
     orders.claim(1)
@@ -150,7 +150,7 @@ def test_a_purge_takes_everything(orders: QueueClient) -> None:
     sees_nothing_ever(orders)
 
 
-def test_a_purged_queue_goes_on(orders: QueueClient) -> None:
+def test_a_purged_queue_can_be_used(orders: QueueClient) -> None:
     orders.post("old")
     orders.purge()
     orders.post("new")
@@ -159,7 +159,7 @@ def test_a_purged_queue_goes_on(orders: QueueClient) -> None:
     assert (orders.stats().free, orders.stats().claimed) == (0, 1)
 
 
-def test_a_purge_takes_more_than_any_page(orders: QueueClient) -> None:
+def test_a_purge_removes_more_messages_than_a_page_has(orders: QueueClient) -> None:
     orders.post(*["x"] * 3000)
     orders.claim(1000)
     orders.purge()

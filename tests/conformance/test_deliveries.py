@@ -70,7 +70,7 @@ def test_a_delivery_comes_back_as_it_was_put(
         assert notifier.take("you") == [replace(written, owner="you", due=notifier.now + LEASE)]
 
 
-def test_what_is_not_there(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_calls_about_an_absent_delivery_change_nothing(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     assert backlog.get(1) is None
     assert backlog.listing() == []
     assert backlog.counts() == (0, 0)
@@ -82,7 +82,7 @@ def test_what_is_not_there(notifier: NotifierClient, backlog: SubscriptionBacklo
 
 
 @pytest.mark.parametrize("state", [WAITING, DONE, DEAD, "leased"])
-def test_one_that_is_put_takes_the_place_of_the_one_before(
+def test_put_replaces_a_delivery_with_the_same_key(
     notifier: NotifierClient, backlog: SubscriptionBacklog, state: str
 ) -> None:
     before = backlog.new(0, kind=SUBSCRIPTION_CONFIRMATION, tries=2, attempts=ATTEMPTS)
@@ -104,7 +104,7 @@ def test_one_that_is_put_takes_the_place_of_the_one_before(
     assert notifier.take("me") == []
 
 
-def test_subscriptions_are_apart(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_subscriptions_do_not_share_deliveries(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     """Also those of two queues that have one id, which no service makes."""
     backlogs = [backlog, backlog.beside(), SubscriptionBacklog(notifier, subscription_id=backlog.subscription_id)]
     for each in backlogs:
@@ -124,14 +124,16 @@ def test_subscriptions_are_apart(notifier: NotifierClient, backlog: Subscription
 # -- take -------------------------------------------------------------------------------------------------------------
 
 
-def test_due_is_exact(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_delivery_is_taken_exactly_from_its_due_time_on(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     notifier.put(backlog.new(1, due=notifier.now + 30), backlog.new(2, due=notifier.now + 30.125))
     for step, expected in ((30 - TICK, []), (TICK, [1]), (0.125, [2])):
         notifier.clock.advance(step)
         assert numbers(notifier.take()) == expected
 
 
-def test_what_is_taken_is_leased(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_take_leases_deliveries(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     (before,) = backlog.fill(1, attempts=ATTEMPTS, tries=3)
     (taken,) = notifier.take("me", until=notifier.now + 10)
     assert taken == replace(before, owner="me", due=notifier.now + 10)
@@ -140,7 +142,9 @@ def test_what_is_taken_is_leased(notifier: NotifierClient, backlog: Subscription
     assert backlog.counts() == (1, 0)
 
 
-def test_a_lease_is_for_one_until_it_is_over(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_nobody_else_takes_a_delivery_until_the_lease_ends(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     backlog.fill(2)
     assert numbers(notifier.take("me")) == [1, 2]
     notifier.clock.advance(LEASE - TICK)
@@ -152,7 +156,9 @@ def test_a_lease_is_for_one_until_it_is_over(notifier: NotifierClient, backlog: 
     assert numbers(notifier.take("me")) == [1, 2]
 
 
-def test_the_longest_due_goes_first(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_the_longest_due_delivery_of_a_subscription_is_taken_first(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     made = [backlog.new(n, due=notifier.now - 50 + due) for n, due in enumerate(Random(4).sample(range(50), 40), 1)]
     notifier.put(*made)
     expected = numbers(sorted(made, key=lambda each: each.due))
@@ -162,7 +168,7 @@ def test_the_longest_due_goes_first(notifier: NotifierClient, backlog: Subscript
     assert numbers(notifier.take())[-1] == expected[0]
 
 
-def test_no_more_than_the_limit_and_the_most_of_one(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_take_respects_limit_and_most_of_one(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     backlogs = [backlog, backlog.beside(), backlog.beside(), SubscriptionBacklog(notifier)]
     for each in backlogs:
         each.fill(20)
@@ -179,7 +185,9 @@ def test_no_more_than_the_limit_and_the_most_of_one(notifier: NotifierClient, ba
     assert len(rest) == 80 - 3 - 1 - 10 - 8
 
 
-def test_none_of_those_it_goes_without(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_take_returns_nothing_of_subscriptions_in_without(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     backlogs = [backlog, backlog.beside(), SubscriptionBacklog(notifier)]
     for each in backlogs:
         each.fill(30)
@@ -191,7 +199,7 @@ def test_none_of_those_it_goes_without(notifier: NotifierClient, backlog: Subscr
     assert len(notifier.take_all()) == 60
 
 
-def test_one_that_has_very_many_leaves_a_turn_to_the_others(
+def test_a_subscription_with_very_many_deliveries_does_not_starve_others(
     notifier: NotifierClient, backlog: SubscriptionBacklog
 ) -> None:
     backlog.fill(800, created=START - 3600)
@@ -203,7 +211,7 @@ def test_one_that_has_very_many_leaves_a_turn_to_the_others(
     assert {each.subscription_id for each in others} <= {each.subscription_id for each in taken}
 
 
-def test_a_turn_for_each_where_they_are_more_than_one_take(notifier: NotifierClient) -> None:
+def test_each_of_more_subscriptions_than_a_take_returns_gets_its_turn(notifier: NotifierClient) -> None:
     """Some have much that is long due, others a little of late, and what is taken is settled: all get theirs."""
     busy = [SubscriptionBacklog(notifier) for _ in range(4)]
     for backlog in busy:
@@ -220,7 +228,7 @@ def test_a_turn_for_each_where_they_are_more_than_one_take(notifier: NotifierCli
     assert seen == {backlog.subscription_id for backlog in (*busy, *late)}
 
 
-def test_a_turn_for_each_where_nothing_is_settled(notifier: NotifierClient) -> None:
+def test_each_subscription_gets_its_turn_if_nothing_is_settled(notifier: NotifierClient) -> None:
     backlogs = [SubscriptionBacklog(notifier) for _ in range(30)]
     for backlog in backlogs:
         backlog.fill(2)
@@ -259,7 +267,9 @@ def test_only_the_owner_extends(notifier: NotifierClient, backlog: SubscriptionB
     assert backlog.listing() == before
 
 
-def test_what_was_settled_is_not_extended(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_the_lease_of_a_settled_delivery_is_not_extended(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     backlog.fill(3)
     taken = notifier.take("me")
     notifier.retry_at(notifier.now + 30, taken[:1])
@@ -276,7 +286,9 @@ def test_what_was_settled_is_not_extended(notifier: NotifierClient, backlog: Sub
 
 
 @pytest.mark.parametrize("state", [DONE, DEAD])
-def test_settled_for_good_and_kept(notifier: NotifierClient, backlog: SubscriptionBacklog, state: str) -> None:
+def test_a_delivery_that_is_settled_for_good_is_kept(
+    notifier: NotifierClient, backlog: SubscriptionBacklog, state: str
+) -> None:
     backlog.fill(2)
     first, _ = notifier.take("me")
     settled = replace(
@@ -290,7 +302,9 @@ def test_settled_for_good_and_kept(notifier: NotifierClient, backlog: Subscripti
     assert backlog.listing(state) == [replace(settled, owner=None)]
 
 
-def test_settled_to_be_tried_again(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_delivery_that_is_settled_for_a_retry_is_due_again(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     (before,) = backlog.fill(1)
     for tries in range(1, 4):
         (taken,) = notifier.take("me")
@@ -313,7 +327,7 @@ def test_a_lease_is_handed_back(notifier: NotifierClient, backlog: SubscriptionB
 
 @pytest.mark.parametrize("state", [DONE, DEAD])
 @pytest.mark.parametrize("keep", [None, -1.0, 0.0])
-def test_what_is_not_kept_is_removed(
+def test_a_settled_delivery_without_keep_until_is_removed(
     notifier: NotifierClient, backlog: SubscriptionBacklog, state: str, keep: float | None
 ) -> None:
     backlog.fill(2)
@@ -325,7 +339,7 @@ def test_what_is_not_kept_is_removed(
     assert (backlog.resend(1), backlog.resend_dead()) == (0, 0)
 
 
-def test_a_late_owner_is_not_listened_to(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_settle_by_a_late_owner_changes_nothing(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     backlog.fill(4)
     late = notifier.take("late")
     notifier.clock.advance(LEASE)
@@ -347,7 +361,7 @@ def test_a_late_owner_is_not_listened_to(notifier: NotifierClient, backlog: Subs
     assert backlog.counts() == (2, 1)
 
 
-def test_many_are_settled_in_one_call(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_many_deliveries_are_settled_in_one_call(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     backlogs = [backlog, backlog.beside(), SubscriptionBacklog(notifier)]
     for each in backlogs:
         each.fill(100)

@@ -35,7 +35,7 @@ def settle_some(backlog: SubscriptionBacklog, *, total: int = 12, kept: float = 
 # -- listing and counts -----------------------------------------------------------------------------------------------
 
 
-def test_the_newest_come_first(backlog: SubscriptionBacklog) -> None:
+def test_the_newest_deliveries_are_listed_first(backlog: SubscriptionBacklog) -> None:
     settle_some(backlog)
     assert numbers(backlog.listing()) == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert numbers(backlog.listing(DONE)) == [12, 9, 6, 3]
@@ -53,7 +53,7 @@ def test_the_newest_come_first(backlog: SubscriptionBacklog) -> None:
 
 @pytest.mark.parametrize("state", [None, WAITING, DONE, DEAD])
 @pytest.mark.parametrize("size", [1, 4, 100])
-def test_following_the_pages_while_new_ones_come(
+def test_pages_list_each_delivery_once_while_new_ones_are_stored(
     notifier: NotifierClient, backlog: SubscriptionBacklog, state: str | None, size: int
 ) -> None:
     expected = [each for each in settle_some(backlog, total=30) if state in (None, each.state)]
@@ -76,7 +76,7 @@ def test_a_confirmation_is_listed_last(notifier: NotifierClient, backlog: Subscr
 # -- resend -----------------------------------------------------------------------------------------------------------
 
 
-def test_some_are_sent_again(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_resend_by_number_makes_settled_deliveries_due(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     before = {each.number: each for each in settle_some(backlog)}
     notifier.clock.advance(1)
     assert backlog.resend(1, 3, 4, 99) == 3
@@ -88,7 +88,7 @@ def test_some_are_sent_again(notifier: NotifierClient, backlog: SubscriptionBack
     assert backlog.resend(1, 3, 4) == 0
 
 
-def test_what_is_under_way_is_not_sent_again(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_waiting_or_leased_delivery_is_not_resent(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     settle_some(backlog)
     before = backlog.listing()
     waiting, leased = 2, 5
@@ -97,7 +97,7 @@ def test_what_is_under_way_is_not_sent_again(notifier: NotifierClient, backlog: 
     assert backlog.listing() == before
 
 
-def test_one_that_is_sent_again_keeps_its_past_and_begins_anew(
+def test_a_resent_delivery_keeps_its_attempts_and_has_no_tries(
     notifier: NotifierClient, backlog: SubscriptionBacklog
 ) -> None:
     notifier.put(backlog.new(1))
@@ -114,7 +114,7 @@ def test_one_that_is_sent_again_keeps_its_past_and_begins_anew(
         assert backlog.counts() == (1, 0)
 
 
-def test_all_dead_are_sent_again_in_batches(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_all_dead_deliveries_are_resent_in_batches(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     other = backlog.beside()
     for each in (backlog, other):
         settle_some(each, total=105)
@@ -127,7 +127,7 @@ def test_all_dead_are_sent_again_in_batches(notifier: NotifierClient, backlog: S
     assert {each.tries for each in again} == {0}
 
 
-def test_one_that_is_sent_again_is_not_swept_at_the_end_of_its_first_life(
+def test_a_resent_delivery_is_not_swept_at_its_old_keep_until(
     notifier: NotifierClient, backlog: SubscriptionBacklog
 ) -> None:
     settle_some(backlog, total=6, kept=60)
@@ -139,7 +139,7 @@ def test_one_that_is_sent_again_is_not_swept_at_the_end_of_its_first_life(
     assert sorted(numbers(notifier.take_all())) == [1, 2, 3, 5]
 
 
-def test_resends_at_a_time_count_each_once(backlog: SubscriptionBacklog) -> None:
+def test_concurrent_resends_count_each_delivery_once(backlog: SubscriptionBacklog) -> None:
     settle_some(backlog, total=90)
     counted: list[int] = []
     at_once(*[lambda: counted.append(backlog.resend_dead(12))] * 4, lambda: counted.append(backlog.resend(1, 4, 7)))
@@ -152,7 +152,7 @@ def test_resends_at_a_time_count_each_once(backlog: SubscriptionBacklog) -> None
 # -- sweep ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_kept_long_enough_is_swept(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_settled_delivery_is_swept_from_keep_until_on(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     sweep_clean(notifier.store, notifier.now)
     other = backlog.beside()
     settle_some(backlog, total=30, kept=60)
@@ -183,7 +183,7 @@ def test_a_sweep_is_bounded(notifier: NotifierClient, backlog: SubscriptionBackl
     assert len(backlog.listing()) == 100
 
 
-def test_what_waits_is_never_swept(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_a_waiting_delivery_or_post_is_never_swept(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     """Neither a delivery nor a post, however long nobody has come for it, and though its message is over."""
     orders = notifier.open_queue()
     orders.post("a", ttl=60)
@@ -197,7 +197,7 @@ def test_what_waits_is_never_swept(notifier: NotifierClient, backlog: Subscripti
     assert len(notifier.take_posted()) == 1
 
 
-def test_one_that_was_put_again_is_kept_as_the_new_one_says(
+def test_a_replaced_delivery_is_kept_by_its_new_keep_until(
     notifier: NotifierClient, backlog: SubscriptionBacklog
 ) -> None:
     settled = replace(backlog.new(1), state=DONE, keep_until=notifier.now + 60)
@@ -212,7 +212,9 @@ def test_one_that_was_put_again_is_kept_as_the_new_one_says(
     assert backlog.listing() == []
 
 
-def test_sweeps_beside_deliveries_and_resends(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_sweeps_during_takes_and_resends_remove_no_waiting_delivery(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     """What a sweep found over may be waiting again when it comes to remove it; then it stays."""
     sweep_clean(notifier.store, notifier.now)
     backlogs = [backlog, backlog.beside()]

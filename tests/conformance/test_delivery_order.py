@@ -70,7 +70,7 @@ def fill_in_order(notifier: NotifierClient, size: int) -> tuple[QueueClient, Sub
 # -- deliveries -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_holds_what_is_alone(backlog: SubscriptionBacklog) -> None:
+def test_a_single_delivery_has_nothing_before_it(backlog: SubscriptionBacklog) -> None:
     assert first_held(backlog, range(1, GIVEN_OUT + 1)) is None
     backlog.fill(1, first=7)
     assert not is_held(backlog, 6)
@@ -79,7 +79,7 @@ def test_nothing_holds_what_is_alone(backlog: SubscriptionBacklog) -> None:
     assert is_held(backlog, LARGEST)
 
 
-def test_only_the_same_subscription_holds(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_deliveries_of_other_subscriptions_do_not_count(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
     beside, elsewhere = backlog.beside(), new_backlog(notifier)
     beside.fill(3)
     elsewhere.fill(3)
@@ -90,7 +90,7 @@ def test_only_the_same_subscription_holds(backlog: SubscriptionBacklog, notifier
     assert is_held(same_id, 2)
 
 
-def test_what_is_due_later_holds(backlog: SubscriptionBacklog) -> None:
+def test_an_earlier_number_counts_though_it_is_due_later(backlog: SubscriptionBacklog) -> None:
     """Such as one that waits for its next try: the order is that of the numbers, not of the times."""
     backlog.fill(3, first=5)
     backlog.notifier.put(backlog.new(4, due=backlog.notifier.now + 900))
@@ -98,7 +98,7 @@ def test_what_is_due_later_holds(backlog: SubscriptionBacklog) -> None:
     assert first_held(backlog, range(4, 9)) == 5
 
 
-def test_a_lease_holds_while_it_lasts_and_when_it_is_over(
+def test_a_leased_delivery_counts_during_and_after_its_lease(
     backlog: SubscriptionBacklog, notifier: NotifierClient
 ) -> None:
     backlog.fill(2)
@@ -113,7 +113,7 @@ def test_a_lease_holds_while_it_lasts_and_when_it_is_over(
     assert not is_held(backlog, 2)
 
 
-def test_one_that_is_retried_holds_until_it_is_settled(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_a_retried_delivery_counts_until_it_is_settled(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
     backlog.fill(2)
     notifier.retry_at(notifier.now + 60, notifier.take(limit=1))
     assert is_held(backlog, 2)
@@ -126,7 +126,7 @@ def test_one_that_is_retried_holds_until_it_is_settled(backlog: SubscriptionBack
 
 
 @pytest.mark.parametrize("state", [DONE, DEAD])
-def test_settled_ones_hold_nothing_until_they_are_sent_again(
+def test_settled_deliveries_count_only_after_a_resend(
     backlog: SubscriptionBacklog, notifier: NotifierClient, state: str
 ) -> None:
     backlog.fill(5)
@@ -138,9 +138,7 @@ def test_settled_ones_hold_nothing_until_they_are_sent_again(
     assert not is_held(backlog, 9)
 
 
-def test_all_that_are_dead_hold_when_they_are_sent_again(
-    backlog: SubscriptionBacklog, notifier: NotifierClient
-) -> None:
+def test_dead_deliveries_count_after_a_resend_of_all(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
     backlog.fill(5, first=3)
     notifier.settle_as(DEAD, notifier.take())
     assert backlog.resend_dead() == 5
@@ -149,7 +147,7 @@ def test_all_that_are_dead_hold_when_they_are_sent_again(
     assert not is_held(backlog, 9)
 
 
-def test_the_least_of_many_is_found(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_the_smallest_of_many_numbers_is_found(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
     """Whatever was put, taken and settled in which order."""
     for number in (9, 4, 12, 6, 1, 30):
         notifier.put(backlog.new(number))
@@ -167,12 +165,14 @@ def test_the_least_of_many_is_found(backlog: SubscriptionBacklog, notifier: Noti
     assert first_held(backlog, range(GIVEN_OUT + 1)) is None
 
 
-def test_the_largest_number_is_compared_as_the_others_are(backlog: SubscriptionBacklog) -> None:
+def test_the_largest_number_is_compared_correctly(backlog: SubscriptionBacklog) -> None:
     backlog.fill(1, first=LARGEST - 1)
     assert is_held(backlog, LARGEST)
 
 
-def test_what_is_due_too_late_need_not_count(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_deliveries_due_at_or_after_due_before_do_not_count(
+    backlog: SubscriptionBacklog, notifier: NotifierClient
+) -> None:
     """Such as the delivery of a message with a delay. What is on lease is due when that ends."""
     soon = notifier.now + LEASE + 1
     notifier.put(backlog.new(1, due=soon), backlog.new(2, due=soon + 900), backlog.new(5, due=soon - 1 / 1024))
@@ -206,7 +206,7 @@ def test_a_post_counts_whenever_its_messages_are_due(notifier: NotifierClient) -
 
 
 @pytest.mark.parametrize("many", [MOST_PASSED - 1, MOST_PASSED])
-def test_as_many_as_are_passed_over_count_all_the_same(notifier: NotifierClient, many: int) -> None:
+def test_the_result_is_true_if_most_passed_deliveries_do_not_count(notifier: NotifierClient, many: int) -> None:
     orders = notifier.open_queue()
     backlog = of(orders, notifier)
     orders.post(*["x"] * many, delay=900)
@@ -218,7 +218,7 @@ def test_as_many_as_are_passed_over_count_all_the_same(notifier: NotifierClient,
     assert not is_held(backlog, many // 2, soon)
 
 
-def test_each_of_many_subscriptions_has_a_least_number(backlog: SubscriptionBacklog) -> None:
+def test_each_of_many_subscriptions_has_its_own_smallest_number(backlog: SubscriptionBacklog) -> None:
     backlogs = [backlog, *(backlog.beside() for _ in range(20))]
     for n, each in enumerate(backlogs, 1):
         each.fill(2, first=n)
@@ -229,7 +229,7 @@ def test_each_of_many_subscriptions_has_a_least_number(backlog: SubscriptionBack
 # -- posts ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_holds_until_it_is_expanded(notifier: NotifierClient) -> None:
+def test_a_post_counts_until_it_is_expanded(notifier: NotifierClient) -> None:
     orders = notifier.open_queue()
     backlog = of(orders, notifier)
     orders.post("a", "b", "c")
@@ -248,7 +248,7 @@ def test_a_post_holds_until_it_is_expanded(notifier: NotifierClient) -> None:
     assert first_held(backlog, range(1, 7)) is None
 
 
-def test_the_posts_of_other_queues_hold_nothing(notifier: NotifierClient) -> None:
+def test_posts_of_other_queues_do_not_count(notifier: NotifierClient) -> None:
     one, other = notifier.open_queue(), notifier.open_queue("other")
     backlog = of(one, notifier)
     one.post("a", "b", "c")
@@ -259,7 +259,7 @@ def test_the_posts_of_other_queues_hold_nothing(notifier: NotifierClient) -> Non
     assert first_held(backlog, range(1, 6)) == 5
 
 
-def test_a_post_of_which_a_part_is_expanded_holds(notifier: NotifierClient) -> None:
+def test_a_partly_expanded_post_counts(notifier: NotifierClient) -> None:
     """Also if its first deliveries are sent already: those of its other messages are still to come."""
     orders = notifier.open_queue()
     backlog = of(orders, notifier)
@@ -282,7 +282,7 @@ def test_a_post_of_which_a_part_is_expanded_holds(notifier: NotifierClient) -> N
     assert not is_held(backlog, 4)
 
 
-def test_posts_that_are_expanded_in_another_order_hold_by_their_numbers(notifier: NotifierClient) -> None:
+def test_posts_that_are_expanded_in_another_order_count_by_their_numbers(notifier: NotifierClient) -> None:
     orders = notifier.open_queue()
     backlog = of(orders, notifier)
     for text in "abc":
@@ -296,7 +296,7 @@ def test_posts_that_are_expanded_in_another_order_hold_by_their_numbers(notifier
     assert not is_held(backlog, 3)
 
 
-def test_what_is_not_notified_holds_nothing(notifier: NotifierClient) -> None:
+def test_posts_without_notification_do_not_count(notifier: NotifierClient) -> None:
     orders = notifier.open_queue(notify=False)
     orders.post("a", "b")
     assert first_held(of(orders, notifier), range(1, 3)) is None
@@ -305,7 +305,9 @@ def test_what_is_not_notified_holds_nothing(notifier: NotifierClient) -> None:
 # -- what is dropped --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_holds_when_what_was_dropped_is_swept(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_a_dropped_subscription_does_not_count_after_a_sweep(
+    backlog: SubscriptionBacklog, notifier: NotifierClient
+) -> None:
     kept = backlog.beside()
     backlog.fill(3)
     kept.fill(3)
@@ -318,7 +320,9 @@ def test_nothing_holds_when_what_was_dropped_is_swept(backlog: SubscriptionBackl
     assert is_held(kept, 2)
 
 
-def test_what_was_dropped_holds_nothing_else(backlog: SubscriptionBacklog, notifier: NotifierClient) -> None:
+def test_a_dropped_queue_does_not_count_for_other_queues(
+    backlog: SubscriptionBacklog, notifier: NotifierClient
+) -> None:
     orders = notifier.open_queue()
     orders.post("a", "b")
     dropped = of(orders, notifier)
@@ -336,7 +340,7 @@ ROUNDS = 25
 POSTS = 40
 
 
-def test_an_expansion_at_the_same_moment_is_never_overlooked(notifier: NotifierClient) -> None:
+def test_a_concurrent_expansion_is_never_overlooked(notifier: NotifierClient) -> None:
     """A post moves from the outbox into the deliveries: whoever asks meanwhile meets it in one of the two."""
     for _ in range(ROUNDS):
         orders = notifier.open_queue()
@@ -371,7 +375,7 @@ def test_an_expansion_at_the_same_moment_is_never_overlooked(notifier: NotifierC
         assert not is_held(backlog, 2)
 
 
-def test_what_is_sent_when_nothing_holds_it_is_sent_in_order(notifier: NotifierClient) -> None:
+def test_deliveries_sent_when_nothing_is_before_them_are_sent_in_order(notifier: NotifierClient) -> None:
     """Posts, expansions in any order and notifiers that ask before they send, all at a time."""
     orders = notifier.open_queue()
     backlog = of(orders, notifier)

@@ -46,7 +46,7 @@ def drop(what: str, queue: QueueClient, backlog: SubscriptionBacklog) -> Callabl
 def drop_backlogs(*backlogs: SubscriptionBacklog) -> None:
     """Drop several subscriptions of one queue."""
     ids = [backlog.subscription_id for backlog in backlogs]
-    notifier = backlogs[0].outbox
+    notifier = backlogs[0].notifier
     notifier.store.delivery_log.drop(queue_uid=backlogs[0].queue_uid, subscription_ids=ids, now=notifier.now)
 
 
@@ -72,7 +72,7 @@ STATES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", STATES.values(), ids=STATES.keys())
-def test_no_state_survives(
+def test_deliveries_in_each_state_are_dropped(
     notifier: NotifierClient, backlog: SubscriptionBacklog, drop: Callable[[], None], fields: dict[str, Any]
 ) -> None:
     times = {name: notifier.now + fields[name] for name in ("due", "keep_until") if name in fields}
@@ -114,7 +114,7 @@ def test_posts_of_a_dropped_queue_are_removed(notifier: NotifierClient, queue: Q
     assert notifier.take_posted() == [], "the uid is free again, and what was dropped is gone"
 
 
-def test_neighbours_keep_theirs(
+def test_other_subscriptions_and_queues_keep_their_deliveries(
     notifier: NotifierClient, backlog: SubscriptionBacklog, what: str, drop: Callable[[], None]
 ) -> None:
     """Another subscription of the queue too, where only one is dropped."""
@@ -136,7 +136,7 @@ def test_neighbours_keep_theirs(
         assert each.resend_dead() == 1
 
 
-def test_several_subscriptions_at_a_time(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_several_subscriptions_are_dropped_in_one_call(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
     backlogs = [backlog.beside() for _ in range(20)]
     for each in (backlog, *backlogs):
         each.fill(3)
@@ -158,7 +158,9 @@ def test_the_same_id_at_another_queue_is_another_subscription(
     assert {each.queue_uid for each in notifier.take_all()} == {other.queue_uid}
 
 
-def test_unknown_and_dropped_ones_are_fine(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:
+def test_to_drop_an_unknown_or_dropped_subscription_is_no_error(
+    notifier: NotifierClient, backlog: SubscriptionBacklog
+) -> None:
     drop_backlogs(backlog)
     backlog.fill(1)
     drop_backlogs(backlog, backlog.beside())
@@ -171,7 +173,7 @@ def test_unknown_and_dropped_ones_are_fine(notifier: NotifierClient, backlog: Su
 # -- nothing comes back -----------------------------------------------------------------------------------------------
 
 
-def test_an_expansion_that_began_before(
+def test_an_expansion_that_began_before_the_drop_stores_nothing(
     notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog, drop: Callable[[], None]
 ) -> None:
     queue.post("a", "b", "c")
@@ -189,7 +191,7 @@ def test_an_expansion_that_began_before(
     assert left(backlog) == []
 
 
-def test_of_an_expansion_the_others_get_theirs(
+def test_an_expansion_stores_the_deliveries_of_subscriptions_that_are_not_dropped(
     notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog
 ) -> None:
     queue.post("a", "b")
@@ -223,7 +225,7 @@ def test_after_the_first_sweep_an_expansion_stores_nothing(
     assert backlog.get(0) is None
 
 
-def test_a_confirmation_that_comes_late(
+def test_a_confirmation_that_is_put_after_the_drop_is_not_stored(
     notifier: NotifierClient, backlog: SubscriptionBacklog, drop: Callable[[], None]
 ) -> None:
     drop()
@@ -233,7 +235,7 @@ def test_a_confirmation_that_comes_late(
 
 
 @pytest.mark.parametrize("swept", [False, True])
-def test_what_its_owner_says_late(
+def test_a_late_settle_does_not_bring_back_a_dropped_delivery(
     notifier: NotifierClient, backlog: SubscriptionBacklog, drop: Callable[[], None], swept: bool
 ) -> None:
     backlog.fill(4)
@@ -265,7 +267,7 @@ def test_after_the_lifetime_nothing_is_left(
         assert left(backlog) == []
 
 
-def test_one_that_is_swept_late(
+def test_a_tombstone_stays_until_all_that_it_hides_is_swept(
     notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog, what: str, drop: Callable[[], None]
 ) -> None:
     """A tombstone goes only after what it hides, however long that takes."""
@@ -280,7 +282,7 @@ def test_one_that_is_swept_late(
     assert left(backlog) == []
 
 
-def test_expansions_beside_a_drop(
+def test_deliveries_of_a_concurrent_expansion_are_unreachable_after_the_drop(
     notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog, what: str, drop: Callable[[], None]
 ) -> None:
     """What the one stores at the moment of the other is not given to anybody, and goes in the end."""
@@ -302,7 +304,7 @@ def test_expansions_beside_a_drop(
 # -- they delay no other -----------------------------------------------------------------------------------------------
 
 
-def test_they_are_passed_over(
+def test_a_take_passes_over_many_dropped_deliveries_at_once(
     notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog, drop: Callable[[], None]
 ) -> None:
     """Longer due than all others, and many: one call with the smallest limit gives what somebody else has due."""
@@ -342,7 +344,9 @@ def test_a_sweep_comes_to_an_end_while_tombstones_last(notifier: NotifierClient,
     assert notifier.store.sweep(now=notifier.now, limit=10) == 0
 
 
-def test_a_purge_leaves_them(notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog) -> None:
+def test_a_purge_drops_no_deliveries(
+    notifier: NotifierClient, queue: QueueClient, backlog: SubscriptionBacklog
+) -> None:
     """The counterpart: deliveries go on where only the messages are taken away."""
     backlog.fill(2)
     queue.post("a")

@@ -68,7 +68,7 @@ def refused(operation: Operation, orders: QueueClient, queue: Queue) -> None:
 
 @every_operation
 @pytest.mark.parametrize("generation", [1, 2, 4, 99])
-def test_another_generation_is_refused_and_changes_nothing(
+def test_an_operation_with_another_generation_is_refused_and_changes_nothing(
     orders: QueueClient, operation: Operation, generation: int
 ) -> None:
     orders.post("a", "b")
@@ -82,7 +82,7 @@ def test_another_generation_is_refused_and_changes_nothing(
 
 
 @every_operation
-def test_the_generation_in_force_is_served(orders: QueueClient, operation: Operation) -> None:
+def test_an_operation_with_the_generation_in_force_succeeds(orders: QueueClient, operation: Operation) -> None:
     orders.post("a")
     orders.raise_generation()
     orders.raise_generation()
@@ -113,7 +113,7 @@ def test_a_dropped_queue_is_refused_in_every_generation(orders: QueueClient, ope
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
-def test_opening_answers_the_generation_in_force(messages: MessageStore) -> None:
+def test_open_returns_the_generation_in_force(messages: MessageStore) -> None:
     queue = new_queue()
     orders = QueueClient(messages, queue=queue)
     for generation, in_force in ((1, 1), (3, 3), (2, 3), (3, 3), (1, 3), (7, 7)):
@@ -130,7 +130,7 @@ def test_a_queue_may_be_opened_first_at_any_generation(messages: MessageStore) -
     orders.drop()
 
 
-def test_opening_again_keeps_the_messages(orders: QueueClient) -> None:
+def test_a_second_open_keeps_the_messages(orders: QueueClient) -> None:
     orders.post("a", "b")
     claim_id, held = orders.claim(1)
     orders.open()
@@ -140,7 +140,7 @@ def test_opening_again_keeps_the_messages(orders: QueueClient) -> None:
     assert orders.post("c") == [3]
 
 
-def test_many_may_open_a_queue_at_a_time(messages: MessageStore) -> None:
+def test_concurrent_opens_succeed(messages: MessageStore) -> None:
     orders = QueueClient(messages)
     queue = new_queue()
     answers: list[int] = []
@@ -156,7 +156,7 @@ def test_many_may_open_a_queue_at_a_time(messages: MessageStore) -> None:
     orders.drop()
 
 
-def test_no_post_slips_in_with_old_rules(orders: QueueClient) -> None:
+def test_no_post_with_an_old_generation_is_acknowledged_after_the_fence_is_raised(orders: QueueClient) -> None:
     """Whatever is acknowledged after the fence was raised was sent with the new generation."""
     first = orders.queue
     raised = threading.Event()
@@ -194,7 +194,7 @@ def test_a_dropped_queue_cannot_be_opened(orders: QueueClient) -> None:
         assert caught.value.uid == orders.queue.uid
 
 
-def test_dropping_takes_no_heed_of_the_generation(orders: QueueClient) -> None:
+def test_drop_ignores_the_generation(orders: QueueClient) -> None:
     orders.post("a")
     stale = orders.raise_generation()
     orders.store.queues.drop(queue=stale, now=orders.now)
@@ -202,7 +202,7 @@ def test_dropping_takes_no_heed_of_the_generation(orders: QueueClient) -> None:
         orders.open()
 
 
-def test_dropping_again_is_fine(orders: QueueClient) -> None:
+def test_a_second_drop_is_no_error(orders: QueueClient) -> None:
     orders.post("a")
     for _ in range(3):
         orders.drop()
@@ -210,7 +210,7 @@ def test_dropping_again_is_fine(orders: QueueClient) -> None:
         orders.open()
 
 
-def test_dropping_an_unknown_queue_keeps_a_late_worker_out(orders: QueueClient) -> None:
+def test_a_drop_of_an_unknown_queue_refuses_a_later_open(orders: QueueClient) -> None:
     unknown = new_queue()
     orders.store.queues.drop(queue=unknown, now=orders.now)
     with pytest.raises(QueueDropped):
@@ -218,7 +218,7 @@ def test_dropping_an_unknown_queue_keeps_a_late_worker_out(orders: QueueClient) 
     refused(OPERATIONS["messages.post"], orders, unknown)
 
 
-def test_a_tombstone_stands_for_its_lifetime(orders: QueueClient) -> None:
+def test_a_tombstone_refuses_the_uid_for_its_lifetime(orders: QueueClient) -> None:
     orders.drop()
     other = new_queue()
     orders.store.queues.drop(queue=other, now=orders.now, remember=60)
@@ -232,7 +232,7 @@ def test_a_tombstone_stands_for_its_lifetime(orders: QueueClient) -> None:
             orders.store.queues.stats(queue=queue, now=now)
 
 
-def test_a_dropped_queue_comes_back_empty_if_ever(orders: QueueClient) -> None:
+def test_a_queue_that_is_opened_after_its_tombstone_is_empty(orders: QueueClient) -> None:
     """A uid is never used twice, but a row that was left over may be opened when the tombstone is forgotten."""
     orders.post("a")
     orders.claim()
@@ -245,7 +245,7 @@ def test_a_dropped_queue_comes_back_empty_if_ever(orders: QueueClient) -> None:
     assert orders.stats().total == 0
 
 
-def test_remembering_for_no_time_leaves_no_trace(orders: QueueClient) -> None:
+def test_a_drop_with_remember_zero_leaves_no_tombstone(orders: QueueClient) -> None:
     passing = orders.beside()
     passing.post("a", "b")
     passing.claim(1)
@@ -261,7 +261,7 @@ def test_remembering_for_no_time_leaves_no_trace(orders: QueueClient) -> None:
     orders.store.queues.drop(queue=new_queue(), now=orders.now, remember=0)
 
 
-def test_no_post_is_acknowledged_into_a_queue_that_is_gone(orders: QueueClient) -> None:
+def test_no_post_to_a_dropped_queue_is_acknowledged(orders: QueueClient) -> None:
     dropped = threading.Event()
     late: list[range] = []
 
@@ -286,7 +286,7 @@ def test_no_post_is_acknowledged_into_a_queue_that_is_gone(orders: QueueClient) 
     assert late == []
 
 
-def test_a_drop_takes_many_messages_at_once(orders: QueueClient) -> None:
+def test_a_drop_removes_many_messages_in_one_step(orders: QueueClient) -> None:
     before = orders.volume().total
     many = orders.beside()
     many.post(*["x"] * 3000)
@@ -296,7 +296,7 @@ def test_a_drop_takes_many_messages_at_once(orders: QueueClient) -> None:
     refused(OPERATIONS["queues.stats"], orders, many.queue)
 
 
-def test_a_fence_of_a_dead_letter_queue_is_its_own(orders: QueueClient) -> None:
+def test_a_dead_letter_queue_has_a_fence_of_its_own(orders: QueueClient) -> None:
     dead = orders.beside()
     orders.post("a")
     orders.raise_generation()

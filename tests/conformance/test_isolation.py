@@ -36,7 +36,7 @@ def test_each_queue_has_its_own_messages_and_numbers(orders: QueueClient, other:
     assert bodies(other.get(1, 2, 3)) == ["x"]
 
 
-def test_deletes_reach_one_queue(orders: QueueClient, other: QueueClient) -> None:
+def test_a_delete_changes_one_queue(orders: QueueClient, other: QueueClient) -> None:
     orders.post("a", "b", "c", "d")
     other.post("w", "x", "y", "z")
     orders.delete(1)
@@ -46,7 +46,7 @@ def test_deletes_reach_one_queue(orders: QueueClient, other: QueueClient) -> Non
     assert bodies(other.list_everything()) == ["w", "x", "y", "z"]
 
 
-def test_claims_reach_one_queue(orders: QueueClient, other: QueueClient) -> None:
+def test_a_claim_changes_one_queue(orders: QueueClient, other: QueueClient) -> None:
     orders.post("a", "b")
     other.post("x", "y")
     orders.claim()
@@ -73,7 +73,7 @@ def test_the_claim_of_another_queue_does_nothing(orders: QueueClient, other: Que
     assert bodies(other.list_everything()) == ["x"]
 
 
-def test_purge_drop_and_generation_reach_one_queue(orders: QueueClient, other: QueueClient) -> None:
+def test_purge_drop_and_generation_change_one_queue(orders: QueueClient, other: QueueClient) -> None:
     orders.post("a")
     other.post("x")
     other.purge()

@@ -94,7 +94,7 @@ def wait_for_the_server(driver: Driver, orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_what_a_killed_writer_was_told_is_there_once_and_whole(
+def test_posts_acknowledged_to_a_killed_writer_are_stored_once_and_whole(
     driver: Driver, address: str, orders: QueueClient, tmp_path: Path, round_: int
 ) -> None:
     names = ["victim", "second-victim", "witness"]
@@ -126,7 +126,7 @@ def test_what_a_killed_writer_was_told_is_there_once_and_whole(
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_what_a_killed_worker_deleted_stays_deleted_and_the_rest_is_there(
+def test_messages_that_a_killed_worker_deleted_stay_deleted_and_the_others_are_stored(
     driver: Driver, address: str, orders: QueueClient, tmp_path: Path, round_: int
 ) -> None:
     total = 40_000
@@ -156,7 +156,9 @@ def test_what_a_killed_worker_deleted_stays_deleted_and_the_rest_is_there(
     assert {int(message.body) for message in orders.listing()} == there
 
 
-def test_a_killed_purge_is_done_or_not(driver: Driver, address: str, orders: QueueClient, tmp_path: Path) -> None:
+def test_a_purge_that_is_killed_has_removed_all_or_nothing(
+    driver: Driver, address: str, orders: QueueClient, tmp_path: Path
+) -> None:
     for round_ in range(2):
         child = Child(
             killed_processes.refill_on, driver.name, address, orders.queue, "victim", path=tmp_path / f"{round_}"
@@ -174,7 +176,7 @@ def test_a_killed_purge_is_done_or_not(driver: Driver, address: str, orders: Que
         assert last in ("filled", "purged")
 
 
-def test_an_open_store_goes_on_after_all_others_were_killed(
+def test_a_store_works_after_all_other_processes_were_killed(
     driver: Driver, address: str, messages: MessageStore, tmp_path: Path
 ) -> None:
     """Killed at the first line, while they all contend: no lock is left behind."""
@@ -195,7 +197,7 @@ def test_an_open_store_goes_on_after_all_others_were_killed(
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_what_killed_notifiers_held_is_delivered_by_others(
+def test_deliveries_of_killed_notifiers_are_delivered_by_others(
     driver: Driver, address: str, notifier: NotifierClient, tmp_path: Path, round_: int
 ) -> None:
     """Each message that was acknowledged comes to each subscriber, and what was settled does not come again."""
@@ -231,7 +233,7 @@ def test_what_killed_notifiers_held_is_delivered_by_others(
         assert backlog.counts() == (len([each for each in rest if each[1] == backlog.subscription_id]), 0)
 
 
-def test_what_was_dropped_beside_kills_is_gone_and_the_rest_is_there(
+def test_subscriptions_dropped_by_killed_processes_stay_dropped_and_others_keep_their_deliveries(
     driver: Driver, address: str, notifier: NotifierClient, tmp_path: Path
 ) -> None:
     """Nobody gets a delivery of a dropped subscription, whoever died while it was dropped, expanded or swept."""

@@ -66,7 +66,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_large_post_holds_up_nobody_and_is_expanded_once(
+def test_a_large_post_delays_no_other_queue_and_is_expanded_once(
     notifier: NotifierClient, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)
@@ -111,7 +111,7 @@ def test_a_large_post_holds_up_nobody_and_is_expanded_once(
     assert notifier.take_posted() == []
 
 
-def test_a_notifier_that_takes_over_goes_on_from_the_position(
+def test_a_notifier_that_takes_over_a_post_continues_at_its_position(
     notifier: NotifierClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "PIECE_DELIVERIES", PIECE)

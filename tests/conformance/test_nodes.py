@@ -91,7 +91,7 @@ def test_a_node_comes_back_as_it_was_added(nodes: Nodes) -> None:
     assert nodes.get(other) == other
 
 
-def test_an_absent_node_is_over(nodes: Nodes) -> None:
+def test_an_absent_node_is_none_and_counts_as_condemned(nodes: Nodes) -> None:
     absent = replace(nodes.add(), id=secrets.token_hex(16))
     assert nodes.get(absent) is None
     assert not nodes.renew(absent)
@@ -151,7 +151,7 @@ def test_a_node_that_is_added_once_more_is_left_as_it_is(nodes: Nodes) -> None:
     assert nodes.noted(node) == [subscription]
 
 
-def test_those_that_are_over_come_in_order(nodes: Nodes) -> None:
+def test_expired_nodes_are_listed_in_order(nodes: Nodes) -> None:
     made = [nodes.add(expires=START + seconds * TICK) for seconds in (3, 1, 2, 4)]
     assert nodes.over(START) == []
     assert nodes.over(START + 3 * TICK) == [made[1].id, made[2].id, made[0].id]
@@ -179,7 +179,7 @@ def test_a_live_node_can_be_removed(nodes: Nodes) -> None:
     assert not nodes.note(node, new_subscription())
 
 
-def test_a_key_is_in_no_text(nodes: Nodes) -> None:
+def test_the_repr_of_a_node_hides_its_key(nodes: Nodes) -> None:
     node = nodes.add(key=b"secret-key-of-a-node")
     found = nodes.get(node)
     assert found is not None
@@ -218,7 +218,7 @@ def test_a_subscription_may_be_noted_again(nodes: Nodes) -> None:
     assert nodes.noted(node) == [subscription]
 
 
-def test_many_subscriptions_come_in_parts(nodes: Nodes) -> None:
+def test_many_subscriptions_are_listed_in_parts(nodes: Nodes) -> None:
     node = nodes.add()
     left = {new_subscription() for _ in range(501)}
     for each in left:
@@ -232,7 +232,7 @@ def test_many_subscriptions_come_in_parts(nodes: Nodes) -> None:
     assert left == set()
 
 
-def test_those_of_a_condemned_node_can_be_listed_and_forgotten_but_not_noted(nodes: Nodes) -> None:
+def test_subscriptions_of_a_condemned_node_can_be_listed_and_forgotten_but_not_noted(nodes: Nodes) -> None:
     node = nodes.add()
     first, second = sorted(new_subscription() for _ in range(2))
     nodes.note(node, first, second)
@@ -302,7 +302,7 @@ def test_no_renewal_succeeds_after_a_condemnation(nodes: Nodes) -> None:
         assert answers == ["condemned", "condemned"]
 
 
-def test_whoever_condemns_sees_every_note_that_was_made(nodes: Nodes) -> None:
+def test_a_caller_that_condemns_a_node_sees_every_note(nodes: Nodes) -> None:
     """A note that succeeds is in the list that is read after the condemnation; one that does not is in none."""
     refused = 0
     for _ in range(ROUNDS):
@@ -349,7 +349,7 @@ def test_a_node_that_is_removed_leaves_nothing(nodes: Nodes, condemned: bool) ->
         assert nodes.noted(node) == []
 
 
-def test_several_forget_at_a_time(nodes: Nodes) -> None:
+def test_concurrent_callers_can_forget_the_same_subscriptions(nodes: Nodes) -> None:
     node = nodes.add()
     all_of_them = [new_subscription() for _ in range(60)]
     nodes.note(node, *all_of_them)

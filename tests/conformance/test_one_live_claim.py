@@ -24,7 +24,7 @@ def test_a_claim_takes_the_first_free_messages(orders: QueueClient) -> None:
     assert bodies(orders.claim(2)[1]) == ["e"]
 
 
-def test_a_claim_is_what_it_was_made_with(orders: QueueClient) -> None:
+def test_a_claim_is_read_as_it_was_made(orders: QueueClient) -> None:
     orders.post(*"abc")
     claim_id, taken = orders.claim(2, ttl=100, grace=70)
     orders.clock.advance(10)
@@ -33,7 +33,7 @@ def test_a_claim_is_what_it_was_made_with(orders: QueueClient) -> None:
     assert held == taken
 
 
-def test_what_a_claim_answers_is_what_other_paths_show(orders: QueueClient) -> None:
+def test_claimed_messages_are_the_same_on_each_path(orders: QueueClient) -> None:
     orders.post(*"abc", ttl=60)
     claim_id, taken = orders.claim(2, ttl=100, grace=70)
     assert orders.get(1, 2) == taken
@@ -42,7 +42,7 @@ def test_what_a_claim_answers_is_what_other_paths_show(orders: QueueClient) -> N
     assert orders.stats().oldest == taken[0]
 
 
-def test_nothing_free_is_an_empty_answer_and_no_claim(orders: QueueClient) -> None:
+def test_if_nothing_is_free_the_result_is_empty_and_no_claim_is_stored(orders: QueueClient) -> None:
     claim_id, taken = orders.claim()
     assert taken == []
     with pytest.raises(NotFound):
@@ -74,7 +74,7 @@ def test_free_messages_behind_many_claimed_ones_are_found(orders: QueueClient) -
 
 
 @pytest.mark.parametrize("look", ["list", "claim", "pop", "stats"])
-def test_what_comes_after_many_looks_in_vain_is_found(orders: QueueClient, look: str) -> None:
+def test_a_message_posted_after_many_empty_claims_is_found(orders: QueueClient, look: str) -> None:
     looks: dict[str, Callable[[], object]] = {
         "list": orders.listing,
         "claim": lambda: orders.claim(1)[1],
@@ -99,7 +99,7 @@ def test_what_comes_after_many_looks_in_vain_is_found(orders: QueueClient, look:
     assert bodies(orders.claim(501)[1]) == ["claimed"] * 500 + ["late"]
 
 
-def test_each_claim_counts(orders: QueueClient) -> None:
+def test_each_claim_adds_one_to_the_claim_count(orders: QueueClient) -> None:
     orders.post("a")
     for count in range(1, 5):
         claim_id, taken = orders.claim()
@@ -112,7 +112,7 @@ def test_each_claim_counts(orders: QueueClient) -> None:
 # -- deleting one -----------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_deletes_what_it_holds(orders: QueueClient) -> None:
+def test_a_message_is_deleted_with_the_id_of_its_claim(orders: QueueClient) -> None:
     orders.post("a", "b")
     claim_id, _ = orders.claim()
     orders.delete(1, claim_id)
@@ -120,7 +120,7 @@ def test_a_claim_deletes_what_it_holds(orders: QueueClient) -> None:
     assert bodies(orders.get_claim(claim_id)[1]) == ["b"]
 
 
-def test_a_claim_lives_on_when_all_it_held_is_deleted(orders: QueueClient) -> None:
+def test_a_claim_stays_live_when_all_its_messages_are_deleted(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim(ttl=60)
     orders.delete(1, claim_id)
@@ -128,7 +128,7 @@ def test_a_claim_lives_on_when_all_it_held_is_deleted(orders: QueueClient) -> No
     assert (claim.id, held) == (claim_id, [])
 
 
-def test_without_a_claim_id_a_claimed_message_stays(orders: QueueClient) -> None:
+def test_a_claimed_message_is_not_deleted_without_claim_id(orders: QueueClient) -> None:
     orders.post("a")
     orders.claim()
     with pytest.raises(Forbidden):
@@ -136,7 +136,7 @@ def test_without_a_claim_id_a_claimed_message_stays(orders: QueueClient) -> None
     assert bodies(orders.list_everything()) == ["a"]
 
 
-def test_another_live_claim_cannot_delete(orders: QueueClient) -> None:
+def test_a_message_is_not_deleted_with_the_id_of_another_live_claim(orders: QueueClient) -> None:
     orders.post("a", "b")
     orders.claim(1)
     other, _ = orders.claim(1)
@@ -180,7 +180,7 @@ def test_a_live_claim_does_not_delete_a_delayed_message(orders: QueueClient) -> 
     assert bodies(orders.listing(delayed=True)) == ["late"]
 
 
-def test_a_claim_that_ended_is_fenced_off_when_the_message_has_a_new_one(orders: QueueClient) -> None:
+def test_an_ended_claim_cannot_touch_a_message_that_has_a_new_claim(orders: QueueClient) -> None:
     orders.post("a")
     old, _ = orders.claim(ttl=60)
     orders.clock.advance(60)
@@ -198,7 +198,7 @@ def test_a_claim_that_ended_is_fenced_off_when_the_message_has_a_new_one(orders:
     assert orders.list_everything() == []
 
 
-def test_a_released_claim_is_fenced_off(orders: QueueClient) -> None:
+def test_a_released_claim_deletes_and_renews_nothing(orders: QueueClient) -> None:
     orders.post("a")
     old, _ = orders.claim()
     orders.release(old)
@@ -215,7 +215,7 @@ def test_a_released_claim_is_fenced_off(orders: QueueClient) -> None:
     assert orders.get_claim(new)[1] == taken
 
 
-def test_releasing_twice_or_what_is_not_there_is_fine(orders: QueueClient) -> None:
+def test_a_release_of_a_released_or_absent_claim_is_no_error(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim()
     orders.release(claim_id)
@@ -224,7 +224,7 @@ def test_releasing_twice_or_what_is_not_there_is_fine(orders: QueueClient) -> No
     assert bodies(orders.listing()) == ["a"]
 
 
-def test_an_absent_message_is_fine_whatever_the_claim_id(orders: QueueClient) -> None:
+def test_a_delete_of_an_absent_message_is_no_error_with_any_claim_id(orders: QueueClient) -> None:
     orders.post("a", "b")
     live, _ = orders.claim(1)
     orders.delete(1, live)
@@ -238,7 +238,7 @@ def test_an_absent_message_is_fine_whatever_the_claim_id(orders: QueueClient) ->
 # -- deleting several -------------------------------------------------------------------------------------------------
 
 
-def test_several_are_deleted_with_their_claims(orders: QueueClient) -> None:
+def test_delete_many_deletes_messages_of_several_claims(orders: QueueClient) -> None:
     orders.post(*"abcd")
     first, _ = orders.claim(1)
     second, _ = orders.claim(2)
@@ -247,7 +247,7 @@ def test_several_are_deleted_with_their_claims(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("case", ["free", "of another claim", "of no claim", "claim over"])
-def test_one_that_is_not_held_keeps_them_all(orders: QueueClient, case: str) -> None:
+def test_delete_many_deletes_nothing_if_one_message_is_not_held(orders: QueueClient, case: str) -> None:
     orders.post(*"abc")
     over, _ = orders.claim(1, ttl=60)
     orders.clock.advance(60)
@@ -264,7 +264,7 @@ def test_one_that_is_not_held_keeps_them_all(orders: QueueClient, case: str) -> 
     assert bodies(orders.list_everything()) == ["a", "b", "c"]
 
 
-def test_absent_ones_are_fine_in_bulk(orders: QueueClient) -> None:
+def test_delete_many_ignores_absent_messages(orders: QueueClient) -> None:
     orders.post(*"abc")
     claim_id, _ = orders.claim(2)
     orders.delete_many(1, 7, 2**48 - 1, claim_ids=[claim_id])
@@ -274,7 +274,7 @@ def test_absent_ones_are_fine_in_bulk(orders: QueueClient) -> None:
     assert bodies(orders.list_everything()) == ["b", "c"]
 
 
-def test_without_claim_ids_claims_do_not_matter(orders: QueueClient) -> None:
+def test_delete_many_without_claim_ids_ignores_claims(orders: QueueClient) -> None:
     orders.post(*"abc")
     claim_id, _ = orders.claim(1)
     orders.post("d", delay=60)
@@ -283,7 +283,7 @@ def test_without_claim_ids_claims_do_not_matter(orders: QueueClient) -> None:
     assert orders.get_claim(claim_id)[1] == []
 
 
-def test_the_same_message_named_twice_is_one(orders: QueueClient) -> None:
+def test_delete_many_accepts_a_number_twice(orders: QueueClient) -> None:
     orders.post(*"ab")
     claim_id, _ = orders.claim(1)
     assert bodies(orders.get(2, 2, 1)) == ["a", "b"]
@@ -295,7 +295,7 @@ def test_the_same_message_named_twice_is_one(orders: QueueClient) -> None:
 # -- many at a time ---------------------------------------------------------------------------------------------------
 
 
-def test_no_message_goes_to_two_claimers(orders: QueueClient) -> None:
+def test_concurrent_claims_never_return_the_same_message(orders: QueueClient) -> None:
     orders.post(*(str(n) for n in range(200)))
     taken: list[str] = []
 
@@ -307,7 +307,7 @@ def test_no_message_goes_to_two_claimers(orders: QueueClient) -> None:
     assert sorted(taken, key=int) == [str(n) for n in range(200)]
 
 
-def test_an_empty_answer_means_that_nothing_was_free(orders: QueueClient) -> None:
+def test_an_empty_claim_means_that_nothing_was_free(orders: QueueClient) -> None:
     """Skipping what somebody else is just taking must not come out as 'nothing there'."""
     orders.post(*(str(n) for n in range(64)))
     answers: list[int] = []

@@ -27,7 +27,7 @@ def test_messages_come_in_the_order_of_their_posts(orders: QueueClient, take: Ca
 
 @every_way_out
 @pytest.mark.parametrize("limit", [1, 2, 3, 20])
-def test_the_first_ones_are_taken_first(
+def test_claims_and_pops_take_the_first_messages_first(
     orders: QueueClient, take: Callable[..., Sequence[Message]], limit: int
 ) -> None:
     orders.post(*"abcde")
@@ -97,7 +97,7 @@ def test_a_message_whose_delay_is_over_stands_where_it_was_posted(
     assert bodies(take(orders, 10)) == ["late", "soon", "later", "last"]
 
 
-def test_claims_and_releases_in_any_turn_leave_the_order(orders: QueueClient) -> None:
+def test_claims_and_releases_do_not_change_the_order(orders: QueueClient) -> None:
     orders.post(*"abcdef")
     first, _ = orders.claim(2)
     second, _ = orders.claim(2)
@@ -121,7 +121,7 @@ def test_order_is_by_acknowledgement_and_not_by_the_clock_of_the_host(orders: Qu
     assert bodies(orders.pop()) == ["c"]
 
 
-def test_what_is_read_by_number_comes_in_order_too(orders: QueueClient) -> None:
+def test_messages_read_by_number_come_in_order(orders: QueueClient) -> None:
     orders.post(*(str(n) for n in range(1, 101)))
     orders.claim(2)
     assert bodies(orders.get(66, 2, 40, 33, 1, 100)) == ["1", "2", "33", "40", "66", "100"]

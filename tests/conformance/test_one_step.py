@@ -39,7 +39,7 @@ def seen_during(change: Callable[[], object], look: Callable[[], int]) -> set[in
     return seen
 
 
-def test_a_post(orders: QueueClient) -> None:
+def test_a_post_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     def post_three() -> None:
         for _ in range(3):
             orders.post(*["x"] * SIZE)
@@ -47,7 +47,7 @@ def test_a_post(orders: QueueClient) -> None:
     assert seen_during(post_three, lambda: len(orders.listing())) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
 
 
-def test_a_post_in_the_statistics(orders: QueueClient) -> None:
+def test_statistics_count_a_post_whole_or_not_at_all(orders: QueueClient) -> None:
     def post_three() -> None:
         for _ in range(3):
             orders.post(*["x"] * SIZE)
@@ -55,13 +55,13 @@ def test_a_post_in_the_statistics(orders: QueueClient) -> None:
     assert seen_during(post_three, lambda: orders.stats().total) <= {0, SIZE, 2 * SIZE, 3 * SIZE}
 
 
-def test_a_purge(orders: QueueClient) -> None:
+def test_a_purge_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     orders.post(*["x"] * SIZE)
     orders.claim(SIZE // 2)
     assert seen_during(orders.purge, lambda: len(orders.listing(claimed=True))) == {0, SIZE}
 
 
-def test_a_drop(orders: QueueClient) -> None:
+def test_a_drop_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     orders.post(*["x"] * SIZE)
 
     def count() -> int:
@@ -73,14 +73,14 @@ def test_a_drop(orders: QueueClient) -> None:
     assert seen_during(orders.drop, count) == {-1, SIZE}
 
 
-def test_a_bulk_delete(orders: QueueClient) -> None:
+def test_a_bulk_delete_is_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     orders.post(*["x"] * SIZE)
     claim_id, _ = orders.claim(20)
     delete = partial(orders.delete_many, *range(1, 21), claim_ids=[claim_id])
     assert seen_during(delete, lambda: len(orders.listing(claimed=True))) == {SIZE, SIZE - 20}
 
 
-def test_a_claim_and_its_release(orders: QueueClient) -> None:
+def test_a_claim_and_its_release_are_seen_whole_or_not_at_all(orders: QueueClient) -> None:
     orders.post(*["x"] * SIZE)
 
     def claim_and_release() -> None:
@@ -91,7 +91,7 @@ def test_a_claim_and_its_release(orders: QueueClient) -> None:
     assert seen_during(claim_and_release, lambda: len(orders.listing())) <= {SIZE, SIZE - 20}
 
 
-def test_a_move_to_the_dead_letters(driver: Driver, orders: QueueClient) -> None:
+def test_a_moving_dead_letter_is_in_exactly_one_queue_at_each_moment(driver: Driver, orders: QueueClient) -> None:
     """At each moment the message is in exactly one of the two queues: the sum over all queues stays.
 
     If two queues cannot change together, it may for a moment be in neither, but never in both. Then nobody sees both at
@@ -100,9 +100,9 @@ def test_a_move_to_the_dead_letters(driver: Driver, orders: QueueClient) -> None
     """
     dead = orders.beside()
     orders.post(*["x"] * SIZE)
-    orders.wear_out(SIZE, times=1)
+    orders.claim_and_release(SIZE, times=1)
     before = orders.volume().total
-    bury = partial(orders.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
+    move = partial(orders.claim, 1, dead_letters=DeadLetters(dead.queue, 1))
 
     def count() -> int:
         if driver.one_step_across_queues:
@@ -110,7 +110,7 @@ def test_a_move_to_the_dead_letters(driver: Driver, orders: QueueClient) -> None
         others = before - SIZE
         return others + dead.stats().total + orders.stats().total
 
-    seen = seen_during(bury, count)
+    seen = seen_during(move, count)
     assert max(seen) == before
     assert len(seen) == 1 or not driver.one_step_across_queues
     assert orders.volume().total == before
@@ -118,7 +118,7 @@ def test_a_move_to_the_dead_letters(driver: Driver, orders: QueueClient) -> None
     dead.drop()
 
 
-def test_an_end_of_many_claims(orders: QueueClient) -> None:
+def test_many_claims_end_at_one_moment_for_all_readers(orders: QueueClient) -> None:
     """Nobody changes anything here but the clock; whoever looks at the same time of it sees the same."""
     orders.post(*["x"] * SIZE)
     orders.claim(SIZE, ttl=60)

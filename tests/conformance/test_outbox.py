@@ -44,7 +44,7 @@ def texts_of(posts: list[Posted]) -> list[str]:
 # -- what a post leaves -----------------------------------------------------------------------------------------------
 
 
-def test_a_post_is_noted_whole(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_the_outbox_has_the_whole_post(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("before")
     notifier.drain()
     drafts = (Draft(b'{"a":  "\xc3\xa9\\u0000"}', 60), Draft(b"1", 2**31, delay=900), Draft(b'""', 1200, delay=1))
@@ -53,7 +53,7 @@ def test_a_post_is_noted_whole(notifier: NotifierClient, queue: QueueClient) -> 
     assert notifier.take_posted() == [Posted(queue.queue.uid, 2, "cli\u00e9nt", queue.now, drafts)]
 
 
-def test_each_post_is_noted_once(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_the_outbox_has_each_post_once(notifier: NotifierClient, queue: QueueClient) -> None:
     for n in range(3):
         notifier.clock.advance(1)
         queue.post(f"{n}.a", f"{n}.b", client=f"c{n}")
@@ -66,13 +66,13 @@ def test_each_post_is_noted_once(notifier: NotifierClient, queue: QueueClient) -
     assert texts_of(posts) == ["0.a", "0.b", "1.a", "1.b", "2.a", "2.b"]
 
 
-def test_a_queue_without_subscribers_leaves_nothing(notifier: NotifierClient) -> None:
+def test_a_queue_without_subscribers_puts_nothing_into_the_outbox(notifier: NotifierClient) -> None:
     quiet = notifier.open_queue(notify=False)
     quiet.post("a", "b")
     assert notifier.take_posted() == []
 
 
-def test_subscribers_that_come_and_go(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_the_notify_flag_in_force_decides_about_the_outbox(notifier: NotifierClient, queue: QueueClient) -> None:
     """The flag of the queue that the fence let pass is what counts."""
     queue.post("heard")
     with_subscribers = queue.queue
@@ -87,7 +87,7 @@ def test_subscribers_that_come_and_go(notifier: NotifierClient, queue: QueueClie
     assert texts_of(notifier.take_all_posted()) == ["heard", "heard again"]
 
 
-def test_a_refused_post_leaves_nothing(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_refused_post_is_not_in_the_outbox(notifier: NotifierClient, queue: QueueClient) -> None:
     stale = queue.raise_generation()
     with pytest.raises(StaleQueue):
         queue.store.messages.post(queue=stale, drafts=[Draft(b"1", 60)], client_id="c", now=queue.now)
@@ -110,7 +110,9 @@ def test_large_posts(notifier: NotifierClient, queue: QueueClient, count: int, s
 
 
 @pytest.mark.parametrize("fate", ["claim", "delete", "pop", "purge", "expire"])
-def test_what_becomes_of_the_messages_does_not_matter(notifier: NotifierClient, queue: QueueClient, fate: str) -> None:
+def test_a_post_stays_in_the_outbox_when_its_messages_are_gone(
+    notifier: NotifierClient, queue: QueueClient, fate: str
+) -> None:
     queue.post("a", "b", ttl=60)
     if fate == "claim":
         queue.claim()
@@ -132,7 +134,7 @@ def test_what_becomes_of_the_messages_does_not_matter(notifier: NotifierClient, 
     assert notifier.take_posted(until=notifier.now) == []
 
 
-def test_a_purged_queue_goes_on(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_purge_leaves_posts_in_the_outbox(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("a", "b")
     queue.purge()
     queue.post("c")
@@ -142,7 +144,7 @@ def test_a_purged_queue_goes_on(notifier: NotifierClient, queue: QueueClient) ->
 # -- leases -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lease_is_for_one_until_it_is_over(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_nobody_else_takes_a_post_until_the_lease_ends(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("a")
     taken = notifier.take_posted("me")
     assert len(taken) == 1
@@ -156,13 +158,13 @@ def test_a_lease_is_for_one_until_it_is_over(notifier: NotifierClient, queue: Qu
     assert notifier.take_posted("me") == taken
 
 
-def test_a_lease_that_ends_at_once_is_none(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_post_with_a_lease_that_ends_now_can_be_taken(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("a")
     assert notifier.take_posted("me", until=notifier.now) == notifier.take_posted("you")
     assert notifier.take_posted("me") == []
 
 
-def test_the_order_of_a_queue_in_parts_and_again(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_posts_of_a_queue_are_taken_in_order_in_parts_and_again(notifier: NotifierClient, queue: QueueClient) -> None:
     for n in range(25):
         queue.post(str(n))
     assert texts_of(notifier.take_all_posted(limit=4)) == [str(n) for n in range(25)]
@@ -183,7 +185,7 @@ def test_a_take_is_about_as_large_as_it_was_asked_for(notifier: NotifierClient, 
     assert taken == 60
 
 
-def test_what_was_expanded_does_not_hold_up_the_rest(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_posts_behind_expanded_ones_are_taken(notifier: NotifierClient, queue: QueueClient) -> None:
     for n in range(10):
         queue.post(str(n))
     taken = notifier.take_all_posted("me")
@@ -195,7 +197,7 @@ def test_what_was_expanded_does_not_hold_up_the_rest(notifier: NotifierClient, q
     assert texts_of(notifier.take_all_posted("you")) == ["1", "2", "3", "5", "6", "7", "8", "10"]
 
 
-def test_a_queue_with_many_does_not_keep_the_others_waiting(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_queue_with_many_posts_does_not_delay_other_queues(notifier: NotifierClient, queue: QueueClient) -> None:
     for n in range(200):
         queue.post(str(n))
     others = [notifier.open_queue() for _ in range(5)]
@@ -206,7 +208,7 @@ def test_a_queue_with_many_does_not_keep_the_others_waiting(notifier: NotifierCl
     assert len(notifier.take_all_posted()) == 205 - len(posts)
 
 
-def test_more_queues_than_one_take(notifier: NotifierClient) -> None:
+def test_posts_of_more_queues_than_a_take_returns(notifier: NotifierClient) -> None:
     queue_clients = [notifier.open_queue() for _ in range(20)]
     for n in range(3):
         for orders in queue_clients:
@@ -231,7 +233,9 @@ def test_queues_that_were_empty_for_a_while_are_found_again(notifier: NotifierCl
 # -- expand -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_becomes_a_delivery_for_each_message_and_subscriber(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_post_becomes_a_delivery_for_each_message_and_subscriber(
+    notifier: NotifierClient, queue: QueueClient
+) -> None:
     notifier.clock.advance(0.25)
     post(queue, Draft(b"1", 60), Draft(b'"late"', 600, delay=30), client="someone")
     (posted,) = notifier.take_posted()
@@ -283,7 +287,7 @@ def test_a_delivery_that_is_stored_already_is_left_as_it_is(notifier: NotifierCl
     assert backlog.get(3) == replace(held, owner="me")
 
 
-def test_one_that_is_forgotten_changes_nothing(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_an_expansion_of_a_forgotten_post_changes_nothing(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("a", "b")
     (posted,) = notifier.take_posted()
     backlog = SubscriptionBacklog(notifier, queue.queue.uid)
@@ -312,7 +316,7 @@ def test_only_the_post_that_was_expanded_is_forgotten(notifier: NotifierClient, 
     assert messages_of(notifier.take_all_posted()) == [(other.queue.uid, 2)]
 
 
-def test_what_is_made_may_be_leased_already(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_deliveries_can_be_stored_with_a_lease(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post("a", "b")
     (posted,) = notifier.take_posted("me")
     backlog = SubscriptionBacklog(notifier, queue.queue.uid)
@@ -327,7 +331,7 @@ def test_what_is_made_may_be_leased_already(notifier: NotifierClient, queue: Que
     assert backlog.counts() == (1, 0)
 
 
-def test_many_at_a_time(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_post_with_many_deliveries_is_expanded(notifier: NotifierClient, queue: QueueClient) -> None:
     queue.post(*map(str, range(400)))
     (posted,) = notifier.take_posted()
     backlogs = [SubscriptionBacklog(notifier, queue.queue.uid) for _ in range(5)]
@@ -378,7 +382,7 @@ def test_a_piece_is_stored_with_the_position_it_leads_to(
     ids=str,
 )
 @pytest.mark.parametrize("to", [STARTED, FURTHER, None], ids=str)
-def test_from_another_position_nothing_is_changed(
+def test_a_piece_from_another_position_changes_nothing(
     notifier: NotifierClient, queue: QueueClient, late: PostPosition, to: PostPosition | None
 ) -> None:
     queue.post("a", "b", "c")
@@ -424,7 +428,9 @@ def test_a_lease_is_moved_without_a_piece(notifier: NotifierClient, queue: Queue
     assert notifier.take_posted("me") == [posted]
 
 
-def test_whoever_takes_over_goes_on_and_the_late_one_stops(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_a_notifier_that_takes_over_continues_and_the_late_one_stops(
+    notifier: NotifierClient, queue: QueueClient
+) -> None:
     queue.post(*map(str, range(6)))
     (mine,) = notifier.take_posted("me")
     backlog = SubscriptionBacklog(notifier, queue.queue.uid)
@@ -466,7 +472,7 @@ def test_the_largest_piece(notifier: NotifierClient, queue: QueueClient, count: 
     assert notifier.expand(replace(posted, position=STARTED))
 
 
-def test_pieces_of_one_post_by_several_at_a_time(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_concurrent_notifiers_store_each_piece_of_a_post_once(notifier: NotifierClient, queue: QueueClient) -> None:
     """Each goes on from where the post is, whoever brought it there: each piece is stored by exactly one of them."""
     pieces, owners = 10, 4
     backlog = SubscriptionBacklog(notifier, queue.queue.uid)
@@ -497,7 +503,7 @@ def test_pieces_of_one_post_by_several_at_a_time(notifier: NotifierClient, queue
 # -- several at a time ------------------------------------------------------------------------------------------------
 
 
-def test_takers_at_a_time_never_share(notifier: NotifierClient) -> None:
+def test_concurrent_takes_never_return_the_same_post(notifier: NotifierClient) -> None:
     queue_clients = [notifier.open_queue() for _ in range(4)]
     for n in range(30):
         for orders in queue_clients:
@@ -515,7 +521,7 @@ def test_takers_at_a_time_never_share(notifier: NotifierClient) -> None:
     assert len(seen) + len(notifier.take_all_posted("last")) == 120
 
 
-def test_expanders_of_one_post_at_a_time(notifier: NotifierClient, queue: QueueClient) -> None:
+def test_concurrent_expansions_of_a_post_make_each_delivery_once(notifier: NotifierClient, queue: QueueClient) -> None:
     """The lease of the first was over, but it lives: together they make each delivery once."""
     for round_ in range(5):
         queue.post("a", "b", "c")
@@ -582,31 +588,31 @@ def test_each_acknowledged_message_is_in_exactly_one_post(notifier: NotifierClie
     assert [(each.sequence, each.body.decode()) for each in orders.listing()] == sorted(told)
 
 
-def test_a_dead_letter_that_is_received_is_noted_once(notifier: NotifierClient) -> None:
-    grave, quiet = notifier.open_queue("grave"), notifier.open_queue("quiet", notify=False)
+def test_a_dead_letter_that_is_received_is_in_the_outbox_once(notifier: NotifierClient) -> None:
+    dead_letters, quiet = notifier.open_queue("dead_letters"), notifier.open_queue("quiet", notify=False)
     letters = [letter(notifier, n) for n in range(3)]
     for some in (letters[:1], letters, letters):
-        grave.store.dead_letters.receive(queue=grave.queue, messages=some, now=notifier.now)
+        dead_letters.store.dead_letters.receive(queue=dead_letters.queue, messages=some, now=notifier.now)
     quiet.store.dead_letters.receive(queue=quiet.queue, messages=letters, now=notifier.now)
     noted = sorted(notifier.take_all_posted(), key=lambda posted: posted.first)
-    assert {posted.queue_uid for posted in noted} == {grave.queue.uid}
+    assert {posted.queue_uid for posted in noted} == {dead_letters.queue.uid}
     notified = [(posted.first + n, draft.body) for posted in noted for n, draft in enumerate(posted.drafts)]
-    assert notified == [(message.sequence, message.body) for message in grave.listing()]
+    assert notified == [(message.sequence, message.body) for message in dead_letters.listing()]
     assert {draft.ttl for posted in noted for draft in posted.drafts} == {600}
     assert {posted.client_id for posted in noted} == {"producer"}
 
 
 @pytest.mark.parametrize("ttl", [None, 900])
-def test_a_dead_letter_that_a_claim_moves_is_noted_once(notifier: NotifierClient, ttl: int | None) -> None:
-    source, grave = notifier.open_queue("orders", notify=False), notifier.open_queue("grave")
+def test_a_dead_letter_that_a_claim_moves_is_in_the_outbox_once(notifier: NotifierClient, ttl: int | None) -> None:
+    source, dead_letters = notifier.open_queue("orders", notify=False), notifier.open_queue("dead_letters")
     source.post("0", "1", "2", ttl=600)
-    source.wear_out(2, times=1)
-    rules = DeadLetters(grave.queue, 1, ttl)
+    source.claim_and_release(2, times=1)
+    rules = DeadLetters(dead_letters.queue, 1, ttl)
     assert bodies(source.claim(dead_letters=rules)[1]) == ["2"]
     assert source.claim(dead_letters=rules)[1] == []
-    assert bodies(grave.listing()) == ["0", "1"]
+    assert bodies(dead_letters.listing()) == ["0", "1"]
     noted = sorted(notifier.take_all_posted(), key=lambda posted: posted.first)
-    assert messages_of(noted) == [(grave.queue.uid, message.sequence) for message in grave.listing()]
+    assert messages_of(noted) == [(dead_letters.queue.uid, message.sequence) for message in dead_letters.listing()]
     assert [draft.body for posted in noted for draft in posted.drafts] == [b"0", b"1"]
     assert {draft.ttl for posted in noted for draft in posted.drafts} == {600 if ttl is None else ttl}
 

@@ -33,7 +33,7 @@ def test_every_message_is_on_exactly_one_page(orders: QueueClient, size: int) ->
 
 
 @every_page_size
-def test_a_marker_is_good_after_its_message_is_gone(orders: QueueClient, size: int) -> None:
+def test_a_marker_works_after_its_message_is_gone(orders: QueueClient, size: int) -> None:
     orders.post(*(str(n) for n in range(60)))
     seen: list[str] = []
     for page in follow(orders, size):
@@ -43,7 +43,7 @@ def test_a_marker_is_good_after_its_message_is_gone(orders: QueueClient, size: i
 
 
 @pytest.mark.parametrize("gone_by", ["delete", "claim", "expiry", "pop"])
-def test_a_marker_is_good_however_its_message_went(orders: QueueClient, gone_by: str) -> None:
+def test_a_marker_works_whatever_removed_its_message(orders: QueueClient, gone_by: str) -> None:
     orders.post("a", "b", ttl=60)
     orders.post("c", "d", ttl=600)
     if gone_by == "delete":
@@ -119,7 +119,7 @@ def test_paging_with_claimed_and_delayed_messages(orders: QueueClient, size: int
     assert seen(claimed=True, delayed=True) == "abcdef"
 
 
-def test_the_messages_of_a_client_are_left_out_only_for_it(orders: QueueClient) -> None:
+def test_the_messages_of_a_client_are_left_out_only_for_that_client(orders: QueueClient) -> None:
     orders.post("a", client="me")
     orders.post("b", client="you")
     assert bodies(orders.listing(exclude="me")) == ["b"]
@@ -128,7 +128,7 @@ def test_the_messages_of_a_client_are_left_out_only_for_it(orders: QueueClient) 
     assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_readers_beside_writers_skip_nothing_and_repeat_nothing(orders: QueueClient) -> None:
+def test_readers_during_posts_skip_nothing_and_repeat_nothing(orders: QueueClient) -> None:
     """Numbers must become visible in order, or a reader's marker gets past a post that is still on its way."""
     writers, posts, sizes = 4, 60, (1, 2, 7, 20)
     written: list[int] = []

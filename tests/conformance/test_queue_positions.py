@@ -18,18 +18,18 @@ def position_of(orders: QueueClient) -> QueuePosition:
     return found[orders.queue.uid]
 
 
-def test_an_empty_queue(orders: QueueClient) -> None:
+def test_an_empty_queue_has_nothing_free_and_nothing_due(orders: QueueClient) -> None:
     assert position_of(orders) == QueuePosition(last=0, free=False, next_due=None)
 
 
-def test_posts(orders: QueueClient) -> None:
+def test_a_post_moves_the_position_and_is_free(orders: QueueClient) -> None:
     orders.post("a")
     assert position_of(orders) == QueuePosition(1, True, None)
     orders.post("b", "c")
     assert position_of(orders) == QueuePosition(3, True, None)
 
 
-def test_the_last_number_stays_when_its_message_is_gone(orders: QueueClient) -> None:
+def test_the_last_number_stays_when_the_message_is_gone(orders: QueueClient) -> None:
     _, number = orders.post("a", "b")
     orders.delete(number)
     assert position_of(orders) == QueuePosition(2, True, None)
@@ -37,7 +37,7 @@ def test_the_last_number_stays_when_its_message_is_gone(orders: QueueClient) -> 
     assert position_of(orders) == QueuePosition(2, False, None)
 
 
-def test_a_delay(orders: QueueClient) -> None:
+def test_a_delayed_message_is_due_at_the_end_of_its_delay(orders: QueueClient) -> None:
     orders.post("a", delay=60)
     end = orders.now + 60
     assert position_of(orders) == QueuePosition(1, False, end)
@@ -48,7 +48,7 @@ def test_a_delay(orders: QueueClient) -> None:
     assert len(orders.claim()[1]) == 1
 
 
-def test_a_claim_and_its_end(orders: QueueClient) -> None:
+def test_a_claimed_message_is_due_at_the_end_of_its_claim(orders: QueueClient) -> None:
     orders.post("a", "b")
     orders.claim(1, ttl=60)
     end = orders.now + 60
@@ -63,14 +63,14 @@ def test_a_claim_and_its_end(orders: QueueClient) -> None:
     assert position_of(orders) == QueuePosition(2, False, end + 30)
 
 
-def test_a_release(orders: QueueClient) -> None:
+def test_a_released_message_is_free(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim()
     orders.release(claim_id)
     assert position_of(orders) == QueuePosition(1, True, None)
 
 
-def test_a_renewal(orders: QueueClient) -> None:
+def test_a_renewal_moves_the_due_time(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim(ttl=60)
     orders.clock.advance(30)
@@ -87,7 +87,7 @@ def test_a_message_that_is_deleted_while_it_is_claimed_is_not_due(orders: QueueC
     assert position_of(orders) == QueuePosition(2, False, None)
 
 
-def test_the_earliest_end_comes_first(orders: QueueClient) -> None:
+def test_the_earliest_due_time_is_given(orders: QueueClient) -> None:
     orders.post("late", delay=300)
     orders.post("soon", delay=60)
     orders.post("a")
@@ -99,7 +99,7 @@ def test_the_earliest_end_comes_first(orders: QueueClient) -> None:
     assert position_of(orders) == QueuePosition(3, True, None)
 
 
-def test_what_has_expired_is_not_free(orders: QueueClient) -> None:
+def test_an_expired_message_is_not_free(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
     orders.post("delayed", ttl=60, delay=30)
     orders.clock.advance(60 - TICK)
@@ -108,7 +108,7 @@ def test_what_has_expired_is_not_free(orders: QueueClient) -> None:
     assert position_of(orders) == QueuePosition(2, False, None)
 
 
-def test_one_that_lives_behind_some_that_have_expired_is_free(orders: QueueClient) -> None:
+def test_a_message_behind_some_expired_ones_is_free(orders: QueueClient) -> None:
     orders.post(*["x"] * 20, ttl=60)
     orders.post("lives")
     orders.post(*["x"] * 20, ttl=60)
@@ -119,7 +119,7 @@ def test_one_that_lives_behind_some_that_have_expired_is_free(orders: QueueClien
 
 
 @pytest.mark.parametrize("delay", [0, 30])
-def test_one_that_lives_behind_very_many_that_have_expired_is_free(orders: QueueClient, delay: int) -> None:
+def test_a_message_behind_very_many_expired_ones_is_free(orders: QueueClient, delay: int) -> None:
     orders.post(*["x"] * 300, ttl=60, delay=delay)
     orders.post("lives", delay=delay)
     orders.clock.advance(60)
@@ -137,7 +137,7 @@ def test_an_expired_message_that_was_claimed_is_not_free(orders: QueueClient) ->
     assert position_of(orders) == QueuePosition(1, False, None)
 
 
-def test_a_purge(orders: QueueClient) -> None:
+def test_a_purged_queue_has_nothing_free_and_nothing_due(orders: QueueClient) -> None:
     orders.post("a", "b")
     orders.post("delayed", delay=60)
     orders.claim(1)
@@ -147,7 +147,7 @@ def test_a_purge(orders: QueueClient) -> None:
     assert position_of(orders) == QueuePosition(4, True, None)
 
 
-def test_a_dropped_queue_and_one_that_never_was_are_absent(orders: QueueClient) -> None:
+def test_a_dropped_or_unknown_queue_is_absent(orders: QueueClient) -> None:
     orders.post("a")
     orders.drop()
     assert orders.store.queues.positions(uids=[orders.queue.uid, NEVER_OPENED, "nonsense"], now=orders.now) == {}
@@ -173,7 +173,7 @@ def test_several_queues_in_one_call(orders: QueueClient) -> None:
         other.drop()
 
 
-def test_five_hundred_uids(orders: QueueClient) -> None:
+def test_five_hundred_queues_in_one_call(orders: QueueClient) -> None:
     orders.post("a")
     uids = {orders.queue.uid, *(new_queue().uid for _ in range(499))}
     assert orders.store.queues.positions(uids=uids, now=orders.now) == {orders.queue.uid: QueuePosition(1, True, None)}
@@ -189,14 +189,14 @@ def test_the_generation_does_not_matter(orders: QueueClient) -> None:
 def test_dead_letters_count_in_the_queue_that_they_are_moved_to(orders: QueueClient) -> None:
     letters = orders.beside("dead")
     orders.post("a", "b")
-    orders.wear_out(1, times=2)
+    orders.claim_and_release(1, times=2)
     assert len(orders.claim(dead_letters=DeadLetters(letters.queue, 2))[1]) == 1
     assert position_of(letters) == QueuePosition(1, True, None)
     assert position_of(orders) == QueuePosition(2, False, orders.now + 60)
     letters.drop()
 
 
-def test_a_look_changes_nothing(orders: QueueClient) -> None:
+def test_a_call_changes_nothing(orders: QueueClient) -> None:
     """Also a look by a clock that is ahead: nothing is put into another state for who comes later by another one."""
     orders.post("delayed", delay=60)
     orders.post("a", ttl=90)

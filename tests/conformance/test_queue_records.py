@@ -63,13 +63,13 @@ def test_a_queue_comes_back_as_it_was_written(
         }
 
 
-def test_an_absent_queue_is_none(management: ManagementStore, project: str) -> None:
+def test_get_of_an_absent_queue_is_none(management: ManagementStore, project: str) -> None:
     assert management.queue_records.get(project=project, kind=QUEUE, name="none") is None
     assert management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=10) == []
     assert management.queue_records.count(project=project, kind=QUEUE) == 0
 
 
-def test_what_the_caller_does_to_its_copy_stays_with_the_caller(management: ManagementStore, project: str) -> None:
+def test_a_change_to_the_copy_of_a_caller_changes_no_record(management: ManagementStore, project: str) -> None:
     metadata: dict[str, Any] = {"tags": ["a"]}
     queue = replace(new_queue(project=project), metadata=metadata)
     management.queue_records.create(queue=queue)
@@ -84,7 +84,7 @@ def test_what_the_caller_does_to_its_copy_stays_with_the_caller(management: Mana
 # -- create -----------------------------------------------------------------------------------------------------------
 
 
-def test_creating_again_gives_the_one_in_place(management: ManagementStore, project: str) -> None:
+def test_a_second_create_returns_the_record_in_place(management: ManagementStore, project: str) -> None:
     first = replace(new_queue(project=project), metadata={"a": 1})
     second = replace(new_queue(project=project), metadata={"b": 2}, pool="other", notify=True)
     assert management.queue_records.create(queue=first) == first
@@ -94,7 +94,7 @@ def test_creating_again_gives_the_one_in_place(management: ManagementStore, proj
     assert management.queue_records.count(project=project, kind=QUEUE) == 1
 
 
-def test_of_many_creations_at_a_time_one_wins(management: ManagementStore, project: str) -> None:
+def test_of_concurrent_creations_exactly_one_succeeds(management: ManagementStore, project: str) -> None:
     answers: list[Queue] = []
     at_once(*[lambda: answers.append(management.queue_records.create(queue=new_queue(project=project)))] * 8)
     assert len(answers) == 8
@@ -122,7 +122,7 @@ def test_names_differ_by_case(management: ManagementStore, project: str) -> None
     assert management.queue_records.count(project=project, kind=QUEUE) == 2
 
 
-def test_queues_and_topics_are_apart(management: ManagementStore, project: str) -> None:
+def test_a_queue_and_a_topic_can_have_the_same_name(management: ManagementStore, project: str) -> None:
     queue, topic = new_queue("news", project=project), new_queue("news", project=project, kind=TOPIC)
     assert management.queue_records.create(queue=queue) == queue
     assert management.queue_records.create(queue=topic) == topic
@@ -191,7 +191,7 @@ def test_a_replacement_needs_the_uid_in_place(management: ManagementStore, proje
     assert found(management, queue) == later
 
 
-def test_of_many_replacements_at_a_time_one_wins(management: ManagementStore, project: str) -> None:
+def test_of_concurrent_replacements_exactly_one_succeeds(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
     management.queue_records.create(queue=queue)
     answers: list[int] = []
@@ -206,7 +206,7 @@ def test_of_many_replacements_at_a_time_one_wins(management: ManagementStore, pr
     assert back is not None and (back.generation, back.metadata) == (2, {"writer": answers[0]})
 
 
-def test_no_replacement_gets_lost(management: ManagementStore, project: str) -> None:
+def test_no_concurrent_replacement_is_lost(management: ManagementStore, project: str) -> None:
     """Read, change, compare-and-set, again when somebody else was faster: as a PATCH does."""
     queue = replace(new_queue(project=project), metadata={"count": 0})
     management.queue_records.create(queue=queue)
@@ -238,7 +238,7 @@ def test_a_deleted_queue_is_gone_and_its_name_free(management: ManagementStore, 
     assert management.queue_records.create(queue=later) == later
 
 
-def test_only_the_uid_in_place_is_deleted(management: ManagementStore, project: str) -> None:
+def test_delete_with_another_uid_deletes_nothing(management: ManagementStore, project: str) -> None:
     queue = new_queue(project=project)
     management.queue_records.create(queue=queue)
     management.queue_records.delete(queue=new_queue(project=project))
@@ -286,7 +286,7 @@ def test_a_queue_is_found_as_it_was_written(management: ManagementStore, project
     assert [found_now[address].metadata for address in addresses] == list(METADATA.values())
 
 
-def test_five_hundred_names_are_looked_for_at_a_time(management: ManagementStore, project: str) -> None:
+def test_five_hundred_names_are_found_in_one_call(management: ManagementStore, project: str) -> None:
     made = [
         management.queue_records.create(queue=new_queue(f"{'n' * 60}{n:03}", project=project))
         for n in range(0, 500, 100)
@@ -336,5 +336,5 @@ def test_a_listing_shows_the_whole_queue(management: ManagementStore, project: s
     assert management.queue_records.list_after(project=project, kind=QUEUE, after="", limit=10) == queues
 
 
-def test_it_answers(management: ManagementStore) -> None:
+def test_the_management_store_answers_a_ping(management: ManagementStore) -> None:
     management.ping()

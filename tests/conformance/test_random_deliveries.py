@@ -241,7 +241,9 @@ class DeliveryMachine(RuleBasedStateMachine):
                 self.same([is_held(backlog, number, self.clock.now + LEASE) for backlog in backlogs])
 
 
-def test_any_sequence_of_what_notifiers_do(driver: Driver, messages: MessageStore) -> None:
+def test_random_calls_of_notifiers_have_the_results_of_the_memory_driver(
+    driver: Driver, messages: MessageStore
+) -> None:
     # With a server each step is many round trips, and finds come early: the first examples are the same everywhere.
     examples = 60 if driver.server is None else 4 if driver.server == "mongodb" else 10
     run_state_machine_as_test(

@@ -22,7 +22,7 @@ def machine_for(driver: Driver, messages: MessageStore, reached: Counter[str]) -
     return StoreStateMachine(messages, None if driver.name == "memory" else MemoryMessageStore(), reached)
 
 
-def test_any_sequence_of_operations(driver: Driver, messages: MessageStore) -> None:
+def test_random_operations_have_the_results_of_the_memory_driver(driver: Driver, messages: MessageStore) -> None:
     def machine() -> StoreStateMachine:
         return machine_for(driver, messages, Counter())
 
@@ -96,7 +96,7 @@ def walk(machine: StoreStateMachine, steps: int, random: Random) -> None:
         machine.nothing_is_lost_doubled_or_back_from_the_dead()
 
 
-def test_a_long_life(driver: Driver, messages: MessageStore) -> None:
+def test_a_long_random_walk_keeps_the_invariants(driver: Driver, messages: MessageStore) -> None:
     # A thousand steps take MongoDB a minute, for the majority of each.
     for seed in (1,) if driver.server == "mongodb" else (1, 2, 3):
         reached: Counter[str] = Counter()

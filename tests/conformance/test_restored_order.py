@@ -41,7 +41,7 @@ def restore(leased: LeasedStore, later: Delivery) -> int:
     return asyncio.run(leased.restore_order(later))
 
 
-def test_those_of_a_killed_notifier_are_taken_before_their_successors(
+def test_deliveries_of_a_killed_notifier_are_taken_before_their_successors(
     notifier: NotifierClient, backlog: SubscriptionBacklog, leased: LeasedStore
 ) -> None:
     made = fill(backlog, 6)
@@ -56,7 +56,7 @@ def test_those_of_a_killed_notifier_are_taken_before_their_successors(
 
 
 @pytest.mark.parametrize("state", [DONE, DEAD, WAITING, None])
-def test_what_is_taken_or_settled_meanwhile_is_left_as_it_is(
+def test_a_delivery_that_is_taken_or_settled_meanwhile_is_not_changed(
     notifier: NotifierClient,
     backlog: SubscriptionBacklog,
     leased: LeasedStore,
@@ -88,7 +88,7 @@ def test_what_is_taken_or_settled_meanwhile_is_left_as_it_is(
     assert (second is None) is (state in (DONE, DEAD))
 
 
-def test_one_that_is_settled_never_comes_back(
+def test_a_settled_delivery_does_not_come_back(
     notifier: NotifierClient, backlog: SubscriptionBacklog, leased: LeasedStore
 ) -> None:
     for _ in range(5):

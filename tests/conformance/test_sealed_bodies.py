@@ -45,10 +45,10 @@ def found(store: MessageStore, *bodies: bytes, without: bytes = b"", limit: int 
 
 
 @pytest.fixture
-def grave(orders: QueueClient) -> Iterator[QueueClient]:
-    grave = orders.beside("grave")
-    yield grave
-    grave.drop()
+def dead_letters(orders: QueueClient) -> Iterator[QueueClient]:
+    dead_letters = orders.beside("dead_letters")
+    yield dead_letters
+    dead_letters.drop()
 
 
 # -- any bytes -----------------------------------------------------------------------------------------------------
@@ -66,18 +66,18 @@ def test_messages_keep_any_bytes(orders: QueueClient) -> None:
     assert [message.body for message in orders.get(second)] == [bytes((SEALED,)) + large]
 
 
-def test_dead_letters_keep_any_bytes(orders: QueueClient, grave: QueueClient) -> None:
+def test_dead_letters_keep_any_bytes(orders: QueueClient, dead_letters: QueueClient) -> None:
     post(orders, BYTES)
-    orders.wear_out(1, times=1)
-    orders.claim(dead_letters=DeadLetters(grave.queue, 1))
-    assert [message.body for message in grave.list_everything()] == [BYTES]
+    orders.claim_and_release(1, times=1)
+    orders.claim(dead_letters=DeadLetters(dead_letters.queue, 1))
+    assert [message.body for message in dead_letters.list_everything()] == [BYTES]
 
 
-def test_dead_letters_of_another_store_keep_any_bytes(orders: QueueClient, grave: QueueClient) -> None:
+def test_dead_letters_of_another_store_keep_any_bytes(orders: QueueClient, dead_letters: QueueClient) -> None:
     other = QueueClient(MemoryMessageStore(), orders.clock)
-    for source, target in ((orders, other), (other, grave)):
+    for source, target in ((orders, other), (other, dead_letters)):
         post(source, BYTES)
-        source.wear_out(source.list_everything()[0].sequence, times=1)
+        source.claim_and_release(source.list_everything()[0].sequence, times=1)
         aside = source.store.dead_letters.set_aside(queue=source.queue, max_claim_count=1, limit=ALL, now=source.now)
         assert {message.body for message in aside} == {BYTES}
         letters = [
@@ -138,7 +138,7 @@ def test_a_pop_up_to_a_sealed_message_takes_what_is_before_it(orders: QueueClien
     assert orders.stats().free == 1
 
 
-def test_pops_and_claims_at_once_leave_sealed_messages_alone(orders: QueueClient) -> None:
+def test_concurrent_pops_and_claims_pop_no_sealed_message(orders: QueueClient) -> None:
     """Also where a driver takes for several in one transaction."""
     bodies = [sealed() if number % 3 == 0 else b"%d" % number for number in range(30)]
     post(orders, *bodies)
@@ -176,7 +176,7 @@ def test_every_place_of_a_sealed_body_is_found(notifier: NotifierClient) -> None
     orders = notifier.open_queue(notify=False)
     ready, claimed, late, aside, plain = sealed("r"), sealed("c"), sealed("l"), sealed("a"), b"1"
     post(orders, aside)
-    orders.wear_out(1, times=1)
+    orders.claim_and_release(1, times=1)
     orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=ALL, now=orders.now)
     post(orders, claimed)
     orders.claim(1)
@@ -207,7 +207,7 @@ def test_a_body_is_replaced_and_nothing_else(orders: QueueClient, state: str) ->
     (number,) = post(orders, old, delay=600 if state == "delayed" else 0)
     claim_id = orders.claim(1)[0] if state == "claimed" else None
     if state == "set aside":
-        orders.wear_out(number, times=1)
+        orders.claim_and_release(number, times=1)
         orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=ALL, now=orders.now)
 
     def seen() -> list[Message]:
@@ -248,7 +248,7 @@ def test_the_body_of_a_delivery_is_replaced(notifier: NotifierClient) -> None:
     assert {name for name in after.__slots__ if getattr(before, name) != getattr(after, name)} == {"body"}
 
 
-def test_posts_are_left_as_they_are(notifier: NotifierClient) -> None:
+def test_bodies_of_posts_are_not_replaced(notifier: NotifierClient) -> None:
     orders, old = notifier.open_queue(), sealed()
     post(orders, old)
     (this,) = [each for each in found(notifier.store, old) if each.kind == POST]
@@ -257,7 +257,7 @@ def test_posts_are_left_as_they_are(notifier: NotifierClient) -> None:
     assert [draft.body for draft in posted.drafts] == [old]
 
 
-def test_what_is_gone_is_not_brought_back(orders: QueueClient) -> None:
+def test_a_replacement_does_not_bring_back_a_removed_message(orders: QueueClient) -> None:
     deleted, claimed, purged = sealed("d"), sealed("c"), sealed("p")
     post(orders, deleted, claimed, purged)
     these = {each.body: each for each in found(orders.store, deleted, claimed, purged)}
@@ -301,7 +301,7 @@ def test_old_keys_are_not_needed_afterwards(notifier: NotifierClient) -> None:
     assert again.renewed == 0
 
 
-def test_what_is_left_is_told_by_key(notifier: NotifierClient) -> None:
+def test_bodies_that_stay_under_an_old_key_are_counted_by_key(notifier: NotifierClient) -> None:
     orders, lost = notifier.open_queue(), MessageKeys([secrets.token_bytes(32)])
     old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
     post(orders, seal(old, orders, b"1"))
@@ -315,7 +315,7 @@ def test_what_is_left_is_told_by_key(notifier: NotifierClient) -> None:
     assert [message.body for message in quiet.list_everything()] == [body, body[:-1]]
 
 
-def test_consumers_beside_it_lose_nothing(orders: QueueClient) -> None:
+def test_consumers_lose_nothing_while_bodies_are_replaced(orders: QueueClient) -> None:
     """Producers, claims and deletes go on while a walk encrypts anew; each message is read once."""
     old, rotated = MessageKeys([OLD]), MessageKeys([NEW, OLD])
     total = 120
@@ -357,7 +357,7 @@ def test_consumers_beside_it_lose_nothing(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
-def test_what_expires_with_its_lease_is_swept(orders: QueueClient, limit: int) -> None:
+def test_messages_that_expire_with_their_lease_are_swept(orders: QueueClient, limit: int) -> None:
     """Leases of the service have no grace, so messages may end with them, more than a small sweep removes."""
     post(orders, *(sealed() for _ in range(5)))
     orders.clock.advance(3590)

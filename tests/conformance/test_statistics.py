@@ -23,11 +23,11 @@ def equal_to_a_listing(orders: QueueClient) -> None:
     assert stats.newest == (there[-1] if there else None)
 
 
-def test_an_empty_queue(orders: QueueClient) -> None:
+def test_an_empty_queue_counts_nothing(orders: QueueClient) -> None:
     assert orders.stats() == Stats(0, 0, None, None)
 
 
-def test_they_follow_every_step(orders: QueueClient) -> None:
+def test_statistics_change_with_every_operation(orders: QueueClient) -> None:
     orders.post(*"abcdef", ttl=600)
     equal_to_a_listing(orders)
     assert orders.stats().free == 6
@@ -54,7 +54,7 @@ def test_they_follow_every_step(orders: QueueClient) -> None:
     assert orders.stats() == Stats()
 
 
-def test_they_follow_the_clock_alone(orders: QueueClient) -> None:
+def test_statistics_change_with_the_clock_alone(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
     orders.post("b", ttl=3600)
     orders.post("c", delay=50)
@@ -69,7 +69,7 @@ def test_they_follow_the_clock_alone(orders: QueueClient) -> None:
     assert bodies(orders.listing()) == ["b", "c"]
 
 
-def test_oldest_and_newest_are_by_place_and_skip_delayed_ones(orders: QueueClient) -> None:
+def test_oldest_and_newest_are_by_sequence_and_skip_delayed_messages(orders: QueueClient) -> None:
     orders.post("late", delay=60)
     orders.post("a")
     orders.post("b")
@@ -83,7 +83,7 @@ def test_oldest_and_newest_are_by_place_and_skip_delayed_ones(orders: QueueClien
     assert [oldest.claim_id, newest.claim_id] == [claim_id, claim_id]
 
 
-def test_oldest_is_by_place_and_not_by_the_clock(orders: QueueClient) -> None:
+def test_oldest_is_by_sequence_and_not_by_the_clock(orders: QueueClient) -> None:
     orders.post("first")
     orders.clock.advance(-10)
     orders.post("second")
@@ -104,7 +104,7 @@ def test_a_failed_delete_changes_no_count(orders: QueueClient) -> None:
     equal_to_a_listing(orders)
 
 
-def test_they_hold_while_others_work(orders: QueueClient) -> None:
+def test_statistics_are_true_during_concurrent_claims_and_releases(orders: QueueClient) -> None:
     """60 messages that nobody deletes are claimed and released all the time: each moment counts 60."""
     orders.post(*["x"] * 60)
     done = threading.Event()

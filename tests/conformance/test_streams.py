@@ -162,7 +162,7 @@ def test_a_queue_that_has_lost_its_newest_messages(service: Service) -> None:
     assert service.bodies(stream) == ["new"]
 
 
-def test_a_message_that_nobody_has_told_of_is_no_loss(service: Service) -> None:
+def test_a_message_posted_on_another_host_is_read_without_a_wakeup(service: Service) -> None:
     """It was posted on another host. One reader has asked for the newest number before, another one reads on after."""
     service.post(0)
     idle, behind = service.open(), service.open(from_start=True)

@@ -65,12 +65,12 @@ def test_a_subscription_comes_back_as_it_was_written(queue: SubscriptionClient, 
 
 
 @pytest.mark.parametrize("state", [PENDING, CONFIRMED, REFUSED])
-def test_each_state_and_no_secret(queue: SubscriptionClient, state: str) -> None:
+def test_a_subscription_in_each_state_without_secret_comes_back(queue: SubscriptionClient, state: str) -> None:
     written = queue.create("mailto:a@example.org", state=state)
     assert queue.get(written.id) == written
 
 
-def test_one_is_found_by_its_subscriber(queue: SubscriptionClient) -> None:
+def test_a_subscription_is_found_by_its_subscriber(queue: SubscriptionClient) -> None:
     def found(subscriber: str, uid: str) -> Subscription | None:
         return queue.store.subscriptions.find(queue_uid=uid, subscriber=subscriber, now=queue.clock.now)
 
@@ -89,12 +89,12 @@ def test_one_is_found_by_its_subscriber(queue: SubscriptionClient) -> None:
     assert found(written.subscriber, queue.uid) is None
 
 
-def test_an_absent_one_is_none(queue: SubscriptionClient) -> None:
+def test_get_of_an_absent_subscription_is_none(queue: SubscriptionClient) -> None:
     assert queue.get(secrets.token_hex(12)) is None
     assert queue.listing() == []
 
 
-def test_what_the_caller_does_to_its_copy_stays_with_the_caller(queue: SubscriptionClient) -> None:
+def test_a_change_to_the_copy_of_a_caller_changes_no_subscription(queue: SubscriptionClient) -> None:
     options: dict[str, Any] = {"tags": ["a"]}
     written = queue.create("http://a.example", options=options)
     options["tags"].append("b")
@@ -108,14 +108,14 @@ def test_what_the_caller_does_to_its_copy_stays_with_the_caller(queue: Subscript
 # -- one per subscriber -----------------------------------------------------------------------------------------------
 
 
-def test_creating_again_gives_the_one_in_place(queue: SubscriptionClient) -> None:
+def test_a_second_create_returns_the_subscription_in_place(queue: SubscriptionClient) -> None:
     first = queue.create("http://a.example", options={"a": 1})
     assert queue.put(queue.new("http://a.example", options={"b": 2})) == first
     assert queue.listing() == [first]
 
 
 @pytest.mark.parametrize("round_", range(5))
-def test_of_many_creations_at_a_time_one_wins(queue: SubscriptionClient, round_: int) -> None:
+def test_of_concurrent_creations_exactly_one_succeeds(queue: SubscriptionClient, round_: int) -> None:
     answers: list[Subscription] = []
     at_once(*[lambda: answers.append(queue.put(queue.new("http://a.example")))] * 8)
     assert len(answers) == 8
@@ -123,7 +123,7 @@ def test_of_many_creations_at_a_time_one_wins(queue: SubscriptionClient, round_:
     assert queue.listing() == [answers[0]]
 
 
-def test_subscribers_that_are_almost_the_same_are_several(queue: SubscriptionClient) -> None:
+def test_subscribers_that_are_almost_the_same_have_their_own_subscriptions(queue: SubscriptionClient) -> None:
     long = "https://example.org/" + secrets.token_hex(990)
     subscribers = [
         "http://a.example/x",
@@ -160,7 +160,7 @@ def test_each_queue_may_have_the_same_subscriber(queue: SubscriptionClient) -> N
 # -- over -------------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_over_is_nowhere(queue: SubscriptionClient) -> None:
+def test_an_expired_subscription_is_absent_for_each_method(queue: SubscriptionClient) -> None:
     short, long = queue.create("http://a.example", ttl=60), queue.create("http://b.example")
     queue.clock.advance(60 - TICK)
     assert queue.get(short.id) == short
@@ -172,7 +172,7 @@ def test_one_that_is_over_is_nowhere(queue: SubscriptionClient) -> None:
     assert queue.get(short.id) is None
 
 
-def test_one_that_is_over_gives_way(queue: SubscriptionClient) -> None:
+def test_an_expired_subscription_does_not_refuse_its_subscriber(queue: SubscriptionClient) -> None:
     short = queue.create("http://a.example", ttl=60)
     queue.clock.advance(60)
     heir = queue.create("http://a.example", ttl=600)
@@ -185,7 +185,7 @@ def test_one_that_is_over_gives_way(queue: SubscriptionClient) -> None:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_of_many_heirs_at_a_time_one_wins(queue: SubscriptionClient, round_: int) -> None:
+def test_of_concurrent_creations_after_an_expiry_exactly_one_succeeds(queue: SubscriptionClient, round_: int) -> None:
     queue.create("http://a.example", ttl=60)
     queue.clock.advance(60)
     answers: list[Subscription] = []
@@ -194,7 +194,7 @@ def test_of_many_heirs_at_a_time_one_wins(queue: SubscriptionClient, round_: int
     assert queue.listing() == [answers[0]]
 
 
-def test_a_sweep_finds_what_is_over_of_every_queue_and_nothing_else(queue: SubscriptionClient) -> None:
+def test_list_expired_returns_the_expired_subscriptions_of_every_queue(queue: SubscriptionClient) -> None:
     queues = [queue, queue.beside(), queue.beside()]
     over = [each.create(f"http://{n}.example", ttl=60) for each in queues for n in range(25)]
     live = [[each.create(f"http://{n}.example", ttl=61) for n in range(25, 28)] for each in queues]
@@ -206,7 +206,7 @@ def test_a_sweep_finds_what_is_over_of_every_queue_and_nothing_else(queue: Subsc
         each.delete_all()
 
 
-def test_a_longer_life_is_not_swept_at_the_end_of_the_first(queue: SubscriptionClient) -> None:
+def test_an_extended_subscription_is_not_listed_at_its_old_expiry(queue: SubscriptionClient) -> None:
     short = queue.create("http://a.example", ttl=60)
     longer = next_of(short, ttl=600, expires=queue.clock.now + 600)
     assert queue.replace(longer)
@@ -218,7 +218,7 @@ def test_a_longer_life_is_not_swept_at_the_end_of_the_first(queue: SubscriptionC
     assert queue.get(short.id) is None
 
 
-def test_what_is_over_is_given_whole(queue: SubscriptionClient) -> None:
+def test_list_expired_returns_whole_subscriptions(queue: SubscriptionClient) -> None:
     """Whoever sweeps has to know its queue, to see whether it was the last one."""
     short = queue.create("http://a.example", ttl=60, options={"a": [1]}, state=REFUSED, secrets=(Secret("x"),))
     queue.clock.advance(60)
@@ -230,7 +230,7 @@ LONG_LIVES = [2**31 - 1, 2**31, 2**32, 2**36, 220_367_260_800, YEAR_10000 - int(
 
 
 @pytest.mark.parametrize("ttl", LONG_LIVES)
-def test_the_end_of_a_long_life_is_exact(queue: SubscriptionClient, ttl: int) -> None:
+def test_the_expiry_of_a_long_subscription_is_exact(queue: SubscriptionClient, ttl: int) -> None:
     written = queue.create("http://a.example", ttl=ttl)
     shorter = queue.create("http://b.example", ttl=ttl - 1)
     changed = queue.create("http://c.example", ttl=60)
@@ -279,7 +279,7 @@ def test_a_replacement_needs_the_version_before(queue: SubscriptionClient) -> No
     assert queue.get(first.id) == third
 
 
-def test_an_absent_one_is_not_replaced(queue: SubscriptionClient) -> None:
+def test_an_absent_subscription_is_not_replaced(queue: SubscriptionClient) -> None:
     never = queue.new("http://a.example")
     assert not queue.replace(next_of(never))
     assert queue.get(never.id) is None
@@ -290,7 +290,7 @@ def test_an_absent_one_is_not_replaced(queue: SubscriptionClient) -> None:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_of_many_replacements_at_a_time_one_wins(queue: SubscriptionClient, round_: int) -> None:
+def test_of_concurrent_replacements_exactly_one_succeeds(queue: SubscriptionClient, round_: int) -> None:
     first = queue.create("http://a.example")
     won: list[int] = []
 
@@ -303,7 +303,7 @@ def test_of_many_replacements_at_a_time_one_wins(queue: SubscriptionClient, roun
     assert queue.get(first.id) == next_of(first, options={"writer": won[0]})
 
 
-def test_no_replacement_gets_lost(queue: SubscriptionClient) -> None:
+def test_no_concurrent_replacement_is_lost(queue: SubscriptionClient) -> None:
     first = queue.create("http://a.example", options={"count": 0})
 
     def add_five() -> None:
@@ -317,7 +317,7 @@ def test_no_replacement_gets_lost(queue: SubscriptionClient) -> None:
     assert queue.get(first.id) == replace(first, version=21, options={"count": 20})
 
 
-def test_a_subscriber_that_another_one_has_is_a_conflict(queue: SubscriptionClient) -> None:
+def test_a_replacement_with_the_subscriber_of_another_subscription_is_a_conflict(queue: SubscriptionClient) -> None:
     one, two = queue.create("http://a.example"), queue.create("http://b.example", ttl=60)
     with pytest.raises(Conflict):
         queue.replace(next_of(one, subscriber=two.subscriber, state=CONFIRMED))
@@ -331,7 +331,7 @@ def test_a_subscriber_that_another_one_has_is_a_conflict(queue: SubscriptionClie
     assert queue.put(queue.new(two.subscriber)) == changed
 
 
-def test_a_subscriber_that_was_given_up_is_free(queue: SubscriptionClient) -> None:
+def test_a_subscriber_that_was_replaced_can_be_used_again(queue: SubscriptionClient) -> None:
     first = queue.create("http://a.example")
     moved = next_of(first, subscriber="http://b.example")
     assert queue.replace(moved)
@@ -344,7 +344,7 @@ def test_a_subscriber_that_was_given_up_is_free(queue: SubscriptionClient) -> No
     assert queue.listing() == by_id([second, third])
 
 
-def test_two_cannot_come_to_have_one_subscriber(queue: SubscriptionClient) -> None:
+def test_concurrent_changes_never_give_two_subscriptions_one_subscriber(queue: SubscriptionClient) -> None:
     made = [queue.create(f"http://{n}.example") for n in range(4)]
     won: list[str] = []
 
@@ -368,7 +368,7 @@ def test_two_cannot_come_to_have_one_subscriber(queue: SubscriptionClient) -> No
 # -- delete -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_one_is_gone_and_its_subscriber_free(queue: SubscriptionClient) -> None:
+def test_a_deleted_subscription_is_gone_and_its_subscriber_can_be_used_again(queue: SubscriptionClient) -> None:
     first, other = queue.create("http://a.example"), queue.create("http://b.example")
     queue.delete(first)
     queue.delete(first)
@@ -379,7 +379,7 @@ def test_a_deleted_one_is_gone_and_its_subscriber_free(queue: SubscriptionClient
     assert queue.listing() == by_id([later, other])
 
 
-def test_a_delete_by_version_leaves_what_was_changed_since(queue: SubscriptionClient) -> None:
+def test_a_delete_by_version_leaves_a_subscription_that_has_changed(queue: SubscriptionClient) -> None:
     first = queue.create("http://a.example")
     changes: list[dict[str, Any]] = [{"subscriber": "http://b.example"}, {"ttl": 9}, {"subscriber": "http://a.example"}]
     for change in changes:
@@ -395,7 +395,7 @@ def test_a_delete_by_version_leaves_what_was_changed_since(queue: SubscriptionCl
     assert queue.create("http://a.example")
 
 
-def test_those_with_another_subscriber_by_now_are_not_removed(queue: SubscriptionClient) -> None:
+def test_delete_many_leaves_subscriptions_whose_subscriber_has_changed(queue: SubscriptionClient) -> None:
     """The caller decides by the subscriber alone: anything else may have changed since it has read them."""
     beside = queue.beside()
     same, changed, moved, expired, absent, other = (queue.create(f"http://c.example/{n}") for n in range(6))
@@ -417,7 +417,7 @@ def test_those_with_another_subscriber_by_now_are_not_removed(queue: Subscriptio
     assert queue.store.subscriptions.delete_many(subscriptions=[]) == []
 
 
-def test_several_remove_the_same_ones_at_a_time(queue: SubscriptionClient) -> None:
+def test_concurrent_callers_can_delete_the_same_subscriptions(queue: SubscriptionClient) -> None:
     beside = queue.beside()
     made = [each.create(f"http://c.example/{n}") for n in range(20) for each in (queue, beside)]
     gone: list[int] = []
@@ -430,7 +430,7 @@ def test_several_remove_the_same_ones_at_a_time(queue: SubscriptionClient) -> No
     assert queue.listing() == beside.listing() == []
 
 
-def test_all_of_a_queue_are_deleted_also_what_is_over(queue: SubscriptionClient) -> None:
+def test_delete_all_deletes_live_and_expired_subscriptions_of_a_queue(queue: SubscriptionClient) -> None:
     made = [queue.create(f"http://{n}.example", ttl=60 if n % 2 else 600) for n in range(40)]
     queue.clock.advance(60)
     queue.delete_all()
@@ -441,7 +441,7 @@ def test_all_of_a_queue_are_deleted_also_what_is_over(queue: SubscriptionClient)
     assert queue.listing() == by_id(again)
 
 
-def test_deleting_all_beside_creations_leaves_whole_ones(queue: SubscriptionClient) -> None:
+def test_delete_all_during_creations_leaves_whole_subscriptions(queue: SubscriptionClient) -> None:
     """Whatever is left is listed, and is what a creation of its subscriber gives."""
 
     def create_on(thread: int) -> None:
@@ -466,7 +466,7 @@ def test_deleting_all_beside_creations_leaves_whole_ones(queue: SubscriptionClie
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 50])
-def test_following_the_marker_lists_each_once(queue: SubscriptionClient, size: int) -> None:
+def test_following_the_marker_lists_each_subscription_once(queue: SubscriptionClient, size: int) -> None:
     made = by_id([queue.create(f"http://{n}.example", ttl=60 if n % 4 == 3 else 600) for n in range(23)])
     queue.clock.advance(60)
     live = [each for each in made if each.ttl == 600]
@@ -479,14 +479,14 @@ def test_following_the_marker_lists_each_once(queue: SubscriptionClient, size: i
     assert len(queue.listing()) == 18 - -(-18 // size)
 
 
-def test_a_marker_need_not_be_there(queue: SubscriptionClient) -> None:
+def test_a_marker_need_not_be_the_id_of_a_subscription(queue: SubscriptionClient) -> None:
     made = by_id([queue.create(f"http://{n}.example") for n in range(3)])
     queue.delete(made[1])
     assert queue.listing(after=made[1].id) == made[2:]
     assert queue.listing(after="g") == []
 
 
-def test_a_queue_may_have_many(queue: SubscriptionClient) -> None:
+def test_a_queue_can_have_many_subscriptions(queue: SubscriptionClient) -> None:
     made = by_id([queue.create(f"http://example.org/{n}", options={"n": n}) for n in range(600)])
     assert queue.listing() == made
     assert queue.listing(after=made[299].id, limit=100) == made[300:400]
@@ -521,7 +521,7 @@ def test_pauses_are_taken_together_or_not_at_all(management: ManagementStore) ->
     assert management.subscriptions.take_pauses(pauses={two: now + 500}, now=now + 70) == now + 400
 
 
-def test_of_those_who_want_a_pause_at_once_one_gets_it(management: ManagementStore) -> None:
+def test_of_concurrent_callers_exactly_one_takes_a_pause(management: ManagementStore) -> None:
     shared, now = [secrets.token_hex(8) for _ in range(2)], 1_000_000.0
     taken: list[float | None] = []
 
@@ -534,7 +534,7 @@ def test_of_those_who_want_a_pause_at_once_one_gets_it(management: ManagementSto
     assert set(taken) == {None, now + 60}
 
 
-def test_pauses_that_are_over_go(management: ManagementStore) -> None:
+def test_a_pause_can_be_taken_when_others_have_ended(management: ManagementStore) -> None:
     now = 1_000_000.0
     for number in range(5):
         key = secrets.token_hex(8)

@@ -35,7 +35,7 @@ def test_expired_messages_are_removed_in_bounded_steps(orders: QueueClient) -> N
     assert bodies(orders.list_everything()) == ["alive"]
 
 
-def test_a_sweep_of_less_than_its_limit_has_left_nothing(orders: QueueClient) -> None:
+def test_a_sweep_that_removes_less_than_its_limit_has_left_nothing(orders: QueueClient) -> None:
     """More queues than a driver looks at in one step; a sweeper leaves the store then."""
     sweep_clean(orders.store, orders.now)
     queues = [orders.beside() for _ in range(60)]
@@ -56,7 +56,9 @@ def test_a_sweep_of_less_than_its_limit_has_left_nothing(orders: QueueClient) ->
         assert orders.store.sweep(now=orders.now, limit=1000) == 0
 
 
-def test_a_sweeper_leaves_the_store_after_its_share(orders: QueueClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweeper_leaves_a_store_after_its_share_and_continues_in_the_next_round(
+    orders: QueueClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And goes on in the next round, until no more is there than a batch has room for."""
     monkeypatch.setattr(gc, "BATCH", 50)
     sweep_clean(orders.store, orders.now)
@@ -81,7 +83,7 @@ def test_a_dropped_queue_is_removed_in_bounded_steps(orders: QueueClient) -> Non
     assert orders.store.sweep(now=orders.now, limit=100) == 0
 
 
-def test_a_purged_queue_is_removed_and_goes_on(orders: QueueClient) -> None:
+def test_the_messages_of_a_purged_queue_are_removed_and_the_queue_can_be_used(orders: QueueClient) -> None:
     orders.post(*["x"] * 400)
     orders.claim(200)
     orders.purge()
@@ -91,7 +93,7 @@ def test_a_purged_queue_is_removed_and_goes_on(orders: QueueClient) -> None:
     assert orders.post("next") == [402]
 
 
-def test_nobody_sees_a_sweep(orders: QueueClient) -> None:
+def test_a_sweep_changes_no_result(orders: QueueClient) -> None:
     orders.post("a", ttl=60)
     orders.post("b", "c", "d", ttl=600)
     orders.post("late", ttl=600, delay=120)
@@ -108,7 +110,7 @@ def test_nobody_sees_a_sweep(orders: QueueClient) -> None:
     assert bodies(orders.claim()[1]) == ["b", "c", "d", "late"]
 
 
-def test_a_live_claim_that_holds_nothing_survives_a_sweep(orders: QueueClient) -> None:
+def test_a_live_claim_without_messages_survives_a_sweep(orders: QueueClient) -> None:
     orders.post("a")
     claim_id, _ = orders.claim(ttl=600)
     orders.delete(1, claim_id)
@@ -130,7 +132,7 @@ def test_a_claimed_message_past_its_first_ttl_survives_a_sweep(orders: QueueClie
     assert orders.list_everything() == []
 
 
-def test_a_sweep_beside_everything_else_leaves_true_statistics(orders: QueueClient) -> None:
+def test_statistics_are_true_after_sweeps_during_other_operations(orders: QueueClient) -> None:
     """What it found dead may have been purged, and the queue be full of other messages, when it comes to remove it."""
     done = threading.Event()
 
@@ -158,7 +160,7 @@ def test_a_sweep_beside_everything_else_leaves_true_statistics(orders: QueueClie
     assert (orders.stats().free, orders.stats().claimed) == (3, 0)
 
 
-def test_what_expires_all_the_time_does_not_keep_deliveries_from_going(notifier: NotifierClient) -> None:
+def test_messages_that_keep_expiring_do_not_keep_deliveries_from_being_swept(notifier: NotifierClient) -> None:
     """Each sweep finds more expired messages than it removes, and still comes to deliveries that are over."""
     sweep_clean(notifier.store, notifier.now)
     orders = notifier.open_queue(notify=False)

@@ -67,7 +67,7 @@ def test_work_is_done_exactly_once(orders: QueueClient) -> None:
     assert orders.list_everything() == []
 
 
-def test_queues_do_not_get_into_each_others_way(messages: MessageStore) -> None:
+def test_threads_on_different_queues_do_not_disturb_each_other(messages: MessageStore) -> None:
     def live_a_life(thread: int) -> None:
         for n in range(5):
             orders = QueueClient(messages)

@@ -54,7 +54,7 @@ every_path = pytest.mark.parametrize("had", ALL_PATHS.values(), ids=ALL_PATHS.ke
 
 @around
 @every_path
-def test_a_ttl_ends(orders: QueueClient, had: Path, offset: float) -> None:
+def test_a_message_is_gone_on_each_path_when_its_ttl_ends(orders: QueueClient, had: Path, offset: float) -> None:
     orders.post("a", ttl=60)
     orders.clock.advance(60 + offset)
     assert had(orders) is (offset < 0)
@@ -62,7 +62,7 @@ def test_a_ttl_ends(orders: QueueClient, had: Path, offset: float) -> None:
 
 @around
 @every_free_path
-def test_a_ttl_ends_after_a_release_too(orders: QueueClient, had: Path, offset: float) -> None:
+def test_a_released_message_is_gone_when_its_ttl_ends(orders: QueueClient, had: Path, offset: float) -> None:
     orders.post("a", ttl=600)
     claim_id, _ = orders.claim(ttl=60, grace=60)
     orders.release(claim_id)
@@ -84,7 +84,7 @@ def test_an_expired_message_is_absent_to_deletes(orders: QueueClient, offset: fl
         orders.delete_many(1, claim_ids=["nonsense"])
 
 
-def test_messages_of_one_queue_end_each_at_its_time(orders: QueueClient) -> None:
+def test_each_message_of_a_queue_expires_at_its_own_time(orders: QueueClient) -> None:
     for ttl in (300, 60, 120, 60, 180):
         orders.post(str(ttl), ttl=ttl)
     seen = []
@@ -99,14 +99,14 @@ def test_messages_of_one_queue_end_each_at_its_time(orders: QueueClient) -> None
 
 @around
 @every_free_path
-def test_a_delay_ends(orders: QueueClient, had: Path, offset: float) -> None:
+def test_a_message_appears_on_each_path_when_its_delay_ends(orders: QueueClient, had: Path, offset: float) -> None:
     orders.post("a", delay=30)
     orders.clock.advance(30 + offset)
     assert had(orders) is (offset >= 0)
 
 
 @around
-def test_a_delayed_message_is_there_for_who_asks(orders: QueueClient, offset: float) -> None:
+def test_a_delayed_message_is_listed_on_request(orders: QueueClient, offset: float) -> None:
     orders.post("a", delay=30)
     orders.clock.advance(30 + offset)
     assert bodies(orders.listing(delayed=True)) == ["a"]
@@ -122,7 +122,7 @@ def test_the_ttl_counts_from_the_post_during_the_delay(orders: QueueClient, offs
 
 
 @pytest.mark.parametrize("delay", [60, 61])
-def test_a_delay_as_long_as_the_ttl_hides_it_for_good(orders: QueueClient, delay: int) -> None:
+def test_a_message_with_a_delay_as_long_as_its_ttl_never_appears(orders: QueueClient, delay: int) -> None:
     orders.post("a", delay=delay, ttl=60)
     for step in (0, 60 - TICK, TICK, 1, TICK):
         orders.clock.advance(step)
@@ -152,7 +152,7 @@ MANY = 1200
 
 
 @around
-def test_many_end_at_the_same_moment(orders: QueueClient, offset: float) -> None:
+def test_many_messages_expire_at_the_same_moment(orders: QueueClient, offset: float) -> None:
     before = orders.volume().free
     orders.post(*["x"] * MANY, ttl=60)
     orders.post("y", ttl=600)
@@ -230,7 +230,7 @@ def test_timers_are_exact_at_any_time_of_day(messages: MessageStore, start: floa
     orders.drop()
 
 
-def test_a_clock_that_steps_back_breaks_nothing(orders: QueueClient) -> None:
+def test_operations_work_while_the_clock_steps_back(orders: QueueClient) -> None:
     """Two hosts, or one whose clock is put right: every step here is taken a little before the one ahead of it."""
     back = -3 * TICK
     assert orders.post("a", "b", "c", ttl=60) == [1, 2, 3]
@@ -258,7 +258,7 @@ def test_a_clock_that_steps_back_breaks_nothing(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("end", ["claim end", "delay"])
-def test_stepping_back_over_a_timer_loses_nothing_and_gives_nothing_twice(orders: QueueClient, end: str) -> None:
+def test_a_clock_that_steps_back_over_a_timer_loses_nothing_and_repeats_nothing(orders: QueueClient, end: str) -> None:
     if end == "claim end":
         orders.post("a")
         old, _ = orders.claim(ttl=60)

@@ -63,20 +63,20 @@ def test_a_trust_comes_back_as_it_was_written(trusts: Trusts) -> None:
     assert trusts.due(START + 1) == [changed]
 
 
-def test_an_absent_one_is_none_and_may_be_forgotten(trusts: Trusts) -> None:
+def test_get_of_an_absent_trust_is_none_and_forget_is_no_error(trusts: Trusts) -> None:
     trusts.store.forget(trust_id="none")
     assert trusts.store.get(trust_id="none") is None
     assert trusts.due(START + 1e9) == []
 
 
-def test_those_that_are_due_come_in_order(trusts: Trusts) -> None:
+def test_due_trusts_are_listed_in_order(trusts: Trusts) -> None:
     made = [trusts.put(due=START + seconds * TICK) for seconds in (3, 1, 2, 4)]
     assert trusts.due(START) == []
     assert trusts.due(START + 3 * TICK) == [made[1], made[2], made[0]]
     assert trusts.due(START + 3 * TICK, limit=2) == [made[1], made[2]]
 
 
-def test_hasten_makes_those_of_a_subscription_due(trusts: Trusts) -> None:
+def test_hasten_makes_the_trusts_of_a_subscription_due(trusts: Trusts) -> None:
     later = START + 100
     wanted = trusts.put(due=later)
     same = trusts.put(due=later, subscription_id=wanted.subscription_id)
@@ -90,7 +90,7 @@ def test_hasten_makes_those_of_a_subscription_due(trusts: Trusts) -> None:
     assert [trusts.get(each) for each in others] == others
 
 
-def test_hasten_makes_those_of_a_queue_due(trusts: Trusts) -> None:
+def test_hasten_makes_the_trusts_of_a_queue_due(trusts: Trusts) -> None:
     later = START + 100
     wanted = [trusts.put(due=later) for _ in range(3)]
     others = [trusts.put(due=later, queue_uid=secrets.token_hex(12)), trusts.put(due=later, attached=False)]
@@ -100,13 +100,13 @@ def test_hasten_makes_those_of_a_queue_due(trusts: Trusts) -> None:
     trusts.store.hasten(queue_uid=secrets.token_hex(12), now=START)
 
 
-def test_hasten_puts_nothing_off(trusts: Trusts) -> None:
+def test_hasten_makes_no_trust_due_later(trusts: Trusts) -> None:
     early = trusts.put(due=START - TICK, tries=3)
     trusts.store.hasten(queue_uid=trusts.uid, now=START)
     assert trusts.get(early) == early
 
 
-def test_a_replacement_needs_the_time_that_was_read(trusts: Trusts) -> None:
+def test_a_replacement_needs_the_due_time_in_place(trusts: Trusts) -> None:
     read = trusts.put(due=START + 1 / 3)
     assert not trusts.store.replace(trust=replace(read, due=START + 9), was_due=START)
     assert trusts.get(read) == read
@@ -128,7 +128,7 @@ def test_a_hasten_is_not_overwritten(trusts: Trusts) -> None:
     assert trusts.due(START) == [replace(read, due=START)]
 
 
-def test_of_several_who_replace_one_succeeds(trusts: Trusts) -> None:
+def test_of_concurrent_replacements_exactly_one_succeeds(trusts: Trusts) -> None:
     for _ in range(5):
         read = trusts.put()
         outcomes: list[bool] = []
@@ -141,7 +141,7 @@ def test_of_several_who_replace_one_succeeds(trusts: Trusts) -> None:
         assert sorted(outcomes) == [False, False, False, True]
 
 
-def test_a_trust_that_is_forgotten_is_in_no_queue(trusts: Trusts) -> None:
+def test_a_forgotten_trust_is_not_listed_as_due(trusts: Trusts) -> None:
     gone, kept = trusts.put(due=START + 100), trusts.put(due=START + 100)
     trusts.store.forget(trust_id=gone.id)
     trusts.store.hasten(queue_uid=trusts.uid, now=START)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.model import (
     CONFIRMED,
     NOTIFICATION,
@@ -85,7 +85,7 @@ class Subscribers:
 
     async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
         """Whether it was removed, or has expired by the clock of every worker, so that it can never come back."""
-        read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
+        read = partial(self._read, queue_uid, subscription_id, self._clock() - MAX_CLOCK_SKEW)
         return await self._known.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:

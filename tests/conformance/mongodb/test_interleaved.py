@@ -47,12 +47,12 @@ def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Itera
     assert acted
 
 
-def wear_out(other: QueueClient) -> None:
-    other.wear_out(1, 1)
+def claim_and_release(other: QueueClient) -> None:
+    other.claim_and_release(1, 1)
 
 
 def wear_out_all(other: QueueClient) -> None:
-    other.wear_out(3, 1)
+    other.claim_and_release(3, 1)
 
 
 def let_the_claim_end(other: QueueClient) -> None:
@@ -71,7 +71,7 @@ def delete_and_post(other: QueueClient) -> None:
     other.post("d")
 
 
-ACTS = [wear_out, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
+ACTS = [claim_and_release, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -88,7 +88,7 @@ def test_no_message_is_claimed_once_more_than_allowed(
     dead = orders.beside("dead")
     rules = DeadLetters({"passed over": None, "moved": dead.queue, "moved to itself": orders.queue}[target], MOST, None)
     orders.post("a", "b", "c")
-    orders.wear_out(3, before)
+    orders.claim_and_release(3, before)
     orders.claim(1, ttl=1)  # so that this process knows the fence
     orders.clock.advance(2)
     orders.listing()
@@ -112,7 +112,7 @@ def test_what_is_taken_is_answered_as_it_is_stored(
     operation: str,
 ) -> None:
     orders.post("a", "b", "c")
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     counts = {"a": 1, "b": 0, "c": 0, "d": 0}
     with between(monkeypatch, lambda: act(other)):
         if operation == "claim":
@@ -122,7 +122,7 @@ def test_what_is_taken_is_answered_as_it_is_stored(
             taken = orders.pop(3)
             if act in (wear_out_all, let_the_claim_end):
                 counts = {name: count + 1 for name, count in counts.items()}
-            elif act is wear_out:
+            elif act is claim_and_release:
                 counts["a"] += 1
             assert [message.claim_count for message in taken] == [counts[body] for body in bodies(taken)]
     assert_stats_agree(orders)

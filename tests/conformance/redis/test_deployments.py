@@ -32,9 +32,9 @@ PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
 
 def serves(store: RedisMessageStore) -> None:
-    """Every operation, so every command that any of them sends."""
+    """Call every operation, so that every command is sent."""
     orders = QueueClient(store)
-    grave = orders.beside()
+    dead_letters = orders.beside()
     orders.post("a", "b", "c", delay=30)
     orders.post("d", "e", ttl=60)
     orders.clock.advance(60)
@@ -52,7 +52,7 @@ def serves(store: RedisMessageStore) -> None:
     store.ping()
     assert store.durability()["appendonly"] == "yes"
     wakes(orders)
-    for each in (orders, grave):
+    for each in (orders, dead_letters):
         each.drop()
     notifies(store)
 
@@ -92,7 +92,7 @@ def notifies(store: RedisMessageStore) -> None:
     notifier.close()
 
 
-def test_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
+def test_all_operations_work_over_a_unix_socket(open_store: OpenStore, tmp_path: Path) -> None:
     path = Path("/tmp") / f"zaqar-{tmp_path.name[-40:]}-{id(tmp_path)}.sock"  # a path may have 107 bytes
     server = servers.Redis("--unixsocket", str(path))
     try:
@@ -111,7 +111,9 @@ def documented_rights() -> list[str]:
     return [found[1], *found[2].split()]
 
 
-def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_all_operations_work_for_a_user_with_the_documented_rights(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     client = own_redis.client()
     client.execute_command("ACL", "SETUSER", "zaqar", "on", ">pass word", *documented_rights())
     client.config_set("requirepass", "of somebody else")
@@ -135,7 +137,9 @@ def test_a_user_with_the_documented_rights(open_store: OpenStore, own_redis: ser
     management.close()
 
 
-def test_a_server_that_does_not_tell_its_settings(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_settings_that_a_server_does_not_tell_are_reported_as_unknown(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     rights = [right for right in documented_rights() if right not in ("+config|get", "+info")]
     own_redis.client().execute_command("ACL", "SETUSER", "zaqar", "on", ">x", *rights)
     said = open_store(own_redis.uri.replace("://", "://zaqar:x@")).durability()
@@ -147,7 +151,7 @@ def test_a_server_that_does_not_tell_its_settings(open_store: OpenStore, own_red
 
 
 class TlsDoor:
-    """Stands before a server and takes TLS off: not every build of Redis has it."""
+    """A proxy that ends TLS in front of a server, because not every build of Redis has TLS."""
 
     def __init__(self, port: int, folder: Path) -> None:
         if shutil.which("openssl") is None:
@@ -199,14 +203,14 @@ def door(own_redis: servers.Redis, tmp_path: Path) -> Iterator[TlsDoor]:
     door.close()
 
 
-def test_tls(open_store: OpenStore, door: TlsDoor) -> None:
+def test_all_operations_work_over_tls(open_store: OpenStore, door: TlsDoor) -> None:
     serves(open_store(f"rediss://localhost:{door.port}?tls_ca={door.certificate}"))
     serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_ca={door.certificate}&tls_check_hostname=false"))
     serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_verify=false"))
 
 
 @pytest.mark.parametrize("uri", ["rediss://localhost:{port}", "rediss://127.0.0.1:{port}?tls_ca={certificate}"])
-def test_a_certificate_that_does_not_fit(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
+def test_a_certificate_of_another_host_or_authority_is_refused(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
     store = open_store(uri.format(port=door.port, certificate=door.certificate), max_reconnect_attempts=1)
     with pytest.raises(StoreUnavailable):
         store.ping()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said about durability, for each way a server can be set up."""
+"""The durability report and its warnings, for each way a server can be set up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zaqar.storage.redis.store import RedisMessageStore
     ],
     ids=["always", "everysec", "no fsync", "no append-only file", "eviction"],
 )
-def test_each_setting(
+def test_the_report_tells_what_each_setting_survives(
     own_redis: servers.Redis,
     open_store: OpenStore,
     caplog: pytest.LogCaptureFixture,
@@ -43,7 +43,7 @@ def test_each_setting(
         assert warning in said["warning"] and warning in caplog.text
 
 
-def test_replicas_that_nobody_waits_for(own_redis: servers.Redis, open_store: OpenStore) -> None:
+def test_it_warns_if_no_operation_waits_for_the_replicas(own_redis: servers.Redis, open_store: OpenStore) -> None:
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
@@ -55,7 +55,7 @@ def test_replicas_that_nobody_waits_for(own_redis: servers.Redis, open_store: Op
         replica.stop()
 
 
-def test_a_cluster_tells_what_all_its_nodes_have(open_store: OpenStore) -> None:
+def test_the_report_of_a_cluster_is_about_all_its_masters(open_store: OpenStore) -> None:
     said = open_store(servers.shared("redis-cluster").uri).durability()
     assert (said["store"], said["appendonly"], said["appendfsync"]) == ("redis cluster", "yes", "always")
 

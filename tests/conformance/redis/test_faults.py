@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that restart, hang, forget their scripts, are replaced: 503 in between, soon, and then as before."""
+"""Servers that restart, hang, forget their scripts or are replaced: operations are refused soon, and recover."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refused_soon(operation: Callable[[], object]) -> None:
 
 
 def when_back(operation: Callable[[], object]) -> int:
-    """How often it was refused until it was served."""
+    """Repeat the operation until it succeeds; return how often it was refused."""
     end = time.monotonic() + PATIENCE
     refused = 0
     while True:
@@ -64,7 +64,7 @@ def test_scripts_that_were_forgotten_are_loaded_again(open_store: OpenStore, own
     assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_a_restart_between_two_requests_is_not_noticed(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_an_operation_after_a_restart_succeeds_at_once(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     orders.post("a")
     own_redis.kill()
@@ -74,7 +74,7 @@ def test_a_restart_between_two_requests_is_not_noticed(open_store: OpenStore, ow
     assert bodies(orders.listing()) == ["a", "b"]
 
 
-def test_while_it_is_away_requests_are_refused_soon(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_operations_are_refused_soon_while_the_server_is_away(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     orders.post("a")
     own_redis.kill()
@@ -82,13 +82,13 @@ def test_while_it_is_away_requests_are_refused_soon(open_store: OpenStore, own_r
     started = time.monotonic()
     for _ in range(10):
         refused_soon(orders.listing)
-    assert time.monotonic() - started < SOON, "who comes after the first waits again"
+    assert time.monotonic() - started < SOON, "operations after the first one must not wait again"
     own_redis.start()
     when_back(lambda: orders.post("c"))
     assert bodies(orders.listing()) == ["a", "c"]
 
 
-def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_operations_are_refused_soon_while_the_server_hangs(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     orders.post("a")
     own_redis.program.signal(signal.SIGSTOP)
@@ -101,7 +101,7 @@ def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis) ->
     assert bodies(orders.listing())[0] == "a"
 
 
-def test_a_black_hole(open_store: OpenStore) -> None:
+def test_a_server_that_never_accepts_is_refused_soon(open_store: OpenStore) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -110,7 +110,7 @@ def test_a_black_hole(open_store: OpenStore) -> None:
         refused_soon(store.ping)
 
 
-def test_a_server_that_was_away_at_the_start(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_a_store_opens_while_its_server_is_away(open_store: OpenStore, own_redis: servers.Redis) -> None:
     own_redis.kill()
     with soon():
         store = open_store(own_redis.uri)
@@ -119,7 +119,9 @@ def test_a_server_that_was_away_at_the_start(open_store: OpenStore, own_redis: s
     when_back(store.ping)
 
 
-def test_a_wrong_password_is_told_and_not_shown(own_redis: servers.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_stops_the_start_and_is_not_shown(
+    own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     own_redis.client().config_set("requirepass", "right")
     for uri in (own_redis.uri.replace("127", ":s3cr3t@127"), own_redis.uri):
         with pytest.raises(StartupError) as caught:
@@ -128,7 +130,7 @@ def test_a_wrong_password_is_told_and_not_shown(own_redis: servers.Redis, caplog
         assert "s3cr3t" not in str(caught.value) + caplog.text
 
 
-def test_a_fork_leaves_both_with_connections_of_their_own(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_parent_and_child_of_a_fork_use_different_connections(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     orders.post("before")
     child = os.fork()
@@ -146,7 +148,9 @@ def test_a_fork_leaves_both_with_connections_of_their_own(open_store: OpenStore,
     assert len(orders.listing()) == 101
 
 
-def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_acknowledged_posts_survive_kills_of_the_server_and_none_is_stored_twice(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     done = threading.Event()
     told: list[str] = []
@@ -181,14 +185,16 @@ def test_what_was_acknowledged_is_there_after_kills(open_store: OpenStore, own_r
     assert len(seen) <= len(told) + 3
 
 
-def test_too_few_replicas_is_no_acknowledgement(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_an_operation_is_refused_if_too_few_replicas_confirm_it(
+    open_store: OpenStore, own_redis: servers.Redis
+) -> None:
     store = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
     assert "nothing can be acknowledged" in store.durability()["warning"]
     with soon(), pytest.raises(StoreUnavailable):
         QueueClient(store)
 
 
-def test_without_replicas_one_can_still_read(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_reads_do_not_wait_for_replicas(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     orders.post("a")
     waiting = open_store(own_redis.uri, wait_replicas=1, wait_timeout=0.05)
@@ -196,7 +202,7 @@ def test_without_replicas_one_can_still_read(open_store: OpenStore, own_redis: s
     assert bodies(seen) == ["a"]
 
 
-def test_a_server_without_memory_takes_nothing_and_gives_out_what_it_has(
+def test_a_server_without_memory_refuses_posts_and_serves_claims(
     open_store: OpenStore, own_redis: servers.Redis
 ) -> None:
     orders = QueueClient(open_store(own_redis.uri))
@@ -218,7 +224,7 @@ def test_a_server_without_memory_takes_nothing_and_gives_out_what_it_has(
     assert bodies(orders.listing())[-2:] == ["late", "now"]
 
 
-def test_sentinel_fail_over(open_store: OpenStore) -> None:
+def test_operations_go_to_the_new_master_after_a_sentinel_fail_over(open_store: OpenStore) -> None:
     group = servers.own(servers.RedisSentinel)
     try:
         orders = QueueClient(open_store(group.uri))
@@ -258,7 +264,7 @@ def demote(group: servers.RedisSentinel) -> None:
         raise StoreUnavailable from exc
 
 
-def test_cluster_node_loss(open_store: OpenStore) -> None:
+def test_operations_go_to_the_promoted_replica_after_a_node_is_lost(open_store: OpenStore) -> None:
     cluster = servers.own(lambda: servers.RedisCluster(replica=True))
     try:
         store = open_store(cluster.uri)
@@ -276,7 +282,7 @@ def test_cluster_node_loss(open_store: OpenStore) -> None:
         cluster.stop()
 
 
-def test_cluster_slots_that_move(open_store: OpenStore) -> None:
+def test_messages_of_a_slot_that_moves_are_served_whole_or_refused(open_store: OpenStore) -> None:
     """A slot goes from one node to another, key by key, while it is worked on."""
     cluster = servers.own(servers.RedisCluster)
     try:
@@ -294,7 +300,7 @@ def test_cluster_slots_that_move(open_store: OpenStore) -> None:
         cluster.stop()
 
 
-def test_cluster_slots_that_move_with_an_outbox(open_store: OpenStore) -> None:
+def test_deliveries_of_a_slot_that_moves_are_served_whole_or_refused(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         notifier = NotifierClient(open_store(cluster.uri))
@@ -338,13 +344,13 @@ def test_cluster_slots_that_move_with_an_outbox(open_store: OpenStore) -> None:
 
 
 def when_tried(orders: QueueClient) -> None:
-    """In the middle of a move an operation is served whole or refused whole."""
+    """During a move an operation is served whole or refused whole."""
     with soon(), suppress(StoreUnavailable):
         orders.post("during")
 
 
 def migrate(node: Any, port: int, keys: list[str]) -> None:
-    """Move keys to another node. On a busy machine that one may take the others for away for a moment."""
+    """Move keys to another node. On a busy machine, that node may believe for a moment that the others are away."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An operation takes the same commands, on the wire and inside its script, beside few and beside many messages."""
+"""An operation runs the same commands, sent and inside its script, beside few and beside many messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fill(orders: QueueClient, state: str, size: int) -> None:
         orders.claim(size, ttl=3600)
     elif state == "expired":
         orders.clock.advance(60)
-        orders.stats()  # whoever comes first puts them out of sight
+        orders.stats()  # the first reader hides them
 
 
 def commands_of(client: redis.Redis, operation: Callable[[], object]) -> dict[str, int]:
@@ -64,7 +64,9 @@ def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_the_size_of_the_queue_does_not_matter(open_store: OpenStore, client: redis.Redis, state: str) -> None:
+def test_an_operation_runs_the_same_commands_whatever_the_size_of_the_queue(
+    open_store: OpenStore, client: redis.Redis, state: str
+) -> None:
     store = open_store(servers.shared("redis").uri)
     seen = []
     for size in (FEW, MANY):

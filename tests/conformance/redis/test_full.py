@@ -24,7 +24,7 @@ def store(open_store: OpenStore, own_redis: servers.Redis) -> MessageStore:
 
 @pytest.fixture
 def fill(own_redis: servers.Redis) -> Callable[[], None]:
-    """Leave no memory from now on, whatever was freed a moment ago."""
+    """Set the limit so low that the server has no free memory, whatever is removed."""
     return lambda: own_redis.client().config_set("maxmemory", 1) and None
 
 

@@ -102,7 +102,7 @@ def test_no_key_is_left_after_all_messages_are_gone(orders: QueueClient, client:
     orders.post("late", delay=30)
     held, taken = orders.claim(20)
     orders.delete_many(*(message.sequence for message in taken), claim_ids=[held])
-    orders.wear_out(5, times=2)
+    orders.claim_and_release(5, times=2)
     aside = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=2, limit=10, now=orders.now)
     orders.store.dead_letters.forget(
         queue=orders.queue, sequences=[message.sequence for message in aside], now=orders.now

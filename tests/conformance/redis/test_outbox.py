@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outbox costs what it has to: one script an operation, nothing where nobody subscribed, no memory after."""
+"""Cost of the outbox: one script an operation, nothing for a queue without subscribers, no memory afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def notifier(open_store: OpenStore, own_redis: servers.Redis) -> NotifierClient:
 
 
 def deliver(notifier: NotifierClient, orders: QueueClient, backlogs: list[SubscriptionBacklog]) -> None:
-    """Post, expand, deliver, fail, try again and resend: all that may become of a delivery."""
+    """Post, expand, deliver, fail, retry and resend: everything that may happen to a delivery."""
     orders.post(*map(str, range(20)))
     orders.post("late", delay=60)
     for posted in notifier.take_all_posted():
@@ -57,7 +57,7 @@ def deliver(notifier: NotifierClient, orders: QueueClient, backlogs: list[Subscr
 
 
 @pytest.mark.parametrize("dropped", ["nothing", "the queue", "subscriptions", "subscriptions, then the queue"])
-def test_nothing_is_left_of_deliveries_that_came_and_went(
+def test_no_key_is_left_after_deliveries_are_settled_or_dropped(
     notifier: NotifierClient, client: redis.Redis, dropped: str
 ) -> None:
     orders = notifier.open_queue()
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_deliveries_that_came_and_went(
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_what_was_dropped_costs_a_take_and_a_drop_nothing(
+def test_the_number_of_dropped_deliveries_does_not_matter_to_a_drop_and_a_take(
     notifier: NotifierClient, client: redis.Redis, what: str
 ) -> None:
     """The server runs the same commands beside few and beside many, with their posts."""
@@ -116,7 +116,7 @@ def test_what_was_dropped_costs_a_take_and_a_drop_nothing(
     assert seen[0] == seen[1]
 
 
-def test_a_sweep_of_dropped_subscriptions_is_bounded_and_comes_to_all(
+def test_a_sweep_removes_dropped_subscriptions_in_bounded_batches(
     notifier: NotifierClient, client: redis.Redis
 ) -> None:
     backlogs = [SubscriptionBacklog(notifier) for _ in range(3)]
@@ -140,7 +140,9 @@ def test_a_sweep_of_dropped_subscriptions_is_bounded_and_comes_to_all(
     assert client.keys("*") == []
 
 
-def test_a_server_without_memory_gives_out_what_it_has(notifier: NotifierClient, client: redis.Redis) -> None:
+def test_a_server_without_memory_lets_deliveries_be_sent_and_settled(
+    notifier: NotifierClient, client: redis.Redis
+) -> None:
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
     orders.post(*map(str, range(20)))
@@ -169,7 +171,7 @@ def test_a_server_without_memory_gives_out_what_it_has(notifier: NotifierClient,
     assert len(notifier.take_posted()) == 1
 
 
-def test_a_queue_without_subscribers_pays_nothing(open_store: OpenStore) -> None:
+def test_a_post_to_a_queue_without_subscribers_has_no_more_commands(open_store: OpenStore) -> None:
     notifier = NotifierClient(open_store(servers.shared("redis").uri))
     orders = notifier.open_queue(notify=False)
     counts = commands_of(clients("redis"), lambda: orders.post("x"))
@@ -243,7 +245,7 @@ def serve_others(notifier: NotifierClient, busy: SubscriptionBacklog) -> None:
     notifier.discard(taken)
 
 
-def test_the_size_of_a_subscription_does_not_matter_to_another(notifier: NotifierClient, client: redis.Redis) -> None:
+def test_the_backlog_of_a_subscription_does_not_matter_to_others(notifier: NotifierClient, client: redis.Redis) -> None:
     """The same commands beside few and beside many, for another of the same queue and for one elsewhere."""
     seen = []
     for size in (4, 4_000):
@@ -256,7 +258,7 @@ def test_the_size_of_a_subscription_does_not_matter_to_another(notifier: Notifie
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_costs_the_same_beside_many(
+def test_has_undelivered_before_runs_the_same_commands_beside_few_and_many(
     notifier: NotifierClient, client: redis.Redis, later: float | None
 ) -> None:
     """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
@@ -277,7 +279,7 @@ def test_a_question_about_the_order_costs_the_same_beside_many(
     assert all(counts["evalsha"] == 1 and sum(counts.values()) <= 6 for counts in seen[0]), seen[0]
 
 
-def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) -> None:
+def test_an_idle_take_asks_only_slots_that_ever_had_a_post(open_store: OpenStore) -> None:
     nodes = clients("redis-cluster")
     notifier = NotifierClient(open_store(servers.shared("redis-cluster").uri))
     notifier.drain()
@@ -291,7 +293,7 @@ def test_an_idle_look_asks_only_where_something_ever_was(open_store: OpenStore) 
         orders.drop()
 
 
-def test_nothing_is_left_of_subscriptions(own_redis: servers.Redis, client: redis.Redis) -> None:
+def test_no_key_is_left_after_subscriptions_are_removed(own_redis: servers.Redis, client: redis.Redis) -> None:
     management = RedisManagementStore.from_settings({"uri": own_redis.uri})
     queue = SubscriptionClient(management)
     for n in range(10):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warm operation is one command: counted by the server itself."""
+"""A warm operation is one command; the server itself counts them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def commands_of(nodes: list[redis.Redis], operation: Callable[[], object]) -> Co
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
     orders = QueueClient(open_store(servers.shared(kind).uri))
-    grave = orders.beside()
+    dead_letters = orders.beside()
     nodes = clients(kind)
     orders.post(*["x"] * size)
     held, _ = orders.claim(30, ttl=600)
     numbers = iter(range(1, 30))
     free = iter(range(1000, 2000) if size > 2000 else range(60, 99))
-    rules = DeadLetters(grave.queue, 5)
+    rules = DeadLetters(dead_letters.queue, 5)
     operations: dict[str, Callable[[], object]] = {
         "post": lambda: orders.post("x"),
         "post 10": lambda: orders.post(*["x"] * 10),
@@ -76,12 +76,12 @@ def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStor
         counts = commands_of(nodes, operation)
         assert counts["evalsha"] == 1, (name, counts)
         assert not counts.keys() & {"eval", "script", "script|load", "watch", "multi", "wait"}, (name, counts)
-    for each in (orders, grave):
+    for each in (orders, dead_letters):
         each.drop()
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
+def test_what_is_due_is_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
     orders = QueueClient(open_store(servers.shared(kind).uri))
     nodes = clients(kind)
 
@@ -102,7 +102,7 @@ def test_what_falls_due_is_brought_to_its_place_in_the_same_round_trip(kind: str
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_a_queue_is_read_in_one_command(kind: str) -> None:
+def test_a_queue_record_is_read_in_one_command(kind: str) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     queue = new_queue(project="round-trips")
     management.queue_records.create(queue=queue)
@@ -115,7 +115,7 @@ def test_a_queue_is_read_in_one_command(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_records_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     management = RedisManagementStore.from_settings({"uri": servers.shared(kind).uri})
     names = [QueueName(f"project-{n}", "queue", "absent") for n in range(500)]
     queue = management.queue_records.create(queue=new_queue(project="round-trips"))
@@ -134,8 +134,8 @@ def test_queues_are_found_in_one_round_trip_to_each_server(kind: str, monkeypatc
     management.close()
 
 
-def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers.Redis) -> None:
-    """In a Cluster the index is on another master: one that is lost in a fail-over would hide what was acknowledged."""
+def test_an_index_waits_for_replicas_like_the_record_that_it_finds(own_redis: servers.Redis) -> None:
+    """In a Cluster the index is on another master. A fail-over that lost it would hide an acknowledged record."""
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
@@ -156,7 +156,7 @@ def test_what_is_found_by_an_index_waits_for_replicas_with_it(own_redis: servers
         replica.stop()
 
 
-def test_waiting_for_replicas_goes_along(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_wait_for_replicas_is_sent_with_the_script(open_store: OpenStore, own_redis: servers.Redis) -> None:
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets that say which slots of a Cluster have something: what a fail-over lost of them, a sweep puts back."""
+"""The sets of the slots in use of a Cluster: a sweep records again what a fail-over lost of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def notifier(store: RedisMessageStore) -> Iterator[NotifierClient]:
 
 
 def ask(store: RedisMessageStore, *words: Argument) -> object:
-    """A plain command about the key that comes second."""
+    """Run a plain command; the second word is its key."""
     return store._core.client.command(*words, slot=slot_of(bytes(words[1])))  # type: ignore[arg-type]
 
 
@@ -41,7 +41,7 @@ def slot(orders: QueueClient) -> int:
     return slot_of(orders.queue.uid.encode())
 
 
-def noted(store: RedisMessageStore, slots: bytes) -> set[int]:
+def recorded(store: RedisMessageStore, slots: bytes) -> set[int]:
     return set(store._core.slots.recorded(slots))
 
 
@@ -52,11 +52,11 @@ def lose(store: RedisMessageStore, which: str, slots: Collection[int]) -> None:
 
 
 @pytest.mark.parametrize("which", ["all", "some"])
-@pytest.mark.parametrize("by", ["the one that noted them", "another process"])
-def test_a_sweep_notes_slots_that_a_fail_over_lost(
+@pytest.mark.parametrize("by", ["the process that recorded them", "another process"])
+def test_a_sweep_records_slots_that_a_fail_over_lost(
     open_store: OpenStore, store: RedisMessageStore, notifier: NotifierClient, which: str, by: str
 ) -> None:
-    """A process that noted a slot does not do so again, so its posts would never be found."""
+    """A process that recorded a slot does not record it again, so its posts would never be found."""
     posted_to, delivering, settled, confirming, quiet = (
         notifier.open_queue(notify=name != "quiet")
         for name in ("posted_to", "delivering", "settled", "confirming", "quiet")
@@ -74,31 +74,33 @@ def test_a_sweep_notes_slots_that_a_fail_over_lost(
     posted_to.post("b")
     quiet.post("c", ttl=60)
     every = {slot(orders) for orders in (posted_to, delivering, settled, confirming, quiet)}
-    before = noted(store, SLOTS_IN_USE)
+    before = recorded(store, SLOTS_IN_USE)
     lose(store, which, every)
     posted_to.post("d")
     assert notifier.take_posted() == []
-    sweeper = store if by == "the one that noted them" else open_store(servers.shared("redis-cluster").uri)
+    sweeper = store if by == "the process that recorded them" else open_store(servers.shared("redis-cluster").uri)
     sweeper.sweep(now=notifier.now, limit=1)
-    assert noted(store, OUTBOX_SLOTS) >= every - {slot(quiet)}
-    assert noted(store, SLOTS_IN_USE) >= every
-    assert noted(store, SLOTS_IN_USE) <= before
+    assert recorded(store, OUTBOX_SLOTS) >= every - {slot(quiet)}
+    assert recorded(store, SLOTS_IN_USE) >= every
+    assert recorded(store, SLOTS_IN_USE) <= before
     assert sum(len(posted.drafts) for posted in notifier.take_all_posted()) == 2
     assert {each.queue_uid for each in notifier.take_all()} == {delivering.queue.uid, confirming.queue.uid}
 
 
-def test_slots_that_have_nothing_are_not_noted(store: RedisMessageStore, notifier: NotifierClient) -> None:
-    """So that an idle look stays as short as it was."""
+def test_empty_slots_are_not_recorded(store: RedisMessageStore, notifier: NotifierClient) -> None:
+    """Otherwise an idle look would ask more slots than before."""
     orders = notifier.open_queue(notify=False)
     orders.post("a")
     lose(store, "all", ())
     store.sweep(now=notifier.now, limit=1000)
-    assert slot(orders) in noted(store, SLOTS_IN_USE)
-    assert slot(orders) not in noted(store, OUTBOX_SLOTS)
+    assert slot(orders) in recorded(store, SLOTS_IN_USE)
+    assert slot(orders) not in recorded(store, OUTBOX_SLOTS)
 
 
-def test_looking_for_lost_slots_is_not_part_of_each_batch(store: RedisMessageStore, notifier: NotifierClient) -> None:
-    """A sweep is asked for batch after batch; in one of them the slots are looked through."""
+def test_a_sweep_looks_for_lost_slots_in_one_of_many_batches(
+    store: RedisMessageStore, notifier: NotifierClient
+) -> None:
+    """The caller sweeps batch after batch; one of the batches looks through all slots."""
     orders = notifier.open_queue(notify=False)
     orders.post(*["a"] * 300, ttl=60)
     notifier.clock.advance(60)
@@ -113,13 +115,13 @@ def test_looking_for_lost_slots_is_not_part_of_each_batch(store: RedisMessageSto
 
 
 @pytest.mark.parametrize("which", [OUTBOX_SLOTS, SLOTS_IN_USE])
-def test_a_slot_counts_as_noted_only_when_it_is(
+def test_a_slot_counts_as_recorded_only_after_the_write_succeeded(
     store: RedisMessageStore, notifier: NotifierClient, which: bytes
 ) -> None:
-    """What could not be noted is refused, and noted the next time: else nobody would ever find it."""
+    """If the write fails, the operation is refused, and the next one writes again. Otherwise nobody would find it."""
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
-    others = noted(store, which) - {slot(orders)}
+    others = recorded(store, which) - {slot(orders)}
     store._core.slots._recorded.clear()
     ask(store, b"DEL", which)
     ask(store, b"SET", which, b"in the way")
@@ -137,7 +139,7 @@ def test_a_slot_counts_as_noted_only_when_it_is(
             ask(store, b"SADD", which, *others)
     for operation in operations:
         operation()
-        assert slot(orders) in noted(store, which)
+        assert slot(orders) in recorded(store, which)
     if which == OUTBOX_SLOTS:
         assert len(notifier.take_posted()) == len(notifier.take()) == 1
 
@@ -169,7 +171,7 @@ def test_posts_are_found_after_a_fail_over_that_lost_their_slots(open_store: Ope
         cluster.stop()
 
 
-def test_a_sweep_goes_on_where_a_node_without_queues_is_away(open_store: OpenStore) -> None:
+def test_a_sweep_goes_on_if_a_node_without_queues_is_away(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         notifier = NotifierClient(open_store(cluster.uri))

@@ -51,10 +51,9 @@ def orders(kind: str, open_store: OpenStore) -> Iterator[QueueClient]:
 
 
 def ask(*queue_clients: QueueClient) -> None:
-    """As a process does in which clients wait for the queues."""
-    found = queue_clients[0].store.queues.positions(
-        uids=[orders.queue.uid for orders in queue_clients], now=queue_clients[0].now
-    )
+    """Ask for positions as a process does in which clients wait for the queues."""
+    uids, first = [each.queue.uid for each in queue_clients], queue_clients[0]
+    found = first.store.queues.positions(uids=uids, now=first.now)
     assert len(found) == len(queue_clients)
 
 
@@ -77,7 +76,7 @@ def receive_until_lost(wakeups: Wakeups) -> None:
 
 
 def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
-    """Everything that was published until now, also at other nodes, of which the subscriber learns later."""
+    """Everything that was published until now, also at other nodes, whose messages come later."""
     ends = set()
     for number, node in enumerate(nodes):
         node.publish(CHANNEL, f"end-{number}")
@@ -97,11 +96,11 @@ def makes_available(
     yield "post a delayed one", orders, lambda: orders.post("late", delay=60)
     claim_id, _ = orders.claim(2)
     yield "release", orders, lambda: orders.release(claim_id)
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     rules = DeadLetters(letters.queue, 2)
     yield "dead letters", letters, lambda: orders.claim(3, dead_letters=rules)
     orders.post("f")
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     (letter,) = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
     named = replace(letter, origin=Origin("orders", letter.id, 1))
     yield (
@@ -124,7 +123,7 @@ def reset(nodes: list[redis.Redis]) -> None:
         node.config_resetstat()
 
 
-def test_nothing_is_published_while_nobody_waits(orders: QueueClient, kind: str) -> None:
+def test_nothing_is_published_while_no_client_waits(orders: QueueClient, kind: str) -> None:
     letters, nodes = orders.beside("letters"), clients(kind)
     reset(nodes)
     for name, _, operation in makes_available(orders, letters):
@@ -133,7 +132,7 @@ def test_nothing_is_published_while_nobody_waits(orders: QueueClient, kind: str)
     letters.drop()
 
 
-def test_while_somebody_waits_each_publishes_once(orders: QueueClient, kind: str) -> None:
+def test_each_operation_publishes_once_while_a_client_waits(orders: QueueClient, kind: str) -> None:
     letters, nodes = orders.beside("letters"), clients(kind)
     wakeups = subscribe(orders.store)
     for name, woken, operation in makes_available(orders, letters):
@@ -149,7 +148,7 @@ def test_while_somebody_waits_each_publishes_once(orders: QueueClient, kind: str
     letters.drop()
 
 
-def test_what_makes_nothing_available_publishes_nothing(orders: QueueClient, kind: str) -> None:
+def test_an_operation_that_makes_no_message_available_publishes_nothing(orders: QueueClient, kind: str) -> None:
     orders.post(*"abcd")
     claim_id, (first, *_) = orders.claim(3)
     ask(orders)
@@ -167,7 +166,7 @@ def test_what_makes_nothing_available_publishes_nothing(orders: QueueClient, kin
     assert calls(nodes)["publish"] == 0
 
 
-def test_a_note_ends_five_seconds_after_the_last_question(orders: QueueClient, kind: str) -> None:
+def test_a_note_ends_five_seconds_after_the_last_call_of_positions(orders: QueueClient, kind: str) -> None:
     nodes = clients(kind)
 
     def publishes() -> bool:
@@ -192,8 +191,8 @@ def test_a_note_ends_five_seconds_after_the_last_question(orders: QueueClient, k
     assert not publishes()
 
 
-def test_a_question_writes_only_when_its_note_is_old(orders: QueueClient, kind: str) -> None:
-    """Each write is one to the append-only file."""
+def test_positions_writes_the_note_again_only_if_it_is_old(orders: QueueClient, kind: str) -> None:
+    """Each write goes to the append-only file."""
     nodes = clients(kind)
     orders.post("a", "late", delay=60)
     orders.clock.advance(61)
@@ -206,7 +205,7 @@ def test_a_question_writes_only_when_its_note_is_old(orders: QueueClient, kind: 
     assert not seen.keys() & {"zadd", "zrem", "unlink", "rename"}
 
 
-def test_many_queues_take_one_round_trip_to_each_server(
+def test_positions_of_many_queues_take_one_round_trip_to_each_server(
     orders: QueueClient, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue_clients = [orders, *(orders.beside(f"q{n}") for n in range(30))]
@@ -229,7 +228,7 @@ def test_many_queues_take_one_round_trip_to_each_server(
         each.drop()
 
 
-def test_posts_at_each_node_wake_a_subscriber_at_one(orders: QueueClient) -> None:
+def test_a_subscriber_at_one_node_hears_of_posts_at_all_nodes(orders: QueueClient) -> None:
     queue_clients = [orders, *(orders.beside(f"q{n}") for n in range(12))]
     wakeups = subscribe(orders.store)
     ask(*queue_clients)
@@ -249,7 +248,7 @@ def test_posts_at_each_node_wake_a_subscriber_at_one(orders: QueueClient) -> Non
 # -- the end of a connection -------------------------------------------------------------------------------------------
 
 
-def test_another_thread_ends_it(orders: QueueClient) -> None:
+def test_another_thread_may_close_wakeups_while_one_receives(orders: QueueClient) -> None:
     wakeups = subscribe(orders.store)
     closing = threading.Timer(0.1, wakeups.close)
     closing.start()
@@ -262,7 +261,7 @@ def test_another_thread_ends_it(orders: QueueClient) -> None:
         wakeups.receive(0.1)
 
 
-def test_a_child_process_leaves_it_to_its_parent(orders: QueueClient) -> None:
+def test_a_child_process_does_not_close_the_wakeups_of_its_parent(orders: QueueClient) -> None:
     wakeups = subscribe(orders.store)
     receiving = threading.Thread(target=wakeups.receive, args=(LONG,))
     receiving.start()
@@ -282,8 +281,8 @@ def test_a_child_process_leaves_it_to_its_parent(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("size", [5, 150])
-def test_claims_that_hold_nothing_any_more(orders: QueueClient, size: int) -> None:
-    """Each stays until its end; however many there are, a question looks at a bounded number of them."""
+def test_positions_looks_at_a_bounded_number_of_claims_without_messages(orders: QueueClient, size: int) -> None:
+    """Such a claim stays until its end, so there may be many of them."""
     orders.post(*["x"] * size)
     last = orders.now + 100 + size
     for n in range(size):
@@ -334,13 +333,13 @@ store.close()
 """
 
 
-def test_under_gevent(kind: str) -> None:
+def test_receive_and_close_work_under_gevent(kind: str) -> None:
     command = [sys.executable, "-c", GREENLETS, servers.shared(kind).uri, new_queue().uid]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_restart(open_store: OpenStore, own_redis: servers.Redis) -> None:
+def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenStore, own_redis: servers.Redis) -> None:
     orders = QueueClient(open_store(own_redis.uri))
     wakeups = subscribe(orders.store)
     own_redis.kill()
@@ -362,8 +361,10 @@ def wakes(orders: QueueClient) -> None:
     subscribed[-1].close()
 
 
-def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends such a connection, so the server is asked now and then whether it is there."""
+def test_a_server_that_hangs_is_noticed(
+    open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ends such a connection, so the process asks now and then whether the server is there."""
     monkeypatch.setattr(redis_wakeups, "_QUIET_SECONDS", 0.1)
     orders = QueueClient(open_store(f"{own_redis.uri}?socket_timeout=1"))
     wakeups = subscribe(orders.store)
@@ -378,7 +379,7 @@ def test_a_server_that_hangs(open_store: OpenStore, own_redis: servers.Redis, mo
         own_redis.program.signal(signal.SIGCONT)
 
 
-def test_a_fail_over_from_a_master_that_hangs(open_store: OpenStore) -> None:
+def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) -> None:
     """Nothing ends the connection to it, but other operations find the new master."""
     group = servers.own(servers.RedisSentinel)
     try:
@@ -397,7 +398,7 @@ def test_a_fail_over_from_a_master_that_hangs(open_store: OpenStore) -> None:
         group.stop()
 
 
-def test_nodes_of_a_cluster_that_are_lost_or_down(open_store: OpenStore) -> None:
+def test_a_subscription_ends_with_its_cluster_node_and_goes_to_another(open_store: OpenStore) -> None:
     cluster = servers.own(servers.RedisCluster)
     try:
         store = open_store(cluster.uri)
@@ -436,7 +437,7 @@ def _port_of(wakeups: Wakeups) -> int:
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_user_that_may_not_subscribe_or_publish(
+def test_a_store_works_for_a_user_that_may_not_subscribe_or_publish(
     open_store: OpenStore, own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     rights = ["~zaqar:*", "+@all", "-publish", "-subscribe", "resetchannels"]

@@ -29,14 +29,14 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 def pair(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
     """A queue on the store and the same one in memory."""
     store = driver.open_messages(driver.prepare(tmp_path))
-    scene = QueueClient(store)
-    yield scene, QueueClient(MemoryMessageStore(), scene.clock, scene.queue)
-    scene.drop()
+    orders = QueueClient(store)
+    yield orders, QueueClient(MemoryMessageStore(), orders.clock, orders.queue)
+    orders.drop()
     store.close()
 
 
-def rows_of(scene: QueueClient) -> int:
-    store = scene.store
+def rows_of(orders: QueueClient) -> int:
+    store = orders.store
     assert isinstance(store, SqlMessageStore)
     with store._database.read() as connection:
         query = "SELECT count(*) FROM messages WHERE segment IN (SELECT segment FROM fences WHERE forget_at IS NULL)"
@@ -50,10 +50,10 @@ def same_statistics(here: QueueClient, model: QueueClient) -> None:
     assert (mine.newest and mine.newest.sequence) == (other.newest and other.newest.sequence)
 
 
-def post_many(scenes: tuple[QueueClient, QueueClient], count: int, *, ttl: int, delay: int = 0) -> None:
-    for scene in scenes:
+def post_many(queue_clients: tuple[QueueClient, QueueClient], count: int, *, ttl: int, delay: int = 0) -> None:
+    for orders in queue_clients:
         for start in range(0, count, 1000):
-            scene.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
+            orders.post(*["x"] * min(1000, count - start), ttl=ttl, delay=delay)
 
 
 @pytest.mark.parametrize("expired", [MOST_EXPIRED, MOST_EXPIRED + 1, 2 * AT_ONCE + 700])
@@ -64,8 +64,8 @@ def test_statistics_are_exact_at_each_call(pair: tuple[QueueClient, QueueClient]
     post_many(pair, 40, ttl=60, delay=900)
     post_many(pair, 20, ttl=3600)
     post_many(pair, 10, ttl=3600, delay=900)
-    for scene in pair:
-        scene.claim(50, ttl=600)
+    for orders in pair:
+        orders.claim(50, ttl=600)
     here.clock.advance(60)
     # A claim of 50 holds the 30 in front and 20 of the others for as long as it lasts.
     left = expired - 20 + 80

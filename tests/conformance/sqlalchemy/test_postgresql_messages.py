@@ -80,7 +80,7 @@ def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
     dead = orders.beside("dead")
     rules = DeadLetters(dead.queue if exhausted == "moved" else None, 2, None)
     orders.post("a")
-    orders.wear_out(1, 1)
+    orders.claim_and_release(1, 1)
     count = "UPDATE messages SET claim_count = claim_count + 1 WHERE segment = %s"
     other.execute(count, [segment_of(other, orders)])
     timer = threading.Timer(0.3, other.commit)

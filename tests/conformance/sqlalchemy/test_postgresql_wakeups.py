@@ -119,7 +119,7 @@ def test_a_release_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None
 def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups: Wakeups) -> None:
     dead = orders.beside("dead")
     orders.post("a")
-    orders.wear_out(1, times=1)
+    orders.claim_and_release(1, times=1)
     all_told(wakeups, orders.beside())
     orders.claim(dead_letters=DeadLetters(dead.queue, 1))
     assert all_told(wakeups, orders.beside()) == [dead.queue.uid]

@@ -29,7 +29,7 @@ from tests.unit.notification.harness import (
     hang,
     until,
 )
-from zaqar.clock import CLOCKS_APART
+from zaqar.clock import MAX_CLOCK_SKEW
 from zaqar.errors import InvalidInput, StoreUnavailable
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.model import (
@@ -283,8 +283,8 @@ def test_deliveries_of_a_subscription_that_may_come_back_are_not_dropped(
         if how == "refused":
             harness.subscribe("s1", state=REFUSED)
         else:
-            harness.subscribe("s1", expires=harness.clock() + CLOCKS_APART)
-            harness.clock.advance(2 * CLOCKS_APART - 1)
+            harness.subscribe("s1", expires=harness.clock() + MAX_CLOCK_SKEW)
+            harness.clock.advance(2 * MAX_CLOCK_SKEW - 1)
         now = harness.clock()
         for number in range(1, 31):
             harness.store.deliveries.put(delivery=Delivery(UID, "s1", number, b"1", 300, now, "c", now))

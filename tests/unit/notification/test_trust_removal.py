@@ -15,7 +15,7 @@ from tests.clock import FakeClock
 from tests.unit.notification.harness import until
 from tests.unit.notification.subjects import a_subscription
 from zaqar.access.trust_answers import TrustRefused
-from zaqar.clock import CLOCKS_APART
+from zaqar.clock import MAX_CLOCK_SKEW
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
 from zaqar.notification import trust_removal
@@ -111,7 +111,7 @@ def test_a_trust_whose_subscription_has_another_one_is_deleted(removals: Removal
 def test_a_subscription_that_is_live_by_the_clock_of_another_worker_keeps_its_trust(removals: Removals) -> None:
     removals.trust()
     removals.subscribe("t1", expires=removals.clock() + 60)
-    removals.clock.advance(60 + CLOCKS_APART / 2)
+    removals.clock.advance(60 + MAX_CLOCK_SKEW / 2)
     removals.look()
     assert removals.deleted == []
     removals.clock.advance(USED_SECONDS)
@@ -120,7 +120,7 @@ def test_a_subscription_that_is_live_by_the_clock_of_another_worker_keeps_its_tr
 
 
 def test_a_trust_that_has_ended_is_forgotten(removals: Removals) -> None:
-    removals.trust(expires=removals.clock() - CLOCKS_APART)
+    removals.trust(expires=removals.clock() - MAX_CLOCK_SKEW)
     removals.look()
     assert removals.deleted == []
     assert removals.record() is None

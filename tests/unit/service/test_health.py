@@ -196,7 +196,7 @@ def test_an_operation_without_an_answer_is_named(
 def test_a_silent_management_store(monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str) -> None:
     """With pools it also says which stores there are."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.6)
-    monkeypatch.setattr("zaqar.service.health._PLACES_SECONDS", 0.3)
+    monkeypatch.setattr("zaqar.service.health._LISTING_SECONDS", 0.3)
     cluster = PooledCluster("one", "two")
     health = Health(management=cluster.management, placement=cluster.placement(), clock=cluster.clock)
     cluster.rows.before(method, silence.wait)

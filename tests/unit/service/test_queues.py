@@ -792,7 +792,7 @@ def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) ->
         ),
         now=now,
     )
-    assert worker.queues.mark_subscribed(address, row.uid, anew=True)
+    assert worker.queues.mark_subscribed(address, row.uid, must_change=True)
 
 
 def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[str], bool]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.clock import FakeClock
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable
-from zaqar.service.subscription_trusts import TrustTokens
+from zaqar.service.subscription_trusts import TrustMaker
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Made:
     expires: float
 
 
-class Keystone(TrustTokens):
+class Keystone(TrustMaker):
     """Trusts are called after the user who made them; those of ``brought`` belong to the user named."""
 
     def __init__(self, clock: FakeClock) -> None:

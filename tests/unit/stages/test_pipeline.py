@@ -79,7 +79,7 @@ def test_a_change_in_place_is_seen() -> None:
     pipeline = Pipeline([InPlace()], resource=QUEUES)
     # Equal in Python, and not the same JSON.
     for metadata, changed in (({"a": 1}, True), ({"a": True}, False), ({}, True)):
-        wanted = pipeline.prepare(CALLER, CreateQueue(ADDRESS, metadata))
+        wanted = pipeline.run_before(CALLER, CreateQueue(ADDRESS, metadata))
         assert isinstance(wanted, Changed)
         assert wanted.by_stages is changed
 
@@ -90,7 +90,7 @@ def test_another_address_is_refused() -> None:
             return GetQueue(ADDRESS._replace(project="other"))
 
     with pytest.raises(StageFailed):
-        Pipeline([Redirect()], resource=QUEUES).prepare(CALLER, GetQueue(ADDRESS))
+        Pipeline([Redirect()], resource=QUEUES).run_before(CALLER, GetQueue(ADDRESS))
 
 
 # -- which stages a pipeline takes -------------------------------------------------------------------------------------

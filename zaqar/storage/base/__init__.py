@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two contracts of a store, each made of parts. The conformance suite runs every driver through all of them.
+"""The contract of storage: a message store and a management store, each made of parts.
 
-A :class:`MessageStore` and a :class:`ManagementStore` have their parts as attributes; a caller writes
-``store.claims.renew(...)``.
+A caller opens a :class:`MessageStore` or a :class:`ManagementStore` and calls its parts: ``store.claims.renew(...)``.
+The service, the notifier and the commands call them; the packages beside this one implement them. The conformance suite
+(``tests/conformance``) runs the tests of the contract on every driver.
 
-A driver is safe to use from several threads and, if its store is shared, from several processes. It raises
-:class:`~zaqar.errors.StoreUnavailable` when its store is away, within bounded time, and heals by itself.
+These rules hold for every method:
 
-``now`` is the caller's clock in seconds since the epoch. Timers act by it: a message is gone from ``now >= expires``, a
-claim is over from ``now >= started + ttl``, a delay ends at ``created + delay``.
+- Several threads may use one store object. If the store is shared, several processes may use it too.
+- If the store does not answer, the driver raises :class:`~zaqar.errors.StoreUnavailable` within bounded time. It
+  connects again by itself.
+- ``now`` is the clock of the caller in seconds since the epoch. A message has expired from ``now >= expires`` on, a
+  claim from ``now >= started + ttl`` on, and a delay ends at ``created + delay``. No driver decides by another clock.
+- A change of one queue or one record is one atomic step: a crash leaves all of it or nothing, and no other caller sees
+  a part of it.
 """
 
 from zaqar.storage.base.catalog import CatalogStore
@@ -22,7 +27,7 @@ from zaqar.storage.base.messages import QueuedMessageStore
 from zaqar.storage.base.nodes import Node, NodeStore, NodeSubscription
 from zaqar.storage.base.outages import Outage
 from zaqar.storage.base.outbox import PIECE_BYTES, PIECE_DELIVERIES, OutboxStore
-from zaqar.storage.base.packed_posts import first_sealed, pack_letter, pack_posted, unpack_posted
+from zaqar.storage.base.packed_posts import first_sealed, pack_dead_letter, pack_posted, unpack_posted
 from zaqar.storage.base.queue_records import QueueRecordStore
 from zaqar.storage.base.queues import TOMBSTONE_LIFETIME, QueueStore
 from zaqar.storage.base.sealed_bodies import DELIVERY, MESSAGE, POST, Position, SealedBody, SealedBodyStore
@@ -61,7 +66,7 @@ __all__ = [
     "TrustStore",
     "Wakeups",
     "first_sealed",
-    "pack_letter",
+    "pack_dead_letter",
     "pack_posted",
     "unpack_posted",
 ]

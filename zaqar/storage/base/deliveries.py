@@ -5,11 +5,11 @@
 
     outbox.expand --> WAITING --take--> leased --settle--> DONE, DEAD
                        ^                  |                  |
-                       |-- settle (retry at T), lease over --|
+                       |-- settle (retry), lease expired ----|
                        `-- delivery_log.resend --------------'
 
 Each arrow is one atomic step. A lease is an ``owner`` (one running notifier) and a ``due`` in the future. When ``due``
-is past, any notifier may take the delivery, and the store ignores what the late owner says of it.
+is past, any notifier may take the delivery, and the store ignores a ``settle`` of the late owner.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ class DeliveryStore(ABC):
     def take(
         self, *, owner: str, until: float, now: float, limit: int, most_of_one: int, without: Collection[str]
     ) -> list[Delivery]:
-        """Lease deliveries that are WAITING and due at ``now``: their ``owner`` and ``due`` become those given.
+        """Lease deliveries that are WAITING and due at ``now`` to ``owner``, until the time ``until``.
 
-        At most ``limit`` in all and ``most_of_one`` of one subscription, its longest due first, and none of the
-        subscriptions in ``without``. The cost does not depend on how many deliveries one subscription has waiting. If
-        more than ``limit`` subscriptions have due deliveries, repeated calls come to all of them.
+        At most ``limit`` deliveries in all and ``most_of_one`` of one subscription, its longest due first, and none of
+        the subscriptions in ``without``. The cost does not depend on how many deliveries of one subscription wait. If
+        more than ``limit`` subscriptions have due deliveries, repeated calls return deliveries of all of them.
         """
 
     @abstractmethod
     def extend_leases(self, *, owner: str, keys: Collection[DeliveryKey], until: float) -> None:
-        """Set the end of the leases to ``until``, for those of these deliveries that ``owner`` still has."""
+        """Set the end of the leases to ``until``. Deliveries that ``owner`` does not have any more do not change."""
 
     @abstractmethod
     def make_due_earlier(self, *, queue_uid: str, subscription_id: str, dues: Mapping[int, tuple[float, float]]) -> int:
         """Make deliveries of a subscription due earlier, and return how many were changed.
 
         ``dues`` has at most 500 deliveries by their numbers, each with the ``due`` that the caller has read and the new
-        one. A delivery that is no longer WAITING, or has another ``due`` now, stays as it is, because it was taken,
-        settled or sent again meanwhile. The others must have no live lease; they have no owner afterwards. Each is one
+        one. A delivery that is not WAITING or has another ``due`` stays as it is, because it was taken, settled or
+        resent meanwhile. The others must have no live lease; they have no owner afterwards. Each is one
         atomic step. A step that was repeated because its answer was lost may not be counted.
         """
 
@@ -59,8 +59,8 @@ class DeliveryStore(ABC):
     def settle(self, *, owner: str, settled: Sequence[Delivery], now: float) -> None:
         """Write ``state``, ``due``, ``tries``, ``attempts`` and ``keep_until`` of deliveries leased to ``owner``.
 
-        The lease ends, and the stored delivery has no owner. One whose stored owner is another or none is left as it
-        is. One that is DONE or DEAD with a ``keep_until`` of None or not after ``now`` is removed.
+        The lease ends, and the stored delivery has no owner. A delivery with another stored owner, or none, does not
+        change. A delivery that is DONE or DEAD is removed if its ``keep_until`` is None or not after ``now``.
         """
 
     @abstractmethod
@@ -79,7 +79,7 @@ class DeliveryStore(ABC):
         because smaller ones may still be posted. It may be either for a queue or a subscription that was dropped.
 
         ``due_before`` is a time in seconds since the epoch. With it, deliveries that are due then or later do not
-        count: those of messages with a delay, which need not hold up later messages. It must be later than the end of
+        count: deliveries of messages with a delay need not delay later messages. It must be later than the end of
         any lease that is taken or extended now, because a lease moves ``due`` to its end. If MOST_PASSED deliveries
         with smaller numbers do not count, the result is True. So the cost is bounded, and it does not depend on how
         much is waiting, settled or in the outbox.

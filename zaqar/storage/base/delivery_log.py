@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the delivery log: what users and the service see and change of the deliveries of a subscription."""
+"""The contract of the delivery log: how users and the service see, resend and drop deliveries of a subscription."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from zaqar.model import Delivery, DeliveryKey
 DROPPED_LIFETIME = 600.0
 """Minimum number of seconds for which a store refuses deliveries of a dropped subscription.
 
-No expansion takes longer that listed the subscription before it was removed. If a delivery comes even later, the
-notifier that finds the subscription gone drops its deliveries again.
+An expansion that has listed the subscription before its removal does not take longer. If a delivery is stored even
+later, the notifier finds that the subscription is gone and drops its deliveries again.
 """
 
 
@@ -23,7 +23,10 @@ class DeliveryLogStore(ABC):
     def list_before(
         self, *, queue_uid: str, subscription_id: str, state: str | None, before: int | None, limit: int
     ) -> list[Delivery]:
-        """Deliveries with a number less than ``before``, of that state, the newest (greatest number) first."""
+        """At most ``limit`` deliveries with a number less than ``before``, the greatest number first.
+
+        With ``state`` only deliveries in that state; with a ``before`` of None the newest ones.
+        """
 
     @abstractmethod
     def get(self, *, key: DeliveryKey) -> Delivery | None:
@@ -31,7 +34,7 @@ class DeliveryLogStore(ABC):
 
     @abstractmethod
     def count(self, *, queue_uid: str, subscription_id: str) -> Mapping[str, int]:
-        """How many are WAITING and how many DEAD, by state."""
+        """The number of WAITING and of DEAD deliveries, by state."""
 
     @abstractmethod
     def resend(
@@ -39,15 +42,16 @@ class DeliveryLogStore(ABC):
     ) -> int:
         """Make settled deliveries WAITING again: due at ``now``, no tries, their attempts kept; return how many.
 
-        Those of ``numbers`` that are DONE or DEAD, or with None up to ``limit`` that are DEAD: 0 when none is left.
+        With ``numbers``: the deliveries with these numbers that are DONE or DEAD. With None: up to ``limit`` that are
+        DEAD. The result is 0 when none is left.
         """
 
     @abstractmethod
     def drop(self, *, queue_uid: str, subscription_ids: Collection[str], now: float) -> None:
         """Make every delivery of these subscriptions unreachable in one atomic step: waiting, leased and settled ones.
 
-        From then on ``deliveries.take`` returns none of them; the cost of passing over a subscription does not depend
-        on how many deliveries it has. Because of a tombstone for each subscription, ``outbox.expand`` and
+        From then on ``deliveries.take`` returns none of them, and the cost of skipping a subscription does not depend
+        on the number of its deliveries. Because of a tombstone for each subscription, ``outbox.expand`` and
         ``deliveries.put`` store no more of them for at least DROPPED_LIFETIME seconds from ``now``. A delivery that
         another process stores at the same moment is not returned either. ``sweep`` removes all of them, with their
         bodies, in bounded batches. When the lifetime is over, it looks once more, and removes the tombstone last.

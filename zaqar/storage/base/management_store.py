@@ -15,7 +15,7 @@ from zaqar.storage.base.trusts import TrustStore
 
 
 class ManagementStore(ABC):
-    """The control plane: the truth about which queues exist, about subscriptions, pools and flavors."""
+    """The control plane: it decides which queues exist, and has subscriptions, pools and flavors."""
 
     queue_records: QueueRecordStore
     subscriptions: SubscriptionStore
@@ -28,7 +28,7 @@ class ManagementStore(ABC):
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The store as the options of ``[drivers:management_store:<name>]`` say; see ``MessageStore.from_settings``."""
+        """Open a store with options of ``[drivers:management_store:<name>]``; see ``MessageStore.from_settings``."""
 
     @abstractmethod
     def ping(self) -> None:

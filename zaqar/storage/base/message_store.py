@@ -37,35 +37,40 @@ class MessageStore(ABC):
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The store as the options of ``[drivers:message_store:<name>]``, or the URI of a pool, say.
+        """Open a store with the options of ``[drivers:message_store:<name>]``, or with the URI and options of a pool.
 
-        Raises StartupError, one sentence that never shows a password, if the settings can never work or if the server
-        is found unfit. It is no error if the server does not answer, because a worker may start while it is away: then
-        operations raise StoreUnavailable until it is back, and the driver checks the server at the first contact.
+        Raises StartupError if the settings can never work or if the server is unfit, for example too old. Its text is
+        one sentence and never shows a password. It is no error if the server does not answer, because a worker may
+        start during an outage. Then operations raise StoreUnavailable until the server is back, and the driver checks
+        the server at the first contact.
         """
 
     @abstractmethod
     def volume(self, *, now: float) -> Stats:
-        """Free and claimed messages of all queues together, without ``oldest`` and ``newest``."""
+        """Count the free and the claimed messages of all queues together, without ``oldest`` and ``newest``."""
 
     @abstractmethod
     def sweep(self, *, now: float, limit: int) -> int:
-        """Remove about ``limit`` dead records at most; return how many. Fewer than ``limit``: there were no more.
+        """Remove about ``limit`` dead records at most, and return how many. A result less than ``limit`` means no more.
 
-        Dead are: what has expired, what was dropped or purged, with its posts and deliveries in any state, and a
-        settled delivery from ``now >= keep_until``.
+        Dead records are: expired messages, claims and tombstones; everything that was purged; all that was dropped,
+        with its posts and deliveries in any state; and settled deliveries from ``now >= keep_until`` on. No result of
+        another method depends on a sweep.
         """
 
     def wakeups(self) -> Wakeups | None:
-        """A new connection that tells of posts to, and releases in, queues whose ``positions`` somebody asked for.
+        """Open a connection that reports posts and releases in queues whose ``positions`` a process has asked for.
 
-        None if the store has no such thing, or if it is not switched on. Raises StoreUnavailable.
+        None if the store cannot do that, or if the option for it is off. Raises StoreUnavailable.
         """
         return None
 
     @abstractmethod
     def durability(self) -> Mapping[str, str]:
-        """What "stored" survives with this store as it is set up, for the health report and the log."""
+        """Which faults an acknowledged message survives with the present set-up, for the health report and the log.
+
+        By the name of a fault, such as "power cut"; a key ``warning`` says what could be safer.
+        """
 
     @abstractmethod
     def ping(self) -> None:

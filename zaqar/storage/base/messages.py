@@ -35,9 +35,10 @@ class QueuedMessageStore(ABC):
         include_claimed: bool = False,
         include_delayed: bool = False,
     ) -> list[Message]:
-        """A page of messages with a number greater than ``after``, in order, without those of ``exclude_client``.
+        """At most ``limit`` messages with a number greater than ``after``, in order.
 
-        At most ``limit`` messages. If a message is delayed at ``now``, its ``due`` is the end of the delay.
+        The page has no messages of ``exclude_client``, and claimed and delayed messages only on request. If a message
+        is delayed at ``now``, its ``due`` is the end of the delay.
         """
 
     @abstractmethod
@@ -49,7 +50,7 @@ class QueuedMessageStore(ABC):
 
     @abstractmethod
     def delete(self, *, queue: Queue, sequence: int, claim_id: str | None, now: float) -> None:
-        """Delete one message. An absent message is no error, whatever the claim id.
+        """Delete one message. An absent message is no error with any claim id.
 
         Without ``claim_id``, raises Forbidden if the message is claimed. With ``claim_id``, raises ClaimOver if no such
         claim is live or if the message is not claimed, and Forbidden if another live claim holds the message.

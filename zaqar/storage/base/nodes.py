@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the part of the management store that keeps the processes that hold WebSocket connections."""
+"""The contract of the part of the management store that keeps the processes with WebSocket connections.
+
+A WebSocket process adds itself and renews its lease. Notifiers read the addresses to push to. They condemn and remove
+the nodes of dead processes, with their subscriptions.
+"""
 
 from __future__ import annotations
 
@@ -38,29 +42,30 @@ class NodeSubscription(NamedTuple):
 
 
 class NodeStore(ABC):
-    """Nodes, each with a lease, and the subscriptions of their connections.
+    """Nodes, each with a lease, and notes of the subscriptions of their connections.
 
     ::
 
-        add --> live --renew--> live --condemn (lease over)--> condemned --remove--> absent
+        add --> live --renew--> live --condemn (lease expired)--> condemned --remove--> absent
 
     A condemned node can never be renewed. So after ``condemn`` the caller may remove the subscriptions of the node. If
-    the process was only slow, ``renew`` returns False and it begins again as another node.
+    the process was only slow, its ``renew`` returns False, and the process begins again as a new node.
 
-    A subscription is noted here before it is stored, and forgotten after it is removed. So a crash in between leaves a
-    note, which a notifier looks at when the node is dead, and never a subscription of a dead connection without a note.
+    A process notes a subscription here before it stores it, and forgets the note after it has removed the subscription.
+    So a crash in between leaves a note, which a notifier reads when the node is dead. It never leaves a subscription of
+    a dead connection without a note.
 
-    If a fail-over loses steps that were acknowledged, it loses the last ones. A node whose condemnation was lost is
-    listed by ``list_expired``, and condemned again; removing its subscriptions once more is harmless.
+    A fail-over may lose the last acknowledged steps. If it loses a condemnation, ``list_expired`` lists the node again
+    and it is condemned again. To remove its subscriptions a second time is harmless.
     """
 
     @abstractmethod
     def add(self, *, node: Node) -> None:
-        """Insert a node. If the store has one with this id already, condemned or not, nothing changes."""
+        """Insert a node. If the store has a node with this id, condemned or not, nothing changes."""
 
     @abstractmethod
     def get(self, *, node_id: str) -> Node | None:
-        """The node, even if its lease is over; None if it is absent or condemned."""
+        """The node, even if its lease has expired; None if it is absent or condemned."""
 
     @abstractmethod
     def renew(self, *, node_id: str, expires: float) -> bool:
@@ -68,23 +73,23 @@ class NodeStore(ABC):
 
     @abstractmethod
     def condemn(self, *, node_id: str, now: float) -> bool:
-        """Condemn the node if its lease is over at ``now``, in one atomic step. False if the lease is not over.
+        """Condemn the node if its lease has expired at ``now``, in one atomic step. False if it has not expired.
 
-        True as well if the node was condemned before or is absent. After True no ``renew`` and no ``note`` succeeds,
+        Also True if the node is condemned already or is absent. After True no ``renew`` and no ``note`` succeeds,
         and ``list_subscriptions`` has every note that was made before.
         """
 
     @abstractmethod
     def list_expired(self, *, now: float, limit: int) -> list[str]:
-        """Ids of at most ``limit`` nodes: first condemned ones, then those whose lease is over at ``now``.
+        """Ids of at most ``limit`` nodes: first condemned nodes, then nodes whose lease has expired at ``now``.
 
-        The latter are sorted by the end of their leases.
+        Nodes with an expired lease are sorted by its end.
         """
 
     def condemn_forgotten(self) -> None:
-        """Make ``list_expired`` list absent nodes that have notes of subscriptions, which a crash may have left.
+        """Make ``list_expired`` list absent nodes for which there are notes. A crash during ``remove`` may leave notes.
 
-        A store that changes a node and its notes in one atomic step has no such notes and does nothing.
+        If a store changes a node and its notes in one atomic step, it has no such notes, and this does nothing.
         """
         return
 

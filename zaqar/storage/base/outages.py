@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log says of a store that is away: a line when that begins, a count each minute, and a line when it ends.
+"""Log lines about the outage of a store: one when it begins, a count each minute, and one when it ends.
 
-The seam of each driver, where the errors of its library are translated, reports failures and successes here. A line or
-a traceback for each request that is refused would fill the disk of the log, and hide what else is there.
+Each driver calls this module where it translates the errors of its library to StoreUnavailable. A log line or a
+traceback for each refused request would fill the disk and hide other lines.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from zaqar.errors import StoreUnavailable
 _log = logging.getLogger(__name__)
 
 COUNT_SECONDS = 60.0
-"""How often a store that stays away is mentioned."""
+"""Seconds between two log lines during an outage."""
 
 QUIET_SECONDS = 5.0
-"""An outage is over at the first success that comes so long after the last failure.
+"""An outage ends with the first success that comes this many seconds after the last failure, or later.
 
-So operations that fail now and then among others that succeed, such as posts to a full disk among reads, are one.
+So if some operations fail while others succeed, for example posts to a full disk and reads, that is one outage.
 """
 
 _LONGEST_REASON = 300
 
 
 class Outage:
-    """The outage of one store, or the place for one; shared by all in this process who work with the store."""
+    """Whether one store has an outage at present. All users of the store in this process share one object."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.since: float | None = None
-        """When it began, by ``time.monotonic``; None if the store is not away. On the path of every request."""
+        """The begin of the outage, as of ``time.monotonic``; None if there is none.
+
+        Every request reads it, without the lock. A stale value costs one call of ``succeeded`` too many or too few.
+        """
         self._lock = threading.Lock()
         self._told = self._last = 0.0
         self._failures = 0
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """That of the store that is called so in the log. The name begins a sentence and holds no password."""
+        """The outage of the store with this name in the log. The name can begin a sentence, and has no password."""
         with _making:
             found = _outages.get(name)
             if found is None:
@@ -52,7 +55,7 @@ class Outage:
         return found
 
     def failed(self, reason: BaseException | str) -> StoreUnavailable:
-        """Note that an operation was refused, and log what is due to be logged; the error to raise for it."""
+        """Count an operation that failed, write a log line if one is due, and return the error to raise."""
         now = time.monotonic()
         text = _in_one_line(reason)
         with self._lock:
@@ -82,7 +85,7 @@ class Outage:
         return error
 
     def succeeded(self) -> None:
-        """Note an answer of the store. Called only if ``since`` is set, as nearly always there is no outage."""
+        """End the outage if the last failure is long enough ago. To save time, call it only if ``since`` is set."""
         now = time.monotonic()
         with self._lock:
             if self.since is None or now - self._last < QUIET_SECONDS:
@@ -92,12 +95,12 @@ class Outage:
         _log.warning("%s is available again, after %d s; %d operations were refused.", self.name, seconds, failures)
 
     def renew_in_child(self) -> None:
-        """Another thread of the parent may have had the lock at the moment of the fork."""
+        """Make a new lock after a fork: another thread of the parent may have held the old one at that moment."""
         self._lock = threading.Lock()
 
 
 class Unlogged(Outage):
-    """For the start of a store, whose failure a StartupError tells."""
+    """Writes no log lines. For the start of a store: its failure is reported by a StartupError."""
 
     def failed(self, reason: BaseException | str) -> StoreUnavailable:
         return StoreUnavailable()

@@ -27,15 +27,14 @@ PIECE_BYTES = 4 * 1024 * 1024
 
 
 class OutboxStore(ABC):
-    """Posts whose deliveries are to be made. The notifier calls it. No method checks a fence."""
+    """Posts of which the notifier has to make deliveries. The notifier calls it. No method checks a fence."""
 
     @abstractmethod
     def take(self, *, owner: str, until: float, now: float, limit: int) -> list[Posted]:
         """Lease posts to ``owner`` until the time ``until``, if they have no lease that is live at ``now``.
 
-        About ``limit`` posts; those of one queue come in the order of their numbers, and a queue that has many does not
-        delay the posts of other queues. Each comes with its stored ``position``, which is ``NOT_EXPANDED`` for a new
-        post.
+        About ``limit`` posts. The posts of one queue are sorted by number. A queue with many posts does not delay the
+        posts of other queues. Each post has its stored ``position``, which is ``NOT_EXPANDED`` for a new post.
         """
 
     @abstractmethod
@@ -46,17 +45,17 @@ class OutboxStore(ABC):
 
         One atomic step. If the post is forgotten, or if its stored position is not ``posted.position``, nothing changes
         and the answer is False: another notifier went on from there, and the caller must not send these deliveries.
-        Otherwise the deliveries are stored (one whose key is stored already stays as it is), ``position`` becomes the
+        Otherwise the deliveries are stored (a delivery with the same key stays as it is), ``position`` becomes the
         stored position, and ``until`` the end of the post's lease. With a ``position`` of None the post is forgotten.
         The owner of the lease is not compared: the position tells which notifier is late.
 
-        A delivery may come leased (``owner`` and ``due``), or free from its ``due`` on. A call without deliveries and
+        A delivery may be leased (``owner`` and ``due``), or free from its ``due`` on. A call without deliveries and
         with ``posted.position`` only moves the end of the lease, for a post that has to wait for its turn.
 
         A piece has at most ``PIECE_DELIVERIES`` deliveries, and their bodies have at most ``PIECE_BYTES`` in all unless
         it is a single delivery, so that every driver can store it in one transaction.
 
         If a driver repeats a step because it does not know whether the first try took effect, the answer may be False
-        although the first try stored the piece. Then the deliveries are stored, and are sent when their leases are
-        over. The same holds if the call raises StoreUnavailable.
+        although the first try stored the piece. Then the deliveries are stored, and are sent when their leases have
+        expired. The same holds if the call raises StoreUnavailable.
         """

@@ -17,11 +17,11 @@ TOMBSTONE_LIFETIME = 86_400.0
 
 
 class QueueStore(ABC):
-    """The fences of queues, and what concerns all messages of a queue.
+    """The fences of queues, and operations on all messages of a queue.
 
-    A fence is the record of a queue's uid with the generation that is in force. A worker may act on a copy of the queue
-    that is out of date. So each operation on the queue compares ``(queue.uid, queue.generation)`` with the fence in its
-    own atomic step, and raises :class:`~zaqar.errors.StaleQueue` if they differ.
+    A fence is the record of a queue's uid with the generation in force. A worker may act on a stale copy of the queue.
+    So each operation on the queue compares ``(queue.uid, queue.generation)`` with the fence in its own atomic step, and
+    raises :class:`~zaqar.errors.StaleQueue` if they differ.
     """
 
     @abstractmethod
@@ -33,14 +33,14 @@ class QueueStore(ABC):
 
     @abstractmethod
     def drop(self, *, queue: Queue, now: float, remember: float = TOMBSTONE_LIFETIME) -> None:
-        """Make all messages and claims of the queue unreachable in one step, whatever its generation.
+        """Make all messages and claims of the queue unreachable in one step. The generation is not compared.
 
         The store keeps a tombstone that refuses the uid for ``remember`` seconds. To drop an unknown queue, or one that
         was dropped before, is no error.
 
         The same step makes all posts and deliveries of the uid unreachable, as ``delivery_log.drop`` does for a
-        subscription. ``outbox.take`` and ``deliveries.take`` return none of them; the cost of passing over them does
-        not depend on how many there are. While the tombstone lasts, ``outbox.expand`` and ``deliveries.put`` store
+        subscription. ``outbox.take`` and ``deliveries.take`` return none of them, and the cost of skipping them does
+        not depend on their number. While the tombstone lasts, ``outbox.expand`` and ``deliveries.put`` store
         none. ``sweep`` removes them first and the tombstone after them.
 
         With ``remember`` 0 the store makes no tombstone and touches no delivery: for a queue that never had any.
@@ -56,11 +56,11 @@ class QueueStore(ABC):
 
     @abstractmethod
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
-        """How far queues are, by uid; a queue that is dropped or was never opened is not in the result.
+        """The positions of queues by uid, without queues that are dropped or were never opened.
 
         One call to the server, or one to each server that has some of the queues, for up to 500 ``uids``. An expired
         message is not free, unless many more have expired and nobody has removed them: then one may count as free until
         the next claim. A message that was claimed as often as its queue allows may count as free. ``next_due`` may be
-        that of a message that expires before it. The caller asks because clients wait for these queues: the store may
-        note that for some seconds, and send wake-ups for posts meanwhile. The generation of the queues does not matter.
+        that of a message that expires before it. The caller asks because clients wait for these queues. The store may
+        remember that for some seconds, and send wake-ups for posts meanwhile. No generation is compared.
         """

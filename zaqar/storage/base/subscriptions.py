@@ -10,14 +10,14 @@ from zaqar.model import Subscription
 
 
 class SubscriptionStore(ABC):
-    """Subscriptions of queues, by the queue's uid: a queue of the same name that is made later has none of them.
+    """Subscriptions by the uid of their queue. A queue that is created later under the same name has none of them.
 
-    A subscription whose ``expires`` is not after ``now`` is absent for every method except ``list_expired``.
+    A subscription with ``expires <= now`` is absent for every method that gets ``now``, except ``list_expired``.
     """
 
     @abstractmethod
     def create(self, *, subscription: Subscription, now: float) -> Subscription:
-        """Insert it unless the queue has one with that subscriber; return the one that is in place afterwards."""
+        """Insert the subscription unless the queue has one with its subscriber; return the one in place afterwards."""
 
     @abstractmethod
     def get(self, *, queue_uid: str, subscription_id: str, now: float) -> Subscription | None:
@@ -25,24 +25,24 @@ class SubscriptionStore(ABC):
 
     @abstractmethod
     def find(self, *, queue_uid: str, subscriber: str, now: float) -> Subscription | None:
-        """The one of the queue that has this subscriber."""
+        """The subscription of the queue with this subscriber, or None."""
 
     @abstractmethod
     def list_after(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
-        """At most ``limit`` of the queue with an id greater than ``after``, ordered by id."""
+        """At most ``limit`` subscriptions of the queue with an id greater than ``after``, ordered by id."""
 
     @abstractmethod
     def replace(self, *, subscription: Subscription, now: float) -> bool:
-        """Write it if the stored one has its id and ``version - 1``; False if not.
+        """Write the subscription if the stored one has the same id and ``version - 1``; False if not.
 
         Raises Conflict if another subscription of the queue has its subscriber; then nothing is written.
         """
 
     @abstractmethod
     def delete(self, *, queue_uid: str, subscription_id: str, version: int | None = None) -> bool:
-        """Remove it, also if it has expired; return whether it was there and this call removed it.
+        """Remove the subscription, expired or not; return whether this call removed it.
 
-        With ``version`` one that was changed since that version stays: for a caller that decides by what it has read.
+        With ``version`` a subscription that has another version stays: for a caller whose decision rests on a read.
         A step that was repeated because its answer was lost may return False although its first run removed it.
         """
 
@@ -57,17 +57,17 @@ class SubscriptionStore(ABC):
 
     @abstractmethod
     def delete_all(self, *, queue_uid: str) -> None:
-        """Remove all of a queue, in one step."""
+        """Remove all subscriptions of a queue in one step."""
 
     @abstractmethod
     def list_expired(self, *, now: float, limit: int) -> list[Subscription]:
-        """At most ``limit`` of any queue that have expired at ``now`` and are still stored. The caller deletes them."""
+        """At most ``limit`` stored subscriptions of any queue that have expired at ``now``. The caller deletes them."""
 
     @abstractmethod
     def take_pauses(self, *, pauses: Mapping[str, float], now: float) -> float | None:
-        """Begin a pause under each of these keys, which ends at the time given, unless one of them is in a pause.
+        """Begin a pause under each key, unless one of the keys is in a pause. ``pauses`` has the end of each pause.
 
-        Returns None, or the time when the last of the pauses that are in the way ends; then none has begun. Of callers
-        at the same moment one succeeds. A crash in between may leave some of them begun. What is over is removed on the
-        way, a bounded number of them with each call.
+        Returns None if the pauses have begun. Otherwise none has begun, and the result is the time at which the last of
+        the conflicting pauses ends. Of concurrent callers one succeeds. A crash in between may leave some of the pauses
+        begun. Each call removes a bounded number of pauses that have ended.
         """

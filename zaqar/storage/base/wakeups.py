@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of what tells a process that something happened to queues that its clients wait for."""
+"""The contract of wake-ups: a store tells a process that a queue has changed for which clients wait.
+
+``zaqar.waiting`` opens one connection for each store that has wake-ups.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from abc import ABC, abstractmethod
 
 
 class Wakeups(ABC):
-    """One connection to a message store. One thread receives; another one may close it at any time.
+    """One connection to a message store. One thread receives; another thread may close it at any time.
 
-    It is a help and no promise: a wake-up may be lost, repeated or about a queue that nobody here waits for. Processes
-    look at :meth:`~zaqar.storage.base.MessageStore.positions` once a second in any case.
+    Wake-ups make waiting faster, and nothing relies on them. A wake-up may be lost, repeated, or about a queue for
+    which no client of this process waits. Each process asks for ``queues.positions`` once a second in any case.
     """
 
     @abstractmethod
     def receive(self, seconds: float) -> list[str]:
-        """The uids of queues to look at; waits up to ``seconds`` for the first one. Empty: nothing has happened.
+        """Wait up to ``seconds`` for a wake-up; return the uids of the queues that may have changed, or an empty list.
 
-        Raises StoreUnavailable if the connection is lost, or is closed by another thread. It is then of no more use,
-        except that it must be closed.
+        Raises StoreUnavailable if the connection is lost or another thread has closed it. Then the caller closes it and
+        opens a new one.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End the connection, and with it a call of ``receive``. May be called twice."""
+        """Close the connection; a ``receive`` in another thread ends. A second call is no error."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from zaqar.model import Message, Queue
-from zaqar.storage.base import TOMBSTONE_LIFETIME, DeadLetterStore, pack_letter
+from zaqar.storage.base import TOMBSTONE_LIFETIME, DeadLetterStore, pack_dead_letter
 from zaqar.storage.redis.client.scripts import load
 from zaqar.storage.redis.core import RedisCore
 from zaqar.storage.redis.message_records import dead_letters_of, record_of_dead_letter
@@ -36,7 +36,7 @@ class RedisDeadLetters(DeadLetterStore):
             if letter.origin is None:
                 raise ValueError("a dead letter without an origin")
             arguments += (letter.origin.message_id, record_of_dead_letter(letter, letter.origin), letter.expires)
-            arguments.append(pack_letter(letter, now) if queue.notify else b"")
+            arguments.append(pack_dead_letter(letter, now) if queue.notify else b"")
         self._core.run_fenced(_RECEIVE, queue, now, *arguments, more_keys=outbox_keys)
 
     def forget(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:

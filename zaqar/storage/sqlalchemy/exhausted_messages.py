@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from zaqar.model import DeadLetters, Message, Queue, message_id
-from zaqar.storage.base import pack_letter
+from zaqar.storage.base import pack_dead_letter
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, Fence, StoreCore
 from zaqar.storage.sqlalchemy.message_rows import messages_of
@@ -63,7 +63,7 @@ class ExhaustedMessages:
             "segment": fence.segment,
             "now": now,
             "ready_from": fence.ready_from,
-            # A queue can be its own dead letter queue. What is moved to its end must not be met again.
+            # A queue can be its own dead letter queue. A message that is moved to its end must not be found again.
             "end_of_queue": fence.next_sequence,
             "limit": limit + BATCH,
         }
@@ -116,7 +116,7 @@ class ExhaustedMessages:
     def note(self, connection: Connection, queue: Queue, letters: Mapping[int, Message], now: float) -> None:
         """Have the subscribers of the dead letter queue notified of each message, by its number there."""
         notes: list[dict[str, Any]] = [
-            {"uid": queue.uid, "first": number, "content": pack_letter(letter, now), "now": now}
+            {"uid": queue.uid, "first": number, "content": pack_dead_letter(letter, now), "now": now}
             for number, letter in letters.items()
         ]
         self._core.note_posts(connection, notes)

@@ -76,7 +76,7 @@ class StreamReads:
 
     async def read(self, slot: Slot, stream: Stream, *, version: int, limit: int) -> list[Event]:
         """The same as :meth:`Stream.read`. Raises StoreUnavailable."""
-        if stream.tell is not None:
+        if stream.on_batch is not None:
             # The hooks of stages may block, so they are called in a thread, for each stream.
             return await self._admission.run(slot, partial(stream.read, version=version, limit=limit))
         while (events := stream.read_kept(version=version, limit=limit)) is None:

@@ -13,11 +13,8 @@
 -- include: message_formats
 -- include: call_in_chunks
 -- include: add_rows
--- include: promote_due
 local limit, claim_id, ends, until_grace = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-if not promote_due(BATCH) then
-  return MORE_IS_DUE
-end
+-- include: promote_first
 
 local usable
 if ARGV[8] then

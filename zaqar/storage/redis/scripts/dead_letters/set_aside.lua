@@ -11,10 +11,7 @@
 -- include: add_rows
 -- include: remove_ready
 -- include: select_ready
--- include: promote_due
-if not promote_due(BATCH) then
-  return MORE_IS_DUE
-end
+-- include: promote_first
 local already = call('ZCARD', PREFIX .. 'set_aside')
 if already < BATCH then
   local _, exhausted = select_ready(tonumber(ARGV[4]), tonumber(ARGV[3]), BATCH - already)

@@ -8,14 +8,11 @@
 -- include: timers
 -- include: message_formats
 -- include: add_rows
--- include: promote_due
 -- Lua finds equal strings by a hash of a few of their bytes, so thousands of similar bodies at a time make it slow.
 local ROWS = 2500 -- number of messages that one script reads
 
 local after, limit, without = ARGV[3], tonumber(ARGV[4]), ARGV[7]
-if not promote_due(BATCH) then
-  return MORE_IS_DUE
-end
+-- include: promote_first
 
 local function page(size)
   local found = call('ZRANGEBYSCORE', PREFIX .. 'ready', '(' .. after, '+inf', 'LIMIT', 0, size)

@@ -9,10 +9,7 @@
 -- include: call_in_chunks
 -- include: add_rows
 -- include: remove_ready
--- include: promote_due
-if not promote_due(BATCH) then
-  return MORE_IS_DUE
-end
+-- include: promote_first
 local numbers = call('ZRANGE', PREFIX .. 'ready', 0, tonumber(ARGV[3]) - 1)
 local reply = add_rows({ false }, numbers)
 for at = 3, #reply, 3 do

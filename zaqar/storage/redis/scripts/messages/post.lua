@@ -10,25 +10,25 @@
 -- include: timers
 -- include: message_formats
 -- include: call_in_chunks
--- include: promote_due
 -- A post that passes a multiple of this number removes twice as many dead messages, so a queue that nobody reads stays small.
 local TIDY_EVERY = 64
 
 local last = tonumber(fence[2])
 local drafts = math.floor((#ARGV - 2) / 3)
 local posted = #ARGV > 3 * drafts + 2 and format('%.0f', last + 1) -- first number of the post, if the queue is notified
-local rounds = math.floor((last + drafts) / TIDY_EVERY) - math.floor(last / TIDY_EVERY)
+local rounds = math.floor((last % TIDY_EVERY + drafts) / TIDY_EVERY)
 if rounds > 0 then
+  -- include: promote_due
   -- include: clear_expired
   promote_due(2 * TIDY_EVERY * rounds)
   clear_expired(2 * TIDY_EVERY * rounds)
 end
 
 local records, ready, expiry, first = {}, {}, {}, huge
-local due, delayed, states
+local due, delayed, states, number
 for at = 3, 3 * drafts, 3 do
   last = last + 1
-  local number = format('%.0f', last)
+  number = format('%.0f', last)
   local expires, delay_ends = ARGV[at + 1], ARGV[at + 2]
   local moment = tonumber(expires)
   records[#records + 1] = number
@@ -58,7 +58,7 @@ if due then
   call_in_chunks('ZADD', PREFIX .. 'due', due)
   call_in_chunks('ZADD', PREFIX .. 'delayed', delayed)
 end
-call('HSET', FENCE, 'last', format('%.0f', last))
+call('HSET', FENCE, 'last', number or fence[2])
 -- include: schedule
 -- include: wake_clients
 if posted then

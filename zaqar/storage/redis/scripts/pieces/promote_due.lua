@@ -10,7 +10,6 @@ local function promote_due(most)
   if now < due_from then
     return true
   end
-  -- The functions are defined here, so that a script that finds nothing due does not pay for them.
   -- include: free_messages
   local READY, EXPIRY, DUE, CLAIM_ENDS = PREFIX .. 'ready', PREFIX .. 'expiry', PREFIX .. 'due', PREFIX .. 'claim_ends'
   local left = most

@@ -6,10 +6,7 @@
 -- include: timers
 -- include: message_formats
 -- include: add_rows
--- include: promote_due
-if not promote_due(BATCH) then
-  return MORE_IS_DUE
-end
+-- include: promote_first
 local READY, CLAIMED = PREFIX .. 'ready', PREFIX .. 'claimed'
 local free, claimed = call('ZCARD', READY), call('ZCARD', CLAIMED)
 if free + claimed == 0 then
