@@ -341,7 +341,7 @@ def test_a_late_notifier_stores_and_sends_nothing_that_another_one_has_stored(ha
 
 def test_subscribers_that_come_and_go_between_pieces(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscription that exists from before the post to the end gets each message once; a removed one gets no more."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     monkeypatch.setattr("zaqar.notification.subscribers.READ", 3)
     monkeypatch.setattr(pieces, "MOST_OF_A_PAGE", 4)
 
@@ -454,7 +454,7 @@ def test_a_post_that_cannot_be_expanded_does_not_delay_others(
 def test_a_store_that_is_away_for_a_while_during_a_large_post(
     harness: ManyQueues, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     away = threading.Event()
     failed: list[str] = []
 

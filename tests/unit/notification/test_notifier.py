@@ -219,7 +219,7 @@ def test_unconfirmed_subscriptions(state: str, required: bool, gets: bool) -> No
 
 @pytest.mark.parametrize("how", ["deleted", "expired", "refused"])
 def test_a_subscription_that_ends_in_between(harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         subscription = harness.subscribe(expires=harness.clock() + 65)
@@ -277,7 +277,7 @@ def test_deliveries_of_a_subscription_that_may_come_back_are_not_dropped(
     harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker with a slower clock may just have given it more time; a refused one can be confirmed."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         if how == "refused":
@@ -624,7 +624,7 @@ def test_a_silent_store_of_dead_letters_does_not_delay_others(
     monkeypatch.setattr("zaqar.notification.executors.FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr("zaqar.notification.executors.MOST_PAUSE_SECONDS", 0.05)
     # Calls of the management store for each delivery must not wait for the silent store.
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     ended: list[str] = []
     hanging: list[str] = []
     end, post_letter = harness.end, harness.post_dead_letter
@@ -1015,7 +1015,7 @@ def test_the_management_store_is_away(harness: Harness, monkeypatch: pytest.Monk
             def fail(**_: object) -> Subscription:
                 raise StoreUnavailable
 
-            monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+            monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
             monkeypatch.setattr(harness.management.subscriptions, "get", fail)
             harness.clock.advance(6)
             notifier.wake()
