@@ -119,7 +119,7 @@ class Subscribers:
         return await self._executor.run(read)
 
     async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
-        """The page behind ``after``. With ``through`` it ends at that id, because it is the page of an earlier piece."""
+        """The page behind ``after``. With ``through`` it ends at that id, as the page of an earlier piece did."""
         began = asyncio.get_running_loop().time()
         found: dict[str, tuple[Subscription, int]] = {}
         reduced: set[str] = set()
