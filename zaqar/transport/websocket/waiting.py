@@ -99,7 +99,7 @@ class RequestWait:
     async def _try_last(self, waiter: Waiter, pending: Pending[Any], attempt: Attempt) -> Reply | None:
         """Make one more attempt at the end of the time if an answer without messages could be wrong.
 
-        That is so if the request has made no attempt yet, or while another taker has the turn, because messages are free.
+        It could be if the request has made no attempt, or while another taker has the turn because messages are free.
         """
         if pending.last is not None and (waiter.kind is not Kind.TAKER or waiter.queue.turn is None):
             return None
