@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the service from its configuration. This is the only module that names concrete drivers and parts.
 
-The transports, the notifier and the commands call :func:`build`; the notifier then calls :func:`build_dispatcher`.
+The transports, the notifier and the commands call :func:`build`; the notifier then calls :func:`build_notifier`.
 """
 
 from __future__ import annotations

@@ -157,4 +157,4 @@ OPERATIONS = (
     ("claim 1", _claim, 201),
     ("delete claimed 1", _delete, 204),
 )
-"""Measure all operations. A round posts and deletes the same number of messages, so queues keep their sizes."""
+"""A round posts, claims and deletes the same number of messages, so a queue keeps its size."""

@@ -107,7 +107,7 @@ def measure(
     project: str,
     token: str | None = None,
 ) -> list[Measured]:
-    """Measure each row ``rounds`` times, with ``count`` requests. Every other round takes the subjects in reverse."""
+    """Measure each row ``rounds`` times with ``count`` requests. Every other round takes the subjects in reverse."""
     collected: dict[str, list[list[Figures]]] = {row.name: [[] for _ in subjects] for row in ROWS}
     for number in range(rounds):
         scenes = [Scene(subject, project, token) for subject in subjects]

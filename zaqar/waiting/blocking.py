@@ -56,8 +56,7 @@ def wait_for(
     unwatch = None if watch is None else watch(event.set)
     try:
         while True:
-            # Clear the event before the checks below: a wake-up that comes after it sets the event again, so it is not
-            # lost.
+            # Clear the event before the checks below, so that no later wake-up is lost.
             event.clear()
             if waiter.is_over:
                 return last
@@ -68,9 +67,8 @@ def wait_for(
                 try:
                     last = attempt(version)
                 except StoreUnavailable as exc:
-                    # Do not pass the turn on while the store is away: the attempts of all other takers would fail, one
-                    # after the other. The pollers wake them when the store answers again. After MessagesUnreadable the
-                    # store has answered, so the next taker may succeed at once.
+                    # While the store is away the attempts of all takers would fail, so do not pass the turn on: pollers
+                    # wake the takers later. After MessagesUnreadable, which is an answer, the next one may succeed.
                     waiter.finish(is_full=isinstance(exc, MessagesUnreadable), is_served=False)
                     raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)

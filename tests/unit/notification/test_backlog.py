@@ -28,7 +28,7 @@ def test_a_take_is_worthwhile_while_a_subscription_has_due_deliveries(capacity: 
 
 
 def test_a_subscription_that_is_noted_during_a_take_stays_due_after_it(capacity: Capacity) -> None:
-    """The look may have been a moment too early for it."""
+    """The store may have been read before its delivery was written."""
     backlog = SubscriptionBacklog(capacity)
     backlog.note_due(["a"])
     backlog.begin_take()
@@ -114,7 +114,7 @@ def test_the_room_of_subscriptions_is_that_of_their_projects_if_all_slots_are_kn
             backlog.remember(lane, Slot(project, lane))
             backlog.note_due([lane])
         found.append(backlog.room(50))
-        # What is full waits for room by itself.
+        # A saturated subscription does not count.
         backlog.note_saturated("c", Slot("q", "c"))
         found.append(backlog.room(50))
         backlog.note_due(["unknown"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notifier remembers is never acted on after it has changed: new subscribers, ends, and confirmations."""
+"""No attempt rests on a cached subscription that has changed: new subscribers, ends, and confirmations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW = "http://old/x", "http://new/x"
 
 
 class RecordingSender(ScriptedSender):
-    """Notes who was sent what."""
+    """Records the subscriber of each attempt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_a_delivery_that_is_leased_when_it_is_made_goes_to_the_new_subscriber_on
 
 
 def test_a_410_of_a_replaced_subscriber_does_not_end_the_subscription() -> None:
-    """It answers 410 when the subscription has another subscriber already, who then gets the message."""
+    """The subscription has another subscriber when the 410 comes, and that one gets the message."""
     harness, sender = Harness(), RecordingSender()
     harness.subscribe(subscriber=OLD)
 
@@ -190,7 +190,7 @@ def test_a_target_gets_one_confirmation_in_a_pause_from_all_projects_together(as
     """Eight subscriptions of eight projects, two notifiers, of which one is started again."""
     sender = RecordingSender()
     for number in range(1, 9):
-        asking.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", project=f"p{number}", state=PENDING)
+        asking.subscribe(f"s{number}", subscriber=f"http://target/hook?n={number}", project=f"p{number}", state=PENDING)
         ask(asking, f"s{number}")
 
     async def script() -> None:
@@ -244,7 +244,7 @@ def test_a_failed_attempt_counts_as_well(asking: Harness) -> None:
 def test_without_a_pause_all_are_asked_at_once() -> None:
     harness, sender = Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     for number in range(1, 9):
-        harness.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
+        harness.subscribe(f"s{number}", subscriber=f"http://target/hook?n={number}", state=PENDING)
         ask(harness, f"s{number}")
 
     async def script() -> None:
@@ -303,7 +303,7 @@ def test_a_subscriber_that_is_replaced_while_a_pause_is_taken_gets_no_confirmati
 
 
 def test_the_answer_to_a_confirmation_is_not_shown(asking: Harness) -> None:
-    """It may be what it was sent, and that is a signature which is for nobody else."""
+    """It may repeat the signature of the confirmation, which only the subscriber may know."""
     sender = RecordingSender()
     sender.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
     asking.subscribe(subscriber=OLD, state=PENDING)

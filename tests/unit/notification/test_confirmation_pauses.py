@@ -57,7 +57,7 @@ def test_one_target_in_several_spellings(one: str, other: str) -> None:
     ],
 )
 def test_different_targets_of_one_host_or_mail_domain(one: str, other: str) -> None:
-    """They wait shortly for those of the same project, and not at all for those of another one."""
+    """They share a short pause within a project, and none across projects."""
     assert shared(one, other, same_project=True) == [1001.0]
     assert shared(one, other) == []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large posts: each is expanded piece by piece, in turns with others, and by whichever notifier is there."""
+"""Large posts: each is expanded piece by piece, in turns with others, and by any notifier."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Step:
 
 
 class RecordingOutbox(MemoryOutbox):
-    """An outbox that tells what is expanded, and lets a test act before that is stored."""
+    """An outbox that records each step, and lets a test act before the step is stored."""
 
     def __init__(self, data: MessageData) -> None:
         super().__init__(data)
@@ -96,7 +96,7 @@ class ManyQueues(Harness):
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> ManyQueues:
-    """Its pieces are small, so that few messages are many of them; and none ends because the machine is busy."""
+    """Pieces are small, so that few messages make many pieces, and no piece ends because the machine is busy."""
     monkeypatch.setattr(pieces, "PIECE_DELIVERIES", 20)
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
     return ManyQueues()
@@ -172,7 +172,7 @@ def test_posts_of_several_queues_take_turns(harness: ManyQueues) -> None:
             await until(lambda: not harness.store.data.outbox, 60)
         order = [step.queue_uid for step in harness.store.outbox.steps if step.is_piece]
         assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
-        # None is two pieces ahead of another one for long: those that are made at a time may end in any order.
+        # No post gets far ahead of another one. Pieces that are made at the same time may end in any order.
         for place in range(len(order)):
             done = Counter(order[:place])
             assert max(done.values(), default=0) - min(done[queue.uid] for queue in queues) <= 3
@@ -185,7 +185,7 @@ def test_projects_take_turns_however_many_queues_one_has(harness: ManyQueues) ->
         many = [harness.queue(letter, "many")[0] for letter in "bcdefg"]
         one, _ = harness.queue("o")
         async with harness.notifier() as notifier:
-            # Whose a queue is becomes known with its first post.
+            # The project of a queue is known after its first post.
             for queue in (*many, one):
                 harness.post_to(queue, "first")
             notifier.wake()
@@ -224,7 +224,7 @@ def test_posts_in_memory_are_bounded_in_number_and_bytes(harness: ManyQueues, la
             harness.store.outbox.before = look
             notifier.wake()
             while harness.store.data.outbox:
-                # For those that were handed back for a while.
+                # So that posts that were handed back become free.
                 harness.clock.advance(1)
                 notifier.wake()
                 await asyncio.sleep(0.01)
@@ -287,7 +287,7 @@ def test_a_notifier_that_takes_over_goes_on_from_the_stored_position(harness: Ma
                 assert each_once(harness, names, range(1, 61))
                 await until(lambda: all(len(harness.deliveries(id_, DONE)) == 60 for id_ in names))
                 again = {each.message for each in killed.sender.sent} & {each.message for each in heir.sender.sent}
-                # What was being sent when it was cut off, and of that no more than it had room for.
+                # Attempts that were under way at the cut, at most as many as there are reservations.
                 assert len(again) <= harness.bounds.most
 
     asyncio.run(play())
@@ -340,8 +340,8 @@ def test_a_late_notifier_stores_and_sends_nothing_that_another_one_has_stored(ha
 
 
 def test_subscribers_that_come_and_go_between_pieces(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was there before the post and stays gets each message once, and who has gone gets no more."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    """A subscription that exists from before the post to the end gets each message once; a removed one gets no more."""
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     monkeypatch.setattr("zaqar.notification.subscribers.READ", 3)
     monkeypatch.setattr(pieces, "MOST_OF_A_PAGE", 4)
 
@@ -454,7 +454,7 @@ def test_a_post_that_cannot_be_expanded_does_not_delay_others(
 def test_a_store_that_is_away_for_a_while_during_a_large_post(
     harness: ManyQueues, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     away = threading.Event()
     failed: list[str] = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead WebSocket processes: which are taken for dead, and what is done about them."""
+"""The removal of WebSocket processes whose lease has expired."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Harness:
                 await asyncio.sleep(0.005)
 
     async def look(self) -> None:
-        """Look once, and let what that has begun end."""
+        """Look once, and wait for the turns that this has begun."""
         await self.removal.look()
         await self.until(lambda: not self.removal._running())
 
@@ -154,7 +154,7 @@ def test_nodes_whose_removal_waits_for_a_store_get_turns(monkeypatch: pytest.Mon
         await harness.until(lambda: not harness.removal._running())
         await harness.look()
         assert "dead" not in harness.over()
-        # The others go on with what they had begun.
+        # The other nodes go on with the steps that they had begun.
         monkeypatch.setattr(node_removal, "SLOW_SECONDS", 10.0)
         await asyncio.sleep(2 * node_removal.FIRST_PAUSE_SECONDS)
         await harness.look()

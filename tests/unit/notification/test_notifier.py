@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notifier as a whole, on memory stores: what arrives where, how often, whatever happens in between."""
+"""The notifier as a whole, on memory stores: which messages arrive at which subscriber, and how often."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NO_RETRIES = {
     "minimum_delay_retries": 0,
     "maximum_delay_retries": 0,
 }
-"""What is left are the retries of the backoff phase."""
+"""Only the retries of the backoff phase are left."""
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_filter(harness: Harness) -> None:
     asyncio.run(play())
 
 
-# -- who is to get messages ----------------------------------------------------------------------------------------
+# -- which subscribers get messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_unconfirmed_subscriptions(state: str, required: bool, gets: bool) -> No
 
 @pytest.mark.parametrize("how", ["deleted", "expired", "refused"])
 def test_a_subscription_that_ends_in_between(harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         subscription = harness.subscribe(expires=harness.clock() + 65)
@@ -261,7 +261,7 @@ def test_all_deliveries_of_a_subscription_that_is_gone_are_dropped_in_one_step(h
             assert looked_up.count("gone") <= 20
             assert notifier.connection.calls["delivery_log.drop"] == 1
             assert notifier.connection.calls["deliveries.take"] <= 20
-            # One that is stored much later, by whoever was asleep for so long.
+            # A delivery that a process stores much later, after it stood still.
             harness.clock.advance(DROPPED_LIFETIME)
             while harness.store.sweep(now=harness.clock(), limit=1000):
                 pass
@@ -277,7 +277,7 @@ def test_deliveries_of_a_subscription_that_may_come_back_are_not_dropped(
     harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker with a slower clock may just have given it more time; a refused one can be confirmed."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         if how == "refused":
@@ -345,7 +345,7 @@ def test_a_confirmation_is_sent_while_it_is_wanted() -> None:
 
 
 def test_retries(harness: Harness) -> None:
-    """Three at once, then after the minimum delay; what is waited for is stored."""
+    """Three at once, then after the minimum delay. The time of the next one is stored."""
 
     async def play() -> None:
         harness.subscribe()
@@ -423,7 +423,7 @@ def test_a_final_failure_makes_a_delivery_dead_at_once(harness: Harness) -> None
 
 
 async def let_time_pass(harness: Harness, notifier: harnesses.RunningNotifier) -> None:
-    """A minute, unless a delivery is leased: it would be free by this clock, and be sent twice."""
+    """Advance the clock by a minute, unless a delivery is leased: it would be sent twice if its lease ended."""
     if all(delivery.owner is None for delivery in harness.waiting()):
         harness.clock.advance(60)
     notifier.wake()
@@ -577,9 +577,7 @@ def test_a_dead_letter_queue_that_is_away(harness: Harness, monkeypatch: pytest.
         async with harness.notifier(subscribe_with_dead_letters(harness)) as notifier:
             harness.post(1)
             while notifier.counts["put off"] < 20:
-                harness.clock.advance(60)
-                notifier.wake()
-                await asyncio.sleep(0.01)
+                await let_time_pass(harness, notifier)
             assert len(notifier.sender.sent) == 11
             assert harness.dead_letters == []
             harness.refusal = None
@@ -620,13 +618,13 @@ def test_the_pause_of_a_dead_letter_that_waits_grows(harness: Harness) -> None:
 def test_a_silent_store_of_dead_letters_does_not_delay_others(
     harness: Harness, what: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor do ends of subscriptions, which change the queue on its store: neither threads nor slots are taken."""
+    """Nor do ends of subscriptions, which change the queue in its store. They hold neither threads nor slots."""
     silent = threading.Event()
     monkeypatch.setattr("zaqar.notification.executors.SLOW_SECONDS", 0.1)
     monkeypatch.setattr("zaqar.notification.executors.FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr("zaqar.notification.executors.MOST_PAUSE_SECONDS", 0.05)
-    # What each delivery asks of the management store must not wait behind it.
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    # Calls of the management store for each delivery must not wait for the silent store.
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     ended: list[str] = []
     hanging: list[str] = []
     end, post_letter = harness.end, harness.post_dead_letter
@@ -727,14 +725,14 @@ def test_subscribers_that_hang_do_not_delay_others() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notifiers, "FINISH_SECONDS", 0.1)
         asyncio.run(play())
-    # What was broken off is free for the next notifier at once.
+    # Deliveries whose attempt was cancelled are free for the next notifier at once.
     for n in range(5):
         assert [(each.owner, each.due <= harness.clock()) for each in harness.waiting(f"h{n}")] == [(None, True)] * 40
 
 
 @pytest.mark.parametrize(("projects", "receivers", "seconds"), [(3, 100, 600.0), (80, 3, 2.5)], ids=str)
 def test_projects_whose_receivers_hang_do_not_delay_others(projects: int, receivers: int, seconds: float) -> None:
-    """Neither at the taking of deliveries nor at the slots; also those that have just begun to subscribe."""
+    """Neither the take nor the slots are delayed, also for projects that have just begun to subscribe."""
     harness = Harness()
 
     async def hang_for_a_while(delivery: Delivery) -> Outcome:
@@ -1017,7 +1015,7 @@ def test_the_management_store_is_away(harness: Harness, monkeypatch: pytest.Monk
             def fail(**_: object) -> Subscription:
                 raise StoreUnavailable
 
-            monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+            monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
             monkeypatch.setattr(harness.management.subscriptions, "get", fail)
             harness.clock.advance(6)
             notifier.wake()

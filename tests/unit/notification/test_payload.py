@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notification says."""
+"""The body of a notification."""
 
 from __future__ import annotations
 

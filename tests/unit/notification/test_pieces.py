@@ -215,7 +215,7 @@ class Stopwatch:
 
 
 def whole(post: Posted, *those: Subscription, expander: PieceMaker) -> list[tuple[list[tuple[str, int]], Any]]:
-    """What a notifier makes of a post: the pieces of page after page, each page from the position on."""
+    """All pieces of a post, page after page, each page from the position on."""
     found = []
     position: PostPosition | None = post.position
     while position is not None:
@@ -229,7 +229,7 @@ def whole(post: Posted, *those: Subscription, expander: PieceMaker) -> list[tupl
 
 
 def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many subscriptions with costly filters cannot keep for long what others wait for: the page ends earlier."""
+    """Many costly filters cannot hold the event loop for long: the page is cut."""
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b"[1]"] = pieces.PIECE_SECONDS / 2 + 0.001
@@ -264,7 +264,7 @@ def test_a_page_is_bounded_in_the_comparisons_of_one_message(conditions: Any, mo
 
 
 def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made of that message is made by the next piece, and nothing is made twice or left out."""
+    """The next piece makes all deliveries of that message, and none is made twice or left out."""
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b'{"n": 2}'] = pieces.PIECE_SECONDS / 2 + 0.001

@@ -73,10 +73,10 @@ def test_a_reading_is_cached_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> No
             assert await subscribers.get(UID, "s1") == subscription
             now = asyncio.get_running_loop().time()
             assert await subscribers.get(UID, "s1", not_before=now) is None
-            monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.0)
+            monkeypatch.setattr(modules, "CACHE_SECONDS", 0.0)
             await subscribers.get(UID, "s1")
             assert store.calls["subscriptions.get"] == 3
-            assert len(subscribers._known._readings) == 1
+            assert len(subscribers._cache._readings) == 1
 
     asyncio.run(play())
 
@@ -208,7 +208,7 @@ def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exis
             assert ids_of(await page_of(subscribers, position, most=4)) == ids_of(page)
             harness.end(those[1])
             again = await page_of(subscribers, position, most=4)
-            # One of those who came later has room now.
+            # One of the later callers has room now.
             assert {"s00", "s20", "s30"} <= set(ids_of(again))
             assert len(again.subscriptions) == 4
             assert (again.end, again.is_last) == ("s30", False)
@@ -219,7 +219,7 @@ def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exis
 
 
 def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end stands, so of what is too much only the filters are loaded."""
+    """Its end is fixed, so of the subscriptions beyond the limit only the filters are loaded."""
     monkeypatch.setattr(modules, "READ", 2)
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
 
@@ -233,13 +233,13 @@ def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.M
             assert page.reduced == {f"s{n:02}" for n in range(2, 20)}
             for each in page.subscriptions:
                 assert each.options.keys() == ({"filter"} if each.id in page.reduced else {"filter", "much"})
-            assert subscribers._known.size < 3 * 100_000 + 20 * 5000
+            assert subscribers._cache.size < 3 * 100_000 + 20 * 5000
             assert (await subscribers.get(UID, "s10")).options.keys() == {"filter", "much"}  # type: ignore[union-attr]
 
     asyncio.run(play())
 
 
-# -- what is remembered -----------------------------------------------------------------------------------------------
+# -- the cache --------------------------------------------------------------------------------------------------------
 
 
 async def remember(harness: Harness, subscribers: Subscribers, what: str, number: int) -> None:
@@ -265,7 +265,7 @@ async def remember(harness: Harness, subscribers: Subscribers, what: str, number
 @pytest.mark.parametrize("what", ["subscriptions", "pages", "queues", "nothing"])
 def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 400_000)
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     async def play() -> None:
         harness = Harness()
@@ -273,23 +273,23 @@ def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatc
             seen = []
             for number in range(500 if what in ("nothing", "queues") else 60):
                 await remember(harness, subscribers, what, number)
-                seen.append(subscribers._known.size)
+                seen.append(subscribers._cache.size)
             assert max(seen) <= 400_000
-            # It was filled, and what is counted is what is there.
+            # It was filled, and the count is right.
             assert seen[-1] > 200_000
-            assert subscribers._known.size == sum(each.size for each in subscribers._known._readings.values())
+            assert subscribers._cache.size == sum(each.size for each in subscribers._cache._readings.values())
             if what == "queues":
-                assert len(subscribers._known) > 200, "their other metadata is not kept"
-            for key in list(subscribers._known._readings):
-                subscribers._known.forget(key)
-            assert subscribers._known.size == 0
+                assert len(subscribers._cache) > 200, "their other metadata is not kept"
+            for key in list(subscribers._cache._readings):
+                subscribers._cache.forget(key)
+            assert subscribers._cache.size == 0
 
     asyncio.run(play())
 
 
 def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 2_000_000)
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     class Fresh:
         """A part of a store that makes a new object for each call, like a driver that reads from a server."""
@@ -316,7 +316,7 @@ def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.Monke
 
 
 def test_old_readings_are_removed_without_further_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.05)
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 0.05)
 
     async def play() -> None:
         harness = Harness()
@@ -324,9 +324,9 @@ def test_old_readings_are_removed_without_further_calls(monkeypatch: pytest.Monk
             for round_ in range(2):
                 for what in ("subscriptions", "pages", "queues", "nothing"):
                     await remember(harness, subscribers, what, round_)
-                assert len(subscribers._known) >= 4
-                await until(lambda: not len(subscribers._known))
-                assert subscribers._known.size == 0
+                assert len(subscribers._cache) >= 4
+                await until(lambda: not len(subscribers._cache))
+                assert subscribers._cache.size == 0
 
     asyncio.run(play())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where webhooks may lead: spellings of what is not public, all refused, and what is public, in no way hindered."""
+"""Hosts that webhooks may have: all spellings of addresses that are not public are refused, and public ones pass."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides a request is the first final status, whatever the receiver sends before and after it."""
+"""The first final status decides a request, whatever the receiver sends before and after it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def refused(reason: str) -> Outcome:
 
 
 class Mailbox:
-    """What an SMTP server was given, and what it says to some commands in place of 250."""
+    """The input of an SMTP server, and its answers to some commands in place of 250."""
 
     def __init__(self, answers: dict[str, str] | None = None, good_bye: str = "221 Bye") -> None:
         self.answers = answers or {}

@@ -44,7 +44,7 @@ def try_out(
     sender: WebhookSender | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> tuple[Outcome | None, Sink]:
-    """What ``use`` returns, with a task and a receiver that gives this answer to each request."""
+    """Return what ``use`` returns, with a sender and a receiver that gives this answer to each request."""
 
     async def run() -> tuple[Outcome | None, Sink]:
         tried = sender or a_sender()
