@@ -38,7 +38,7 @@ _TYPES = {"int": "integer", "object": "object", "array": "array"}
 
 
 def parse_post(raw: bytes) -> list[WireDraft]:
-    """Parse a post and check the types of its fields. Raises InvalidInput, about the wrong field.
+    """Parse a post and check the types of its fields. Raises InvalidInput, about the invalid field.
 
     It takes two passes: the strict decoder checks that the whole document is valid JSON, then msgspec checks the types
     and returns each body as a slice. docs/decisions/0003 has the measured times.

@@ -55,7 +55,7 @@ class PoolDrivers(Protocol):
     """Checks and opens the stores of pools. :mod:`zaqar.storage.registry` implements it."""
 
     def check(self, pool: Pool) -> None:
-        """Raise InvalidInput, about the wrong field, if no installed driver can serve such a pool."""
+        """Raise InvalidInput, about the invalid field, if no installed driver can serve such a pool."""
 
     def open(self, pool: Pool) -> MessageStore:
         """Open the store of the pool. Raises StartupError or StoreUnavailable if it cannot be opened."""
