@@ -78,9 +78,10 @@ class Push(msgspec.Struct, array_like=True, frozen=True):
 class Status(enum.IntEnum):
     """The outcome of a notification.
 
-    PUSHED: it was written to the connection's socket, now or before. GONE: the connection is closed, or it does not have
-    the subscription any more. WAIT: the notifier has to send it again later, because an earlier notification goes first
-    or the connection cannot take data at the moment. It was not pushed yet, or it is not known yet whether it was.
+    PUSHED: it was written to the connection's socket, now or before. GONE: the connection is closed, or it does not
+    have the subscription any more. WAIT: the notifier has to send it again later, because an earlier notification goes
+    first or the connection cannot take data at the moment. It was not pushed yet, or it is not known yet whether it
+    was.
     """
 
     PUSHED = 0

@@ -139,7 +139,7 @@ class SubscriptionTrusts:
         try:
             self._store.put(trust=trust)
         except StoreUnavailable:
-            _log.warning("Trust %s cannot be noted, so nobody deletes it. It ends with its time in Keystone.", trust.id)
+            _log.warning("Trust %s cannot be recorded, so it will not be deleted. It expires in Keystone.", trust.id)
             raise
         return trust
 

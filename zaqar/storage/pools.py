@@ -152,6 +152,7 @@ class StoreRef(ABC):
 
     def note_failure(self) -> None:
         """Count the store as failed for FAILURE_SECONDS; called by code that saw it fail."""
+        return
 
 
 class _OnlyStore(StoreRef):
@@ -300,7 +301,7 @@ class PoolPlacement(Placement):
             self._reading.release()
 
     def _refresh(self) -> None:
-        """Read the catalog again in a background thread. The caller has acquired the lock, and this call releases it."""
+        """Read the catalog again in a background thread. The caller has acquired the lock; this call releases it."""
         try:
             self._read(fresh=False)
         finally:
@@ -392,7 +393,7 @@ class PoolPlacement(Placement):
             store_ref.store.ping()
         except StoreUnavailable:
             store_ref.note_failure()
-            _log.debug("Pool '%s' does not answer and gets no new queue now.", store_ref.name)
+            _log.debug("Pool '%s' does not answer, so it gets no new queue now.", store_ref.name)
             return False
         return True
 
@@ -447,9 +448,10 @@ def _no_flavor(flavor: str) -> InvalidInput:
 
 
 def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -> list[T | None]:
-    """Call ``question`` for several stores in parallel. Returns the answers in order, None for one later than ``seconds``.
+    """Call ``question`` for several stores in parallel, and return the answers in order.
 
-    A single store is asked in the caller's thread, without this time limit.
+    An answer is None if it is not there within ``seconds``. A single store is asked in the caller's thread, without
+    this time limit.
     """
     if len(asked) <= 1:
         return [question(item) for item in asked]
@@ -464,7 +466,7 @@ def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -
 
 
 def first_yes(question: Callable[[S], bool], asked: Sequence[S], *, seconds: float) -> S | None:
-    """Call ``question`` for several stores in parallel. Returns the first one with a true answer within ``seconds``, or None."""
+    """Call ``question`` for several stores in parallel. Returns the first store with a true answer in time, or None."""
     if not asked:
         return None
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))

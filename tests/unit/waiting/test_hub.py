@@ -55,12 +55,10 @@ class Pair:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
 
 
-@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.database_file)])
-def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     monkeypatch.setattr(polling, "POLL_SECONDS", 3600.0)
-    stores: dict[str, Any] = {}
-    if request.param == "memory":
-        stores = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
     made = Pair(Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores)))
     yield made
     for process in (made.here, made.there):
@@ -147,7 +145,8 @@ def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
     # Nobody can make a folder here.
     (tmp_path / "waiters").write_text("")
-    here, there = Process(build(tmp_path)), Process(build(tmp_path))
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    here, there = Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores))
     try:
         created = WaitingClaim(here)
         there.post("created")
